@@ -1,0 +1,109 @@
+"""Writing without losing anything, and hashing.
+
+Every file that vaelens leaves behind goes through `write_atomic`: it is there whole or not at all, and
+what was there before stays until the new one is complete.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from vaelens.errors import BadInputError, ResourceError, UsageError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def write_atomic(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> Path:
+    """Let `write` fill a new file, then put it at `path` in one step; gives the path written.
+
+    Missing folders are made. A symlink is followed, so that the link stays and its target is replaced.
+    The new file's mode follows the umask, or is that of the file it replaces.
+
+    Raises UsageError for a folder, a device, a pipe, a socket, a target inside a Hugging Face cache or a
+    name too long; ResourceError when the disk is full; BadInputError when writing isn't permitted. In
+    each case no temporary file is left and the old file is untouched.
+    """
+    target = writable_path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mode = _mode(target)
+        handle, name = tempfile.mkstemp(prefix=".vaelens-", dir=target.parent)
+    except OSError as error:
+        raise _explained(error, target) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(mode)
+        Path(name).replace(target)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _explained(error, target) from error
+        raise
+    return target
+
+
+def writable_path(path: str | os.PathLike[str]) -> Path:
+    """The path with symlinks followed, where a file may be written; cheap, so ask before long work.
+
+    Raises UsageError as `write_atomic` does.
+    """
+    given = Path(path)
+    try:
+        target = given.resolve()
+        kind = target.stat().st_mode
+    except FileNotFoundError:
+        target, kind = given.resolve(), stat.S_IFREG
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks
+        raise UsageError(f"{given}: can't be written: {_reason(error)}. Choose another output path.") from error
+    if stat.S_ISDIR(kind):
+        raise UsageError(f"{given} is a folder, where a file should be written. Name a file inside it.")
+    if not stat.S_ISREG(kind):
+        raise UsageError(f"{given} is a device, pipe or socket, and is never replaced. Name an ordinary file.")
+    if _in_hub_cache(target):
+        raise UsageError(
+            f"{given} lies inside a Hugging Face cache, whose files are shared. Choose an output path outside it."
+        )
+    return target
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """The file's sha256 in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mode(target: Path) -> int:
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def _in_hub_cache(target: Path) -> bool:
+    """By its shape (models--name/blobs|snapshots|refs), so that a cache moved elsewhere is known too."""
+    parts = target.parts
+    return any(
+        a.startswith(("models--", "datasets--", "spaces--")) and b in {"blobs", "snapshots", "refs"}
+        for a, b in zip(parts, parts[1:], strict=False)
+    )
+
+
+def _explained(error: OSError, target: Path) -> UsageError | ResourceError | BadInputError:
+    if error.errno in FULL:
+        return ResourceError(f"{target}: not written, the disk is full ({_reason(error)}). Free some room, try again.")
+    if error.errno in {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL}:
+        return UsageError(f"{target}: not written: {_reason(error)}. Choose another output path.")
+    return BadInputError(f"{target}: not written: {_reason(error)}. Check the folder's permissions.")
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

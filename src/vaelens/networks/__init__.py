@@ -1,0 +1,1 @@
+"""Networks: torch only. None of them knows a file, a name or a scaling factor."""
