@@ -6,6 +6,7 @@ what was there before stays until the new one is complete.
 
 import errno
 import hashlib
+import itertools
 import os
 import stat
 import tempfile
@@ -18,8 +19,10 @@ from vaelens.errors import BadInputError, ResourceError, UsageError
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_atomic(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> Path:
-    """Let `write` fill a new file, then put it at `path` in one step; gives the path written.
+def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]) -> Path:
+    """Write `content`, bytes or what fills an open file, beside `path`, then put it there in one step.
+
+    Gives the path written.
 
     Missing folders are made. A symlink is followed, so that the link stays and its target is replaced.
     The new file's mode follows the umask, or is that of the file it replaces.
@@ -37,7 +40,10 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
         raise _explained(error, target) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            write(file)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(mode)
@@ -93,7 +99,7 @@ def _in_hub_cache(target: Path) -> bool:
     parts = target.parts
     return any(
         a.startswith(("models--", "datasets--", "spaces--")) and b in {"blobs", "snapshots", "refs"}
-        for a, b in zip(parts, parts[1:], strict=False)
+        for a, b in itertools.pairwise(parts)
     )
 
 

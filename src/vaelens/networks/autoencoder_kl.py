@@ -4,6 +4,7 @@ Tensor names are diffusers'. The architecture is that of Rombach et al. 2022, "H
 Image Synthesis with Latent Diffusion Models" (https://arxiv.org/abs/2112.10752), `kl-f8`.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -235,9 +236,7 @@ class Decoder(nn.Module):
         levels = list(_pairs([widths[0], *widths]))
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(widths[0], config)
-        self.up_blocks = nn.ModuleList(
-            [UpBlock(a, b, i == len(levels) - 1, config) for i, (a, b) in enumerate(levels)]
-        )
+        self.up_blocks = nn.ModuleList([UpBlock(a, b, i == len(levels) - 1, config) for i, (a, b) in enumerate(levels)])
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
@@ -277,7 +276,7 @@ class AutoencoderKL(nn.Module):
 
 
 def _pairs(widths: list[int]) -> Iterator[tuple[int, int]]:
-    return zip(widths, widths[1:], strict=False)
+    return itertools.pairwise(widths)
 
 
 def _through(x: Tensor, *stages: nn.ModuleList) -> Tensor:

@@ -1,0 +1,50 @@
+"""vaelens: look at one latent through many decoders.
+
+    import vaelens as vl
+
+    vae = vl.load("ft-mse")                 # a name, a path or a hub id
+    image = vl.read_image("me.jpg")         # [1,3,h,w] in [0,1]
+    again = vae.reconstruct(image)          # the same size
+
+Importing this brings in no torch: public names load on first use.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vaelens.errors import VaelensError
+    from vaelens.images.reading import read_image
+    from vaelens.loading import load
+    from vaelens.metrics.psnr import psnr
+    from vaelens.metrics.ssim import ssim
+    from vaelens.reconstruction import reconstruct
+    from vaelens.vae import VAE, Encoded
+
+__all__ = ["VAE", "Encoded", "VaelensError", "load", "psnr", "read_image", "reconstruct", "ssim"]
+
+_HOMES = {
+    "VAE": "vaelens.vae",
+    "Encoded": "vaelens.vae",
+    "VaelensError": "vaelens.errors",
+    "load": "vaelens.loading",
+    "psnr": "vaelens.metrics.psnr",
+    "read_image": "vaelens.images.reading",
+    "reconstruct": "vaelens.reconstruction",
+    "ssim": "vaelens.metrics.ssim",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("vaelens")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vaelens' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

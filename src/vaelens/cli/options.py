@@ -1,0 +1,23 @@
+"""Options that mean the same in every command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Vaes = Annotated[
+    list[str] | None,
+    typer.Option("--vae", help="A VAE: a name of `vaelens list`, a file, a folder or a hub id. Repeatable."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, float16 or bfloat16.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the posterior's noise; 0 means 0.")]
+Space = Annotated[
+    str | None,
+    typer.Option("--space", help="The latent space (sd1, sdxl, sd3, flux1, ...) of a VAE file that doesn't say it."),
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results and errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks.")]

@@ -1,0 +1,100 @@
+"""What the commands say and where: results on stdout, everything else on stderr."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vaelens.report.tables import Table
+
+PATIENCE = 2.0  # seconds of silence before a line of progress where there is no terminal
+_level = {"quiet": False, "verbose": False}
+
+
+def set_level(quiet: bool, verbose: bool) -> None:
+    """How much is said on stderr for the rest of this process."""
+    _level.update(quiet=quiet, verbose=verbose)
+
+
+def is_verbose() -> bool:
+    """Whether tracebacks are wanted."""
+    return _level["verbose"]
+
+
+def say(message: str) -> None:
+    """A notice on stderr; silent with -q."""
+    if not _level["quiet"]:
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def failure(message: str) -> None:
+    """An error on stderr, in any case."""
+    print(f"vaelens: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def result(text: str) -> None:
+    """A line of the result, on stdout."""
+    print(text)  # noqa: T201
+
+
+def result_json(value: Any) -> None:
+    """The result as JSON, on stdout; what isn't finite becomes null, as JSON has no name for it."""
+    print(json.dumps(_finite(value), indent=2))  # noqa: T201
+
+
+def result_table(table: "Table", title: str | None = None) -> None:
+    """A table on stdout, with the best value of each picture in bold where a terminal shows it."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    from vaelens.report.tables import best_cells, is_numeric
+
+    best = best_cells(table)
+    shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for c, column in enumerate(table.columns):
+        shown.add_column(Text(column.name), justify="right" if is_numeric(table, c) else "left", overflow="fold")
+    for r, row in enumerate(table.rows):
+        shown.add_row(*(Text(cell, style="bold" if (r, c) in best else "") for c, cell in enumerate(row)))
+    console = Console() if sys.stdout.isatty() else Console(width=400)  # a pipe has no width: rows stay whole there
+    console.print(shown)
+
+
+@contextmanager
+def progress() -> Generator[Callable[[int, int, str], None]]:
+    """A callback (done, total, what): a bar on a terminal, else a line now and then."""
+    if _level["quiet"]:
+        yield lambda done, total, what: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None)
+
+            def show(done: int, total: int, what: str) -> None:
+                bar.update(task, completed=done, total=total, description=what)
+
+            yield show
+    else:
+        last = time.monotonic()
+
+        def line(done: int, total: int, what: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > PATIENCE:
+                last = time.monotonic()
+                say(f"{done + 1} of {total}: {what}")
+
+        yield line
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,66 @@
+"""What this machine can run, and whether its devices make the same pixels."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from vaelens.download import access
+from vaelens.loading import DTYPES, available_devices, load
+from vaelens.report.record import versions
+from vaelens.weights.registry import registry
+
+SIDE = 128
+# The largest difference from float32 on the CPU, in [0,1], that a round trip may show. float32 on a GPU may
+# use TF32 in convolutions (10 bits of mantissa); 0.1 in half precision would be seen as banding.
+TOLERANCES = {"float32": 5e-3, "float16": 0.02, "bfloat16": 0.1}
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A round trip of one test picture on one device in one precision, against float32 on the CPU."""
+
+    device: str
+    dtype: str
+    difference: float | None
+    seconds: float
+    problem: str | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it ran and stayed within the tolerance."""
+        return self.difference is not None and self.difference <= TOLERANCES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Versions, how the hub would be reached, and a round trip a device and precision."""
+
+    versions: dict[str, str]
+    hub: dict[str, str | bool]
+    threads: int
+    trips: tuple[Trip, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every device agrees with the CPU in float32; half precision is only reported."""
+        return all(trip.agrees for trip in self.trips if trip.dtype == "float32")
+
+
+def examine() -> Examination:
+    """Look at everything; takes seconds and downloads nothing."""
+    name = registry().embedded()[0]
+    image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    reference = load(name, device="cpu").reconstruct(image)
+    trips: list[Trip] = []
+    for device in available_devices():
+        for dtype in DTYPES:
+            began = time.perf_counter()
+            difference, problem = None, None
+            try:
+                again = load(name, device=device, dtype=dtype).reconstruct(image).cpu()
+                difference = float((again - reference).abs().max())
+            except Exception as error:  # noqa: BLE001  (whatever a driver raises is a finding)
+                problem = f"{type(error).__name__}: {error}".splitlines()[0]
+            trips.append(Trip(device, dtype, difference, round(time.perf_counter() - began, 3), problem))
+    return Examination(versions(), access(), torch.get_num_threads(), tuple(trips))

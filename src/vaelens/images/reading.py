@@ -1,0 +1,191 @@
+"""Reading pictures, with one defined rule for each kind of file.
+
+| a file with        | becomes                                                                          |
+|--------------------|----------------------------------------------------------------------------------|
+| EXIF orientation   | turned upright                                                                   |
+| alpha, or a palette with transparency | laid over white, on the stored values                         |
+| a palette, 1 bit, 8-bit grey | its colours; grey in all three channels                                |
+| 16-bit grey        | v / 65535, unrounded                                                             |
+| 16 bits a channel, colour | the high byte of each, as Pillow decodes it                               |
+| CMYK               | by its profile; without one, Pillow's plain conversion                           |
+| an ICC profile     | converted to sRGB, perceptual intent (sRGB itself untouched; a broken one ignored) |
+| several frames     | the first                                                                        |
+
+Anything but the plain case is said in the picture's notes. More than MAX_PIXELS pixels, and formats that
+are programs or layers (SVG, EPS, PDF, PSD), are refused from the header.
+"""
+
+import os
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from vaelens.errors import BadInputError
+
+MAX_PIXELS = 2**27  # 134 million: 1.6 GB as a float tensor
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
+DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
+REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\xd0\xd3\xc6": "EPS"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it was read: image [1,3,h,w] in [0,1], float32, and what was done to it on the way."""
+
+    path: Path
+    image: Tensor
+    notes: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        h, w = self.image.shape[2:]
+        return h, w
+
+
+def read_image(path: str | os.PathLike[str]) -> Tensor:
+    """The picture at `path` as an image [1,3,h,w] in [0,1], float32. Rules and errors: `read_picture`."""
+    return read_picture(path).image
+
+
+def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width from the header, as it is stored; raises as `read_picture` does, but for damage inside."""
+    with _opened(Path(path)) as opened:
+        return opened.height, opened.width
+
+
+def read_picture(path: str | os.PathLike[str], max_side: int | None = None) -> Picture:
+    """The picture at `path` by the rules above, with notes on those that applied.
+
+    `max_side` shrinks a larger one (Lanczos) so that its longer side has that many pixels.
+
+    Raises BadInputError for a file that is missing, empty, truncated, no picture, of a refused format, or
+    larger than MAX_PIXELS.
+    """
+    file = Path(path)
+    opened = _opened(file)
+    notes: list[str] = []
+    with opened:
+        if getattr(opened, "n_frames", 1) > 1:
+            notes.append("first frame of an animation")
+        if opened.mode in DEEP_GREY:
+            notes.append("16-bit grey, scaled")
+        frame = _loaded(opened, file)
+        upright = ImageOps.exif_transpose(frame)
+        if upright.size != frame.size or upright.tobytes() != frame.tobytes():
+            notes.append("turned upright by its EXIF orientation")
+        image = _tensor(upright, notes, file)
+    if max_side is not None and max(image.shape[2:]) > max_side:
+        image = _shrunk(image, max_side)
+        notes.append(f"shrunk from {upright.width}x{upright.height}")
+    return Picture(file, image, tuple(notes))
+
+
+def _opened(file: Path) -> Image.Image:
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(1024)
+    except IsADirectoryError as error:
+        raise BadInputError(f"{file} is a folder, not a picture. Name the picture files.") from error
+    except OSError as error:
+        raise BadInputError(f"{file}: can't be read: {error.strerror}. Check the path.") from error
+    if not head:
+        raise BadInputError(f"{file} is empty, not a picture. Copy it anew.")
+    kind = next((name for magic, name in REFUSED.items() if head.startswith(magic)), None)
+    if kind is None and b"<svg" in head.lower():
+        kind = "SVG"
+    if kind is not None:
+        raise BadInputError(f"{file} is {kind}, which vaelens doesn't draw. Export it as PNG first.")
+    try:
+        with warnings.catch_warnings():  # our own limit below, in one sentence, takes the warning's place
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise BadInputError(f"{file} is no picture that vaelens knows ({known}). Convert it to PNG first.") from error
+    except Image.DecompressionBombError as error:
+        raise BadInputError(_too_large(file, None)) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadInputError(f"{file}: a damaged picture: {error}. Copy it anew.") from error
+    if opened.width * opened.height > MAX_PIXELS:
+        opened.close()
+        raise BadInputError(_too_large(file, opened.size))
+    return opened
+
+
+def _too_large(file: Path, size: tuple[int, int] | None) -> str:
+    which = f"has {size[0]}x{size[1]} pixels" if size else f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
+    return f"{file} {which}; vaelens reads at most {MAX_PIXELS}. Make it smaller first."
+
+
+def _loaded(opened: Image.Image, file: Path) -> Image.Image:
+    try:
+        opened.load()
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise BadInputError(f"{file}: a damaged or incomplete picture: {error}. Copy it anew.") from error
+    return opened
+
+
+def _tensor(picture: Image.Image, notes: list[str], file: Path) -> Tensor:
+    """An upright frame of any mode to [1,3,h,w] in [0,1]."""
+    if picture.mode in DEEP_GREY:
+        grey = np.asarray(picture).astype(np.float32) / 65535
+        return torch.as_tensor(grey).expand(1, 3, *grey.shape).contiguous()
+    if picture.mode in {"I", "F"}:
+        raise BadInputError(f"{file} holds 32-bit values without a defined range. Save it with 8 or 16 bits.")
+    flat = _converted(_over_white(picture, notes), notes)
+    pixels = np.array(flat, dtype=np.uint8)
+    return torch.as_tensor(pixels).permute(2, 0, 1)[None].contiguous().to(torch.float32) / 255
+
+
+def _shrunk(image: Tensor, side: int) -> Tensor:
+    h, w = image.shape[2:]
+    size = max(1, round(w * side / max(h, w))), max(1, round(h * side / max(h, w)))
+    planes = [Image.fromarray(plane.numpy()).resize(size, Image.Resampling.LANCZOS) for plane in image[0]]
+    return torch.as_tensor(np.stack([np.asarray(plane) for plane in planes]))[None].clamp(0, 1)
+
+
+def _over_white(picture: Image.Image, notes: list[str]) -> Image.Image:
+    """The picture without alpha; a profile stays attached."""
+    if not picture.has_transparency_data:
+        return picture
+    layer = picture.convert("RGBA")
+    if layer.getchannel("A").getextrema() == (255, 255):
+        flat = layer.convert("RGB")
+    else:
+        notes.append("alpha laid over white")
+        flat = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    # A grey profile describes one channel and no longer fits; grey with alpha is shown as it is stored.
+    flat.info = {} if picture.mode == "LA" else dict(picture.info)
+    return flat
+
+
+def _converted(picture: Image.Image, notes: list[str]) -> Image.Image:
+    """To RGB, by the profile that is attached, if there is one that works."""
+    profile = cast(bytes | None, picture.info.get("icc_profile"))
+    if picture.mode not in {"RGB", "L", "CMYK"}:
+        picture = picture.convert("RGB")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            name = ImageCms.getProfileDescription(source).strip()
+            if "sRGB" in name and picture.mode == "RGB":
+                return picture
+            srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+            converted = ImageCms.profileToProfile(picture, source, srgb, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError) as error:
+            notes.append(f"colour profile ignored, it is broken or doesn't fit ({error})")
+        else:
+            notes.append(f"converted from the colour profile {name!r} to sRGB")
+            return cast(Image.Image, converted)
+    if picture.mode == "CMYK":
+        notes.append("CMYK without a usable profile, converted plainly")
+    return picture.convert("RGB")

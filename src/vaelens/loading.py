@@ -1,0 +1,165 @@
+"""`load`: from a name, a path or a hub id to a VAE that runs."""
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaelens.download import RemoteFile, fetch, try_fetch
+from vaelens.errors import BadInputError, UsageError
+from vaelens.vae import VAE
+from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae
+from vaelens.weights.registry import Entry, embedded_path, registry
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    space: str | None = None,
+    offline: bool = False,
+    announce: Callable[[str], None] | None = None,
+) -> VAE:
+    """The VAE that `source` names: a name of the registry, a file or folder, or a hub id `owner/name`.
+
+    An existing path wins over a name. `device` is auto, cpu, cuda, cuda:N or mps; `dtype` float32,
+    float16 or bfloat16, the precision it runs in. `space` names the latent space of a file that doesn't
+    say its own. `offline` uses only what is on this machine; `announce` gets a sentence before a
+    download. Raises UsageError for an unknown name, device or dtype, and whatever reading and
+    downloading raise.
+    """
+    target, precision = find_device(device), find_dtype(dtype)
+    weights, name = read(source, space=space, offline=offline, announce=announce)
+    return VAE.from_tensors(
+        weights.tensors, weights.spec, name, device=target, dtype=precision, fingerprint=weights.fingerprint
+    )
+
+
+def read(
+    source: str | os.PathLike[str],
+    *,
+    space: str | None = None,
+    offline: bool = False,
+    announce: Callable[[str], None] | None = None,
+) -> tuple[VAEWeights, str]:
+    """The checked weights that `source` names, and the name to show for them; see `load`."""
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if path.exists():
+        weights = read_vae(path, space=space)
+        return weights, weights.known_as or path.stem
+    if text.lower() in registry().vaes:
+        name = text.lower()
+        files = _files(registry().vaes[name], offline, announce)
+        return read_vae(files[0], name=name), name
+    if HUB_ID.fullmatch(text) and not path.suffix:
+        return read_vae(_hub_folder(text, offline, announce), space=space), text
+    if path.suffix or len(path.parts) > 1:
+        raise BadInputError(f"{text}: there is no such file or folder. Check the path.")
+    raise UsageError(_unknown(text))
+
+
+def find_device(device: str) -> torch.device:
+    """The torch device; `auto` takes cuda, else mps, else the CPU. Raises UsageError where it isn't there."""
+    usable = available_devices()
+    if device == "auto":
+        return torch.device(usable[-1])
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in usable or (found.index or 0) >= _count(found.type):
+        raise UsageError(f"no device {device!r} here; usable: auto, {', '.join(usable)}.")
+    return found
+
+
+def available_devices() -> list[str]:
+    """The kinds of device that torch can use here, the CPU first, the fastest last."""
+    devices = ["cpu"]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    if torch.cuda.is_available():
+        devices.append("cuda")
+    return devices
+
+
+def find_dtype(dtype: str) -> torch.dtype:
+    """The torch dtype by its name. Raises UsageError for another than float32, float16, bfloat16."""
+    if dtype not in DTYPES:
+        near = difflib.get_close_matches(dtype, DTYPES, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(DTYPES)}."
+        raise UsageError(f"no dtype is called {dtype!r}. {hint}")
+    return DTYPES[dtype]
+
+
+def _count(kind: str) -> int:
+    return torch.cuda.device_count() if kind == "cuda" else 1
+
+
+def _files(entry: Entry, offline: bool, announce: Callable[[str], None] | None) -> list[Path]:
+    """An entry's files on this machine, downloaded where they aren't."""
+    if entry.embedded is not None:
+        return [embedded_path(entry)]
+    assert entry.repo is not None
+    remote = [RemoteFile(entry.repo, f.name, entry.revision, f.size, f.sha256) for f in entry.files]
+    return [fetch(file, offline=offline, announce=announce) for file in remote]
+
+
+def _hub_folder(repo: str, offline: bool, announce: Callable[[str], None] | None) -> Path:
+    """A hub repository's VAE as a folder: at its root, or in vae/ for a whole pipeline."""
+    for folder in ("", "vae/"):
+        config = try_fetch(RemoteFile(repo, f"{folder}config.json"), offline=offline, announce=None)
+        if config is None or not str(json.loads(config.read_bytes()).get("_class_name", "")).startswith("Autoencoder"):
+            continue
+        for name in WEIGHT_NAMES:
+            if try_fetch(RemoteFile(repo, f"{folder}{name}"), offline=offline, announce=announce):
+                return config.parent
+        raise BadInputError(f"{repo} on the hub has a VAE's config, but no {folder}{WEIGHT_NAMES[0]}; nothing to load.")
+    raise BadInputError(f"{repo} on the hub holds no VAE (no config.json of one, at its root or in vae/).")
+
+
+def _unknown(name: str) -> str:
+    try:
+        registry().find(name)
+    except UsageError as error:
+        return str(error)
+    raise AssertionError(name)
+
+
+def describe(
+    source: str | os.PathLike[str],
+    *,
+    space: str | None = None,
+    offline: bool = False,
+    announce: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """What a VAE is, for people and records: its file, each field of its spec with who said it, fingerprints."""
+    weights, name = read(source, space=space, offline=offline, announce=announce)
+    spec = asdict(weights.spec)
+    fields = {**spec.pop("config"), **spec}
+    return {
+        "file": {
+            "name": name,
+            "files": ", ".join(map(str, weights.files)),
+            "bytes": sum(file.stat().st_size for file in weights.files),
+            "layout": weights.layout + (f", under {weights.prefix}" if weights.prefix else ""),
+            "network": type(weights.spec.config).__name__.removesuffix("Config"),
+            "parameters": sum(t.numel() for t in weights.tensors.values()),
+            "tensors": len(weights.tensors),
+            "stored as": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in weights.tensors.values()})),
+            "dropped": ", ".join(weights.dropped) or "nothing",
+        },
+        "spec": {f: {"value": v, "source": weights.sources.get(f, "the network's family")} for f, v in fields.items()},
+        "metadata": weights.metadata,
+        "fingerprint": weights.fingerprint.as_dict(),
+    }

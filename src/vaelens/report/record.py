@@ -1,0 +1,67 @@
+"""The record that every run leaves: what was asked, what served, on which machine, in what time."""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from vaelens.vae import VAE
+
+SCHEMA = 1
+LIBRARIES = ("vaelens", "torch", "numpy", "pillow", "safetensors", "huggingface_hub")
+
+
+def run_record(
+    command: str, settings: Mapping[str, Any], vaes: Sequence[Mapping[str, Any]], seconds: float
+) -> dict[str, Any]:
+    """The part of `run.json` that is the same for every command; the caller adds its own results."""
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": dict(settings),
+        "vaes": list(vaes),
+        "engine": "plain",
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def vae_record(vae: VAE) -> dict[str, Any]:
+    """One VAE as a record names it: by content, not only by name."""
+    return {
+        "name": vae.name,
+        "latent_space": vae.spec.latent_space,
+        "scaling_factor": vae.spec.scaling_factor,
+        "shift_factor": vae.spec.shift_factor,
+        "weights": vae.fingerprint.short,
+        "fingerprint": vae.fingerprint.as_dict(),
+        "device": str(vae.device),
+        "dtype": str(vae.dtype).removeprefix("torch."),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of vaelens, Python and the libraries that make pixels."""
+    return {
+        **{name: version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def peak_memory() -> int | None:
+    """The process' largest resident size in bytes; None where the system doesn't tell."""
+    if os.name != "posix":
+        return None
+    import resource  # noqa: PLC0415  (POSIX only)
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

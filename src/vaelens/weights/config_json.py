@@ -1,0 +1,69 @@
+"""diffusers' config.json, read and written: the dialect in which the hub describes VAEs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vaelens.errors import BadInputError, UsageError
+from vaelens.networks.tiny import TinyAutoencoderConfig
+from vaelens.weights.registry import KL_PIXELS, config_values, frozen
+from vaelens.weights.settling import KL_FIELDS, TINY_FIELDS, TINY_FIXED, Claim
+from vaelens.weights.spec import VAESpec
+
+# diffusers' AutoencoderKL has no such fields: its code fixes them.
+KL_FIXED = {"norm_eps": 1e-6, "pixel_range": KL_PIXELS}
+KL_DEFAULTS = {"norm_num_groups": 32, "scaling_factor": 0.18215, "shift_factor": 0.0}
+
+
+def config_json_claims(config: Mapping[str, Any], where: str) -> tuple[str, Claim, Claim]:
+    """diffusers' config.json: the kind, what it says, and what it means by leaving fields out.
+
+    Raises BadInputError for another class of VAE or an activation or block that these networks don't have.
+    """
+    name = config.get("_class_name")
+    if name == "AutoencoderKL":
+        expected = {"act_fn": "silu", "latents_mean": None, "latents_std": None}
+        blocks = [*config.get("down_block_types", []), *config.get("up_block_types", [])]
+        odd = [b for b in blocks if b not in {"DownEncoderBlock2D", "UpDecoderBlock2D"}]
+        said = {f: config[f] for f in (*KL_FIELDS, "scaling_factor", "shift_factor") if config.get(f) is not None}
+        claims = Claim("config.json", KL_FIXED | frozen(said)), Claim("diffusers' default", KL_DEFAULTS, default=True)
+        kind = "kl"
+    elif name == "AutoencoderTiny":
+        expected = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
+        widths = {*config.get("encoder_block_out_channels", [64]), *config.get("decoder_block_out_channels", [64])}
+        odd = [] if len(widths) == 1 else [f"widths {sorted(widths)}"]
+        said = {f: config[f] for f in (*TINY_FIELDS, "scaling_factor") if config.get(f) is not None}
+        claims = (
+            Claim("config.json", frozen(said | {"width": min(widths)})),
+            Claim("diffusers' default", TINY_FIXED, default=True),
+        )
+        kind = "tiny"
+    else:
+        raise BadInputError(
+            f"{where}: config.json describes {name or 'no VAE'}; vaelens runs AutoencoderKL and AutoencoderTiny."
+        )
+    odd += [f"{f} = {config[f]!r}" for f, v in expected.items() if f in config and config[f] != v]
+    if odd:
+        raise BadInputError(f"{where}: config.json asks for {', '.join(map(str, odd))}, which vaelens doesn't have.")
+    return kind, *claims
+
+
+def config_json(spec: VAESpec) -> dict[str, Any]:
+    """The spec as diffusers' config.json. Raises UsageError where diffusers has no such network."""
+    config = spec.config
+    values = config_values(config)
+    if isinstance(config, TinyAutoencoderConfig):
+        if config.mid_block_pool:
+            raise UsageError("diffusers has no tiny autoencoder with pools; save to a .safetensors file instead.")
+        width = values.pop("width")
+        del values["mid_block_pool"]
+        sides = {
+            f"{side}_block_out_channels": [width] * len(config.num_encoder_blocks) for side in ("encoder", "decoder")
+        }
+        return {"_class_name": "AutoencoderTiny", **values, **sides, "scaling_factor": spec.scaling_factor}
+    if spec.pixel_range != KL_PIXELS or config.norm_eps != KL_FIXED["norm_eps"]:
+        raise UsageError("diffusers fixes the pixel range and epsilon otherwise; save to a .safetensors file instead.")
+    del values["norm_eps"]
+    count = len(config.block_out_channels)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * count, "up_block_types": ["UpDecoderBlock2D"] * count}
+    scales = {"scaling_factor": spec.scaling_factor, "shift_factor": spec.shift_factor or None}
+    return {"_class_name": "AutoencoderKL", "act_fn": "silu", **values, **blocks, **scales}

@@ -1,0 +1,209 @@
+"""Reading a VAE from disk: a diffusers folder, a stand-alone file, a whole checkpoint, TAESD's halves.
+
+Nothing is trusted: every key, shape and value is checked, and the spec is settled as `settling.py` says.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from torch import Tensor
+
+from vaelens.errors import BadInputError, UnsafeFileError, UsageError
+from vaelens.files import sha256_file
+from vaelens.networks.tiny import TinyAutoencoderConfig
+from vaelens.weights import layouts
+from vaelens.weights.config_json import config_json_claims
+from vaelens.weights.fingerprint import Fingerprint, fingerprint
+from vaelens.weights.registry import registry
+from vaelens.weights.safetensors_file import PICKLED, TensorFile, open_tensor_file
+from vaelens.weights.settling import (
+    METADATA_KEY,
+    TINY_FIXED,
+    Claim,
+    metadata_claim,
+    settle,
+    spec_claim,
+)
+from vaelens.weights.shapes import check_shapes, kl_config_for_shapes, kl_shape_values, tiny_shape_values
+from vaelens.weights.spec import VAESpec
+
+WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+HALVES: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class VAEWeights:
+    """A VAE as it lies on disk, checked: tensors by diffusers name in their stored dtype, and its spec."""
+
+    files: tuple[Path, ...]
+    layout: layouts.Layout
+    prefix: str
+    tensors: dict[str, Tensor]
+    spec: VAESpec
+    sources: dict[str, str]
+    dropped: tuple[str, ...]
+    metadata: dict[str, str]
+    known_as: str | None
+    fingerprint: Fingerprint
+
+
+def read_vae(path: Path, *, name: str | None = None, space: str | None = None) -> VAEWeights:
+    """The VAE at `path`, a file or a folder.
+
+    `name` is the registry's entry that the file is meant to be; `space` names the latent space where the
+    file doesn't. Raises BadInputError, UnsafeFileError and CheckFailedError (exit codes 3, 4, 7) as the
+    readers of each part do, UsageError for an unknown space.
+    """
+    config: dict[str, Any] | None = None
+    if path.is_dir():
+        path, config = _in_folder(path)
+    raw = _raw(open_tensor_file(path))
+    shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
+    where = str(path)
+    if raw.kind == "tiny":
+        values = tiny_shape_values(shapes, where)
+        check_shapes(shapes, TinyAutoencoderConfig(**values), where)
+    else:
+        values = kl_shape_values(shapes, where)
+        check_shapes(shapes, kl_config_for_shapes(values, where), where)
+
+    claims = [Claim("the tensors' shapes", values), *_file_claims(raw, config)]
+    if name is not None:
+        claims.append(spec_claim(f"the registry's {name}", registry().spec(name)))
+    claims += _space_claims(raw, space)
+    try:
+        settled = settle(raw.kind, claims, where)
+    except BadInputError:
+        # The last resort before giving up: a published file is known by its content, under any name.
+        known = registry().by_sha256(sha256_file(path)) if name is None and not raw.prefix else None
+        if known is None:
+            raise
+        name = known
+        claims.append(spec_claim(f"the registry (its sha256 is {known}'s)", registry().spec(known)))
+        settled = settle(raw.kind, claims, where)
+    return VAEWeights(
+        files=tuple(f.path for f in raw.files),
+        layout=raw.layout,
+        prefix=raw.prefix,
+        tensors=raw.tensors,
+        spec=settled.spec,
+        sources=settled.sources,
+        dropped=raw.dropped,
+        metadata=raw.files[0].metadata,
+        known_as=name,
+        fingerprint=fingerprint(raw.tensors),
+    )
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """The VAE's tensors under their diffusers names, and how the file had them."""
+
+    files: tuple[TensorFile, ...]
+    layout: layouts.Layout
+    prefix: str
+    tensors: dict[str, Tensor]
+    dropped: tuple[str, ...]
+
+    @property
+    def kind(self) -> Literal["kl", "tiny"]:
+        return "tiny" if self.layout in {"tiny", "taesd"} else "kl"
+
+
+def _raw(opened: TensorFile) -> _Raw:
+    prefix = layouts.vae_prefix(opened.shapes)
+    names = [] if prefix is None else [n for n in opened.shapes if n.startswith(prefix)]
+    layout = layouts.layout_of(n.removeprefix(prefix or "") for n in names)
+    if prefix is None or layout is None:
+        some = ", ".join(list(opened.shapes)[:3])
+        raise BadInputError(
+            f"{opened.path} holds no VAE that vaelens knows: {len(opened.shapes)} tensors ({some}, ...)."
+        )
+    if layout == "taesd":
+        files = _halves(opened)
+        halves = [layouts.from_taesd(f.read(f.shapes), half) for f, half in zip(files, HALVES, strict=True)]
+        return _Raw(files, layout, prefix, halves[0] | halves[1], ())
+    dropped = tuple(n for n in names if n.removeprefix(prefix).startswith(layouts.DROPPED))
+    tensors = opened.read(n for n in names if n not in dropped)
+    tensors = {n.removeprefix(prefix): t for n, t in tensors.items()}
+    tensors = layouts.to_diffusers(tensors) if layout == "ldm" else layouts.modernised(tensors)
+    return _Raw((opened,), layout, prefix, tensors, dropped)
+
+
+def _file_claims(raw: _Raw, config: dict[str, Any] | None) -> list[Claim]:
+    """What config.json and the file's metadata say."""
+    where = str(raw.files[0].path)
+    claims: list[Claim] = []
+    if config is not None:
+        kind, said, default = config_json_claims(config, where)
+        if kind != raw.kind:
+            raise BadInputError(f"{where}: config.json describes a {kind} network, the tensors are a {raw.kind} one's.")
+        claims += [said, default]
+    if METADATA_KEY in raw.files[0].metadata:
+        claims.append(metadata_claim(raw.files[0].metadata[METADATA_KEY], where))
+    return claims
+
+
+def _space_claims(raw: _Raw, space: str | None) -> list[Claim]:
+    """What the caller's latent space, a checkpoint's other tensors and the network's family say."""
+    claims: list[Claim] = []
+    told = space or (_space_of_checkpoint(raw.files[0]) if raw.prefix else None)
+    if told is not None:
+        by = f"the space named ({told})" if space else f"the checkpoint's other tensors ({told})"
+        if told not in registry().spaces:
+            raise UsageError(f"no latent space is called {told!r}. Known: {', '.join(registry().spaces)}.")
+        whole = raw.kind == "kl"
+        claims.append(spec_claim(by, registry().space_spec(told)) if whole else Claim(by, {"latent_space": told}))
+    if raw.kind == "tiny":
+        claims.append(Claim("the tiny autoencoders' convention", TINY_FIXED, default=True))
+    return claims
+
+
+def _space_of_checkpoint(opened: TensorFile) -> str | None:
+    """The latent space that a whole checkpoint's text encoder or denoiser belongs to."""
+    for name, space in registry().spaces.items():
+        if any(n.startswith(key) for key in space.checkpoint_keys for n in opened.shapes):
+            return name
+    return None
+
+
+def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A diffusers folder's weights and config.json; a pipeline's folder leads to its vae/."""
+    if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
+        folder = folder / "vae"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInputError(f"{folder} holds no config.json, so it isn't a VAE's folder. Name the file.") from error
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{folder / 'config.json'} can't be read as JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise BadInputError(f"{folder / 'config.json'} isn't a table.")
+    for name in WEIGHT_NAMES:
+        if (folder / name).is_file():
+            return folder / name, cast(dict[str, Any], config)
+    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
+    if pickled:
+        raise UnsafeFileError(
+            f"{folder} holds only pickled weights ({', '.join(pickled)}), which can run any code when they are "
+            f"read; vaelens doesn't open them. Get {WEIGHT_NAMES[0]} from the same publisher."
+        )
+    raise BadInputError(f"{folder} holds no {WEIGHT_NAMES[0]}. Download it into the folder.")
+
+
+def _halves(opened: TensorFile) -> tuple[TensorFile, TensorFile]:
+    """Encoder and decoder of a TAESD in its original numbering; the other half is looked for beside the given one."""
+    half = "decoder" if "0.weight" not in opened.shapes else "encoder"
+    other = "encoder" if half == "decoder" else "decoder"
+    if half not in opened.path.name:
+        raise BadInputError(
+            f"{opened.path} holds the {half} of a tiny autoencoder. Name it ..._{half}.safetensors and put "
+            f"..._{other}.safetensors beside it."
+        )
+    sibling = opened.path.with_name(opened.path.name.replace(half, other))
+    if not sibling.is_file():
+        raise BadInputError(f"{opened.path} holds only the {half}; its other half, {sibling.name}, isn't beside it.")
+    second = open_tensor_file(sibling)
+    return (opened, second) if half == "encoder" else (second, opened)

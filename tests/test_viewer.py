@@ -1,0 +1,351 @@
+"""The viewer in a browser: what its hands and keys do, judged by the pixels on the screen.
+
+The browser is a Chromium on the PATH. Without one the tests are skipped, unless VAELENS_REQUIRE_BROWSER=1.
+"""
+
+import io
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from test_page import BLUE, GREEN, HOSTILE, NO_TABLE, RED, RESULTS, YELLOW, page_of, panel_of, solid
+from vaelens.images.writing import encode_png
+from vaelens.report.page import render_page
+from vaelens.report.tables import Column, Table
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+FLAGS += ["--disable-sync", "--no-first-run"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found:
+        missing = "no chromium, chromium-browser or google-chrome on the PATH"
+        if os.environ.get("VAELENS_REQUIRE_BROWSER") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path: Path) -> Iterator["Open"]:
+    """Open a page from disk; at the end, it must have asked for nothing else and reported no error."""
+    contexts, requests, errors = [], [], []
+
+    def open_it(html: str, width: int = 1000, height: int = 1300, **options: object) -> View:
+        path = tmp_path / "page.html"
+        path.write_text(html, encoding="utf-8")
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
+        page = contexts[-1].new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(path.as_uri())
+        view = View(page)
+        view.until("[...document.images].every(i => i.complete && i.style.transform)")
+        return view
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert errors == []
+    others = [url[:80] for url in requests if not url.startswith(("data:", "file:"))]
+    assert others == []
+    assert len([url for url in requests if url.startswith("file:")]) == len(contexts)
+
+
+class View:
+    """A page with one photograph, looked at through its pixels."""
+
+    def __init__(self, page) -> None:
+        self.page = page
+        self.handle = page.locator(".handle")
+
+    def until(self, condition: str) -> None:
+        """Wait for a JavaScript condition, from outside: the page's policy stops Playwright's own way."""
+        end = time.monotonic() + 10
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < end, f"never: {condition}"
+            time.sleep(0.02)
+
+    def box(self, selector: str) -> tuple[float, float, float, float]:
+        """x, y, width, height in the window."""
+        box = self.page.locator(selector).first.bounding_box()
+        return box["x"], box["y"], box["width"], box["height"]
+
+    def point(self, selector: str, u: float, v: float) -> tuple[float, float]:
+        x, y, width, height = self.box(selector)
+        return x + u * width, y + v * height
+
+    def pixels(self) -> np.ndarray:
+        return np.array(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
+
+    def colour(self, selector: str, u: float, v: float = 0.5) -> tuple[int, int, int]:
+        x, y = self.point(selector, u, v)
+        r, g, b = (int(value) for value in self.pixels()[int(y), int(x)])
+        return r, g, b
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        self.page.mouse.move(*start)
+        self.page.mouse.down()
+        self.page.mouse.move(*end, steps=4)
+        self.page.mouse.up()
+
+    def transforms(self) -> set[str]:
+        return set(self.page.eval_on_selector_all(".view img", "all => all.map(i => i.style.transform)"))
+
+    def wheel(self, selector: str, u: float, v: float, turn: float) -> None:
+        (before,) = self.transforms()
+        self.page.mouse.move(*self.point(selector, u, v))
+        self.page.mouse.wheel(0, turn)
+        self.until(f"document.querySelector('.view img').style.transform != '{before}'")
+
+    def now(self) -> str | None:
+        return self.handle.get_attribute("aria-valuenow")
+
+
+Open = Callable[..., View]
+STACK, FIRST, SECOND = ".stack", ".row figure:nth-child(1) .view", ".row figure:nth-child(2) .view"
+THREE = render_page("t", [panel_of(solid(RED), solid(GREEN), solid(BLUE))], NO_TABLE, {})
+
+
+def quarters(lower_right: tuple[int, int, int]) -> np.ndarray:
+    picture = solid(YELLOW)
+    picture[120:, 160:] = lower_right
+    return picture
+
+
+QUARTERS = render_page("t", [panel_of(quarters(RED), quarters(GREEN), quarters(BLUE))], NO_TABLE, {})
+
+
+def test_hostile_names_are_shown_and_do_nothing(open_page: Open) -> None:
+    view = open_page(page_of(HOSTILE))
+    assert view.page.evaluate("window.owned") is None
+    for selector in ("h1", ".shown", ".panel .name", ".row .note", ".facts th", ".left option"):
+        assert view.page.locator(selector).first.text_content() == HOSTILE, selector
+    assert view.page.title() == HOSTILE
+
+
+def test_the_policy_stops_what_would_get_in_or_out(browser, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(THREE, encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    fetched = page.evaluate("fetch('data:,x').then(() => 'fetched', () => 'refused')")
+    image = "new Promise(r => { const i = new Image(); i.onload = () => r('seen'); i.onerror = () => r('refused'); "
+    (tmp_path / "other.png").write_bytes(encode_png(solid(RED)))
+    seen = page.evaluate(image + "i.src = 'other.png' })")
+    page.evaluate("() => { const s = document.createElement('script'); s.text = 'owned = 1'; document.body.append(s) }")
+    assert (fetched, seen, page.evaluate("window.owned")) == ("refused", "refused", None)
+    page.close()
+
+
+def test_dragging_the_divider_shows_the_other_layer(open_page: Open) -> None:
+    view = open_page(THREE)
+    assert view.now() == "50"
+    assert (view.colour(STACK, 0.25), view.colour(STACK, 0.75)) == (RED, GREEN)
+    clip = view.page.eval_on_selector(".over", "e => getComputedStyle(e).clipPath")
+    x, y, width, _ = view.box(".handle")
+    view.drag((x + width / 2, y + 50), view.point(STACK, 0.1, 0.5))
+    assert view.page.eval_on_selector(".over", "e => getComputedStyle(e).clipPath") != clip
+    assert view.now() == "10"
+    assert (view.colour(STACK, 0.03), view.colour(STACK, 0.25)) == (RED, GREEN)
+    view.drag(view.point(STACK, 0.6, 0.3), view.point(STACK, 0.9, 0.9))  # beside the divider, with nothing to pan
+    assert (view.now(), view.colour(STACK, 0.75)) == ("90", RED)
+    x, y, width, _ = view.box(".handle")
+    view.drag((x + width / 2, y + 50), (x + 900, y))
+    assert view.now() == "100"
+
+
+def test_the_divider_is_a_slider_for_the_keyboard(open_page: Open) -> None:
+    view = open_page(THREE)
+    assert view.handle.get_attribute("role") == "slider"
+    assert (view.handle.get_attribute("aria-valuemin"), view.handle.get_attribute("aria-valuemax")) == ("0", "100")
+    view.handle.focus()
+    steps = [("ArrowRight", "51"), ("ArrowUp", "52"), ("ArrowLeft", "51"), ("ArrowDown", "50"), ("PageUp", "60")]
+    steps += [("PageDown", "50"), ("Home", "0"), ("ArrowLeft", "0"), ("End", "100"), ("ArrowRight", "100")]
+    for key, value in steps:
+        view.page.keyboard.press(key)
+        assert view.now() == value, key
+    assert view.handle.get_attribute("aria-valuetext") == "100% original"
+    assert view.colour(STACK, 0.75) == RED
+
+
+def test_the_selects_choose_the_layers_and_both_sides_are_named(open_page: Open) -> None:
+    view = open_page(THREE)
+    labels = [view.page.locator(f".{side}-label") for side in ("left", "right")]
+    assert [label.inner_text().split("\n") for label in labels] == [["original"], ["vae-1", "24.31 dB"]]
+    view.page.get_by_label("Left").select_option("vae-2")
+    view.page.get_by_label("Right").select_option("original")
+    assert (view.colour(STACK, 0.25), view.colour(STACK, 0.75)) == (BLUE, RED)
+    assert [label.inner_text().split("\n")[0] for label in labels] == ["vae-2", "original"]
+    assert [view.colour(f".row figure:nth-child({n}) .view", 0.5) for n in (1, 2, 3)] == [RED, GREEN, BLUE]
+
+
+@pytest.mark.parametrize("over", [STACK, FIRST, SECOND])
+def test_the_wheel_zooms_every_picture_to_the_same_region(open_page: Open, over: str) -> None:
+    view = open_page(QUARTERS)
+    assert view.colour(FIRST, 0.2, 0.2) == YELLOW
+    for _ in range(3):
+        view.wheel(over, 0.9, 0.9, -200)
+    (transform,) = view.transforms()
+    scale = float(re.findall(r"scale\(([\d.]+)\)", transform)[0])
+    assert scale == pytest.approx(np.exp(1.2), rel=1e-4)
+    # The point under the pointer stays: nine tenths of the picture at nine tenths of the view, so that the
+    # middle of the picture now stands left of and above the view's.
+    assert float(re.findall(r"translate\((-[\d.]+)%", transform)[0]) == pytest.approx(-90 * (scale - 1), rel=0.01)
+    assert [view.colour(place, 0.2, 0.2) for place in (FIRST, SECOND, STACK)] == [RED, GREEN, RED]
+    assert view.colour(STACK, 0.8, 0.2) == GREEN
+    for _ in range(9):
+        view.page.mouse.wheel(0, 200)
+    view.until("document.querySelector('.scale').textContent == 'fit'")
+    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+
+
+def test_the_wheel_scrolls_the_page_where_there_is_nothing_to_zoom_out_of(open_page: Open) -> None:
+    view = open_page(render_page("t", [panel_of(solid(RED), solid(GREEN))] * 3, NO_TABLE, {}))
+    view.page.mouse.move(*view.point(STACK, 0.5, 0.5))
+    view.page.mouse.wheel(0, 100)
+    view.until("scrollY > 50")
+    view.page.mouse.wheel(0, -40)  # part of the same scrolling: it doesn't begin to zoom
+    view.until("scrollY < 80")
+    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+
+
+def test_dragging_moves_all_and_double_click_and_reset_go_back(open_page: Open) -> None:
+    view = open_page(QUARTERS)
+    for back in ("dblclick", "click"):
+        view.page.get_by_role("button", name="Zoom in").click(click_count=3)
+        view.drag(view.point(SECOND, 0.9, 0.9), view.point(SECOND, 0.1, 0.1))
+        assert len(view.transforms()) == 1
+        assert [view.colour(place, 0.2, 0.2) for place in (FIRST, SECOND, STACK)] == [RED, GREEN, RED]
+        assert view.now() == "50"
+        view.drag(view.point(STACK, 0.2, 0.2), view.point(STACK, 0.9, 0.9))  # beside the divider it pans, too
+        assert (view.now(), view.colour(SECOND, 0.2, 0.2)) == ("50", YELLOW)
+        view.page.locator(SECOND if back == "dblclick" else ".reset").dispatch_event(back)
+        assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+    view.page.get_by_role("button", name="Zoom in").click()
+    view.page.get_by_role("button", name="Zoom out").click()
+    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+
+
+def test_the_row_can_be_moved_with_keys_and_everything_reached(open_page: Open) -> None:
+    view = open_page(QUARTERS)
+    reached = []
+    for _ in range(8):
+        view.page.keyboard.press("Tab")
+        reached.append(view.page.evaluate("document.activeElement.className"))
+    assert reached == ["left", "right", "differ", "out", "in", "reset", "handle", "row"]
+    assert view.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    before = view.pixels()
+    view.page.evaluate("document.activeElement.blur()")
+    assert not np.array_equal(view.pixels(), before), "focus can be seen"
+    view.page.locator(".row").focus()
+    for key in ("+", "+", "+", *["ArrowRight"] * 9, *["ArrowDown"] * 9):
+        view.page.keyboard.press(key)
+    assert len(view.transforms()) == 1
+    assert (view.colour(FIRST, 0.2, 0.2), view.colour(STACK, 0.8, 0.2)) == (RED, GREEN)
+    for key in (*["ArrowLeft"] * 9, *["ArrowUp"] * 9):
+        view.page.keyboard.press(key)
+    assert view.colour(FIRST, 0.2, 0.2) == YELLOW
+    for key in ("0", "+", "-"):
+        view.page.keyboard.press(key)
+    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+
+
+def test_touch_moves_the_divider_and_pinches(open_page: Open) -> None:
+    view = open_page(QUARTERS, width=400, has_touch=True)
+    session = view.page.context.new_cdp_session(view.page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        places = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": places})
+
+    touch("Start", view.point(STACK, 0.5, 0.5))
+    for u in (0.4, 0.3, 0.2):
+        touch("Move", view.point(STACK, u, 0.5))
+    touch("End")
+    assert view.now() == "20"
+    touch("Start", view.point(STACK, 0.75, 0.6), view.point(STACK, 0.75, 0.8))
+    for apart in (0.15, 0.2, 0.3):
+        touch("Move", view.point(STACK, 0.75, 0.7 - apart), view.point(STACK, 0.75, 0.7 + apart))
+    touch("End")
+    (transform,) = view.transforms()
+    assert float(re.findall(r"scale\(([\d.]+)\)", transform)[0]) == pytest.approx(3, rel=0.05)
+    assert view.colour(STACK, 0.6, 0.3) == GREEN
+    assert view.now() == "20"
+
+
+def test_pixels_are_exact_in_their_own_size_and_sharp_when_large(open_page: Open) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    html = render_page("t", [panel_of(noise, 255 - noise)], NO_TABLE, {})
+    for width in (1000, 1001, 1003):  # odd widths put the middle between two pixels
+        view = open_page(html, width=width, height=1200)
+        pixels = view.pixels()
+        for place, expected in ((FIRST, noise), (SECOND, 255 - noise)):
+            x, y, w, h = view.box(place)
+            assert (w, h) == (400, 300)
+            left, top = int(x + 0.5), int(y + 0.5)
+            assert np.array_equal(pixels[top : top + 300, left : left + 400], expected), width
+    rendering = "all => all.map(i => i.style.imageRendering)"
+    assert set(view.page.eval_on_selector_all(".view img", rendering)) == {"auto"}
+    view.page.get_by_role("button", name="Zoom in").click(click_count=2)
+    assert set(view.page.eval_on_selector_all(".view img", rendering)) == {"pixelated"}
+
+
+def test_the_difference_is_eight_times_that_of_the_bytes(open_page: Open) -> None:
+    html = render_page("t", [panel_of(solid((100, 50, 200)), solid((90, 51, 100)))], NO_TABLE, {})
+    view = open_page(html)
+    view.page.get_by_role("button", name="Difference").click()
+    assert (view.colour(STACK, 0.25), view.colour(STACK, 0.75)) == ((80, 8, 255), (80, 8, 255))
+    assert view.page.locator(".differ").get_attribute("aria-pressed") == "true"
+    assert view.colour(FIRST, 0.5) == (100, 50, 200)
+    view.page.locator(".differ").click()
+    assert (view.colour(STACK, 0.25), view.colour(STACK, 0.75)) == ((100, 50, 200), (90, 51, 100))
+
+
+@pytest.mark.parametrize("width", [360, 1600])
+@pytest.mark.parametrize("shape", [(1, 1), (9, 7), (1, 4096), (4096, 1), (771, 513)])
+def test_any_size_fits_any_window(open_page: Open, width: int, shape: tuple[int, int]) -> None:
+    panel = panel_of(*[solid(RED, shape[1], shape[0])] * 20, title="x" * 300, name="v" * 300)
+    table = Table((Column("picture"), Column("PSNR", "higher")), (("x" * 300, "1"),))
+    view = open_page(render_page("y" * 300, [panel], table, {"shown": "z" * 300, "Command": "c" * 300}), width=width)
+    assert view.page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = view.page.eval_on_selector_all(".view", "all => all.map(v => [v.clientWidth, v.clientHeight])")
+    assert len(boxes) == 21
+    assert np.min(boxes) >= 30, "a picture too small to be seen or touched"
+    assert np.max([h for _, h in boxes]) <= 1300
+    figures = view.page.eval_on_selector_all(".row figure", "all => all.map(f => f.clientWidth)")
+    assert np.max(figures) <= max(120, *[w for w, _ in boxes[1:]]), "a name widens its figure"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_colour_schemes_can_be_read(open_page: Open, scheme: str) -> None:
+    view = open_page(render_page("t", [panel_of(solid(RED))], RESULTS, {"shown": "s"}), color_scheme=scheme)
+    of = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+
+    def light(colour: str) -> float:
+        r, g, b = (((int(v) / 255 + 0.055) / 1.055) ** 2.4 for v in re.findall(r"\d+", colour)[:3])
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    page = view.page.eval_on_selector("body", of)[1]
+    assert (light(page) < 0.1) == (scheme == "dark")
+    for text, behind in (("body", page), (".shown", page), ("button", None), (".mat", None), ("thead th", page)):
+        ink, ground = view.page.eval_on_selector(text, of)
+        pair = sorted([light(ink), light(behind or ground)])
+        assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, text
+    r, g, b = re.findall(r"\d+", view.page.eval_on_selector(".mat", of)[1])
+    assert r == g == b, "the surround of pictures is neutral"
