@@ -1,6 +1,6 @@
 """Train the embedded `tiny-kl-f8`: L1, MSE and a little KL, on drawn pictures and a few photographs.
 
-    python embedded/train.py -o RUN --steps 30000 --cooldown 8000
+    python embedded/train.py -o RUN
 
 Runs on two CPU cores in about two hours. The same command again goes on from RUN/checkpoint.pt: order
 and augmentation are functions of (seed, step), so a run that was interrupted ends in the same weights.
@@ -10,31 +10,32 @@ Needs scikit-image and scikit-learn, whose wheels carry the photographs (credits
 
 import argparse
 import copy
-import math
-import os
+import dataclasses
+import functools
 import time
 from pathlib import Path
 
 import numpy as np
-import skimage
 import sklearn
 import torch
+from check import SKIMAGE, held_out, scores
 from PIL import Image
 from torch import Tensor
 
+from vaelens.files import write_atomic
 from vaelens.images.faces import draw_face
 from vaelens.images.letters import draw_letters
-from vaelens.networks.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from vaelens.networks.autoencoder_kl import AutoencoderKL
+from vaelens.vae import VAE
+from vaelens.weights.registry import registry
 
-SK = Path(skimage.__file__).parent / "data"
-PHOTOS = [SK / f"{n}.png" for n in ("coffee", "ihc")]
-PHOTOS += [SK / f"{n}.jpg" for n in ("rocket", "retina", "hubble_deep_field")]
+PHOTOS = [SKIMAGE / f"{n}.png" for n in ("coffee", "ihc")]
+PHOTOS += [SKIMAGE / f"{n}.jpg" for n in ("rocket", "retina", "hubble_deep_field")]
 PHOTOS += [Path(sklearn.__file__).parent / "datasets" / "images" / f"{n}.jpg" for n in ("china", "flower")]
 WEIGHTS = np.array([4, 1, 3, 1, 1, 4, 4], dtype=np.float64)  # natural photographs count most
-HELD_OUT = (("astronaut", 256), ("astronaut", 512), ("chelsea", 256))  # never trained on
 SCALES = (1.0, 0.75, 0.5, 0.35)
 DRAWN = 200  # faces and pages of letters, each
-SMALL_CROPS_UNTIL = 10_000  # 64-pixel crops in batches of 16 first; then 128 x 4 and 256 x 1
+SMALL_CROPS_UNTIL = 7_000  # 64-pixel crops in batches of 16 first; then 128 x 4 and 256 x 1
 
 
 def pictures() -> tuple[list[list[np.ndarray]], np.ndarray]:
@@ -73,40 +74,35 @@ def crop(sizes: list[np.ndarray], side: int, rng: np.random.Generator) -> np.nda
     return np.ascontiguousarray(out, dtype=np.float32)
 
 
-def held_out(name: str, side: int) -> Image.Image:
-    photo = Image.open(SK / f"{name}.png").convert("RGB")
-    w, h = photo.size
-    m = min(w, h)
-    box = ((w - m) // 2, (h - m) // 2, (w - m) // 2 + m, (h - m) // 2 + m)
-    return photo.crop(box).resize((side, side), Image.Resampling.BICUBIC)
-
-
 def score(net: AutoencoderKL) -> str:
-    """PSNR on the held-out photographs, each beside that of an 8x bicubic down-and-up."""
-    parts: list[str] = []
-    for name, side in HELD_OUT:
-        photo = held_out(name, side)
-        bicubic = photo.resize((side // 8,) * 2, Image.Resampling.BICUBIC).resize((side,) * 2, Image.Resampling.BICUBIC)
-        x = torch.from_numpy(np.asarray(photo, dtype=np.float32) / 255).permute(2, 0, 1)[None]
-        with torch.no_grad():
-            y = net.decode(net.posterior(2 * x - 1).mode()).clamp(-1, 1) / 2 + 0.5
-        base = np.mean((np.asarray(bicubic, dtype=np.float64) - np.asarray(photo)) ** 2) / 255**2
-        parts.append(f"{name}-{side} {-10 * math.log10((y - x).square().mean()):.2f} ({-10 * math.log10(base):.2f})")
-    return ", ".join(parts)
+    """PSNR on the held-out photographs, each with its bicubic baseline in brackets."""
+    with torch.no_grad():
+        found = scores(lambda x: net.decode(net.posterior(2 * x - 1).mode()) / 2 + 0.5, held_out().items())
+    return ", ".join(f"{name} {vae:.2f} ({base:.2f})" for name, (vae, base) in found.items())
+
+
+def export(net: AutoencoderKL, pool: list[list[np.ndarray]], odds: np.ndarray, a: argparse.Namespace) -> Path:
+    """The finished VAE in fp16, with the scale at which its latents have unit spread, and the command."""
+    with torch.no_grad():
+        z = [net.posterior(batch(pool, odds, a.seed + 1, a.steps + i) * 2 - 1).mode() for i in range(64)]
+    scale = round(1 / torch.cat([part.flatten() for part in z]).std().item(), 5)
+    spec = dataclasses.replace(registry().spec("tiny-kl-f8"), scaling_factor=scale)
+    command = f"embedded/train.py --steps {a.steps} --cooldown {a.cooldown} --seed {a.seed} --rate {a.rate}"
+    notes = {"command": command, "torch": torch.__version__, "pictures": "drawn; scikit-image's, scikit-learn's"}
+    return VAE(net.half(), spec, "tiny-kl-f8").save(a.out / "tiny-kl-f8.safetensors", notes=notes)
 
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     cli.add_argument("-o", "--out", type=Path, required=True)
-    cli.add_argument("--steps", type=int, default=30_000)
-    cli.add_argument("--cooldown", type=int, default=8_000, help="last steps, rate falling to 0")
+    cli.add_argument("--steps", type=int, default=10_500)
+    cli.add_argument("--cooldown", type=int, default=3_000, help="last steps, rate falling to 0")
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--rate", type=float, default=1.5e-3)
     a = cli.parse_args()
 
     torch.manual_seed(a.seed)
-    config = AutoencoderKLConfig(block_out_channels=(16, 32, 64, 80), layers_per_block=1, norm_num_groups=8)
-    net = AutoencoderKL(config).to(memory_format=torch.channels_last)
+    net = AutoencoderKL(registry().spec("tiny-kl-f8").config).to(memory_format=torch.channels_last)
     ema = copy.deepcopy(net).requires_grad_(False)
     optimizer = torch.optim.AdamW(net.parameters(), a.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     start, file = 0, a.out / "checkpoint.pt"
@@ -138,10 +134,10 @@ def main() -> None:
             slow.lerp_(fast.detach(), 1 - decay)
         if (step + 1) % 500 == 0 or step + 1 == a.steps:
             state = {"net": net.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state | {"step": step + 1}, file.with_suffix(".new"))
-            os.replace(file.with_suffix(".new"), file)
+            write_atomic(file, functools.partial(torch.save, state | {"step": step + 1}))
             parts = f"l1 {l1:.4f} mse {mse:.4f} kl {kl:.2f} | {score(ema)} | {time.monotonic() - began:.0f} s"
             print(step + 1, parts, flush=True)
+    print("wrote", export(ema, pool, odds, a))
 
 
 if __name__ == "__main__":

@@ -292,6 +292,7 @@ def test_what_does_not_exist_is_named(hub: HubStandin, tmp_path: Path, file: dic
 def test_an_impossible_name_is_a_usage_error(hub: HubStandin, tmp_path: Path) -> None:
     assert run(hub, tmp_path, fetching(repo="a/b/c/d")).code == 2
     assert run(hub, tmp_path, fetching("../escape.json")).code == 2
+    assert run(hub, tmp_path, fetching("/etc/hostname")).code == 2
     assert hub.requests == []
 
 

@@ -62,17 +62,14 @@ def open_page(browser, tmp_path: Path) -> Iterator["Open"]:
     for context in contexts:
         context.close()
     assert errors == []
-    others = [url[:80] for url in requests if not url.startswith(("data:", "file:"))]
-    assert others == []
-    assert len([url for url in requests if url.startswith("file:")]) == len(contexts)
+    assert len([url for url in requests if not url.startswith("data:")]) == len(contexts), "more than the page itself"
 
 
 class View:
     """A page with one photograph, looked at through its pixels."""
 
     def __init__(self, page) -> None:
-        self.page = page
-        self.handle = page.locator(".handle")
+        self.page, self.handle = page, page.locator(".handle")
 
     def until(self, condition: str) -> None:
         """Wait for a JavaScript condition, from outside: the page's policy stops Playwright's own way."""
@@ -93,10 +90,9 @@ class View:
     def pixels(self) -> np.ndarray:
         return np.array(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
 
-    def colour(self, selector: str, u: float, v: float = 0.5) -> tuple[int, int, int]:
+    def colour(self, selector: str, u: float, v: float = 0.5) -> tuple[int, ...]:
         x, y = self.point(selector, u, v)
-        r, g, b = (int(value) for value in self.pixels()[int(y), int(x)])
-        return r, g, b
+        return tuple(self.pixels()[int(y), int(x)].tolist())
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         self.page.mouse.move(*start)
@@ -113,7 +109,7 @@ class View:
         self.page.mouse.wheel(0, turn)
         self.until(f"document.querySelector('.view img').style.transform != '{before}'")
 
-    def now(self) -> str | None:
+    def now(self) -> str:
         return self.handle.get_attribute("aria-valuenow")
 
 
@@ -158,15 +154,13 @@ def test_dragging_the_divider_shows_the_other_layer(open_page: Open) -> None:
     assert view.now() == "50"
     assert (view.colour(STACK, 0.25), view.colour(STACK, 0.75)) == (RED, GREEN)
     clip = view.page.eval_on_selector(".over", "e => getComputedStyle(e).clipPath")
-    x, y, width, _ = view.box(".handle")
-    view.drag((x + width / 2, y + 50), view.point(STACK, 0.1, 0.5))
+    view.drag(view.point(".handle", 0.5, 0.2), view.point(STACK, 0.1, 0.5))
     assert view.page.eval_on_selector(".over", "e => getComputedStyle(e).clipPath") != clip
     assert view.now() == "10"
     assert (view.colour(STACK, 0.03), view.colour(STACK, 0.25)) == (RED, GREEN)
     view.drag(view.point(STACK, 0.6, 0.3), view.point(STACK, 0.9, 0.9))  # beside the divider, with nothing to pan
     assert (view.now(), view.colour(STACK, 0.75)) == ("90", RED)
-    x, y, width, _ = view.box(".handle")
-    view.drag((x + width / 2, y + 50), (x + 900, y))
+    view.drag(view.point(".handle", 0.5, 0.2), view.point(STACK, 1.2, 0.5))
     assert view.now() == "100"
 
 
@@ -176,8 +170,7 @@ def test_the_divider_is_a_slider_for_the_keyboard(open_page: Open) -> None:
     assert (view.handle.get_attribute("aria-valuemin"), view.handle.get_attribute("aria-valuemax")) == ("0", "100")
     view.handle.focus()
     steps = [("ArrowRight", "51"), ("ArrowUp", "52"), ("ArrowLeft", "51"), ("ArrowDown", "50"), ("PageUp", "60")]
-    steps += [("PageDown", "50"), ("Home", "0"), ("ArrowLeft", "0"), ("End", "100"), ("ArrowRight", "100")]
-    for key, value in steps:
+    for key, value in [*steps, ("PageDown", "50"), ("Home", "0"), ("ArrowLeft", "0"), ("End", "100")]:
         view.page.keyboard.press(key)
         assert view.now() == value, key
     assert view.handle.get_attribute("aria-valuetext") == "100% original"
@@ -204,8 +197,7 @@ def test_the_wheel_zooms_every_picture_to_the_same_region(open_page: Open, over:
     (transform,) = view.transforms()
     scale = float(re.findall(r"scale\(([\d.]+)\)", transform)[0])
     assert scale == pytest.approx(np.exp(1.2), rel=1e-4)
-    # The point under the pointer stays: nine tenths of the picture at nine tenths of the view, so that the
-    # middle of the picture now stands left of and above the view's.
+    # The point under the pointer stays: nine tenths of the picture at nine tenths of the view.
     assert float(re.findall(r"translate\((-[\d.]+)%", transform)[0]) == pytest.approx(-90 * (scale - 1), rel=0.01)
     assert [view.colour(place, 0.2, 0.2) for place in (FIRST, SECOND, STACK)] == [RED, GREEN, RED]
     assert view.colour(STACK, 0.8, 0.2) == GREEN
@@ -220,9 +212,12 @@ def test_the_wheel_scrolls_the_page_where_there_is_nothing_to_zoom_out_of(open_p
     view.page.mouse.move(*view.point(STACK, 0.5, 0.5))
     view.page.mouse.wheel(0, 100)
     view.until("scrollY > 50")
-    view.page.mouse.wheel(0, -40)  # part of the same scrolling: it doesn't begin to zoom
-    view.until("scrollY < 80")
+    turn = "const turn = by => !document.querySelector('.stack').dispatchEvent("
+    turn += "new WheelEvent('wheel', { deltaY: by, cancelable: true }));"
+    assert not view.page.evaluate(f"() => {{ {turn} dispatchEvent(new Event('scroll')); return turn(-100) }}")
     assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+    time.sleep(0.3)  # the pause after which a turn of the wheel is a new one
+    assert view.page.evaluate(f"() => {{ {turn} return [turn(-1), turn(100), turn(100)] }}") == [True] * 3
 
 
 def test_dragging_moves_all_and_double_click_and_reset_go_back(open_page: Open) -> None:
@@ -238,6 +233,8 @@ def test_dragging_moves_all_and_double_click_and_reset_go_back(open_page: Open) 
         view.page.locator(SECOND if back == "dblclick" else ".reset").dispatch_event(back)
         assert view.transforms() == {"translate(0%, 0%) scale(1)"}
     view.page.get_by_role("button", name="Zoom in").click()
+    view.drag(view.point(".handle", 0.5, 0.2), view.point(STACK, 0.75, 0.5))
+    assert view.now() == "75", "the divider can be dragged in a zoomed view"
     view.page.get_by_role("button", name="Zoom out").click()
     assert view.transforms() == {"translate(0%, 0%) scale(1)"}
 
@@ -249,7 +246,7 @@ def test_the_row_can_be_moved_with_keys_and_everything_reached(open_page: Open) 
         view.page.keyboard.press("Tab")
         reached.append(view.page.evaluate("document.activeElement.className"))
     assert reached == ["left", "right", "differ", "out", "in", "reset", "handle", "row"]
-    assert view.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert view.page.evaluate("getComputedStyle(document.activeElement).outlineColor") == "rgb(255, 255, 255)"
     before = view.pixels()
     view.page.evaluate("document.activeElement.blur()")
     assert not np.array_equal(view.pixels(), before), "focus can be seen"
@@ -267,7 +264,7 @@ def test_the_row_can_be_moved_with_keys_and_everything_reached(open_page: Open) 
 
 
 def test_touch_moves_the_divider_and_pinches(open_page: Open) -> None:
-    view = open_page(QUARTERS, width=400, has_touch=True)
+    view = open_page(QUARTERS, width=400, height=500, has_touch=True)
     session = view.page.context.new_cdp_session(view.page)
 
     def touch(kind: str, *points: tuple[float, float]) -> None:
@@ -285,36 +282,39 @@ def test_touch_moves_the_divider_and_pinches(open_page: Open) -> None:
     touch("End")
     (transform,) = view.transforms()
     assert float(re.findall(r"scale\(([\d.]+)\)", transform)[0]) == pytest.approx(3, rel=0.05)
-    assert view.colour(STACK, 0.6, 0.3) == GREEN
-    assert view.now() == "20"
+    assert (view.colour(STACK, 0.6, 0.3), view.now()) == (GREEN, "20")
+    touch("Start", view.point(STACK, 0.5, 0.1))
+    for v in (0.3, 0.5, 0.7, 0.9):
+        touch("Move", view.point(STACK, 0.5, v))
+    touch("End")
+    assert (view.colour(STACK, 0.6, 0.3), view.page.evaluate("scrollY")) == (YELLOW, 0), "a finger moves the region"
 
 
 def test_pixels_are_exact_in_their_own_size_and_sharp_when_large(open_page: Open) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (771, 513, 3), dtype=np.uint8)
     html = render_page("t", [panel_of(noise, 255 - noise)], NO_TABLE, {})
-    for width in (1000, 1001, 1003):  # odd widths put the middle between two pixels
-        view = open_page(html, width=width, height=1200)
+    for width in (1200, 1201):  # one of them puts the middle between two pixels
+        view = open_page(html, width=width, height=1900)
         pixels = view.pixels()
         for place, expected in ((FIRST, noise), (SECOND, 255 - noise)):
             x, y, w, h = view.box(place)
-            assert (w, h) == (400, 300)
+            assert (w, h) == (513, 771)
             left, top = int(x + 0.5), int(y + 0.5)
-            assert np.array_equal(pixels[top : top + 300, left : left + 400], expected), width
+            assert np.array_equal(pixels[top : top + 771, left : left + 513], expected), width
     rendering = "all => all.map(i => i.style.imageRendering)"
     assert set(view.page.eval_on_selector_all(".view img", rendering)) == {"auto"}
-    view.page.get_by_role("button", name="Zoom in").click(click_count=2)
+    view.page.locator(".in").click(click_count=2)
     assert set(view.page.eval_on_selector_all(".view img", rendering)) == {"pixelated"}
 
 
 def test_the_difference_is_eight_times_that_of_the_bytes(open_page: Open) -> None:
-    html = render_page("t", [panel_of(solid((100, 50, 200)), solid((90, 51, 100)))], NO_TABLE, {})
-    view = open_page(html)
+    view = open_page(render_page("t", [panel_of(solid((100, 50, 200)), solid((90, 51, 100)))], NO_TABLE, {}))
     view.page.get_by_role("button", name="Difference").click()
     assert (view.colour(STACK, 0.25), view.colour(STACK, 0.75)) == ((80, 8, 255), (80, 8, 255))
     assert view.page.locator(".differ").get_attribute("aria-pressed") == "true"
     assert view.colour(FIRST, 0.5) == (100, 50, 200)
     view.page.locator(".differ").click()
-    assert (view.colour(STACK, 0.25), view.colour(STACK, 0.75)) == ((100, 50, 200), (90, 51, 100))
+    assert view.colour(STACK, 0.75) == (90, 51, 100)
 
 
 @pytest.mark.parametrize("width", [360, 1600])
@@ -328,8 +328,8 @@ def test_any_size_fits_any_window(open_page: Open, width: int, shape: tuple[int,
     assert len(boxes) == 21
     assert np.min(boxes) >= 30, "a picture too small to be seen or touched"
     assert np.max([h for _, h in boxes]) <= 1300
-    figures = view.page.eval_on_selector_all(".row figure", "all => all.map(f => f.clientWidth)")
-    assert np.max(figures) <= max(120, *[w for w, _ in boxes[1:]]), "a name widens its figure"
+    widest = max(view.page.eval_on_selector_all(".row figure", "all => all.map(f => f.clientWidth)"))
+    assert widest <= max(120, *[w for w, _ in boxes[1:]]), "a name widens its figure"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -347,5 +347,4 @@ def test_both_colour_schemes_can_be_read(open_page: Open, scheme: str) -> None:
         ink, ground = view.page.eval_on_selector(text, of)
         pair = sorted([light(ink), light(behind or ground)])
         assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, text
-    r, g, b = re.findall(r"\d+", view.page.eval_on_selector(".mat", of)[1])
-    assert r == g == b, "the surround of pictures is neutral"
+    assert len(set(re.findall(r"\d+", view.page.eval_on_selector(".mat", of)[1]))) == 1, "a neutral surround"

@@ -10,7 +10,7 @@ from vaelens.loading import DTYPES, available_devices, load
 from vaelens.report.record import versions
 from vaelens.weights.registry import registry
 
-SIDE = 128
+SIDE = 64
 # The largest difference from float32 on the CPU, in [0,1], that a round trip may show. float32 on a GPU may
 # use TF32 in convolutions (10 bits of mantissa); 0.1 in half precision would be seen as banding.
 TOLERANCES = {"float32": 5e-3, "float16": 0.02, "bfloat16": 0.1}

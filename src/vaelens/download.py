@@ -100,7 +100,7 @@ def fetch(file: RemoteFile, *, offline: bool = False, announce: Callable[[str], 
     bytes than expected, and damaged ones leave the cache; ResourceError for a full disk; BadInputError for
     a cache that can't be written; UsageError for a name that can't be on the hub.
     """
-    say = announce or _silent
+    say = announce or logging.getLogger(__name__).info
     copy = cached(file)
     pinned = bool(file.sha256) or COMMIT.fullmatch(file.revision) is not None
     if offline or constants.HF_HUB_OFFLINE:
@@ -144,10 +144,6 @@ def access() -> dict[str, str | bool]:
         "token": bool(named) or Path(constants.HF_TOKEN_PATH).is_file(),
         "offline": constants.HF_HUB_OFFLINE,
     }
-
-
-def _silent(notice: str) -> None:
-    pass
 
 
 def _from_hub(file: RemoteFile, copy: Path | None, say: Callable[[str], None]) -> Path:
@@ -338,7 +334,10 @@ def _not_offline(file: RemoteFile) -> NetworkError:
 
 def _look_up(file: RemoteFile) -> object:
     """A path (str), None, or the library's sign that the repository is known to have no such file."""
+    name = Path(file.filename)
     try:
+        if name.is_absolute() or ".." in name.parts:  # the library's 1.32 would leave the cache with them
+            raise ValueError
         return hub.try_to_load_from_cache(file.repo, file.filename, revision=file.revision)
     except ValueError:
         raise UsageError(f"{file}: no such name can be on the hub. A repository is named owner/name.") from None

@@ -29,6 +29,8 @@ from vaelens.report.tables import Column, Table
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 
+SINGLE = {".png", ".html", ".htm"}
+
 Posterior = Literal["mode", "sample"]
 Progress = Callable[[int, int, str], None]
 
@@ -71,20 +73,21 @@ class Reconstruction:
         with both, the record and each reconstruction alone.
         """
         target = Path(path)
-        if target.suffix.lower() == ".png":
-            return [write_atomic(target, self._strip()), self._save_record(target.with_suffix(".run.json"))]
-        if target.suffix.lower() in {".html", ".htm"}:
-            page = self._page().encode()
-            return [write_atomic(target, page), self._save_record(target.with_suffix(".run.json"))]
-        written = [
-            write_atomic(target / "index.html", self._page().encode()),
-            write_atomic(target / "strip.png", self._strip()),
-            self._save_record(target / "run.json"),
-        ]
-        for number, row in enumerate(self.rows):
-            stem = f"{number // len(self.vaes) + 1:03d}-{_file_name(Path(row.photo).stem)}-{_file_name(row.vae)}"
-            written.append(write_atomic(target / f"{stem}.png", encode_png(row.pixels, self._text([row.vae]))))
-        return written
+        if target.suffix.lower() in SINGLE:
+            look = self._strip() if target.suffix.lower() == ".png" else self._page().encode()
+            contents = {target: look, target.with_suffix(".run.json"): self._json()}
+        else:
+            contents = {
+                target / "index.html": self._page().encode(),
+                target / "strip.png": self._strip(),
+                target / "run.json": self._json(),
+            }
+            for number, row in enumerate(self.rows):
+                stem = f"{number // len(self.vaes) + 1:03d}-{_file_name(Path(row.photo).stem)}-{_file_name(row.vae)}"
+                contents[target / f"{stem}.png"] = encode_png(row.pixels, self._text([row.vae]))
+        for file, content in contents.items():
+            write_atomic(file, content)
+        return list(contents)
 
     def _strip(self) -> bytes:
         rows = [
@@ -138,8 +141,8 @@ class Reconstruction:
         count = len(self.vaes)
         return self.rows[photo * count : (photo + 1) * count]
 
-    def _save_record(self, path: Path) -> Path:
-        return write_atomic(path, (json.dumps(self.record, indent=2) + "\n").encode())
+    def _json(self) -> bytes:
+        return (json.dumps(self.record, indent=2) + "\n").encode()
 
 
 def reconstruct(
@@ -203,7 +206,7 @@ def reconstruct(
 def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLike[str]]) -> None:
     """Whether `Reconstruction.save` may write there, asked before any work. Raises UsageError."""
     target = Path(path)
-    single = target.suffix.lower() in {".png", ".html", ".htm"}
+    single = target.suffix.lower() in SINGLE
     if not single and (target.is_file() or target.suffix):
         raise UsageError(f"{target}: the output is a .png strip, an .html page or a folder.")
     written = writable_path(target if single else target / "index.html")

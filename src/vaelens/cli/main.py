@@ -42,7 +42,7 @@ def main() -> None:
         _leave("out of memory. Use a smaller picture (--max-side 1024).", ResourceError.exit_code)
     except BrokenPipeError:  # the reader of our output has gone, as in `vaelens list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001  (the last resort for what nobody foresaw)
         what = f"{type(error).__name__}: {error}"
         _leave(f"an unexpected error, {what}. This is a fault in vaelens: please report it with -v's output.", 1)

@@ -7,13 +7,13 @@ a re-typed copy is recognised.
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 SHORT = 12
-CASTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,15 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> Fingerprint:
 
 
 def _digests(tensors: Mapping[str, Tensor]) -> Digests:
-    casts = {label: _digest({n: t.to(dtype) for n, t in tensors.items()}) for label, dtype in CASTS.items()}
-    return Digests(stored=_digest(tensors), **casts)
+    with ThreadPoolExecutor() as pool:  # hashing and casting leave the interpreter free
+        jobs = [pool.submit(_digest, tensors, cast) for cast in (None, torch.float16, torch.bfloat16)]
+    return Digests(*(job.result() for job in jobs))
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest(tensors: Mapping[str, Tensor], cast: torch.dtype | None) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().to("cpu", cast).contiguous()
         dtype = str(tensor.dtype).removeprefix("torch.")
         sha.update(f"{name}|{list(tensor.shape)}|{dtype}|".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

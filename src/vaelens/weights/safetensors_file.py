@@ -5,7 +5,6 @@ The format: 8 bytes little-endian header length N, N bytes of JSON, then the ten
 """
 
 import json
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,7 @@ def open_tensor_file(path: Path) -> TensorFile:
             other = _what_it_is(head, size)
             if other:
                 raise BadInputError(f"{path} is {other}, not a safetensors file. Download the weights themselves.")
-            length = struct.unpack("<Q", head[:8])[0]
+            length = _length(head)
             if length > HEADER_LIMIT:
                 raise BadInputError(f"{path} is no safetensors file: it claims a header of {length} bytes.")
             if 8 + length > size:
@@ -94,7 +93,8 @@ def open_tensor_file(path: Path) -> TensorFile:
 def _what_it_is(head: bytes, size: int) -> str | None:
     """The name of a well-known thing that isn't safetensors; None if it may be one."""
     text = head.lstrip().lower()
-    pickle = head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"} and head[7:8] != b"\x00"
+    # A pickle's first bytes, read as a header's length, are absurd; a real header may begin with 0x80 too.
+    pickle = head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and _length(head) > HEADER_LIMIT
     kinds = (
         (size == 0, "an empty file"),
         (
@@ -111,6 +111,10 @@ def _what_it_is(head: bytes, size: int) -> str | None:
         (size < 8, f"a file of {size} bytes"),
     )
     return next((name for it_is, name in kinds if it_is), None)
+
+
+def _length(head: bytes) -> int:
+    return int.from_bytes(head[:8], "little")
 
 
 def _header(path: Path, raw: bytes) -> dict[str, Any]:

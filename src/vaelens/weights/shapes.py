@@ -6,6 +6,7 @@ those need `settling.py`.
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -63,8 +64,7 @@ def build(config: NetworkConfig) -> AutoencoderKL | TinyAutoencoder:
 
 def check_shapes(shapes: Shapes, config: NetworkConfig, where: str) -> None:
     """Every tensor of the network, with its shape, and none beside. Raises BadInputError with lists."""
-    with torch.device("meta"):
-        expected = {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
+    expected = _expected(config)
     missing = [n for n in expected if n not in shapes]
     unexpected = [n for n in shapes if n not in expected]
     misshapen = [
@@ -80,6 +80,12 @@ def check_shapes(shapes: Shapes, config: NetworkConfig, where: str) -> None:
             f"{where}: tensors don't fit the network: {'; '.join(problems)}. Download the file again, or "
             "check that it is a VAE of this kind."
         )
+
+
+@cache
+def _expected(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
 
 
 def kl_config_for_shapes(values: Mapping[str, Any], where: str) -> AutoencoderKLConfig:

@@ -53,7 +53,7 @@ function build(panel) {
     const count = panel.layers.length;
     const each = Math.max((room - GAP * (count - 1)) / count, Math.min(220, (room - GAP) / 2));
     views.forEach((view, i) => {
-      const most = Math.floor(Math.min(i ? each : room, 0.8 * Math.max(innerHeight, 400) * ratio));
+      const most = Math.min(i ? each : room, 0.8 * Math.max(innerHeight, 400) * ratio);
       const natural = Math.max(panel.width, panel.height * ratio);
       const times = Math.max(1, Math.floor(Math.min(most, i ? 320 : 640) / natural));
       view.style.width = `${Math.min(most, times * natural)}px`;
@@ -63,7 +63,6 @@ function build(panel) {
   }
 
   function show() {
-    region.scale = clamp(region.scale, 1, highest);
     region.x = clamp(region.x, 0, 1 - 1 / region.scale);
     region.y = clamp(region.y, 0, 1 - 1 / region.scale);
     const { x, y, scale } = region;

@@ -1,0 +1,66 @@
+"""Small random VAEs on disk, and the oracles' import."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+from vaelens.networks.tiny import TinyAutoencoderConfig
+from vaelens.vae import VAE
+from vaelens.weights.shapes import build
+from vaelens.weights.spec import NetworkConfig, VAESpec
+
+with warnings.catch_warnings():  # what other packages deprecate while they load isn't ours to mend
+    warnings.simplefilter("ignore")
+    import diffusers  # noqa: F401
+
+# As deep as kl-f8 (248 tensors), narrow enough to read a thousand times.
+NARROW = AutoencoderKLConfig(block_out_channels=(4, 8, 16, 16), norm_num_groups=4)
+TINY = TinyAutoencoderConfig(width=8)
+
+
+def spec_of(config: NetworkConfig, space: str | None = "sd1", scale: float = 0.18215, shift: float = 0.0) -> VAESpec:
+    if isinstance(config, TinyAutoencoderConfig):
+        return VAESpec(config, space, 1.0, 0.0, (0.0, 1.0))
+    return VAESpec(config, space, scale, shift, (-1.0, 1.0))
+
+
+def random_vae(config: NetworkConfig = NARROW, seed: int = 0, **spec: object) -> VAE:
+    torch.manual_seed(seed)
+    return VAE(build(config), spec_of(config, **spec), "random")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def vae() -> VAE:
+    return random_vae()
+
+
+@pytest.fixture
+def vae_file(vae: VAE, tmp_path: Path) -> Path:
+    return vae.save(tmp_path / "narrow.safetensors")
+
+
+@pytest.fixture
+def rewrite() -> Callable[..., Path]:
+    """Copy a safetensors file with its tensors, names or metadata changed."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    def change(
+        source: Path,
+        target: Path,
+        edit: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor] | None] = lambda t: t,
+        metadata: dict[str, str] | None = None,
+    ) -> Path:
+        with safe_open(source, "pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            kept = opened.metadata()
+        edited = edit(tensors)
+        tensors = tensors if edited is None else edited
+        save_file({n: t.contiguous() for n, t in tensors.items()}, target, kept if metadata is None else metadata)
+        return target
+
+    return change

@@ -1,0 +1,58 @@
+"""The registry: complete, consistent with itself and with the published tables."""
+
+import pytest
+
+from vaelens.errors import UsageError
+from vaelens.weights.registry import embedded_path, registry
+
+NAMES = "kl-f8 ft-ema ft-mse sdxl sdxl-fp16-fix sd3 flux1 taesd taesdxl taesd3 taef1 taef2 tiny-kl-f8"
+
+
+def test_all_the_named_vaes_are_there() -> None:
+    assert list(registry().vaes) == NAMES.split()
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_each_entry_settles_a_spec(name: str) -> None:
+    entry, spec = registry().find(name), registry().spec(name)
+    assert spec.latent_space == entry.space
+    assert spec.factor == 8
+    assert entry.licence
+    for file in (*entry.files, *entry.also):
+        assert file.name.endswith(".safetensors")
+        assert file.sha256 is None or len(file.sha256) == 64
+    assert entry.training.resumed_from in {None, *registry().vaes}
+    if entry.embedded:
+        assert embedded_path(entry).stat().st_size <= 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "scale", "shift"),
+    [("ft-mse", 4, 0.18215, 0.0), ("sdxl", 4, 0.13025, 0.0), ("sd3", 16, 1.5305, 0.0609),
+     ("flux1", 16, 0.3611, 0.1159), ("taesd", 4, 1.0, 0.0), ("taef2", 32, 1.0, 0.0)],
+)  # fmt: skip
+def test_scale_and_shift(name: str, channels: int, scale: float, shift: float) -> None:
+    spec = registry().spec(name)
+    assert (spec.latent_channels, spec.scaling_factor, spec.shift_factor) == (channels, scale, shift)
+
+
+def test_no_file_is_two_vaes() -> None:
+    digests = [f.sha256 for e in registry().vaes.values() for f in (*e.files, *e.also) if f.sha256]
+    assert len(digests) == len(set(digests))
+    assert registry().by_sha256(registry().find("ft-mse").also[0].sha256 or "") == "ft-mse"
+
+
+def test_numbers_lead_back_to_their_space() -> None:
+    assert registry().space_of(4, 8, 0.18215, 0.0) == "sd1"
+    assert registry().space_of(16, 8, 0.3611, 0.1159) == "flux1"
+    assert registry().space_of(4, 8, 0.5, 0.0) is None
+
+
+def test_names_resolve_with_suggestions() -> None:
+    assert registry().find("FT-MSE") is registry().vaes["ft-mse"]
+    with pytest.raises(UsageError, match="Did you mean sdxl"):
+        registry().find("sdxll")
+    with pytest.raises(UsageError, match=r"Known: kl-f8, .*tiny-kl-f8"):
+        registry().find("zzz")
+    with pytest.raises(UsageError, match="no latent space is called 'flux2' here"):
+        registry().space_spec("flux2")
