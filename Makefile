@@ -1,0 +1,38 @@
+# `make demo` and `make test` each set up all they need in .venv, in a fresh clone and alone.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/product.stamp
+	@$(BIN)/vaelens reconstruct examples/astronaut.png examples/chelsea.png -o demo
+	@echo
+	@echo "The strip (original | tiny-kl-f8):  demo/strip.png"
+	@echo "The page with slider and zoom:      demo/index.html   (open it in a browser)"
+	@echo "What was run, with fingerprints:    demo/run.json"
+
+test: lint
+	$(BIN)/pytest
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+.venv/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vaelens needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Try: make $(MAKECMDGOALS) PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/product.stamp: .venv/python.stamp pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+.venv/test.stamp: .venv/python.stamp pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@ .venv/product.stamp
+
+clean:
+	rm -rf .venv demo
