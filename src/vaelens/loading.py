@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -118,14 +118,26 @@ def _files(entry: Entry, offline: bool, announce: Callable[[str], None] | None) 
 def _hub_folder(repo: str, offline: bool, announce: Callable[[str], None] | None) -> Path:
     """A hub repository's VAE as a folder: at its root, or in vae/ for a whole pipeline."""
     for folder in ("", "vae/"):
-        config = try_fetch(RemoteFile(repo, f"{folder}config.json"), offline=offline, announce=None)
-        if config is None or not str(json.loads(config.read_bytes()).get("_class_name", "")).startswith("Autoencoder"):
+        described = RemoteFile(repo, f"{folder}config.json")
+        config = try_fetch(described, offline=offline)
+        if config is None or not _describes_vae(config):
             continue
         for name in WEIGHT_NAMES:
-            if try_fetch(RemoteFile(repo, f"{folder}{name}"), offline=offline, announce=announce):
-                return config.parent
+            weights = try_fetch(RemoteFile(repo, f"{folder}{name}"), offline=offline, announce=announce)
+            if weights is not None:
+                if weights.parent != config.parent:  # the branch moved on in between: both from its new commit
+                    fetch(described, offline=offline)
+                return weights.parent
         raise BadInputError(f"{repo} on the hub has a VAE's config, but no {folder}{WEIGHT_NAMES[0]}; nothing to load.")
     raise BadInputError(f"{repo} on the hub holds no VAE (no config.json of one, at its root or in vae/).")
+
+
+def _describes_vae(config: Path) -> bool:
+    try:
+        values = json.loads(config.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(values, dict) and str(cast(dict[str, Any], values).get("_class_name")).startswith("Autoencoder")
 
 
 def _unknown(name: str) -> str:
