@@ -35,7 +35,7 @@ PHOTOS += [Path(sklearn.__file__).parent / "datasets" / "images" / f"{n}.jpg" fo
 WEIGHTS = np.array([4, 1, 3, 1, 1, 4, 4], dtype=np.float64)  # natural photographs count most
 SCALES = (1.0, 0.75, 0.5, 0.35)
 DRAWN = 200  # faces and pages of letters, each
-SMALL_CROPS_UNTIL = 7_000  # 64-pixel crops in batches of 16 first; then 128 x 4 and 256 x 1
+SMALL_CROPS_UNTIL = 6_500  # 64-pixel crops in batches of 16 first; then 128 x 4 and 256 x 1
 
 
 def pictures() -> tuple[list[list[np.ndarray]], np.ndarray]:
@@ -95,8 +95,8 @@ def export(net: AutoencoderKL, pool: list[list[np.ndarray]], odds: np.ndarray, a
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     cli.add_argument("-o", "--out", type=Path, required=True)
-    cli.add_argument("--steps", type=int, default=10_500)
-    cli.add_argument("--cooldown", type=int, default=3_000, help="last steps, rate falling to 0")
+    cli.add_argument("--steps", type=int, default=9_000)
+    cli.add_argument("--cooldown", type=int, default=2_500, help="last steps, rate falling to 0")
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--rate", type=float, default=1.5e-3)
     a = cli.parse_args()

@@ -45,6 +45,8 @@ def test_a_strip_with_the_embedded_vae(photo: Path, tmp_path: Path) -> None:
     assert f"{row['psnr']:.2f}" in ran.stdout
     assert f"{row['ssim']:.4f}" in ran.stdout
     assert row["psnr"] > 15
+    assert "photo.png: 96x90 padded to 96x96 by its edge, and cropped back." in ran.stderr
+    assert row["padded_to"] == [96, 96]
     assert {"schema", "command", "settings", "versions", "threads", "seconds", "peak_memory_bytes"} <= set(record)
 
 

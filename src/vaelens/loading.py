@@ -171,7 +171,10 @@ def describe(
             "stored as": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in weights.tensors.values()})),
             "dropped": ", ".join(weights.dropped) or "nothing",
         },
-        "spec": {f: {"value": v, "source": weights.sources.get(f, "the network's family")} for f, v in fields.items()},
+        "spec": {
+            f: {"value": v, "source": weights.sources.get(f, "nobody" if v is None else "the network's family")}
+            for f, v in fields.items()
+        },
         "metadata": weights.metadata,
         "fingerprint": weights.fingerprint.as_dict(),
     }

@@ -29,6 +29,7 @@ from vaelens.report.tables import Column, Table
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 
+RECORDED = ("photo", "vae", "psnr", "ssim", "padded_to", "latents_sha256", "seconds")
 SINGLE = {".png", ".html", ".htm"}
 
 Posterior = Literal["mode", "sample"]
@@ -44,6 +45,7 @@ class Row:
     pixels: np.ndarray
     psnr: float
     ssim: float
+    padded_to: tuple[int, int]  # height and width that the network saw
     latents_sha256: str
     seconds: float
 
@@ -65,6 +67,17 @@ class Reconstruction:
         """PSNR (dB) and SSIM (zero-padded), a row a picture and VAE."""
         columns = (Column("picture"), Column("VAE"), Column("PSNR", "higher"), Column("SSIM", "higher"))
         return Table(columns, tuple((r.photo, r.vae, f"{r.psnr:.2f}", f"{r.ssim:.4f}") for r in self.rows))
+
+    def notes(self) -> list[str]:
+        """What was done to the photographs on the way, a sentence each: reading rules that applied, padding."""
+        notes = [f"{p.path.name}: {', '.join(p.notes)}." for p in self.photos if p.notes]
+        for i, photo in enumerate(self.photos):
+            sizes = {row.padded_to for row in self._of(i)} - {photo.size}
+            notes += [
+                f"{photo.path.name}: {photo.size[1]}x{photo.size[0]} padded to {w}x{h} by its edge, and cropped back."
+                for h, w in sorted(sizes)
+            ]
+        return notes
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write what the path asks for, and the record; gives the files written, the first to look at first.
@@ -120,9 +133,8 @@ class Reconstruction:
         seed = f", seed {settings['seed']}" if settings["posterior"] == "sample" else ""
         facts["posterior"] = settings["posterior"] + seed
         facts["measured"] = "on the 8-bit pixels; SSIM with an 11x11 Gaussian window, zero-padded"
-        notes = [f"{p.path.name}: {', '.join(p.notes)}" for p in self.photos if p.notes]
-        if notes:
-            facts["pictures"] = "; ".join(notes)
+        if self.notes():
+            facts["pictures"] = " ".join(self.notes())
         facts["made with"] = f"vaelens {versions['vaelens']}, torch {versions['torch']}"
         return facts
 
@@ -197,9 +209,7 @@ def reconstruct(
     record["pictures"] = [
         {"file": str(p.path), "height": p.size[0], "width": p.size[1], "notes": list(p.notes)} for p in pictures
     ]
-    record["rows"] = [
-        {k: getattr(row, k) for k in ("photo", "vae", "psnr", "ssim", "latents_sha256", "seconds")} for row in rows
-    ]
+    record["rows"] = [{field: getattr(row, field) for field in RECORDED} for row in rows]
     return Reconstruction(tuple(pictures), tuple(rows), record)
 
 
@@ -237,6 +247,7 @@ def _row(picture: Picture, vae: VAE, name: str, seed: int | None) -> Row:
         pixels=to_pixels(image),
         psnr=float(psnr(rounded, reference)),
         ssim=float(ssim(rounded, reference)),
+        padded_to=(latents.shape[2] * vae.spec.factor, latents.shape[3] * vae.spec.factor),
         latents_sha256=hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest(),
         seconds=round(seconds, 3),
     )

@@ -58,9 +58,8 @@ def reconstruct(
             announce=say,
             progress=step,
         )
-    for photo in done.photos:
-        if photo.notes:
-            say(f"{photo.path}: {', '.join(photo.notes)}.")
+    for note in done.notes():
+        say(note)
     written = done.save(output)
     if json:
         result_json(done.record | {"written": [str(path) for path in written]})
