@@ -113,6 +113,8 @@ def main() -> None:
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
+        if (state["seed"], state["rate"]) != (a.seed, a.rate):
+            cli.error(f"{file} was begun with --seed {state['seed']} --rate {state['rate']}; go on with those")
     pool, odds = pictures()
     began = time.monotonic()
     for step in range(start, a.steps):
@@ -134,7 +136,9 @@ def main() -> None:
             slow.lerp_(fast.detach(), 1 - decay)
         if (step + 1) % 500 == 0 or step + 1 == a.steps:
             state = {"net": net.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-            write_atomic(file, functools.partial(torch.save, state | {"step": step + 1}))
+            write_atomic(
+                file, functools.partial(torch.save, state | {"step": step + 1, "seed": a.seed, "rate": a.rate})
+            )
             parts = f"l1 {l1:.4f} mse {mse:.4f} kl {kl:.2f} | {score(ema)} | {time.monotonic() - began:.0f} s"
             print(step + 1, parts, flush=True)
     print("wrote", export(ema, pool, odds, a))

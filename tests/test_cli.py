@@ -58,15 +58,10 @@ def test_a_folder_holds_page_strip_record_and_each_picture(photo: Path, vae: VAE
     result = json.loads(ran.stdout)
     assert [r["vae"] for r in result["rows"]] == ["tiny-kl-f8", "mine"]
     written = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert written == [
-        "001-mé_日本__b__-mine.png",
-        "001-mé_日本__b__-tiny-kl-f8.png",
-        "index.html",
-        "run.json",
-        "strip.png",
-    ]
+    singles = ["001-mé_日本__b__-1-tiny-kl-f8.png", "001-mé_日本__b__-2-mine.png"]
+    assert written == [*singles, "index.html", "run.json", "strip.png"]
     assert sorted(Path(p).name for p in result["written"]) == written
-    single = Image.open(tmp_path / "out" / "001-mé_日本__b__-tiny-kl-f8.png")
+    single = Image.open(tmp_path / "out" / "001-mé_日本__b__-1-tiny-kl-f8.png")
     assert single.size == (96, 90)
     assert single.text["vae"] == "tiny-kl-f8"
     assert "日本 <b>" not in (tmp_path / "out" / "index.html").read_text()
@@ -112,6 +107,10 @@ def test_psnr_and_ssim_are_those_of_the_picture_written(photo: Path, tmp_path: P
         (["photo.png", "-o", "photo.png"], 2, "is one of the photographs and would be lost"),
         (["photo.png", "-o", "out.jpg"], 2, "a .png strip, an .html page or a folder"),
         (["photo.png", "-o", "/dev/null"], 2, "/dev/null"),
+        (["strip.png", "-o", "."], 2, "strip.png is one of the photographs and would be lost"),
+        (["photo.png", "-o", "taken.png"], 2, "taken.run.json is a folder"),
+        (["photo.png", "--vae", "stabilityai/stable-diffusion-xl-base-1.0", "--offline"], 5, "not in the cache"),
+        (["photo.png", "--seed", "18446744073709551616"], 2, "a seed lies between"),
         (["photo.png", "--posterior", "mean"], 2, "mode or sample, not 'mean'"),
         (["photo.png", "--device", "tpu"], 2, "no device 'tpu' here"),
         (["photo.png", "--dtype", "int8"], 2, "no dtype is called 'int8'"),
@@ -133,6 +132,8 @@ def test_mistakes_get_one_sentence_and_their_code(
     rewrite(vae_file, tmp_path / "plain.safetensors", metadata={})  # type: ignore[operator]
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "old.ckpt").write_bytes(b"PK")
+    (tmp_path / "strip.png").write_bytes(photo.read_bytes())
+    (tmp_path / "taken.run.json").mkdir()
     before = sorted(tmp_path.iterdir())
     ran = vaelens("reconstruct", *arguments, cwd=tmp_path)
     assert ran.returncode == code, ran.stderr
@@ -144,13 +145,101 @@ def test_mistakes_get_one_sentence_and_their_code(
         assert kept.size == (96, 90)
 
 
+def test_a_photograph_is_not_lost_through_the_library_either(photo: Path) -> None:
+    import vaelens as vl
+    from vaelens.errors import UsageError
+
+    before = photo.read_bytes()
+    done = vl.reconstruct(photo, device="cpu")
+    with pytest.raises(UsageError, match="would be lost"):
+        done.save(photo)
+    with pytest.raises(UsageError, match=r"strip, an \.html page or a folder"):
+        done.save(photo.with_name("faces.jpg"))
+    assert photo.read_bytes() == before
+    assert list(photo.parent.iterdir()) == [photo]
+    written = done.save(photo.with_name("results.v2"))  # a folder may have a dot
+    assert written[0] == photo.with_name("results.v2") / "index.html"
+
+
+def test_the_library_checks_everything_cheap_first(photo: Path) -> None:
+    import vaelens as vl
+    from vaelens.errors import UsageError
+
+    ran: list[str] = []
+
+    def progress(done: int, total: int, what: str) -> None:
+        ran.append(what)
+
+    for arguments, options, message in (
+        (([photo], ["tiny-kl-f8", "ft-mes"]), {}, "Did you mean ft-mse"),
+        (([photo],), {"max_side": 0}, "at least 1 pixel"),
+        (([photo],), {"seed": 2**70}, "a seed lies between"),
+        (([photo], []), {}, "no VAE named"),
+        (([],), {}, "no photograph named"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            vl.reconstruct(*arguments, **options, progress=progress)  # type: ignore[arg-type]
+    assert ran == []
+
+
+def test_vaes_of_one_name_keep_their_pictures_apart(photo: Path, vae: VAE, tmp_path: Path) -> None:
+    import vaelens as vl
+
+    other = random_vae(seed=1)
+    done = vl.reconstruct(photo, [vae, other, vae.save(tmp_path / "random.safetensors")], device="cpu", max_side=40)
+    assert done.vaes == ["random", "random (2)", "random (3)"]
+    written = done.save(tmp_path / "out")
+    assert len({p.name for p in written}) == len(written) == 6
+    hashes = [row.latents_sha256 for row in done.rows]
+    assert hashes[0] == hashes[2] != hashes[1]
+    assert done.photos[0].size == (38, 40)
+
+
+def test_a_perfect_reconstruction_leaves_strict_json(photo: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    import vaelens as vl
+
+    done = vl.reconstruct(photo, device="cpu")
+    rows = tuple(replace(row, psnr=float("inf")) for row in done.rows)
+    record = done.record | {"rows": [{"psnr": float("inf")}]}
+    replace(done, rows=rows, record=record).save(tmp_path / "out.html")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    text = (tmp_path / "out.run.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["rows"] == [{"psnr": None}]
+
+
+def test_out_of_memory_has_its_code(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vaelens as vl
+    from vaelens.errors import ResourceError
+
+    vae = random_vae()
+
+    def exhausted(_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(vae.network.decoder, "forward", exhausted)
+    with pytest.raises(ResourceError, match=r"out of memory on cpu with 96x90 pixels through random.*--max-side"):
+        vl.reconstruct(photo, vae)
+    monkeypatch.setattr(vae.network.decoder, "forward", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        vl.reconstruct(photo, vae)
+
+
+def test_quiet_is_quiet(photo: Path, tmp_path: Path) -> None:
+    assert vaelens("reconstruct", photo, "-o", tmp_path / "a.png", "-q").stderr == ""
+
+
 def test_verbose_shows_the_traceback(photo: Path, tmp_path: Path) -> None:
     ran = vaelens("reconstruct", photo, "--vae", "ft-mes", "-v", cwd=tmp_path)
     assert "Traceback" in ran.stderr
 
 
 def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
-    Image.fromarray(draw_face(0, 256).pixels).resize((3000, 3000)).save(tmp_path / "photo.png")
+    Image.fromarray(draw_face(0, 256).pixels).resize((2000, 2000)).save(tmp_path / "photo.png")
     command = [sys.executable, "-m", "vaelens", "reconstruct", "photo.png", "-o", "out.png"]
     for name in ("SIGINT", "SIGTERM"):
         import signal

@@ -1,6 +1,7 @@
 """Reading pictures: one pixel-exact test for each rule, and what is refused; writing them."""
 
 import io
+import os
 import struct
 import time
 import zlib
@@ -72,6 +73,13 @@ def test_16_bit_rgb_takes_the_high_byte(tmp_path: Path) -> None:
     values = [0x0000, 0x12FF, 0xFFFF, 0x8001, 0x7FFF, 0x00FF]
     (tmp_path / "a.png").write_bytes(png(2, 1, 16, 2, b"\0" + struct.pack(">6H", *values)))
     assert pixels_of(tmp_path / "a.png").tolist() == [[[0, 0x12, 0xFF], [0x80, 0x7F, 0]]]
+    assert read_picture(tmp_path / "a.png").notes == ("16 bits a channel, the high byte kept",)
+
+
+def test_a_16_bit_pgm_is_scaled(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">2H", 1000, 65535))
+    image = read_picture(tmp_path / "a.pgm").image
+    assert torch.equal(image[0, 0], torch.tensor([[1000 / 65535, 1.0]]))
 
 
 def test_a_palette_gives_its_colours_and_its_transparency_white(tmp_path: Path) -> None:
@@ -189,7 +197,7 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
     options = {"lossless": True} if suffix == ".webp" else {}
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], duration=50, **options)
     assert pixels_of(tmp_path / f"a{suffix}").tolist() == [[[255, 0, 0]] * 4] * 4
-    assert read_picture(tmp_path / f"a{suffix}").notes == ("first frame of an animation",)
+    assert read_picture(tmp_path / f"a{suffix}").notes == ("the first of 2 frames or pages",)
 
 
 def test_shrinking_keeps_the_shape_and_the_range(tmp_path: Path) -> None:
@@ -268,6 +276,30 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         read_picture(tmp_path / "nowhere.png")
     with pytest.raises(BadInputError, match="is a folder"):
         read_picture(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInputError, match="is a device or pipe"):
+        read_picture(tmp_path / "pipe")
+
+
+def test_a_png_that_mentions_svg_is_a_png(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(random_pixels(4, 4), {"Comment": "<svg is fun>"}))
+    assert read_picture(tmp_path / "a.png").size == (4, 4)
+
+
+def test_grey_with_alpha_and_a_profile_says_so(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.array([[[90, 255], [90, 0]]], dtype=np.uint8), mode="LA")
+    grey.save(tmp_path / "a.png", icc_profile=linear_profile())
+    assert pixels_of(tmp_path / "a.png").tolist() == [[[90, 90, 90], [255, 255, 255]]]
+    assert "grey with alpha: its colour profile ignored" in read_picture(tmp_path / "a.png").notes
+
+
+def test_lab_is_converted_plainly_and_said(tmp_path: Path) -> None:
+    """Lightness 0, 50 and 100 % without colour: black, a middle grey, white."""
+    lab = Image.merge("LAB", [Image.frombytes("L", (3, 1), bytes(v)) for v in ((0, 128, 255), [128] * 3, [128] * 3)])
+    lab.save(tmp_path / "a.tif")
+    pixels = pixels_of(tmp_path / "a.tif")[0].astype(int)
+    assert np.abs(pixels - [[0] * 3, [119] * 3, [255] * 3]).max() <= 6
+    assert read_picture(tmp_path / "a.tif").notes == ("LAB colours, converted plainly",)
 
 
 def test_rounding_to_bytes_is_to_the_nearest() -> None:

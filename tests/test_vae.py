@@ -108,6 +108,13 @@ def test_a_network_that_overflows_is_an_error_not_a_black_picture(vae: VAE) -> N
         vae.reconstruct(torch.rand(1, 3, 8, 8))
 
 
+def test_an_encoder_that_overflows_is_an_error_too(vae: VAE) -> None:
+    with torch.no_grad():
+        vae.network.encoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(CheckFailedError, match="encoding in float32 gave NaN or infinite"):
+        vae.encode(torch.rand(1, 3, 8, 8))
+
+
 def test_half_precision_runs_close_to_single(vae: VAE, tmp_path: Path) -> None:
     file = vae.save(tmp_path / "a.safetensors")
     image = torch.rand(1, 3, 32, 32)
@@ -142,7 +149,16 @@ def test_layouts_that_can_not_be_saved_are_refused(vae: VAE, tmp_path: Path) -> 
         vae.save(tmp_path / "folder", layout="ldm")
     with pytest.raises(UsageError, match="for full VAEs"):
         random_vae(TINY).save(tmp_path / "a.safetensors", layout="ldm")
+    with pytest.raises(UsageError, match="diffusers or ldm, not 'lmd'"):
+        vae.save(tmp_path / "a.safetensors", layout="lmd")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="notes can't be called"):
+        vae.save(tmp_path / "a.safetensors", notes={"vaelens": "mine"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_that_torch_does_not_take(vae: VAE) -> None:
+    with pytest.raises(UsageError, match="a seed lies between"):
+        vae.encode(torch.rand(1, 3, 8, 8)).sample(2**64)
 
 
 def test_network_and_spec_must_agree(vae: VAE) -> None:
@@ -162,6 +178,11 @@ def test_network_and_spec_must_agree(vae: VAE) -> None:
 def test_unknown_sources(source: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         vl.load(source)
+
+
+def test_a_space_must_be_known_even_where_it_is_not_needed() -> None:
+    with pytest.raises(UsageError, match="no latent space is called 'nonsense'"):
+        vl.load("tiny-kl-f8", space="nonsense")
 
 
 def test_unknown_devices_and_dtypes() -> None:

@@ -30,8 +30,8 @@ def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_ldm_to_diffusers_to_ldm_gives_the_same_bytes(vae: VAE) -> None:
     ldm = layouts.to_ldm(vae.network.state_dict())
     assert len(ldm) == 248
-    assert same_bytes(layouts.to_ldm(layouts.to_diffusers(ldm)), ldm)
-    assert same_bytes(layouts.to_diffusers(ldm), dict(vae.network.state_dict()))
+    assert same_bytes(layouts.to_ldm(layouts.to_diffusers(ldm, "ldm")), ldm)
+    assert same_bytes(layouts.to_diffusers(ldm, "ldm"), dict(vae.network.state_dict()))
 
 
 def test_ldm_names_are_those_of_the_original_code(vae: VAE) -> None:
@@ -80,6 +80,51 @@ def test_diffusers_names_of_2022_are_understood(vae: VAE, vae_file: Path, tmp_pa
     file = rewrite(vae_file, tmp_path / "old.safetensors", lambda t: {old(n): v for n, v in t.items()})
     assert "encoder.mid_block.attentions.0.query.weight" in load_file(file)
     assert same_bytes(read_vae(file).tensors, dict(vae.network.state_dict()))
+
+    def as_convolutions(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        projections = layouts.PROJECTIONS
+        return {old(n): t[:, :, None, None] if n.endswith(projections) else t for n, t in tensors.items()}
+
+    file = rewrite(vae_file, tmp_path / "older.safetensors", as_convolutions)
+    assert same_bytes(read_vae(file).tensors, dict(vae.network.state_dict()))
+
+
+def test_two_names_for_one_tensor_are_refused(vae_file: Path, tmp_path: Path, rewrite: Rewrite) -> None:
+    new, old = (f"encoder.mid_block.attentions.0.{n}.weight" for n in ("to_q", "query"))
+    file = rewrite(vae_file, tmp_path / "twice.safetensors", lambda t: t | {old: t[new] + 1})
+    with pytest.raises(BadInputError, match="two names for one tensor"):
+        read_vae(file)
+
+
+def test_two_vaes_in_one_file_are_refused(vae_file: Path, tmp_path: Path, rewrite: Rewrite) -> None:
+    def double(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return tensors | {f"first_stage_model.{n}": t + 1 for n, t in tensors.items()}
+
+    with pytest.raises(BadInputError, match=r"more than one VAE, under 'first_stage_model\.' and no prefix"):
+        read_vae(rewrite(vae_file, tmp_path / "two.safetensors", double))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["encoder.down_blocks.0.resnets.3000.conv1.weight", "encoder.down_blocks.99.resnets.0.conv1.weight",
+     f"decoder.up_blocks.{'9' * 5000}.x"],
+)  # fmt: skip
+def test_absurd_indices_cost_nothing(vae_file: Path, tmp_path: Path, rewrite: Rewrite, name: str) -> None:
+    import time
+
+    file = rewrite(vae_file, tmp_path / "odd.safetensors", lambda t: t | {name: torch.zeros(1)})
+    began = time.process_time()
+    with pytest.raises(BadInputError, match="1 unexpected"):
+        read_vae(file)
+    assert time.process_time() - began < 5  # building what the index claims would take minutes
+
+
+def test_empty_tensors_are_refused(vae_file: Path, tmp_path: Path, rewrite: Rewrite) -> None:
+    file = rewrite(
+        vae_file, tmp_path / "empty.safetensors", lambda t: t | {"quant_conv.weight": torch.zeros(8, 0, 1, 1)}
+    )
+    with pytest.raises(BadInputError, match=r"quant_conv\.weight is empty"):
+        read_vae(file)
 
 
 def test_deleting_any_one_key_is_caught(vae_file: Path, tmp_path: Path) -> None:
@@ -210,6 +255,8 @@ def test_full_size_shapes_name_the_spaces_that_fit(tmp_path: Path) -> None:
     checkpoint = tmp_path / "model.safetensors"
     others = {"conditioner.embedders.0.x": torch.zeros(1), "model.diffusion_model.x": torch.zeros(1)}
     save_file({f"first_stage_model.{n}": t for n, t in tensors.items()} | others, checkpoint)
+    with pytest.raises(BadInputError, match=r"sd1 by the space named \(sd1\).* sdxl by the checkpoint's other tensors"):
+        read_vae(checkpoint, space="sd1")
     read = read_vae(checkpoint)
     assert read.spec.latent_space == "sdxl"
     assert read.sources["scaling_factor"] == "the checkpoint's other tensors (sdxl)"
@@ -246,6 +293,15 @@ def test_a_published_file_is_known_by_its_content(
         ("latents_mean", [0.0], r"asks for latents_mean = \[0.0\]"),
         ("_class_name", "AutoencoderDC", "describes AutoencoderDC"),
         ("_class_name", "AutoencoderTiny", "asks for act_fn = 'silu'"),
+        ("norm_num_groups", "4", "norm_num_groups is '4' by config.json, where a whole number should stand"),
+        ("norm_num_groups", [4], "where a whole number should stand"),
+        ("norm_num_groups", True, "where a whole number should stand"),
+        ("block_out_channels", 4, "where a list of whole numbers should stand"),
+        ("scaling_factor", "0.18215", "where a number above 0 should stand"),
+        ("scaling_factor", 0, "where a number above 0 should stand"),
+        ("scaling_factor", float("nan"), "where a number above 0 should stand"),
+        ("down_block_types", None, "asks for down_block_types = None"),
+        ("down_block_types", [["DownEncoderBlock2D"]], "asks for down_block_types"),
     ],
 )
 def test_contradictions_are_errors(vae: VAE, tmp_path: Path, field: str, value: object, message: str) -> None:
@@ -268,8 +324,61 @@ def test_a_config_json_without_scale_means_diffusers_default(vae: VAE, tmp_path:
     assert read_vae(folder, space=None).spec.latent_space == "sd1"
 
 
+def test_a_tiny_folder_of_another_depth_or_kind_is_refused(vae: VAE, tmp_path: Path) -> None:
+    tiny, full = random_vae(TINY).save(tmp_path / "tiny"), vae.save(tmp_path / "full")
+    described = json.loads((tiny / "config.json").read_text())
+    for change, message in (
+        ({"num_encoder_blocks": [1, 2, 3, 3]}, "num_encoder_blocks is|don't fit the network"),
+        ({"scaling_factor": 2.0}, "scaling_factor is 2.0 by config.json"),
+        ({"encoder_block_out_channels": [8, 8, 16, 8]}, r"asks for encoder_block_out_channels"),
+        ({"decoder_block_out_channels": None}, r"asks for decoder_block_out_channels"),
+    ):
+        (tiny / "config.json").write_text(json.dumps(described | change))
+        with pytest.raises(BadInputError, match=message):
+            read_vae(tiny)
+    (full / "config.json").write_text(json.dumps(described))
+    with pytest.raises(BadInputError, match=r"config\.json describes a tiny network, the tensors are a kl one's"):
+        read_vae(full)
+
+
+def test_a_sharded_folder_names_what_it_holds(vae: VAE, tmp_path: Path) -> None:
+    folder = vae.save(tmp_path / "vae")
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    weights.rename(folder / "diffusion_pytorch_model-00001-of-00002.safetensors")
+    with pytest.raises(BadInputError, match=r"holds no .*, but diffusion_pytorch_model-00001"):
+        read_vae(folder)
+
+
+def test_the_fingerprint_covers_the_quant_convs(vae: VAE) -> None:
+    before = vae.fingerprint
+    with torch.no_grad():
+        vae.network.quant_conv.bias[0] += 1  # type: ignore[union-attr,index]
+    after = vae.fingerprint
+    assert (before.encoder.stored == after.encoder.stored, before.decoder == after.decoder) == (False, True)
+    with torch.no_grad():
+        vae.network.post_quant_conv.bias[0] += 1  # type: ignore[union-attr,index]
+    assert vae.fingerprint.decoder.stored != after.decoder.stored
+
+
 def test_damaged_metadata_is_an_error(vae_file: Path, tmp_path: Path, rewrite: Rewrite) -> None:
-    for text, message in (("{", "damaged"), ('{"version": 99}', "version 99"), ('{"version": 1}', "damaged")):
+    whole = json.loads(read_vae(vae_file).metadata["vaelens"])
+    cases = [
+        ("{", "damaged"),
+        ('{"version": 99}', "version 99"),
+        ('{"version": 1}', "damaged"),
+        ("[" * 100_000, "damaged"),
+        *(
+            (json.dumps(whole | change), message)
+            for change, message in (
+                ({"pixel_range": [1, 1]}, "where a lower and an upper bound should stand"),
+                ({"pixel_range": None}, "where a lower and an upper bound should stand"),
+                ({"latent_space": {"a": 1}}, "where a name should stand"),
+                ({"latent_space": "sdxl"}, "the latent space is sdxl by the file's metadata, but .* those of sd1"),
+                ({"scaling_factor": 0.13025}, "the latent space is sd1 by the file's metadata, but .* those of sdxl"),
+            )
+        ),
+    ]
+    for text, message in cases:
         with pytest.raises(BadInputError, match=message):
             read_vae(rewrite(vae_file, tmp_path / "b.safetensors", metadata={"vaelens": text}))
 

@@ -94,7 +94,7 @@ def fetch(file: RemoteFile, *, offline: bool = False, announce: Callable[[str], 
 
     A cached copy of known content (a sha256 is given, or the revision is a commit) is used without asking
     the hub; one of a branch if the hub says that it is current or can't be asked. A download is checked
-    against size and sha256, the given ones and the hub's; a cached copy against the given size.
+    against size and sha256, the given ones and the hub's; a cached copy against the given ones.
 
     Raises NetworkError, within a minute if the hub is silent or in trouble; CheckFailedError for other
     bytes than expected, and damaged ones leave the cache; ResourceError for a full disk; BadInputError for
@@ -112,7 +112,7 @@ def fetch(file: RemoteFile, *, offline: bool = False, announce: Callable[[str], 
         path = copy
     else:
         path = _from_hub(file, copy, say)
-    _check(path, file, None)
+    _check(path, file, file.sha256)
     _drop_abandoned(path)
     return path
 

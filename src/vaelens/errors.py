@@ -47,4 +47,9 @@ class CheckFailedError(VaelensError):
     exit_code = 7
 
 
-INTERRUPTED = 130
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's MemoryError, or torch's RuntimeErrors on the CPU and on devices."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )

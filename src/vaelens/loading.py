@@ -16,6 +16,7 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.vae import VAE
 from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae
 from vaelens.weights.registry import Entry, embedded_path, registry
+from vaelens.weights.safetensors_file import PICKLED
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -33,8 +34,8 @@ def load(
     """The VAE that `source` names: a name of the registry, a file or folder, or a hub id `owner/name`.
 
     An existing path wins over a name. `device` is auto, cpu, cuda, cuda:N or mps; `dtype` float32,
-    float16 or bfloat16, the precision it runs in. `space` names the latent space of a file that doesn't
-    say its own. `offline` uses only what is on this machine; `announce` gets a sentence before a
+    float16 or bfloat16, the precision it runs in. `space` names the latent space of files that don't say
+    their own; a known name says it. `offline` uses only what is on this machine; `announce` gets a sentence before a
     download. Raises UsageError for an unknown name, device or dtype, and whatever reading and
     downloading raise.
     """
@@ -53,8 +54,10 @@ def read(
     announce: Callable[[str], None] | None = None,
 ) -> tuple[VAEWeights, str]:
     """The checked weights that `source` names, and the name to show for them; see `load`."""
-    text = os.fspath(source)
+    text = check_source(source)
     path = Path(text).expanduser()
+    if space is not None:
+        registry().check_space(space)
     if path.exists():
         weights = read_vae(path, space=space)
         return weights, weights.known_as or path.stem
@@ -62,11 +65,23 @@ def read(
         name = text.lower()
         files = _files(registry().vaes[name], offline, announce)
         return read_vae(files[0], name=name), name
-    if HUB_ID.fullmatch(text) and not path.suffix:
-        return read_vae(_hub_folder(text, offline, announce), space=space), text
-    if path.suffix or len(path.parts) > 1:
+    return read_vae(_hub_folder(text, offline, announce), space=space), text
+
+
+def check_source(source: str | os.PathLike[str]) -> str:
+    """The source as text, if it is a path that exists, a known name, or may be a hub id; asks no network.
+
+    Raises UsageError for an unknown name, with the nearest known ones; BadInputError for a missing file.
+    """
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    weights = path.suffix.lower() in {".safetensors", *PICKLED}
+    if path.exists() or text.lower() in registry().vaes or (HUB_ID.fullmatch(text) and not weights):
+        return text
+    if weights or len(path.parts) > 1:
         raise BadInputError(f"{text}: there is no such file or folder. Check the path.")
-    raise UsageError(_unknown(text))
+    registry().find(text)
+    return text
 
 
 def find_device(device: str) -> torch.device:
@@ -135,17 +150,9 @@ def _hub_folder(repo: str, offline: bool, announce: Callable[[str], None] | None
 def _describes_vae(config: Path) -> bool:
     try:
         values = json.loads(config.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(values, dict) and str(cast(dict[str, Any], values).get("_class_name")).startswith("Autoencoder")
-
-
-def _unknown(name: str) -> str:
-    try:
-        registry().find(name)
-    except UsageError as error:
-        return str(error)
-    raise AssertionError(name)
 
 
 def describe(

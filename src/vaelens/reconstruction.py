@@ -4,7 +4,6 @@ vaelens reconstruct me.jpg --vae ft-mse --vae kl-f8 -o faces.html
 """
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -13,25 +12,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from vaelens.errors import ResourceError, UsageError
+from vaelens.errors import ResourceError, UsageError, is_out_of_memory
 from vaelens.files import writable_path, write_atomic
-from vaelens.images.reading import Picture, check_picture, read_picture
+from vaelens.images.reading import SUFFIXES, Picture, check_picture, read_picture
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
-from vaelens.loading import load
+from vaelens.loading import check_source, find_device, find_dtype, load
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.report.page import Layer, Panel, render_page
-from vaelens.report.record import run_record, vae_record
+from vaelens.report.record import json_text, run_record, vae_record
 from vaelens.report.tables import Column, Table
-from vaelens.vae import VAE
+from vaelens.vae import VAE, check_seed
 from vaelens.weights.registry import registry
 
 RECORDED = ("photo", "vae", "psnr", "ssim", "padded_to", "latents_sha256", "seconds")
 SINGLE = {".png", ".html", ".htm"}
 
+Source = str | os.PathLike[str]
 Posterior = Literal["mode", "sample"]
 Progress = Callable[[int, int, str], None]
 
@@ -86,18 +85,17 @@ class Reconstruction:
         with both, the record and each reconstruction alone.
         """
         target = Path(path)
+        check_output(target, [photo.path for photo in self.photos])
+        page, strip, record = self._page, self._strip, self._json
         if target.suffix.lower() in SINGLE:
-            look = self._strip() if target.suffix.lower() == ".png" else self._page().encode()
-            contents = {target: look, target.with_suffix(".run.json"): self._json()}
+            contents = dict(zip(_outputs(target), (strip() if _is_strip(target) else page(), record()), strict=True))
         else:
-            contents = {
-                target / "index.html": self._page().encode(),
-                target / "strip.png": self._strip(),
-                target / "run.json": self._json(),
-            }
+            contents = dict(zip(_outputs(target), (page(), strip(), record()), strict=True))
             for number, row in enumerate(self.rows):
-                stem = f"{number // len(self.vaes) + 1:03d}-{_file_name(Path(row.photo).stem)}-{_file_name(row.vae)}"
-                contents[target / f"{stem}.png"] = encode_png(row.pixels, self._text([row.vae]))
+                photo, vae = divmod(number, len(self.vaes))
+                name = f"{photo + 1:03d}-{_file_name(Path(row.photo).stem)}-{vae + 1}-{_file_name(row.vae)}.png"
+                contents[target / name] = encode_png(row.pixels, self._text([row.vae]))
+        _check_targets(list(contents), [photo.path for photo in self.photos])
         for file, content in contents.items():
             write_atomic(file, content)
         return list(contents)
@@ -113,14 +111,14 @@ class Reconstruction:
         ]
         return encode_png(draw_sheet(rows, ["original", *self.vaes]), self._text(self.vaes))
 
-    def _page(self) -> str:
+    def _page(self) -> bytes:
         panels: list[Panel] = []
         for i, photo in enumerate(self.photos):
             h, w = photo.size
             original = Layer("original", encode_png(to_pixels(photo.image)), "")
             layers = (Layer(r.vae, encode_png(r.pixels), f"{r.psnr:.2f} dB, SSIM {r.ssim:.3f}") for r in self._of(i))
             panels.append(Panel(photo.path.name, w, h, (original, *layers)))
-        return render_page("Reconstructions", panels, self.table(), self._facts())
+        return render_page("Reconstructions", panels, self.table(), self._facts()).encode()
 
     def _facts(self) -> dict[str, str]:
         settings, versions = self.record["settings"], self.record["versions"]
@@ -140,13 +138,14 @@ class Reconstruction:
 
     def _text(self, vaes: Sequence[str]) -> dict[str, str]:
         """A PNG's text chunks: VAE and fingerprint in words, and all of it as JSON."""
-        served = [vae for vae in self.record["vaes"] if vae["name"] in vaes]
+        kept = ("name", "latent_space", "weights", "fingerprint", "dtype")  # no path of this machine goes along
+        served = [{k: vae[k] for k in kept} for vae in self.record["vaes"] if vae["name"] in vaes]
         chunk = {"command": self.record["command"], "settings": self.record["settings"], "vaes": served}
         return {
             "Software": f"vaelens {self.record['versions']['vaelens']}",
             "vae": ", ".join(vaes),
             "fingerprint": ", ".join(vae["weights"] for vae in served),
-            "vaelens": json.dumps(chunk),
+            "vaelens": json_text(chunk),
         }
 
     def _of(self, photo: int) -> tuple[Row, ...]:
@@ -154,12 +153,12 @@ class Reconstruction:
         return self.rows[photo * count : (photo + 1) * count]
 
     def _json(self) -> bytes:
-        return (json.dumps(self.record, indent=2) + "\n").encode()
+        return (json_text(self.record) + "\n").encode()
 
 
 def reconstruct(
-    photos: Sequence[str | os.PathLike[str]],
-    vaes: Sequence[str | os.PathLike[str] | VAE] | None = None,
+    photos: Source | Sequence[Source],
+    vaes: Source | VAE | Sequence[Source | VAE] | None = None,
     *,
     posterior: Posterior = "mode",
     seed: int = 0,
@@ -180,16 +179,25 @@ def reconstruct(
     ResourceError when memory runs out.
     """
     began = time.perf_counter()
-    if not photos:
-        raise UsageError("no photograph named. Name at least one picture file.")
+    photos = [photos] if isinstance(photos, str | os.PathLike) else photos
+    vaes = registry().embedded() if vaes is None else [vaes] if isinstance(vaes, str | os.PathLike | VAE) else vaes
+    if not photos or not vaes:
+        raise UsageError(f"no {'VAE' if photos else 'photograph'} named. Name at least one.")
     if posterior not in {"mode", "sample"}:
         raise UsageError(f"posterior is mode or sample, not {posterior!r}.")
+    if max_side is not None and max_side < 1:
+        raise UsageError(f"max_side is at least 1 pixel, not {max_side}.")
+    check_seed(seed)
+    find_device(device)
+    find_dtype(dtype)
+    for source in vaes:
+        if not isinstance(source, VAE):
+            check_source(source)
     for photo in photos:
         check_picture(photo)
     pictures = [read_picture(photo, max_side=max_side) for photo in photos]
     by_vae: list[list[Row]] = []
     records: list[dict[str, Any]] = []
-    vaes = registry().embedded() if vaes is None else vaes
     for source in vaes:
         vae = source if isinstance(source, VAE) else load(
             source, device=device, dtype=dtype, space=space, offline=offline, announce=announce
@@ -203,7 +211,7 @@ def reconstruct(
             rows.append(_row(picture, vae, name, seed if posterior == "sample" else None))
         by_vae.append(rows)
         records.append(vae_record(vae) | {"name": name, "source": vae.name if source is vae else str(source)})
-    settings = {"posterior": posterior, "seed": seed, "max_side": max_side, "dtype": dtype}
+    settings = {"posterior": posterior, "seed": seed, "max_side": max_side, "space": space, "offline": offline}
     record = run_record("reconstruct", settings, records, time.perf_counter() - began)
     rows = [by_vae[v][p] for p in range(len(pictures)) for v in range(len(by_vae))]
     record["pictures"] = [
@@ -217,11 +225,27 @@ def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLik
     """Whether `Reconstruction.save` may write there, asked before any work. Raises UsageError."""
     target = Path(path)
     single = target.suffix.lower() in SINGLE
-    if not single and (target.is_file() or target.suffix):
+    if not single and not target.is_dir() and (target.exists() or target.suffix.lower() in SUFFIXES):
         raise UsageError(f"{target}: the output is a .png strip, an .html page or a folder.")
-    written = writable_path(target if single else target / "index.html")
-    for photo in photos:
-        if single and Path(photo).exists() and written.exists() and written.samefile(photo):
+    _check_targets(_outputs(target), photos)
+
+
+def _outputs(target: Path) -> list[Path]:
+    """The files that an output path stands for, but for the single reconstructions in a folder."""
+    if target.suffix.lower() in SINGLE:
+        return [target, target.with_suffix(".run.json")]
+    return [target / "index.html", target / "strip.png", target / "run.json"]
+
+
+def _is_strip(target: Path) -> bool:
+    return target.suffix.lower() == ".png"
+
+
+def _check_targets(targets: Sequence[Path], photos: Sequence[str | os.PathLike[str]]) -> None:
+    """Each may be written, and none is one of the photographs."""
+    for target in targets:
+        file = writable_path(target)
+        if file.exists() and any(Path(photo).exists() and file.samefile(photo) for photo in photos):
             raise UsageError(f"{target} is one of the photographs and would be lost. Choose another output.")
 
 
@@ -231,8 +255,8 @@ def _row(picture: Picture, vae: VAE, name: str, seed: int | None) -> Row:
         encoded = vae.encode(picture.image)
         latents = encoded.mode() if seed is None else encoded.sample(seed)
         image = vae.decode(latents, encoded.size).cpu()
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         h, w = picture.size
         raise ResourceError(

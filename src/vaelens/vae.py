@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -50,8 +49,16 @@ class Encoded:
         seeds = [seed] * count if isinstance(seed, int) else list(seed)
         if len(seeds) != count:
             raise UsageError(f"{len(seeds)} seeds for {count} pictures; give one seed, or one a picture.")
+        for value in seeds:
+            check_seed(value)
         generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
         return scale_latents(self.posterior.sample(generators), self._spec)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UsageError for a number that torch can't be seeded with."""
+    if not -(2**63) <= seed < 2**64:
+        raise UsageError(f"a seed lies between -2^63 and 2^64 - 1; {seed} doesn't.")
 
 
 def scale_latents(z: Tensor, spec: VAESpec) -> Tensor:
@@ -117,9 +124,9 @@ class VAE:
         """The precision that it runs in."""
         return next(self.network.parameters()).dtype
 
-    @cached_property
+    @property
     def fingerprint(self) -> Fingerprint:
-        """Of the weights as they were stored; of the network's own where it wasn't loaded from a file."""
+        """Of the weights as they were loaded; of the network's present ones where it wasn't loaded from a file."""
         return self._stored_fingerprint or fingerprint(self.network.state_dict())
 
     @torch.no_grad()
@@ -180,6 +187,10 @@ class VAE:
         where layout and path or network don't fit, and as `write_atomic` does.
         """
         target = Path(path)
+        if layout not in {"diffusers", "ldm"}:
+            raise UsageError(f"a layout is diffusers or ldm, not {layout!r}.")
+        if notes and {METADATA_KEY, "format"} & set(notes):
+            raise UsageError(f"notes can't be called {METADATA_KEY!r} or 'format': the file's own metadata are.")
         tensors = {n: t.detach().cpu().contiguous() for n, t in self.network.state_dict().items()}
         if layout == "ldm":
             if isinstance(self.network, TinyAutoencoder):

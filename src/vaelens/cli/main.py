@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
 
-import os
 import signal
 import sys
 import traceback
@@ -13,7 +12,7 @@ import typer
 
 from vaelens.cli import doctor, inspect, reconstruct, vaes
 from vaelens.cli.output import failure, is_verbose
-from vaelens.errors import INTERRUPTED, ResourceError, VaelensError
+from vaelens.errors import ResourceError, VaelensError, is_out_of_memory
 
 app = typer.Typer(
     name="vaelens",
@@ -36,14 +35,9 @@ def main() -> None:
         app()
     except VaelensError as error:
         _leave(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _leave("interrupted; nothing partial was left behind.", INTERRUPTED)
-    except MemoryError:
-        _leave("out of memory. Use a smaller picture (--max-side 1024).", ResourceError.exit_code)
-    except BrokenPipeError:  # the reader of our output has gone, as in `vaelens list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Exception as error:  # noqa: BLE001  (the last resort for what nobody foresaw)
+        if is_out_of_memory(error):
+            _leave("out of memory. Use a smaller picture (--max-side 1024), or fewer.", ResourceError.exit_code)
         what = f"{type(error).__name__}: {error}"
         _leave(f"an unexpected error, {what}. This is a fault in vaelens: please report it with -v's output.", 1)
 
@@ -56,4 +50,4 @@ def _leave(message: str, code: int) -> None:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt  # which Typer turns into exit code 130, as it does for Ctrl-C

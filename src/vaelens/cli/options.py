@@ -1,6 +1,5 @@
 """Options that mean the same in every command."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,6 @@ Space = Annotated[
     str | None,
     typer.Option("--space", help="The latent space (sd1, sdxl, sd3, flux1, ...) of a VAE file that doesn't say it."),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results and errors.")]

@@ -1,7 +1,6 @@
 """What the commands say and where: results on stdout, everything else on stderr."""
 
-import json
-import math
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -18,6 +17,8 @@ _level = {"quiet": False, "verbose": False}
 def set_level(quiet: bool, verbose: bool) -> None:
     """How much is said on stderr for the rest of this process."""
     _level.update(quiet=quiet, verbose=verbose)
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
 
 
 def is_verbose() -> bool:
@@ -42,8 +43,10 @@ def result(text: str) -> None:
 
 
 def result_json(value: Any) -> None:
-    """The result as JSON, on stdout; what isn't finite becomes null, as JSON has no name for it."""
-    print(json.dumps(_finite(value), indent=2))  # noqa: T201
+    """The result as strict JSON, on stdout."""
+    from vaelens.report.record import json_text
+
+    print(json_text(value))  # noqa: T201
 
 
 def result_table(table: "Table", title: str | None = None) -> None:
@@ -90,11 +93,3 @@ def progress() -> Generator[Callable[[int, int, str], None]]:
                 say(f"{done + 1} of {total}: {what}")
 
         yield line
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

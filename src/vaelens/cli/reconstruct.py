@@ -10,7 +10,7 @@ from vaelens.cli.output import progress, result, result_json, result_table, say,
 
 STAND_IN = (
     "No --vae named: {names} serves, a small stand-in that ships with vaelens. For Stable Diffusion's own decoder: "
-    "--vae ft-mse (335 MB, downloaded once)."
+    "--vae ft-mse ({size:.0f} MB, downloaded once)."
 )
 
 
@@ -43,7 +43,8 @@ def reconstruct(
 
     reconstruction.check_output(output, photos)
     if not vae:
-        say(STAND_IN.format(names=" and ".join(registry().embedded())))
+        size = sum(file.size or 0 for file in registry().find("ft-mse").files) / 1e6
+        say(STAND_IN.format(names=" and ".join(registry().embedded()), size=size))
     with progress() as step:
         done = reconstruction.reconstruct(
             photos,

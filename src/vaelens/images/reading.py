@@ -7,9 +7,10 @@
 | a palette, 1 bit, 8-bit grey | its colours; grey in all three channels                                |
 | 16-bit grey        | v / 65535, unrounded                                                             |
 | 16 bits a channel, colour | the high byte of each, as Pillow decodes it                               |
+| LAB, YCbCr         | Pillow's plain conversion                                                        |
 | CMYK               | by its profile; without one, Pillow's plain conversion                           |
 | an ICC profile     | converted to sRGB, perceptual intent (sRGB itself untouched; a broken one ignored) |
-| several frames     | the first                                                                        |
+| several frames or pages | the first                                                                     |
 
 Anything but the plain case is said in the picture's notes. More than MAX_PIXELS pixels, and formats that
 are programs or layers (SVG, EPS, PDF, PSD), are refused from the header.
@@ -32,6 +33,8 @@ from vaelens.errors import BadInputError
 MAX_PIXELS = 2**27  # 134 million: 1.6 GB as a float tensor
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
+ORIENTATION = 0x0112
+EIGHT_BIT = {"RGB", "RGBA", "LA"}  # what Pillow makes of PNGs with 16 bits a channel
 DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
 REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\xd0\xd3\xc6": "EPS"}
 
@@ -74,15 +77,17 @@ def read_picture(path: str | os.PathLike[str], max_side: int | None = None) -> P
     opened = _opened(file)
     notes: list[str] = []
     with opened:
-        if getattr(opened, "n_frames", 1) > 1:
-            notes.append("first frame of an animation")
-        if opened.mode in DEEP_GREY:
-            notes.append("16-bit grey, scaled")
+        count = getattr(opened, "n_frames", 1)
+        if count > 1:
+            notes.append(f"the first of {count} frames or pages")
+        if opened.format == "PNG" and ";16" in str(getattr(opened, "tile", "")) and opened.mode in EIGHT_BIT:
+            notes.append("16 bits a channel, the high byte kept")
         frame = _loaded(opened, file)
+        turned = frame.getexif().get(ORIENTATION, 1) in range(2, 9)
         upright = ImageOps.exif_transpose(frame)
-        if upright.size != frame.size or upright.tobytes() != frame.tobytes():
+        if turned:
             notes.append("turned upright by its EXIF orientation")
-        image = _tensor(upright, notes, file)
+        image = _tensor(upright, opened.format, notes, file)
     if max_side is not None and max(image.shape[2:]) > max_side:
         image = _shrunk(image, max_side)
         notes.append(f"shrunk from {upright.width}x{upright.height}")
@@ -91,6 +96,8 @@ def read_picture(path: str | os.PathLike[str], max_side: int | None = None) -> P
 
 def _opened(file: Path) -> Image.Image:
     try:
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise BadInputError(f"{file} is a device or pipe, not a picture file. Save the picture first.")
         with file.open("rb") as stream:
             head = stream.read(1024)
     except IsADirectoryError as error:
@@ -100,7 +107,7 @@ def _opened(file: Path) -> Image.Image:
     if not head:
         raise BadInputError(f"{file} is empty, not a picture. Copy it anew.")
     kind = next((name for magic, name in REFUSED.items() if head.startswith(magic)), None)
-    if kind is None and b"<svg" in head.lower():
+    if kind is None and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<svg" in head.lower():
         kind = "SVG"
     if kind is not None:
         raise BadInputError(f"{file} is {kind}, which vaelens doesn't draw. Export it as PNG first.")
@@ -129,14 +136,16 @@ def _too_large(file: Path, size: tuple[int, int] | None) -> str:
 def _loaded(opened: Image.Image, file: Path) -> Image.Image:
     try:
         opened.load()
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise BadInputError(f"{file}: a damaged or incomplete picture: {error}. Copy it anew.") from error
     return opened
 
 
-def _tensor(picture: Image.Image, notes: list[str], file: Path) -> Tensor:
+def _tensor(picture: Image.Image, form: str | None, notes: list[str], file: Path) -> Tensor:
     """An upright frame of any mode to [1,3,h,w] in [0,1]."""
-    if picture.mode in DEEP_GREY:
+    if picture.mode in DEEP_GREY or (picture.mode == "I" and form == "PPM"):
+        ignored = [what for what in ("icc_profile", "transparency") if what in picture.info]
+        notes.append("16-bit grey, scaled" + (f", its {' and '.join(ignored)} ignored" if ignored else ""))
         grey = np.asarray(picture).astype(np.float32) / 65535
         return torch.as_tensor(grey).expand(1, 3, *grey.shape).contiguous()
     if picture.mode in {"I", "F"}:
@@ -163,16 +172,19 @@ def _over_white(picture: Image.Image, notes: list[str]) -> Image.Image:
     else:
         notes.append("alpha laid over white")
         flat = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    # A grey profile describes one channel and no longer fits; grey with alpha is shown as it is stored.
-    flat.info = {} if picture.mode == "LA" else dict(picture.info)
+    flat.info = dict(picture.info)
+    if picture.mode in {"L", "LA"} and flat.info.pop("icc_profile", None):
+        notes.append("grey with alpha: its colour profile ignored")  # it describes one channel
     return flat
 
 
 def _converted(picture: Image.Image, notes: list[str]) -> Image.Image:
     """To RGB, by the profile that is attached, if there is one that works."""
     profile = cast(bytes | None, picture.info.get("icc_profile"))
+    if picture.mode in {"LAB", "YCbCr", "HSV"}:
+        notes.append(f"{picture.mode} colours, converted plainly")
     if picture.mode not in {"RGB", "L", "CMYK"}:
-        picture = picture.convert("RGB")
+        picture = picture.convert("L" if picture.mode == "1" else "RGB")
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))

@@ -1,12 +1,14 @@
 """The record that every run leaves: what was asked, what served, on which machine, in what time."""
 
+import json
+import math
 import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -46,6 +48,19 @@ def vae_record(vae: VAE) -> dict[str, Any]:
         "device": str(vae.device),
         "dtype": str(vae.dtype).removeprefix("torch."),
     }
+
+
+def json_text(value: Any) -> str:
+    """Strict JSON: what isn't finite becomes null, as JSON has no name for it."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in cast(dict[str, Any], value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in cast(Sequence[Any], value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """diffusers' config.json, read and written: the dialect in which the hub describes VAEs."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.networks.tiny import TinyAutoencoderConfig
@@ -9,8 +9,9 @@ from vaelens.weights.registry import KL_PIXELS, config_values, frozen
 from vaelens.weights.settling import KL_FIELDS, TINY_FIELDS, TINY_FIXED, Claim
 from vaelens.weights.spec import VAESpec
 
-# diffusers' AutoencoderKL has no such fields: its code fixes them.
+# diffusers' AutoencoderKL has no such fields: its code fixes them. The defaults are its class's, not SD 1.x's.
 KL_FIXED = {"norm_eps": 1e-6, "pixel_range": KL_PIXELS}
+TINY_WIDTH = 64
 KL_DEFAULTS = {"norm_num_groups": 32, "scaling_factor": 0.18215, "shift_factor": 0.0}
 
 
@@ -22,20 +23,26 @@ def config_json_claims(config: Mapping[str, Any], where: str) -> tuple[str, Clai
     name = config.get("_class_name")
     if name == "AutoencoderKL":
         expected = {"act_fn": "silu", "latents_mean": None, "latents_std": None}
-        blocks = [*config.get("down_block_types", []), *config.get("up_block_types", [])]
-        odd = [b for b in blocks if b not in {"DownEncoderBlock2D", "UpDecoderBlock2D"}]
+        blocks = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+        odd: list[str] = [
+            f"{f} = {config[f]!r}"
+            for f, kind in blocks.items()
+            if f in config and (not isinstance(config[f], list) or any(b != kind for b in config[f]))
+        ]
         said = {f: config[f] for f in (*KL_FIELDS, "scaling_factor", "shift_factor") if config.get(f) is not None}
         claims = Claim("config.json", KL_FIXED | frozen(said)), Claim("diffusers' default", KL_DEFAULTS, default=True)
         kind = "kl"
     elif name == "AutoencoderTiny":
         expected = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
-        widths = {*config.get("encoder_block_out_channels", [64]), *config.get("decoder_block_out_channels", [64])}
-        odd = [] if len(widths) == 1 else [f"widths {sorted(widths)}"]
         said = {f: config[f] for f in (*TINY_FIELDS, "scaling_factor") if config.get(f) is not None}
-        claims = (
-            Claim("config.json", frozen(said | {"width": min(widths)})),
-            Claim("diffusers' default", TINY_FIXED, default=True),
-        )
+        odd: list[str] = []
+        for side in ("encoder", "decoder"):
+            widths = config.get(f"{side}_block_out_channels", [TINY_WIDTH])
+            if isinstance(widths, list) and widths and widths == widths[:1] * len(cast(list[Any], widths)):
+                said["width"] = widths[0]
+            else:
+                odd.append(f"{side}_block_out_channels = {widths!r}")
+        claims = Claim("config.json", frozen(said)), Claim("diffusers' default", TINY_FIXED, default=True)
         kind = "tiny"
     else:
         raise BadInputError(
@@ -43,7 +50,7 @@ def config_json_claims(config: Mapping[str, Any], where: str) -> tuple[str, Clai
         )
     odd += [f"{f} = {config[f]!r}" for f, v in expected.items() if f in config and config[f] != v]
     if odd:
-        raise BadInputError(f"{where}: config.json asks for {', '.join(map(str, odd))}, which vaelens doesn't have.")
+        raise BadInputError(f"{where}: config.json asks for {', '.join(odd)}, which vaelens doesn't have.")
     return kind, *claims
 
 

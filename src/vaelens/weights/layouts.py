@@ -14,7 +14,10 @@ from torch import Tensor
 Layout = Literal["diffusers", "ldm", "tiny", "taesd"]
 
 PREFIXES = ("first_stage_model.", "vae.", "")
+VAE_NAME = r"(encoder|decoder)\.(conv_in\.|down\.\d|up\.\d|down_blocks\.|up_blocks\.|layers\.)"
 DROPPED = ("loss.", "model_ema.decay", "model_ema.num_updates")
+
+SIDES = ("encoder.down.", "decoder.up.", "encoder.down_blocks.", "decoder.up_blocks.")
 
 # LDM name, diffusers name: the beginning of a tensor's name.
 TABLE = (
@@ -43,16 +46,12 @@ PROJECTIONS = tuple(f"mid_block.attentions.0.{p}.weight" for p in ("to_q", "to_k
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
-def vae_prefix(names: Iterable[str]) -> str | None:
-    """The prefix under which a file keeps a VAE: "" in a stand-alone file; None if it holds none."""
+def vae_prefixes(names: Iterable[str]) -> list[str]:
+    """The prefixes under which a file keeps a VAE: "" in a stand-alone file; more than one is ambiguous."""
     names = list(names)
-    for prefix in PREFIXES:
-        inside = [n.removeprefix(prefix) for n in names if n.startswith(prefix)]
-        if sum(n.startswith(("encoder.", "decoder.")) for n in inside) > len(inside) // 2:
-            return prefix
-        if prefix == "" and inside and all(re.match(r"\d+\.", n) for n in inside):
-            return prefix
-    return None
+    found = [p for p in PREFIXES if any(re.match(re.escape(p) + VAE_NAME, n) for n in names)]
+    halved = bool(names) and all(re.match(r"\d{1,3}\.", n) for n in names)
+    return [""] if halved else found
 
 
 def layout_of(names: Iterable[str]) -> Layout | None:
@@ -74,17 +73,25 @@ def layout_of(names: Iterable[str]) -> Layout | None:
 
 
 def levels(names: Iterable[str]) -> int:
-    """How many levels a KL autoencoder's decoder or encoder has, by either layout's names."""
-    found = [re.match(r"(?:encoder\.down|decoder\.up)(?:_blocks)?\.(\d+)\.", n) for n in names]
-    return max((int(m.group(1)) + 1 for m in found if m), default=0)
+    """How many levels a KL autoencoder's decoder or encoder has, by either layout's names, counted without a gap."""
+    names, count = list(names), 0
+    while any(n.startswith(tuple(f"{side}{count}." for side in SIDES)) for n in names):
+        count += 1
+    return count
 
 
-def to_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """LDM names and shapes to diffusers'. A name that isn't in the table stays, for the check to find."""
+def to_diffusers(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Tensors in LDM's or diffusers' layout to today's diffusers names and shapes.
+
+    diffusers' own of 2022 said query, key, value and proj_attn. A name that isn't in the table stays, for
+    the check to find. Raises ValueError where two names mean one tensor.
+    """
     count = levels(tensors)
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        new = _renamed(name, count, 0)
+        new = _renamed(name, count, 0) if layout == "ldm" else _modern_name(name)
+        if new in out or (new != name and new in tensors):
+            raise ValueError(f"{name} and {new} are two names for one tensor")
         linear = new.endswith(PROJECTIONS) and tensor.dim() == 4 and tensor.shape[2:] == (1, 1)
         out[new] = tensor[:, :, 0, 0] if linear else tensor
     return out
@@ -97,11 +104,6 @@ def to_ldm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         _renamed(name, count, 1): tensor[:, :, None, None] if name.endswith(PROJECTIONS) else tensor
         for name, tensor in tensors.items()
     }
-
-
-def modernised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers names of 2022 (query, key, value, proj_attn) to today's."""
-    return {_modern_name(name): tensor for name, tensor in tensors.items()}
 
 
 def _modern_name(name: str) -> str:
@@ -135,4 +137,4 @@ def _renamed(name: str, count: int, source: Literal[0, 1]) -> str:
 
 
 def _pattern(template: str) -> str:
-    return re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(template))
+    return re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d{1,3})", re.escape(template))

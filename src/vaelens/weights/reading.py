@@ -10,9 +10,8 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from vaelens.errors import BadInputError, UnsafeFileError, UsageError
+from vaelens.errors import BadInputError, UnsafeFileError
 from vaelens.files import sha256_file
-from vaelens.networks.tiny import TinyAutoencoderConfig
 from vaelens.weights import layouts
 from vaelens.weights.config_json import config_json_claims
 from vaelens.weights.fingerprint import Fingerprint, fingerprint
@@ -26,7 +25,7 @@ from vaelens.weights.settling import (
     settle,
     spec_claim,
 )
-from vaelens.weights.shapes import check_shapes, kl_config_for_shapes, kl_shape_values, tiny_shape_values
+from vaelens.weights.shapes import check_shapes, config_for_shapes, kl_shape_values, tiny_shape_values
 from vaelens.weights.spec import VAESpec
 
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
@@ -62,27 +61,16 @@ def read_vae(path: Path, *, name: str | None = None, space: str | None = None) -
     raw = _raw(open_tensor_file(path))
     shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
     where = str(path)
-    if raw.kind == "tiny":
-        values = tiny_shape_values(shapes, where)
-        check_shapes(shapes, TinyAutoencoderConfig(**values), where)
-    else:
-        values = kl_shape_values(shapes, where)
-        check_shapes(shapes, kl_config_for_shapes(values, where), where)
+    values = (tiny_shape_values if raw.kind == "tiny" else kl_shape_values)(shapes, where)
+    check_shapes(shapes, config_for_shapes(raw.kind, values, where), where)
 
     claims = [Claim("the tensors' shapes", values), *_file_claims(raw, config)]
     if name is not None:
         claims.append(spec_claim(f"the registry's {name}", registry().spec(name)))
-    claims += _space_claims(raw, space)
-    try:
-        settled = settle(raw.kind, claims, where)
-    except BadInputError:
-        # The last resort before giving up: a published file is known by its content, under any name.
-        known = registry().by_sha256(sha256_file(path)) if name is None and not raw.prefix else None
-        if known is None:
-            raise
-        name = known
-        claims.append(spec_claim(f"the registry (its sha256 is {known}'s)", registry().spec(known)))
-        settled = settle(raw.kind, claims, where)
+    elif not raw.prefix and (name := registry().by_sha256(sha256_file(path))) is not None:
+        claims.append(spec_claim(f"the registry (its sha256 is {name}'s)", registry().spec(name)))
+    settled = settle(raw.kind, [*claims, *_space_claims(raw, space)], where)
+    check_shapes(shapes, settled.spec.config, where)  # config.json may ask for another depth than TAESD's
     return VAEWeights(
         files=tuple(f.path for f in raw.files),
         layout=raw.layout,
@@ -113,14 +101,17 @@ class _Raw:
 
 
 def _raw(opened: TensorFile) -> _Raw:
-    prefix = layouts.vae_prefix(opened.shapes)
-    names = [] if prefix is None else [n for n in opened.shapes if n.startswith(prefix)]
-    layout = layouts.layout_of(n.removeprefix(prefix or "") for n in names)
-    if prefix is None or layout is None:
-        some = ", ".join(list(opened.shapes)[:3])
-        raise BadInputError(
-            f"{opened.path} holds no VAE that vaelens knows: {len(opened.shapes)} tensors ({some}, ...)."
-        )
+    prefixes = layouts.vae_prefixes(opened.shapes)
+    if len(prefixes) > 1:
+        shown = " and ".join(repr(p) if p else "no prefix" for p in prefixes)
+        raise BadInputError(f"{opened.path} holds more than one VAE, under {shown}. Save the one you mean by itself.")
+    prefix = prefixes[0] if prefixes else ""
+    names = [n for n in opened.shapes if n.startswith(prefix)]
+    layout = layouts.layout_of(n.removeprefix(prefix) for n in names)
+    if not prefixes or layout is None:
+        some = f" ({', '.join([*opened.shapes][:3])}, ...)" if opened.shapes else ""
+        count = len(opened.shapes)
+        raise BadInputError(f"{opened.path} holds no VAE that vaelens knows among its {count} tensors{some}.")
     if layout == "taesd":
         files = _halves(opened)
         halves = [layouts.from_taesd(f.read(f.shapes), half) for f, half in zip(files, HALVES, strict=True)]
@@ -128,7 +119,10 @@ def _raw(opened: TensorFile) -> _Raw:
     dropped = tuple(n for n in names if n.removeprefix(prefix).startswith(layouts.DROPPED))
     tensors = opened.read(n for n in names if n not in dropped)
     tensors = {n.removeprefix(prefix): t for n, t in tensors.items()}
-    tensors = layouts.to_diffusers(tensors) if layout == "ldm" else layouts.modernised(tensors)
+    try:
+        tensors = layouts.to_diffusers(tensors, layout)
+    except ValueError as error:
+        raise BadInputError(f"{opened.path}: {error}. Save it again with one of them.") from error
     return _Raw((opened,), layout, prefix, tensors, dropped)
 
 
@@ -149,15 +143,15 @@ def _file_claims(raw: _Raw, config: dict[str, Any] | None) -> list[Claim]:
 def _space_claims(raw: _Raw, space: str | None) -> list[Claim]:
     """What the caller's latent space, a checkpoint's other tensors and the network's family say."""
     claims: list[Claim] = []
-    told = space or (_space_of_checkpoint(raw.files[0]) if raw.prefix else None)
-    if told is not None:
-        by = f"the space named ({told})" if space else f"the checkpoint's other tensors ({told})"
-        if told not in registry().spaces:
-            raise UsageError(f"no latent space is called {told!r}. Known: {', '.join(registry().spaces)}.")
-        whole = raw.kind == "kl"
-        claims.append(spec_claim(by, registry().space_spec(told)) if whole else Claim(by, {"latent_space": told}))
+    told: list[tuple[str, str | None]] = [("the space named", space)]
+    if raw.prefix:
+        told.append(("the checkpoint's other tensors", _space_of_checkpoint(raw.files[0])))
+    for by, name in told:
+        if name is not None:
+            whole = spec_claim(f"{by} ({name})", registry().space_spec(name)) if raw.kind == "kl" else None
+            claims.append(whole or Claim(f"{by} ({name})", {"latent_space": name}))
     if raw.kind == "tiny":
-        claims.append(Claim("the tiny autoencoders' convention", TINY_FIXED, default=True))
+        claims.append(Claim("the tiny autoencoders' convention", TINY_FIXED))
     return claims
 
 
@@ -177,7 +171,7 @@ def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadInputError(f"{folder} holds no config.json, so it isn't a VAE's folder. Name the file.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{folder / 'config.json'} can't be read as JSON ({error}).") from error
     if not isinstance(config, dict):
         raise BadInputError(f"{folder / 'config.json'} isn't a table.")
@@ -190,7 +184,9 @@ def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
             f"{folder} holds only pickled weights ({', '.join(pickled)}), which can run any code when they are "
             f"read; vaelens doesn't open them. Get {WEIGHT_NAMES[0]} from the same publisher."
         )
-    raise BadInputError(f"{folder} holds no {WEIGHT_NAMES[0]}. Download it into the folder.")
+    others = sorted(p.name for p in folder.glob("*.safetensors"))
+    instead = f", but {', '.join(others)}: name the file itself, or save them as one" if others else ""
+    raise BadInputError(f"{folder} holds no {WEIGHT_NAMES[0]}{instead}.")
 
 
 def _halves(opened: TensorFile) -> tuple[TensorFile, TensorFile]:

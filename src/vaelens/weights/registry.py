@@ -126,6 +126,11 @@ class Registry(_Table):
         config = self.network_config(found.config)
         return VAESpec(config, space, found.scaling_factor, found.shift_factor, KL_PIXELS)
 
+    def check_space(self, space: str) -> None:
+        """Raises UsageError for a latent space that isn't known."""
+        if space not in self.spaces:
+            raise UsageError(f"no latent space is called {space!r}. Known: {', '.join(self.spaces)}.")
+
     def space_of(self, channels: int, factor: int, scale: float, shift: float) -> str | None:
         """The latent space with these numbers, for a full VAE; None if no known one has them."""
         for name, space in self.spaces.items():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError
 
-HEADER_LIMIT = 100_000_000
+HEADER_LIMIT = 16_000_000  # bytes; a whole SDXL checkpoint's is 0.4 MB, and Python's view of it 20 times larger
 PICKLED = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 DTYPES = {"F64", "F32", "F16", "BF16"}
 
@@ -42,6 +42,10 @@ class TensorFile:
                 raise BadInputError(
                     f"{self.path}: {name} is stored as {self.dtypes[name]}; weights are read from "
                     f"{', '.join(sorted(DTYPES))}. Convert the file first."
+                )
+            if any(n < 1 for n in self.shapes[name]):
+                raise BadInputError(
+                    f"{self.path}: {name} is empty, {list(self.shapes[name])}. Download the file again."
                 )
         tensors: dict[str, Tensor] = {}
         try:
@@ -73,6 +77,8 @@ def open_tensor_file(path: Path) -> TensorFile:
         )
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise BadInputError(f"{path} is no ordinary file. Name a .safetensors file or a VAE's folder.")
         with path.open("rb") as file:
             head = file.read(512)
             other = _what_it_is(head, size)

@@ -1,12 +1,13 @@
 """Settling a spec from what several sources say, in order; where two disagree, nobody guesses.
 
-The order: the tensors' shapes; config.json; the file's own metadata; the registry (the VAE's entry, the
-entry whose published file has this sha256, the space that a checkpoint's other tensors or the caller
-name); at last what diffusers means by a field that its config.json leaves out.
+The order: the tensors' shapes; config.json; the file's own metadata; the registry (the VAE's entry, or the
+entry whose published file has this sha256; the space that a checkpoint's other tensors name, and the one
+that the caller names); at last what diffusers means by a field that its config.json leaves out.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -50,6 +51,7 @@ def settle(kind: str, claims: Sequence[Claim], where: str) -> Settled:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for claim in sorted(claims, key=lambda c: c.default):
+        _check_types(claim, where)
         for field, value in claim.values.items():
             if field not in values:
                 values[field], sources[field] = value, claim.source
@@ -58,9 +60,15 @@ def settle(kind: str, claims: Sequence[Claim], where: str) -> Settled:
                     f"{where}: {field} is {_shown(values[field])} by {sources[field]}, but {_shown(value)} by "
                     f"{claim.source}. One of them belongs to another VAE."
                 )
-    if kind == "kl":
-        values.setdefault("latent_space", _space_by_numbers(values))
-        sources.setdefault("latent_space", "its numbers")
+    if kind == "kl" and {"scaling_factor", "shift_factor"} <= set(values):
+        by_numbers = _space_by_numbers(values)
+        said = values.setdefault("latent_space", by_numbers)
+        source = sources.setdefault("latent_space", "its numbers")
+        if said != by_numbers and said in registry().spaces:
+            raise BadInputError(
+                f"{where}: the latent space is {said} by {source}, but channels, scale and shift are those of "
+                f"{by_numbers or 'another space'}. One of them belongs to another VAE."
+            )
     names = KL_FIELDS if kind == "kl" else TINY_FIELDS
     open_fields = [f for f in (*sorted(names), *SPEC_FIELDS) if f not in values and not _has_default(kind, f)]
     if open_fields:
@@ -91,8 +99,9 @@ def metadata_claim(text: str, where: str) -> Claim:
         values = cast(dict[str, Any], json.loads(text))
         if values["version"] != METADATA_VERSION:
             raise BadInputError(f"{where}: metadata of version {values['version']}, written by another vaelens.")
-        flat = values["config"] | {f: values[f] for f in SPEC_FIELDS}
-    except (ValueError, KeyError, TypeError) as error:
+        known = KL_FIELDS | TINY_FIELDS
+        flat = {f: v for f, v in values["config"].items() if f in known} | {f: values[f] for f in SPEC_FIELDS}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInputError(f"{where}: its vaelens metadata is damaged ({error!r}).") from error
     return Claim("the file's metadata", frozen(flat))
 
@@ -104,9 +113,46 @@ def _has_default(kind: str, field: str) -> bool:
     }  # fmt: skip
 
 
+def _check_types(claim: Claim, where: str) -> None:
+    """Each field of a claim has its type and a value that means something. Raises BadInputError."""
+    for field, value in claim.values.items():
+        expected, fits = next((expected, fits) for fields, expected, fits in TYPES if field in fields)
+        if not fits(value):
+            raise BadInputError(f"{where}: {field} is {value!r} by {claim.source}, where {expected} should stand.")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are(check: Callable[[object], bool], value: object) -> bool:
+    return isinstance(value, tuple) and all(check(v) for v in cast(tuple[object, ...], value))
+
+
+TYPES: tuple[tuple[set[str], str, Callable[[Any], bool]], ...] = (
+    ({"latent_space"}, "a name", lambda v: v is None or isinstance(v, str)),
+    ({"scaling_factor", "norm_eps"}, "a number above 0", lambda v: _is_number(v) and v > 0),
+    ({"shift_factor"}, "a number", _is_number),
+    ({"pixel_range"}, "a lower and an upper bound", lambda v: _are(_is_number, v) and len(v) == 2 and v[0] < v[1]),
+    (
+        {"block_out_channels", "num_encoder_blocks", "num_decoder_blocks"},
+        "a list of whole numbers",
+        lambda v: _are(_is_int, v),
+    ),
+    (
+        {"use_quant_conv", "use_post_quant_conv", "mid_block_add_attention", "mid_block_pool"},
+        "true or false",
+        lambda v: isinstance(v, bool),
+    ),
+    (KL_FIELDS | TINY_FIELDS, "a whole number", _is_int),
+)
+
+
 def _space_by_numbers(values: Mapping[str, Any]) -> str | None:
-    if "scaling_factor" not in values or "shift_factor" not in values:
-        return None
     factor = 2 ** (len(values["block_out_channels"]) - 1)
     return registry().space_of(values["latent_channels"], factor, values["scaling_factor"], values["shift_factor"])
 

@@ -4,7 +4,6 @@ Tensors go by their diffusers names. Shapes don't tell groups, epsilon, scale, s
 those need `settling.py`.
 """
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -28,17 +27,20 @@ def kl_shape_values(shapes: Shapes, where: str) -> dict[str, Any]:
             raise BadInputError(f"{where}: {name} is missing or misshapen. Download the file again.")
         return shapes[name][axis]
 
-    def count(pattern: str) -> int:
-        found = [re.match(pattern, name) for name in shapes]
-        return max((int(m.group(1)) + 1 for m in found if m), default=0)
+    def count(prefix: str) -> int:
+        """How many of `prefix`0., `prefix`1., ... there are, without a gap: no more than there are tensors."""
+        found = 0
+        while any(name.startswith(f"{prefix}{found}.") for name in shapes):
+            found += 1
+        return found
 
-    levels = count(r"encoder\.down_blocks\.(\d+)\.")
+    levels = count("encoder.down_blocks.")
     return {
         "in_channels": size("encoder.conv_in.weight", 1),
         "out_channels": size("decoder.conv_out.weight", 0),
         "latent_channels": size("decoder.conv_in.weight", 1),
         "block_out_channels": tuple(size(f"encoder.down_blocks.{i}.resnets.0.conv1.weight", 0) for i in range(levels)),
-        "layers_per_block": count(r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+        "layers_per_block": count("encoder.down_blocks.0.resnets."),
         "use_quant_conv": any(n.startswith("quant_conv.") for n in shapes),
         "use_post_quant_conv": any(n.startswith("post_quant_conv.") for n in shapes),
         "mid_block_add_attention": any(".mid_block.attentions.0." in n for n in shapes),
@@ -88,9 +90,9 @@ def _expected(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
 
 
-def kl_config_for_shapes(values: Mapping[str, Any], where: str) -> AutoencoderKLConfig:
+def config_for_shapes(kind: str, values: Mapping[str, Any], where: str) -> NetworkConfig:
     """A config good enough to compare shapes with: groups don't change any."""
     try:
-        return AutoencoderKLConfig(**values, norm_num_groups=1)
+        return TinyAutoencoderConfig(**values) if kind == "tiny" else AutoencoderKLConfig(**values, norm_num_groups=1)
     except ValueError as error:
         raise BadInputError(f"{where}: its tensors' shapes are no VAE's: {error}.") from error
