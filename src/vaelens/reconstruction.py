@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from vaelens.errors import ResourceError, UsageError, is_out_of_memory
 from vaelens.files import writable_path, write_atomic
@@ -36,6 +37,21 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
+class Photo:
+    """One photograph as it is kept: uint8 [h,w,3], a quarter of the float image, which is read again when needed."""
+
+    path: Path
+    pixels: np.ndarray
+    notes: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        h, w = self.pixels.shape[:2]
+        return h, w
+
+
+@dataclass(frozen=True)
 class Row:
     """One picture through one VAE: uint8 [h,w,3] and what was measured on those rounded pixels."""
 
@@ -53,7 +69,7 @@ class Row:
 class Reconstruction:
     """Photographs and their reconstructions, photo by photo, each through every VAE in order."""
 
-    photos: tuple[Picture, ...]
+    photos: tuple[Photo, ...]
     rows: tuple[Row, ...]
     record: dict[str, Any]
 
@@ -104,7 +120,7 @@ class Reconstruction:
         rows = [
             SheetRow(
                 photo.path.name,
-                (to_pixels(photo.image), *(row.pixels for row in self._of(i))),
+                (photo.pixels, *(row.pixels for row in self._of(i))),
                 ("", *(f"{row.psnr:.2f} dB  SSIM {row.ssim:.3f}" for row in self._of(i))),
             )
             for i, photo in enumerate(self.photos)
@@ -115,7 +131,7 @@ class Reconstruction:
         panels: list[Panel] = []
         for i, photo in enumerate(self.photos):
             h, w = photo.size
-            original = Layer("original", encode_png(to_pixels(photo.image)), "")
+            original = Layer("original", encode_png(photo.pixels), "")
             layers = (Layer(r.vae, encode_png(r.pixels), f"{r.psnr:.2f} dB, SSIM {r.ssim:.3f}") for r in self._of(i))
             panels.append(Panel(photo.path.name, w, h, (original, *layers)))
         return render_page("Reconstructions", panels, self.table(), self._facts()).encode()
@@ -195,7 +211,7 @@ def reconstruct(
             check_source(source)
     for photo in photos:
         check_picture(photo)
-    pictures = [read_picture(photo, max_side=max_side) for photo in photos]
+    pictures = [_photo(read_picture(photo, max_side=max_side)) for photo in photos]
     by_vae: list[list[Row]] = []
     records: list[dict[str, Any]] = []
     for source in vaes:
@@ -208,7 +224,8 @@ def reconstruct(
             if progress:
                 done = len(by_vae) * len(pictures) + number
                 progress(done, len(vaes) * len(pictures), f"{picture.path.name}, {name}")
-            rows.append(_row(picture, vae, name, seed if posterior == "sample" else None))
+            image = read_picture(picture.path, max_side=max_side).image
+            rows.append(_row(picture, image, vae, name, seed if posterior == "sample" else None))
         by_vae.append(rows)
         records.append(vae_record(vae) | {"name": name, "source": vae.name if source is vae else str(source)})
     settings = {"posterior": posterior, "seed": seed, "max_side": max_side, "space": space, "offline": offline}
@@ -249,24 +266,28 @@ def _check_targets(targets: Sequence[Path], photos: Sequence[str | os.PathLike[s
             raise UsageError(f"{target} is one of the photographs and would be lost. Choose another output.")
 
 
-def _row(picture: Picture, vae: VAE, name: str, seed: int | None) -> Row:
+def _photo(picture: Picture) -> Photo:
+    return Photo(picture.path, to_pixels(picture.image), picture.notes)
+
+
+def _row(photo: Photo, original: Tensor, vae: VAE, name: str, seed: int | None) -> Row:
     began = time.perf_counter()
     try:
-        encoded = vae.encode(picture.image)
+        encoded = vae.encode(original)
         latents = encoded.mode() if seed is None else encoded.sample(seed)
         image = vae.decode(latents, encoded.size).cpu()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        h, w = picture.size
+        h, w = photo.size
         raise ResourceError(
-            f"{picture.path}: out of memory on {vae.device} with {w}x{h} pixels through {name}. "
+            f"{photo.path}: out of memory on {vae.device} with {w}x{h} pixels through {name}. "
             "Shrink it with --max-side 1024, or run where there is more memory."
         ) from error
     seconds = time.perf_counter() - began
-    rounded, reference = from_uint8(to_uint8(image)), from_uint8(to_uint8(picture.image))
+    rounded, reference = from_uint8(to_uint8(image)), from_uint8(to_uint8(original))
     return Row(
-        photo=picture.path.name,
+        photo=photo.path.name,
         vae=name,
         pixels=to_pixels(image),
         psnr=float(psnr(rounded, reference)),
