@@ -6,14 +6,20 @@ import typer
 
 Vaes = Annotated[
     list[str] | None,
-    typer.Option("--vae", help="A VAE: a name of `vaelens list`, a file, a folder or a hub id. Repeatable."),
+    typer.Option(
+        "--vae", metavar="VAE", help="A VAE: a name of `vaelens list`, a file, a folder or a hub id. Repeatable."
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, float16 or bfloat16.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the posterior's noise; 0 means 0.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the posterior's noise; 0 means 0.")]
 Space = Annotated[
     str | None,
-    typer.Option("--space", help="The latent space (sd1, sdxl, sd3, flux1, ...) of a VAE file that doesn't say it."),
+    typer.Option(
+        "--space",
+        metavar="SPACE",
+        help="The latent space (sd1, sdxl, sd3, flux1, ...) of a VAE file that doesn't say it.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]

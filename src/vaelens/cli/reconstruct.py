@@ -15,15 +15,21 @@ STAND_IN = (
 
 
 def reconstruct(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Picture files.", show_default=False)],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Picture files.", show_default=False)],
     vae: options.Vaes = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="A .png strip, an .html page with slider and zoom, or a folder/.")
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="PATH", help="A .png strip, an .html page with slider and zoom, or a folder/."
+        ),
     ] = Path("reconstruction.html"),
-    posterior: Annotated[str, typer.Option(help="Decode the posterior's mode, or a sample of it.")] = "mode",
+    posterior: Annotated[str, typer.Option(metavar="mode|sample", help="What of the posterior is decoded.")] = "mode",
     seed: options.Seed = 0,
     max_side: Annotated[
-        int | None, typer.Option(min=1, help="Shrink larger photographs to this many pixels first.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, metavar="PIXELS", help="Shrink larger photographs to this many pixels first.", show_default=False
+        ),
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",

@@ -36,7 +36,8 @@ def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose:
     result_table(Table(tuple(map(Column, names)), tuple(rows)))
     result("")
     spaces = tuple((name, space.behind) for name, space in known.spaces.items())
-    result_table(Table((Column("space"), Column("a VAE can replace another only inside one; behind it")), spaces))
+    result_table(Table((Column("space"), Column("behind")), spaces))
+    result("A VAE can replace another only inside one space.")
     for key, title in SETS.items():
         result("")
         result_table(_scores(key), title=f"As published, on {title}")
