@@ -11,6 +11,7 @@ demo: .venv/product.stamp
 	@echo "The strip (original | tiny-kl-f8):  demo/strip.png"
 	@echo "The page with slider and zoom:      demo/index.html   (open it in a browser)"
 	@echo "What was run, with fingerprints:    demo/run.json"
+	@echo "Your own photograph:                $(BIN)/vaelens reconstruct me.jpg -o me.html"
 
 test: lint
 	$(BIN)/pytest

@@ -108,6 +108,7 @@ def test_psnr_and_ssim_are_those_of_the_picture_written(photo: Path, tmp_path: P
         (["photo.png", "-o", "out.jpg"], 2, "a .png strip, an .html page or a folder"),
         (["photo.png", "-o", "/dev/null"], 2, "/dev/null"),
         (["strip.png", "-o", "."], 2, "strip.png is one of the photographs and would be lost"),
+        (["photo.png", "--vae", ""], 2, "an empty name is no VAE"),
         (["photo.png", "-o", "taken.png"], 2, "taken.run.json is a folder"),
         (["photo.png", "--vae", "stabilityai/stable-diffusion-xl-base-1.0", "--offline"], 5, "not in the cache"),
         (["photo.png", "--seed", "18446744073709551616"], 2, "a seed lies between"),
@@ -157,6 +158,15 @@ def test_a_photograph_is_not_lost_through_the_library_either(photo: Path) -> Non
         done.save(photo.with_name("faces.jpg"))
     assert photo.read_bytes() == before
     assert list(photo.parent.iterdir()) == [photo]
+    mine = photo.with_name("web")
+    mine.mkdir()
+    (mine / "index.html").write_text("mine")
+    (mine / "run.json").write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match=r"index\.html was not made by vaelens and would be lost"):
+        done.save(mine)
+    assert (mine / "index.html").read_text() == "mine"
+    for _ in range(2):  # its own folder may be written again
+        done.save(photo.with_name("again"))
     written = done.save(photo.with_name("results.v2"))  # a folder may have a dot
     assert written[0] == photo.with_name("results.v2") / "index.html"
 
@@ -229,6 +239,17 @@ def test_out_of_memory_has_its_code(photo: Path, tmp_path: Path, monkeypatch: py
         vl.reconstruct(photo, vae)
 
 
+def test_a_large_photograph_is_announced(tmp_path: Path) -> None:
+    import vaelens as vl
+
+    Image.new("1", (2100, 2000)).save(tmp_path / "large.png")
+    said: list[str] = []
+    with pytest.raises(ZeroDivisionError):
+        vl.reconstruct(tmp_path / "large.png", device="cpu", announce=said.append, progress=lambda *_: 1 / 0)
+    assert len(said) == 1
+    assert "large.png: 4 megapixels" in said[0]
+
+
 def test_quiet_is_quiet(photo: Path, tmp_path: Path) -> None:
     assert vaelens("reconstruct", photo, "-o", tmp_path / "a.png", "-q").stderr == ""
 
@@ -251,6 +272,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
         running.send_signal(getattr(signal, name))
         _, errors = running.communicate(timeout=60)
         assert running.returncode == 130, errors
+        assert "vaelens: interrupted." in errors
         assert "Traceback" not in errors
     assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
 

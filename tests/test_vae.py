@@ -151,6 +151,8 @@ def test_layouts_that_can_not_be_saved_are_refused(vae: VAE, tmp_path: Path) -> 
         random_vae(TINY).save(tmp_path / "a.safetensors", layout="ldm")
     with pytest.raises(UsageError, match="diffusers or ldm, not 'lmd'"):
         vae.save(tmp_path / "a.safetensors", layout="lmd")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="writes no pickled files"):
+        vae.save(tmp_path / "a.ckpt")
     with pytest.raises(UsageError, match="notes can't be called"):
         vae.save(tmp_path / "a.safetensors", notes={"vaelens": "mine"})
     assert list(tmp_path.iterdir()) == []

@@ -44,7 +44,7 @@ TRANSFERS = 3  # after a connection that was reset: the library doesn't resume t
 ABANDONED = 600  # seconds without a byte, far beyond the timeouts above
 
 RETRY = "Try again in a few minutes."
-CONNECTION = "Check the network, or use --offline with what the cache has."
+CONNECTION = "Check the network; a file downloaded elsewhere can be named by its path."
 LOG_IN = "Accept its licence on {page}, then run `hf auth login` or set HF_TOKEN."
 WHY = {  # the name of an exception, or a status: the reason, and what to do next
     "GatedRepoError": f"the repository is gated. {LOG_IN}",

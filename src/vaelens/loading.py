@@ -74,6 +74,8 @@ def check_source(source: str | os.PathLike[str]) -> str:
     Raises UsageError for an unknown name, with the nearest known ones; BadInputError for a missing file.
     """
     text = os.fspath(source)
+    if not text:
+        raise UsageError("an empty name is no VAE. Name one of `vaelens list`, a file, a folder or a hub id.")
     path = Path(text).expanduser()
     weights = path.suffix.lower() in {".safetensors", *PICKLED}
     if path.exists() or text.lower() in registry().vaes or (HUB_ID.fullmatch(text) and not weights):

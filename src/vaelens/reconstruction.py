@@ -4,12 +4,13 @@ vaelens reconstruct me.jpg --vae ft-mse --vae kl-f8 -o faces.html
 """
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from torch import Tensor
@@ -29,6 +30,7 @@ from vaelens.vae import VAE, check_seed
 from vaelens.weights.registry import registry
 
 RECORDED = ("photo", "vae", "psnr", "ssim", "padded_to", "latents_sha256", "seconds")
+LARGE = 4_000_000  # pixels; four times as many take more than four times as long, by the attention
 SINGLE = {".png", ".html", ".htm"}
 
 Source = str | os.PathLike[str]
@@ -210,7 +212,12 @@ def reconstruct(
         if not isinstance(source, VAE):
             check_source(source)
     for photo in photos:
-        check_picture(photo)
+        h, w = check_picture(photo)
+        if h * w > LARGE and max_side is None and find_device(device).type == "cpu" and announce:
+            announce(
+                f"{photo}: {h * w / 1e6:.0f} megapixels take minutes and many GB of memory on a CPU; "
+                "--max-side 1024 is quick."
+            )
     pictures = [_photo(read_picture(photo, max_side=max_side)) for photo in photos]
     by_vae: list[list[Row]] = []
     records: list[dict[str, Any]] = []
@@ -243,8 +250,20 @@ def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLik
     target = Path(path)
     single = target.suffix.lower() in SINGLE
     if not single and not target.is_dir() and (target.exists() or target.suffix.lower() in SUFFIXES):
-        raise UsageError(f"{target}: the output is a .png strip, an .html page or a folder.")
+        raise UsageError(f"-o {target}: an output is a .png strip, an .html page or a folder.")
     _check_targets(_outputs(target), photos)
+    lost = [file for file in _outputs(target) if not single and file.exists()]
+    if lost and not _is_ours(target / "run.json"):
+        raise UsageError(f"{lost[0]} was not made by vaelens and would be lost. Choose another folder.")
+
+
+def _is_ours(record: Path) -> bool:
+    """Whether a folder's run.json is the record of an earlier reconstruction, whose files may be replaced."""
+    try:
+        values = json.loads(record.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and {"schema", "vaes", "rows"} <= set(cast(dict[str, Any], values))
 
 
 def _outputs(target: Path) -> list[Path]:

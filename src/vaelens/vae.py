@@ -18,6 +18,7 @@ from vaelens.networks.tiny import TinyAutoencoder
 from vaelens.weights import layouts
 from vaelens.weights.config_json import config_json
 from vaelens.weights.fingerprint import Fingerprint, fingerprint
+from vaelens.weights.safetensors_file import PICKLED
 from vaelens.weights.settling import METADATA_KEY, metadata_text
 from vaelens.weights.shapes import build
 from vaelens.weights.spec import VAESpec
@@ -189,6 +190,8 @@ class VAE:
         target = Path(path)
         if layout not in {"diffusers", "ldm"}:
             raise UsageError(f"a layout is diffusers or ldm, not {layout!r}.")
+        if target.suffix.lower() in PICKLED:
+            raise UsageError(f"{target}: vaelens writes no pickled files. End the name in .safetensors.")
         if notes and {METADATA_KEY, "format"} & set(notes):
             raise UsageError(f"notes can't be called {METADATA_KEY!r} or 'format': the file's own metadata are.")
         tensors = {n: t.detach().cpu().contiguous() for n, t in self.network.state_dict().items()}

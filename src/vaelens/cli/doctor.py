@@ -8,7 +8,7 @@ from vaelens.errors import CheckFailedError
 
 
 def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
-    """Show versions, devices and hub access; check that each device makes the CPU's pixels."""
+    """Show versions, devices and the hub's settings; check that each device makes the CPU's pixels."""
     set_level(quiet, verbose)
     from vaelens.doctor import TOLERANCES, examine
     from vaelens.report.tables import Column, Table

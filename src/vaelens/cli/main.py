@@ -31,6 +31,7 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Run the command line; every failure becomes one message and its exit code (see `vaelens.errors`)."""
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except VaelensError as error:
@@ -50,4 +51,5 @@ def _leave(message: str, code: int) -> None:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    failure("interrupted.")
     raise KeyboardInterrupt  # which Typer turns into exit code 130, as it does for Ctrl-C

@@ -7,12 +7,14 @@ import typer
 Vaes = Annotated[
     list[str] | None,
     typer.Option(
-        "--vae", metavar="VAE", help="A VAE: a name of `vaelens list`, a file, a folder or a hub id. Repeatable."
+        "--vae",
+        metavar="VAE",
+        help="A name of `vaelens list`, a file, a folder or a hub id. Repeatable; by default the small embedded VAE.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the posterior's noise; 0 means 0.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the noise, with --posterior sample.")]
 Space = Annotated[
     str | None,
     typer.Option(
