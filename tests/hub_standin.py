@@ -7,11 +7,14 @@
         assert [r.method for r in hub.requests_for("config.json")] == ["HEAD", "HEAD", "HEAD", "HEAD", "GET"]
 
 It answers `/{repo}/resolve/{revision}/{file}` as the hub does: ETag (sha256, or git's sha1 for small
-files), X-Repo-Commit, Range, and the hub's X-Error-Code where something doesn't exist. The hub library
+files), X-Repo-Commit, Range, and the hub's X-Error-Code where something doesn't exist; a data set is the repository
+`datasets/owner/name`. `/api/{models|datasets}/{repo}/revision/...` and `/tree/...` list it, in pages of
+`PAGE` entries whose links name the hub's own address; their faults are those of the file `API`. The hub library
 reads its environment when it is imported, so programs under test run in a process of their own.
 """
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -23,8 +26,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
+API = "the interface"
+PAGE = 3
 LOGIN_PAGE = b"<!DOCTYPE html><html><title>Guest Wi-Fi</title><body>Please log in.</body></html>"
 
 
@@ -101,6 +106,16 @@ class HubStandin:
         """The commit hash that `main` stands at."""
         return hashlib.sha1(repr(sorted((n, e) for n, (_, e) in self._files[repo].items())).encode()).hexdigest()
 
+    def entries(self, repo: str) -> list[dict[str, object]]:
+        """The files and folders as the hub's interface lists them."""
+        found: list[dict[str, object]] = []
+        for name, (content, etag) in self._files[repo].items():
+            large = {"lfs": {"oid": etag, "size": len(content), "pointerSize": 130}} if len(etag) == 64 else {}
+            found.append({"type": "file", "path": name, "size": len(content), "oid": "0" * 40, **large})
+            if "/" in name:
+                found.append({"type": "directory", "path": name.rpartition("/")[0], "size": 0, "oid": "0" * 40})
+        return found
+
     def fault(self, repo: str, filename: str, **what: object) -> None:
         """Scripts a fault (the fields of `Fault`); several for one path are used up in order."""
         with self._lock:
@@ -158,10 +173,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Nothing to stderr: the tests look at it."""
 
-    def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+    def _answer(self) -> None:  # noqa: PLR0911 - an answer a fault
+        path, query = unquote(urlsplit(self.path).path), parse_qs(urlsplit(self.path).query)
         authorized = "Authorization" in self.headers
         self.hub.requests.append(Seen(self.command, path, self.headers.get("Range"), authorized))
+        if path.startswith("/api/"):
+            return self._list(path, query, authorized)
         parts = re.fullmatch(r"/(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<filename>.+)", path)
         if parts is None:
             return self._send(404, {}, b"")
@@ -185,6 +202,30 @@ class _Handler(BaseHTTPRequestHandler):
             status, start = 206, int(wanted[1])
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         return self._send(status, {**headers, **fault.headers}, content[start:], fault)
+
+    def _list(self, path: str, query: dict[str, list[str]], authorized: bool) -> None:  # noqa: PLR0911 - as above
+        """What the hub's interface says of a revision, and of the files at it."""
+        parts = re.fullmatch(r"/api/(models/|(datasets/))(?P<name>[^/]+/[^/]+)/(revision|tree)/(?P<revision>.+)", path)
+        if parts is None:
+            return self._send(404, {}, b"")
+        repo = (parts[2] or "") + parts["name"]
+        fault = self.hub.next_fault(repo, API, self.command)
+        if fault.silent:
+            return self._hang()
+        if fault.html:
+            return self._send(200, {"Content-Type": "text/html; charset=utf-8"}, LOGIN_PAGE)
+        if fault.status is not None:
+            return self._send(fault.status, {"X-Error-Code": fault.code} if fault.code else {}, b"")
+        status, code = self.hub.find(repo, parts["revision"], "", authorized)
+        if code in {"RepoNotFound", "RevisionNotFound"}:
+            return self._send(int(status), {"X-Error-Code": str(code)}, b"")
+        headers = {"Content-Type": "application/json"}
+        if parts[4] == "revision":
+            return self._send(200, headers, json.dumps({"sha": self.hub.commit(repo)}).encode())
+        entries, begin = self.hub.entries(repo), int(query.get("cursor", ["0"])[0])
+        if begin + PAGE < len(entries):
+            headers["Link"] = f'<https://hub.invalid{path}?recursive=true&cursor={begin + PAGE}>; rel="next"'
+        return self._send(200, headers, json.dumps(entries[begin : begin + PAGE]).encode())
 
     def _send(self, status: int, headers: Mapping[str, str], body: bytes, fault: Fault | None = None) -> None:
         self.send_response(status)

@@ -30,7 +30,7 @@ MINUTE = 60
 
 PROGRAM = """
 import json, sys
-from vaelens.download import RemoteFile, access, cached, fetch, try_fetch
+from vaelens.download.hub import RemoteFile, access, cached, fetch, try_fetch
 from vaelens.errors import VaelensError
 def say(notice):
     print(notice, file=sys.stderr)
@@ -185,7 +185,7 @@ def test_access_tells_that_there_is_a_token_and_not_which(hub: HubStandin, tmp_p
 
 def test_importing_the_module_brings_in_no_http_library() -> None:
     found = "[m for m in sys.modules if m.startswith(('httpx', 'requests', 'torch'))]"
-    code = f"import sys, vaelens.download; print({found})"
+    code = f"import sys, vaelens.download.hub; print({found})"
     assert subprocess.check_output([sys.executable, "-c", code], env={"PYTHONPATH": str(SOURCE)}) == b"[]\n"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vaelens.download import access
+from vaelens.download.hub import access
 from vaelens.loading import DTYPES, available_devices, load
 from vaelens.report.record import versions
 from vaelens.weights.registry import registry

@@ -1,0 +1,153 @@
+"""What a repository on the hub holds, listed at one commit, so that a data set stays the same while it is measured."""
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import huggingface_hub as hub
+from huggingface_hub import constants
+
+from vaelens.download.asking import PATIENCE, Asked, explained, failures, impostor, patiently, settings
+from vaelens.download.hub import NOT_HERE, SHA256, RemoteFile, RepoType, blob_of, folder_of, impossible, named, page_of
+from vaelens.download.web import cache_folder
+from vaelens.errors import NetworkError, VaelensError
+from vaelens.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a repository holds at one commit; each file's revision is that commit."""
+
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+
+def list_files(
+    repo: str,
+    *,
+    repo_type: RepoType = "model",
+    revision: str = "main",
+    offline: bool = False,
+    announce: Callable[[str], None] | None = None,
+) -> Listing:
+    """What the repository holds at the commit that `revision` is now, by name, with sizes, and sha256 of large files.
+
+    A listing is kept in vaelens' own cache, and that of a commit is used without asking the hub, that of a
+    branch offline or where the hub can't be asked. With none kept, the files in the hub's cache stand in,
+    which may not be all, and `announce` says so.
+
+    Raises NetworkError, within a minute if the hub is silent or in trouble, and offline with nothing cached;
+    UsageError for a name that can't be on the hub.
+    """
+    from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415 - brings in httpx
+
+    say = announce or logging.getLogger(__name__).info
+    name = named(repo, repo_type) + (f" at {revision}" if revision != "main" else "")
+    try:
+        validate_repo_id(repo)
+    except ValueError:
+        raise impossible(name) from None
+    place = cache_folder() / "listings" / folder_of(repo, repo_type) / f"{quote(revision, safe='')}.json"
+    kept, which = _kept(place, repo, repo_type), f"the list of files of {name} from before"
+    if kept is not None and kept.commit == revision:
+        return kept
+    if kept is None and (kept := _snapshot(repo, repo_type, revision)) is not None:
+        which = f"the {len(kept.files):,} cached files of {name}, which may not be all"
+    if offline or constants.HF_HUB_OFFLINE:
+        if kept is None:
+            raise NetworkError(NOT_HERE.format(what=name))
+        say(f"offline: using {which}")
+        return kept
+    try:
+        listing = _listed(name, repo, repo_type, revision)
+    except NetworkError as error:
+        if kept is None:
+            raise
+        say(f"{error} Using {which}.")
+        return kept
+    rows = [[file.filename, file.size, file.sha256] for file in listing.files]
+    with suppress(VaelensError):  # a cache that can't be written
+        write_atomic(place, json.dumps({"commit": listing.commit, "files": rows}).encode())
+    return listing
+
+
+def _listed(name: str, repo: str, repo_type: RepoType, revision: str) -> Listing:
+    """What the hub lists now."""
+    address = f"{constants.ENDPOINT}/api/{repo_type}s/{repo}"
+    asked = Asked(name, page_of(repo, repo_type), f"{address}/revision/{quote(revision, safe='')}?expand=sha")
+    with settings():
+        try:
+            described, _ = _answer(asked.url)
+            commit, entries = str(described["sha"]), list[Any]()
+            page: str | None = f"{address}/tree/{commit}?recursive=true"
+            while page:
+                more, page = _answer(page)
+                entries += more
+            return Listing(
+                commit,
+                tuple(
+                    RemoteFile(repo, e["path"], commit, e["size"], e["lfs"]["oid"] if e.get("lfs") else None, repo_type)
+                    for e in sorted(entries, key=lambda e: e["path"])
+                    if e["type"] == "file"
+                ),
+            )
+        except failures() as error:
+            raise explained(error, asked) from None
+        except (ValueError, KeyError, TypeError):  # neither JSON nor what it should hold
+            raise impostor(asked) from None
+
+
+def _answer(url: str) -> tuple[Any, str | None]:
+    """What the hub's interface answers, read from JSON, and the address of the next page."""
+    from huggingface_hub.utils import (  # noqa: PLC0415 - brings in httpx
+        build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
+        hf_raise_for_status,
+    )
+
+    def ask() -> Any:
+        headers = build_hf_headers()
+        answer = hub.get_session().get(url, headers=headers, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        hf_raise_for_status(answer)
+        return answer
+
+    answer = patiently(ask, PATIENCE)
+    link = answer.links.get("next", {}).get("url")
+    # Nowhere else than to the endpoint, since the token goes with it.
+    return answer.json(), link and constants.ENDPOINT + link[link.index("/api/") :]
+
+
+def _kept(place: Path, repo: str, repo_type: RepoType) -> Listing | None:
+    """The listing that was written to `place`."""
+    try:
+        kept = json.loads(place.read_bytes())
+        files = (RemoteFile(repo, name, kept["commit"], size, sha, repo_type) for name, size, sha in kept["files"])
+        return Listing(kept["commit"], tuple(files))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _snapshot(repo: str, repo_type: RepoType, revision: str) -> Listing | None:
+    """What the hub's cache has of a revision."""
+    folder = Path(constants.HF_HUB_CACHE) / folder_of(repo, repo_type)
+    commit = revision
+    with suppress(OSError):
+        commit = (folder / "refs" / revision).read_text().strip()
+    snapshot = folder / "snapshots" / commit
+    paths = sorted(path for path in snapshot.rglob("*") if path.is_file())
+    files = (
+        RemoteFile(
+            repo,
+            path.relative_to(snapshot).as_posix(),
+            commit,
+            path.stat().st_size,
+            sha if SHA256.fullmatch(sha := blob_of(path).name) else None,
+            repo_type,
+        )
+        for path in paths
+    )
+    return Listing(commit, tuple(files)) if paths else None
