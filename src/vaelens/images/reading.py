@@ -33,6 +33,7 @@ from vaelens.errors import BadInputError
 MAX_PIXELS = 2**27  # 134 million: 1.6 GB as a float tensor
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
+HEAD = 1024  # bytes that tell what a file is
 ORIENTATION = 0x0112
 EIGHT_BIT = {"RGB", "RGBA", "LA"}  # what Pillow makes of PNGs with 16 bits a channel
 DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
@@ -41,7 +42,10 @@ REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it was read: image [1,3,h,w] in [0,1], float32, and what was done to it on the way."""
+    """A picture as it was read: image [1,3,h,w] in [0,1], float32, and what was done to it on the way.
+
+    `path` is the file, or the name that was given with the bytes.
+    """
 
     path: Path
     image: Tensor
@@ -61,7 +65,7 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
 
 def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width from the header, as it is stored; raises as `read_picture` does, but for damage inside."""
-    with _opened(Path(path)) as opened:
+    with _opened_file(Path(path)) as opened:
         return opened.height, opened.width
 
 
@@ -74,7 +78,32 @@ def read_picture(path: str | os.PathLike[str], max_side: int | None = None) -> P
     larger than MAX_PIXELS.
     """
     file = Path(path)
-    opened = _opened(file)
+    return _decoded(_opened_file(file), file, max_side)
+
+
+def decode_picture(data: bytes, name: str) -> Picture:
+    """A picture file's bytes by the rules above; `name` is what messages call it. Raises as `read_picture` does."""
+    file = Path(name)
+    return _decoded(_opened(BytesIO(data), data[:HEAD], file), file, None)
+
+
+def decode_plain(data: bytes, name: str) -> np.ndarray:
+    """A picture file's bytes to uint8 [h,w,3] by Pillow's convert("RGB") and nothing else.
+
+    The table above doesn't hold: no EXIF orientation, no profile, alpha dropped, 16-bit grey as Pillow has it.
+    What is refused is the same, with the same messages.
+    """
+    file = Path(name)
+    with _opened(BytesIO(data), data[:HEAD], file) as opened:
+        frame = _loaded(opened, file)
+        if frame.mode in {"I", "F"}:
+            raise _no_range(file)
+        with warnings.catch_warnings():  # on transparency in palettes, which is dropped here by definition
+            warnings.simplefilter("ignore", UserWarning)
+            return np.array(frame.convert("RGB"), dtype=np.uint8)
+
+
+def _decoded(opened: Image.Image, file: Path, max_side: int | None) -> Picture:
     notes: list[str] = []
     with opened:
         count = getattr(opened, "n_frames", 1)
@@ -94,16 +123,21 @@ def read_picture(path: str | os.PathLike[str], max_side: int | None = None) -> P
     return Picture(file, image, tuple(notes))
 
 
-def _opened(file: Path) -> Image.Image:
+def _opened_file(file: Path) -> Image.Image:
     try:
         if file.exists() and not file.is_file() and not file.is_dir():
             raise BadInputError(f"{file} is a device or pipe, not a picture file. Save the picture first.")
         with file.open("rb") as stream:
-            head = stream.read(1024)
+            head = stream.read(HEAD)
     except IsADirectoryError as error:
         raise BadInputError(f"{file} is a folder, not a picture. Name the picture files.") from error
     except OSError as error:
         raise BadInputError(f"{file}: can't be read: {error.strerror}. Check the path.") from error
+    return _opened(file, head, file)
+
+
+def _opened(source: Path | BytesIO, head: bytes, file: Path) -> Image.Image:
+    """The picture with its header read; `head` is how the file begins, `file` what messages call it."""
     if not head:
         raise BadInputError(f"{file} is empty, not a picture. Copy it anew.")
     kind = next((name for magic, name in REFUSED.items() if head.startswith(magic)), None)
@@ -114,7 +148,7 @@ def _opened(file: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():  # our own limit below, in one sentence, takes the warning's place
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(file, formats=FORMATS)
+            opened = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise BadInputError(f"{file} is no picture that vaelens knows ({known}). Convert it to PNG first.") from error
@@ -149,10 +183,14 @@ def _tensor(picture: Image.Image, form: str | None, notes: list[str], file: Path
         grey = np.asarray(picture).astype(np.float32) / 65535
         return torch.as_tensor(grey).expand(1, 3, *grey.shape).contiguous()
     if picture.mode in {"I", "F"}:
-        raise BadInputError(f"{file} holds 32-bit values without a defined range. Save it with 8 or 16 bits.")
+        raise _no_range(file)
     flat = _converted(_over_white(picture, notes), notes)
     pixels = np.array(flat, dtype=np.uint8)
     return torch.as_tensor(pixels).permute(2, 0, 1)[None].contiguous().to(torch.float32) / 255
+
+
+def _no_range(file: Path) -> BadInputError:
+    return BadInputError(f"{file} holds 32-bit values without a defined range. Save it with 8 or 16 bits.")
 
 
 def _shrunk(image: Tensor, side: int) -> Tensor:

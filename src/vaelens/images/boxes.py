@@ -1,0 +1,172 @@
+"""Labelled boxes from files: the user's own, as CSV or JSON lines, and COCO's eyes.
+
+    id,label,left,top,right,bottom
+    portraits/anna.jpg,eye,310,205.5,362,238
+
+In JSON lines the same names: {"id": "portraits/anna.jpg", "label": "eye", "left": 310, ...}. Left and top lie
+inside the box, right and bottom outside, in the stored picture's pixels from its top left corner. Other
+columns are ignored.
+"""
+
+import csv
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any, cast
+
+from vaelens.errors import BadInputError, UsageError
+from vaelens.images.drawing import Box
+
+SIDES = ("left", "top", "right", "bottom")
+COLUMNS = ("id", "label", *SIDES)
+KEYPOINTS = "person_keypoints_val2017.json"
+EYE_SHARE = 0.6  # of the distance between a person's eyes
+VISIBLE = 2  # COCO: 0 not marked, 1 marked but hidden, 2 visible
+
+
+def read_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
+    """The boxes of a .csv or .jsonl file by picture id, in the file's order.
+
+    Raises UsageError for another kind of file; BadInputError for one that can't be read or holds no box, and,
+    with the line's number, for a line without an id, a label or four finite numbers with left < right and
+    top < bottom.
+    """
+    file = Path(path)
+    readers = {".csv": _csv_lines, ".jsonl": _json_lines, ".ndjson": _json_lines}
+    if (reader := readers.get(file.suffix.lower())) is None:
+        raise UsageError(f"{file}: boxes come as .csv or .jsonl, with {', '.join(COLUMNS)}. Save them as one of these.")
+    try:
+        text = file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{file} is no UTF-8 text. Save it as UTF-8.") from error
+    except OSError as error:
+        raise BadInputError(f"{file}: can't be read: {error.strerror}. Check the path.") from error
+    found: dict[str, list[Box]] = {}
+    for number, line in reader(text, file):
+        name, box = _box(line, f"{file}, line {number}")
+        found.setdefault(name, []).append(box)
+    if not found:
+        raise BadInputError(f"{file} holds no boxes. Write one a line: {', '.join(COLUMNS)}.")
+    return {name: tuple(boxes) for name, boxes in found.items()}
+
+
+def coco_eye_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
+    """Boxes on people's eyes by file name, from COCO's person_keypoints_val2017.json or the zip that holds it.
+
+    A person counts if both eyes are marked visible (v = 2). Each eye gets a square, labelled "eye", its centre
+    the middle of the marked pixel, its side 0.6 times the distance between the two: about the eye with its
+    lids, without the brow. People in profile, with one eye, are left out, since nothing then tells the size.
+
+    Raises BadInputError for a file that is damaged or isn't COCO's keypoints.
+    """
+    file = Path(path)
+    damage = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RecursionError)
+    try:
+        table = json.loads(_keypoints(file))
+    except damage as error:
+        raise BadInputError(f"{file}: can't be read as COCO's annotations: {error}. Download it anew.") from error
+    try:
+        names = {image["id"]: image["file_name"] for image in table["images"]}
+        points = {category["id"]: category["keypoints"] for category in table["categories"]}
+        found: dict[str, list[Box]] = {}
+        for person in sorted(table["annotations"], key=lambda person: person["id"]):
+            boxes = _eyes(person["keypoints"], points[person["category_id"]])
+            if boxes:
+                found.setdefault(str(names[person["image_id"]]), []).extend(boxes)
+    except (LookupError, TypeError, ValueError) as error:
+        raise BadInputError(f"{file} doesn't hold COCO's person keypoints ({error!r} is missing or wrong).") from error
+    return {name: tuple(boxes) for name, boxes in sorted(found.items())}
+
+
+def matching(
+    boxes: Mapping[str, tuple[Box, ...]], ids: frozenset[str], where: str
+) -> tuple[dict[str, tuple[Box, ...]], str | None]:
+    """The boxes whose ids are among `ids`, and a note on the others. Raises UsageError where none is."""
+    known = {name: found for name, found in boxes.items() if name in ids}
+    if not known:
+        raise UsageError(
+            f"{where}: none of its {len(boxes):,} ids is a picture's. Its first is {next(iter(boxes))!r}, "
+            f"the data set's first {min(ids)!r}; write them alike."
+        )
+    missing = len(boxes) - len(known)
+    return known, f"{missing:,} of the {len(boxes):,} ids in {where} match no picture" if missing else None
+
+
+def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    rows = csv.DictReader(StringIO(text, newline=""), strict=True)
+    try:
+        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+        if missing:
+            raise BadInputError(
+                f"{file} has no column {', '.join(missing)}. Its first line should name {', '.join(COLUMNS)}."
+            )
+        for row in rows:
+            yield rows.reader.line_num, cast(dict[str, object], row)
+    except csv.Error as error:
+        raise BadInputError(f"{file}, line {rows.reader.line_num}: no CSV: {error}. Mend the line.") from error
+
+
+def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadInputError(f"{file}, line {number}: no JSON: {error}. Mend the line.") from error
+        if not isinstance(found, dict):
+            raise BadInputError(f'{file}, line {number}: no JSON object. Write {{"id": ..., "label": ..., ...}}.')
+        yield number, cast(dict[str, object], found)
+
+
+def _box(line: Mapping[str, object], where: str) -> tuple[str, Box]:
+    name, label = line.get("id"), line.get("label")
+    for what, value in (("id", name), ("label", label)):
+        if not isinstance(value, str) or not value:
+            raise BadInputError(f"{where}: {what} is {value!r}, where a text should be. Mend the line.")
+    left, top, right, bottom = (_number(line.get(side), side, where) for side in SIDES)
+    if left >= right or top >= bottom:
+        raise BadInputError(
+            f"{where}: an empty box, left {left:g} to right {right:g}, top {top:g} to bottom {bottom:g}. Mend the line."
+        )
+    return str(name), Box(str(label), left, top, right, bottom)
+
+
+def _number(value: object, side: str, where: str) -> float:
+    number = math.nan
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+    if not math.isfinite(number):
+        raise BadInputError(f"{where}: {side} is {value!r}, where a number should be. Mend the line.")
+    return number
+
+
+def _keypoints(file: Path) -> bytes:
+    if not zipfile.is_zipfile(file):
+        return file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        inside = [name for name in archive.namelist() if name.rpartition("/")[2] == KEYPOINTS]
+        if len(inside) != 1:
+            raise ValueError(f"it holds {len(inside)} files {KEYPOINTS}")
+        return archive.read(inside[0])
+
+
+def _eyes(values: list[Any], names: list[str]) -> list[Box]:
+    """The two boxes of one person, `values` being x, y, v of each point named in `names`; none where v isn't 2."""
+    eyes: list[tuple[float, float]] = []
+    for name in ("left_eye", "right_eye"):
+        i = 3 * names.index(name)
+        x, y, visible = values[i], values[i + 1], values[i + 2]
+        if visible != VISIBLE:
+            return []
+        eyes.append((x + 0.5, y + 0.5))  # the middle of the pixel that was marked
+    half = EYE_SHARE * math.dist(*eyes) / 2
+    return [Box("eye", x - half, y - half, x + half, y + half) for x, y in eyes] if half > 0 else []

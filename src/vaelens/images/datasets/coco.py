@@ -1,0 +1,41 @@
+"""COCO 2017's 5,000 validation pictures, downloaded once and checked, with boxes on the eyes of people."""
+
+import tomllib
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+from vaelens.download.web import WebFile, fetch_web
+from vaelens.images.boxes import coco_eye_boxes
+from vaelens.images.datasets.items import Progress, Say, Source, by_id
+from vaelens.images.datasets.zips import open_zip
+from vaelens.images.drawing import Box
+
+NAME = "coco-val2017"
+FOLDER = "val2017/"  # inside the zip; ids are without it, as they are when the unpacked folder is named
+
+
+def open_coco(
+    *, eyes: bool = True, offline: bool = False, announce: Say | None = None, progress: Progress | None = None
+) -> Source:
+    """val2017.zip, 816 MB, and with `eyes` the annotations, 253 MB; ids are file names, 000000000139.jpg.
+
+    Raises what `fetch_web` does, CheckFailedError for other bytes than published among it.
+    """
+    table = tomllib.loads(files("vaelens.images.datasets").joinpath("coco.toml").read_text("utf-8"))
+
+    def fetched(what: str) -> Path:
+        file = WebFile(**table[what] | {"urls": tuple(table[what]["urls"])})
+        return fetch_web(file, offline=offline, announce=announce, progress=progress)
+
+    zipped = open_zip(fetched("pictures"))
+    members = by_id(((name.removeprefix(FOLDER), name) for name in zipped.ids), NAME)
+    boxes = coco_eye_boxes(fetched("annotations")) if eyes else {}
+
+    def read(name: str) -> bytes:
+        return zipped.read(members[name])
+
+    def eyes_of(name: str) -> tuple[Box, ...]:
+        return boxes.get(name, ())
+
+    return replace(zipped, name=NAME, kind=NAME, ids=tuple(members), read=read, boxes=eyes_of)

@@ -1,0 +1,68 @@
+"""Faces and letters drawn by us: exact boxes, and no download."""
+
+import threading
+from collections.abc import Callable
+
+from vaelens.errors import UsageError
+from vaelens.images.datasets.items import Source
+from vaelens.images.drawing import Box, Drawing
+from vaelens.images.faces import draw_face
+from vaelens.images.letters import draw_letters
+from vaelens.images.writing import encode_png
+
+DRAW: dict[str, Callable[[int], Drawing]] = {"face": draw_face, "letters": draw_letters}
+SETS = {  # what a user writes: what is drawn in turn, and how a report calls it
+    "drawn": (("face", "letters"), "drawn faces and letters"),
+    "drawn-faces": (("face",), "drawn faces"),
+    "drawn-letters": (("letters",), "drawn letters"),
+}
+FIRST = 1_000_000  # training draws from seeds below
+SEEDS = 100_000  # for each seed of a set
+COUNT = 200
+KEPT_BYTES = 2**28  # finished pictures kept in memory; beyond, they are drawn again when they are read
+
+
+def open_drawn(name: str, count: int | None, seed: int) -> Source:
+    """`count` (200) drawn pictures; ids name the picture's own seed, face-1000000; contents are PNG files.
+
+    Pictures are drawn when they are read or their boxes are asked for, 256x256, about 0.2 s each.
+
+    Raises UsageError for more pictures than a seed has, or a seed below 0.
+    """
+    kinds, title = SETS[name]
+    count = COUNT if count is None else count
+    if not 1 <= count <= SEEDS or seed < 0:
+        raise UsageError(f"{name} has 1 to {SEEDS:,} pictures for each seed from 0 up, not {count:,} for {seed}.")
+    first = FIRST + seed * SEEDS
+    ids = sorted(f"{kinds[i % len(kinds)]}-{first + i // len(kinds)}" for i in range(count))
+    desk = _Desk()
+    return Source(title, "drawn", tuple(ids), desk.read, (f"drawn with seed {seed}",), boxes=desk.boxes)
+
+
+class _Desk:
+    """Draws a picture once, and keeps its file and boxes: as long as there is room for files, all boxes."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, bytes] = {}
+        self._boxes: dict[str, tuple[Box, ...]] = {}
+        self._room = KEPT_BYTES
+        self._lock = threading.Lock()
+
+    def read(self, name: str) -> bytes:
+        return self._files.get(name) or self._draw(name)
+
+    def boxes(self, name: str) -> tuple[Box, ...]:
+        if name not in self._boxes:
+            self._draw(name)
+        return self._boxes[name]
+
+    def _draw(self, name: str) -> bytes:
+        kind, _, seed = name.partition("-")
+        drawing = DRAW[kind](int(seed))
+        data = encode_png(drawing.pixels)
+        with self._lock:
+            self._boxes[name] = drawing.boxes
+            if name not in self._files and len(data) <= self._room:
+                self._files[name] = data
+                self._room -= len(data)
+        return data

@@ -1,0 +1,101 @@
+"""What a data set is made of: sources of stored pictures, and the items taken from one."""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from vaelens.errors import BadInputError, CheckFailedError
+from vaelens.images.drawing import Box
+
+T = TypeVar("T")
+
+MAX_BYTES = 2**29  # one picture's file: more than the largest picture we read takes, uncompressed
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int, str], object]  # done, total, what is being done
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture: an id unique in its set, the sha256 of its file's bytes, boxes in the stored picture's pixels."""
+
+    id: str
+    sha256: str
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Stored pictures before any is chosen or read.
+
+    name: how a report calls it
+    kind: folder, zip, shards, hub, coco-val2017 or drawn
+    read: from an id to the stored bytes; any number of threads may call it
+    boxes: from an id to its labelled boxes
+    scores: aesthetic scores by id; None where nobody asked
+    fields: what is stored beside the pictures, named where no score is found
+    """
+
+    name: str
+    kind: str
+    ids: tuple[str, ...]
+    read: Callable[[str], bytes]
+    notes: tuple[str, ...] = ()
+    boxes: Callable[[str], tuple[Box, ...]] = lambda _: ()
+    scores: Mapping[str, float] | None = None
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The chosen pictures of a source, sorted by id; `name` is what a report calls it, `notes` what it has to say."""
+
+    name: str
+    kind: str
+    items: tuple[Item, ...]
+    notes: tuple[str, ...]
+    source: Source
+
+    def read(self, item: Item) -> bytes:
+        """The stored file of one picture, whole; any number of threads may call it.
+
+        Raises BadInputError if it can't be read any more, CheckFailedError if it isn't what it was when the
+        set was opened.
+        """
+        data = self.source.read(item.id)
+        if hashlib.sha256(data).hexdigest() != item.sha256:
+            raise CheckFailedError(f"{self.source.name}: {item.id} has changed since the run began. Begin it anew.")
+        return data
+
+
+def manifest_sha256(items: Iterable[Item]) -> str:
+    """The sha256 of a set: over one JSON line [id, sha256] an item, sorted by id. Boxes don't count."""
+    digest = hashlib.sha256()
+    for item in sorted(items, key=lambda item: item.id):
+        digest.update(json.dumps([item.id, item.sha256]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def clean_id(name: str, where: str) -> str:
+    """A stored file's name as an id: a relative path with forward slashes, in one Unicode form (NFC).
+
+    Bytes that are no UTF-8 are spelled out. Raises BadInputError for a name that leads out of `where`.
+    """
+    path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
+    if path.is_absolute() or ".." in path.parts:
+        raise BadInputError(f"{where} holds a file named {name!r}, which leads out of it. Pack it anew.")
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def by_id(pairs: Iterable[tuple[str, T]], where: str) -> dict[str, T]:
+    """The pairs sorted by id. Raises BadInputError where two files come to the same id."""
+    found: dict[str, T] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadInputError(f"{where} holds two pictures that would both be called {name!r}. Rename one.")
+        found[name] = value
+    return dict(sorted(found.items()))

@@ -1,0 +1,227 @@
+"""Opening a data set by what the user calls it: which kind it is, which pictures are taken, and their hashes."""
+
+import difflib
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vaelens.errors import BadInputError, UsageError
+from vaelens.images.boxes import matching, read_boxes
+from vaelens.images.datasets import coco, drawn
+from vaelens.images.datasets.folders import files_below, one_picture, open_folder, pictures
+from vaelens.images.datasets.hub_sets import open_hub_set
+from vaelens.images.datasets.items import DataSet, Item, Progress, Say, Source
+from vaelens.images.datasets.shards import SCORES, open_shards
+from vaelens.images.datasets.zips import open_zip
+from vaelens.images.drawing import Box
+from vaelens.images.reading import SUFFIXES
+
+NAMES = (coco.NAME, *drawn.SETS)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+KINDS = f"a folder of pictures or of .tar shards, a .zip, a .tar, owner/name on the hub, {', '.join(NAMES)}"
+THREADS = 4
+
+
+def open_dataset(
+    source: str | os.PathLike[str],
+    *,
+    take: int | None = None,
+    seed: int = 0,
+    min_aesthetic: float | None = None,
+    split: str | None = None,
+    boxes: str | os.PathLike[str] | None = None,
+    offline: bool = False,
+    announce: Say | None = None,
+    progress: Progress | None = None,
+) -> DataSet:
+    """The pictures of `source`, chosen, hashed and sorted by id; a path wins over a hub id.
+
+    take: so many, chosen by `seed` without replacement (drawn sets: so many drawn, 200 without it)
+    min_aesthetic: of shards, only pictures with at least this aesthetic score
+    split: of a hub data set; without it validation, else test, else train
+    boxes: a CSV or JSONL file of labelled boxes (`read_boxes`), in place of those that the set itself has
+
+    Each chosen picture's file is read once, whole; whether it is a picture shows when it is decoded. Where
+    files lie and in which order doesn't matter: the same pictures under the same names make the same set.
+
+    Raises UsageError for a set that isn't known, more pictures than there are, or an option that the set can't
+    follow; BadInputError for what is missing, empty or damaged; and what downloads raise.
+    """
+    _check_options(source, take, min_aesthetic, split)
+    own = read_boxes(boxes) if boxes is not None else None
+    found = _find(
+        source,
+        count=take,
+        seed=seed,
+        scored=min_aesthetic is not None,
+        split=split,
+        eyes=own is None,
+        offline=offline,
+        announce=announce,
+        progress=progress,
+    )
+    notes = list(found.notes)
+    if own is not None:
+        found, note = _with_boxes(found, own, str(boxes))
+        notes += [note] if note else []
+    ids = found.ids
+    if min_aesthetic is not None:
+        ids, note = _beautiful(found, min_aesthetic)
+        notes += [note] if note else []
+    chosen = _chosen(ids, take, seed, found.name)
+    if len(chosen) < len(ids):
+        notes.append(f"{len(chosen):,} of {len(ids):,} pictures, chosen with seed {seed}")
+    items = _hashed(found, chosen, progress)
+    return DataSet(_title(found, len(items), len(ids), min_aesthetic), found.kind, items, tuple(notes), found)
+
+
+def _check_options(
+    source: str | os.PathLike[str], take: int | None, min_aesthetic: float | None, split: str | None
+) -> None:
+    if take is not None and take < 1:
+        raise UsageError(f"{take} pictures can't be taken. Take 1 or more.")
+    if (name := _name(source)) and (min_aesthetic is not None or split is not None):
+        raise UsageError(f"{name} has neither aesthetic scores nor splits. Leave --min-aesthetic and --split out.")
+
+
+def _name(source: str | os.PathLike[str]) -> str | None:
+    """One of NAMES, if it is one: a path object, ./drawn and drawn/ mean what lies there."""
+    return source if isinstance(source, str) and source in NAMES else None
+
+
+def _find(
+    source: str | os.PathLike[str],
+    *,
+    count: int | None,
+    seed: int,
+    scored: bool,
+    split: str | None,
+    eyes: bool,
+    offline: bool,
+    announce: Say | None,
+    progress: Progress | None,
+) -> Source:
+    """The source that a name or path means."""
+    match _name(source):
+        case None:
+            pass
+        case coco.NAME:
+            return coco.open_coco(eyes=eyes, offline=offline, announce=announce, progress=progress)
+        case name:
+            return drawn.open_drawn(name, count, seed)
+    path, name = Path(source), os.fspath(source)
+    if not path.exists():
+        if HUB_ID.fullmatch(name) and path.suffix.lower() not in {".zip", ".tar", *SUFFIXES}:
+            if announce:
+                announce(f"{name} is no path here: asking the hub for a data set of that name")
+            return open_hub_set(name, split=split, scored=scored, offline=offline, announce=announce, progress=progress)
+        raise _unknown(name, path)
+    if split is not None:
+        raise UsageError(f"{name} lies here and has no splits; --split is for data sets on the hub. Leave it out.")
+    return _local(path, scored, progress)
+
+
+def _local(path: Path, scored: bool, progress: Progress | None) -> Source:
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        tars = [file for file in files_below(path) if file.suffix.lower() == ".tar"]
+        if not tars:
+            return open_folder(path)
+        if next(pictures(path), None) is not None:
+            raise UsageError(f"{path} holds both pictures and .tar shards. Name a folder that holds one kind.")
+        return open_shards(tars, path, f"{path.resolve().name}/", scored=scored, progress=progress)
+    if not path.is_file():
+        raise BadInputError(f"{path} is a device or pipe. A data set is {KINDS}.")
+    if suffix == ".zip":
+        return open_zip(path)
+    if suffix == ".tar":
+        return open_shards([path], path.parent, path.name, scored=scored, progress=progress)
+    if suffix in SUFFIXES:
+        raise one_picture(path)
+    raise UsageError(f"{path} is no data set. It can be {KINDS}.")
+
+
+def _unknown(name: str, path: Path) -> UsageError | BadInputError:
+    near = difflib.get_close_matches(name, NAMES, 1, 0.7)
+    if near:
+        return UsageError(f"There is no data set {name!r}. Did you mean {near[0]}?")
+    if path.is_symlink():
+        return BadInputError(f"{path} is a link that leads nowhere. Mend it, or name what it should lead to.")
+    return BadInputError(f"{path}: there is no such file or folder. A data set is {KINDS}.")
+
+
+def _with_boxes(source: Source, boxes: dict[str, tuple[Box, ...]], where: str) -> tuple[Source, str | None]:
+    known, note = matching(boxes, frozenset(source.ids), where)
+
+    def of(name: str) -> tuple[Box, ...]:
+        return known.get(name, ())
+
+    return replace(source, boxes=of), note
+
+
+def _beautiful(source: Source, least: float) -> tuple[tuple[str, ...], str | None]:
+    """The ids with a score of `least` or more, and a note on pictures without any."""
+    if not source.scores:
+        beside = (
+            f"what lies beside them has {', '.join(source.fields)}" if source.fields else "nothing lies beside them"
+        )
+        raise UsageError(
+            f"The pictures of {source.name} have no aesthetic score ({beside}; looked for: {', '.join(SCORES)}). "
+            "Leave --min-aesthetic out."
+        )
+    scores = source.scores
+    ids = tuple(name for name in source.ids if name in scores and scores[name] >= least)
+    if not ids:
+        raise UsageError(
+            f"No picture of {source.name} has an aesthetic score of {least:g} or more; "
+            f"the highest is {max(scores.values()):g}. Lower --min-aesthetic."
+        )
+    missing = len(source.ids) - len(scores)
+    return ids, f"{missing:,} pictures without an aesthetic score left out" if missing else None
+
+
+def _chosen(ids: tuple[str, ...], take: int | None, seed: int, name: str) -> tuple[str, ...]:
+    if take is None or take == len(ids):
+        return ids
+    if take > len(ids):
+        raise UsageError(f"{name} has {len(ids):,} pictures to choose from, not {take:,}. Take fewer.")
+    if seed < 0:
+        raise UsageError(f"{seed} is no seed to choose pictures by. Seeds begin at 0.")
+    places = np.random.default_rng(seed).choice(len(ids), take, replace=False)
+    return tuple(ids[int(place)] for place in np.sort(places))
+
+
+def _hashed(source: Source, ids: Iterable[str], progress: Progress | None) -> tuple[Item, ...]:
+    """Each picture read once for its sha256, by some threads, a bounded number ahead."""
+    names = list(ids)
+    items: list[Item] = []
+
+    def item(name: str) -> Item:
+        return Item(name, hashlib.sha256(source.read(name)).hexdigest(), source.boxes(name))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for done, found in enumerate(pool.map(item, names), 1):
+                items.append(found)
+                if progress:
+                    progress(done, len(names), "reading pictures")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return tuple(items)
+
+
+def _title(source: Source, count: int, of: int, min_aesthetic: float | None) -> str:
+    """What a report calls the set."""
+    if min_aesthetic is not None:
+        which = f"seeded {count:,}" if count < of else f"all {count:,}"
+        return f"LAION-like: {which} with aesthetic >= {min_aesthetic:g} from {source.name}"
+    return (
+        f"{source.name} (seeded {count:,} of {of:,} pictures)" if count < of else f"{source.name} ({count:,} pictures)"
+    )

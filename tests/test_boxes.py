@@ -1,0 +1,149 @@
+"""Boxes from files: the user's own, line by line, and COCO's eyes from a made-up archive."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from vaelens.errors import BadInputError, UsageError
+from vaelens.images.boxes import coco_eye_boxes, matching, read_boxes
+from vaelens.images.drawing import Box
+
+HEADER = "id,label,left,top,right,bottom\n"
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
+    expected = {
+        "a/ä, 1.jpg": (Box("eye", 1, 2.5, 11, 12), Box("mouth", 0, 0, 5, 5)),
+        "b.png": (Box("w", -3, 0, 5, 1e2),),
+    }
+    text = '\ufeffid,note,label,left,top,right,bottom\n"a/ä, 1.jpg",x,eye,1,2.5,11,12\nb.png,,w,-3,0,5,1e2\n'
+    assert read_boxes(written(tmp_path, "a.csv", text + '"a/ä, 1.jpg",,mouth,0,0,5,5\n')) == expected
+    lines = [
+        {"id": name, "label": b.label, "left": b.left, "top": b.top, "right": b.right, "bottom": b.bottom, "more": []}
+        for name, boxes in expected.items()
+        for b in boxes
+    ]
+    text = "\n\n".join(json.dumps(line) for line in lines)
+    assert read_boxes(written(tmp_path, "a.jsonl", text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (",eye,1,2,3,4", "id is ''"),
+        ("a,,1,2,3,4", "label is ''"),
+        ("a,eye,x,2,3,4", "left is 'x'"),
+        ("a,eye,1,nan,3,4", "top is 'nan'"),
+        ("a,eye,1,2,inf,4", "right is 'inf'"),
+        ("a,eye,1,2,3", "bottom is None"),
+        ("a,eye,3,2,3,4", "an empty box, left 3 to right 3"),
+        ("a,eye,1,5,3,4", "an empty box"),
+        ('a,"eye"x,1,2,3,4', "no CSV"),
+    ],
+)
+def test_a_bad_csv_line_is_named_by_its_number(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(BadInputError, match=r"a\.csv, line 3: ") as caught:
+        read_boxes(written(tmp_path, "a.csv", HEADER + f"a,eye,1,2,3,4\n{line}\n"))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "no JSON"),
+        ("[1]", "no JSON object"),
+        ('{"id": 3, "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 4}', "id is 3"),
+        ('{"id": "a", "label": "a", "left": true, "top": 2, "right": 3, "bottom": 4}', "left is True"),
+        ('{"id": "a", "label": "a", "left": 1, "right": 3, "bottom": 4}', "top is None"),
+        ('{"id": "a", "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 1' + "0" * 400 + "}", "bottom is 1"),
+    ],
+)
+def test_a_bad_json_line_is_named_by_its_number(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(BadInputError, match=r"a\.jsonl, line 2: ") as caught:
+        read_boxes(written(tmp_path, "a.jsonl", f"\n{line}\n"))
+    assert message in str(caught.value)
+
+
+def test_files_that_are_no_boxes(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"come as \.csv or \.jsonl"):
+        read_boxes(tmp_path / "a.xml")
+    with pytest.raises(BadInputError, match="No such file"):
+        read_boxes(tmp_path / "a.csv")
+    with pytest.raises(BadInputError, match="no column label, bottom"):
+        read_boxes(written(tmp_path, "b.csv", "id,left,top,right\n"))
+    for name, text in (("c.csv", HEADER), ("c.jsonl", "\n")):
+        with pytest.raises(BadInputError, match="holds no boxes"):
+            read_boxes(written(tmp_path, name, text))
+    (tmp_path / "d.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInputError, match="no UTF-8"):
+        read_boxes(tmp_path / "d.csv")
+
+
+def test_ids_that_match_no_picture_are_counted_and_none_is_refused() -> None:
+    boxes = {"a": (Box("x", 0, 0, 1, 1),), "b": (), "c": ()}
+    assert matching(boxes, frozenset("a"), "b.csv") == (
+        {"a": boxes["a"]},
+        "2 of the 3 ids in b.csv match no picture",
+    )
+    assert matching({"a": boxes["a"]}, frozenset("ab"), "b.csv")[1] is None
+    with pytest.raises(UsageError, match=r"none of its 3 ids .* 'a', the data set's first 'A'"):
+        matching(boxes, frozenset("AB"), "b.csv")
+
+
+POINTS = ["nose", "left_eye", "right_eye", "left_ear"]
+
+
+def annotations(*people: dict[str, object]) -> dict[str, object]:
+    return {
+        "images": [{"id": 139, "file_name": "000000000139.jpg"}, {"id": 7, "file_name": "000000000007.jpg"}],
+        "categories": [{"id": 1, "name": "person", "keypoints": POINTS}],
+        "annotations": [{"id": i, "image_id": 139, "category_id": 1, **person} for i, person in enumerate(people)],
+    }
+
+
+def test_eyes_from_coco(tmp_path: Path) -> None:
+    """Eyes 50 apart (30 and 40 along the axes): squares of side 30 about the middles of the marked pixels."""
+    people = [
+        {"keypoints": [0, 0, 0, 130, 90, 2, 100, 50, 2, 0, 0, 0]},
+        {"keypoints": [0, 0, 0, 130, 90, 2, 100, 50, 1, 0, 0, 0]},  # one eye hidden
+        {"keypoints": [0, 0, 0, 130, 90, 2, 0, 0, 0, 0, 0, 0]},  # one eye not marked
+        {"keypoints": [0, 0, 0, 5, 5, 2, 5, 5, 2, 0, 0, 0]},  # both on one pixel
+        {"keypoints": [0] * 12, "iscrowd": 1},
+        {"image_id": 7, "keypoints": [9, 9, 2, 20, 10, 2, 10, 10, 2, 0, 0, 0]},
+    ]
+    expected = {
+        "000000000007.jpg": (Box("eye", 17.5, 7.5, 23.5, 13.5), Box("eye", 7.5, 7.5, 13.5, 13.5)),
+        "000000000139.jpg": (Box("eye", 115.5, 75.5, 145.5, 105.5), Box("eye", 85.5, 35.5, 115.5, 65.5)),
+    }
+    text = json.dumps(annotations(*people))
+    plain = written(tmp_path, "person_keypoints_val2017.json", text)
+    with zipfile.ZipFile(tmp_path / "annotations.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("annotations/person_keypoints_train2017.json", "{}")
+        archive.writestr("annotations/person_keypoints_val2017.json", text)
+    for path in (plain, tmp_path / "annotations.zip"):
+        found = coco_eye_boxes(path)
+        assert list(found) == sorted(expected)
+        for name, boxes in expected.items():
+            assert [b.label for b in found[name]] == ["eye", "eye"]
+            sides = [[b.left, b.top, b.right, b.bottom] for b in found[name]]
+            assert sides == [pytest.approx([b.left, b.top, b.right, b.bottom], abs=1e-9) for b in boxes]
+
+
+def test_what_is_not_cocos_keypoints(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("annotations/captions_val2017.json", "{}")
+    with pytest.raises(BadInputError, match="it holds 0 files person_keypoints_val2017"):
+        coco_eye_boxes(tmp_path / "a.zip")
+    for text in ("{", "[]", "{}", json.dumps(annotations({"keypoints": [1, 2]}))):
+        with pytest.raises(BadInputError, match=r"a\.json"):
+            coco_eye_boxes(written(tmp_path, "a.json", text))
+    with pytest.raises(BadInputError, match="No such file"):
+        coco_eye_boxes(tmp_path / "nowhere.json")

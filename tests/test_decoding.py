@@ -1,0 +1,66 @@
+"""Pictures from bytes: by the rules for files, and plainly."""
+
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vaelens.errors import BadInputError
+from vaelens.images.reading import decode_picture, decode_plain, read_picture
+
+
+def encoded(picture: Image.Image, form: str, **how: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, form, **how)
+    return out.getvalue()
+
+
+def test_bytes_are_decoded_by_the_rules_for_files(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
+    (tmp_path / "a.png").write_bytes(data)
+    of_file, of_bytes = read_picture(tmp_path / "a.png"), decode_picture(data, "set/a.png")
+    assert of_bytes.path == Path("set/a.png")
+    assert of_bytes.notes == of_file.notes == ("turned upright by its EXIF orientation", "alpha laid over white")
+    assert of_bytes.image.equal(of_file.image)
+    assert of_bytes.size == (9, 6)
+
+
+def test_the_plain_way_is_pillows_conversion_and_nothing_else() -> None:
+    """No orientation, no profile, alpha dropped: as the published script reads."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(pixels), "PNG", exif=exif, icc_profile=b"broken")
+    found = decode_plain(data, "a.png")
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, pixels[..., :3])
+    jpeg = encoded(Image.fromarray(pixels[..., :3]), "JPEG")
+    for data in (
+        jpeg,
+        encoded(Image.fromarray(pixels, "CMYK"), "TIFF"),
+        encoded(Image.fromarray(pixels[..., 0]), "PNG"),
+    ):
+        assert np.array_equal(decode_plain(data, "a"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    palette = Image.fromarray(pixels[..., :3]).quantize(8)
+    assert decode_plain(encoded(palette, "PNG", transparency=bytes(8)), "a").shape == (6, 9, 3)
+
+
+def test_bytes_are_refused_as_files_are(tmp_path: Path) -> None:
+    whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)), "PNG")
+    wide = encoded(Image.fromarray(np.zeros((2, 2), dtype=np.float32)), "TIFF")
+    bomb = whole[:16] + (50_000).to_bytes(4, "big") * 2 + whole[24:29]
+    bomb += zlib.crc32(bomb[12:29]).to_bytes(4, "big") + whole[33:]
+    for data in (b"", b"<svg/>", b"%PDF-1.7\n", b"some text", whole[: len(whole) // 2], wide, bomb):
+        (tmp_path / "a.png").write_bytes(data)
+        with pytest.raises(BadInputError) as of_file:
+            read_picture(tmp_path / "a.png")
+        for decode in (decode_picture, decode_plain):
+            with pytest.raises(BadInputError) as of_bytes:
+                decode(data, str(tmp_path / "a.png"))
+            assert str(of_bytes.value) == str(of_file.value)
