@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vaelens.metrics.psnr import psnr
-from vaelens.metrics.ssim import ssim
+from vaelens.metrics.ssim import ssim, ssim_map
 
 
 def pair(h: int = 40, w: int = 33) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,6 +62,30 @@ def test_ssim_zero_padded_against_a_plain_loop() -> None:
                     a, d = 0.01**2, 0.03**2
                     total.append((2 * mp * mq + a) * (2 * cov + d) / ((mp**2 + mq**2 + a) * (vp + vq + d)))
         assert abs(value - np.mean(total)) < 1e-9
+
+
+def test_ssim_is_the_mean_of_its_map_and_valid_the_middle_of_zero() -> None:
+    x, y = pair()
+    whole, middle = ssim_map(y, x, "zero"), ssim_map(y, x, "valid")
+    assert whole.shape == (2, 3, 40, 33)
+    assert torch.allclose(whole[:, :, 5:-5, 5:-5], middle, rtol=0, atol=1e-12)
+    assert torch.equal(ssim(y, x), whole.mean(dim=(1, 2, 3)))
+    assert torch.equal(ssim(y, x, padding="valid"), middle.mean(dim=(1, 2, 3)))
+
+
+def test_ssim_map_against_scikit_image() -> None:
+    x, y = pair()
+    _, expected = structural_similarity(
+        x[0].numpy(), y[0].numpy(), channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False, full=True,
+    )  # fmt: skip
+    found = ssim_map(y[:1], x[:1], "valid")[0]
+    assert (found - torch.as_tensor(expected)[:, 5:-5, 5:-5]).abs().max() < 1e-12
+
+
+def test_ssim_of_a_picture_is_the_same_alone_and_in_company() -> None:
+    x, y = pair()
+    assert torch.equal(ssim_map(y, x, "zero")[1:], ssim_map(y[1:], x[1:], "zero"))
 
 
 def test_the_two_paddings_differ() -> None:

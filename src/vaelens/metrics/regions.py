@@ -1,0 +1,141 @@
+"""Measures of one box in a picture: an eye, a letter. The whole picture is reconstructed; only the looking is local.
+
+A box, in pixels of the picture that is measured, is rounded outward to whole pixels and cut at the picture's
+edges. PSNR as for a picture; SSIM and PSIM from the whole picture's maps, at the places whose centre lies in
+the box, so that they see the box's surroundings too; the gradient energy says whether edges survived.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from vaelens.images.drawing import Box
+
+
+class Region(TypedDict):
+    """One box's row. psnr in dB, infinite where nothing changed; None where a measure has nothing to look at."""
+
+    label: str
+    box: list[float]
+    stratum: str
+    psnr: float
+    ssim: float | None
+    psim: float | None
+    gradient_energy: float | None
+
+
+STRATA = ("<8", "8-16", "16-32", ">=32")  # pixels of the smaller side, the lower end included
+
+
+def measure_regions(
+    image: Tensor, reference: Tensor, boxes: Iterable[Box], ssim_map: Tensor, psim_maps: Sequence[Tensor] | None
+) -> list[Region]:
+    """One row a box, in the boxes' order.
+
+    image (a reconstruction), reference (its original): [3,h,w] in [0,1]. ssim_map: [3,h,w] zero-padded or
+    [3,h-10,w-10] valid, of `ssim.ssim_map`. psim_maps: [h_i,w_i] a tap, one minus the cosine (a measure that
+    weighs its taps gives them weighted); None leaves psim None. Raises ValueError for a box that lies
+    outside of the picture.
+    """
+    if image.shape != reference.shape:
+        raise ValueError(
+            f"regions are compared in pictures of one shape, not {tuple(image.shape)} and {tuple(reference.shape)}"
+        )
+    size = (image.shape[1], image.shape[2])
+    image, reference = image.double(), reference.double()
+    return [
+        {
+            "label": box.label,
+            "box": [box.left, box.top, box.right, box.bottom],
+            "stratum": stratum(box),
+            "psnr": region_psnr(image, reference, box),
+            "ssim": region_ssim(ssim_map, box, size),
+            "psim": None if psim_maps is None else region_psim(psim_maps, box, size),
+            "gradient_energy": gradient_energy(image, reference, box),
+        }
+        for box in boxes
+    ]
+
+
+def stratum(box: Box) -> str:
+    """Which of STRATA the box belongs to, by its smaller side as given."""
+    side = min(box.right - box.left, box.bottom - box.top)
+    return STRATA[sum(side >= limit for limit in (8, 16, 32))]
+
+
+def region_psnr(image: Tensor, reference: Tensor, box: Box) -> float:
+    """In dB over the pixels and channels of the box; infinite where they are equal. Both [3,h,w] in [0,1]."""
+    rows, columns = _pixels(box, (image.shape[1], image.shape[2]))
+    error = float((image[:, rows, columns].double() - reference[:, rows, columns].double()).square().mean())
+    return -10 * math.log10(error) if error else math.inf
+
+
+def region_ssim(ssim_map: Tensor, box: Box, size: tuple[int, int]) -> float | None:
+    """The mean of the map [3,h',w'] of a picture of size (h, w), over the windows whose centre is in the box.
+
+    None where no window of a valid map has its centre there: the box lies in the picture's outer 5 pixels.
+    """
+    rows, columns = _pixels(box, size)
+    border = (size[0] - ssim_map.shape[1]) // 2
+    inside = ssim_map[:, _shifted(rows, border), _shifted(columns, border)]
+    return float(inside.mean()) if inside.numel() else None
+
+
+def region_psim(psim_maps: Sequence[Tensor], box: Box, size: tuple[int, int]) -> float:
+    """The sum over taps of the mean over the cells whose centre is in the box, or over the nearest ones.
+
+    psim_maps: [h_i,w_i] a tap, of a picture of size (h, w): a cell covers h/h_i x w/w_i pixels.
+    """
+    rows, columns = _pixels(box, size)
+    total = 0.0
+    for cells in psim_maps:
+        down = _cells(rows, size[0], cells.shape[0])
+        across = _cells(columns, size[1], cells.shape[1])
+        total += float(cells[down, across].double().mean())
+    return total
+
+
+def gradient_energy(image: Tensor, reference: Tensor, box: Box) -> float | None:
+    """How sharp the box is against the original: 1 as sharp, below 1 blurred, above 1 with edges made up.
+
+    The sum of squared forward differences, down and across, of all channels inside the box, over the
+    original's; both [3,h,w]. None where the original is flat.
+    """
+    rows, columns = _pixels(box, (image.shape[1], image.shape[2]))
+    energy, of_original = (_energy(picture[:, rows, columns].double()) for picture in (image, reference))
+    return energy / of_original if of_original else None
+
+
+def _energy(part: Tensor) -> float:
+    return float(torch.diff(part, dim=1).square().sum() + torch.diff(part, dim=2).square().sum())
+
+
+def _pixels(box: Box, size: tuple[int, int]) -> tuple[slice, slice]:
+    """The rows and columns of a picture (h, w) that the box touches: at least one of each."""
+    rows = slice(max(math.floor(box.top), 0), min(max(math.ceil(box.bottom), math.floor(box.top) + 1), size[0]))
+    columns = slice(max(math.floor(box.left), 0), min(max(math.ceil(box.right), math.floor(box.left) + 1), size[1]))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        edges = (box.left, box.top, box.right, box.bottom)
+        raise ValueError(f"the box {edges} of {box.label} lies outside of the picture of {size[1]}x{size[0]} pixels")
+    return rows, columns
+
+
+def _shifted(pixels: slice, border: int) -> slice:
+    return slice(max(pixels.start - border, 0), max(pixels.stop - border, 0))
+
+
+def _cells(pixels: slice, size: int, count: int) -> slice:
+    """Of `count` cells over `size` pixels, those with their centre between the pixels' edges; else the nearest one.
+
+    A tap of an odd size drops the last row; its cells are still taken to cover the picture evenly.
+    """
+    cell = size / count
+    start = math.ceil(pixels.start / cell - 0.5)
+    stop = math.ceil(pixels.stop / cell - 0.5)
+    if start < stop:
+        return slice(start, stop)
+    nearest = min(int((pixels.start + pixels.stop) / 2 / cell), count - 1)
+    return slice(nearest, nearest + 1)
