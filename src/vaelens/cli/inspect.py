@@ -1,29 +1,86 @@
-"""`vaelens inspect`: what a VAE file is, field by field, and who says so."""
+"""`vaelens inspect`: what a VAE file is, field by field and who says so; with --health, what state it is in."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import result, result_json, result_table, say, set_level
+from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
+from vaelens.errors import CheckFailedError, UsageError
+
+if TYPE_CHECKING:
+    from vaelens.health import Health
 
 
 def inspect(
     source: Annotated[str, typer.Argument(metavar="FILE", help="A VAE: a file, a folder, a name or a hub id.")],
+    health: Annotated[
+        bool,
+        typer.Option("--health", help="Run it: latents, colour, detail, grid, drift, float16 range, time."),
+    ] = False,
+    photos: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--photos",
+            metavar="PATH",
+            help="With --health: pictures or folders of them. Repeatable; by default drawn faces and letters.",
+        ),
+    ] = None,
+    max_side: Annotated[
+        int, typer.Option(min=1, metavar="PIXELS", help="With --health: shrink larger photographs to this first.")
+    ] = 512,
+    round_trips: Annotated[
+        int, typer.Option(min=1, metavar="N", help="With --health: encode and decode again and again, N times.")
+    ] = 8,
+    time_at: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, metavar="PIXELS", help="With --health: the side of pictures to take times with. Repeatable; 256."
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
     space: options.Space = None,
     offline: options.Offline = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Read a VAE strictly and show its layout, config, latent space and fingerprints."""
+    """Read a VAE strictly and show its layout, config, latent space and fingerprints; --health examines it.
+
+    Example: vaelens inspect ft-mse --health --photos my-photos/
+    """
     set_level(quiet, verbose)
+    if photos and not health:
+        raise UsageError("--photos are for --health. Add it: vaelens inspect FILE --health --photos PATH.")
     from vaelens.loading import describe
 
-    found = describe(source, space=space, offline=offline, announce=say)
-    if json:
-        result_json(found)
+    if not health:
+        found = describe(source, space=space, offline=offline, announce=say)
+        result_json(found) if json else _show(found)
         return
+    from vaelens.health import examine
+    from vaelens.loading import load
+
+    vae = load(source, device=device, dtype=dtype, space=space, offline=offline, announce=say)
+    if not photos:
+        say("No --photos named: drawn faces and letters serve. They are simpler than photographs.")
+    with progress() as step:
+        examined = examine(
+            vae, photos or None, max_side=max_side, round_trips=round_trips, time_at=time_at or (256,), progress=step
+        )
+    if json:
+        result_json(describe(source, space=space, offline=offline) | {"health": examined.as_dict()})
+    else:
+        _show_health(examined)
+    if not examined.finite:
+        raise CheckFailedError(
+            f"{vae.name} gave NaN or infinite values in {len(examined.measured.failures)} passes. "
+            + ("Its weights are broken: get the file anew." if dtype == "float32" else "Try --dtype float32.")
+        )
+
+
+def _show(found: dict[str, Any]) -> None:
     from vaelens.report.tables import Column, Table
 
     for label, value in found["file"].items():
@@ -35,3 +92,18 @@ def inspect(
     prints = found["fingerprint"]
     rows = tuple((half, kind, digest) for half, kinds in prints.items() for kind, digest in kinds.items())
     result_table(Table((Column("fingerprint"), Column("of"), Column("sha256")), rows))
+
+
+def _show_health(examined: "Health") -> None:
+    from vaelens.health import tables
+
+    for line in tables.header(examined):
+        result(line)
+    result("")
+    result_table(tables.summary(examined))
+    for line in tables.reasons(examined):
+        result("")
+        result(line)
+    for title, table in tables.details(examined):
+        result(f"\n{title}")
+        result_table(table)

@@ -1,0 +1,288 @@
+"""Examine one VAE: run pictures, plain colours and round trips through it, measure, and say what it means.
+
+vaelens inspect ft-mse --health
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError, is_out_of_memory
+from vaelens.health.activations import watched
+from vaelens.health.latents import LatentSums
+from vaelens.health.measurements import Measured, PictureSums, Plain, Timing, Trip, measure_plain
+from vaelens.health.verdicts import THRESHOLDS, Finding, findings
+from vaelens.images.faces import draw_face
+from vaelens.images.letters import draw_letters
+from vaelens.images.reading import SUFFIXES, check_picture, read_picture
+from vaelens.images.writing import from_uint8
+from vaelens.metrics.psnr import psnr
+from vaelens.networks.tiny import TinyAutoencoder
+from vaelens.report.record import run_record, vae_record
+from vaelens.vae import VAE, Encoded
+from vaelens.weights.registry import registry
+
+DRAWN = 16  # faces and pages of letters by turns
+DRAWN_SIDE = 256
+FIRST_SEED = 1_000_000  # seeds from here on are kept from all training
+DRIFT_PICTURES = 2
+REPEATS = 3  # of the timing; the median is told
+GREYS = (0.1, 0.3, 0.5, 0.7, 0.9)
+LOW, HIGH = 0.25, 0.75  # of the colours: away from 0 and 1, where clamping hides what is wrong
+COLOURS = (
+    *((grey,) * 3 for grey in GREYS),
+    *((HIGH if n & 4 else LOW, HIGH if n & 2 else LOW, HIGH if n & 1 else LOW) for n in range(1, 7)),
+)
+# Latent cells along a plain picture, and along each edge that isn't measured: zero padding is felt some cells deep.
+PLAIN_CELLS, PLAIN_MARGIN = 24, 8
+
+Source = str | os.PathLike[str] | Tensor
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Health:
+    """What was measured, what to think of it, and the record of the run (VAE, settings, versions, memory)."""
+
+    measured: Measured
+    findings: tuple[Finding, ...]
+    record: dict[str, Any]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every pass gave finite values."""
+        return not self.measured.failures
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it for JSON, thresholds and their reasons included."""
+        thresholds = {name: asdict(threshold) for name, threshold in THRESHOLDS.items()}
+        found = [asdict(finding) for finding in self.findings]
+        return {**self.record, "measured": asdict(self.measured), "findings": found, "thresholds": thresholds}
+
+
+@dataclass
+class _Run:
+    """One VAE at work: what fails is noted, and the rest goes on."""
+
+    vae: VAE
+    progress: Progress | None
+    total: int
+    done: int = 0
+    failures: list[str] = field(default_factory=list[str])
+
+    def step(self, what: str) -> None:
+        if self.progress:
+            self.progress(self.done, self.total, what)
+        self.done += 1
+
+    def trip(self, image: Tensor, what: str) -> tuple[Encoded | None, Tensor | None]:
+        """Posterior, and the reconstruction by its mode on the CPU; None for what isn't finite."""
+        self.step(what)
+        try:
+            encoded = self.vae.encode(image)
+        except CheckFailedError:
+            self.failures.append(f"{what}: encoding")
+            return None, None
+        if not bool(torch.isfinite(encoded.posterior.std).all()):
+            self.failures.append(f"{what}: encoding (the posterior's spread)")
+            return None, None
+        try:
+            return encoded, self.vae.decode(encoded.mode(), encoded.size).cpu()
+        except CheckFailedError:
+            self.failures.append(f"{what}: decoding")
+            return encoded, None
+
+
+def examine(
+    vae: VAE,
+    pictures: Sequence[Source] | None = None,
+    *,
+    max_side: int = 512,
+    round_trips: int = 8,
+    time_at: Sequence[int] = (256,),
+    progress: Progress | None = None,
+) -> Health:
+    """Examine a VAE on the device and in the dtype that it was loaded with.
+
+    `pictures` are files, folders of them, or images [1,3,h,w] in [0,1]; without any, drawn faces and letters
+    serve, the same in every run. Files larger than `max_side` are shrunk to it. One picture is in memory
+    at a time, but for the first two, which go round `round_trips` times, by the posterior's mode and
+    unrounded. `time_at` are the sides of square pictures to take times with; none, no times. `progress`
+    gets (done, total, what) before each pass.
+
+    NaN and infinity are findings. Raises UsageError for numbers that can't be or no picture, BadInputError
+    for a picture that can't be read or a folder without any, and ResourceError when memory runs out.
+    """
+    began = time.perf_counter()
+    if min(round_trips, max_side, *time_at) < 1:
+        raise UsageError("round trips, the sides to take times at and the largest side are each at least 1.")
+    sources = None if pictures is None else _listed(pictures)
+    count = DRAWN if sources is None else len(sources)
+    trips = min(count, DRIFT_PICTURES) * (round_trips - 1)
+    run = _Run(vae, progress, count + len(COLOURS) + trips + len(time_at) * (REPEATS + 1))
+    try:
+        measured = _measure(run, sources, max_side, round_trips, time_at)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"out of memory on {vae.device} while {vae.name} was examined. Use smaller pictures (--max-side 256), or "
+            "run where there is more memory."
+        ) from error
+    settings = {"max_side": max_side, "round_trips": round_trips, "time_at": list(time_at), "pictures": count}
+    record = run_record("inspect --health", settings, [vae_record(vae)], time.perf_counter() - began)
+    return Health(measured, findings(measured), record)
+
+
+def _measure(
+    run: _Run, sources: list[Path | Tensor] | None, max_side: int, round_trips: int, time_at: Sequence[int]
+) -> Measured:
+    vae, factor = run.vae, run.vae.spec.factor
+    latents, sums = LatentSums(), PictureSums(factor)
+    first: list[tuple[Tensor, Tensor]] = []
+    with watched(vae.network) as watch:
+        for number, (name, image) in enumerate(_images(sources, max_side)):
+            encoded, again = run.trip(image, name)
+            if encoded is not None:
+                latents.add(encoded.posterior)
+            if again is not None:
+                sums.add(image, again)
+                if number < DRIFT_PICTURES:
+                    first.append((image, again))
+        plain = tuple(found for colour in COLOURS if (found := _plain(run, colour)) is not None)
+        drift = _drift(run, first, round_trips)
+    space = registry().spaces.get(vae.spec.latent_space or "")
+    raw = not isinstance(vae.network, TinyAutoencoder)  # a tiny one gives latents that are scaled already
+    return Measured(
+        pictures=_described(sources),
+        failures=tuple(run.failures),
+        latents=latents.result(),
+        scaling_factor=vae.spec.scaling_factor,
+        shift_factor=vae.spec.shift_factor,
+        registered_scale=space.scaling_factor if space and raw else None,
+        colour_bias=sums.colour_bias(),
+        bands=sums.bands(),
+        picture_grid=sums.grid(),
+        plain=plain,
+        drift=drift,
+        activations=watch.largest(),
+        timings=tuple(_timing(run, side) for side in time_at) if not run.failures else (),
+    )
+
+
+def _listed(pictures: Sequence[Source]) -> list[Path | Tensor]:
+    """Folders opened up, and every header looked at before any work."""
+    found: list[Path | Tensor] = []
+    for source in pictures:
+        if isinstance(source, Tensor):
+            found.append(source)
+            continue
+        path = Path(source)
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not inside:
+                raise BadInputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))}). Name another folder.")
+            found += inside
+        else:
+            found.append(path)
+    if not found:
+        raise UsageError("no picture named. Name files or folders, or none at all for drawn faces and letters.")
+    for source in found:
+        if isinstance(source, Path):
+            check_picture(source)
+    return found
+
+
+def _described(sources: list[Path | Tensor] | None) -> str:
+    if sources is None:
+        return (
+            f"{DRAWN} drawn pictures (faces and letters, seeds {FIRST_SEED} to {FIRST_SEED + DRAWN // 2 - 1}) of "
+            f"{DRAWN_SIDE}x{DRAWN_SIDE}"
+        )
+    return f"{len(sources)} picture{'s' if len(sources) > 1 else ''} of yours"
+
+
+def _images(sources: list[Path | Tensor] | None, max_side: int) -> Iterator[tuple[str, Tensor]]:
+    """Name and image [1,3,h,w] in [0,1], one at a time."""
+    if sources is None:
+        for number in range(DRAWN):
+            seed, kind = FIRST_SEED + number // 2, "letters" if number % 2 else "face"
+            drawing = (draw_letters if number % 2 else draw_face)(seed, DRAWN_SIDE)
+            yield f"drawn {kind} {seed}", from_uint8(torch.as_tensor(drawing.pixels).permute(2, 0, 1)[None])
+        return
+    for number, source in enumerate(sources):
+        if isinstance(source, Tensor):
+            yield f"picture {number + 1}", source.detach().cpu()
+        else:
+            yield source.name, read_picture(source, max_side=max_side).image
+
+
+def _plain(run: _Run, colour: tuple[float, ...]) -> Plain | None:
+    factor = run.vae.spec.factor
+    side = PLAIN_CELLS * factor
+    name = " ".join(f"{level * 255:.0f}" for level in colour)
+    image = torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, side, side).contiguous()
+    _, again = run.trip(image, f"plain colour {name}")
+    return None if again is None else measure_plain(colour, again, factor, PLAIN_MARGIN * factor)
+
+
+def _drift(run: _Run, first: list[tuple[Tensor, Tensor]], round_trips: int) -> tuple[Trip, ...]:
+    """PSNR after 1, 2, 4, ... and the last trip; ends early where a picture doesn't come back finite."""
+    told = {round_trips} | {2**n for n in range(round_trips.bit_length()) if 2**n <= round_trips}
+    found: list[Trip] = []
+    now = [again for _, again in first]
+    before = [original for original, _ in first]
+    for number in range(1, round_trips + 1 if first else 1):
+        if number > 1:
+            after = [run.trip(image, f"round trip {number} of picture {i + 1}")[1] for i, image in enumerate(now)]
+            before, now = now, [image for image in after if image is not None]
+            if len(now) < len(before):
+                break
+        if number in told:
+            originals = [original for original, _ in first]
+            found.append(Trip(number, _mean_psnr(now, originals), _mean_psnr(now, before)))
+    return tuple(found)
+
+
+def _mean_psnr(images: list[Tensor], references: list[Tensor]) -> float:
+    return statistics.fmean(float(psnr(a, b)) for a, b in zip(images, references, strict=True))
+
+
+def _timing(run: _Run, side: int) -> Timing:
+    """Encoding and decoding by turns, after one of each that isn't counted."""
+    vae = run.vae
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(vae.device)
+    cuda = vae.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(vae.device)
+    times: list[tuple[float, float]] = []
+    for number in range(REPEATS + 1):
+        run.step(f"time at {side}x{side}")
+        began = _clock(vae.device)
+        latents = vae.encode(image).mode()
+        between = _clock(vae.device)
+        vae.decode(latents)
+        if number:
+            times.append((between - began, _clock(vae.device) - between))
+    return Timing(
+        side=side,
+        encode=statistics.median(encode for encode, _ in times),
+        decode=statistics.median(decode for _, decode in times),
+        device_memory_bytes=torch.cuda.max_memory_allocated(vae.device) if cuda else None,
+    )
+
+
+def _clock(device: torch.device) -> float:
+    """The time when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
