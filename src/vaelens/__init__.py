@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vaelens.errors import VaelensError
+    from vaelens.evaluation.running import evaluate
+    from vaelens.health.examination import examine
     from vaelens.images.reading import read_image
     from vaelens.loading import load
     from vaelens.metrics.psnr import psnr
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
     from vaelens.reconstruction import reconstruct
     from vaelens.vae import VAE, Encoded
 
-__all__ = ["VAE", "Encoded", "VaelensError", "load", "psnr", "read_image", "reconstruct", "ssim"]
+__all__ = ["VAE", "Encoded", "VaelensError", "evaluate", "examine", "load", "psnr", "read_image", "reconstruct", "ssim"]
 
 _HOMES = {
     "VAE": "vaelens.vae",
     "Encoded": "vaelens.vae",
     "VaelensError": "vaelens.errors",
+    "evaluate": "vaelens.evaluation.running",
+    "examine": "vaelens.health.examination",
     "load": "vaelens.loading",
     "psnr": "vaelens.metrics.psnr",
     "read_image": "vaelens.images.reading",

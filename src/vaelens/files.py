@@ -37,7 +37,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Binary
         mode = _mode(target)
         handle, name = tempfile.mkstemp(prefix=".vaelens-", dir=target.parent)
     except OSError as error:
-        raise _explained(error, target) from error
+        raise explained(error, target) from error
     try:
         with os.fdopen(handle, "wb") as file:
             if isinstance(content, bytes):
@@ -51,7 +51,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Binary
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _explained(error, target) from error
+            raise explained(error, target) from error
         raise
     return target
 
@@ -103,7 +103,8 @@ def _in_hub_cache(target: Path) -> bool:
     )
 
 
-def _explained(error: OSError, target: Path) -> UsageError | ResourceError | BadInputError:
+def explained(error: OSError, target: Path) -> UsageError | ResourceError | BadInputError:
+    """The user's error for what writing to `target` raised."""
     if error.errno in FULL:
         return ResourceError(f"{target}: not written, the disk is full ({_reason(error)}). Free some room, try again.")
     if error.errno in {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL}:

@@ -4,14 +4,14 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from vaelens.download import RemoteFile, fetch, try_fetch
+from vaelens.download.hub import RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
 from vaelens.vae import VAE
 from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae
@@ -84,6 +84,17 @@ def check_source(source: str | os.PathLike[str]) -> str:
         raise BadInputError(f"{text}: there is no such file or folder. Check the path.")
     registry().find(text)
     return text
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names, numbered where two VAEs of one name would look alike: a, a (2)."""
+    distinct: list[str] = []
+    for name in names:
+        candidate, number = name, 2
+        while candidate in distinct:
+            candidate, number = f"{name} ({number})", number + 1
+        distinct.append(candidate)
+    return distinct
 
 
 def find_device(device: str) -> torch.device:

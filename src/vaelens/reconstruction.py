@@ -20,7 +20,7 @@ from vaelens.files import writable_path, write_atomic
 from vaelens.images.reading import SUFFIXES, Picture, check_picture, read_picture
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
-from vaelens.loading import check_source, find_device, find_dtype, load
+from vaelens.loading import check_source, distinct_names, find_device, find_dtype, load
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.report.page import Layer, Panel, render_page
@@ -225,7 +225,7 @@ def reconstruct(
         vae = source if isinstance(source, VAE) else load(
             source, device=device, dtype=dtype, space=space, offline=offline, announce=announce
         )  # fmt: skip
-        name = _distinct(vae.name, [r["name"] for r in records])
+        name = distinct_names([*(r["name"] for r in records), vae.name])[-1]
         rows: list[Row] = []
         for number, picture in enumerate(pictures):
             if progress:
@@ -315,14 +315,6 @@ def _row(photo: Photo, original: Tensor, vae: VAE, name: str, seed: int | None) 
         latents_sha256=hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest(),
         seconds=round(seconds, 3),
     )
-
-
-def _distinct(name: str, taken: Sequence[str]) -> str:
-    """The name, numbered where two VAEs of one name would look alike."""
-    distinct, number = name, 2
-    while distinct in taken:
-        distinct, number = f"{name} ({number})", number + 1
-    return distinct
 
 
 def _file_name(text: str) -> str:

@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from vaelens.cli import doctor, inspect, reconstruct, vaes
+from vaelens.cli import calibrate, doctor, evaluate, inspect, reconstruct, vaes
 from vaelens.cli.output import failure, is_verbose
 from vaelens.errors import ResourceError, VaelensError, is_out_of_memory
 
@@ -23,6 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
 app.command("list")(vaes.list_vaes)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)

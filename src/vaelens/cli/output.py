@@ -62,7 +62,11 @@ def result_table(table: "Table", title: str | None = None) -> None:
     for c, column in enumerate(table.columns):
         shown.add_column(Text(column.name), justify="right" if is_numeric(table, c) else "left", overflow="fold")
     for r, row in enumerate(table.rows):
-        shown.add_row(*(Text(cell, style="bold" if (r, c) in best else "") for c, cell in enumerate(row)))
+        cells = [Text(cell, style="bold" if (r, c) in best else "") for c, cell in enumerate(row)]
+        for c, cell in enumerate(cells):
+            for note in table.notes.get((r, c), ()):
+                cell.append(f"\n{note}", style="not bold dim")
+        shown.add_row(*cells)
     console = Console() if sys.stdout.isatty() else Console(width=400)  # a pipe has no width: rows stay whole there
     console.print(shown)
 

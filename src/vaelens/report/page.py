@@ -1,8 +1,12 @@
-"""The viewer: one HTML file that holds its pictures, opens from disk and never reaches for the network."""
+"""Pages: one HTML file that holds its pictures, opens from disk and never reaches for the network.
+
+`render_page` is the viewer alone, `render_report` sections with the viewer among them.
+"""
 
 import base64
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ from string import Template
 
 from vaelens.report.tables import Table, escaped, table_html
 
+PICTURES, HOW = "Pictures", "How it was made"
 SHOWN = "shown"  # the fact that is the line under the page's title
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
@@ -26,12 +31,24 @@ class Layer:
 
 @dataclass(frozen=True)
 class Panel:
-    """One photograph with all its versions, the original first, all `width` x `height` pixels."""
+    """One photograph with all its versions, the original first, all `width` x `height` pixels.
+
+    `note` is the line under the title, or "".
+    """
 
     title: str
     width: int
     height: int
     layers: tuple[Layer, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: a heading in words, and what is under it as HTML, where every text is escaped already."""
+
+    heading: str
+    html: str
 
 
 def render_page(title: str, panels: Sequence[Panel], table: Table, facts: Mapping[str, str]) -> str:
@@ -43,17 +60,56 @@ def render_page(title: str, panels: Sequence[Panel], table: Table, facts: Mappin
     Raises ValueError for a panel without layers, and for a layer that isn't a PNG of the panel's size: layers
     of different sizes would be laid over each other wrongly.
     """
+    below = _section("Measured", _wide(table_html(table))) if table.rows else ""
+    below += _facts({name: value for name, value in facts.items() if name != SHOWN})
+    return _page(title, facts.get(SHOWN), panels, above="", below=below, style=_file("viewer.css"))
+
+
+def render_report(
+    title: str,
+    shown: str,
+    *,
+    above: Sequence[Section],
+    panels: Sequence[Panel],
+    below: Sequence[Section],
+    facts: Mapping[str, str],
+    style: str = "",
+) -> str:
+    """A page of sections, those with pictures to look at between `above` and `below`, under the same policy.
+
+    Whoever makes the sections escapes the texts in them; title, `shown`, panels and facts may hold any markup.
+    Each section can be reached from a line of links at the top. `style` is CSS beyond that of the page.
+
+    Raises ValueError as `render_page` does.
+    """
+    sections = [_section(part.heading, part.html, anchor=True) for part in above]
+    if panels:
+        sections.append(f'<h2 class="pictures" id="pictures">{PICTURES}</h2>')
+    headings = [part.heading for part in above] + [PICTURES] * bool(panels) + [part.heading for part in below]
+    headings += [HOW] * bool(facts)
+    links = "".join(f'<a href="#{_anchor(heading)}">{escaped(heading)}</a>\n' for heading in headings)
+    rest = "".join(_section(part.heading, part.html, anchor=True) for part in below) + _facts(facts)
+    nav = f'<nav aria-label="Sections">\n{links}</nav>\n'
+    style = _file("viewer.css") + _file("report.css") + style
+    return _page(title, shown, panels, above=nav + "".join(sections), below=rest, style=style)
+
+
+def wide_table(table: Table) -> str:
+    """The table for a section's HTML: where it is wider than the window it scrolls by itself."""
+    return _wide(table_html(table, merged=True))
+
+
+def _page(title: str, shown: str | None, panels: Sequence[Panel], *, above: str, below: str, style: str) -> str:
     for panel in panels:
         _check(panel)
-    page = Template(_viewer("viewer.html"))
-    style, script = _viewer("viewer.css"), _viewer("viewer.js")
-    return page.substitute(
+    script = _file("viewer.js")
+    return Template(_file("viewer.html")).substitute(
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
         title=escaped(title),
-        shown=f'<p class="shown">{escaped(facts[SHOWN])}</p>' if SHOWN in facts else "",
-        results=_section("Measured", table_html(table)) if table.rows else "",
-        facts=_facts({name: value for name, value in facts.items() if name != SHOWN}),
+        shown="" if shown is None else f'<p class="shown">{escaped(shown)}</p>',
+        above=above,
+        below=below,
         data=_data(panels),
         style=style,
         script=script,
@@ -75,6 +131,7 @@ def _data(panels: Sequence[Panel]) -> str:
     content = [
         {
             "title": panel.title,
+            "note": panel.note,
             "width": panel.width,
             "height": panel.height,
             "layers": [
@@ -97,11 +154,20 @@ def _facts(facts: Mapping[str, str]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(value)}</td></tr>\n' for name, value in facts.items()
     )
-    return _section("How it was made", f'<table class="facts">\n<tbody>\n{rows}</tbody>\n</table>')
+    return _section(HOW, _wide(f'<table class="facts">\n<tbody>\n{rows}</tbody>\n</table>'), anchor=True)
 
 
-def _section(heading: str, table: str) -> str:
-    return f'<section class="results">\n<h2>{heading}</h2>\n<div class="wide">\n{table}\n</div>\n</section>'
+def _section(heading: str, content: str, anchor: bool = False) -> str:
+    name = f' id="{_anchor(heading)}"' if anchor else ""
+    return f'<section class="results"{name}>\n<h2>{escaped(heading)}</h2>\n{content}\n</section>\n'
+
+
+def _wide(table: str) -> str:
+    return f'<div class="wide">\n{table}\n</div>'
+
+
+def _anchor(heading: str) -> str:
+    return "-".join(re.findall("[a-z0-9]+", heading.lower()))
 
 
 def _hash(text: str) -> str:
@@ -109,5 +175,5 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
-def _viewer(name: str) -> str:
+def _file(name: str) -> str:
     return resources.files("vaelens.report").joinpath("viewer", name).read_text(encoding="utf-8")

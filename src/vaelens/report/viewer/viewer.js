@@ -24,6 +24,7 @@ function build(panel) {
 
   const views = [stack, ...panel.layers.map(addToRow)];
   part("name").textContent = panel.title;
+  part("why").textContent = panel.note;
   part("size").textContent = `${panel.width} × ${panel.height}`;
 
   function addToRow(layer) {

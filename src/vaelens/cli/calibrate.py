@@ -1,0 +1,106 @@
+"""`vaelens calibrate`: which way of measuring gives a published table."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaelens.cli import options
+from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
+
+
+def calibrate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="The pictures that the figures are of: coco-val2017, or any that `evaluate` takes."
+        ),
+    ] = "coco-val2017",
+    vae: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vae",
+            metavar="VAE",
+            help="One that figures are published for: a name, a file, a folder. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Published figures: [VAE], and under it psnr, psnr_std, ssim, ssim_std, psim, psim_std, rfid, as "
+            "printed. By default the model cards' for coco-val2017.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="For an evaluation each way; goes on from there.")
+    ] = Path("calibration"),
+    take: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only so many pictures.", show_default=False)
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Pictures at once; 4 on a CPU, else 16.", show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of the CPU; by default all cores.", show_default=False)
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="A metric network's weights from a file: vgg16=vgg16.pth. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    offline: options.Offline = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Find out how a published table was measured: every likely way, ranked by the figures that it gives again.
+
+    Examples:
+
+    vaelens calibrate coco-val2017 --vae kl-f8 --vae ft-mse -o calibration
+
+    vaelens calibrate photos/ --vae mine.safetensors --table published.toml
+    """
+    set_level(quiet, verbose)
+    from vaelens.errors import UsageError
+    from vaelens.evaluation.calibration import calibrate as run
+
+    if not vae:
+        raise UsageError("calibrate needs the VAEs of the published table. Name them, as in --vae kl-f8 --vae ft-mse.")
+    paths: dict[str, str | Path] = {}
+    for one in network or ():
+        name, _, file = one.partition("=")
+        paths[name] = file
+    if not all(paths.values()):
+        raise UsageError("--network is NAME=FILE, as in vgg16=vgg16-397923af.pth.")
+    with progress() as step:
+        found = run(
+            list(vae),
+            source,
+            published=table,
+            output=output,
+            take=take,
+            batch=batch,
+            threads=threads,
+            networks=paths,
+            device=device,
+            dtype=dtype,
+            offline=offline,
+            announce=say,
+            progress=step,
+        )
+    if json:
+        result_json(found.as_dict())
+        return
+    result_table(found.ranking())
+    result(f"\n{found.verdict}\n")
+    result_table(found.figures(), title=f"{found.combinations[0].name}, beside the published figures")

@@ -1,0 +1,1 @@
+"""A data set through VAEs: pictures to rows, rows to results, results to a report."""

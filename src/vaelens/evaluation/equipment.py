@@ -1,0 +1,98 @@
+"""What an evaluation works with: VAEs, metric networks, the cache of the originals' features."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaelens.download.web import cache_folder
+from vaelens.errors import NetworkError, UsageError
+from vaelens.evaluation.instruments import EXTRACTORS, Features, Instruments
+from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.originals import OriginalsCache
+from vaelens.evaluation.presets import Preset
+from vaelens.files import sha256_file
+from vaelens.loading import distinct_names, load
+from vaelens.metrics.pretrained import MetricNetwork, load_networks, missing
+from vaelens.metrics.small import small_weights
+from vaelens.vae import VAE
+
+Source = str | os.PathLike[str]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where things run, and how they may be had: `offline` only from this machine; `say` gets notices."""
+
+    device: torch.device
+    offline: bool
+    say: Say
+
+
+def with_dinov2(preset: Preset) -> Preset:
+    """The preset with FD-DINOv2 as one more column. Raises UsageError for one that promises no download."""
+    if not any(MEASURES[key].networks for key in preset.measures):
+        raise UsageError(f"FD-DINOv2 needs a download, and the preset {preset.name} has none. Use --preset modern.")
+    return replace(preset, measures=(*preset.measures[:1], "fd_dinov2", *preset.measures[1:]))
+
+
+def build_instruments(
+    preset: Preset,
+    paths: Mapping[str, Source],
+    access: Access,
+) -> tuple[Instruments, dict[str, Any]]:
+    """The instruments for these measures, and which networks they use, by sha256."""
+    names = list(dict.fromkeys(name for key in preset.measures for name in MEASURES[key].networks))
+    unknown = [name for name in paths if name not in names]
+    if unknown:
+        used = ", ".join(names) or "none"
+        raise UsageError(f"--preset {preset.name} uses no network called {unknown[0]}; it uses {used}.")
+    given = {name: Path(path) for name, path in paths.items()}
+    wanted = missing(names, given)
+    if wanted:
+        size = sum(file.bytes or 0 for file in wanted) / 1e6
+        access.say(
+            f"--preset {preset.name} needs {', '.join(file.name for file in wanted)}: {size:,.0f} MB, downloaded once. "
+            "--preset offline needs no download."
+        )
+    try:
+        networks: dict[str, MetricNetwork] = load_networks(
+            names, given, access.device, offline=access.offline, announce=access.say
+        )
+        features: dict[str, Features] = {}
+        more: dict[str, Any] = {}
+        if "fd_dinov2" in preset.measures:
+            from vaelens.adapters.dinov2 import load_dinov2  # noqa: PLC0415  (transformers takes seconds to import)
+
+            dinov2 = load_dinov2(access.device, offline=access.offline, announce=access.say)
+            features = {"dinov2": dinov2.features}
+            more = {"dinov2": {"sha256": dinov2.sha256, "source": "published"}}
+    except NetworkError as error:
+        raise NetworkError(f"{error} Without any download: --preset offline.") from error
+    served = more | {name: {"sha256": network.sha256, "source": network.source} for name, network in networks.items()}
+    for key, name in (("psim_small", "psim-small"), ("fd_small", "fd-small")):
+        if key in preset.measures:
+            served[name] = {"sha256": sha256_file(small_weights(name)), "source": "shipped"}
+    return Instruments(preset, networks, access.device, features), served
+
+
+def load_vaes(sources: Sequence[Source | VAE], dtype: str, space: str | None, access: Access) -> dict[str, VAE]:
+    """The VAEs by the names to show, which differ."""
+    loaded = [
+        one if isinstance(one, VAE) else load(
+            one, device=str(access.device), dtype=dtype, space=space, offline=access.offline, announce=access.say
+        )
+        for one in sources
+    ]  # fmt: skip
+    return dict(zip(distinct_names([vae.name for vae in loaded]), loaded, strict=True))
+
+
+def originals_cache(plan: Mapping[str, Any]) -> OriginalsCache:
+    keys = ("preset", "batch", "threads", "device", "networks", "versions")
+    protocol = {key: plan[key] for key in keys}
+    extractors = sorted({EXTRACTORS[key] for key in plan["preset"]["measures"] if key in EXTRACTORS})
+    return OriginalsCache(cache_folder() / "originals", protocol, extractors)

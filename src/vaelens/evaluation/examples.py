@@ -1,0 +1,71 @@
+"""Pictures to look at beside the numbers: the worst, the best, and those on which the VAEs differ most."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.measuring import reconstruct_chunk
+from vaelens.evaluation.pictures import read_chunk
+from vaelens.evaluation.preparation import saved_originals
+from vaelens.evaluation.results import Example, Results
+from vaelens.evaluation.work import Work
+
+EACH = 3  # pictures of a kind
+BY = ("psim", "lpips_vgg", "psim_small", "psnr")  # the first of these that was measured orders them
+
+
+def choose(results: Results) -> dict[str, str]:
+    """Picture ids, each with why it was chosen."""
+    key = next(key for key in BY if key in results.measures)
+    measure = MEASURES[key]
+    sign = 1 if measure.better == "higher" else -1
+    of: dict[str, dict[str, float]] = {}
+    for row in results.rows:
+        value = row.scores.get(key)
+        of.setdefault(row.id, {})[row.vae] = math.inf if value is None and row.finite else sign * (value or 0.0)
+    whole = {name: values for name, values in of.items() if len(values) == len(results.vaes)}
+    chosen: dict[str, str] = {}
+    means = sorted(whole, key=lambda name: (sum(whole[name].values()), name))
+    _take(chosen, means, f"among the worst in {measure.title}")
+    _take(chosen, means[::-1], f"among the best in {measure.title}")
+    if len(results.vaes) > 1:
+        first = results.vaes[0]
+        for other in results.vaes[1:]:
+            gains = {n: v[other] - v[first] for n, v in whole.items() if math.isfinite(v[other] - v[first])}
+            order = sorted(gains, key=lambda name: (gains[name], name))
+            _take(
+                chosen, [n for n in order[::-1] if gains[n] > 0], f"{other} gains most on {first}, by {measure.title}"
+            )
+            _take(chosen, [n for n in order if gains[n] < 0], f"{first} gains most on {other}, by {measure.title}")
+    return chosen
+
+
+def make(chosen: Mapping[str, str], work: Work) -> list[Example]:
+    """The chosen pictures as they were measured: reconstructed in the same chunks, so to the same pixels."""
+    number_of = {item.id: number for number, item in enumerate(work.dataset.items)}
+    examples: dict[str, Example] = {}
+    for number in sorted({number_of[name] // work.folder.batch for name in chosen}):
+        chunk = read_chunk(work.dataset, number, work.folder.batch, work.preset, skip_bad=True)
+        originals = _pixels(saved_originals(chunk.pixels, work.preset))
+        made = {
+            name: _pixels(reconstruct_chunk(vae, chunk, work.preset, work.seed).pixels)
+            for name, vae in work.vaes.items()
+        }
+        for b, item in enumerate(chunk.items):
+            if item.id in chosen:
+                again = {name: pixels[b] for name, pixels in made.items()}
+                examples[item.id] = Example(item.id, chosen[item.id], originals[b], again)
+    return [examples[name] for name in chosen]
+
+
+def _take(chosen: dict[str, str], names: Sequence[str], why: str) -> None:
+    fresh = [name for name in names if name not in chosen]
+    chosen.update(dict.fromkeys(fresh[:EACH], why))
+
+
+def _pixels(batch: Tensor) -> np.ndarray:
+    """uint8 [b,3,h,w] to [b,h,w,3]."""
+    return batch.permute(0, 2, 3, 1).contiguous().numpy()

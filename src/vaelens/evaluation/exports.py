@@ -1,0 +1,119 @@
+"""Exports for other programs: rows.csv and regions.csv in full precision, and a model card's model-index."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import yaml
+
+from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.results import Results
+from vaelens.metrics.statistics import Interval
+
+TASK = "image-to-image"  # the hub's task that a reconstruction is nearest to
+
+
+def rows_csv(results: Results) -> bytes:
+    """One row a picture and VAE: id, vae, sha256, finite, a column a measure, and letters where any were read.
+
+    Numbers read back as the same floats. A score that can't be had is empty.
+    """
+    keys = [key for key in results.measures if MEASURES[key].of == "picture"]
+    letters = ("letters_read", "letters_ceiling", "letters") if any(row.letters for row in results.rows) else ()
+    head = ("id", "vae", "sha256", "finite", *keys, *letters)
+    lines = (
+        (row.id, row.vae, row.sha256, row.finite, *map(row.scores.get, keys))
+        + ((row.letters or (None,) * len(letters)) if letters else ())
+        for row in results.rows
+    )
+    return _csv(head, lines)
+
+
+def regions_csv(results: Results) -> bytes | None:
+    """One row a region and VAE, as it was measured; None where there are no regions."""
+    keys = list(dict.fromkeys(key for row in results.rows for region in row.regions for key in region))
+    if not keys:
+        return None
+    lines = ((row.id, row.vae, *(region.get(key) for key in keys)) for row in results.rows for region in row.regions)
+    return _csv(("id", "vae", *keys), lines)
+
+
+def model_indexes(results: Results) -> dict[str, bytes]:
+    """File name to YAML, one a VAE that has a score: `model-index`, to stand in the metadata of its model card."""
+    found: dict[str, bytes] = {}
+    for vae in results.vaes:
+        metrics = [metric for key in results.measures if (metric := _metric(results, vae, key))]
+        if not metrics:
+            continue
+        index = {
+            "name": vae,
+            "results": [
+                {
+                    "task": {"type": TASK, "name": "Reconstruction"},
+                    "dataset": {
+                        "name": results.source,
+                        "type": _slug(results.source),
+                        "args": {"pictures": results.count, "side": results.preset.side},
+                    },
+                    "metrics": metrics,
+                }
+            ],
+        }
+        text = yaml.safe_dump({"model-index": [index]}, allow_unicode=True, sort_keys=False, width=1000)
+        found[_free_name(_slug(vae), found)] = text.encode()
+    return found
+
+
+def _metric(results: Results, vae: str, key: str) -> dict[str, Any] | None:
+    measure, preset = MEASURES[key], results.preset.name
+    of: dict[str, Any] = {"preset": preset, "pictures": results.count}
+    if measure.of == "picture":
+        spread = results.spreads.get((vae, key))
+        if spread is None:
+            return None
+        value, interval = spread.mean, Interval(spread.mean, spread.low, spread.high)
+        of |= {"std": spread.std, "pictures": spread.count}
+    else:
+        score = results.sets.get((vae, key))
+        if score is None or score.value is None:
+            return None
+        value, interval = score.value, score.interval
+    if not math.isfinite(value):
+        return None
+    if interval and math.isfinite(interval.low) and math.isfinite(interval.high):
+        of["interval_95"] = [interval.low, interval.high]
+    return {"type": key, "value": value, "name": f"{measure.title} ({preset})", "config": preset, "args": of}
+
+
+def _csv(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(map(_cell, line) for line in lines)
+    return out.getvalue().encode("utf-8", "backslashreplace")  # a name that isn't Unicode keeps its bytes' values
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else json.dumps(value)  # a float's shortest text that reads back the same
+
+
+def _slug(text: str) -> str:
+    """Text as a file name and as the hub's id of a data set: letters, digits, -, _ and . only."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "unnamed"
+
+
+def _free_name(slug: str, taken: Iterable[str]) -> str:
+    """slug.yml, numbered where a file system may not tell it from another."""
+    known = {name.lower() for name in taken}
+    name, number = f"{slug}.yml", 2
+    while name.lower() in known:
+        name, number = f"{slug}-{number}.yml", number + 1
+    return name

@@ -1,0 +1,335 @@
+"""The folder of a run: its plan, its rows and the features behind them; what stops goes on from here.
+
+| file              | holds                                                                               |
+|-------------------|-------------------------------------------------------------------------------------|
+| plan.json         | what is measured and how; a run goes on only under the same plan                     |
+| rows.jsonl        | one line a picture and VAE, appended a unit at a time; their order has no meaning    |
+| features/NAME/    | one file a chunk: fp32 features of the originals and of each VAE's reconstructions   |
+| sums/NAME/        | beyond KEPT pictures: one file a group, float64 sums in place of its features        |
+
+A unit is one chunk through one VAE. It is done when its rows and its features are there. Several processes may
+work on one folder: appending happens under a lock, and a unit that is there isn't added again.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from vaelens.errors import BadInputError, UsageError
+from vaelens.evaluation.results import Row
+from vaelens.files import explained, write_atomic
+from vaelens.metrics.frechet import Moments
+from vaelens.report.record import json_text
+
+KEPT = 50_000  # pictures whose features are kept; beyond, their sums in GROUPS groups
+GROUPS = 20
+ORIGINALS = "originals"
+
+Features = Mapping[str, Mapping[str, Tensor]]  # ORIGINALS or a VAE -> extractor -> [b,d]
+Bad = tuple[str, str]  # a picture that couldn't be read: id and reason
+
+
+class RunFolder:
+    """The folder at `path`, for `ids` in chunks of `batch`; nothing is written before `begin`."""
+
+    def __init__(self, path: Path, ids: Sequence[str], batch: int) -> None:
+        self.path = path
+        self.ids = tuple(ids)
+        self.batch = batch
+        self.chunks = -(-len(self.ids) // batch)
+        self._index = {name: number for number, name in enumerate(self.ids)}
+        self._rows: dict[tuple[str, str], Row] = {}
+        self._bad: dict[str, str] = {}
+        self._read_to = 0
+
+    def begin(self, plan: Mapping[str, Any]) -> None:
+        """Start, or go on with, a run under this plan. Raises UsageError where the folder holds another run."""
+        text = json_text(plan)
+        found = read_plan(self.path)
+        with self._lock():
+            if found is None:
+                taken = [name for name in ("rows.jsonl", "run.json") if (self.path / name).exists()]
+                if taken:
+                    raise UsageError(f"{self.path / taken[0]} is not of an evaluation. Choose another folder with -o.")
+                write_atomic(self.path / "plan.json", text.encode())
+            else:
+                _compare(self.path, found, json.loads(text))
+                vaes = {**found["vaes"], **plan["vaes"]}
+                if vaes != found["vaes"]:
+                    write_atomic(self.path / "plan.json", json_text({**plan, "vaes": vaes}).encode())
+            self._mend()
+            self._take_in()
+
+    def ids_of(self, chunk: int) -> tuple[str, ...]:
+        """The ids of one chunk, in order."""
+        return self.ids[chunk * self.batch : (chunk + 1) * self.batch]
+
+    def refresh(self) -> None:
+        """Take in the rows that were appended since, by whatever process."""
+        with self._lock():
+            self._take_in()
+
+    def is_done(self, chunk: int, vae: str) -> bool:
+        """Whether the unit's rows and features are there (as of the last `refresh` or `add`)."""
+        complete = all((name, vae) in self._rows or name in self._bad for name in self.ids_of(chunk))
+        return complete and all(self._has_features(chunk, name) for name in (ORIGINALS, vae))
+
+    def add(
+        self,
+        chunk: int,
+        vae: str,
+        rows: Sequence[Row],
+        bad: Sequence[Bad],
+        features: Mapping[str, Mapping[str, Tensor]],
+    ) -> None:
+        """Store a unit: `features` has {extractor: [b,d]} for ORIGINALS and for the VAE, fp32."""
+        with self._lock():
+            self._take_in()
+            if self.is_done(chunk, vae):
+                return
+            for name in (ORIGINALS, vae):
+                if not self._has_features(chunk, name):
+                    self._write_features(chunk, name, features[name])
+            lines = [_line(row) for row in rows if (row.id, vae) not in self._rows]
+            lines += [json.dumps({"id": name, "bad": why}) for name, why in bad if name not in self._bad]
+            self._append(lines)
+            self._take_in()
+            for name in (ORIGINALS, vae):
+                self._fold(self._group_of(chunk), name)
+
+    def rows(self, vaes: Sequence[str]) -> list[Row]:
+        """Every row of these VAEs in the manifest's order, each picture through each VAE in the order given."""
+        return [self._rows[name, vae] for name in self.ids for vae in vaes if (name, vae) in self._rows]
+
+    def bad(self) -> dict[str, str]:
+        """The pictures that couldn't be read, with the reason, in the manifest's order."""
+        return {name: self._bad[name] for name in self.ids if name in self._bad}
+
+    def features(self, name: str, extractor: str) -> Tensor | None:
+        """[n,d] fp32 of the readable pictures in the manifest's order; None where only sums are kept."""
+        if self._folds():
+            return None
+        parts = [self._read_features(chunk, name) for chunk in range(self.chunks)]
+        return torch.cat([part[extractor] for part in parts if part])  # a chunk without readable pictures has none
+
+    def moments(self, name: str, extractor: str) -> list[Moments]:
+        """The float64 sums of the groups, by picture number; NaN where a reconstruction wasn't finite."""
+        if not self._folds():
+            features = self.features(name, extractor)
+            assert features is not None
+            bounds = [len(features) * g // GROUPS for g in range(GROUPS + 1)]
+            return [Moments.of(features[a:b]) for a, b in itertools.pairwise(bounds) if b > a]
+        groups = sorted({self._group_of(chunk) for chunk in range(self.chunks)})  # 20, but where chunks are fewer
+        return [_moments(load_file(self._sums(group, name)), extractor) for group in groups]
+
+    def unit(self, chunk: int, vae: str) -> tuple[list[Row], list[Bad], Features]:
+        """A unit that is done, as `add` takes it: to hand it to another machine's folder."""
+        ids = self.ids_of(chunk)
+        rows = [self._rows[name, vae] for name in ids if name not in self._bad]
+        bad = [(name, self._bad[name]) for name in ids if name in self._bad]
+        return rows, bad, {name: self._read_features(chunk, name) for name in (ORIGINALS, vae)}
+
+    def _lock(self) -> FileLock:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{self.path}: no folder can be made there: {error.strerror}. Choose another -o."
+            ) from error
+        return FileLock(self.path / ".lock")
+
+    def _mend(self) -> None:
+        """Cut off the line that a killed process left half-written."""
+        file = self.path / "rows.jsonl"
+        if not file.exists():
+            return
+        with file.open("r+b") as rows:
+            rows.seek(0, os.SEEK_END)
+            end = rows.tell()
+            tail = b""
+            while end and b"\n" not in tail:
+                start = max(0, end - 65_536)
+                rows.seek(start)
+                tail = rows.read(end - start)
+                end = start + tail.rindex(b"\n") + 1 if b"\n" in tail else start
+            rows.truncate(end)
+
+    def _append(self, lines: Sequence[str]) -> None:
+        self._mend()  # of another process that was killed meanwhile
+        file = self.path / "rows.jsonl"
+        try:
+            with file.open("ab") as rows:
+                rows.write("".join(line + "\n" for line in lines).encode())
+                rows.flush()
+                os.fsync(rows.fileno())
+        except OSError as error:
+            raise explained(error, file) from error
+
+    def _take_in(self) -> None:
+        file = self.path / "rows.jsonl"
+        if not file.exists():
+            return
+        with file.open("rb") as rows:
+            rows.seek(self._read_to)
+            for line in rows:
+                if not line.endswith(b"\n"):
+                    break
+                self._read_to += len(line)
+                self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            values = json.loads(line)
+            name = values["id"]
+            if name not in self._index:
+                raise ValueError(f"{name!r} is not of this data set")
+            if "bad" in values:
+                self._bad[name] = values["bad"]
+            else:
+                row = _row(values)
+                self._rows.setdefault((name, row.vae), row)  # never twice
+        except (ValueError, KeyError, TypeError) as error:
+            where = f"{self.path / 'rows.jsonl'}: a damaged line ({error}): {line[:60]!r}"
+            raise BadInputError(f"{where}. Remove the line and run the same command again.") from error
+
+    def _features(self, chunk: int, name: str) -> Path:
+        return self.path / "features" / file_name(name) / f"{chunk:06d}.safetensors"
+
+    def _sums(self, group: int, name: str) -> Path:
+        return self.path / "sums" / file_name(name) / f"{group:02d}.safetensors"
+
+    def _has_features(self, chunk: int, name: str) -> bool:
+        return self._features(chunk, name).exists() or (
+            self._folds() and self._sums(self._group_of(chunk), name).exists()
+        )
+
+    def _write_features(self, chunk: int, name: str, features: Mapping[str, Tensor]) -> None:
+        cpu = {extractor: values.detach().float().cpu().contiguous() for extractor, values in features.items()}
+        write_atomic(self._features(chunk, name), safetensors_bytes(cpu))
+
+    def _read_features(self, chunk: int, name: str) -> dict[str, Tensor]:
+        file = self._features(chunk, name)
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise BadInputError(f"{file}: damaged ({error}). Remove it and run the same command again.") from error
+
+    def _folds(self) -> bool:
+        return len(self.ids) > KEPT
+
+    def _group_of(self, chunk: int) -> int:
+        return chunk * GROUPS // self.chunks
+
+    def _fold(self, group: int, name: str) -> None:
+        """Put float64 sums, added in the order of the chunks, in the place of a complete group's features."""
+        if not self._folds() or self._sums(group, name).exists():
+            return
+        chunks = [chunk for chunk in range(self.chunks) if self._group_of(chunk) == group]
+        if not all(self._features(chunk, name).exists() for chunk in chunks):
+            return
+        sums: dict[str, Moments] = {}
+        for chunk in chunks:
+            for extractor, values in self._read_features(chunk, name).items():
+                part = Moments.of(values)
+                sums[extractor] = sums[extractor] + part if extractor in sums else part
+        tensors = {
+            f"{extractor}.{field}": torch.as_tensor(getattr(moments, field))
+            for extractor, moments in sums.items()
+            for field in ("count", "total", "outer")
+        }
+        write_atomic(self._sums(group, name), safetensors_bytes(tensors))
+        for chunk in chunks:
+            self._features(chunk, name).unlink()
+
+
+def read_plan(path: Path) -> dict[str, Any] | None:
+    """The plan of the run in this folder; None where there is none. Raises BadInputError for a damaged one."""
+    file = path / "plan.json"
+    try:
+        return json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{file}: can't be read ({error}). Choose another folder with -o.") from error
+
+
+def check_plan(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan in the folder, if there is one, compared with what is known of the one asked for; cheap.
+
+    Raises UsageError where it is another run's, or where no folder can be; BadInputError for a damaged one.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"-o {path} is a file, and an evaluation needs a folder. Choose another.")
+    found = read_plan(path)
+    if found is not None:
+        _compare(path, found, json.loads(json_text(asked)))
+    return found or {}
+
+
+def _compare(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises UsageError, naming what differs."""
+    was_named, named = found.get("preset", {}).get("name"), asked["preset"]["name"]
+    if was_named != named:
+        raise UsageError(
+            f"{path} holds a run with the preset {was_named}, not {named}: "
+            "results of two presets never stand in one table. Choose another folder with -o."
+        )
+    changed = [(key, found.get(key), asked[key]) for key in asked if key != "vaes" and found.get(key) != asked[key]]
+    known = found.get("vaes", {})
+    changed += [(f"VAE {k}", known[k], vae) for k, vae in asked.get("vaes", {}).items() if known.get(k, vae) != vae]
+    if changed:
+        was = "; ".join(f"{key} was {_short(old)}, now {_short(new)}" for key, old, new in changed)
+        raise UsageError(f"{path} holds another run ({was}). Go on as it was begun, or choose another folder with -o.")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _line(row: Row) -> str:
+    values: dict[str, Any] = {"id": row.id, "vae": row.vae, "sha256": row.sha256, "finite": row.finite, **row.scores}
+    if row.regions:
+        values["regions"] = [dict(region) for region in row.regions]
+    if row.letters:
+        values["letters"] = list(row.letters)
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+
+def _row(values: dict[str, Any]) -> Row:
+    fixed = {key: values.pop(key) for key in ("id", "vae", "sha256", "finite")}
+    regions, letters = values.pop("regions", ()), values.pop("letters", None)
+    return Row(**fixed, scores=values, regions=tuple(regions), letters=tuple(letters) if letters else None)
+
+
+def _moments(tensors: Mapping[str, Tensor], extractor: str) -> Moments:
+    count, total, outer = (tensors[f"{extractor}.{field}"] for field in ("count", "total", "outer"))
+    return Moments(int(count), total, outer)
+
+
+def file_name(name: str) -> str:
+    """A VAE's name as one folder's: no separators, nothing hidden, distinct where the names are."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else f"%{ord(c):x}" for c in name)
+    return kept if len(kept) <= 100 else f"{kept[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def missing_units(folder: RunFolder, vaes: Iterable[str]) -> dict[int, list[str]]:
+    """The VAEs that each unfinished chunk still lacks, by chunk."""
+    missing: dict[int, list[str]] = defaultdict(list)
+    for chunk in range(folder.chunks):
+        for vae in vaes:
+            if not folder.is_done(chunk, vae):
+                missing[chunk].append(vae)
+    return dict(missing)

@@ -1,0 +1,71 @@
+"""More processes and machines on one evaluation, through Accelerate: `torchrun ... -m vaelens evaluate ...`.
+
+Whole chunks go round the ranks, so nothing is padded and no picture counts twice. At the end rank 0 takes over
+what its folder lacks; where all ranks share one folder, nothing has to be sent.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+
+from vaelens.errors import UsageError
+from vaelens.evaluation.folder import RunFolder
+
+PATIENCE = timedelta(days=7)  # ranks may finish far apart
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `count`; alone it is 0 of 1."""
+
+    number: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that says, merges and writes."""
+        return self.number == 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            torch.distributed.barrier()  # pyright: ignore[reportUnknownMemberType]
+
+    def gather(self, folder: RunFolder, vaes: Iterable[str]) -> None:
+        """Bring every unit that rank 0's folder lacks, and another rank's has, into rank 0's."""
+        if self.count == 1:
+            return
+        from accelerate import utils  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
+
+        accelerate: Any = utils
+        folder.refresh()
+        units = [(chunk, vae) for chunk in range(folder.chunks) for vae in vaes]
+        lacking: list[Any] = [[unit for unit in units if not folder.is_done(*unit)] if self.is_first else None]
+        accelerate.broadcast_object_list(lacking)  # pyright: ignore[reportUnknownMemberType]
+        mine = (
+            [] if self.is_first else [unit for unit in cast(list[tuple[int, str]], lacking[0]) if folder.is_done(*unit)]
+        )
+        sent: Any = accelerate.gather_object([(unit, folder.unit(*unit)) for unit in mine])
+        if self.is_first:
+            for (chunk, vae), (rows, bad, features) in cast(list[Any], sent):
+                folder.add(chunk, vae, rows, bad, features)
+
+
+def join_ranks(device: str) -> Ranks:
+    """This process' place, from what torchrun says in the environment: gloo on the CPU, nccl on CUDA devices.
+
+    Raises UsageError where the environment is half set.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Ranks()
+    if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
+        raise UsageError("WORLD_SIZE is set, but not RANK and MASTER_ADDR. Start it with torchrun.")
+    from accelerate import PartialState  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
+
+    state: Any = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+    return Ranks(state.process_index, state.num_processes)

@@ -1,0 +1,158 @@
+"""What a report says in words: its title, what was measured, how to read it, and how it was made."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.presets import Preset
+from vaelens.evaluation.report_tables import GRADIENT
+from vaelens.evaluation.results import Results
+
+READING = {
+    "plain": "Pillow's plain conversion to RGB, without EXIF rotation or colour profiles",
+    "rules": "turned upright by EXIF, colour profiles converted to sRGB, transparency laid over white",
+}
+RESIZE = {
+    "opencv_bilinear": "the shorter side to {side} pixels by OpenCV's bilinear resize, without antialiasing",
+    "pillow_bicubic": "the shorter side to {side} pixels by Pillow's antialiased bicubic resize",
+}
+POSTERIOR = {"sample": "a sample of the posterior is decoded", "mode": "the posterior's mode is decoded"}
+ROUNDING = {
+    "truncate": "truncated to 8 bits, originals too",
+    "half-up": "rounded to 8 bits",
+}
+PADDING = {"zero": "zero-padded at the borders", "valid": "only where the whole window lies inside the picture"}
+INCEPTION = {"torch_fidelity": "torch-fidelity", "pytorch_fid": "pytorch-fid"}
+
+SPREAD = (
+    "mean ± std is over the pictures: the std says how much pictures differ from each other. It is not an error of "
+    "the mean; the 95 % interval in brackets under it is."
+)
+BOLD = "Bold is the best in a column, ↑ where higher is better and ↓ where lower is."
+PUBLISHED = "Published values are those of the model cards, on the same set by the same preset."
+PAIRED = (
+    "Every VAE saw the same pictures, so VAEs are compared picture by picture: the interval of the difference is far "
+    "narrower than those of the two means, which may well overlap. Where it contains 0, the pictures don't tell "
+    "the two VAEs apart. Of twenty comparisons that make no difference, about one is decided by chance."
+)
+SETS = (
+    "Distances of whole sets fall with the number of pictures and depend on what they show: they compare only within "
+    "one set. Their differences have jackknife intervals."
+)
+REGIONS = (
+    "Measured on the marked regions of whole reconstructed pictures, by the size of a region's shorter side after "
+    "resizing. Regions of one picture aren't independent."
+)
+LETTERS = (
+    "The share of drawn letters that a small reader reads right, on the reconstructions and, as the ceiling, on the "
+    "originals."
+)
+GRADIENTS = (
+    "gradient energy of the reconstruction over that of the original, in a region: below 1 it is smoother, above 1 "
+    "sharper or noisier"
+)
+
+
+def title(results: Results) -> str:
+    """The report's heading."""
+    one = len(results.vaes) == 1
+    return f"{results.vaes[0] if one else f'{len(results.vaes)} VAEs'} on {results.source}"
+
+
+def shown(results: Results) -> str:
+    """One line under the title: how much of the set, how large, and by which preset."""
+    side = results.preset.side
+    pictures = f"{results.count:,} picture{'s' * (results.count != 1)}"
+    return f"{pictures} of {side} x {side} pixels, preset {results.preset.name}"
+
+
+def key(results: Results) -> list[tuple[str, str]]:
+    """The short key: each measure's title and what it means, which way is better included."""
+    lines = [
+        (measure.title, f"{_sentence(f'{measure.better} is better')} {_sentence(measure.about)}")
+        for measure in (MEASURES[name] for name in results.measures)
+    ]
+    if any(region.measure == GRADIENT for region in results.regions):
+        lines.append(("gradient energy", f"Nearest to 1 is best. {_sentence(GRADIENTS)}"))
+    return lines
+
+
+def protocol(preset: Preset) -> str:
+    """The preset in a few sentences."""
+    steps = [
+        f"Reading: {READING[preset.reading]}.",
+        f"Resizing: {RESIZE[preset.resize].format(side=preset.side)}, then the middle cut out.",
+        _sentence(f"{POSTERIOR[preset.posterior]}, the result {ROUNDING[preset.rounding]}"),
+        f"SSIM with an 11 x 11 Gaussian window, {PADDING[preset.ssim_padding]}.",
+    ]
+    if preset.inception:
+        steps.append(f"Inception's input as in {INCEPTION[preset.inception]}.")
+    return " ".join(steps)
+
+
+def facts(results: Results) -> dict[str, str]:
+    """How it was made, in the order to show; of the record, what it holds."""
+    record = results.record
+    settings = _mapping(record.get("settings"))
+    found = {"preset": f"{results.preset.name}. {protocol(results.preset)}"}
+    for vae in _mappings(record.get("vaes")):
+        where = ", ".join(str(vae[name]) for name in ("latent_space", "dtype", "device") if vae.get(name))
+        prints = _mapping(vae.get("fingerprint"))
+        parts = ", ".join(f"{half} {_mapping(of).get('stored', '?')}" for half, of in prints.items())
+        found[f"VAE {vae.get('name', '?')}"] = ". ".join(filter(None, (where, parts or str(vae.get("weights", "")))))
+    for name, served in _mapping(settings.get("networks")).items():
+        network = _mapping(served)
+        source = {"published": "the published weights", "given": "other weights than the published ones"}
+        kind = source.get(str(network.get("source")), "")
+        found[f"network {name}"] = ", ".join(filter(None, (kind, f"sha256 {network.get('sha256', '?')}")))
+    found |= {
+        name: str(settings[field])
+        for name, field in (
+            ("pictures", "pictures"),
+            ("manifest sha256", "manifest_sha256"),
+            ("boxes sha256", "boxes_sha256"),
+            ("pictures a batch", "batch"),
+            ("seed", "seed"),
+            ("shards or ranks", "ranks"),
+        )
+        if settings.get(field) is not None
+    }
+    if record.get("notes"):
+        found["data set"] = " ".join(map(str, record["notes"]))
+    skipped = _mapping(record.get("skipped"))
+    if skipped:
+        listed = "; ".join(f"{name} ({why})" for name, why in list(skipped.items())[:20])
+        found["skipped"] = f"{len(skipped)} unreadable: {listed}{'; ...' if len(skipped) > 20 else ''}"
+    if record.get("threads") is not None:
+        found["threads"] = str(record["threads"])
+    found |= _timing(record)
+    if record.get("peak_memory_bytes"):
+        found["peak memory"] = f"{record['peak_memory_bytes'] / 1e9:.2f} GB"
+    if record.get("versions"):
+        found["versions"] = ", ".join(f"{name} {value}" for name, value in _mapping(record["versions"]).items())
+    if record.get("finished"):
+        found["finished"] = str(record["finished"])
+    return found
+
+
+def _timing(record: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    done = _mapping(record.get("measured_in_this_call"))
+    if done.get("pictures") and done.get("seconds"):
+        each = done["pictures"] / done["seconds"]
+        found["measured"] = f"{done['pictures']:,} pictures in {done['seconds']:.1f} s, {each:.2f} a second"
+    if record.get("seconds") is not None:
+        found["time in all"] = f"{record['seconds']:.1f} s"
+    return found
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [_mapping(one) for one in cast(list[Any], value)] if isinstance(value, list | tuple) else []

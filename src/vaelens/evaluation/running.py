@@ -1,0 +1,190 @@
+"""`evaluate`: a data set through VAEs, measured by a preset, in a folder from which a stopped run goes on.
+
+vaelens evaluate photos/ --vae kl-f8 --vae ft-mse --preset modern -o report
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaelens.errors import UsageError
+from vaelens.evaluation.equipment import (
+    Access,
+    Say,
+    Source,
+    build_instruments,
+    load_vaes,
+    originals_cache,
+    with_dinov2,
+)
+from vaelens.evaluation.examples import choose, make
+from vaelens.evaluation.folder import RunFolder, check_plan, missing_units
+from vaelens.evaluation.presets import Preset, find_preset
+from vaelens.evaluation.ranks import join_ranks
+from vaelens.evaluation.reporting import write_report
+from vaelens.evaluation.results import Results
+from vaelens.evaluation.summary import summarise
+from vaelens.evaluation.work import Progress, Work
+from vaelens.files import write_atomic
+from vaelens.images.datasets.items import DataSet, manifest_sha256
+from vaelens.images.datasets.opening import open_dataset
+from vaelens.images.resizing import opencv
+from vaelens.loading import check_source, find_device, find_dtype
+from vaelens.report.record import json_text, run_record, vae_record, versions
+from vaelens.vae import VAE, check_seed
+
+BATCH = {"cpu": 4}  # pictures a chunk; a full VAE takes about half a GB a picture of 256x256
+BATCH_ON_DEVICE = 16
+
+
+def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
+    vaes: Source | VAE | Sequence[Source | VAE],
+    source: Source,
+    *,
+    preset: str | Preset = "modern",
+    output: Source = "evaluation",
+    take: int | None = None,
+    seed: int = 0,
+    min_aesthetic: float | None = None,
+    split: str | None = None,
+    boxes: Source | None = None,
+    skip_bad: bool = False,
+    shard: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    networks: Mapping[str, Source] | None = None,
+    fd_dinov2: bool = False,
+    device: str = "auto",
+    dtype: str = "float32",
+    space: str | None = None,
+    offline: bool = False,
+    announce: Say | None = None,
+    progress: Progress | None = None,
+) -> Results | None:
+    """Measure VAEs on a data set; leaves rows, features and a report in the folder `output`.
+
+    source: a folder, a zip, webdataset shards, a hub data set, coco-val2017 or drawn (`open_dataset`'s, with take,
+    seed, min_aesthetic, split and boxes). preset: a name of `presets.PRESETS`. The same call again goes on where it
+    stopped, or adds a VAE. shard "2/3" measures the second third of the chunks; under torchrun the ranks share them.
+    batch: pictures a chunk; threads: of the CPU; both are part of the plan, since they change the last bits.
+    networks: files to use in place of the published metric networks, by name.
+
+    Gives the results, or None where chunks are left for other shards or ranks. Raises what reading, loading,
+    downloading and running raise; UsageError where `output` holds another run.
+    """
+    began = time.perf_counter()
+    say = announce or logging.getLogger(__name__).info
+    protocol = preset if isinstance(preset, Preset) else find_preset(preset)
+    if fd_dinov2:
+        protocol = with_dinov2(protocol)
+    part = _part(shard)
+    check_seed(seed)
+    kind, precision = find_device(device).type, find_dtype(dtype)
+    sources = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else list(vaes)
+    if not sources:
+        raise UsageError("no VAE named. Name at least one.")
+    for one in sources:
+        if not isinstance(one, VAE):
+            check_source(one)
+    if (batch is not None and batch < 1) or (threads is not None and threads < 1):
+        raise UsageError("batch and threads are at least 1.")
+    if protocol.resize == "opencv_bilinear":
+        opencv()
+    path = Path(output)
+    begun = check_plan(path, {"preset": protocol.as_dict(), "seed": seed, "device": kind, "skip_bad": skip_bad})
+    ranks = join_ranks(kind)
+    if ranks.count > 1 and shard:
+        raise UsageError("--shard and torchrun divide the same work; use one of them.")
+    where = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
+    count = batch or int(begun.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
+    with _threads(threads or int(begun.get("threads", 0)) or torch.get_num_threads()) as used:
+        dataset = open_dataset(
+            source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, offline=offline,
+            announce=say, progress=progress,
+        )  # fmt: skip
+        access = Access(where, offline, say)
+        instruments, networks_used = build_instruments(protocol, networks or {}, access)
+        loaded = load_vaes(sources, dtype, space, access)
+        records = {name: vae_record(vae) | {"name": name} for name, vae in loaded.items()}
+        plan: dict[str, Any] = {
+            "schema": 1,
+            "preset": protocol.as_dict(),
+            "source": dataset.name,
+            "pictures": len(dataset.items),
+            "manifest_sha256": manifest_sha256(dataset.items),
+            "boxes_sha256": _boxes_sha256(dataset),
+            "batch": count,
+            "threads": used,
+            "device": kind,
+            "dtype": str(precision).removeprefix("torch."),
+            "seed": seed,
+            "skip_bad": skip_bad,
+            "networks": networks_used,
+            "versions": {k: v for k, v in versions().items() if k != "platform"},  # shards may run on several machines
+            "vaes": {name: {k: v for k, v in r.items() if k != "device"} for name, r in records.items()},
+        }
+        folder = RunFolder(path, [item.id for item in dataset.items], count)
+        for first in (True, False):  # on a folder that all share, rank 0 makes the plan and the others check it
+            if ranks.is_first == first:
+                folder.begin(plan)
+            ranks.wait()
+        work = Work(dataset, protocol, instruments, loaded, seed, skip_bad, folder, originals_cache(plan))
+        mine = {
+            chunk: names
+            for chunk, names in missing_units(folder, loaded).items()
+            if chunk % part[1] == part[0] and chunk % ranks.count == ranks.number
+        }
+        measured = work.measure(mine, progress)
+        ranks.wait()
+        ranks.gather(folder, loaded)
+        folder.refresh()
+        left = len(missing_units(folder, loaded))
+        if left and ranks.is_first:
+            say(f"{left} of {folder.chunks} chunks are left for the other shards; the last one writes the report.")
+        if left or not ranks.is_first:
+            return None
+        settings = {k: plan[k] for k in plan if k not in {"vaes", "versions", "schema"}}
+        settings |= {"take": take, "min_aesthetic": min_aesthetic, "split": split, "ranks": ranks.count}
+        record = run_record("evaluate", settings, list(records.values()), time.perf_counter() - began)
+        record |= {"skipped": folder.bad(), "notes": list(dataset.notes), "measured_in_this_call": measured}
+        write_atomic(path / "run.json", json_text(record).encode())
+        results = summarise(folder, dataset, protocol, record, progress)
+        for file in write_report(results, make(choose(results), work), path):
+            say(f"wrote {file}")
+        return results
+
+
+def _part(shard: str | None) -> tuple[int, int]:
+    """ "2/3" to (1, 3)."""
+    if shard is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    number, count = (int(n) for n in match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise UsageError(f"a shard is written like 2/3, the second of three; {shard!r} isn't.")
+    return number - 1, count
+
+
+@contextmanager
+def _threads(count: int) -> Generator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
+
+
+def _boxes_sha256(dataset: DataSet) -> str:
+    boxes = [[item.id, *(list(asdict(box).values()) for box in item.boxes)] for item in dataset.items]
+    return hashlib.sha256(json.dumps(boxes).encode()).hexdigest()

@@ -1,0 +1,63 @@
+"""The work of one process: whole chunks through VAEs, from pictures to rows and features in the folder."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vaelens.evaluation.folder import ORIGINALS, RunFolder
+from vaelens.evaluation.instruments import Instruments
+from vaelens.evaluation.measuring import measure, reconstruct_chunk
+from vaelens.evaluation.originals import OriginalsCache
+from vaelens.evaluation.pictures import Chunk, read_ahead
+from vaelens.evaluation.preparation import saved_originals
+from vaelens.evaluation.presets import Preset
+from vaelens.images.datasets.items import DataSet
+from vaelens.vae import VAE
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured, with what, and where it is kept."""
+
+    dataset: DataSet
+    preset: Preset
+    instruments: Instruments
+    vaes: Mapping[str, VAE]
+    seed: int
+    skip_bad: bool
+    folder: RunFolder
+    cache: OriginalsCache
+
+    def measure(self, wanted: Mapping[int, Sequence[str]], progress: Progress | None = None) -> dict[str, float]:
+        """These chunks, each through the VAEs named; gives the pictures and seconds that it took.
+
+        The originals of a chunk are decoded, resized and featurised once for all VAEs. Raises what reading and
+        running raise; what was finished before is in the folder.
+        """
+        began, done = time.perf_counter(), 0
+        total = sum(len(self.folder.ids_of(chunk)) * len(names) for chunk, names in wanted.items())
+        for chunk in read_ahead(self.dataset, list(wanted), self.folder.batch, self.preset, self.skip_bad):
+            names = wanted[chunk.number]
+            if progress:
+                progress(done, total, self.folder.ids_of(chunk.number)[0])
+            self._measure_chunk(chunk, names)
+            done += len(chunk.items) * len(names)
+        return {"pictures": done, "seconds": round(time.perf_counter() - began, 3)}
+
+    def _measure_chunk(self, chunk: Chunk, names: Sequence[str]) -> None:
+        if not chunk.items:  # none could be read
+            for name in names:
+                self.folder.add(chunk.number, name, [], chunk.bad, {ORIGINALS: {}, name: {}})
+            return
+        originals = saved_originals(chunk.pixels, self.preset)
+        reference = self.instruments.reference(originals)
+        features = self.cache.find(chunk)
+        if features is None:
+            features = self.instruments.features(originals)
+            self.cache.keep(chunk, features)
+        for name in names:
+            made = reconstruct_chunk(self.vaes[name], chunk, self.preset, self.seed)
+            rows, again = measure(made, chunk, name, self.instruments, reference)
+            self.folder.add(chunk.number, name, rows, chunk.bad, {ORIGINALS: features, name: again})

@@ -1,0 +1,381 @@
+"""`evaluate` as a whole: what it leaves, and that shards, ranks, stops and additions can't change it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+import torch
+from PIL import Image
+
+from conftest import random_vae
+from vaelens.errors import BadInputError, NetworkError, UsageError
+from vaelens.evaluation.folder import RunFolder
+from vaelens.evaluation.results import Results
+from vaelens.evaluation.running import evaluate
+from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+
+SKIMAGE = Path(skimage.__file__).parent / "data"
+PICTURES = 14
+BATCH = 2  # 7 chunks
+SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
+pytestmark = pytest.mark.usefixtures("whole", "plain_report")  # in this order
+FAST = {"preset": "offline", "batch": BATCH, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops of photographs, of several sizes."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(PICTURES):
+        whole = Image.open(SKIMAGE / ("astronaut.png", "chelsea.png", "coffee.png")[number % 3]).convert("RGB")
+        x, y, side = 11 * number, 7 * number, 60 + 9 * number
+        whole.crop((x, y, x + side + 20 * (number % 2), y + side)).save(folder / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_vaes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("vaes")
+    return [
+        random_vae(SMALL, seed=seed).save(folder / f"{name}.safetensors") for seed, name in ((1, "one"), (2, "two"))
+    ]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def plain_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without plots and examples, which take longer than the rest of a small run; `whole` has them."""
+    monkeypatch.setattr("vaelens.evaluation.running.make", lambda chosen, work: [])
+    monkeypatch.setattr("vaelens.evaluation.reporting.report_html", lambda results, examples: "")
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, two_vaes: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """The reference: one process, one go."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VAELENS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        results = evaluate(two_vaes, photos, output=folder, **FAST)
+    assert results is not None
+    return folder, results
+
+
+def rows(folder: Path) -> list[str]:
+    return sorted((folder / "rows.jsonl").read_text().splitlines())
+
+
+def assert_same(folder: Path, results: Results | None, reference: tuple[Path, Results]) -> None:
+    """The same rows bit for bit, the same report to 1e-9."""
+    assert rows(folder) == rows(reference[0])
+    assert (folder / "rows.csv").read_bytes() == (reference[0] / "rows.csv").read_bytes()
+    assert results is not None
+    for name in ("spreads", "pairs", "sets", "set_pairs"):
+        ours, theirs = getattr(results, name), getattr(reference[1], name)
+        assert list(ours) == list(theirs)
+        for key in ours:
+            assert numbers(ours[key]) == pytest.approx(numbers(theirs[key]), rel=1e-9, abs=1e-12), (name, key)
+
+
+def numbers(value: object) -> list[float]:
+    found: list[float] = []
+    for one in vars(value).values():
+        found += [one] if isinstance(one, int | float) else numbers(one) if hasattr(one, "__dict__") else []
+    return found
+
+
+def command(photos: Path, vaes: list[Path], output: Path, *more: str) -> list[str]:
+    named = [part for vae in vaes for part in ("--vae", str(vae))]
+    options = ["--preset", "offline", "--batch", str(BATCH), "--threads", "1", "-o", str(output)]
+    return ["-m", "vaelens", "evaluate", str(photos), *named, *options, *more]
+
+
+def test_what_a_run_leaves(whole: tuple[Path, Results], two_vaes: list[Path]) -> None:
+    folder, results = whole
+    lines = [json.loads(line) for line in rows(folder)]
+    assert len(lines) == PICTURES * 2
+    assert {line["vae"] for line in lines} == {"one", "two"}
+    assert {line["id"] for line in lines} == {f"{n:02d}.png" for n in range(PICTURES)}
+    assert set(lines[0]) == {"id", "vae", "sha256", "finite", "psnr", "ssim", "psim_small"}
+    for name in ("report.html", "report.md", "rows.csv", "run.json", "plan.json", "rows.jsonl"):
+        assert (folder / name).stat().st_size > 0
+    record = json.loads((folder / "run.json").read_text())
+    assert record["settings"]["preset"]["name"] == "offline"
+    assert (record["settings"]["batch"], record["settings"]["threads"]) == (BATCH, 1)
+    assert [vae["name"] for vae in record["vaes"]] == ["one", "two"]
+    assert all(vae["fingerprint"] for vae in record["vaes"])
+    assert results.count == PICTURES
+    psnrs = [line["psnr"] for line in lines if line["vae"] == "one"]
+    assert results.spreads["one", "psnr"].mean == pytest.approx(np.mean(psnrs), rel=1e-12)
+    assert results.spreads["one", "psnr"].std == pytest.approx(np.std(psnrs), rel=1e-12)
+    assert ("two", "one", "psnr") in results.pairs
+    assert results.sets["one", "fd_small"].value > 0
+
+
+def test_a_row_is_what_the_measures_say_of_the_saved_pictures(whole: tuple[Path, Results], photos: Path) -> None:
+    """One row, computed anew with Pillow and scikit-image from the protocol's words."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    number = 5
+    picture = Image.open(photos / f"{number:02d}.png")
+    w, h = (round(side * 256 / min(picture.size)) for side in picture.size)
+    left, top = (w - 256) // 2, (h - 256) // 2
+    original = np.asarray(picture.resize((w, h), Image.Resampling.BICUBIC).crop((left, top, left + 256, top + 256)))
+    network = random_vae(SMALL, seed=1).network
+    with torch.no_grad():
+        x = torch.from_numpy(original.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+        y = network.decode(network.posterior(x).mode())
+    again = np.floor(((y[0].permute(1, 2, 0).clamp(-1, 1) + 1) / 2 * 255).numpy() + 0.5).astype(np.uint8)
+    row = next(row for row in whole[1].rows if (row.id, row.vae) == (f"{number:02d}.png", "one"))
+    assert row.scores["psnr"] == pytest.approx(peak_signal_noise_ratio(original, again), abs=1e-3)
+    expected = structural_similarity(
+        original, again, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+    assert row.scores["ssim"] == pytest.approx(expected, abs=2e-4)  # a pixel may be rounded the other way
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shards_change_nothing(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path, count: int
+) -> None:
+    results = None
+    for shard in range(count, 0, -1):
+        assert results is None
+        results = evaluate(two_vaes, photos, output=tmp_path / "run", shard=f"{shard}/{count}", **FAST)
+    assert_same(tmp_path / "run", results, whole)
+
+
+def test_two_ranks_change_nothing(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    done = subprocess.run(
+        [*torchrun, *command(photos, two_vaes, output)],
+        env=quick(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((output / "run.json").read_text())["settings"]["ranks"] == 2
+    results = evaluate(two_vaes, photos, output=output, **FAST)
+    assert_same(output, results, whole)
+
+
+def test_killed_at_random_moments_and_continued(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    rng = np.random.default_rng(int(os.environ.get("VAELENS_KILL_SEED", "0")))
+    stops = 0
+    for _ in range(int(os.environ.get("VAELENS_KILLS", "3"))):
+        process = subprocess.Popen(
+            [sys.executable, *command(photos, two_vaes, output, "-q")],
+            env=quick(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        before = count_lines(output)
+        while process.poll() is None and count_lines(output) == before:  # until it writes
+            time.sleep(0.002)
+        time.sleep(float(rng.uniform(0, 0.3)))
+        stops += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert stops, "every run was over before it could be killed"
+    results = evaluate(two_vaes, photos, output=output, **FAST)
+    assert_same(output, results, whole)
+
+
+def count_lines(output: Path) -> int:
+    file = output / "rows.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def quick() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> str:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_a_torn_line_is_cut_off(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    evaluate(two_vaes, photos, output=output, shard="1/2", **FAST)
+    file = output / "rows.jsonl"
+    torn = file.read_bytes()
+    file.write_bytes(torn[: len(torn) - 100])
+    results = evaluate(two_vaes, photos, output=output, **FAST)
+    assert_same(output, results, whole)
+
+
+def test_a_vae_can_be_added(whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    evaluate(two_vaes[:1], photos, output=output, **FAST)
+    said: list[str] = []
+    results = evaluate(two_vaes, photos, output=output, progress=lambda d, t, w: said.append(f"{d}/{t}"), **FAST)
+    assert f"0/{PICTURES}" in said, "only the new VAE is measured"
+    assert_same(output, results, whole)
+
+
+def test_beyond_what_is_kept_sums_give_the_same(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaelens.evaluation.folder.KEPT", 10)
+    results = evaluate(two_vaes, photos, output=tmp_path / "run", **FAST)
+    assert results is not None
+    assert not list((tmp_path / "run" / "features").rglob("*.safetensors"))
+    assert results.sets["one", "fd_small"].value == pytest.approx(whole[1].sets["one", "fd_small"].value, rel=1e-8)
+    assert rows(tmp_path / "run") == rows(whole[0])
+
+
+def test_the_order_and_place_of_files_have_no_meaning(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for file in sorted(photos.iterdir(), reverse=True):
+        (moved / file.name).write_bytes(file.read_bytes())
+    results = evaluate(two_vaes, moved, output=tmp_path / "run", **FAST)
+    assert_same(tmp_path / "run", results, whole)
+
+
+def test_nothing_is_measured_twice(whole: tuple[Path, Results], photos: Path, two_vaes: list[Path]) -> None:
+    before = (whole[0] / "rows.jsonl").read_bytes()
+    said: list[str] = []
+    results = evaluate(two_vaes, photos, output=whole[0], progress=lambda d, t, w: said.append(w), **FAST)
+    assert_same(whole[0], results, whole)
+    assert (whole[0] / "rows.jsonl").read_bytes() == before
+    assert not any(word.endswith(".png") for word in said)
+
+
+def test_two_presets_never_share_a_folder(whole: tuple[Path, Results], photos: Path, two_vaes: list[Path]) -> None:
+    before = (whole[0] / "rows.jsonl").read_bytes()
+    with pytest.raises(UsageError, match="two presets never stand in one table"):
+        evaluate(two_vaes, photos, output=whole[0], **{**FAST, "preset": "modern"})
+    assert (whole[0] / "rows.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"batch": 3}, {"threads": 2}, {"take": 3}])
+def test_another_plan_is_refused_by_name(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], change: dict[str, int]
+) -> None:
+    with pytest.raises(UsageError, match=f"another run .*{'pictures' if 'take' in change else next(iter(change))}"):
+        evaluate(two_vaes, photos, output=whole[0], **{**FAST, **change})
+
+
+def test_another_vae_of_the_same_name_is_refused(whole: tuple[Path, Results], photos: Path, tmp_path: Path) -> None:
+    other = random_vae(SMALL, seed=9).save(tmp_path / "one.safetensors")
+    with pytest.raises(UsageError, match="VAE one was"):
+        evaluate([other], photos, output=whole[0], **FAST)
+
+
+def test_a_corrupt_picture_stops_the_run_or_is_listed(photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in (0, 1, 2, 3, 4):
+        data = (photos / f"{number:02d}.png").read_bytes()
+        (folder / f"{number:02d}.png").write_bytes(data[: len(data) // 2] if number in {2, 3} else data)
+    with pytest.raises(BadInputError, match=r"02\.png.*--skip-bad"):
+        evaluate(two_vaes[:1], folder, output=tmp_path / "stopped", **FAST)
+    assert count_lines(tmp_path / "stopped") == 2, "the chunk before it is kept"
+    results = evaluate(two_vaes[:1], folder, output=tmp_path / "skipped", skip_bad=True, **FAST)
+    assert results is not None
+    assert results.count == 3
+    assert {row.id for row in results.rows} == {"00.png", "01.png", "04.png"}
+    assert list(results.record["skipped"]) == ["02.png", "03.png"]
+    assert any("2 pictures couldn't be read" in warning for warning in results.warnings)
+    with pytest.raises(UsageError, match="skip_bad was true, now false"):
+        evaluate(two_vaes[:1], folder, output=tmp_path / "skipped", **FAST)
+
+
+def test_reconstructions_that_are_not_finite_count_nowhere(photos: Path, tmp_path: Path) -> None:
+    vae = random_vae(SMALL, seed=3)
+
+    def explode(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return torch.where(output.mean(dim=(1, 2, 3), keepdim=True) > threshold, torch.inf, output)
+
+    with torch.no_grad():
+        means = []
+        hook = vae.network.decoder.register_forward_hook(lambda m, i, o: means.append(o.mean(dim=(1, 2, 3))))
+        evaluate(vae, photos, output=tmp_path / "before", **FAST)
+        hook.remove()
+    threshold = float(torch.cat(means)[:PICTURES].median())
+    vae.network.decoder.register_forward_hook(explode)
+    results = evaluate(vae, photos, output=tmp_path / "run", **FAST)
+    assert results is not None
+    finite = [row for row in results.rows if row.finite]
+    assert 0 < len(finite) < PICTURES
+    assert results.spreads["random", "psnr"].count == len(finite)
+    assert results.sets["random", "fd_small"].value is None
+    assert any("NaN or infinite" in warning for warning in results.warnings)
+
+
+def test_a_missing_network_names_the_way_out(
+    photos: Path, two_vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "empty"))
+    said: list[str] = []
+    with pytest.raises(NetworkError, match="--preset offline"):
+        evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", offline=True, announce=said.append)
+    assert any("needs inception, vgg16" in word and "MB" in word for word in said)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="uses no network called vgg19"):
+        evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", networks={"vgg19": "x.pth"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "moden"}, "Did you mean modern"),
+        ({"shard": "4/3"}, "written like 2/3"),
+        ({"batch": 0}, "at least 1"),
+        ({"fd_dinov2": True}, "FD-DINOv2 needs a download"),
+    ],
+)
+def test_what_cannot_be_asked(
+    photos: Path, two_vaes: list[Path], tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate(two_vaes, photos, output=tmp_path / "run", **{**FAST, **change})
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_is_no_evaluation_is_left_alone(photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("mine")
+    with pytest.raises(UsageError, match=r"run\.json is not of an evaluation"):
+        evaluate(two_vaes, photos, output=tmp_path, **FAST)
+    assert (tmp_path / "run.json").read_text() == "mine"
+    with pytest.raises(UsageError, match="is a file"):
+        evaluate(two_vaes, photos, output=tmp_path / "run.json", **FAST)
+
+
+def test_units_go_from_one_folder_to_another(whole: tuple[Path, Results], tmp_path: Path) -> None:
+    """What a rank without a shared disk sends is what rank 0 would have had."""
+    ids = [f"{n:02d}.png" for n in range(PICTURES)]
+    source, target = RunFolder(whole[0], ids, BATCH), RunFolder(tmp_path / "run", ids, BATCH)
+    target.begin(json.loads((whole[0] / "plan.json").read_text()))
+    source.refresh()
+    for chunk in range(source.chunks):
+        for vae in ("one", "two"):
+            target.add(chunk, vae, *source.unit(chunk, vae))
+            assert target.is_done(chunk, vae)
+    assert rows(tmp_path / "run") == rows(whole[0])
+    assert torch.equal(target.features("two", "small"), source.features("two", "small"))
