@@ -102,5 +102,6 @@ def calibrate(
         result_json(found.as_dict())
         return
     result_table(found.ranking())
-    result(f"\n{found.verdict}\n")
-    result_table(found.figures(), title=f"{found.combinations[0].name}, beside the published figures")
+    result(f"\n{found.verdict}")
+    result(f"\n{found.combinations[0].name}, beside the published figures:")
+    result_table(found.figures())

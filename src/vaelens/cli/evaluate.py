@@ -135,4 +135,4 @@ def evaluate(
         result_table(pairs_table(results))
     for warning in results.warnings:
         say(f"Mind: {warning}")
-    result(f"\nwrote {output / 'report.html'}")
+    result(f"\nwrote {output / 'report.html'}, with rows.csv, report.md, model-index/ and run.json beside it")

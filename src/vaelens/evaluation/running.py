@@ -159,8 +159,7 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
         record |= {"skipped": folder.bad(), "notes": list(dataset.notes), "measured_in_this_call": measured}
         write_atomic(path / "run.json", json_text(record).encode())
         results = summarise(folder, dataset, protocol, record, progress)
-        for file in write_report(results, make(choose(results), work), path):
-            say(f"wrote {file}")
+        write_report(results, make(choose(results), work), path)
         return results
 
 
