@@ -43,6 +43,14 @@ def vae_file(vae: VAE, tmp_path: Path) -> Path:
     return vae.save(tmp_path / "narrow.safetensors")
 
 
+@pytest.fixture(scope="session")
+def trunks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random metric networks by name, 220 MB on disk: what `evaluate` takes as `networks`."""
+    from random_trunks import write_trunks
+
+    return write_trunks(tmp_path_factory.mktemp("trunks"))
+
+
 @pytest.fixture
 def rewrite() -> Callable[..., Path]:
     """Copy a safetensors file with its tensors, names or metadata changed."""

@@ -16,6 +16,7 @@ from PIL import Image
 
 from conftest import random_vae
 from vaelens.errors import BadInputError, NetworkError, UsageError
+from vaelens.evaluation.examples import choose
 from vaelens.evaluation.folder import RunFolder
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
@@ -120,6 +121,10 @@ def test_what_a_run_leaves(whole: tuple[Path, Results], two_vaes: list[Path]) ->
     assert results.spreads["one", "psnr"].std == pytest.approx(np.std(psnrs), rel=1e-12)
     assert ("two", "one", "psnr") in results.pairs
     assert results.sets["one", "fd_small"].value > 0
+    found = json.loads((folder / "results.json").read_text())
+    assert found["scores"]["one"]["psnr"]["mean"] == results.spreads["one", "psnr"].mean
+    assert found["scores"]["one"]["fd_small"]["interval"]["low"] < found["scores"]["one"]["fd_small"]["value"]
+    assert {d["measure"] for d in found["differences"]} == {"psnr", "ssim", "psim_small", "fd_small"}
 
 
 def test_a_row_is_what_the_measures_say_of_the_saved_pictures(whole: tuple[Path, Results], photos: Path) -> None:
@@ -242,8 +247,47 @@ def test_beyond_what_is_kept_sums_give_the_same(
     results = evaluate(two_vaes, photos, output=tmp_path / "run", **FAST)
     assert results is not None
     assert not list((tmp_path / "run" / "features").rglob("*.safetensors"))
+    assert len(list((tmp_path / "run" / "sums").rglob("*.safetensors"))) == 3 * 7
     assert results.sets["one", "fd_small"].value == pytest.approx(whole[1].sets["one", "fd_small"].value, rel=1e-8)
     assert rows(tmp_path / "run") == rows(whole[0])
+
+
+def test_killed_while_folding(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and features are there, sums are not, or features are left beside them: the next call mends both."""
+    monkeypatch.setattr("vaelens.evaluation.folder.KEPT", 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "_fold", lambda self, group, name: None)
+        with pytest.raises(FileNotFoundError):  # from summarising without sums
+            evaluate(two_vaes, photos, output=tmp_path / "run", **FAST)
+    left = next((tmp_path / "run" / "features" / "originals").iterdir())
+    kept = left.read_bytes()
+    results = evaluate(two_vaes, photos, output=tmp_path / "run", **FAST)
+    assert results is not None
+    left.write_bytes(kept)
+    again = evaluate(two_vaes, photos, output=tmp_path / "run", **FAST)
+    assert again is not None
+    assert again.sets == results.sets
+    assert again.sets["one", "fd_small"].value == pytest.approx(whole[1].sets["one", "fd_small"].value, rel=1e-8)
+
+
+def test_a_vae_may_have_any_name(photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
+    """Names that are special to us or alike to a file system keep features of their own."""
+    names = ("originals", "A", "a", "../x", "é" * 90)
+    vaes = []
+    for number, name in enumerate(names):
+        vae = random_vae(SMALL, seed=number)
+        vae.name = name
+        vaes.append(vae)
+    results = evaluate(vaes, photos, output=tmp_path / "run", take=4, **FAST)
+    assert results is not None
+    values = [results.sets[name, "fd_small"].value for name in names]
+    assert len(set(values)) == len(names)
+    assert all(value > 0.01 for value in values)
+    folders = [folder.name.lower() for folder in (tmp_path / "run" / "features").iterdir()]
+    assert len(set(folders)) == len(names) + 1
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_order_and_place_of_files_have_no_meaning(
@@ -283,7 +327,7 @@ def test_another_plan_is_refused_by_name(
 
 def test_another_vae_of_the_same_name_is_refused(whole: tuple[Path, Results], photos: Path, tmp_path: Path) -> None:
     other = random_vae(SMALL, seed=9).save(tmp_path / "one.safetensors")
-    with pytest.raises(UsageError, match="VAE one was"):
+    with pytest.raises(UsageError, match=r"VAE one\.weights was"):
         evaluate([other], photos, output=whole[0], **FAST)
 
 
@@ -302,8 +346,17 @@ def test_a_corrupt_picture_stops_the_run_or_is_listed(photos: Path, two_vaes: li
     assert {row.id for row in results.rows} == {"00.png", "01.png", "04.png"}
     assert list(results.record["skipped"]) == ["02.png", "03.png"]
     assert any("2 pictures couldn't be read" in warning for warning in results.warnings)
-    with pytest.raises(UsageError, match="skip_bad was true, now false"):
+    with pytest.raises(BadInputError, match=r"--skip-bad goes on without them. The first is 02\.png"):
         evaluate(two_vaes[:1], folder, output=tmp_path / "skipped", **FAST)
+    with pytest.raises(BadInputError, match="Nothing measured so far is lost"):
+        evaluate(two_vaes[:1], folder, output=tmp_path / "stopped", **FAST)
+    again = evaluate(two_vaes[:1], folder, output=tmp_path / "stopped", skip_bad=True, **FAST)
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "skipped"), "as it was advised"
+    assert again is not None
+    for name in (0, 1, 4):
+        (folder / f"{name:02d}.png").write_bytes(b"no picture")
+    with pytest.raises(BadInputError, match="none of the pictures could be read"):
+        evaluate(two_vaes[:1], folder, output=tmp_path / "none", skip_bad=True, **FAST)
 
 
 def test_reconstructions_that_are_not_finite_count_nowhere(photos: Path, tmp_path: Path) -> None:
@@ -326,6 +379,9 @@ def test_reconstructions_that_are_not_finite_count_nowhere(photos: Path, tmp_pat
     assert results.spreads["random", "psnr"].count == len(finite)
     assert results.sets["random", "fd_small"].value is None
     assert any("NaN or infinite" in warning for warning in results.warnings)
+    lost = {row.id for row in results.rows if not row.finite}
+    chosen = choose(results)
+    assert "best" not in "".join(why for name, why in chosen.items() if name in lost)
 
 
 def test_a_missing_network_names_the_way_out(
@@ -333,12 +389,19 @@ def test_a_missing_network_names_the_way_out(
 ) -> None:
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "empty"))
     said: list[str] = []
-    with pytest.raises(NetworkError, match="--preset offline"):
-        evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", offline=True, announce=said.append)
-    assert any("needs inception, vgg16" in word and "MB" in word for word in said)
+    with pytest.raises(NetworkError, match=r"needs inception, vgg16.* MB, which are not .*--preset offline"):
+        evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", offline=True)
+    monkeypatch.setattr("vaelens.metrics.pretrained.fetch_web", no_network)
+    with pytest.raises(NetworkError, match=r"no network here\. Without any download: --preset offline"):
+        evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", announce=said.append)
+    assert any("needs inception, vgg16" in word and "MB, downloaded once" in word for word in said)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="uses no network called vgg19"):
         evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", networks={"vgg19": "x.pth"})
+
+
+def no_network(*_args: object, **_options: object) -> Path:
+    raise NetworkError("no network here.")
 
 
 @pytest.mark.parametrize(
@@ -363,6 +426,10 @@ def test_an_output_that_is_no_evaluation_is_left_alone(photos: Path, two_vaes: l
     with pytest.raises(UsageError, match=r"run\.json is not of an evaluation"):
         evaluate(two_vaes, photos, output=tmp_path, **FAST)
     assert (tmp_path / "run.json").read_text() == "mine"
+    (tmp_path / "run.json").rename(tmp_path / "rows.csv")
+    with pytest.raises(UsageError, match=r"rows\.csv is not of an evaluation and would be lost"):
+        evaluate(two_vaes, photos, output=tmp_path, **FAST)
+    (tmp_path / "rows.csv").rename(tmp_path / "run.json")
     with pytest.raises(UsageError, match="is a file"):
         evaluate(two_vaes, photos, output=tmp_path / "run.json", **FAST)
 

@@ -459,7 +459,15 @@ def test_the_same_results_give_the_same_bytes_and_every_file_lands(tmp_path: Pat
     assert [path.relative_to(tmp_path / "new").as_posix() for path in written] == list(files)
     assert [path.read_bytes() for path in written] == list(files.values())
     assert sorted(files) == sorted(
-        ["report.html", "report.md", "rows.csv", "regions.csv", "model-index/kl-f8.yml", "model-index/ft-ema.yml"]
+        [
+            "report.html",
+            "report.md",
+            "results.json",
+            "rows.csv",
+            "regions.csv",
+            "model-index/kl-f8.yml",
+            "model-index/ft-ema.yml",
+        ]
     )
 
 

@@ -87,10 +87,10 @@ def test_paired_does_not_hang_on_what_both_share() -> None:
 
 
 def test_share_won_and_ties_by_hand() -> None:
-    first, second = [1.0, 2.0, 3.0, 4.0, math.inf], [0.5, 2.0, 2.0, 5.0, 1.0]
+    first, second = [1.0, 2.0, 3.0, 4.0, math.inf, math.nan, math.inf], [0.5, 2.0, 2.0, 5.0, 1.0, 1.0, math.inf]
     higher, lower = paired(first, second, better="higher"), paired(first, second, better="lower")
-    assert (higher.won, higher.ties, higher.count, higher.dropped) == (0.5, 0.25, 4, 1)
-    assert (lower.won, lower.ties) == (0.25, 0.25)
+    assert (higher.won, higher.ties, higher.count, higher.dropped) == (3 / 6, 2 / 6, 4, 3)
+    assert (lower.won, lower.ties) == (1 / 6, 2 / 6)
     assert higher.difference == 0.125
     assert not higher.decided
 
@@ -110,11 +110,14 @@ def test_many_pictures_are_drawn_in_blocks() -> None:
 
 
 def test_equal_differences_have_no_interval_and_nothing_has_none() -> None:
-    same = paired([3.1, 4.1, 5.1], [3.0, 4.0, 5.0], "higher")
+    same = paired([3.1, 4.1, 5.1] * 2, [3.0, 4.0, 5.0] * 2, "higher")
     assert math.isclose(same.low, 0.1, rel_tol=1e-9)
     assert math.isclose(same.high, 0.1, rel_tol=1e-9)
-    equal = paired([1.0, 2.0], [1.0, 2.0], "higher")
+    equal = paired([1.0, 2.0] * 3, [1.0, 2.0] * 3, "higher")
     assert (equal.low, equal.high, equal.ties, equal.decided) == (0, 0, 1, False)
+    few = paired([2.0] * 5, [1.0] * 5, "higher")
+    assert math.isnan(few.low)
+    assert (few.difference, few.won, few.decided) == (1, 1, False), "five pictures decide nothing"
     nothing = paired([math.nan], [1.0], "higher")
     assert (nothing.count, nothing.dropped, nothing.decided) == (0, 1, False)
     assert math.isnan(nothing.difference)
@@ -144,5 +147,5 @@ def test_few_pictures_are_warned_of() -> None:
     assert "more than 11 %" in coco
     singular = few_pictures_warning(200, 2048)
     assert singular is not None
-    assert "singular" in singular
+    assert "far too high" in singular
     assert "10,240" in singular

@@ -13,6 +13,7 @@ import torch
 
 from vaelens.download.hub import RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
+from vaelens.files import sha256_file
 from vaelens.vae import VAE
 from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae
 from vaelens.weights.registry import Entry, embedded_path, registry
@@ -95,6 +96,14 @@ def distinct_names(names: Sequence[str]) -> list[str]:
             candidate, number = f"{name} ({number})", number + 1
         distinct.append(candidate)
     return distinct
+
+
+def is_published(source: str | os.PathLike[str]) -> bool:
+    """Whether the source is a VAE of the registry: by name, or a file that is, byte for byte, one of its files."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return registry().by_sha256(sha256_file(path)) is not None
+    return not path.exists() and os.fspath(source).lower() in registry().vaes
 
 
 def find_device(device: str) -> torch.device:

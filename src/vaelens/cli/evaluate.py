@@ -87,7 +87,7 @@ def evaluate(
     """
     set_level(quiet, verbose)
     from vaelens.errors import UsageError
-    from vaelens.evaluation.reporting import pairs_table, summary_table
+    from vaelens.evaluation.reporting import pairs_table, results_dict, summary_table
     from vaelens.evaluation.running import evaluate as run
     from vaelens.weights.registry import registry
 
@@ -127,7 +127,7 @@ def evaluate(
     if results is None:
         return
     if json:
-        result_json(results.record)
+        result_json(results_dict(results) | {"run": results.record})
         return
     result_table(summary_table(results))
     if len(results.vaes) > 1:
@@ -135,4 +135,4 @@ def evaluate(
         result_table(pairs_table(results))
     for warning in results.warnings:
         say(f"Mind: {warning}")
-    result(f"\nwrote {output / 'report.html'}, with rows.csv, report.md, model-index/ and run.json beside it")
+    result(f"\nwrote {output / 'report.html'}, beside it report.md, results.json, rows.csv, model-index/, run.json")

@@ -27,7 +27,7 @@ from vaelens.evaluation.running import evaluate
 from vaelens.evaluation.work import Progress
 from vaelens.files import write_atomic
 from vaelens.images.datasets import coco
-from vaelens.images.resizing import WAYS, Way
+from vaelens.images.resizing import WAYS
 from vaelens.metrics.pretrained import load_networks, missing
 from vaelens.report.record import json_text
 from vaelens.report.tables import Column, Table
@@ -37,7 +37,6 @@ DIGITS = {"rfid": 2, "psnr": 1, "ssim": 2, "psim": 2}  # after the point, as the
 SPREAD = "_std"
 FIGURES = tuple(name for key in DIGITS for name in (key, key + SPREAD) if name != "rfid" + SPREAD)
 MOST_DIGITS = 9
-READING: dict[Way, Literal["plain", "rules"]] = {"opencv_bilinear": "plain", "pillow_bicubic": "rules"}
 POSTERIORS: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
 ROUNDINGS: tuple[Literal["truncate", "half-up"], ...] = ("truncate", "half-up")
 
@@ -209,7 +208,7 @@ def calibrate(
         say(f"{number} of {len(ways)}: {resize}, {posterior}, {rounding}")
         preset = Preset(
             name=f"calibrate {resize} {posterior} {rounding}",
-            reading=READING[resize],
+            reading="plain",  # in 2022 nobody turned pictures upright or followed profiles
             resize=resize,
             side=256,
             posterior=posterior,

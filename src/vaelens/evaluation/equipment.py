@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vaelens.download.web import cache_folder
-from vaelens.errors import NetworkError, UsageError
+from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.evaluation.instruments import EXTRACTORS, Features, Instruments
 from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.originals import OriginalsCache
@@ -18,7 +18,10 @@ from vaelens.files import sha256_file
 from vaelens.loading import distinct_names, load
 from vaelens.metrics.pretrained import MetricNetwork, load_networks, missing
 from vaelens.metrics.small import small_weights
+from vaelens.report.record import processor
 from vaelens.vae import VAE
+
+WAY_OUT = "Without any download: --preset offline."
 
 Source = str | os.PathLike[str]
 Say = Callable[[str], None]
@@ -40,44 +43,62 @@ def with_dinov2(preset: Preset) -> Preset:
     return replace(preset, measures=(*preset.measures[:1], "fd_dinov2", *preset.measures[1:]))
 
 
+def check_networks(preset: Preset, paths: Mapping[str, Source], access: Access) -> None:
+    """What can be told before the data set is opened: whether the networks are there, or may be downloaded.
+
+    Raises UsageError for a network that the preset doesn't use; NetworkError, naming the preset offline, where one is
+    missing and `access` is offline; BadInputError for a given file that isn't there. Announces downloads.
+    """
+    names = _networks(preset)
+    unknown = [name for name in paths if name not in names]
+    if unknown:
+        used = ", ".join(names) or "none"
+        raise UsageError(f"--preset {preset.name} uses no network called {unknown[0]}; it uses {used}.")
+    for path in paths.values():
+        if not Path(path).is_file():
+            raise BadInputError(f"{path}: there is no such file. Check the path given with --network.")
+    wanted = missing(names, {name: Path(path) for name, path in paths.items()})
+    if not wanted:
+        return
+    size = sum(file.bytes or 0 for file in wanted) / 1e6
+    needed = f"--preset {preset.name} needs {', '.join(file.name for file in wanted)}: {size:,.0f} MB"
+    if access.offline:
+        raise NetworkError(f"{needed}, which {'is' if len(wanted) == 1 else 'are'} not on this machine. {WAY_OUT}")
+    access.say(f"{needed}, downloaded once. --preset offline needs no download.")
+
+
+def _networks(preset: Preset) -> list[str]:
+    return list(dict.fromkeys(name for key in preset.measures for name in MEASURES[key].networks))
+
+
 def build_instruments(
     preset: Preset,
     paths: Mapping[str, Source],
     access: Access,
 ) -> tuple[Instruments, dict[str, Any]]:
     """The instruments for these measures, and which networks they use, by sha256."""
-    names = list(dict.fromkeys(name for key in preset.measures for name in MEASURES[key].networks))
-    unknown = [name for name in paths if name not in names]
-    if unknown:
-        used = ", ".join(names) or "none"
-        raise UsageError(f"--preset {preset.name} uses no network called {unknown[0]}; it uses {used}.")
+    names = _networks(preset)
     given = {name: Path(path) for name, path in paths.items()}
-    wanted = missing(names, given)
-    if wanted:
-        size = sum(file.bytes or 0 for file in wanted) / 1e6
-        access.say(
-            f"--preset {preset.name} needs {', '.join(file.name for file in wanted)}: {size:,.0f} MB, downloaded once. "
-            "--preset offline needs no download."
-        )
+    device = torch.device("cpu") if access.device.type == "mps" else access.device  # which has no float64
     try:
         networks: dict[str, MetricNetwork] = load_networks(
-            names, given, access.device, offline=access.offline, announce=access.say
+            names, given, device, offline=access.offline, announce=access.say
         )
         features: dict[str, Features] = {}
         more: dict[str, Any] = {}
         if "fd_dinov2" in preset.measures:
             from vaelens.adapters.dinov2 import load_dinov2  # noqa: PLC0415  (transformers takes seconds to import)
 
-            dinov2 = load_dinov2(access.device, offline=access.offline, announce=access.say)
+            dinov2 = load_dinov2(device, offline=access.offline, announce=access.say)
             features = {"dinov2": dinov2.features}
-            more = {"dinov2": {"sha256": dinov2.sha256, "source": "published"}}
+            more = {"dinov2": {"sha256": dinov2.sha256, "source": "the hub"}}
     except NetworkError as error:
-        raise NetworkError(f"{error} Without any download: --preset offline.") from error
+        raise NetworkError(f"{error} {WAY_OUT}") from error
     served = more | {name: {"sha256": network.sha256, "source": network.source} for name, network in networks.items()}
     for key, name in (("psim_small", "psim-small"), ("fd_small", "fd-small")):
         if key in preset.measures:
             served[name] = {"sha256": sha256_file(small_weights(name)), "source": "shipped"}
-    return Instruments(preset, networks, access.device, features), served
+    return Instruments(preset, networks, device, features), served
 
 
 def load_vaes(sources: Sequence[Source | VAE], dtype: str, space: str | None, access: Access) -> dict[str, VAE]:
@@ -92,7 +113,7 @@ def load_vaes(sources: Sequence[Source | VAE], dtype: str, space: str | None, ac
 
 
 def originals_cache(plan: Mapping[str, Any]) -> OriginalsCache:
-    keys = ("preset", "batch", "threads", "device", "networks", "versions")
-    protocol = {key: plan[key] for key in keys}
+    keys = ("preset", "threads", "device", "networks", "versions")
+    protocol = {key: plan[key] for key in keys} | {"processor": processor(plan["device"])}
     extractors = sorted({EXTRACTORS[key] for key in plan["preset"]["measures"] if key in EXTRACTORS})
     return OriginalsCache(cache_folder() / "originals", protocol, extractors)

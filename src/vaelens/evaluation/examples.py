@@ -25,7 +25,10 @@ def choose(results: Results) -> dict[str, str]:
     of: dict[str, dict[str, float]] = {}
     for row in results.rows:
         value = row.scores.get(key)
-        of.setdefault(row.id, {})[row.vae] = math.inf if value is None and row.finite else sign * (value or 0.0)
+        if value is None:  # equal pictures, or a reconstruction that isn't finite
+            of.setdefault(row.id, {})[row.vae] = math.inf if row.finite else -math.inf
+        else:
+            of.setdefault(row.id, {})[row.vae] = sign * value
     whole = {name: values for name, values in of.items() if len(values) == len(results.vaes)}
     chosen: dict[str, str] = {}
     means = sorted(whole, key=lambda name: (sum(whole[name].values()), name))

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import yaml
@@ -40,6 +41,32 @@ def regions_csv(results: Results) -> bytes | None:
         return None
     lines = ((row.id, row.vae, *(region.get(key) for key in keys)) for row in results.rows for region in row.regions)
     return _csv(("id", "vae", *keys), lines)
+
+
+def results_dict(results: Results) -> dict[str, Any]:
+    """All that was found but the rows, for JSON: scores with intervals, differences, regions and letters."""
+    scores = {
+        vae: {
+            key: asdict(results.spreads[vae, key] if MEASURES[key].of == "picture" else results.sets[vae, key])
+            for key in results.measures
+        }
+        for vae in results.vaes
+    }
+    differences = [
+        {"first": first, "second": second, "measure": key, **asdict(found)}
+        for found_all in (results.pairs, results.set_pairs)
+        for (first, second, key), found in found_all.items()
+    ]
+    return {
+        "source": results.source,
+        "preset": results.preset.name,
+        "pictures": results.count,
+        "scores": scores,
+        "differences": differences,
+        "regions": [asdict(region) for region in results.regions],
+        "letters": [asdict(letters) for letters in results.letters],
+        "warnings": list(results.warnings),
+    }
 
 
 def model_indexes(results: Results) -> dict[str, bytes]:

@@ -6,14 +6,17 @@
 | rows.jsonl        | one line a picture and VAE, appended a unit at a time; their order has no meaning    |
 | features/NAME/    | one file a chunk: fp32 features of the originals and of each VAE's reconstructions   |
 | sums/NAME/        | beyond KEPT pictures: one file a group, float64 sums in place of its features        |
+| report.html, ...  | OURS: what a finished run writes, and may write anew                                 |
 
 A unit is one chunk through one VAE. It is done when its rows and its features are there. Several processes may
 work on one folder: appending happens under a lock, and a unit that is there isn't added again.
 """
 
+import functools
 import hashlib
 import itertools
 import json
+import operator
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +31,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.evaluation.plan import check_empty, compare_plans, read_plan
 from vaelens.evaluation.results import Row
 from vaelens.files import explained, write_atomic
 from vaelens.metrics.frechet import Moments
@@ -35,7 +39,8 @@ from vaelens.report.record import json_text
 
 KEPT = 50_000  # pictures whose features are kept; beyond, their sums in GROUPS groups
 GROUPS = 20
-ORIGINALS = "originals"
+BLOCK = 4096  # pictures whose features are summed at once
+ORIGINALS = ""  # in the place of a VAE's name; no VAE is called that
 
 Features = Mapping[str, Mapping[str, Tensor]]  # ORIGINALS or a VAE -> extractor -> [b,d]
 Bad = tuple[str, str]  # a picture that couldn't be read: id and reason
@@ -57,20 +62,22 @@ class RunFolder:
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Start, or go on with, a run under this plan. Raises UsageError where the folder holds another run."""
         text = json_text(plan)
-        found = read_plan(self.path)
         with self._lock():
+            found = read_plan(self.path)
             if found is None:
-                taken = [name for name in ("rows.jsonl", "run.json") if (self.path / name).exists()]
-                if taken:
-                    raise UsageError(f"{self.path / taken[0]} is not of an evaluation. Choose another folder with -o.")
+                check_empty(self.path)
                 write_atomic(self.path / "plan.json", text.encode())
             else:
-                _compare(self.path, found, json.loads(text))
+                compare_plans(self.path, found, json.loads(text))
                 vaes = {**found["vaes"], **plan["vaes"]}
                 if vaes != found["vaes"]:
                     write_atomic(self.path / "plan.json", json_text({**plan, "vaes": vaes}).encode())
             self._mend()
             self._take_in()
+            if self._folds():  # what a killed process left unfolded
+                for group in self._groups():
+                    for name in (ORIGINALS, *{**(found or {}).get("vaes", {}), **plan["vaes"]}):
+                        self._fold(group, name)
 
     def ids_of(self, chunk: int) -> tuple[str, ...]:
         """The ids of one chunk, in order."""
@@ -121,8 +128,7 @@ class RunFolder:
         """[n,d] fp32 of the readable pictures in the manifest's order; None where only sums are kept."""
         if self._folds():
             return None
-        parts = [self._read_features(chunk, name) for chunk in range(self.chunks)]
-        return torch.cat([part[extractor] for part in parts if part])  # a chunk without readable pictures has none
+        return self._joined(range(self.chunks), name, extractor)
 
     def moments(self, name: str, extractor: str) -> list[Moments]:
         """The float64 sums of the groups, by picture number; NaN where a reconstruction wasn't finite."""
@@ -131,8 +137,7 @@ class RunFolder:
             assert features is not None
             bounds = [len(features) * g // GROUPS for g in range(GROUPS + 1)]
             return [Moments.of(features[a:b]) for a, b in itertools.pairwise(bounds) if b > a]
-        groups = sorted({self._group_of(chunk) for chunk in range(self.chunks)})  # 20, but where chunks are fewer
-        return [_moments(load_file(self._sums(group, name)), extractor) for group in groups]
+        return [_moments(load_file(self._sums(group, name)), extractor) for group in self._groups()]
 
     def unit(self, chunk: int, vae: str) -> tuple[list[Row], list[Bad], Features]:
         """A unit that is done, as `add` takes it: to hand it to another machine's folder."""
@@ -232,71 +237,40 @@ class RunFolder:
     def _group_of(self, chunk: int) -> int:
         return chunk * GROUPS // self.chunks
 
+    def _groups(self) -> list[int]:
+        """GROUPS of them, but where chunks are fewer."""
+        return sorted({self._group_of(chunk) for chunk in range(self.chunks)})
+
+    def _chunks_of(self, group: int) -> range:
+        return range(-(-group * self.chunks // GROUPS), -(-(group + 1) * self.chunks // GROUPS))
+
+    def _joined(self, chunks: Iterable[int], name: str, extractor: str) -> Tensor:
+        parts = [self._read_features(chunk, name) for chunk in chunks]
+        return torch.cat([part[extractor] for part in parts if part])  # a chunk without readable pictures has none
+
     def _fold(self, group: int, name: str) -> None:
         """Put float64 sums, added in the order of the chunks, in the place of a complete group's features."""
-        if not self._folds() or self._sums(group, name).exists():
+        chunks = self._chunks_of(group)
+        if not self._folds() or not self._features(chunks[-1], name).exists():  # quickly told; most calls end here
             return
-        chunks = [chunk for chunk in range(self.chunks) if self._group_of(chunk) == group]
-        if not all(self._features(chunk, name).exists() for chunk in chunks):
-            return
-        sums: dict[str, Moments] = {}
+        if not self._sums(group, name).exists():
+            if not all(self._features(chunk, name).exists() for chunk in chunks):
+                return
+            write_atomic(self._sums(group, name), safetensors_bytes(self._summed(chunks, name)))
         for chunk in chunks:
-            for extractor, values in self._read_features(chunk, name).items():
-                part = Moments.of(values)
-                sums[extractor] = sums[extractor] + part if extractor in sums else part
-        tensors = {
-            f"{extractor}.{field}": torch.as_tensor(getattr(moments, field))
-            for extractor, moments in sums.items()
-            for field in ("count", "total", "outer")
-        }
-        write_atomic(self._sums(group, name), safetensors_bytes(tensors))
-        for chunk in chunks:
-            self._features(chunk, name).unlink()
+            self._features(chunk, name).unlink(missing_ok=True)
 
-
-def read_plan(path: Path) -> dict[str, Any] | None:
-    """The plan of the run in this folder; None where there is none. Raises BadInputError for a damaged one."""
-    file = path / "plan.json"
-    try:
-        return json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"{file}: can't be read ({error}). Choose another folder with -o.") from error
-
-
-def check_plan(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan in the folder, if there is one, compared with what is known of the one asked for; cheap.
-
-    Raises UsageError where it is another run's, or where no folder can be; BadInputError for a damaged one.
-    """
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"-o {path} is a file, and an evaluation needs a folder. Choose another.")
-    found = read_plan(path)
-    if found is not None:
-        _compare(path, found, json.loads(json_text(asked)))
-    return found or {}
-
-
-def _compare(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raises UsageError, naming what differs."""
-    was_named, named = found.get("preset", {}).get("name"), asked["preset"]["name"]
-    if was_named != named:
-        raise UsageError(
-            f"{path} holds a run with the preset {was_named}, not {named}: "
-            "results of two presets never stand in one table. Choose another folder with -o."
-        )
-    changed = [(key, found.get(key), asked[key]) for key in asked if key != "vaes" and found.get(key) != asked[key]]
-    known = found.get("vaes", {})
-    changed += [(f"VAE {k}", known[k], vae) for k, vae in asked.get("vaes", {}).items() if known.get(k, vae) != vae]
-    if changed:
-        was = "; ".join(f"{key} was {_short(old)}, now {_short(new)}" for key, old, new in changed)
-        raise UsageError(f"{path} holds another run ({was}). Go on as it was begun, or choose another folder with -o.")
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    def _summed(self, chunks: range, name: str) -> dict[str, Tensor]:
+        extractors = next((list(part) for chunk in chunks if (part := self._read_features(chunk, name))), list[str]())
+        tensors: dict[str, Tensor] = {}
+        for extractor in extractors:
+            joined = self._joined(chunks, name, extractor)
+            blocks = [Moments.of(joined[i : i + BLOCK]) for i in range(0, len(joined), BLOCK)]
+            total = functools.reduce(operator.add, blocks)
+            tensors |= {
+                f"{extractor}.{field}": torch.as_tensor(getattr(total, field)) for field in ("count", "total", "outer")
+            }
+        return tensors
 
 
 def _line(row: Row) -> str:
@@ -320,9 +294,11 @@ def _moments(tensors: Mapping[str, Tensor], extractor: str) -> Moments:
 
 
 def file_name(name: str) -> str:
-    """A VAE's name as one folder's: no separators, nothing hidden, distinct where the names are."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else f"%{ord(c):x}" for c in name)
-    return kept if len(kept) <= 100 else f"{kept[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    """A VAE's name as one folder's: no separators, nothing hidden, distinct where the names are, in any case."""
+    if name == ORIGINALS:
+        return "originals"
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
+    return f"vae-{kept[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def missing_units(folder: RunFolder, vaes: Iterable[str]) -> dict[int, list[str]]:

@@ -91,14 +91,14 @@ class Instruments:
         image = from_uint8(pixels.to(self.device))
         with exact(self.device):
             taps = {name: trunk(image) for name, trunk in self._trunks.items()}
-            similarity = ssim_map(_exactly(image), _exactly(reference.image), self.preset.ssim_padding)
+            similarity = ssim_map(image, reference.image, self.preset.ssim_padding)
             values = {
-                "psnr": psnr(_exactly(image), _exactly(reference.image)),
+                "psnr": psnr(image, reference.image),
                 "ssim": similarity.mean(dim=(1, 2, 3)),
             }
             for padding in ("zero", "valid"):  # calibrate asks for both
                 if f"ssim_{padding}" in self.measures:
-                    values[f"ssim_{padding}"] = ssim(_exactly(image), _exactly(reference.image), padding)
+                    values[f"ssim_{padding}"] = ssim(image, reference.image, padding)
             maps = None
             for key, trunk in (("psim", "vgg16"), ("psim_small", "small")):
                 if key in self.measures:
@@ -119,8 +119,3 @@ class Instruments:
 
 def _on_normalised(network: VGG16 | AlexNet) -> Callable[[Tensor], Taps]:
     return lambda image: network(normalised(image))
-
-
-def _exactly(image: Tensor) -> Tensor:
-    """Where float64 isn't to be had (mps), on the CPU."""
-    return image.cpu() if image.device.type == "mps" else image

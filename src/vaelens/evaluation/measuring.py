@@ -19,6 +19,7 @@ from vaelens.images.drawing import Box
 from vaelens.images.letters import GLYPHS
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.letters import readable
+from vaelens.metrics.pretrained import exact
 from vaelens.metrics.regions import measure_regions
 from vaelens.vae import VAE
 
@@ -82,9 +83,10 @@ def measure(
 
 def _through(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
     try:
-        encoded = vae.encode(image)
-        latents = encoded.mode() if preset.posterior == "mode" else encoded.sample(seeds)
-        return vae.decode(latents, encoded.size).cpu()
+        with exact(vae.device):  # TF32 would make float32 something else on CUDA
+            encoded = vae.encode(image)
+            latents = encoded.mode() if preset.posterior == "mode" else encoded.sample(seeds)
+            return vae.decode(latents, encoded.size).cpu()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -109,7 +111,11 @@ def _regions(found: Comparison, reference: Reference, boxes: Sequence[Box], b: i
         return []
     maps = None if found.psim_maps is None else [one[b].cpu() for one in found.psim_maps]
     regions = measure_regions(found.image[b].cpu(), reference.image[b].cpu(), boxes, found.ssim_map[b].cpu(), maps)
-    return [{key: _finite(value) for key, value in region.items()} for region in regions]
+    small = "psim_small" in found.values
+    return [
+        {"psim_small" if small and key == "psim" else key: _finite(value) for key, value in region.items()}
+        for region in regions
+    ]
 
 
 def _read(

@@ -18,10 +18,9 @@ from vaelens.files import write_atomic
 
 
 class OriginalsCache:
-    """Features of whole chunks in `folder`; `protocol` is all but the pictures that they depend on.
+    """Features of whole chunks in `folder`, by their prepared pixels; `protocol` is what else they depend on.
 
-    The protocol holds preset, networks' sha256, threads, device and versions: what is found is bit for bit what
-    would be computed.
+    The protocol holds the extractors' input, networks' sha256, threads, device, processor and versions.
     """
 
     def __init__(self, folder: Path, protocol: Mapping[str, Any], extractors: Sequence[str]) -> None:
@@ -43,6 +42,7 @@ class OriginalsCache:
             write_atomic(self._file(chunk), safetensors_bytes({k: v.contiguous() for k, v in features.items()}))
 
     def _file(self, chunk: Chunk) -> Path:
-        content = json.dumps([self._protocol, [item.sha256 for item in chunk.items]], sort_keys=True)
+        pixels = hashlib.sha256(chunk.pixels.contiguous().numpy().tobytes()).hexdigest()
+        content = json.dumps([self._protocol, list(chunk.pixels.shape), pixels], sort_keys=True)
         name = hashlib.sha256(content.encode()).hexdigest()
         return self._folder / name[:2] / f"{name[2:]}.safetensors"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,10 +27,12 @@ class Chunk:
     pictures: tuple[Prepared, ...]
     bad: tuple[tuple[str, str], ...]
 
-    @property
+    @cached_property
     def pixels(self) -> Tensor:
         """uint8 [b,3,side,side]."""
-        return torch.as_tensor(np.stack([picture.pixels for picture in self.pictures])).permute(0, 3, 1, 2)
+        pixels = torch.as_tensor(np.stack([picture.pixels for picture in self.pictures]))
+        # Made contiguous: on channels-last input torch's group norm on the CPU loses three digits, some levels of 255.
+        return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def read_chunk(dataset: DataSet, number: int, batch: int, preset: Preset, skip_bad: bool) -> Chunk:

@@ -34,12 +34,12 @@ def prepare(data: bytes, name: str, boxes: tuple[Box, ...], preset: Preset) -> P
 def saved_originals(pixels: Tensor, preset: Preset) -> Tensor:
     """The originals, uint8 [b,3,h,w], as the preset's reconstructions are compared with them.
 
-    Where the preset truncates, the originals went through x/127.5 - 1 and back in fp32 like everything else, which
-    lowers some values by one.
+    Where the preset truncates, the originals went through x/127.5 - 1 and back like everything else, which lowers
+    some values by one. The way there is in float64, cast to fp32, and the way back in fp32, as in the published code.
     """
     if preset.rounding == "half-up":
         return pixels
-    levels = torch.arange(256, dtype=torch.float32) / 127.5 - 1
+    levels = (torch.arange(256, dtype=torch.float64) / 127.5 - 1).float()
     table = ((levels + 1) / 2 * 255).to(torch.uint8).to(pixels.device)
     return table[pixels.long()]
 

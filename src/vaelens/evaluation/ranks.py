@@ -4,8 +4,9 @@ Whole chunks go round the ranks, so nothing is padded and no picture counts twic
 what its folder lacks; where all ranks share one folder, nothing has to be sent.
 """
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -14,7 +15,9 @@ import torch
 
 from vaelens.errors import UsageError
 from vaelens.evaluation.folder import RunFolder
+from vaelens.report.record import json_text
 
+PORTION = 256  # units sent at once
 PATIENCE = timedelta(days=7)  # ranks may finish far apart
 
 
@@ -35,6 +38,22 @@ class Ranks:
         if self.count > 1:
             torch.distributed.barrier()  # pyright: ignore[reportUnknownMemberType]
 
+    def agree(self, plan: Mapping[str, Any]) -> None:
+        """Raises UsageError on every rank unless all have the same plan: pictures, versions, threads, batch ..."""
+        if self.count == 1:
+            return
+        from accelerate import utils  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
+
+        accelerate: Any = utils
+        plans: list[dict[str, Any]] = accelerate.gather_object([json.loads(json_text(plan))])
+        for number, other in enumerate(plans):
+            changed = [key for key in other if other[key] != plans[0].get(key)]
+            if changed:
+                raise UsageError(
+                    f"rank {number} would measure something else than rank 0: other {', '.join(changed)}. "
+                    "Give all machines the same pictures, packages and --threads."
+                )
+
     def gather(self, folder: RunFolder, vaes: Iterable[str]) -> None:
         """Bring every unit that rank 0's folder lacks, and another rank's has, into rank 0's."""
         if self.count == 1:
@@ -44,15 +63,16 @@ class Ranks:
         accelerate: Any = utils
         folder.refresh()
         units = [(chunk, vae) for chunk in range(folder.chunks) for vae in vaes]
-        lacking: list[Any] = [[unit for unit in units if not folder.is_done(*unit)] if self.is_first else None]
-        accelerate.broadcast_object_list(lacking)  # pyright: ignore[reportUnknownMemberType]
-        mine = (
-            [] if self.is_first else [unit for unit in cast(list[tuple[int, str]], lacking[0]) if folder.is_done(*unit)]
-        )
-        sent: Any = accelerate.gather_object([(unit, folder.unit(*unit)) for unit in mine])
-        if self.is_first:
-            for (chunk, vae), (rows, bad, features) in cast(list[Any], sent):
-                folder.add(chunk, vae, rows, bad, features)
+        asked: list[Any] = [[unit for unit in units if not folder.is_done(*unit)]]
+        accelerate.broadcast_object_list(asked)  # what rank 0 lacks
+        lacking = cast(list[tuple[int, str]], asked[0])
+        for start in range(0, len(lacking), PORTION):  # a portion at a time is in memory
+            portion = lacking[start : start + PORTION]
+            mine = [] if self.is_first else [unit for unit in portion if folder.is_done(*unit)]
+            sent: Any = accelerate.gather_object([(unit, folder.unit(*unit)) for unit in mine])
+            if self.is_first:
+                for (chunk, vae), (rows, bad, features) in cast(list[Any], sent):
+                    folder.add(chunk, vae, rows, bad, features)
 
 
 def join_ranks(device: str) -> Ranks:

@@ -78,7 +78,7 @@ def _pairs(results: Results, values: Values) -> str:
     plotted = pairs if len(pairs) <= PLOTTED_PAIRS else [pair for pair in pairs if results.vaes[0] in pair]
     parts = [
         f"<details{' open' * (number == 0)}>\n<summary>{escaped(first)} <span>and</span> {escaped(second)}</summary>\n"
-        f"{_legend(results, (first, second))}{_grid(figures)}</details>\n"
+        f"{_legend(results, (first, second))}{_grid(figures, 'plots two')}</details>\n"
         for number, (first, second) in enumerate(plotted)
         if (figures := _pair(results, values, first, second))
     ]
@@ -184,5 +184,5 @@ def _figure(svg: str, alt: str, caption: str) -> str:
     return f"<figure>{plots.image_tag(svg, alt)}{words}</figure>\n"
 
 
-def _grid(figures: Sequence[str]) -> str:
-    return f'<div class="plots">\n{"".join(figures)}</div>\n'
+def _grid(figures: Sequence[str], kind: str = "plots") -> str:
+    return f'<div class="{kind}">\n{"".join(figures)}</div>\n'

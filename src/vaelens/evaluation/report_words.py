@@ -113,7 +113,7 @@ def facts(results: Results) -> dict[str, str]:
             ("boxes sha256", "boxes_sha256"),
             ("pictures a batch", "batch"),
             ("seed", "seed"),
-            ("shards or ranks", "ranks"),
+            ("ranks", "ranks"),
         )
         if settings.get(field) is not None
     }

@@ -1,17 +1,18 @@
-"""The report of an evaluation: report.html, report.md, model-index/, rows.csv and regions.csv in one folder."""
+"""The report of an evaluation: report.html, .md, results.json, model-index/, rows.csv, regions.csv in one folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from vaelens.evaluation import report_tables, report_words
-from vaelens.evaluation.exports import model_indexes, regions_csv, rows_csv
+from vaelens.evaluation.exports import model_indexes, regions_csv, results_dict, rows_csv
 from vaelens.evaluation.report_page import report_html
 from vaelens.evaluation.report_tables import pairs_table, summary_table
 from vaelens.evaluation.results import Example, Results
 from vaelens.files import write_atomic
+from vaelens.report.record import json_text
 from vaelens.report.tables import Table, markdown_escaped, table_markdown
 
-__all__ = ["pairs_table", "report_files", "report_markdown", "summary_table", "write_report"]
+__all__ = ["pairs_table", "report_files", "report_markdown", "results_dict", "summary_table", "write_report"]
 
 
 def write_report(results: Results, examples: Sequence[Example], folder: Path) -> list[Path]:
@@ -19,7 +20,11 @@ def write_report(results: Results, examples: Sequence[Example], folder: Path) ->
 
     `examples` are shown in their order, each with its measures.
     """
-    return [write_atomic(folder / name, content) for name, content in report_files(results, examples).items()]
+    files = report_files(results, examples)
+    for old in (folder / "model-index").glob("*.yml"):  # of VAEs that this report doesn't name
+        if f"model-index/{old.name}" not in files:
+            old.unlink()
+    return [write_atomic(folder / name, content) for name, content in files.items()]
 
 
 def report_files(results: Results, examples: Sequence[Example]) -> dict[str, bytes]:
@@ -28,6 +33,7 @@ def report_files(results: Results, examples: Sequence[Example]) -> dict[str, byt
         "report.html": report_html(results, examples).encode(),
         "report.md": report_markdown(results).encode("utf-8", "replace"),
         "rows.csv": rows_csv(results),
+        "results.json": json_text(results_dict(results)).encode(),
     }
     if regions := regions_csv(results):
         files["regions.csv"] = regions

@@ -62,7 +62,7 @@ class Example:
     reconstructions: Mapping[str, Any]  # VAE -> np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """All that a report says. `record` is run.json's content."""
 
@@ -74,10 +74,17 @@ class Results:
     rows: tuple[Row, ...]  # in the manifest's order, each picture through every VAE
     spreads: Mapping[tuple[str, str], Spread]  # (VAE, measure of a picture)
     sets: Mapping[tuple[str, str], SetScore]  # (VAE, measure of the set)
-    pairs: Mapping[tuple[str, str, str], Paired]  # (first, second, measure of a picture)
+    pairs: Mapping[tuple[str, str, str], Paired]  # (first, second, measure of a picture); first is the later-named VAE
     set_pairs: Mapping[tuple[str, str, str], Interval]  # (first, second, measure of the set): first - second
     regions: tuple[RegionSpread, ...]
     letters: tuple[Letters, ...]
     published: Mapping[tuple[str, str], str]  # (VAE, measure) -> the card's value, where set and preset are the card's
     warnings: tuple[str, ...]
     record: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        means = "; ".join(
+            f"{vae}: " + ", ".join(f"{k} {s.mean:.4g}" for (v, k), s in self.spreads.items() if v == vae)
+            for vae in self.vaes
+        )
+        return f"Results({self.source}, preset {self.preset.name}; {means})"

@@ -17,18 +17,20 @@ from typing import Any
 
 import torch
 
-from vaelens.errors import UsageError
+from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.equipment import (
     Access,
     Say,
     Source,
     build_instruments,
+    check_networks,
     load_vaes,
     originals_cache,
     with_dinov2,
 )
 from vaelens.evaluation.examples import choose, make
-from vaelens.evaluation.folder import RunFolder, check_plan, missing_units
+from vaelens.evaluation.folder import RunFolder, missing_units
+from vaelens.evaluation.plan import check_plan, read_plan
 from vaelens.evaluation.presets import Preset, find_preset
 from vaelens.evaluation.ranks import join_ranks
 from vaelens.evaluation.reporting import write_report
@@ -39,12 +41,13 @@ from vaelens.files import write_atomic
 from vaelens.images.datasets.items import DataSet, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
-from vaelens.loading import check_source, find_device, find_dtype
+from vaelens.loading import check_source, find_device, find_dtype, is_published
 from vaelens.report.record import json_text, run_record, vae_record, versions
 from vaelens.vae import VAE, check_seed
 
 BATCH = {"cpu": 4}  # pictures a chunk; a full VAE takes about half a GB a picture of 256x256
 BATCH_ON_DEVICE = 16
+DECISIVE = ("vaelens", "torch", "numpy", "pillow", "opencv-python-headless", "transformers")  # versions move numbers
 
 
 def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
@@ -90,36 +93,37 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
     part = _part(shard)
     check_seed(seed)
     kind, precision = find_device(device).type, find_dtype(dtype)
-    sources = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else list(vaes)
-    if not sources:
-        raise UsageError("no VAE named. Name at least one.")
-    for one in sources:
-        if not isinstance(one, VAE):
-            check_source(one)
+    sources = _checked(vaes)
     if (batch is not None and batch < 1) or (threads is not None and threads < 1):
         raise UsageError("batch and threads are at least 1.")
     if protocol.resize == "opencv_bilinear":
         opencv()
     path = Path(output)
-    begun = check_plan(path, {"preset": protocol.as_dict(), "seed": seed, "device": kind, "skip_bad": skip_bad})
+    begun = check_plan(path, {"preset": protocol.as_dict(), "seed": seed, "device": kind})
     ranks = join_ranks(kind)
     if ranks.count > 1 and shard:
         raise UsageError("--shard and torchrun divide the same work; use one of them.")
-    where = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
+    shared = ranks.count > 1 and kind == "cuda"
+    where = torch.device(kind, int(os.environ["LOCAL_RANK"])) if shared else find_device(device)
     count = batch or int(begun.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
     with _threads(threads or int(begun.get("threads", 0)) or torch.get_num_threads()) as used:
+        access = Access(where, offline, say)
+        check_networks(protocol, networks or {}, access)
         dataset = open_dataset(
             source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, offline=offline,
-            announce=say, progress=progress,
+            skip_bad=skip_bad, announce=say, progress=progress,
         )  # fmt: skip
-        access = Access(where, offline, say)
         instruments, networks_used = build_instruments(protocol, networks or {}, access)
         loaded = load_vaes(sources, dtype, space, access)
-        records = {name: vae_record(vae) | {"name": name} for name, vae in loaded.items()}
+        records = {
+            name: vae_record(vae)
+            | {"name": name, "source": "an object" if isinstance(one, VAE) else str(one)}
+            | {"published": not isinstance(one, VAE) and is_published(one)}
+            for (name, vae), one in zip(loaded.items(), sources, strict=True)
+        }
         plan: dict[str, Any] = {
             "schema": 1,
             "preset": protocol.as_dict(),
-            "source": dataset.name,
             "pictures": len(dataset.items),
             "manifest_sha256": manifest_sha256(dataset.items),
             "boxes_sha256": _boxes_sha256(dataset),
@@ -128,22 +132,27 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
             "device": kind,
             "dtype": str(precision).removeprefix("torch."),
             "seed": seed,
-            "skip_bad": skip_bad,
             "networks": networks_used,
-            "versions": {k: v for k, v in versions().items() if k != "platform"},  # shards may run on several machines
-            "vaes": {name: {k: v for k, v in r.items() if k != "device"} for name, r in records.items()},
+            "versions": {k: v for k, v in versions().items() if k in DECISIVE},
+            "vaes": {name: _identity(loaded[name], record) for name, record in records.items()},
         }
+        if ranks.is_first:
+            _say_first(say, dataset, loaded, records)
+        ranks.agree(plan)
         folder = RunFolder(path, [item.id for item in dataset.items], count)
         for first in (True, False):  # on a folder that all share, rank 0 makes the plan and the others check it
             if ranks.is_first == first:
                 folder.begin(plan)
             ranks.wait()
+        _check_bad(folder, skip_bad)
         work = Work(dataset, protocol, instruments, loaded, seed, skip_bad, folder, originals_cache(plan))
         mine = {
             chunk: names
             for chunk, names in missing_units(folder, loaded).items()
             if chunk % part[1] == part[0] and chunk % ranks.count == ranks.number
         }
+        if ranks.count == 1 and (kept := len(folder.rows(list(loaded)))):
+            say(f"{kept} of {len(folder.ids) * len(loaded)} reconstructions were measured before, and are kept.")
         measured = work.measure(mine, progress)
         ranks.wait()
         ranks.gather(folder, loaded)
@@ -153,14 +162,40 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
             say(f"{left} of {folder.chunks} chunks are left for the other shards; the last one writes the report.")
         if left or not ranks.is_first:
             return None
-        settings = {k: plan[k] for k in plan if k not in {"vaes", "versions", "schema"}}
-        settings |= {"take": take, "min_aesthetic": min_aesthetic, "split": split, "ranks": ranks.count}
+        _check_bad(folder, skip_bad)
+        others = [name for name in (read_plan(path) or {}).get("vaes", {}) if name not in loaded]
+        if others:
+            say(f"{path} also holds rows of {', '.join(others)}: name them too, and the report compares all.")
+        asked = {"source": dataset.name, "skip_bad": skip_bad, "shard": shard, "take": take, "ranks": ranks.count}
+        asked |= {"min_aesthetic": min_aesthetic, "split": split}
+        settings = {k: plan[k] for k in plan if k not in {"vaes", "versions", "schema"}} | asked
         record = run_record("evaluate", settings, list(records.values()), time.perf_counter() - began)
         record |= {"skipped": folder.bad(), "notes": list(dataset.notes), "measured_in_this_call": measured}
         write_atomic(path / "run.json", json_text(record).encode())
         results = summarise(folder, dataset, protocol, record, progress)
         write_report(results, make(choose(results), work), path)
         return results
+
+
+def _checked(vaes: Source | VAE | Sequence[Source | VAE]) -> list[Source | VAE]:
+    """As a list; raises where one can't be had, as far as can be told at once."""
+    sources = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else list(vaes)
+    if not sources:
+        raise UsageError("no VAE named. Name at least one.")
+    for one in sources:
+        if not isinstance(one, VAE):
+            check_source(one)
+    return sources
+
+
+def _check_bad(folder: RunFolder, skip_bad: bool) -> None:
+    """Raises BadInputError where pictures were left out and now shouldn't be, and where none is left."""
+    bad = folder.bad()
+    if bad and (not skip_bad or len(bad) == len(folder.ids)):
+        name, why = next(iter(bad.items()))
+        which = "none of the pictures" if len(bad) == len(folder.ids) else f"{len(bad)} of the pictures"
+        could = "could be read" if which.startswith("none") else "couldn't be read; --skip-bad goes on without them"
+        raise BadInputError(f"{folder.path}: {which} {could}. The first is {name}: {why}")
 
 
 def _part(shard: str | None) -> tuple[int, int]:
@@ -182,6 +217,20 @@ def _threads(count: int) -> Generator[int]:
         yield count
     finally:
         torch.set_num_threads(before)
+
+
+def _say_first(say: Say, dataset: DataSet, loaded: Mapping[str, VAE], records: Mapping[str, Any]) -> None:
+    """What to know before numbers come: what there is to say of the set, and which VAE is which."""
+    for note in dataset.notes:
+        say(f"{dataset.name}: {note}.")
+    for name, record in records.items():
+        if name != loaded[name].name:
+            say(f"{record['source']} is called {name}, since another VAE has its name.")
+
+
+def _identity(vae: VAE, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a VAE's rows depend on: its weights, all of its spec, its precision."""
+    return {key: record[key] for key in ("weights", "dtype")} | {"spec": asdict(vae.spec)}
 
 
 def _boxes_sha256(dataset: DataSet) -> str:

@@ -19,9 +19,16 @@ from vaelens.metrics.statistics import Interval, Paired, few_pictures_warning, p
 from vaelens.weights.registry import registry
 
 THOUSAND = 1000  # KID is printed a thousandfold
-REGION_MEASURES = {"psnr": "psnr", "ssim": "ssim", "psim": "psim", "gradient_energy": "gradient"}  # in rows, in tables
+REGION_MEASURES = {
+    "psnr": "psnr",
+    "ssim": "ssim",
+    "psim": "psim",
+    "psim_small": "psim",
+    "gradient_energy": "gradient",
+}  # in rows, in tables
 LETTER = "letter"  # what all glyphs together are called
 ALL_SIZES = "all"
+FEW = 30  # pictures
 FEWEST_GROUPS = 10  # for a jackknife whose interval means something
 
 Progress = Callable[[int, int, str], None]
@@ -42,14 +49,15 @@ def summarise(
     of_picture = [key for key in preset.measures if MEASURES[key].of == "picture"]
     of_set = [key for key in preset.measures if MEASURES[key].of == "set"]
     columns = {(vae, key): [_number(row, key) for row in rows if row.vae == vae] for vae in vaes for key in of_picture}
-    pairs: dict[tuple[str, str, str], Paired] = {
-        (first, second, key): paired(columns[first, key], columns[second, key], MEASURES[key].better)
-        for first, second in _couples(vaes)
-        for key in of_picture
-    }
+    pairs: dict[tuple[str, str, str], Paired] = {}
+    compared = [(first, second, key) for first, second in _couples(vaes) for key in of_picture]
+    for first, second, key in compared:
+        if progress:
+            progress(len(pairs), len(compared), f"{MEASURES[key].title} of {first} against {second}, by bootstrap")
+        pairs[first, second, key] = paired(columns[first, key], columns[second, key], MEASURES[key].better)
     sets: Scores = {}
     set_pairs: Differences = {}
-    warnings = [f"{len(folder.bad())} pictures couldn't be read and are left out."] if folder.bad() else []
+    warnings = _cautions(folder, dataset, rows, vaes)
     for key in of_set:
         measured = _kid(folder, vaes) if key == "kid" else _frechet(folder, key, vaes, progress)
         sets |= measured[0]
@@ -71,10 +79,24 @@ def summarise(
         set_pairs=set_pairs,
         regions=_regions(rows),
         letters=_letters(rows),
-        published=_published(dataset, preset, vaes, len(folder.ids)),
+        published=_published(dataset, preset, record["vaes"], len(folder.ids)),
         warnings=tuple(dict.fromkeys(warnings)),
         record=record,
     )
+
+
+def _cautions(folder: RunFolder, dataset: DataSet, rows: Sequence[Row], vaes: Sequence[str]) -> list[str]:
+    """What a reader should know of the set before the numbers."""
+    found = [f"{len(folder.bad())} pictures couldn't be read and are left out."] if folder.bad() else []
+    count = len(folder.ids) - len(folder.bad())
+    if count < FEW:
+        found.append(f"{count} pictures are few: what differs here may not differ on others.")
+    boxes = sum(len(item.boxes) for item in dataset.items if item.id not in folder.bad())
+    measured = sum(len(row.regions) for row in rows if row.vae == vaes[0])
+    if measured < boxes and all(row.finite for row in rows):
+        lost = boxes - measured
+        found.append(f"{lost} of {boxes} boxes lie outside the square that is measured, or are too small in it.")
+    return found
 
 
 def _number(row: Row, key: str) -> float:
@@ -140,6 +162,10 @@ def _kid(folder: RunFolder, vaes: Sequence[str]) -> tuple[Scores, Differences, l
             note = f"from one set of {one.subset_size} pictures"
         else:
             note = f"± {one.std * THOUSAND:.3f} over {len(one.values)} subsets of {one.subset_size}"
+        if vae != vaes[0] and vaes[0] in found:
+            difference = one.minus(found[vaes[0]])
+            over = "" if difference.std is None else f" ± {difference.std * THOUSAND:.3f}"
+            note += f"; {difference.mean * THOUSAND:+.3f}{over} against {vaes[0]} on the same pictures"
         scores[vae, "kid"] = SetScore(one.mean * THOUSAND, None, note)
     return scores, {}, []
 
@@ -186,15 +212,17 @@ def _size(stratum: str) -> int:
     return -1 if stratum == ALL_SIZES else STRATA.index(stratum)
 
 
-def _published(dataset: DataSet, preset: Preset, vaes: Sequence[str], count: int) -> dict[tuple[str, str], str]:
+def _published(
+    dataset: DataSet, preset: Preset, vaes: Sequence[Mapping[str, Any]], count: int
+) -> dict[tuple[str, str], str]:
     """What the model cards print, where the set and the protocol are theirs."""
     found: dict[tuple[str, str], str] = {}
     for vae in vaes:
-        entry = registry().vaes.get(vae)
+        entry = registry().vaes.get(vae["name"]) if vae.get("published") else None
         for score in entry.scores if entry and preset.name == "card-2022" else ():
             if score.set == dataset.kind and score.pictures == count:
-                found[vae, "rfid"] = f"{score.rfid:.2f}"
-                found[vae, "psnr"] = f"{score.psnr:.1f} ± {score.psnr_std:.1f}"
-                found[vae, "ssim"] = f"{score.ssim:.2f} ± {score.ssim_std:.2f}"
-                found[vae, "psim"] = f"{score.psim:.2f} ± {score.psim_std:.2f}"
+                found[vae["name"], "rfid"] = f"{score.rfid:.2f}"
+                found[vae["name"], "psnr"] = f"{score.psnr:.1f} ± {score.psnr_std:.1f}"
+                found[vae["name"], "ssim"] = f"{score.ssim:.2f} ± {score.ssim_std:.2f}"
+                found[vae["name"], "psim"] = f"{score.psim:.2f} ± {score.psim_std:.2f}"
     return found

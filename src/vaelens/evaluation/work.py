@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from vaelens.errors import ResourceError, is_out_of_memory
 from vaelens.evaluation.folder import ORIGINALS, RunFolder
 from vaelens.evaluation.instruments import Instruments
 from vaelens.evaluation.measuring import measure, reconstruct_chunk
@@ -42,7 +43,14 @@ class Work:
             names = wanted[chunk.number]
             if progress:
                 progress(done, total, self.folder.ids_of(chunk.number)[0])
-            self._measure_chunk(chunk, names)
+            try:
+                self._measure_chunk(chunk, names)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise ResourceError(
+                    f"out of memory with {len(chunk.items)} pictures at once. Take a smaller --batch in another folder."
+                ) from error
             done += len(chunk.items) * len(names)
         return {"pictures": done, "seconds": round(time.perf_counter() - began, 3)}
 

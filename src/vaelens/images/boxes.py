@@ -4,7 +4,8 @@
     portraits/anna.jpg,eye,310,205.5,362,238
 
 In JSON lines the same names: {"id": "portraits/anna.jpg", "label": "eye", "left": 310, ...}. Left and top lie
-inside the box, right and bottom outside, in the stored picture's pixels from its top left corner. Other
+inside the box, right and bottom outside, in pixels of the picture as a preset reads
+it (card-2022 doesn't turn it upright, the others do), from its top left corner. Other
 columns are ignored.
 """
 

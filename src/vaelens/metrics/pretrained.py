@@ -150,7 +150,7 @@ def read_network(
     module.load_state_dict(tensors, assign=True)
     module.eval().requires_grad_(False)
     digest = sha256_file(path) if given else entry.sha256
-    return MetricNetwork(name, module, digest, "given" if given else "published")
+    return MetricNetwork(name, module, digest, "published" if digest == entry.sha256 else "given")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+FEWEST = 6  # pairs for a bootstrap
 BLOCK = 4_000_000  # positions drawn at a time: 32 MB of float64
 SERIES = 200  # degrees of freedom from which the expansion of Student's t is exact to 1e-9
 
@@ -53,8 +54,9 @@ class Spread:
 class Paired:
     """Two VAEs on the same pictures: the mean of first - second, with its 95 % bootstrap interval (BCa).
 
-    won, ties: shares of the pictures, 0 to 1, on which the first is better, and on which both are equal.
-    dropped: pictures left out since one of the two values was infinite or not a number. No pair at all: all NaN.
+    won, ties: shares of the pictures, 0 to 1, on which the first is better, and on which both are equal; an infinite
+    PSNR beats any other. dropped: pictures left out of the difference since one of the two values was infinite or not
+    a number. No pair at all: all NaN. Below FEWEST pairs low and high are NaN: resampling them says nothing.
     """
 
     difference: float
@@ -105,10 +107,11 @@ def paired(
     n, dropped = len(difference), len(first) - len(difference)
     if not n:
         return Paired(math.nan, math.nan, math.nan, math.nan, math.nan, 0, dropped)
-    low, high = _bca(difference, seed, resamples)
-    won = np.count_nonzero(difference > 0 if better == "higher" else difference < 0)
-    ties = np.count_nonzero(difference == 0)
-    return Paired(math.fsum(difference) / n, low, high, float(won / n), float(ties / n), n, dropped)
+    low, high = _bca(difference, seed, resamples) if n >= FEWEST else (math.nan, math.nan)
+    known = ~(np.isnan(a) | np.isnan(b))
+    won = np.count_nonzero((a > b if better == "higher" else a < b) & known) / np.count_nonzero(known)
+    ties = np.count_nonzero((a == b) & known) / np.count_nonzero(known)
+    return Paired(math.fsum(difference) / n, low, high, float(won), float(ties), n, dropped)
 
 
 def _bca(values: NDArray[np.float64], seed: int, resamples: int) -> tuple[float, float]:
@@ -176,11 +179,11 @@ def few_pictures_warning(count: int, dimension: int) -> str | None:
     ratio = count / dimension
     if ratio >= 26:
         return None
-    what = f"{count} pictures for {dimension} features ({ratio:.2g} to 1)"
+    what = f"{count} pictures for {dimension} features"
     if count <= dimension:
         return (
-            f"{what} are too few for a Frechet distance: the covariance is singular, and the value is far too high. "
-            f"Take it for VAEs on these same pictures only, or measure at least {dimension * 5:,} pictures."
+            f"{what} are too few for a Frechet distance, and its value is far too high. Compare it only between VAEs "
+            f"on these same pictures, or measure at least {dimension * 5:,}."
         )
     much = f"by about {29 / ratio:.0f} %" if ratio >= 2.6 else "by more than 11 %"
     return f"{what}: this Frechet distance is too high {much}; compare it only with values from as many pictures."

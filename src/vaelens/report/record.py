@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,8 @@ import torch
 from vaelens.vae import VAE
 
 SCHEMA = 1
-LIBRARIES = ("vaelens", "torch", "numpy", "pillow", "safetensors", "huggingface_hub")
+LIBRARIES = ("vaelens", "torch", "numpy", "pillow", "opencv-python-headless", "safetensors", "huggingface_hub")
+OPTIONAL = ("transformers",)
 
 
 def run_record(
@@ -64,12 +65,26 @@ def _finite(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Of vaelens, Python and the libraries that make pixels."""
+    """Of vaelens, Python and the libraries that make pixels, those that are installed."""
     return {
-        **{name: version(name) for name in LIBRARIES},
+        **{name: found for name in LIBRARIES + OPTIONAL if (found := _version(name)) is not None},
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
+
+
+def processor(device: str) -> str:
+    """What computes on a device of this kind: results of two differ in their last bits."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def peak_memory() -> int | None:

@@ -13,6 +13,7 @@ from vaelens.images.drawing import Box
 
 T = TypeVar("T")
 
+UNREADABLE = "unreadable"  # in the place of a sha256
 MAX_BYTES = 2**29  # one picture's file: more than the largest picture we read takes, uncompressed
 
 Say = Callable[[str], None]
@@ -21,7 +22,7 @@ Progress = Callable[[int, int, str], object]  # done, total, what is being done
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: an id unique in its set, the sha256 of its file's bytes, boxes in the stored picture's pixels."""
+    """One picture: an id unique in its set, the sha256 of its file's bytes, boxes in pixels as a preset reads it."""
 
     id: str
     sha256: str

@@ -16,7 +16,7 @@ from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, drawn
 from vaelens.images.datasets.folders import files_below, one_picture, open_folder, pictures
 from vaelens.images.datasets.hub_sets import open_hub_set
-from vaelens.images.datasets.items import DataSet, Item, Progress, Say, Source
+from vaelens.images.datasets.items import UNREADABLE, DataSet, Item, Progress, Say, Source
 from vaelens.images.datasets.shards import SCORES, open_shards
 from vaelens.images.datasets.zips import open_zip
 from vaelens.images.drawing import Box
@@ -26,6 +26,7 @@ NAMES = (coco.NAME, *drawn.SETS)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 KINDS = f"a folder of pictures or of .tar shards, a .zip, a .tar, owner/name on the hub, {', '.join(NAMES)}"
 THREADS = 4
+PORTION = 4096  # pictures handed to the threads at once
 
 
 def open_dataset(
@@ -37,6 +38,7 @@ def open_dataset(
     split: str | None = None,
     boxes: str | os.PathLike[str] | None = None,
     offline: bool = False,
+    skip_bad: bool = False,
     announce: Say | None = None,
     progress: Progress | None = None,
 ) -> DataSet:
@@ -46,6 +48,7 @@ def open_dataset(
     min_aesthetic: of shards, only pictures with at least this aesthetic score
     split: of a hub data set; without it validation, else test, else train
     boxes: a CSV or JSONL file of labelled boxes (`read_boxes`), in place of those that the set itself has
+    skip_bad: files that can't even be read stay in the set, with UNREADABLE for a hash; reading them raises again
 
     Each chosen picture's file is read once, whole; whether it is a picture shows when it is decoded. Where
     files lie and in which order doesn't matter: the same pictures under the same names make the same set.
@@ -77,7 +80,7 @@ def open_dataset(
     chosen = _chosen(ids, take, seed, found.name)
     if len(chosen) < len(ids):
         notes.append(f"{len(chosen):,} of {len(ids):,} pictures, chosen with seed {seed}")
-    items = _hashed(found, chosen, progress)
+    items = _hashed(found, chosen, skip_bad, progress)
     return DataSet(_title(found, len(items), len(ids), min_aesthetic), found.kind, items, tuple(notes), found)
 
 
@@ -197,20 +200,27 @@ def _chosen(ids: tuple[str, ...], take: int | None, seed: int, name: str) -> tup
     return tuple(ids[int(place)] for place in np.sort(places))
 
 
-def _hashed(source: Source, ids: Iterable[str], progress: Progress | None) -> tuple[Item, ...]:
-    """Each picture read once for its sha256, by some threads, a bounded number ahead."""
+def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, progress: Progress | None) -> tuple[Item, ...]:
+    """Each picture read once for its sha256, by some threads."""
     names = list(ids)
     items: list[Item] = []
 
     def item(name: str) -> Item:
-        return Item(name, hashlib.sha256(source.read(name)).hexdigest(), source.boxes(name))
+        try:
+            digest = hashlib.sha256(source.read(name)).hexdigest()
+        except BadInputError as error:
+            if not skip_bad:
+                raise BadInputError(f"{error} Or leave such pictures out with --skip-bad, which lists them.") from error
+            digest = UNREADABLE
+        return Item(name, digest, source.boxes(name))
 
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            for done, found in enumerate(pool.map(item, names), 1):
-                items.append(found)
-                if progress:
-                    progress(done, len(names), "reading pictures")
+            for start in range(0, len(names), PORTION):  # so that no million of results is waiting
+                for found in pool.map(item, names[start : start + PORTION]):
+                    items.append(found)
+                    if progress:
+                        progress(len(items), len(names), "reading pictures")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

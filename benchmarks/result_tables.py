@@ -1,0 +1,65 @@
+"""What `evaluate.py` found, as Markdown tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Result = dict[str, Any]
+OURS, THEIRS = "vaelens", "obvious stack"
+
+
+def as_markdown(found: Result) -> str:
+    """All parts, in their order."""
+    return "\n\n".join(part_as_markdown(name, part) for name, part in found.items()) + "\n"
+
+
+def part_as_markdown(name: str, part: Result) -> str:
+    """One part by its name: the conditions, or what was measured."""
+    kinds = {"conditions": _conditions, "ranks": _ranks, "frechet": _frechet}
+    return kinds.get(name, _against)(part)
+
+
+def _conditions(of: Result) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in of["versions"].items())
+    return (
+        f"{of['cpu']}, {of['cores']} cores, {of['threads']} threads, load {of['load_at_the_start']} at the start; "
+        f"{of['dtype']}, batch {of['batch']}, seed {of['seed']}, medians of {of['rounds']} rounds in turns. {versions}."
+    )
+
+
+def _against(of: Result) -> str:
+    rates, parts = of["pictures_a_second"], of["milliseconds_a_picture_and_vae"]
+    rows = [("pictures a second", f"{rates[OURS]:.3g}", f"{rates[THEIRS]:.3g}")]
+    rows += [
+        (
+            f"of it {part}, ms",
+            *(f"{parts[stack][part]:.1f}" if part in parts[stack] else "" for stack in (OURS, THEIRS)),
+        )
+        for part in dict.fromkeys([*parts[OURS], *parts[THEIRS]])
+    ]
+    differences = ", ".join(f"{name} {value:.1g}" for name, value in of["largest_differences"].items())
+    return (
+        f"**{of['pictures']} pictures through {' and '.join(of['vaes'])}: {of['times_as_fast']:.2f} times as fast.** "
+        f"Largest differences between the two stacks' numbers: {differences}.\n\n"
+        + _table(("a picture and VAE", OURS, THEIRS), rows)
+    )
+
+
+def _ranks(of: Result) -> str:
+    rows = [(kind, f"{of['seconds'][kind]:.1f}", f"{of['measuring_seconds'][kind]:.1f}") for kind in of["seconds"]]
+    return (
+        f"**1 against 2 ranks**, {of['pictures']} pictures through tiny-kl-f8, card-2022. Both give the same rows.\n\n"
+        + _table(("", "whole command, s", "measuring, s"), rows)
+    )
+
+
+def _frechet(of: Result) -> str:
+    rows = [(name, f"{median:.1f}", len(of["seconds"][name])) for name, median in of["medians"].items()]
+    return (
+        f"**Frechet distance**, {of['pictures']} pictures, {of['dimension']} features: {of['times_as_fast']:.1f} times "
+        f"as fast, relative difference {of['relative_difference']:.1g}.\n\n" + _table(("", "s", "rounds"), rows)
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

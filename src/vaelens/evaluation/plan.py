@@ -1,0 +1,90 @@
+"""The plan of a run: what its rows depend on. A folder holds to the plan that it was begun with."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from vaelens.errors import BadInputError, UsageError
+from vaelens.report.record import json_text
+
+OURS = ("rows.jsonl", "run.json", "report.html", "report.md", "results.json", "rows.csv", "regions.csv", "model-index")
+
+
+WORDS = {
+    "pictures": "the number of pictures",
+    "manifest_sha256": "the pictures' hash",
+    "boxes_sha256": "the boxes' hash",
+}
+
+
+def read_plan(path: Path) -> dict[str, Any] | None:
+    """The plan of the run in this folder; None where there is none. Raises BadInputError for a damaged one."""
+    file = path / "plan.json"
+    try:
+        return json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{file}: can't be read ({error}). Choose another folder with -o.") from error
+
+
+def check_empty(path: Path) -> None:
+    """Raises UsageError where a folder without a plan holds a file that a run would replace."""
+    taken = [name for name in OURS if (path / name).exists()]
+    if taken:
+        raise UsageError(f"{path / taken[0]} is not of an evaluation and would be lost. Choose another folder with -o.")
+
+
+def check_plan(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan in the folder, if there is one, compared with what is known of the one asked for; cheap.
+
+    Raises UsageError where it is another run's, or where no folder can be; BadInputError for a damaged one.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"-o {path} is a file, and an evaluation needs a folder. Choose another.")
+    found = read_plan(path)
+    if found is None:
+        check_empty(path)
+        return {}
+    compare_plans(path, found, json.loads(json_text(asked)))
+    return found
+
+
+def compare_plans(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises UsageError, naming what differs, unless a run found in the folder is the one asked for, as far as said."""
+    was_named, named = found.get("preset", {}).get("name"), asked["preset"]["name"]
+    if was_named != named:
+        raise UsageError(
+            f"{path} holds a run with the preset {was_named}, not {named}: "
+            "results of two presets never stand in one table. Choose another folder with -o."
+        )
+    known = found.get("vaes", {})
+    changed = [
+        *_changes({key: found.get(key) for key in asked if key != "vaes"}, {k: asked[k] for k in asked if k != "vaes"}),
+        *_changes({k: known.get(k, vae) for k, vae in asked.get("vaes", {}).items()}, asked.get("vaes", {}), "VAE "),
+    ]
+    if changed:
+        was = "; ".join(f"{WORDS.get(key, key)} was {_short(old)}, now {_short(new)}" for key, old, new in changed[:4])
+        raise UsageError(f"{path} holds another run ({was}). Go on as it was begun, or choose another folder with -o.")
+
+
+def _changes(old: object, new: object, name: str = "") -> list[tuple[str, object, object]]:
+    """What differs, by its innermost names."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        before, after = cast(dict[str, object], old), cast(dict[str, object], new)
+        inner = name if not name or name == "VAE " else f"{name}."
+        return [
+            change
+            for key in dict.fromkeys([*before, *after])
+            for change in _changes(before.get(key), after.get(key), f"{inner}{key}")
+        ]
+    return [] if old == new else [(name, old, new)]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return value[:12]
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
