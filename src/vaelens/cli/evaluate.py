@@ -100,30 +100,34 @@ def evaluate(
         paths[name] = file
     if not all(paths.values()):
         raise UsageError("--network is NAME=FILE, as in vgg16=vgg16-397923af.pth.")
-    with progress() as step:
-        results = run(
-            list(vae),
-            source,
-            preset=preset,
-            output=output,
-            take=take,
-            seed=seed,
-            min_aesthetic=min_aesthetic,
-            split=split,
-            boxes=boxes,
-            skip_bad=skip_bad,
-            shard=shard,
-            batch=batch,
-            threads=threads,
-            networks=paths,
-            fd_dinov2=fd_dinov2,
-            device=device,
-            dtype=dtype,
-            space=space,
-            offline=offline,
-            announce=say,
-            progress=step,
-        )
+    try:
+        with progress() as step:
+            results = run(
+                list(vae),
+                source,
+                preset=preset,
+                output=output,
+                take=take,
+                seed=seed,
+                min_aesthetic=min_aesthetic,
+                split=split,
+                boxes=boxes,
+                skip_bad=skip_bad,
+                shard=shard,
+                batch=batch,
+                threads=threads,
+                networks=paths,
+                fd_dinov2=fd_dinov2,
+                device=device,
+                dtype=dtype,
+                space=space,
+                offline=offline,
+                announce=say,
+                progress=step,
+            )
+    except KeyboardInterrupt:
+        say("What was measured is kept; the same command goes on from there.")
+        raise
     if results is None:
         return
     if json:

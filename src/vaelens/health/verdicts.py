@@ -203,7 +203,7 @@ def _of_band(about: str, band: Band | None) -> Finding:
     ratio = _ratio(band)
     span = f"at {band.longest:.3g} to {band.shortest:.3g} px" if band.longest else f"above {band.shortest:.3g} px"
     return _judged(
-        about, _times_off(ratio) if about == "coarse structure" else ratio, f"{_percent(ratio)} of the power {span}"
+        about, _times_off(ratio) if about == "coarse structure" else ratio, f"the original's power x {ratio:.2f} {span}"
     )
 
 
