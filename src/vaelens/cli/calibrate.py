@@ -40,21 +40,9 @@ def calibrate(
     take: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only so many pictures.", show_default=False)
     ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Pictures at once; 4 on a CPU, else 16.", show_default=False),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Of the CPU; by default all cores.", show_default=False)
-    ] = None,
-    network: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE",
-            help="A metric network's weights from a file: vgg16=vgg16.pth. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    batch: options.Batch = None,
+    threads: options.Threads = None,
+    network: options.Networks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     offline: options.Offline = False,
@@ -76,12 +64,7 @@ def calibrate(
 
     if not vae:
         raise UsageError("calibrate needs the VAEs of the published table. Name them, as in --vae kl-f8 --vae ft-mse.")
-    paths: dict[str, str | Path] = {}
-    for one in network or ():
-        name, _, file = one.partition("=")
-        paths[name] = file
-    if not all(paths.values()):
-        raise UsageError("--network is NAME=FILE, as in vgg16=vgg16-397923af.pth.")
+    paths = options.network_paths(network)
     with progress() as step:
         found = run(
             list(vae),

@@ -51,21 +51,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="I/N", help="Do only this part: 1/3, 2/3, 3/3 into one folder.", show_default=False),
     ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Pictures at once; 4 on a CPU, else 16.", show_default=False),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Of the CPU; by default all cores.", show_default=False)
-    ] = None,
-    network: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE",
-            help="A metric network's weights from a file: vgg16=vgg16.pth. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    batch: options.Batch = None,
+    threads: options.Threads = None,
+    network: options.Networks = None,
     fd_dinov2: Annotated[
         bool, typer.Option("--fd-dinov2", help="Also the Frechet distance on DINOv2 features (1.2 GB download).")
     ] = False,
@@ -86,7 +74,6 @@ def evaluate(
     vaelens evaluate photos/ --vae ft-mse --preset offline -o photos-report
     """
     set_level(quiet, verbose)
-    from vaelens.errors import UsageError
     from vaelens.evaluation.reporting import pairs_table, results_dict, summary_table
     from vaelens.evaluation.running import evaluate as run
     from vaelens.weights.registry import registry
@@ -94,12 +81,7 @@ def evaluate(
     if not vae:
         vae = registry().embedded()
         say(f"No --vae named: {' and '.join(vae)} serves, a small stand-in that ships with vaelens.")
-    paths: dict[str, str | Path] = {}
-    for one in network or ():
-        name, _, file = one.partition("=")
-        paths[name] = file
-    if not all(paths.values()):
-        raise UsageError("--network is NAME=FILE, as in vgg16=vgg16-397923af.pth.")
+    paths = options.network_paths(network)
     try:
         with progress() as step:
             results = run(

@@ -1,8 +1,11 @@
 """Options that mean the same in every command."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vaelens.errors import UsageError
 
 Vaes = Annotated[
     list[str] | None,
@@ -23,7 +26,35 @@ Space = Annotated[
         help="The latent space (sd1, sdxl, sd3, flux1, ...) of a VAE file that doesn't say it.",
     ),
 ]
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, metavar="N", help="Pictures at once; 4 on a CPU, else 16.", show_default=False),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Of the CPU; by default all cores.", show_default=False),
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network",
+        metavar="NAME=FILE",
+        help="A metric network's weights from a file: vgg16=vgg16.pth. Repeatable.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results and errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks.")]
+
+
+def network_paths(given: list[str] | None) -> dict[str, str | Path]:
+    """What --network names, by name. Raises UsageError for one without a name or file."""
+    paths: dict[str, str | Path] = {}
+    for one in given or ():
+        name, _, file = one.partition("=")
+        if not name or not file:
+            raise UsageError(f"--network is NAME=FILE, as in vgg16=vgg16-397923af.pth; {one!r} isn't.")
+        paths[name] = file
+    return paths
