@@ -159,13 +159,13 @@ def _kid(folder: RunFolder, vaes: Sequence[str]) -> tuple[Scores, Differences, l
     found = kid_each(finite, originals) if finite else {}
     for vae, one in found.items():
         if one.std is None:
-            note = f"from one set of {one.subset_size} pictures"
+            note = f"{one.subset_size} pictures"
         else:
-            note = f"± {one.std * THOUSAND:.3f} over {len(one.values)} subsets of {one.subset_size}"
+            note = f"± {one.std * THOUSAND:.3f}, {len(one.values)} x {one.subset_size}"
         if vae != vaes[0] and vaes[0] in found:
             difference = one.minus(found[vaes[0]])
             over = "" if difference.std is None else f" ± {difference.std * THOUSAND:.3f}"
-            note += f"; {difference.mean * THOUSAND:+.3f}{over} against {vaes[0]} on the same pictures"
+            note += f"; {difference.mean * THOUSAND:+.3f}{over} to the first"
         scores[vae, "kid"] = SetScore(one.mean * THOUSAND, None, note)
     return scores, {}, []
 
