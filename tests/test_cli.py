@@ -277,6 +277,32 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
 
 
+def test_an_interrupt_that_compiled_code_turned_into_an_error_is_still_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import signal
+
+    from vaelens.cli import main
+
+    def swallow() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape of a storage") from None
+
+    monkeypatch.setattr(main, "app", swallow)
+    monkeypatch.setattr(main, "_interrupts", [])
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as left:
+            main.main()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "vaelens: interrupted.\n"
+
+
 def test_list_prints_the_published_table() -> None:
     ran = vaelens("list")
     assert ran.returncode == 0, ran.stderr

@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
 
+import os
 import signal
 import sys
 import traceback
@@ -29,6 +30,9 @@ app.command("list")(vaes.list_vaes)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 
+INTERRUPTED = 130
+_interrupts: list[int] = []  # the signals that asked us to stop
+
 
 def main() -> None:
     """Run the command line; every failure becomes one message and its exit code (see `vaelens.errors`)."""
@@ -37,8 +41,10 @@ def main() -> None:
     try:
         app()
     except VaelensError as error:
+        _leave_if_interrupted()
         _leave(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001  (the last resort for what nobody foresaw)
+        _leave_if_interrupted()
         if is_out_of_memory(error):
             _leave("out of memory. Use a smaller picture (--max-side 1024), or fewer.", ResourceError.exit_code)
         what = f"{type(error).__name__}: {error}"
@@ -52,6 +58,17 @@ def _leave(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+def _leave_if_interrupted() -> None:
+    """Compiled code may answer an interrupt with an error of its own: that is no fault of anybody's."""
+    if _interrupts:
+        if is_verbose():
+            traceback.print_exc()
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _interrupts.append(number)
     failure("interrupted.")
+    if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
+        os._exit(INTERRUPTED)  # half-loaded, its threads abort the process; nothing of ours has begun yet
     raise KeyboardInterrupt  # which Typer turns into exit code 130, as it does for Ctrl-C
