@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import torchvision_operators  # noqa: F401
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.networks.tiny import TinyAutoencoderConfig
 from vaelens.vae import VAE

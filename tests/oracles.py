@@ -1,7 +1,7 @@
 """The metric libraries that others wrote, to compare with: torch-fidelity, pytorch-fid, lpips, without downloads.
 
-They import torchvision, of which there is no CPU build beside torch's. Two operators defined here are all
-that its ordinary wheel lacks. What these packages deprecate isn't ours to mend, so their warnings are silent.
+They import torchvision, of which there is no CPU build beside torch's (torchvision_operators.py). What these
+packages deprecate isn't ours to mend, so their warnings are silent.
 """
 
 import warnings
@@ -13,9 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-torchvision_operators = torch.library.Library("torchvision", "DEF")  # alive as long as this module
-for operator in ("nms", "qnms"):
-    torchvision_operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import torchvision_operators  # noqa: F401
 
 
 @contextmanager
