@@ -83,7 +83,7 @@ def model_indexes(results: Results) -> dict[str, bytes]:
                     "task": {"type": TASK, "name": "Reconstruction"},
                     "dataset": {
                         "name": results.source,
-                        "type": _slug(results.source),
+                        "type": slug(results.source),
                         "args": {"pictures": results.count, "side": results.preset.side},
                     },
                     "metrics": metrics,
@@ -91,7 +91,7 @@ def model_indexes(results: Results) -> dict[str, bytes]:
             ],
         }
         text = yaml.safe_dump({"model-index": [index]}, allow_unicode=True, sort_keys=False, width=1000)
-        found[_free_name(_slug(vae), found)] = text.encode()
+        found[_free_name(slug(vae), found)] = text.encode()
     return found
 
 
@@ -132,7 +132,7 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)  # a float's shortest text that reads back the same
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """Text as a file name and as the hub's id of a data set: letters, digits, -, _ and . only."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "unnamed"
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,15 +62,20 @@ def compare_plans(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
         )
     known = found.get("vaes", {})
     changed = [
-        *_changes({key: found.get(key) for key in asked if key != "vaes"}, {k: asked[k] for k in asked if k != "vaes"}),
-        *_changes({k: known.get(k, vae) for k, vae in asked.get("vaes", {}).items()}, asked.get("vaes", {}), "VAE "),
+        *changes({key: found.get(key) for key in asked if key != "vaes"}, {k: asked[k] for k in asked if k != "vaes"}),
+        *changes({k: known.get(k, vae) for k, vae in asked.get("vaes", {}).items()}, asked.get("vaes", {}), "VAE "),
     ]
+    refuse_changes(path, changed)
+
+
+def refuse_changes(path: Path, changed: Sequence[tuple[str, object, object]]) -> None:
+    """Raises UsageError, naming the first of them, where a run found in the folder differs from the one asked for."""
     if changed:
-        was = "; ".join(f"{WORDS.get(key, key)} was {_short(old)}, now {_short(new)}" for key, old, new in changed[:4])
+        was = "; ".join(f"{WORDS.get(key, key)} was {short(old)}, now {short(new)}" for key, old, new in changed[:4])
         raise UsageError(f"{path} holds another run ({was}). Go on as it was begun, or choose another folder with -o.")
 
 
-def _changes(old: object, new: object, name: str = "") -> list[tuple[str, object, object]]:
+def changes(old: object, new: object, name: str = "") -> list[tuple[str, object, object]]:
     """What differs, by its innermost names."""
     if isinstance(old, dict) and isinstance(new, dict):
         before, after = cast(dict[str, object], old), cast(dict[str, object], new)
@@ -78,12 +83,13 @@ def _changes(old: object, new: object, name: str = "") -> list[tuple[str, object
         return [
             change
             for key in dict.fromkeys([*before, *after])
-            for change in _changes(before.get(key), after.get(key), f"{inner}{key}")
+            for change in changes(before.get(key), after.get(key), f"{inner}{key}")
         ]
     return [] if old == new else [(name, old, new)]
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value of a plan for a message."""
     if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
         return value[:12]
     text = json.dumps(value)

@@ -52,7 +52,7 @@ DECISIVE = ("vaelens", "torch", "numpy", "pillow", "opencv-python-headless", "tr
 
 def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
     vaes: Source | VAE | Sequence[Source | VAE],
-    source: Source,
+    source: Source | DataSet,
     *,
     preset: str | Preset = "modern",
     output: Source = "evaluation",
@@ -77,8 +77,9 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
     """Measure VAEs on a data set; leaves rows, features and a report in the folder `output`.
 
     source: a folder, a zip, webdataset shards, a hub data set, coco-val2017 or drawn (`open_dataset`'s, with take,
-    seed, min_aesthetic, split and boxes). preset: a name of `presets.PRESETS`. The same call again goes on where it
-    stopped, or adds a VAE. shard "2/3" measures the second third of the chunks; under torchrun the ranks share them.
+    seed, min_aesthetic, split and boxes), or a set that is open already. preset: a name of `presets.PRESETS`. The
+    same call again goes on where it stopped, or adds a VAE. shard "2/3" measures the second third of the
+    chunks; under torchrun the ranks share them.
     batch: pictures a chunk; threads: of the CPU; both are part of the plan, since they change the last bits.
     networks: files to use in place of the published metric networks, by name.
 
@@ -106,10 +107,10 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
     shared = ranks.count > 1 and kind == "cuda"
     where = torch.device(kind, int(os.environ["LOCAL_RANK"])) if shared else find_device(device)
     count = batch or int(begun.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
-    with _threads(threads or int(begun.get("threads", 0)) or torch.get_num_threads()) as used:
+    with using_threads(threads or int(begun.get("threads", 0)) or torch.get_num_threads()) as used:
         access = Access(where, offline, say)
         check_networks(protocol, networks or {}, access)
-        dataset = open_dataset(
+        dataset = source if isinstance(source, DataSet) else open_dataset(
             source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, offline=offline,
             skip_bad=skip_bad, announce=say, progress=progress,
         )  # fmt: skip
@@ -210,7 +211,8 @@ def _part(shard: str | None) -> tuple[int, int]:
 
 
 @contextmanager
-def _threads(count: int) -> Generator[int]:
+def using_threads(count: int) -> Generator[int]:
+    """In this context torch computes with so many threads of the CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -19,21 +19,27 @@ SETS = {  # what a user writes: what is drawn in turn, and how a report calls it
 FIRST = 1_000_000  # training draws from seeds below
 SEEDS = 100_000  # for each seed of a set
 COUNT = 200
+TRAINING_FIRST = 300_000  # the small measures learnt from seeds below
+TRAINING_COUNT = 1000
 KEPT_BYTES = 2**28  # finished pictures kept in memory; beyond, they are drawn again when they are read
 
 
-def open_drawn(name: str, count: int | None, seed: int) -> Source:
-    """`count` (200) drawn pictures; ids name the picture's own seed, face-1000000; contents are PNG files.
+def open_drawn(name: str, count: int | None, seed: int, training: bool = False) -> Source:
+    """`count` (200; 1,000 for training) drawn pictures; ids name the picture's own seed, face-1000000.
 
-    Pictures are drawn when they are read or their boxes are asked for, 256x256, about 0.2 s each.
+    Contents are PNG files. Pictures are drawn when they are read or their boxes are asked for, 256x256, about 0.2 s
+    each. Those for training are never measured on.
 
     Raises UsageError for more pictures than a seed has, or a seed below 0.
     """
     kinds, title = SETS[name]
-    count = COUNT if count is None else count
-    if not 1 <= count <= SEEDS or seed < 0:
-        raise UsageError(f"{name} has 1 to {SEEDS:,} pictures for each seed from 0 up, not {count:,} for {seed}.")
-    first = FIRST + seed * SEEDS
+    if count is None:
+        count = TRAINING_COUNT if training else COUNT
+    most = (FIRST - TRAINING_FIRST) // SEEDS - 1 if training else seed
+    if not 1 <= count <= SEEDS or not 0 <= seed <= most:
+        seeds = f"from 0 to {most}" if training else "from 0 up"
+        raise UsageError(f"{name} has 1 to {SEEDS:,} pictures for each seed {seeds}, not {count:,} for {seed}.")
+    first = (TRAINING_FIRST if training else FIRST) + seed * SEEDS
     ids = sorted(f"{kinds[i % len(kinds)]}-{first + i // len(kinds)}" for i in range(count))
     desk = _Desk()
     return Source(title, "drawn", tuple(ids), desk.read, (f"drawn with seed {seed}",), boxes=desk.boxes)

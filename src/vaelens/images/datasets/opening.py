@@ -39,6 +39,7 @@ def open_dataset(
     boxes: str | os.PathLike[str] | None = None,
     offline: bool = False,
     skip_bad: bool = False,
+    training: bool = False,
     announce: Say | None = None,
     progress: Progress | None = None,
 ) -> DataSet:
@@ -48,6 +49,7 @@ def open_dataset(
     min_aesthetic: of shards, only pictures with at least this aesthetic score
     split: of a hub data set; without it validation, else test, else train
     boxes: a CSV or JSONL file of labelled boxes (`read_boxes`), in place of those that the set itself has
+    training: of a drawn set, pictures that are never measured on
     skip_bad: files that can't even be read stay in the set, with UNREADABLE for a hash; reading them raises again
 
     Each chosen picture's file is read once, whole; whether it is a picture shows when it is decoded. Where
@@ -65,6 +67,7 @@ def open_dataset(
         scored=min_aesthetic is not None,
         split=split,
         eyes=own is None,
+        training=training,
         offline=offline,
         announce=announce,
         progress=progress,
@@ -106,6 +109,7 @@ def _find(
     scored: bool,
     split: str | None,
     eyes: bool,
+    training: bool,
     offline: bool,
     announce: Say | None,
     progress: Progress | None,
@@ -117,7 +121,7 @@ def _find(
         case coco.NAME:
             return coco.open_coco(eyes=eyes, offline=offline, announce=announce, progress=progress)
         case name:
-            return drawn.open_drawn(name, count, seed)
+            return drawn.open_drawn(name, count, seed, training)
     path, name = Path(source), os.fspath(source)
     if not path.exists():
         if HUB_ID.fullmatch(name) and path.suffix.lower() not in {".zip", ".tar", *SUFFIXES}:
