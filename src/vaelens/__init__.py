@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vaelens.errors import VaelensError
     from vaelens.evaluation.running import evaluate
+    from vaelens.finetuning.running import finetune
     from vaelens.health.examination import examine
     from vaelens.images.reading import read_image
     from vaelens.loading import load
@@ -24,7 +25,19 @@ if TYPE_CHECKING:
     from vaelens.reconstruction import reconstruct
     from vaelens.vae import VAE, Encoded
 
-__all__ = ["VAE", "Encoded", "VaelensError", "evaluate", "examine", "load", "psnr", "read_image", "reconstruct", "ssim"]
+__all__ = [
+    "VAE",
+    "Encoded",
+    "VaelensError",
+    "evaluate",
+    "examine",
+    "finetune",
+    "load",
+    "psnr",
+    "read_image",
+    "reconstruct",
+    "ssim",
+]
 
 _HOMES = {
     "VAE": "vaelens.vae",
@@ -32,6 +45,7 @@ _HOMES = {
     "VaelensError": "vaelens.errors",
     "evaluate": "vaelens.evaluation.running",
     "examine": "vaelens.health.examination",
+    "finetune": "vaelens.finetuning.running",
     "load": "vaelens.loading",
     "psnr": "vaelens.metrics.psnr",
     "read_image": "vaelens.images.reading",

@@ -11,7 +11,7 @@ from types import FrameType
 
 import typer
 
-from vaelens.cli import calibrate, doctor, evaluate, inspect, reconstruct, vaes
+from vaelens.cli import calibrate, doctor, evaluate, finetune, inspect, reconstruct, vaes
 from vaelens.cli.output import failure, is_verbose
 from vaelens.errors import ResourceError, VaelensError, is_out_of_memory
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("evaluate")(evaluate.evaluate)
+app.command("finetune")(finetune.finetune)
 app.command("calibrate")(calibrate.calibrate)
 app.command("list")(vaes.list_vaes)
 app.command("inspect")(inspect.inspect)

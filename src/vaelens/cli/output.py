@@ -97,3 +97,45 @@ def progress() -> Generator[Callable[[int, int, str], None]]:
                 say(f"{done + 1} of {total}: {what}")
 
         yield line
+
+
+@contextmanager
+def live_log() -> Generator[Callable[[int, int, dict[str, float]], None]]:
+    """A callback (done, total, numbers) for a training: a table that stays in place on a terminal, else lines."""
+    if _level["quiet"]:
+        yield lambda done, total, numbers: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.live import Live
+        from rich.table import Table as RichTable
+
+        known: dict[str, str] = {}
+        began: list[tuple[float, int]] = []
+
+        def table(done: int, total: int) -> "RichTable":
+            began.append((time.monotonic(), done))
+            spent, made = began[-1][0] - began[0][0], done - began[0][1]
+            left = f", about {spent / made * (total - done) / 60:.0f} minutes left" if made else ""
+            shown = RichTable(title=f"update {done:,} of {total:,}{left}", title_justify="left", box=None)
+            for name in known:
+                shown.add_column(name, justify="right")
+            shown.add_row(*known.values())
+            return shown
+
+        with Live(console=Console(stderr=True), refresh_per_second=2) as live:
+
+            def show(done: int, total: int, numbers: dict[str, float]) -> None:
+                known.update({name: f"{value:.4g}" for name, value in numbers.items()})
+                live.update(table(done, total))
+
+            yield show
+    else:
+        last = time.monotonic()
+
+        def line(done: int, total: int, numbers: dict[str, float]) -> None:
+            nonlocal last
+            if time.monotonic() - last > PATIENCE or any(name.startswith("held-out") for name in numbers):
+                last = time.monotonic()
+                say(f"update {done} of {total}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+
+        yield line

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vaelens.metrics.psim import NORM_EPS, check_taps
+from vaelens.metrics.psim import NORM_EPS, check_taps, root
 
 
 class LPIPSHeads(nn.Module):
@@ -47,4 +47,4 @@ def lpips(taps_x: Sequence[Tensor], taps_y: Sequence[Tensor], heads: LPIPSHeads)
 
 def _unit(x: Tensor) -> Tensor:
     """Each channel vector of [c,h,w] at length 1."""
-    return x / (x.square().sum(dim=0, keepdim=True).sqrt() + NORM_EPS)
+    return x / (root(x.square().sum(dim=0, keepdim=True)) + NORM_EPS)

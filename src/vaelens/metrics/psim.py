@@ -50,4 +50,13 @@ def check_taps(taps_x: Sequence[Tensor], taps_y: Sequence[Tensor]) -> None:
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
     """Along the channels: [c,h,w] twice to [h,w], float64. Equal vectors give 1 to 1e-15, but for the epsilon."""
     dot, xx, yy = ((a * b).sum(dim=0).double() for a, b in ((x, y), (x, x), (y, y)))
-    return dot / ((xx.sqrt() + NORM_EPS) * (yy.sqrt() + NORM_EPS))
+    return dot / ((root(xx) + NORM_EPS) * (root(yy) + NORM_EPS))
+
+
+def root(squares: Tensor) -> Tensor:
+    """The square root of what is 0 or more, with the gradient 0 at 0, where the plain one's is infinite.
+
+    A position whose features are all 0 would make every weight NaN in training.
+    """
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)

@@ -1,0 +1,29 @@
+"""Posteriors kept from the first look at a picture on: the encoder is frozen, and a picture always the same crop.
+
+Each is computed by itself, so that what is kept doesn't depend on its company, nor on where a run was stopped.
+"""
+
+import torch
+
+from vaelens.finetuning.pictures import Batch
+from vaelens.networks.autoencoder_kl import AutoencoderKL, DiagonalGaussian
+
+
+class PosteriorCache:
+    """Moments of pictures by id and content, on the CPU: 32 KB a picture of 256x256 for an f8c4 VAE."""
+
+    def __init__(self, network: AutoencoderKL) -> None:
+        self._network = network
+        self._moments: dict[tuple[str, str], torch.Tensor] = {}
+
+    @torch.no_grad()
+    def posterior(self, batch: Batch) -> DiagonalGaussian:
+        """Of a batch, on the network's device."""
+        weight = next(self._network.parameters())
+        for number, sample in enumerate(batch.samples):
+            key = (sample.id, sample.sha256)
+            if key not in self._moments:
+                pixels = batch.image[number : number + 1].to(weight) * 2 - 1
+                self._moments[key] = self._network.moments(pixels).cpu()
+        found = torch.cat([self._moments[sample.id, sample.sha256] for sample in batch.samples])
+        return DiagonalGaussian.from_moments(found.to(weight))

@@ -1,0 +1,251 @@
+"""`finetune`: pictures and a recipe to a VAE, in a folder from which a stopped training goes on.
+
+vaelens finetune photos/ --from ft-mse --recipe ft-mse -o runs/mine
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaelens.errors import CheckFailedError, UsageError
+from vaelens.evaluation.equipment import Access, build_instruments, check_networks
+from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.presets import find_preset
+from vaelens.evaluation.ranks import Ranks, join_ranks
+from vaelens.evaluation.results import Results
+from vaelens.evaluation.running import DECISIVE, using_threads
+from vaelens.files import write_atomic
+from vaelens.finetuning.cache import PosteriorCache
+from vaelens.finetuning.checkpoints import restore_newest
+from vaelens.finetuning.held_out import sample_of
+from vaelens.finetuning.loop import Show, Training, silent, train
+from vaelens.finetuning.outcome import release
+from vaelens.finetuning.perceptual import NETWORKS, load_perceptual
+from vaelens.finetuning.pictures import Pictures
+from vaelens.finetuning.recipe import Recipe, find_recipe
+from vaelens.finetuning.records import Records
+from vaelens.finetuning.run_folder import alone, begun, hold_to
+from vaelens.finetuning.starting import (
+    Material,
+    Progress,
+    Source,
+    Start,
+    Wanted,
+    check_encoder,
+    check_start,
+    gather,
+    pass_size,
+    start_from,
+)
+from vaelens.finetuning.state import State
+from vaelens.finetuning.step import Setting
+from vaelens.finetuning.watch import Finding
+from vaelens.images.datasets.items import manifest_sha256
+from vaelens.loading import find_device
+from vaelens.report.record import json_text, run_record, vae_record, versions
+from vaelens.vae import VAE, check_seed
+
+Say = Callable[[str], None]
+
+AUTOCASTS = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a training gave: the VAE, its scores on held-out pictures, the record; `path` works as --vae."""
+
+    path: Path
+    vae: VAE
+    results: Results | None  # None on all processes but the first
+    record: dict[str, Any]
+
+
+class Interrupted(Exception):  # noqa: N818  (no error: it was asked for)
+    """The training was asked to stop, and is kept; `updates` are done."""
+
+    def __init__(self, updates: int) -> None:
+        super().__init__(f"stopped after update {updates}; the same command goes on from there")
+        self.updates = updates
+
+
+def finetune(
+    vae: Source | VAE | None,
+    data: Source | Sequence[Source],
+    *,
+    recipe: Source | Recipe = "ft-mse",
+    output: Source = "run",
+    weights: Sequence[float] | None = None,
+    boxes: Sequence[Source] | None = None,
+    held_out: Source | None = None,
+    take: int | None = None,
+    seed: int = 0,
+    changed: Mapping[str, Any] | None = None,
+    cache: bool = False,
+    at_once: int | None = None,
+    threads: int | None = None,
+    networks: Mapping[str, Source] | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    space: str | None = None,
+    offline: bool = False,
+    announce: Say | None = None,
+    progress: Progress | None = None,
+    show: Show | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Tuned:
+    """Train a VAE, or a better decoder for one; leaves it with its record in the folder `output`.
+
+    vae: what is continued; None for a recipe that starts from scratch
+    data: one or more of `open_dataset`'s sources (drawn ones: pictures that are never measured on), mixed by `weights`,
+    alike without; boxes: a file of labelled boxes for each source, for a recipe that weights them
+    held_out: pictures to measure on; without it run.held_out of the data are kept back
+    take: at most so many of each source, chosen by the seed
+    changed: fields of the recipe to set otherwise, {"run.updates": 500}
+    cache: keep the posteriors of a frozen encoder; not with random crops
+    at_once: pictures in one pass, over all processes
+    dtype: the networks' precision, float32 or bfloat16 (autocast; the default on cuda). Weights, losses and averages
+    are float32 in any case
+    show: called with each line of the log; should_stop: asked after each update
+
+    The same call again goes on where it stopped. Raises what reading, loading and downloading raise; UsageError for a
+    recipe that doesn't fit, or a folder with another run; CheckFailedError where the training went wrong, with the last
+    good state released; `Interrupted` where it was asked to stop.
+    """
+    began = time.perf_counter()
+    plan_of = recipe if isinstance(recipe, Recipe) else find_recipe(recipe, changed)
+    check_seed(seed)
+    wanted = Wanted.of(data, weights=weights, boxes=boxes, held_out=held_out, take=take, seed=seed)
+    kind = find_device(device).type
+    precision = dtype or ("bfloat16" if kind == "cuda" else "float32")
+    _check_options(plan_of, precision, cache)
+    check_start(vae, plan_of)
+    path = Path(output)
+    found = begun(path)
+    ranks = join_ranks(kind)
+    local = torch.device(kind, int(os.environ["LOCAL_RANK"])) if ranks.count > 1 and kind == "cuda" else None
+    say = (announce or logging.getLogger(__name__).info) if ranks.is_first else silent
+    access = Access(local or find_device(device), offline, say)
+    size = pass_size(at_once or found.get("at_once"), plan_of, kind, ranks.count)
+    count = threads or int(found.get("threads", 0)) or torch.get_num_threads()
+    with using_threads(count) as used, alone(path, ranks.number):
+        # Everything cheap is checked before anything heavy is loaded.
+        judged, measured = _networks(plan_of, networks or {})
+        preset = find_preset(plan_of.run.preset)
+        check_networks(preset, measured, access)
+        perceptual, loss_networks = load_perceptual(
+            judge_name(plan_of), judged, access.device, offline=offline, announce=say
+        )
+        instruments, measuring = build_instruments(preset, measured, access)
+        start = start_from(vae, plan_of, seed, space, access)
+        material = gather(wanted, plan_of, access, progress)
+        plan = {
+            **_plan(plan_of, start, material, loss_networks | measuring),
+            "seed": seed,
+            "at_once": size,
+            "threads": used,
+            "device": kind,
+            "networks_run_in": precision,
+            "cache": cache,
+        }
+        ranks.agree(plan)
+        if ranks.is_first:
+            hold_to(path, found, plan)
+        ranks.wait()
+        state = State(start.network, plan_of, seed)
+        if restore_newest(path, state, say):
+            say(f"Going on after update {state.updates} of {plan_of.run.updates}.")
+        training = Training(
+            run=path,
+            state=state,
+            setting=Setting(plan_of, perceptual, seed, ranks.count, AUTOCASTS[precision]),
+            spec=start.spec,
+            pictures=Pictures(material.sources, material.weights, plan_of.data, seed),
+            held_out=material.held_out,
+            trained_on=sample_of(material.sources, len(material.held_out.items), seed),
+            instruments=instruments,
+            at_once=size,
+            ranks=ranks,
+            records=Records(path, ranks.is_first),
+            cache=PosteriorCache(start.network) if cache else None,
+            show=show if show is not None and ranks.is_first else silent,
+            should_stop=should_stop or (lambda: False),
+        )
+        ended = train(training)
+        _list_bad(path, training.pictures.bad, say, ranks)
+        if ended == "interrupted":
+            raise Interrupted(state.updates)
+        if plan_of.model.trains == "decoder":
+            check_encoder(start, state)
+        record = run_record("finetune", {k: v for k, v in plan.items() if k not in {"versions", "schema"}}, [], 0.0)
+        record |= {"recipe": plan_of.name, "updates": state.updates, "skipped": training.pictures.bad}
+        record |= {"stopped": ended.reason if isinstance(ended, Finding) else None, "ranks": ranks.count}
+        tuned, results = release(training, start.vae, record, measured, offline=offline)
+        record |= {"vaes": [vae_record(tuned)], "seconds": round(time.perf_counter() - began, 3)}  # of the last call
+        if ranks.is_first:
+            write_atomic(path / "run.json", json_text(record).encode())
+        if isinstance(ended, Finding):
+            raise CheckFailedError(
+                f"{path}: stopped: {ended.reason} What stands there is the state after update {state.updates}. "
+                "Change the recipe with --set, and begin in another folder."
+            )
+        return Tuned(path, tuned, results, record)
+
+
+def judge_name(recipe: Recipe) -> str:
+    """Which perceptual distance the recipe uses: "none" where its weight is 0."""
+    return recipe.loss.perceptual if recipe.loss.perceptual_weight > 0 else "none"
+
+
+def _check_options(recipe: Recipe, precision: str, cache: bool) -> None:
+    if precision not in AUTOCASTS:
+        raise UsageError(f"networks train in {' or '.join(AUTOCASTS)}, not {precision}: float16 has too little range.")
+    if cache and recipe.has_random_crops:
+        raise UsageError(
+            "--cache keeps one posterior a picture, and this recipe shows another crop each time. Leave it out, or set "
+            "data.crop=[1,1], data.flip=0 and data.recolour=0."
+        )
+    if cache and recipe.model.trains != "decoder":
+        raise UsageError("--cache keeps what a frozen encoder says, and this recipe trains it. Leave --cache out.")
+
+
+def _networks(recipe: Recipe, given: Mapping[str, Source]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The given files of the networks that the loss uses, and of those that the held-out pictures are measured by."""
+    judges = {*NETWORKS[judge_name(recipe)]}
+    measures = {name for key in find_preset(recipe.run.preset).measures for name in MEASURES[key].networks}
+    for name in given:
+        if name not in judges | measures:
+            used = ", ".join(sorted(judges | measures)) or "none"
+            raise UsageError(f"this training uses no network called {name}; it uses {used}.")
+    paths = {name: Path(file) for name, file in given.items()}
+    return {n: p for n, p in paths.items() if n in judges}, {n: p for n, p in paths.items() if n in measures}
+
+
+def _plan(recipe: Recipe, start: Start, material: Material, networks: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training's weights depend on, but for the options of the call."""
+    sources = [
+        {"name": source.name, "manifest_sha256": manifest_sha256(source.items), "weight": weight}
+        for source, weight in zip(material.sources, material.weights, strict=True)
+    ]
+    kept = material.held_out
+    return {
+        "schema": 1,
+        "recipe": recipe.as_dict(),
+        "from": start.identity,
+        "sources": sources,
+        "held_out": {"name": kept.name, "manifest_sha256": manifest_sha256(kept.items)},
+        "networks": dict(networks),
+        "versions": {key: value for key, value in versions().items() if key in DECISIVE},
+    }
+
+
+def _list_bad(path: Path, bad: Mapping[str, str], say: Say, ranks: Ranks) -> None:
+    if bad and ranks.is_first:
+        name, why = next(iter(bad.items()))
+        say(f"{len(bad)} picture{'s' * (len(bad) > 1)} couldn't be read, and others took their place. {name}: {why}")
+        write_atomic(path / "skipped.json", json_text(dict(bad)).encode())

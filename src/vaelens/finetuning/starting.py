@@ -1,0 +1,198 @@
+"""What a training starts from: the VAE or fresh weights, the pictures, and how many of them at once."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from vaelens.errors import CheckFailedError, UsageError
+from vaelens.evaluation.equipment import Access
+from vaelens.finetuning.held_out import sample_of, split, without
+from vaelens.finetuning.recipe import ANY, Recipe
+from vaelens.finetuning.state import FROZEN, State, seeded
+from vaelens.images.datasets.drawn import SETS
+from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.opening import open_dataset
+from vaelens.loading import check_source, load
+from vaelens.networks.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from vaelens.report.record import vae_record
+from vaelens.vae import VAE
+from vaelens.weights.registry import KL_PIXELS, registry
+from vaelens.weights.spec import VAESpec
+
+Source = str | os.PathLike[str]
+Progress = Callable[[int, int, str], object]
+
+AT_ONCE = {"cpu": 4 * 256 * 256}  # pixels of pictures in one pass of one process
+AT_ONCE_ON_DEVICE = 12 * 256 * 256
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is trained: a network in fp32, its spec, the VAE it continues if any, and what a plan says of that."""
+
+    network: AutoencoderKL
+    spec: VAESpec
+    vae: VAE | None
+    identity: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Material:
+    """The pictures of a training: sources with their weights, and a set that is kept back."""
+
+    sources: tuple[DataSet, ...]
+    weights: tuple[float, ...]
+    held_out: DataSet
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which pictures a user asks for: what `finetune` takes, checked as far as can be told at once."""
+
+    sources: tuple[Source, ...]
+    weights: tuple[float, ...]
+    boxes: tuple[Source | None, ...]
+    held_out: Source | None
+    take: int | None
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        data: Source | Sequence[Source],
+        *,
+        weights: Sequence[float] | None,
+        boxes: Sequence[Source] | None,
+        held_out: Source | None,
+        take: int | None,
+        seed: int,
+    ) -> "Wanted":
+        """Raises UsageError for no source, or another number of weights or boxes than of sources."""
+        sources = [data] if isinstance(data, str | os.PathLike) else list(data)
+        if not sources:
+            raise UsageError("no pictures named. Name a folder, or another source.")
+        for what, given in (("weights", weights), ("files of boxes", boxes)):
+            if given and len(given) != len(sources):
+                raise UsageError(f"{len(given)} {what} for {len(sources)} sources; give one each, or none.")
+        mix = tuple(float(weight) for weight in weights or [1.0] * len(sources))
+        return cls(tuple(sources), mix, tuple(boxes or [None] * len(sources)), held_out, take, seed)
+
+
+def check_start(vae: Source | VAE | None, recipe: Recipe) -> None:
+    """What can be told before anything is loaded. Raises UsageError where recipe and VAE don't go together."""
+    if vae is None and not recipe.model.config:
+        raise UsageError(f"the recipe {recipe.name} continues a VAE. Name it with --from.")
+    if vae is not None and recipe.model.config:
+        raise UsageError(
+            f"the recipe {recipe.name} starts from scratch. Leave --from out, or name a recipe that continues a VAE."
+        )
+    if isinstance(vae, VAE):
+        _check_continued(vae, recipe)
+    elif vae is not None:
+        check_source(vae)
+        name = os.fspath(vae).lower()
+        if not Path(vae).expanduser().exists() and name in registry().vaes:  # before its download
+            _check_space(registry().vaes[name].space, name, recipe)
+
+
+def start_from(vae: Source | VAE | None, recipe: Recipe, seed: int, space: str | None, access: Access) -> Start:
+    """The network to train, on the device, in fp32. Raises what loading raises, and as `check_start`."""
+    if vae is None:
+        config = cast(AutoencoderKLConfig, registry().network_config(recipe.model.config))
+        with seeded(seed):
+            network = AutoencoderKL(config).to(access.device)
+        return Start(network, VAESpec(config, None, 1.0, 0.0, KL_PIXELS), None, None)
+    found = vae if isinstance(vae, VAE) else load(
+        vae, device=str(access.device), space=space, offline=access.offline, announce=access.say
+    )  # fmt: skip
+    _check_continued(found, recipe)
+    network = AutoencoderKL(cast(AutoencoderKLConfig, found.spec.config)).to(access.device)
+    network.load_state_dict({name: tensor.float() for name, tensor in found.network.state_dict().items()})
+    identity = {"name": found.name, "weights": vae_record(found)["weights"], "spec": asdict(found.spec)}
+    return Start(network, found.spec, found, identity)
+
+
+def check_encoder(start: Start, state: State) -> None:
+    """Raises CheckFailedError where the encoder isn't, bit for bit, what it was: the decoder is no drop-in then."""
+    assert start.vae is not None
+    before = start.vae.network.state_dict()
+    for name, tensor in state.network.state_dict().items():
+        if name.partition(".")[0] in FROZEN and not torch.equal(tensor, before[name].to(tensor)):
+            raise CheckFailedError(
+                f"{name} of the frozen encoder has changed: the decoder isn't released as a drop-in."
+            )
+
+
+def gather(wanted: Wanted, recipe: Recipe, access: Access, progress: Progress | None) -> Material:
+    """Open the sources and keep pictures back. Raises what opening raises, and as `split`."""
+    sources = [
+        _open(source, boxes, wanted, access, progress)
+        for source, boxes in zip(wanted.sources, wanted.boxes, strict=True)
+    ]
+    if recipe.loss.box_weight != 1 and not any(item.boxes for source in sources for item in source.items):
+        raise UsageError("the recipe weights labelled boxes, and the pictures have none. Give them with --boxes.")
+    for source in sources:
+        for note in source.notes:
+            access.say(f"{source.name}: {note}.")
+    if wanted.held_out is None:
+        sources, kept = split(sources, recipe.run.held_out, wanted.seed)
+    else:
+        kept = open_dataset(
+            wanted.held_out, seed=wanted.seed, skip_bad=True, offline=access.offline, announce=access.say,
+            progress=progress,
+        )  # fmt: skip
+        sources, copies = without(sources, kept)
+        if copies:
+            access.say(f"{copies} of the pictures stand in {kept.name} too, and are not trained on.")
+    return Material(tuple(sources), wanted.weights, kept)
+
+
+def pass_size(given: int | None, recipe: Recipe, kind: str, ranks: int) -> int:
+    """Pictures in one pass over all processes: a divisor of the batch and a multiple of the processes.
+
+    The largest one that a device should bear, unless `given`. Raises UsageError where there is none.
+    """
+    batch = recipe.data.batch
+    processes = f"{ranks} process{'es' * (ranks > 1)}"
+    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n % ranks == 0]
+    if given is not None:
+        if given not in fitting:
+            raise UsageError(
+                f"{given} pictures at once don't divide the batch of {batch} evenly over {processes}. Choose another "
+                "number, or another batch with --set data.batch=N."
+            )
+        return given
+    if not fitting:
+        raise UsageError(f"a batch of {batch} can't be shared by {processes}. Set another: --set data.batch=N.")
+    room = max(1, AT_ONCE.get(kind, AT_ONCE_ON_DEVICE) // recipe.data.size**2) * ranks
+    return max((n for n in fitting if n <= room), default=fitting[0])
+
+
+def _open(source: Source, boxes: Source | None, wanted: Wanted, access: Access, progress: Progress | None) -> DataSet:
+    """A source to train on; at most `take` of it. Pictures that can't be read are passed over later."""
+    found = open_dataset(
+        source, take=wanted.take if source in SETS else None, seed=wanted.seed, boxes=boxes, offline=access.offline,
+        skip_bad=True, training=True, announce=access.say, progress=progress,
+    )  # fmt: skip
+    if wanted.take is None or wanted.take >= len(found.items):
+        return found
+    return dataclasses.replace(sample_of([found], wanted.take, wanted.seed), name=f"{wanted.take:,} of {found.name}")
+
+
+def _check_continued(vae: VAE, recipe: Recipe) -> None:
+    if not isinstance(vae.network, AutoencoderKL) or vae.spec.pixel_range != KL_PIXELS:
+        raise UsageError(f"{vae.name} is a tiny autoencoder; recipes are for full VAEs (AutoencoderKL).")
+    _check_space(vae.spec.latent_space, vae.name, recipe)
+
+
+def _check_space(space: str | None, name: str, recipe: Recipe) -> None:
+    if recipe.model.space not in {ANY, space}:
+        raise UsageError(
+            f"the recipe {recipe.name} is for VAEs of the latent space {recipe.model.space}, and {name} is of "
+            f"{space or 'one of its own'}. If its numbers suit this VAE too: --set model.space={space or ANY}."
+        )

@@ -1,0 +1,63 @@
+"""Random squares of pictures for training, with the boxes that are left in them."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vaelens.images.drawing import Box
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What becomes of a picture: a square of `shares` (from, to) of its shorter side, `size` pixels wide afterwards.
+
+    flip, recolour: how often it is mirrored, and how often its colours are changed, 0 to 1
+    """
+
+    size: int
+    shares: tuple[float, float]
+    flip: float
+    recolour: float
+
+
+def random_square(
+    pixels: np.ndarray, boxes: Sequence[Box], how: Crops, rng: np.random.Generator
+) -> tuple[np.ndarray, tuple[Box, ...]]:
+    """A square of a picture, uint8 [size,size,3], and what is left of its boxes, in the square's pixels.
+
+    Side and place are random; resized by area (Pillow's BOX), or enlarged by BICUBIC where the picture is too small.
+    Boxes of which less than half is left are dropped.
+    """
+    height, width = (int(n) for n in pixels.shape[:2])
+    side = min(height, width) * float(rng.uniform(*how.shares))
+    left, top = float(rng.uniform(0, width - side)), float(rng.uniform(0, height - side))
+    way = Image.Resampling.BOX if side >= how.size else Image.Resampling.BICUBIC
+    window = (left, top, min(left + side, width), min(top + side, height))  # rounding may lead out
+    square = np.asarray(Image.fromarray(pixels).resize((how.size, how.size), way, box=window))
+    found = [_placed(box, left, top, how.size / side, how.size) for box in boxes]
+    kept = [box for box in found if box is not None]
+    if rng.random() < how.flip:
+        square = square[:, ::-1]
+        kept = [dataclasses.replace(box, left=how.size - box.right, right=how.size - box.left) for box in kept]
+    if rng.random() < how.recolour:
+        square = recoloured(square, rng)
+    return np.ascontiguousarray(square), tuple(kept)
+
+
+def recoloured(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The picture with its channels mixed up, and brightness, colour balance and contrast changed; uint8."""
+    values = pixels[..., rng.permutation(3)] / 255.0
+    values = np.clip(values * rng.uniform(0.6, 1.3, 3), 0, 1) ** rng.uniform(0.7, 1.5)
+    return (values * 255 + 0.5).astype(np.uint8)
+
+
+def _placed(box: Box, left: float, top: float, scale: float, size: int) -> Box | None:
+    x0, x1 = ((x - left) * scale for x in (box.left, box.right))
+    y0, y1 = ((y - top) * scale for y in (box.top, box.bottom))
+    inside = [float(min(max(v, 0.0), size)) for v in (x0, y0, x1, y1)]
+    if 2 * (inside[2] - inside[0]) * (inside[3] - inside[1]) < (x1 - x0) * (y1 - y0):
+        return None
+    return Box(box.label, *inside)
