@@ -122,7 +122,7 @@ class Run(_Table):
     evaluate_every: Some
     checkpoint_every: Some
     log_every: Some
-    held_out: Annotated[int, Field(ge=2)]  # pictures kept back for measuring
+    held_out: Annotated[int, Field(ge=2)]  # pictures to measure on, kept back or given
     preset: str  # what they are measured by
 
 

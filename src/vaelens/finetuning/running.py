@@ -104,7 +104,7 @@ def finetune(
     vae: what is continued; None for a recipe that starts from scratch
     data: one or more of `open_dataset`'s sources (drawn ones: pictures that are never measured on), mixed by `weights`,
     alike without; boxes: a file of labelled boxes for each source, for a recipe that weights them
-    held_out: pictures to measure on; without it run.held_out of the data are kept back
+    held_out: pictures to measure on, at most run.held_out; without it so many of the data are kept back
     take: at most so many of each source, chosen by the seed
     changed: fields of the recipe to set otherwise, {"run.updates": 500}
     cache: keep the posteriors of a frozen encoder; not with random crops

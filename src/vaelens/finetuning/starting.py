@@ -143,9 +143,10 @@ def gather(wanted: Wanted, recipe: Recipe, access: Access, progress: Progress | 
         sources, kept = split(sources, recipe.run.held_out, wanted.seed)
     else:
         kept = open_dataset(
-            wanted.held_out, seed=wanted.seed, skip_bad=True, offline=access.offline, announce=access.say,
-            progress=progress,
+            wanted.held_out, take=recipe.run.held_out if wanted.held_out in SETS else None, seed=wanted.seed,
+            skip_bad=True, offline=access.offline, announce=access.say, progress=progress,
         )  # fmt: skip
+        kept = _at_most(kept, recipe.run.held_out, wanted.seed)
         sources, copies = without(sources, kept)
         if copies:
             access.say(f"{copies} of the pictures stand in {kept.name} too, and are not trained on.")
@@ -179,9 +180,14 @@ def _open(source: Source, boxes: Source | None, wanted: Wanted, access: Access, 
         source, take=wanted.take if source in SETS else None, seed=wanted.seed, boxes=boxes, offline=access.offline,
         skip_bad=True, training=True, announce=access.say, progress=progress,
     )  # fmt: skip
-    if wanted.take is None or wanted.take >= len(found.items):
-        return found
-    return dataclasses.replace(sample_of([found], wanted.take, wanted.seed), name=f"{wanted.take:,} of {found.name}")
+    return found if wanted.take is None else _at_most(found, wanted.take, wanted.seed)
+
+
+def _at_most(dataset: DataSet, count: int, seed: int) -> DataSet:
+    """The set, or so many of its pictures, chosen by the seed, where it has more."""
+    if count >= len(dataset.items):
+        return dataset
+    return dataclasses.replace(sample_of([dataset], count, seed), name=f"{count:,} of {dataset.name}")
 
 
 def _check_continued(vae: VAE, recipe: Recipe) -> None:
