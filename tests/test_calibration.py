@@ -1,6 +1,7 @@
 """`calibrate` on made-up tables with a known answer."""
 
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
 from vaelens.metrics import pretrained
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+from vaelens.weights.registry import embedded_path, registry
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=4)
@@ -157,6 +159,38 @@ def test_a_stopped_call_goes_on_and_the_command_prints_it(
         assert same(file.read_bytes().splitlines()) == same(rows.splitlines())
     kept = json.loads((found[0] / "calibration.json").read_text())["combinations"]
     assert kept == [c for c in found[1].as_dict()["combinations"] if c["posterior"] == "mode"]
+
+
+def test_a_bare_file_and_a_corrupt_picture_go_as_the_errors_advise(
+    photos: Path,
+    rewrite: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file that doesn't say its latent space, and a picture that can't be read: --space and --skip-bad."""
+    from vaelens.cli.main import app
+
+    for dimension in ("POSTERIORS", "ROUNDINGS"):
+        monkeypatch.setattr(calibration, dimension, getattr(calibration, dimension)[:1])
+    bare = rewrite(embedded_path(registry().vaes["tiny-kl-f8"]), tmp_path / "one.safetensors", metadata={})
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("0.png", "1.png", "2.png"):
+        (folder / name).write_bytes((photos / name).read_bytes()[: 900 if name == "1.png" else None])
+    (tmp_path / "table.toml").write_text("[one]\npsnr = 20.0\n")
+    command = ["calibrate", str(folder), "--vae", str(bare), "--table", str(tmp_path / "table.toml")]
+    command += ["-o", str(tmp_path / "run"), "--batch", "2", "--threads", "1", "--device", "cpu", "--offline"]
+    with pytest.raises(BadInputError, match="--space tiny"):
+        app(command, standalone_mode=False)
+    with pytest.raises(BadInputError, match=r"1\.png.*--skip-bad"):
+        app([*command, "--space", "tiny"], standalone_mode=False)
+    capsys.readouterr()
+    app([*command, "--space", "tiny", "--skip-bad"], standalone_mode=False)
+    assert "Left out of every figure: 1 unreadable: 1.png (" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "run" / "calibration.json").read_text())
+    assert kept["pictures"] == 2
+    assert list(kept["skipped"]) == ["1.png"]
 
 
 def test_nothing_fits(photos: Path, vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

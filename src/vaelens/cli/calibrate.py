@@ -40,11 +40,13 @@ def calibrate(
     take: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only so many pictures.", show_default=False)
     ] = None,
+    skip_bad: options.SkipBad = False,
     batch: options.Batch = None,
     threads: options.Threads = None,
     network: options.Networks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
+    space: options.Space = None,
     offline: options.Offline = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -72,11 +74,13 @@ def calibrate(
             published=table,
             output=output,
             take=take,
+            skip_bad=skip_bad,
             batch=batch,
             threads=threads,
             networks=paths,
             device=device,
             dtype=dtype,
+            space=space,
             offline=offline,
             announce=say,
             progress=step,
@@ -86,5 +90,7 @@ def calibrate(
         return
     result_table(found.ranking())
     result(f"\n{found.verdict}")
+    if found.skipped:
+        result(f"\n{found.left_out}")
     result(f"\n{found.combinations[0].name}, beside the published figures:")
     result_table(found.figures())

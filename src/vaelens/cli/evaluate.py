@@ -44,9 +44,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out pictures that can't be read, and list them.")
-    ] = False,
+    skip_bad: options.SkipBad = False,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Do only this part: 1/3, 2/3, 3/3 into one folder.", show_default=False),

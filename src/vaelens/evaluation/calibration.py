@@ -13,7 +13,7 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,6 +22,7 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.equipment import Say, Source
 from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.presets import Preset
+from vaelens.evaluation.report_words import listed
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
 from vaelens.evaluation.work import Progress
@@ -107,6 +108,7 @@ class Calibration:
     source: str
     pictures: int
     combinations: tuple[Combination, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict[str, str])  # pictures left out, with the reason
 
     @property
     def reproduced(self) -> tuple[Combination, ...]:
@@ -127,6 +129,11 @@ class Calibration:
             f"No combination reproduces all {count} published figures. The nearest is {best.name}: {best.fitting} of "
             f"{count} figures digit for digit, the others off by up to {apart}."
         )
+
+    @property
+    def left_out(self) -> str:
+        """Which pictures couldn't be read, in words; empty where all could."""
+        return f"Left out of every figure: {listed(self.skipped)}" if self.skipped else ""
 
     def ranking(self) -> Table:
         """A row a combination: how many figures it reproduces, the largest and the mean distance in last digits."""
@@ -154,6 +161,7 @@ class Calibration:
         return {
             "source": self.source,
             "pictures": self.pictures,
+            "skipped": dict(self.skipped),
             "verdict": self.verdict,
             "reproduced": [c.name for c in self.reproduced],
             "combinations": [
@@ -177,11 +185,13 @@ def calibrate(
     published: Source | None = None,
     output: Source = "calibration",
     take: int | None = None,
+    skip_bad: bool = False,
     batch: int | None = None,
     threads: int | None = None,
     networks: Mapping[str, Source] | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    space: str | None = None,
     offline: bool = False,
     announce: Say | None = None,
     progress: Progress | None = None,
@@ -189,9 +199,10 @@ def calibrate(
     """Measure the VAEs in every combination, each in a folder of its own under `output`, and rank them.
 
     published: a TOML file with a table a VAE (FIGURES' names, those that are known, with the digits as printed);
-    without it, what the model cards print for coco-val2017. The other options are `evaluate`'s. A stopped call goes
-    on. Leaves calibration.json beside the folders. Raises as `evaluate` does; UsageError where nothing is published
-    for a VAE, or under torchrun; BadInputError for a table that isn't one.
+    without it, what the model cards print for coco-val2017. The other options are `evaluate`'s; what skip_bad leaves
+    out is listed in the result. A stopped call goes on. Leaves calibration.json beside the folders. Raises as
+    `evaluate` does; UsageError where nothing is published for a VAE, or under torchrun; BadInputError for a table that
+    isn't one.
     """
     say = announce or logging.getLogger(__name__).info
     sources = [vaes] if isinstance(vaes, str | os.PathLike) else list(vaes)
@@ -203,6 +214,7 @@ def calibrate(
     paddings: tuple[Padding | None, ...] = ("zero", "valid") if "ssim_zero" in measures else (None,)
     ways = list(itertools.product(WAYS, POSTERIORS, ROUNDINGS))
     combinations: list[Combination] = []
+    skipped: dict[str, str] = {}
     results: Results | None = None
     for number, (resize, posterior, rounding) in enumerate(ways, 1):
         say(f"{number} of {len(ways)}: {resize}, {posterior}, {rounding}")
@@ -219,17 +231,18 @@ def calibrate(
         )
         results = evaluate(
             sources, source, preset=preset, output=Path(output) / f"{resize}-{posterior}-{rounding}", take=take,
-            batch=batch, threads=threads, networks=networks, device=device, dtype=dtype, offline=offline, announce=say,
-            progress=progress,
+            skip_bad=skip_bad, batch=batch, threads=threads, networks=networks, device=device, dtype=dtype, space=space,
+            offline=offline, announce=say, progress=progress,
         )  # fmt: skip
         assert results is not None  # one process, no shards
+        skipped |= results.record["skipped"]
         combinations += [
             Combination(resize, posterior, rounding, padding, _matches(results, wanted, padding))
             for padding in paddings
         ]
     assert results is not None
     combinations.sort(key=lambda c: (-c.fitting, c.total))
-    found = Calibration(results.source, results.count, tuple(combinations))
+    found = Calibration(results.source, results.count, tuple(combinations), skipped)
     theirs = next(iter(_cards().values())).pictures
     if published is None and found.pictures != theirs:
         say(f"Mind: the model cards' figures are of {theirs:,} pictures, and these are {found.pictures:,}.")

@@ -121,8 +121,7 @@ def facts(results: Results) -> dict[str, str]:
         found["data set"] = " ".join(map(str, record["notes"]))
     skipped = _mapping(record.get("skipped"))
     if skipped:
-        listed = "; ".join(f"{name} ({why})" for name, why in list(skipped.items())[:20])
-        found["skipped"] = f"{len(skipped)} unreadable: {listed}{'; ...' if len(skipped) > 20 else ''}"
+        found["skipped"] = listed(skipped)
     if record.get("threads") is not None:
         found["threads"] = str(record["threads"])
     found |= _timing(record)
@@ -133,6 +132,12 @@ def facts(results: Results) -> dict[str, str]:
     if record.get("finished"):
         found["finished"] = str(record["finished"])
     return found
+
+
+def listed(skipped: Mapping[str, Any]) -> str:
+    """How many pictures couldn't be read, and the first of them with the reasons."""
+    first = "; ".join(f"{name} ({why})" for name, why in list(skipped.items())[:20])
+    return f"{len(skipped)} unreadable: {first}{'; ...' if len(skipped) > 20 else ''}"
 
 
 def _timing(record: Mapping[str, Any]) -> dict[str, str]:
