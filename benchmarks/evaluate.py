@@ -249,7 +249,7 @@ def ranks(pictures: Path, paths: Mapping[str, Path], count: int, place: Path) ->
         )
         found["seconds"][kind] = time.perf_counter() - began
         record = json.loads((output / "run.json").read_text(encoding="utf-8"))
-        found["measuring_seconds"][kind] = record["measured_in_this_call"]["seconds"]
+        found["measuring_seconds"][kind] = record["calls"][0]["measuring_seconds"]
         rows[kind] = sorted((output / "rows.jsonl").read_text(encoding="utf-8").splitlines())
     alone, shared, _ = rows.values()
     if alone != shared:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,7 +176,12 @@ def test_two_ranks_change_nothing(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads((output / "run.json").read_text())["settings"]["ranks"] == 2
+    record = json.loads((output / "run.json").read_text())
+    assert record["settings"]["ranks"] == 2
+    (call,) = record["calls"]
+    shares = [(one["pictures"], one["reconstructions"]) for one in call["ranks"]]
+    assert shares == [(8, 16), (6, 12)], "four of the seven chunks, and three"
+    assert (call["pictures"], call["reconstructions"]) == (PICTURES, 2 * PICTURES)
     results = evaluate(two_vaes, photos, output=output, **FAST)
     assert_same(output, results, whole)
 
@@ -308,6 +315,48 @@ def test_nothing_is_measured_twice(whole: tuple[Path, Results], photos: Path, tw
     assert_same(whole[0], results, whole)
     assert (whole[0] / "rows.jsonl").read_bytes() == before
     assert not any(word.endswith(".png") for word in said)
+
+
+def test_the_record_keeps_every_call_that_measured(photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
+    options = {"output": tmp_path, "take": 4, **FAST}
+    file = tmp_path / "run.json"
+
+    def call(vaes: list[Path]) -> dict[str, Any]:
+        results = evaluate(vaes, photos, **options)
+        assert results is not None
+        record = json.loads(file.read_text())
+        assert results.record["calls"] == record["calls"]
+        return record
+
+    first, second = call(two_vaes[:1]), call(two_vaes)
+    counts = [(one["pictures"], one["reconstructions"]) for one in second["calls"]]
+    assert counts == [(4, 4), (4, 4)], "the second measured the other VAE"
+    assert second["calls"][0] == first["calls"][0]
+    assert "measured: 8 reconstructions in " in (tmp_path / "report.md").read_text()
+    raised = json.loads(file.read_text())
+    raised["calls"][0] |= {"seconds": 100.0, "peak_memory_bytes": 2**50}
+    file.write_text(json.dumps(raised))
+    idle = call(two_vaes)
+    assert idle["calls"] == raised["calls"], "a call that measured nothing adds none"
+    assert idle["seconds"] == pytest.approx(100 + raised["calls"][1]["seconds"], abs=1e-3)
+    assert idle["peak_memory_bytes"] == 2**50
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "[]", "{}", '{"calls": 3}', '{"calls": [3]}', '{"calls": [{"seconds": "x"}]}', "[" * 100_000]
+)
+def test_a_damaged_record_stops_no_run(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path, damaged: str
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    file.write_text(damaged)
+    said: list[str] = []
+    results = evaluate(two_vaes, photos, output=tmp_path / "run", announce=said.append, **FAST)
+    assert results is not None
+    assert any("run.json is damaged: the times of earlier calls are lost" in word for word in said)
+    record = json.loads(file.read_text())
+    assert (record["calls"], record["seconds"], record["peak_memory_bytes"]) == ([], None, None)
 
 
 def test_two_presets_never_share_a_folder(whole: tuple[Path, Results], photos: Path, two_vaes: list[Path]) -> None:

@@ -59,7 +59,10 @@ RECORD = {
     "threads": 2,
     "seconds": 123.4,
     "peak_memory_bytes": 3_210_000_000,
-    "measured_in_this_call": {"pictures": 400, "seconds": 100.0},
+    "calls": [
+        {"pictures": 150, "reconstructions": 300, "seconds": 80.0, "measuring_seconds": 70.0},
+        {"pictures": 50, "reconstructions": 100, "seconds": 43.4, "measuring_seconds": 30.0},
+    ],
     "skipped": {"broken.jpg": "cut off"},
 }
 
@@ -404,8 +407,22 @@ def test_markdown_has_the_same_tables_warnings_and_makings() -> None:
     ):
         assert part in page
     assert "broken.jpg (cut off)" in page
-    assert "- measured: 400 pictures in 100.0 s, 4.00 a second" in page
+    assert "- measured: 400 reconstructions in 100.0 s, 4.00 a second\n- time in all: 123.4 s, in 2 calls\n" in page
     assert f"- VAE kl-f8: float32. encoder {'ab' * 32}, decoder {'ab' * 32}" in page
+
+
+def test_the_speed_is_of_the_calls_that_left_their_times() -> None:
+    def said(calls: list[dict[str, object]], seconds: float | None) -> dict[str, str]:
+        return facts(dataclasses.replace(simple(), record={"calls": calls, "seconds": seconds}))
+
+    one = {"pictures": 10, "reconstructions": 20, "seconds": 5.0, "measuring_seconds": 4.0}
+    found = said([one], 5.0)
+    assert found["measured"] == (
+        "20 reconstructions in 4.0 s, 5.00 a second; 4 more by shards or stopped calls, whose times aren't known"
+    )
+    assert found["time in all"] == "5.0 s"
+    assert said([one | {"reconstructions": 24}], 5.0)["measured"] == "24 reconstructions in 4.0 s, 6.00 a second"
+    assert not {"measured", "time in all"} & set(said([], None))
 
 
 def test_a_long_list_of_skipped_pictures_is_cut_and_counted() -> None:

@@ -38,14 +38,18 @@ class Ranks:
         if self.count > 1:
             torch.distributed.barrier()  # pyright: ignore[reportUnknownMemberType]
 
-    def agree(self, plan: Mapping[str, Any]) -> None:
-        """Raises UsageError on every rank unless all have the same plan: pictures, versions, threads, batch ..."""
+    def collect(self, one: Any) -> list[Any]:
+        """What each rank gives, in their order, for all of them."""
         if self.count == 1:
-            return
+            return [one]
         from accelerate import utils  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
 
         accelerate: Any = utils
-        plans: list[dict[str, Any]] = accelerate.gather_object([json.loads(json_text(plan))])
+        return accelerate.gather_object([one])
+
+    def agree(self, plan: Mapping[str, Any]) -> None:
+        """Raises UsageError on every rank unless all have the same plan: pictures, versions, threads, batch ..."""
+        plans: list[dict[str, Any]] = self.collect(json.loads(json_text(plan)))
         for number, other in enumerate(plans):
             changed = [key for key in other if other[key] != plans[0].get(key)]
             if changed:

@@ -124,7 +124,7 @@ def facts(results: Results) -> dict[str, str]:
         found["skipped"] = listed(skipped)
     if record.get("threads") is not None:
         found["threads"] = str(record["threads"])
-    found |= _timing(record)
+    found |= _timing(results)
     if record.get("peak_memory_bytes"):
         found["peak memory"] = f"{record['peak_memory_bytes'] / 1e9:.2f} GB"
     if record.get("versions"):
@@ -140,14 +140,21 @@ def listed(skipped: Mapping[str, Any]) -> str:
     return f"{len(skipped)} unreadable: {first}{'; ...' if len(skipped) > 20 else ''}"
 
 
-def _timing(record: Mapping[str, Any]) -> dict[str, str]:
+def _timing(results: Results) -> dict[str, str]:
+    """The speed of all calls whose times are known; those that were stopped, and other shards, left none."""
     found: dict[str, str] = {}
-    done = _mapping(record.get("measured_in_this_call"))
-    if done.get("pictures") and done.get("seconds"):
-        each = done["pictures"] / done["seconds"]
-        found["measured"] = f"{done['pictures']:,} pictures in {done['seconds']:.1f} s, {each:.2f} a second"
-    if record.get("seconds") is not None:
-        found["time in all"] = f"{record['seconds']:.1f} s"
+    calls = _mappings(results.record.get("calls"))
+    done = sum(call["reconstructions"] for call in calls)
+    seconds = sum(call["measuring_seconds"] for call in calls)
+    if done and seconds:
+        found["measured"] = f"{done:,} reconstructions in {seconds:.1f} s, {done / seconds:.2f} a second"
+        others = results.count * len(results.vaes) - done
+        if others > 0:
+            found["measured"] += f"; {others:,} more by shards or stopped calls, whose times aren't known"
+    if results.record.get("seconds") is not None:
+        found["time in all"] = f"{results.record['seconds']:.1f} s"
+        if len(calls) > 1:
+            found["time in all"] += f", in {len(calls)} calls"
     return found
 
 

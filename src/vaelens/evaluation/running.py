@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.evaluation.calls import call_record, earlier_calls, share, totals
 from vaelens.evaluation.equipment import (
     Access,
     Say,
@@ -154,8 +155,9 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
         }
         if ranks.count == 1 and (kept := len(folder.rows(list(loaded)))):
             say(f"{kept} of {len(folder.ids) * len(loaded)} reconstructions were measured before, and are kept.")
-        measured = work.measure(mine, progress)
+        measured = share(work.measure(mine, progress))
         ranks.wait()
+        shares = ranks.collect(measured)
         ranks.gather(folder, loaded)
         folder.refresh()
         left = len(missing_units(folder, loaded))
@@ -170,8 +172,13 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
         asked = {"source": dataset.name, "skip_bad": skip_bad, "shard": shard, "take": take, "ranks": ranks.count}
         asked |= {"min_aesthetic": min_aesthetic, "split": split}
         settings = {k: plan[k] for k in plan if k not in {"vaes", "versions", "schema"}} | asked
-        record = run_record("evaluate", settings, list(records.values()), time.perf_counter() - began)
-        record |= {"skipped": folder.bad(), "notes": list(dataset.notes), "measured_in_this_call": measured}
+        took = time.perf_counter() - began
+        calls = earlier_calls(path / "run.json")
+        if calls is None:
+            say(f"{path / 'run.json'} is damaged: the times of earlier calls are lost, and it is written anew.")
+        calls = [*(calls or ()), *filter(None, [call_record(shares, took)])]
+        record = run_record("evaluate", settings, list(records.values()), took) | totals(calls)
+        record |= {"skipped": folder.bad(), "notes": list(dataset.notes), "calls": calls}
         write_atomic(path / "run.json", json_text(record).encode())
         results = summarise(folder, dataset, protocol, record, progress)
         write_report(results, make(choose(results), work), path)

@@ -32,12 +32,12 @@ class Work:
     cache: OriginalsCache
 
     def measure(self, wanted: Mapping[int, Sequence[str]], progress: Progress | None = None) -> dict[str, float]:
-        """These chunks, each through the VAEs named; gives the pictures and seconds that it took.
+        """These chunks, each through the VAEs named; gives the pictures, reconstructions and measuring_seconds.
 
         The originals of a chunk are decoded, resized and featurised once for all VAEs. Raises what reading and
         running raise; what was finished before is in the folder.
         """
-        began, done = time.perf_counter(), 0
+        began, done, pictures = time.perf_counter(), 0, 0
         total = sum(len(self.folder.ids_of(chunk)) * len(names) for chunk, names in wanted.items())
         for chunk in read_ahead(self.dataset, list(wanted), self.folder.batch, self.preset, self.skip_bad):
             names = wanted[chunk.number]
@@ -52,7 +52,9 @@ class Work:
                     f"out of memory with {len(chunk.items)} pictures at once. Take a smaller --batch in another folder."
                 ) from error
             done += len(chunk.items) * len(names)
-        return {"pictures": done, "seconds": round(time.perf_counter() - began, 3)}
+            pictures += len(chunk.items)
+        took = round(time.perf_counter() - began, 3)
+        return {"pictures": pictures, "reconstructions": done, "measuring_seconds": took}
 
     def _measure_chunk(self, chunk: Chunk, names: Sequence[str]) -> None:
         if not chunk.items:  # none could be read
