@@ -543,7 +543,23 @@ def test_a_vae_that_overflows_ends_with_7_and_all_that_was_found(photos: Path, t
     assert found["measured"]["activations"]["decoder.conv_in"] is None
 
 
-def test_photos_without_health_are_refused(vae_file: Path) -> None:
-    ran = inspect(vae_file, "--photos", ".")
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--photos", "."), ("--max-side", "512"), ("--round-trips", "8"), ("--time-at", "256"), ("--device", "auto"),
+     ("--dtype", "float32")],
+)  # fmt: skip
+def test_what_only_health_uses_is_refused_without_it(vae_file: Path, option: str, value: str) -> None:
+    """The default value too: who names it expects a run."""
+    from vaelens.cli.main import app
+
+    with pytest.raises(UsageError, match=f"^{option} does nothing without --health.*Add --health, or leave"):
+        app(["inspect", str(vae_file), option, value], standalone_mode=False)
+    with pytest.raises(UsageError, match=r"do nothing without --health"):
+        app(["inspect", str(vae_file), option, value, "--photos", ".", "--device", "cpu"], standalone_mode=False)
+    app(["inspect", str(vae_file), "--json", "--offline"], standalone_mode=False)
+
+
+def test_the_command_refuses_with_2_what_only_health_uses(vae_file: Path) -> None:
+    ran = inspect(vae_file, "--dtype", "float16", "--max-side", "64")
     assert ran.returncode == 2
-    assert "--photos are for --health" in ran.stderr
+    assert "--max-side, --dtype do nothing without --health" in ran.stderr

@@ -11,8 +11,11 @@ from vaelens.errors import CheckFailedError, UsageError
 if TYPE_CHECKING:
     from vaelens.health import Health
 
+FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype")
+
 
 def inspect(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="FILE", help="A VAE: a file, a folder, a name or a hub id.")],
     health: Annotated[
         bool,
@@ -51,8 +54,8 @@ def inspect(
     Example: vaelens inspect ft-mse --health --photos my-photos/
     """
     set_level(quiet, verbose)
-    if photos and not health:
-        raise UsageError("--photos are for --health. Add it: vaelens inspect FILE --health --photos PATH.")
+    if not health:
+        _check_unused(context)
     from vaelens.loading import describe
 
     if not health:
@@ -78,6 +81,16 @@ def inspect(
             f"{vae.name} gave NaN or infinite values in {len(examined.measured.failures)} passes. "
             + ("Its weights are broken: get the file anew." if dtype == "float32" else "Try --dtype float32.")
         )
+
+
+def _check_unused(context: typer.Context) -> None:
+    """Raises UsageError for options that would change nothing without --health."""
+    sources = {name: context.get_parameter_source(name) for name in FOR_HEALTH}
+    given = [f"--{name.replace('_', '-')}" for name, of in sources.items() if of is not None and of.name != "DEFAULT"]
+    if given:
+        named = ", ".join(given)
+        does = "does nothing" if len(given) == 1 else "do nothing"
+        raise UsageError(f"{named} {does} without --health, which runs the VAE. Add --health, or leave {named} out.")
 
 
 def _show(found: dict[str, Any]) -> None:
