@@ -18,10 +18,12 @@ from PIL import Image
 
 from conftest import random_vae
 from vaelens.errors import BadInputError, NetworkError, UsageError
-from vaelens.evaluation.examples import choose
+from vaelens.evaluation.examples import choose, make
 from vaelens.evaluation.folder import RunFolder
-from vaelens.evaluation.results import Results
+from vaelens.evaluation.ranks import Ranks
+from vaelens.evaluation.results import Example, Results
 from vaelens.evaluation.running import evaluate
+from vaelens.evaluation.work import Work
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
@@ -160,6 +162,24 @@ def test_shards_change_nothing(
         assert results is None
         results = evaluate(two_vaes, photos, output=tmp_path / "run", shard=f"{shard}/{count}", **FAST)
     assert_same(tmp_path / "run", results, whole)
+
+
+def test_a_shard_that_is_not_the_last_says_what_is_left_as_json(
+    photos: Path, two_vaes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vaelens.cli.main import app
+
+    shards = [[*command(photos, two_vaes, tmp_path / "run", "--take", "4", "--json")[2:], "--shard"] for _ in "12"]
+    app([*shards[0], "1/2"], standalone_mode=False)
+    (left,) = json.loads(capsys.readouterr().out).values()
+    assert left | {"measured": None} == {
+        "output": str(tmp_path / "run"), "shard": "1/2", "chunks": 2, "chunks_left": 1, "reconstructions_left": 4,
+        "measured": None,
+    }  # fmt: skip
+    assert (left["measured"]["pictures"], left["measured"]["reconstructions"]) == (2, 4)
+    app([*shards[1], "2/2"], standalone_mode=False)
+    assert "unfinished" not in (found := json.loads(capsys.readouterr().out))
+    assert found["pictures"] == 4
 
 
 def test_two_ranks_change_nothing(
@@ -374,6 +394,30 @@ def test_another_plan_is_refused_by_name(
         evaluate(two_vaes, photos, output=whole[0], **{**FAST, **change})
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "no plan of an evaluation"),
+        ("[1]", "no plan of an evaluation"),
+        ('"plan"', "no plan of an evaluation"),
+        ('{"preset": "offline", "vaes": {}, "batch": 2, "threads": 1}', "no plan of an evaluation"),
+        ('{"preset": {"name": "offline"}, "vaes": [], "batch": 2, "threads": 1}', "no plan of an evaluation"),
+        ('{"preset": {"name": "offline"}, "vaes": {}, "batch": "x", "threads": 1}', "no plan of an evaluation"),
+        ('{"recipe": {"steps": 9}, "vaes": {}}', "holds a run of another command"),
+        ("{", "can't be read"),
+        ("[" * 100_000, "can't be read"),
+    ],
+)
+def test_a_folder_whose_plan_is_none(
+    photos: Path, two_vaes: list[Path], tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(BadInputError, match=f"{message}.* Choose another folder with -o") as caught:
+        evaluate(two_vaes, photos, output=tmp_path, **FAST)
+    assert str(tmp_path) in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_another_vae_of_the_same_name_is_refused(whole: tuple[Path, Results], photos: Path, tmp_path: Path) -> None:
     other = random_vae(SMALL, seed=9).save(tmp_path / "one.safetensors")
     with pytest.raises(UsageError, match=r"VAE one\.weights was"):
@@ -406,6 +450,42 @@ def test_a_corrupt_picture_stops_the_run_or_is_listed(photos: Path, two_vaes: li
         (folder / f"{name:02d}.png").write_bytes(b"no picture")
     with pytest.raises(BadInputError, match="none of the pictures could be read"):
         evaluate(two_vaes[:1], folder, output=tmp_path / "none", skip_bad=True, **FAST)
+
+
+def test_a_chosen_picture_that_is_gone_is_no_example(
+    photos: Path, two_vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the whole run, nothing may be lost for a picture to look at.
+
+    Of the three chunks of two, the first loses a picture, the second both, and in the third one has changed.
+    """
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.png").write_bytes((photos / f"{number:02d}.png").read_bytes())
+
+    def spoiled(chosen: dict[str, str], work: Work) -> list[Example]:
+        assert len(chosen) == 6
+        for number in (1, 2, 3):
+            (folder / f"{number}.png").unlink()
+        (folder / "5.png").write_bytes(b"no picture")
+        shown = make(chosen, work)
+        assert [example.id for example in shown] == ["0.png"]
+        return shown
+
+    monkeypatch.setattr("vaelens.evaluation.running.make", spoiled)
+    assert evaluate(two_vaes, folder, output=tmp_path / "run", **FAST) is not None
+    assert (tmp_path / "run" / "report.md").exists()
+
+
+def test_ranks_that_differ_are_told_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 alone has an old folder, whose batch it takes."""
+    import accelerate.utils
+
+    plans = [{"batch": 2, "seed": 0}, {"batch": 4, "seed": 0}]
+    monkeypatch.setattr(accelerate.utils, "gather_object", lambda _: plans)
+    with pytest.raises(UsageError, match=r"rank 1 .* other batch\. Give .*--batch"):
+        Ranks(0, 2).agree(plans[0])
 
 
 def test_reconstructions_that_are_not_finite_count_nowhere(photos: Path, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def evaluate(
                 offline=offline,
                 announce=say,
                 progress=step,
+                unfinished=(lambda left: result_json({"unfinished": left})) if json else None,
             )
     except KeyboardInterrupt:
         say("What was measured is kept; the same command goes on from there.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from vaelens.errors import CheckFailedError
 from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.measuring import reconstruct_chunk
 from vaelens.evaluation.pictures import read_chunk
@@ -47,11 +48,20 @@ def choose(results: Results) -> dict[str, str]:
 
 
 def make(chosen: Mapping[str, str], work: Work) -> list[Example]:
-    """The chosen pictures as they were measured: reconstructed in the same chunks, so to the same pixels."""
+    """The chosen pictures as they were measured: reconstructed in the same chunks, so to the same pixels.
+
+    One that can't be read any more is left out, and so are those of a chunk in which a picture has changed: everything
+    is measured by now, and the report is written without them.
+    """
     number_of = {item.id: number for number, item in enumerate(work.dataset.items)}
     examples: dict[str, Example] = {}
     for number in sorted({number_of[name] // work.folder.batch for name in chosen}):
-        chunk = read_chunk(work.dataset, number, work.folder.batch, work.preset, skip_bad=True)
+        try:
+            chunk = read_chunk(work.dataset, number, work.folder.batch, work.preset, skip_bad=True)
+        except CheckFailedError:  # a picture of it has changed
+            continue
+        if not any(item.id in chosen for item in chunk.items):
+            continue
         originals = _pixels(saved_originals(chunk.pixels, work.preset))
         made = {
             name: _pixels(reconstruct_chunk(vae, chunk, work.preset, work.seed).pixels)
@@ -61,7 +71,7 @@ def make(chosen: Mapping[str, str], work: Work) -> list[Example]:
             if item.id in chosen:
                 again = {name: pixels[b] for name, pixels in made.items()}
                 examples[item.id] = Example(item.id, chosen[item.id], originals[b], again)
-    return [examples[name] for name in chosen]
+    return [examples[name] for name in chosen if name in examples]
 
 
 def _take(chosen: dict[str, str], names: Sequence[str], why: str) -> None:

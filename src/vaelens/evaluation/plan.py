@@ -10,8 +10,7 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.report.record import json_text
 
 OURS = ("rows.jsonl", "run.json", "report.html", "report.md", "results.json", "rows.csv", "regions.csv", "model-index")
-
-
+ELSEWHERE = "Choose another folder with -o."
 WORDS = {
     "pictures": "the number of pictures",
     "manifest_sha256": "the pictures' hash",
@@ -20,21 +19,38 @@ WORDS = {
 
 
 def read_plan(path: Path) -> dict[str, Any] | None:
-    """The plan of the run in this folder; None where there is none. Raises BadInputError for a damaged one."""
+    """The plan of the run in this folder; None where there is none.
+
+    Raises BadInputError for one that is damaged, or of another command.
+    """
     file = path / "plan.json"
     try:
-        return json.loads(file.read_bytes())
+        found = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"{file}: can't be read ({error}). Choose another folder with -o.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{file}: can't be read ({error}). {ELSEWHERE}") from error
+    plan = cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    if "recipe" in plan and "preset" not in plan:  # finetune's
+        raise BadInputError(f"{path} holds a run of another command, and no evaluation goes on there. {ELSEWHERE}")
+    if not _is_plan(plan):
+        raise BadInputError(f"{file} is no plan of an evaluation: it is damaged, or another program's. {ELSEWHERE}")
+    return plan
+
+
+def _is_plan(plan: Mapping[str, Any]) -> bool:
+    """Whether it has what is read before plans are compared."""
+    preset = plan.get("preset")
+    named = isinstance(preset, dict) and isinstance(cast(dict[str, Any], preset).get("name"), str)
+    counts = [plan.get(name) for name in ("batch", "threads")]
+    return named and isinstance(plan.get("vaes"), dict) and all(type(n) is int and n > 0 for n in counts)
 
 
 def check_empty(path: Path) -> None:
     """Raises UsageError where a folder without a plan holds a file that a run would replace."""
     taken = [name for name in OURS if (path / name).exists()]
     if taken:
-        raise UsageError(f"{path / taken[0]} is not of an evaluation and would be lost. Choose another folder with -o.")
+        raise UsageError(f"{path / taken[0]} is not of an evaluation and would be lost. {ELSEWHERE}")
 
 
 def check_plan(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +74,7 @@ def compare_plans(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
     if was_named != named:
         raise UsageError(
             f"{path} holds a run with the preset {was_named}, not {named}: "
-            "results of two presets never stand in one table. Choose another folder with -o."
+            f"results of two presets never stand in one table. {ELSEWHERE}"
         )
     known = found.get("vaes", {})
     changed = [

@@ -53,9 +53,9 @@ class Ranks:
         for number, other in enumerate(plans):
             changed = [key for key in other if other[key] != plans[0].get(key)]
             if changed:
-                raise UsageError(
+                raise UsageError(  # --batch, since where only one has an old folder, that one takes it from there
                     f"rank {number} would measure something else than rank 0: other {', '.join(changed)}. "
-                    "Give all machines the same pictures, packages and --threads."
+                    "Give all machines the same pictures, packages, --batch and --threads."
                 )
 
     def gather(self, folder: RunFolder, vaes: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -74,6 +74,7 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
     offline: bool = False,
     announce: Say | None = None,
     progress: Progress | None = None,
+    unfinished: Callable[[dict[str, Any]], None] | None = None,
 ) -> Results | None:
     """Measure VAEs on a data set; leaves rows, features and a report in the folder `output`.
 
@@ -84,8 +85,9 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
     batch: pictures a chunk; threads: of the CPU; both are part of the plan, since they change the last bits.
     networks: files to use in place of the published metric networks, by name.
 
-    Gives the results, or None where chunks are left for other shards or ranks. Raises what reading, loading,
-    downloading and running raise; UsageError where `output` holds another run.
+    Gives the results, or None where chunks are left for other shards or ranks; `unfinished` is then told, on the first
+    rank, how many are left and what this call measured. Raises what reading, loading, downloading and running raise;
+    UsageError where `output` holds another run.
     """
     began = time.perf_counter()
     say = announce or logging.getLogger(__name__).info
@@ -160,9 +162,9 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
         shares = ranks.collect(measured)
         ranks.gather(folder, loaded)
         folder.refresh()
-        left = len(missing_units(folder, loaded))
+        left = missing_units(folder, loaded)
         if left and ranks.is_first:
-            say(f"{left} of {folder.chunks} chunks are left for the other shards; the last one writes the report.")
+            _tell_left(folder, left, say, unfinished, {"shard": shard, "measured": measured})
         if left or not ranks.is_first:
             return None
         _check_bad(folder, skip_bad)
@@ -204,6 +206,21 @@ def _check_bad(folder: RunFolder, skip_bad: bool) -> None:
         which = "none of the pictures" if len(bad) == len(folder.ids) else f"{len(bad)} of the pictures"
         could = "could be read" if which.startswith("none") else "couldn't be read; --skip-bad goes on without them"
         raise BadInputError(f"{folder.path}: {which} {could}. The first is {name}: {why}")
+
+
+def _tell_left(
+    folder: RunFolder,
+    left: Mapping[int, Sequence[str]],
+    say: Say,
+    unfinished: Callable[[dict[str, Any]], None] | None,
+    done: Mapping[str, Any],
+) -> None:
+    """How much is left to measure, in words and, with what this call did, in numbers."""
+    say(f"{len(left)} of {folder.chunks} chunks are left for the other shards; the last one writes the report.")
+    if unfinished:
+        count = sum(len(folder.ids_of(chunk)) * len(names) for chunk, names in left.items())
+        of = {"chunks": folder.chunks, "chunks_left": len(left), "reconstructions_left": count}
+        unfinished({"output": str(folder.path), **of, **done})
 
 
 def _part(shard: str | None) -> tuple[int, int]:
