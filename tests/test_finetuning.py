@@ -367,3 +367,13 @@ def test_nobody_else_trains_in_the_folder(narrow: Path, photos: Path, tmp_path: 
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(UsageError, match="running there already"):
         train(narrow, photos, tmp_path / "run")
+
+
+def test_an_evaluation_s_folder_is_no_training_s_and_the_other_way_round(
+    whole: Path, narrow: Path, photos: Path, tmp_path: Path
+) -> None:
+    vl.evaluate(narrow, photos, preset="small", output=tmp_path / "evaluation", device="cpu", take=2)
+    with pytest.raises(UsageError, match="a run of another command"):
+        train(narrow, photos, tmp_path / "evaluation")
+    with pytest.raises(BadInputError, match="a run of another command"):
+        vl.evaluate(narrow, photos, preset="small", output=whole, device="cpu", take=2)

@@ -23,6 +23,23 @@ def read_plan(path: Path) -> dict[str, Any] | None:
 
     Raises BadInputError for one that is damaged, or of another command.
     """
+    plan = any_plan(path)
+    if plan is None:
+        return None
+    if "recipe" in plan and "preset" not in plan:  # finetune's
+        raise BadInputError(f"{path} holds a run of another command, and no evaluation goes on there. {ELSEWHERE}")
+    if not _is_plan(plan):
+        raise BadInputError(
+            f"{path / 'plan.json'} is no plan of an evaluation: it is damaged, or another program's. {ELSEWHERE}"
+        )
+    return plan
+
+
+def any_plan(path: Path) -> dict[str, Any] | None:
+    """What the folder's plan.json holds, of whatever command; None where there is none, {} for what is no table.
+
+    Raises BadInputError where it can't be read.
+    """
     file = path / "plan.json"
     try:
         found = json.loads(file.read_bytes())
@@ -30,12 +47,7 @@ def read_plan(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{file}: can't be read ({error}). {ELSEWHERE}") from error
-    plan = cast(dict[str, Any], found) if isinstance(found, dict) else {}
-    if "recipe" in plan and "preset" not in plan:  # finetune's
-        raise BadInputError(f"{path} holds a run of another command, and no evaluation goes on there. {ELSEWHERE}")
-    if not _is_plan(plan):
-        raise BadInputError(f"{file} is no plan of an evaluation: it is damaged, or another program's. {ELSEWHERE}")
-    return plan
+    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
 def _is_plan(plan: Mapping[str, Any]) -> bool:

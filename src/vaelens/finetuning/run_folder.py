@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vaelens.errors import UsageError
-from vaelens.evaluation.plan import changes, read_plan, refuse_changes
+from vaelens.evaluation.plan import ELSEWHERE, any_plan, changes, refuse_changes
 from vaelens.files import write_atomic
 from vaelens.report.record import json_text
 
@@ -20,11 +20,11 @@ def begun(path: Path) -> dict[str, Any]:
     """The plan of the training in the folder; empty where there is none. Raises UsageError where none can be."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"-o {path} is a file, and a training needs a folder. Choose another.")
-    found = read_plan(path)
+    found = any_plan(path)
     if found is None and path.is_dir() and any(not entry.name.startswith(LOCK) for entry in path.iterdir()):
-        raise UsageError(f"{path} holds other things, and no training. Choose another folder with -o.")
+        raise UsageError(f"{path} holds other things, and no training. {ELSEWHERE}")
     if found is not None and "recipe" not in found:
-        raise UsageError(f"{path} holds a run of another command. Choose another folder with -o.")
+        raise UsageError(f"{path} holds a run of another command. {ELSEWHERE}")
     return found or {}
 
 
