@@ -1,10 +1,10 @@
-"""What `evaluate.py` found, as Markdown tables."""
+"""What the benchmarks found, as Markdown tables."""
 
 from collections.abc import Sequence
 from typing import Any
 
 Result = dict[str, Any]
-OURS, THEIRS = "vaelens", "obvious stack"
+OURS, THEIRS, USUAL = "vaelens", "obvious stack", "usual step"
 
 
 def as_markdown(found: Result) -> str:
@@ -63,3 +63,21 @@ def _frechet(of: Result) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def finetune_markdown(of: Result) -> str:
+    """What `finetune.py` found."""
+    on = of["conditions"]
+    versions = ", ".join(f"{name} {number}" for name, number in on["versions"].items())
+    differences = ", ".join(f"{name} {value:.1g}" for name, value in of["largest_differences"].items())
+    rows = [
+        ("seconds a step", *(f"{of['seconds_a_step'][stack]:.2f}" for stack in (OURS, USUAL))),
+        ("pictures a second", *(f"{of['pictures_a_second'][stack]:.3g}" for stack in (OURS, USUAL))),
+        ("peak memory, GB", *(f"{of['peak_memory_bytes'][stack] / 1e9:.2f}" for stack in (OURS, USUAL))),
+    ]
+    return (
+        f"{on['cpu']}, {on['threads']} threads; {on['dtype']}, batch {on['batch']}, 256x256, seed {on['seed']}, "
+        f"medians of {on['rounds']} rounds of {on['steps']} steps in turns. {versions}.\n\n"
+        f"**A decoder-only step: {of['times_as_fast']:.2f} times as fast.** Relative differences between the two: "
+        f"{differences}.\n\n" + _table(("", OURS, USUAL), rows) + "\n"
+    )

@@ -1,0 +1,86 @@
+"""A decoder's training step as it is usually written: diffusers' AutoencoderKL, LPIPS, PatchGAN.
+
+Both losses on the decoder's output; two `autograd.grad` calls at its last weight for the adaptive weight; one total,
+and its backward pass through everything; then the discriminator on the detached output.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaelens.finetuning.recipe import Recipe
+from vaelens.finetuning.state import State
+from vaelens.finetuning.step import noise_seed, rate_at
+from vaelens.metrics.psim import normalised
+from vaelens.weights.config_json import config_json
+from vaelens.weights.spec import VAESpec
+
+
+class PlainStep:
+    """The same weights, recipe, noise and networks as `state`'s training."""
+
+    def __init__(self, state: State, recipe: Recipe, vgg: nn.Module, heads: nn.Module, seed: int) -> None:
+        described = config_json(VAESpec(state.network.config, None, 1.0, 0.0, (-1.0, 1.0)))
+        self.vae = AutoencoderKL.from_config(described)
+        self.vae.load_state_dict(state.network.state_dict())
+        self.vae.encoder.requires_grad_(False)
+        self.vae.quant_conv.requires_grad_(False)
+        self.judge = copy.deepcopy(state.discriminator)
+        assert self.judge is not None
+        self.recipe, self.heads, self.seed, self.updates = recipe, heads, seed, 0
+        self.vgg = vgg.eval().requires_grad_(False)
+        trained = [p for p in self.vae.parameters() if p.requires_grad]
+        o, g = recipe.optimizer, recipe.gan
+        self.optimizer = torch.optim.Adam(trained, o.rate, betas=o.betas)
+        self.judging = torch.optim.Adam(self.judge.parameters(), g.rate, betas=g.betas)
+        self.trained, self.average = trained, [p.detach().clone() for p in trained]
+
+    def step_on(self, image: Tensor) -> Callable[[], dict[str, float]]:
+        """The step on these pictures, [b,3,h,w] in [0,1]."""
+        x = image * 2 - 1
+
+        def step() -> dict[str, float]:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate_at(self.recipe.optimizer, self.updates, self.recipe.run.updates)
+            with torch.no_grad():
+                generators = [torch.Generator().manual_seed(noise_seed(self.seed, n)) for n in range(len(x))]
+                z = self.vae.encode(x).latent_dist.sample(generators)
+            made = self.vae.decode(z).sample
+            loss = ((x - made).abs() + self._lpips(made, x)).sum() / len(x)
+            heard = -self.judge(made).mean()
+            last = self.vae.decoder.conv_out.weight
+            ours, theirs = (torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (loss, heard))
+            weight = self.recipe.gan.weight * (ours / (theirs + 1e-4)).clamp(0, 1e4).detach()
+            self.optimizer.zero_grad()
+            (loss + weight * heard).backward()
+            gradient = torch.stack([p.grad.norm() for p in self.trained]).norm()
+            self.optimizer.step()
+            self.judging.zero_grad()
+            judged = 0.5 * (F.relu(1 - self.judge(x)).mean() + F.relu(1 + self.judge(made.detach())).mean())
+            judged.backward()
+            self.judging.step()
+            with torch.no_grad():
+                for average, weights in zip(self.average, self.trained, strict=True):
+                    average.lerp_(weights, 1e-4)
+            self.updates += 1
+            return {
+                "loss": float(loss),
+                "gradient": float(gradient),
+                "gan_weight": float(weight),
+                "discriminator": float(judged),
+            }
+
+        return step
+
+    def _lpips(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """[b,1,1,1], as lpips 0.1.4 computes it."""
+        total = torch.zeros(len(made), 1, 1, 1)
+        taps = zip(self.vgg(normalised((made + 1) / 2)), self.vgg(normalised((wanted + 1) / 2)), strict=True)
+        for (a, b), head in zip(taps, self.heads.children(), strict=True):
+            x, y = (t / (t.square().sum(dim=1, keepdim=True).sqrt() + 1e-10) for t in (a, b))
+            total = total + head["model"]((x - y).square()).mean(dim=(2, 3), keepdim=True)
+        return total
