@@ -12,6 +12,7 @@ import vaelens as vl
 from conftest import NARROW, TINY, random_vae
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.networks.autoencoder_kl import AutoencoderKL
+from vaelens.report.record import vae_record
 from vaelens.vae import VAE
 from vaelens.weights.config_json import config_json
 
@@ -209,3 +210,31 @@ def test_every_public_name_loads() -> None:
         assert getattr(vl, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         vl.laod  # noqa: B018
+
+
+@pytest.mark.parametrize("through", ["no_grad", "data", "numpy"])
+def test_the_fingerprint_is_that_of_the_weights_in_the_network(vae: VAE, tmp_path: Path, through: str) -> None:
+    """However they are changed in place: torch counts no change through .data or NumPy."""
+    loaded = vl.load(vae.save(tmp_path / "a.safetensors"), device="cpu")
+    before = loaded.fingerprint
+    weight = loaded.network.decoder.conv_out.weight
+    if through == "no_grad":
+        with torch.no_grad():
+            weight.mul_(1.5)
+    elif through == "data":
+        weight.data.mul_(1.5)
+    else:
+        weight.detach().numpy()[:] *= 1.5
+    after = loaded.fingerprint
+    assert (before.encoder == after.encoder, before.decoder == after.decoder) == (True, False)
+    assert vl.load(loaded.save(tmp_path / "b.safetensors"), device="cpu").fingerprint == after
+    assert vae_record(loaded)["weights"] == after.short
+    with torch.no_grad():
+        weight.copy_(vae.network.decoder.conv_out.weight)
+    assert loaded.fingerprint == before
+
+
+def test_weights_that_did_not_change_are_hashed_once(vae: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = vl.load(vae.save(tmp_path / "a.safetensors"), device="cpu", dtype="bfloat16")
+    monkeypatch.setattr("vaelens.vae.fingerprint", lambda tensors: pytest.fail("hashed again"))
+    assert loaded.fingerprint == vl.load(tmp_path / "a.safetensors", device="cpu").fingerprint

@@ -17,7 +17,7 @@ from vaelens.networks.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 from vaelens.networks.tiny import TinyAutoencoder
 from vaelens.weights import layouts
 from vaelens.weights.config_json import config_json
-from vaelens.weights.fingerprint import Fingerprint, fingerprint
+from vaelens.weights.fingerprint import Checksum, Fingerprint, checksum, fingerprint
 from vaelens.weights.safetensors_file import PICKLED
 from vaelens.weights.settling import METADATA_KEY, metadata_text
 from vaelens.weights.shapes import build
@@ -91,7 +91,9 @@ class VAE:
         self.network = network.eval()
         self.spec = spec
         self.name = name
-        self._stored_fingerprint = fingerprint
+        self._identified: tuple[Checksum, Fingerprint] | None = None
+        if fingerprint is not None:
+            self._identified = checksum(network.state_dict()), fingerprint
 
     @classmethod
     def from_tensors(
@@ -127,8 +129,12 @@ class VAE:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the weights as they were loaded; of the network's present ones where it wasn't loaded from a file."""
-        return self._stored_fingerprint or fingerprint(self.network.state_dict())
+        """Of the weights in the network: as they were stored, unless they were changed since they were loaded."""
+        tensors = self.network.state_dict()
+        present = checksum(tensors)
+        if self._identified is None or self._identified[0] != present:
+            self._identified = present, fingerprint(tensors)
+        return self._identified[1]
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Encoded:

@@ -39,13 +39,14 @@ def run_record(
 
 def vae_record(vae: VAE) -> dict[str, Any]:
     """One VAE as a record names it: by content, not only by name."""
+    fingerprint = vae.fingerprint
     return {
         "name": vae.name,
         "latent_space": vae.spec.latent_space,
         "scaling_factor": vae.spec.scaling_factor,
         "shift_factor": vae.spec.shift_factor,
-        "weights": vae.fingerprint.short,
-        "fingerprint": vae.fingerprint.as_dict(),
+        "weights": fingerprint.short,
+        "fingerprint": fingerprint.as_dict(),
         "device": str(vae.device),
         "dtype": str(vae.dtype).removeprefix("torch."),
     }
