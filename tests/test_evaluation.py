@@ -286,7 +286,7 @@ def test_killed_while_folding(
     monkeypatch.setattr("vaelens.evaluation.folder.KEPT", 10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFolder, "_fold", lambda self, group, name: None)
-        with pytest.raises(FileNotFoundError):  # from summarising without sums
+        with pytest.raises(BadInputError, match=r"is gone\. Run the same command again"):  # summarising without sums
             evaluate(two_vaes, photos, output=tmp_path / "run", **FAST)
     left = next((tmp_path / "run" / "features" / "originals").iterdir())
     kept = left.read_bytes()

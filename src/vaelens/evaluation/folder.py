@@ -14,7 +14,6 @@ work on one folder: appending happens under a lock, and a unit that is there isn
 
 import functools
 import hashlib
-import itertools
 import json
 import operator
 import os
@@ -38,7 +37,7 @@ from vaelens.metrics.frechet import Moments
 from vaelens.report.record import json_text
 
 KEPT = 50_000  # pictures whose features are kept; beyond, their sums in GROUPS groups
-GROUPS = 20
+GROUPS = 20  # of pictures from the whole set each, so that a set sorted by class has no group of one class
 BLOCK = 4096  # pictures whose features are summed at once
 ORIGINALS = ""  # in the place of a VAE's name; no VAE is called that
 
@@ -56,6 +55,7 @@ class RunFolder:
         self.chunks = -(-len(self.ids) // batch)
         self._index = {name: number for number, name in enumerate(self.ids)}
         self._rows: dict[tuple[str, str], Row] = {}
+        self._measured: set[str] = set()  # ids with a row of any VAE
         self._bad: dict[str, str] = {}
         self._read_to = 0
 
@@ -101,19 +101,23 @@ class RunFolder:
         bad: Sequence[Bad],
         features: Mapping[str, Mapping[str, Tensor]],
     ) -> None:
-        """Store a unit: `features` has {extractor: [b,d]} for ORIGINALS and for the VAE, fp32."""
+        """Store a unit: `features` has {extractor: [b,d]} for ORIGINALS and for the VAE, fp32.
+
+        Raises BadInputError, storing nothing, where pictures that can be read aren't those of the chunk's other VAEs.
+        """
         with self._lock():
             self._take_in()
-            if self.is_done(chunk, vae):
-                return
-            for name in (ORIGINALS, vae):
-                if not self._has_features(chunk, name):
-                    self._write_features(chunk, name, features[name])
-            lines = [_line(row) for row in rows if (row.id, vae) not in self._rows]
-            lines += [json.dumps({"id": name, "bad": why}) for name, why in bad if name not in self._bad]
-            self._append(lines)
-            self._take_in()
-            for name in (ORIGINALS, vae):
+            if not self.is_done(chunk, vae):
+                self._check_same(rows, bad)
+                begun = any(name in self._measured or name in self._bad for name in self.ids_of(chunk))
+                for name in (ORIGINALS, vae):
+                    if not begun or not self._has_features(chunk, name):  # those of a killed process may be of others
+                        self._write_features(chunk, name, features[name])
+                lines = [_line(row) for row in rows if (row.id, vae) not in self._rows]
+                lines += [json.dumps({"id": name, "bad": why}) for name, why in bad if name not in self._bad]
+                self._append(lines)
+                self._take_in()
+            for name in (ORIGINALS, vae):  # also what a killed process added, but didn't fold
                 self._fold(self._group_of(chunk), name)
 
     def rows(self, vaes: Sequence[str]) -> list[Row]:
@@ -131,20 +135,52 @@ class RunFolder:
         return self._joined(range(self.chunks), name, extractor)
 
     def moments(self, name: str, extractor: str) -> list[Moments]:
-        """The float64 sums of the groups, by picture number; NaN where a reconstruction wasn't finite."""
+        """The float64 sums of the groups, GROUPS or fewer; NaN where a reconstruction wasn't finite.
+
+        A group has every GROUPS-th picture; beyond KEPT, whole chunks (`_group_of`). Groups of which no picture could
+        be read are left out. Raises BadInputError where stored sums are damaged or gone.
+        """
         if not self._folds():
             features = self.features(name, extractor)
             assert features is not None
-            bounds = [len(features) * g // GROUPS for g in range(GROUPS + 1)]
-            return [Moments.of(features[a:b]) for a, b in itertools.pairwise(bounds) if b > a]
-        return [_moments(load_file(self._sums(group, name)), extractor) for group in self._groups()]
+            return [Moments.of(features[group::GROUPS]) for group in range(min(GROUPS, len(features)))]
+        with self._lock():
+            for group in self._groups():  # what a killed process left unfolded
+                self._fold(group, name)
+        return [
+            self._moments(group, name, sums, extractor)
+            for group in self._groups()
+            if (sums := self._read(self._sums(group, name)))
+        ]
 
     def unit(self, chunk: int, vae: str) -> tuple[list[Row], list[Bad], Features]:
-        """A unit that is done, as `add` takes it: to hand it to another machine's folder."""
+        """A unit that is done, as `add` takes it: to hand it to another machine's folder.
+
+        Raises BadInputError where its features were put into sums, out of which they can't be had again.
+        """
         ids = self.ids_of(chunk)
+        gone = next((name for name in (ORIGINALS, vae) if not self._features(chunk, name).exists()), None)
+        if gone is not None:
+            raise BadInputError(
+                f"{self._features(chunk, gone)} was put into a sum, so its chunk can't be handed to another folder. "
+                "Give all ranks one folder that they share, or empty ones of their own."
+            )
         rows = [self._rows[name, vae] for name in ids if name not in self._bad]
         bad = [(name, self._bad[name]) for name in ids if name in self._bad]
         return rows, bad, {name: self._read_features(chunk, name) for name in (ORIGINALS, vae)}
+
+    def _check_same(self, rows: Sequence[Row], bad: Sequence[Bad]) -> None:
+        for name, why in bad:
+            if name in self._measured:
+                raise BadInputError(
+                    f"{name} could be read before and can't now; check the disk and run the same command again. {why}"
+                )
+        for row in rows:
+            if row.id in self._bad:
+                raise BadInputError(
+                    f"{row.id} couldn't be read before, is left out in {self.path}, and can be read now. "
+                    "To measure it through every VAE, choose another folder with -o."
+                )
 
     def _lock(self) -> FileLock:
         try:
@@ -204,6 +240,7 @@ class RunFolder:
                 self._bad[name] = values["bad"]
             else:
                 row = _row(values)
+                self._measured.add(name)
                 self._rows.setdefault((name, row.vae), row)  # never twice
         except (ValueError, KeyError, TypeError) as error:
             where = f"{self.path / 'rows.jsonl'}: a damaged line ({error}): {line[:60]!r}"
@@ -225,9 +262,15 @@ class RunFolder:
         write_atomic(self._features(chunk, name), safetensors_bytes(cpu))
 
     def _read_features(self, chunk: int, name: str) -> dict[str, Tensor]:
-        file = self._features(chunk, name)
+        return self._read(self._features(chunk, name))
+
+    def _read(self, file: Path) -> dict[str, Tensor]:
         try:
             return load_file(file)
+        except FileNotFoundError as error:
+            raise BadInputError(
+                f"{file} is gone. Run the same command again, which measures what is missing."
+            ) from error
         except (SafetensorError, OSError) as error:
             raise BadInputError(f"{file}: damaged ({error}). Remove it and run the same command again.") from error
 
@@ -235,14 +278,18 @@ class RunFolder:
         return len(self.ids) > KEPT
 
     def _group_of(self, chunk: int) -> int:
-        return chunk * GROUPS // self.chunks
+        """Round the groups, each turn beginning one later: a rank that has every second chunk has no whole group."""
+        return (chunk + chunk // GROUPS) % GROUPS
 
-    def _groups(self) -> list[int]:
+    def _groups(self) -> range:
         """GROUPS of them, but where chunks are fewer."""
-        return sorted({self._group_of(chunk) for chunk in range(self.chunks)})
+        return range(min(GROUPS, self.chunks))
 
-    def _chunks_of(self, group: int) -> range:
-        return range(-(-group * self.chunks // GROUPS), -(-(group + 1) * self.chunks // GROUPS))
+    def _chunks_of(self, group: int) -> list[int]:
+        """In order: the one of each turn."""
+        starts = range(0, self.chunks, GROUPS)
+        chunks = (start + (group - turn) % GROUPS for turn, start in enumerate(starts))
+        return [chunk for chunk in chunks if chunk < self.chunks]
 
     def _joined(self, chunks: Iterable[int], name: str, extractor: str) -> Tensor:
         parts = [self._read_features(chunk, name) for chunk in chunks]
@@ -260,7 +307,7 @@ class RunFolder:
         for chunk in chunks:
             self._features(chunk, name).unlink(missing_ok=True)
 
-    def _summed(self, chunks: range, name: str) -> dict[str, Tensor]:
+    def _summed(self, chunks: Sequence[int], name: str) -> dict[str, Tensor]:
         extractors = next((list(part) for chunk in chunks if (part := self._read_features(chunk, name))), list[str]())
         tensors: dict[str, Tensor] = {}
         for extractor in extractors:
@@ -272,6 +319,14 @@ class RunFolder:
             }
         return tensors
 
+    def _moments(self, group: int, name: str, tensors: Mapping[str, Tensor], extractor: str) -> Moments:
+        try:
+            count, total, outer = (tensors[f"{extractor}.{field}"] for field in ("count", "total", "outer"))
+        except KeyError as error:
+            file = self._sums(group, name)
+            raise BadInputError(f"{file}: no sums of {extractor}. Remove it and run the same command again.") from error
+        return Moments(int(count), total, outer)
+
 
 def _line(row: Row) -> str:
     values: dict[str, Any] = {"id": row.id, "vae": row.vae, "sha256": row.sha256, "finite": row.finite, **row.scores}
@@ -279,7 +334,7 @@ def _line(row: Row) -> str:
         values["regions"] = [dict(region) for region in row.regions]
     if row.letters:
         values["letters"] = list(row.letters)
-    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+    return json.dumps(values, allow_nan=False)  # in ASCII: a file's name, and so a VAE's, may be no Unicode
 
 
 def _row(values: dict[str, Any]) -> Row:
@@ -288,17 +343,12 @@ def _row(values: dict[str, Any]) -> Row:
     return Row(**fixed, scores=values, regions=tuple(regions), letters=tuple(letters) if letters else None)
 
 
-def _moments(tensors: Mapping[str, Tensor], extractor: str) -> Moments:
-    count, total, outer = (tensors[f"{extractor}.{field}"] for field in ("count", "total", "outer"))
-    return Moments(int(count), total, outer)
-
-
 def file_name(name: str) -> str:
     """A VAE's name as one folder's: no separators, nothing hidden, distinct where the names are, in any case."""
     if name == ORIGINALS:
         return "originals"
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
-    return f"vae-{kept[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"vae-{kept[:80]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def missing_units(folder: RunFolder, vaes: Iterable[str]) -> dict[int, list[str]]:
