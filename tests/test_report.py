@@ -321,6 +321,13 @@ def test_markdown_takes_nothing_in_a_name_for_a_sign() -> None:
     ]
 
 
+def test_a_name_that_is_no_unicode_stops_no_file() -> None:
+    """A file's name may be none, and a VAE is called by it."""
+    files = report_files(made_up(("caf\udce9", "b"), 4), [])
+    assert b"caf?" in files["report.html"]
+    assert b"caf?" in files["report.md"]
+
+
 def test_rows_csv_reads_back_to_the_same_floats() -> None:
     results = made_up(("kl-f8", 'a,"b\n'), 20)
     lost = dataclasses.replace(

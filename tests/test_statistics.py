@@ -95,6 +95,18 @@ def test_share_won_and_ties_by_hand() -> None:
     assert not higher.decided
 
 
+def test_of_infinite_values_alone_it_is_known_who_won() -> None:
+    equal = [math.inf] * 4
+    found = paired(equal, [25.0, 30.0, math.inf, math.nan], "higher")
+    assert (found.won, found.ties, found.count, found.dropped) == (2 / 3, 1 / 3, 0, 4)
+    assert math.isnan(found.difference)
+    assert not found.decided
+    assert paired([25.0, 30.0], equal[:2], "higher").won == 0
+    nothing = paired([math.nan], [1.0], "higher")
+    assert math.isnan(nothing.won)
+    assert math.isnan(nothing.ties)
+
+
 def test_paired_is_the_same_with_the_same_seed_only() -> None:
     first, second = values(50).tolist(), values(50, 1).tolist()
     assert paired(first, second, "higher") == paired(first, second, "higher", seed=0)

@@ -1,6 +1,7 @@
 """One chunk through one VAE: the unit of work. A pure function of the pictures, the VAE, the preset and the seed."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from vaelens.evaluation.preparation import saved
 from vaelens.evaluation.presets import Preset
 from vaelens.evaluation.results import Row
 from vaelens.images.drawing import Box
-from vaelens.images.letters import GLYPHS
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.letters import readable
 from vaelens.metrics.pretrained import exact
@@ -63,7 +63,10 @@ def measure(
     instruments: Instruments,
     reference: Reference,
 ) -> Unit:
-    """Rows and features of what the VAE called `name` made; features of what isn't finite are NaN."""
+    """Rows and features of what the VAE called `name` made; features of what isn't finite are NaN.
+
+    Raises CheckFailedError for a score that isn't a number.
+    """
     found = instruments.compare(made.pixels, reference)
     keys = [key for key in instruments.measures if MEASURES[key].of == "picture"]
     rows: list[Row] = []
@@ -71,10 +74,10 @@ def measure(
         if not made.finite[b]:
             rows.append(Row(item.id, name, item.sha256, False, dict.fromkeys(keys)))
             continue
+        scores = {key: _score(found.values[key][b], key, item.id, name) for key in keys}
         boxes = chunk.pictures[b].boxes
         regions = _regions(found, reference, boxes, b)
         letters = _read(found, reference, boxes, regions, b)
-        scores = {key: _score(found.values[key][b]) for key in keys}
         rows.append(Row(item.id, name, item.sha256, True, scores, tuple(regions), letters))
     features = instruments.features(made.pixels)
     lost = torch.tensor([not one for one in made.finite])
@@ -96,9 +99,17 @@ def _through(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tenso
         ) from error
 
 
-def _score(value: Tensor) -> float | None:
-    """None for the infinite PSNR of equal pictures."""
-    return float(value) if torch.isfinite(value) else None
+def _score(value: Tensor, key: str, picture: str, vae: str) -> float | None:
+    """None for the infinite PSNR of equal pictures, and for nothing else."""
+    score = float(value)
+    if math.isfinite(score):
+        return score
+    if key == "psnr" and score == math.inf:
+        return None
+    raise CheckFailedError(
+        f"{picture} through {vae}: {MEASURES[key].title} came out as {score}, though the pictures are finite. "
+        "Check the machine's memory and the files given with --network, and run the same command again."
+    )
 
 
 def _finite(value: object) -> object:
@@ -125,7 +136,7 @@ def _read(
 
     Gives the numbers of the whole picture, None for one without glyphs.
     """
-    glyphs = [(box, region) for box, region in zip(boxes, regions, strict=True) if is_glyph(box)]
+    glyphs = [(box, region) for box, region in zip(boxes, regions, strict=True) if box.glyph]
     if not glyphs:
         return None
     here, there = (
@@ -134,8 +145,3 @@ def _read(
     for (_, region), read, ceiling in zip(glyphs, here, there, strict=True):
         region.update(read=read, ceiling=ceiling)
     return sum(here), sum(there), len(glyphs)
-
-
-def is_glyph(box: Box) -> bool:
-    """Whether the box is labelled with one of the characters that the glyph reader knows."""
-    return len(box.label) == 1 and box.label in GLYPHS

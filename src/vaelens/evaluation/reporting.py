@@ -30,7 +30,7 @@ def write_report(results: Results, examples: Sequence[Example], folder: Path) ->
 def report_files(results: Results, examples: Sequence[Example]) -> dict[str, bytes]:
     """The report's files by their paths in its folder; the same arguments give the same bytes."""
     files = {
-        "report.html": report_html(results, examples).encode("utf-8", "replace"),
+        "report.html": report_html(results, examples).encode(),
         "report.md": report_markdown(results).encode("utf-8", "replace"),
         "rows.csv": rows_csv(results),
         "results.json": json_text(results_dict(results)).encode(),

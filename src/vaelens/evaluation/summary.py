@@ -3,15 +3,15 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vaelens.evaluation.folder import ORIGINALS, RunFolder
 from vaelens.evaluation.instruments import EXTRACTORS
 from vaelens.evaluation.measures import MEASURES
-from vaelens.evaluation.presets import Preset
+from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Letters, RegionSpread, Results, Row, SetScore
 from vaelens.images.datasets.items import DataSet
-from vaelens.images.letters import GLYPHS
 from vaelens.metrics.frechet import Jackknife, jackknife
 from vaelens.metrics.kid import kid_each
 from vaelens.metrics.regions import STRATA
@@ -79,7 +79,7 @@ def summarise(
         set_pairs=set_pairs,
         regions=_regions(rows),
         letters=_letters(rows),
-        published=_published(dataset, preset, record["vaes"], len(folder.ids)),
+        published={} if folder.bad() else _published(dataset, preset, record),
         warnings=tuple(dict.fromkeys(warnings)),
         record=record,
     )
@@ -100,9 +100,9 @@ def _cautions(folder: RunFolder, dataset: DataSet, rows: Sequence[Row], vaes: Se
 
 
 def _number(row: Row, key: str) -> float:
-    """A score as a number: infinite where the pictures are equal, NaN where there is none."""
+    """A score as a number: infinite for the PSNR of equal pictures, NaN where there is none."""
     value = row.scores[key]
-    return value if value is not None else math.inf if row.finite else math.nan
+    return value if value is not None else math.inf if row.finite and key == "psnr" else math.nan
 
 
 def _couples(vaes: Sequence[str]) -> list[tuple[str, str]]:
@@ -175,7 +175,7 @@ def _regions(rows: Sequence[Row]) -> tuple[RegionSpread, ...]:
     values: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     for row in rows:
         for region in row.regions:
-            label = LETTER if _is_glyph(region) else region["label"]
+            label = LETTER if "read" in region else region["label"]
             for key, measure in REGION_MEASURES.items():
                 value = region.get(key)
                 if value is not None:
@@ -199,10 +199,6 @@ def _letters(rows: Sequence[Row]) -> tuple[Letters, ...]:
     return tuple(Letters(vae, stratum, n, read / n, top / n) for (vae, stratum), (n, read, top) in ordered)
 
 
-def _is_glyph(region: Mapping[str, Any]) -> bool:
-    return len(region["label"]) == 1 and region["label"] in GLYPHS
-
-
 def _order(key: tuple[str, str, str, str]) -> tuple[str, int, int, str]:
     vae, label, stratum, measure = key
     return label, _size(stratum), list(REGION_MEASURES.values()).index(measure), vae
@@ -212,17 +208,25 @@ def _size(stratum: str) -> int:
     return -1 if stratum == ALL_SIZES else STRATA.index(stratum)
 
 
-def _published(
-    dataset: DataSet, preset: Preset, vaes: Sequence[Mapping[str, Any]], count: int
-) -> dict[tuple[str, str], str]:
-    """What the model cards print, where the set and the protocol are theirs."""
+def _published(dataset: DataSet, preset: Preset, record: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """What the model cards print, where the set and all of the protocol are theirs, for each measure its networks."""
+    measures = tuple(key for key in preset.measures if key != "fd_dinov2")  # one more column changes no other
+    if replace(preset, measures=measures) != PRESETS["card-2022"]:
+        return {}
+    networks = record["settings"]["networks"]
+    theirs = [
+        key for key in measures if all(networks[name]["source"] == "published" for name in MEASURES[key].networks)
+    ]
     found: dict[tuple[str, str], str] = {}
-    for vae in vaes:
-        entry = registry().vaes.get(vae["name"]) if vae.get("published") else None
-        for score in entry.scores if entry and preset.name == "card-2022" else ():
-            if score.set == dataset.kind and score.pictures == count:
-                found[vae["name"], "rfid"] = f"{score.rfid:.2f}"
-                found[vae["name"], "psnr"] = f"{score.psnr:.1f} ± {score.psnr_std:.1f}"
-                found[vae["name"], "ssim"] = f"{score.ssim:.2f} ± {score.ssim_std:.2f}"
-                found[vae["name"], "psim"] = f"{score.psim:.2f} ± {score.psim_std:.2f}"
+    for vae in record["vaes"]:
+        entry = registry().vaes.get(vae["name"]) if vae.get("published") and vae["dtype"] == "float32" else None
+        for score in entry.scores if entry else ():
+            if score.set == dataset.kind and score.pictures == len(dataset.items):
+                printed = {
+                    "rfid": f"{score.rfid:.2f}",
+                    "psnr": f"{score.psnr:.1f} ± {score.psnr_std:.1f}",
+                    "ssim": f"{score.ssim:.2f} ± {score.ssim_std:.2f}",
+                    "psim": f"{score.psim:.2f} ± {score.psim_std:.2f}",
+                }
+                found |= {(vae["name"], key): text for key, text in printed.items() if key in theirs}
     return found

@@ -4,7 +4,7 @@ Pictures are drawn four times too large and reduced by area, so that edges are s
 box is known to a quarter of a pixel. A seed fixes a picture, bit for bit, for one Pillow and NumPy.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -16,13 +16,18 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Box:
-    """A labelled region in pixels of the finished picture: left and top inside, right and bottom outside."""
+    """A labelled region in pixels of the finished picture: left and top inside, right and bottom outside.
+
+    glyph: one character that we drew, its label, which the glyph reader may be asked for. A user's label, or another
+    set's, is never one, also where it is a single letter.
+    """
 
     label: str
     left: float
     top: float
     right: float
     bottom: float
+    glyph: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ def finish(canvas: Image.Image, boxes: list[Box]) -> Drawing:
     """Reduce an oversampled canvas and its boxes (in canvas pixels) to the finished picture."""
     k = OVERSAMPLING
     small = canvas.reduce(k)
-    scaled = tuple(Box(b.label, b.left / k, b.top / k, b.right / k, b.bottom / k) for b in boxes)
+    scaled = tuple(replace(b, left=b.left / k, top=b.top / k, right=b.right / k, bottom=b.bottom / k) for b in boxes)
     return Drawing(np.asarray(small, dtype=np.uint8).copy(), scaled)
 
 

@@ -46,5 +46,5 @@ def _line(pen: ImageDraw.ImageDraw, rng: np.random.Generator, y: float, size: fl
         if right > side or bottom > side:
             return boxes
         pen.text((x, y), glyph, font=font, fill=ink, stroke_width=stroke)
-        boxes.append(Box(glyph, left, top, right, bottom))
+        boxes.append(Box(glyph, left, top, right, bottom, glyph=True))
         x = right + size * rng.uniform(0.02, 0.5)

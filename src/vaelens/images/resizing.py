@@ -46,7 +46,7 @@ class Placement:
         width, height = inside[2] - inside[0], inside[3] - inside[1]
         if min(width, height) < SMALLEST or 2 * width * height < (right - left) * (bottom - top):
             return None
-        return Box(box.label, *inside)
+        return Box(box.label, *inside, glyph=box.glyph)
 
 
 def resized_size(height: int, width: int, side: int) -> tuple[int, int]:

@@ -56,7 +56,8 @@ class Paired:
 
     won, ties: shares of the pictures, 0 to 1, on which the first is better, and on which both are equal; an infinite
     PSNR beats any other. dropped: pictures left out of the difference since one of the two values was infinite or not
-    a number. No pair at all: all NaN. Below FEWEST pairs low and high are NaN: resampling them says nothing.
+    a number. None left: difference, low and high are NaN; no two numbers at all: won and ties too. Below FEWEST pairs
+    low and high are NaN: resampling them says nothing.
     """
 
     difference: float
@@ -105,13 +106,15 @@ def paired(
     both = np.isfinite(a) & np.isfinite(b)
     difference = a[both] - b[both]
     n, dropped = len(difference), len(first) - len(difference)
+    pairs = np.count_nonzero(~(np.isnan(a) | np.isnan(b)))  # NaN wins, loses and ties with nothing
+    won, ties = (
+        float(np.count_nonzero(where) / pairs) if pairs else math.nan
+        for where in (a > b if better == "higher" else a < b, a == b)
+    )
     if not n:
-        return Paired(math.nan, math.nan, math.nan, math.nan, math.nan, 0, dropped)
+        return Paired(math.nan, math.nan, math.nan, won, ties, 0, dropped)
     low, high = _bca(difference, seed, resamples) if n >= FEWEST else (math.nan, math.nan)
-    known = ~(np.isnan(a) | np.isnan(b))
-    won = np.count_nonzero((a > b if better == "higher" else a < b) & known) / np.count_nonzero(known)
-    ties = np.count_nonzero((a == b) & known) / np.count_nonzero(known)
-    return Paired(math.fsum(difference) / n, low, high, float(won), float(ties), n, dropped)
+    return Paired(math.fsum(difference) / n, low, high, won, ties, n, dropped)
 
 
 def _bca(values: NDArray[np.float64], seed: int, resamples: int) -> tuple[float, float]:
