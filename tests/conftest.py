@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import torchvision_operators  # noqa: F401
+from vaelens.evaluation.results import Results
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.networks.tiny import TinyAutoencoderConfig
 from vaelens.vae import VAE
@@ -50,6 +51,29 @@ def trunks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from random_trunks import write_trunks
 
     return write_trunks(tmp_path_factory.mktemp("trunks"))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of `whole`; files with pictures of their own have another fixture of this name."""
+    from small_run import make_photos
+
+    return make_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def two_vaes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    from small_run import make_vaes
+
+    return make_vaes(tmp_path_factory.mktemp("vaes"))
+
+
+@pytest.fixture(scope="session")
+def whole(photos: Path, two_vaes: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """The reference: `photos` through `two_vaes`, one process, one go."""
+    from small_run import make_whole
+
+    return make_whole(two_vaes, photos, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

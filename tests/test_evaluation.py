@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skimage
 import torch
 from PIL import Image
 
 from conftest import random_vae
+from small_run import BATCH, FAST, PICTURES, SMALL, assert_same, quick, rows
 from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.evaluation.examples import choose, make
 from vaelens.evaluation.folder import RunFolder
@@ -24,33 +24,8 @@ from vaelens.evaluation.ranks import Ranks
 from vaelens.evaluation.results import Example, Results
 from vaelens.evaluation.running import evaluate
 from vaelens.evaluation.work import Work
-from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 
-SKIMAGE = Path(skimage.__file__).parent / "data"
-PICTURES = 14
-BATCH = 2  # 7 chunks
-SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
 pytestmark = pytest.mark.usefixtures("whole", "plain_report")  # in this order
-FAST = {"preset": "offline", "batch": BATCH, "threads": 1}
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Crops of photographs, of several sizes."""
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(PICTURES):
-        whole = Image.open(SKIMAGE / ("astronaut.png", "chelsea.png", "coffee.png")[number % 3]).convert("RGB")
-        x, y, side = 11 * number, 7 * number, 60 + 9 * number
-        whole.crop((x, y, x + side + 20 * (number % 2), y + side)).save(folder / f"{number:02d}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def two_vaes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("vaes")
-    return [
-        random_vae(SMALL, seed=seed).save(folder / f"{name}.safetensors") for seed, name in ((1, "one"), (2, "two"))
-    ]
 
 
 @pytest.fixture(autouse=True)
@@ -63,40 +38,6 @@ def plain_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without plots and examples, which take longer than the rest of a small run; `whole` has them."""
     monkeypatch.setattr("vaelens.evaluation.running.make", lambda chosen, work: [])
     monkeypatch.setattr("vaelens.evaluation.reporting.report_html", lambda results, examples: "")
-
-
-@pytest.fixture(scope="module")
-def whole(photos: Path, two_vaes: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
-    """The reference: one process, one go."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VAELENS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        results = evaluate(two_vaes, photos, output=folder, **FAST)
-    assert results is not None
-    return folder, results
-
-
-def rows(folder: Path) -> list[str]:
-    return sorted((folder / "rows.jsonl").read_text().splitlines())
-
-
-def assert_same(folder: Path, results: Results | None, reference: tuple[Path, Results]) -> None:
-    """The same rows bit for bit, the same report to 1e-9."""
-    assert rows(folder) == rows(reference[0])
-    assert (folder / "rows.csv").read_bytes() == (reference[0] / "rows.csv").read_bytes()
-    assert results is not None
-    for name in ("spreads", "pairs", "sets", "set_pairs"):
-        ours, theirs = getattr(results, name), getattr(reference[1], name)
-        assert list(ours) == list(theirs)
-        for key in ours:
-            assert numbers(ours[key]) == pytest.approx(numbers(theirs[key]), rel=1e-9, abs=1e-12), (name, key)
-
-
-def numbers(value: object) -> list[float]:
-    found: list[float] = []
-    for one in vars(value).values():
-        found += [one] if isinstance(one, int | float) else numbers(one) if hasattr(one, "__dict__") else []
-    return found
 
 
 def command(photos: Path, vaes: list[Path], output: Path, *more: str) -> list[str]:
@@ -182,30 +123,6 @@ def test_a_shard_that_is_not_the_last_says_what_is_left_as_json(
     assert found["pictures"] == 4
 
 
-def test_two_ranks_change_nothing(
-    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
-) -> None:
-    output = tmp_path / "run"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    done = subprocess.run(
-        [*torchrun, *command(photos, two_vaes, output)],
-        env=quick(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads((output / "run.json").read_text())
-    assert record["settings"]["ranks"] == 2
-    (call,) = record["calls"]
-    shares = [(one["pictures"], one["reconstructions"]) for one in call["ranks"]]
-    assert shares == [(8, 16), (6, 12)], "four of the seven chunks, and three"
-    assert (call["pictures"], call["reconstructions"]) == (PICTURES, 2 * PICTURES)
-    results = evaluate(two_vaes, photos, output=output, **FAST)
-    assert_same(output, results, whole)
-
-
 def test_killed_at_random_moments_and_continued(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
 ) -> None:
@@ -234,18 +151,6 @@ def count_lines(output: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def quick() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def free_port() -> str:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def test_a_torn_line_is_cut_off(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
 ) -> None:
@@ -256,6 +161,20 @@ def test_a_torn_line_is_cut_off(
     file.write_bytes(torn[: len(torn) - 100])
     results = evaluate(two_vaes, photos, output=output, **FAST)
     assert_same(output, results, whole)
+
+
+def test_features_that_were_lost_are_made_again(
+    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(whole[0], output)
+    files = sorted((output / "features").rglob("*.safetensors"))
+    assert len(files) == 3 * PICTURES // BATCH
+    kept = [file.read_bytes() for file in files]
+    for lost in (files[2], files[9]):  # an original's and a VAE's
+        lost.unlink()
+    assert_same(output, evaluate(two_vaes, photos, output=output, **FAST), whole)
+    assert [file.read_bytes() for file in files] == kept
 
 
 def test_a_vae_can_be_added(whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
