@@ -160,6 +160,21 @@ def test_a_perceptual_loss_stays_in_eval_mode() -> None:
     assert float(distance(image, image)) == 0
 
 
+def test_sums_are_in_float32_where_networks_run_in_bfloat16(files: dict[str, Path]) -> None:
+    distance, _ = load_perceptual("lpips-vgg", files)
+    assert isinstance(distance, Perceptual)
+    generator = torch.Generator().manual_seed(5)
+    x, y = (torch.rand(1, 3, 32, 32, generator=generator) for _ in range(2))
+    seen: list[list[Tensor]] = []
+    between = distance._between
+    distance._between = lambda a, b: seen.extend([a, b]) or between(a, b)  # type: ignore[func-returns-value]
+    with torch.autocast("cpu", torch.bfloat16):
+        value = distance(x, y)
+    assert {tap.dtype for taps in seen for tap in taps} == {torch.float32}
+    torch.testing.assert_close(value, between(*seen), rtol=1e-6, atol=0)
+    assert float((value - distance(x, y)).abs()) > 0, "bfloat16 was used"
+
+
 def test_features_of_nothing_give_no_nan(files: dict[str, Path]) -> None:
     """Flat pictures make whole positions of deep taps 0, where a square root's slope is infinite."""
     from vaelens.metrics.lpips import LPIPSHeads, lpips
@@ -206,7 +221,7 @@ def test_when_the_discriminator_learns_and_is_heard() -> None:
 
 def test_boxes_weigh(pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
-    boxes = ((Box("eye", 2, 4, 6, 9), Box("mouth", 0, 0, 3, 3)), (Box("R", 10, 10, 40, 12),))
+    boxes = ((Box("eye", 2, 4, 6, 9), Box("mouth", 0, 0, 3, 3)), (Box("R", 10, 10, 40, 12, glyph=True),))
     loss = recipe(loss__box_weight=3.0, loss__box_labels=("eye", "glyph")).loss
     weights = pixel_weights(loss, boxes, SIZE)
     assert weights is not None

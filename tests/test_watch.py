@@ -6,7 +6,7 @@ import pytest
 
 from vaelens.finetuning.watch import PATIENCE, WIDENING, Watch
 
-FINE = {"loss": 0.3, "discriminator": 0.7, "real": 0.4, "fake": -0.3}
+FINE = {"loss": 0.3, "discriminator": 0.7, "real": 0.4, "fake": -0.3, "generator": 0.3}
 
 
 def test_nan_is_seen_at_once() -> None:
@@ -41,6 +41,8 @@ def test_a_judge_that_teaches_nothing_is_seen_in_time(values: dict[str, float], 
 def test_without_a_judge_there_is_nothing_to_say_of_it() -> None:
     watch = Watch()
     assert all(watch.log(n, {"loss": 0.1}) is None for n in range(3 * PATIENCE))
+    unheard = {"loss": 0.1, "discriminator": 0.0, "real": 3.0, "fake": -3.0}
+    assert all(watch.log(n, unheard) is None for n in range(3 * PATIENCE)), "it may win while nobody hears it"
 
 
 def test_learning_by_heart_is_seen() -> None:

@@ -2,9 +2,10 @@
 
 import signal
 import tomllib
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -121,7 +122,14 @@ def finetune(
     from vaelens.finetuning.running import finetune as run
 
     try:
-        with _stopping() as should_stop, live_log() as show, progress() as step:
+        with _stopping() as (should_stop, trains), ExitStack() as reading, live_log() as log:
+            step = reading.enter_context(progress())
+
+            def show(done: int, total: int, numbers: dict[str, float]) -> None:
+                reading.close()  # two displays at once would write over each other
+                trains(done < total)
+                log(done, total, numbers)
+
             tuned = run(
                 start,
                 list(data),
@@ -197,12 +205,22 @@ def _changed(settings: list[str] | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _stopping() -> Generator[Any]:
-    """A first Ctrl-C or SIGTERM only says yes here, so that a whole state is saved; a second one interrupts."""
+def _stopping() -> Generator[tuple[Callable[[], bool], Callable[[bool], None]]]:
+    """Two callables: whether to stop, and one that is told whether it trains at the moment.
+
+    While it trains, a first Ctrl-C or SIGTERM only says yes here, so that a whole state is saved; a second one, and any
+    at another time, interrupts.
+    """
     asked: list[int] = []
+    training = [False]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(number: int, _frame: object) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
+        if not training[0]:
+            handler = before[signal.Signals(number)]
+            if callable(handler):
+                handler(number, frame)
+            return
         asked.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -211,7 +229,7 @@ def _stopping() -> Generator[Any]:
     for number in before:
         signal.signal(number, ask)
     try:
-        yield lambda: bool(asked)
+        yield (lambda: bool(asked)), (lambda now: training.__setitem__(0, now))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

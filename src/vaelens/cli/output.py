@@ -122,13 +122,17 @@ def live_log() -> Generator[Callable[[int, int, dict[str, float]], None]]:
             shown.add_row(*known.values())
             return shown
 
-        with Live(console=Console(stderr=True), refresh_per_second=2) as live:
+        live = Live(console=Console(stderr=True), refresh_per_second=2)  # shown from the first numbers on
 
-            def show(done: int, total: int, numbers: dict[str, float]) -> None:
-                known.update({name: f"{value:.4g}" for name, value in numbers.items()})
-                live.update(table(done, total))
+        def show(done: int, total: int, numbers: dict[str, float]) -> None:
+            known.update({name: f"{value:.4g}" for name, value in numbers.items()})
+            live.update(table(done, total))
+            live.start()
 
+        try:
             yield show
+        finally:
+            live.stop()
     else:
         last = time.monotonic()
 

@@ -47,15 +47,17 @@ class Ranks:
         accelerate: Any = utils
         return accelerate.gather_object([one])
 
-    def agree(self, plan: Mapping[str, Any]) -> None:
+    def agree(
+        self, plan: Mapping[str, Any], would: str = "measure", same: str = "pictures, packages, --batch and --threads"
+    ) -> None:
         """Raises UsageError on every rank unless all have the same plan: pictures, versions, threads, batch ..."""
         plans: list[dict[str, Any]] = self.collect(json.loads(json_text(plan)))
         for number, other in enumerate(plans):
             changed = [key for key in other if other[key] != plans[0].get(key)]
             if changed:
                 raise UsageError(  # --batch, since where only one has an old folder, that one takes it from there
-                    f"rank {number} would measure something else than rank 0: other {', '.join(changed)}. "
-                    "Give all machines the same pictures, packages, --batch and --threads."
+                    f"rank {number} would {would} something else than rank 0: other {', '.join(changed)}. "
+                    f"Give all machines the same {same}."
                 )
 
     def gather(self, folder: RunFolder, vaes: Iterable[str]) -> None:

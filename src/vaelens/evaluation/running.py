@@ -3,8 +3,6 @@
 vaelens evaluate photos/ --vae kl-f8 --vae ft-mse --preset modern -o report
 """
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -39,7 +37,7 @@ from vaelens.evaluation.results import Results
 from vaelens.evaluation.summary import summarise
 from vaelens.evaluation.work import Progress, Work
 from vaelens.files import write_atomic
-from vaelens.images.datasets.items import DataSet, manifest_sha256
+from vaelens.images.datasets.items import DataSet, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
 from vaelens.loading import check_source, find_device, find_dtype, is_published
@@ -130,7 +128,7 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
             "preset": protocol.as_dict(),
             "pictures": len(dataset.items),
             "manifest_sha256": manifest_sha256(dataset.items),
-            "boxes_sha256": _boxes_sha256(dataset),
+            "boxes_sha256": boxes_sha256(dataset.items),
             "batch": count,
             "threads": used,
             "device": kind,
@@ -257,8 +255,3 @@ def _say_first(say: Say, dataset: DataSet, loaded: Mapping[str, VAE], records: M
 def _identity(vae: VAE, record: Mapping[str, Any]) -> dict[str, Any]:
     """What a VAE's rows depend on: its weights, all of its spec, its precision."""
     return {key: record[key] for key in ("weights", "dtype")} | {"spec": asdict(vae.spec)}
-
-
-def _boxes_sha256(dataset: DataSet) -> str:
-    boxes = [[item.id, *(list(asdict(box).values()) for box in item.boxes)] for item in dataset.items]
-    return hashlib.sha256(json.dumps(boxes).encode()).hexdigest()

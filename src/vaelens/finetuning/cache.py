@@ -6,14 +6,16 @@ Each is computed by itself, so that what is kept doesn't depend on its company, 
 import torch
 
 from vaelens.finetuning.pictures import Batch
+from vaelens.finetuning.step import Setting
 from vaelens.networks.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 
 
 class PosteriorCache:
     """Moments of pictures by id and content, on the CPU: 32 KB a picture of 256x256 for an f8c4 VAE."""
 
-    def __init__(self, network: AutoencoderKL) -> None:
+    def __init__(self, network: AutoencoderKL, setting: Setting) -> None:
         self._network = network
+        self._setting = setting
         self._moments: dict[tuple[str, str], torch.Tensor] = {}
 
     @torch.no_grad()
@@ -24,6 +26,7 @@ class PosteriorCache:
             key = (sample.id, sample.sha256)
             if key not in self._moments:
                 pixels = batch.image[number : number + 1].to(weight) * 2 - 1
-                self._moments[key] = self._network.moments(pixels).cpu()
+                with self._setting.networks(weight.device):
+                    self._moments[key] = self._network.moments(pixels).cpu()
         found = torch.cat([self._moments[sample.id, sample.sha256] for sample in batch.samples])
         return DiagonalGaussian.from_moments(found.to(weight))

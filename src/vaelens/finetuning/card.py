@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vaelens.evaluation.exports import model_indexes, slug
+from vaelens.evaluation.exports import model_indexes
 from vaelens.evaluation.report_tables import pairs_table, summary_table
 from vaelens.evaluation.results import Results
 from vaelens.finetuning.loop import Training
@@ -63,7 +63,7 @@ def model_card(t: Training, before: VAE | None, tuned: VAE, record: Mapping[str,
     start = f"`{before.name}` ({before.fingerprint.short})" if before else "random weights"
     sources = record["settings"]["sources"]
     return TEXT.format(
-        index=next((text.decode().strip() for name, text in index.items() if name == f"{slug(tuned.name)}.yml"), ""),
+        index=[*index.values()][-1].decode().strip() if index else "",  # the released one is measured last
         name=tuned.name,
         title=recipe.title,
         about=recipe.about,

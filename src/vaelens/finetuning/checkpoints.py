@@ -72,14 +72,12 @@ def save(run: Path, state: State, stays: frozenset[int] = frozenset()) -> Checkp
     return Checkpoint(place, state.updates)
 
 
-def restore_newest(run: Path, state: State, say: Callable[[str], None]) -> bool:
-    """Put the newest sound checkpoint into the state; whether there was any. A damaged one is said and passed over.
+def restore_newest(run: Path, state: State, say: Callable[[str], object], until: int | None = None) -> bool:
+    """Put the newest sound checkpoint, of at most `until` updates, into the state; whether there was any.
 
-    Raises CheckFailedError where there are some, and none is sound.
+    A damaged one is said and passed over. Raises CheckFailedError where there are some, and none is sound.
     """
-    for leftover in (run / FOLDER).glob(f"{PARTIAL}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    found = checkpoints(run)
+    found = [one for one in checkpoints(run) if until is None or one.updates <= until]
     trouble = ""
     for one in reversed(found):
         try:
@@ -92,6 +90,15 @@ def restore_newest(run: Path, state: State, say: Callable[[str], None]) -> bool:
     if found:
         raise CheckFailedError(f"{run}: no checkpoint is sound. {trouble} Begin the run anew in another folder.")
     return False
+
+
+def clean(run: Path, updates: int) -> None:
+    """Remove what a killed process left half-written, and what is newer than the state that a run goes on from."""
+    for leftover in (run / FOLDER).glob(f"{PARTIAL}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for one in checkpoints(run):
+        if one.updates > updates:  # damaged: else it would have been the one
+            shutil.rmtree(one.path, ignore_errors=True)
 
 
 def restore(checkpoint: Checkpoint, state: State) -> None:

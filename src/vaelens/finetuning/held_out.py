@@ -87,7 +87,8 @@ def sample_of(sources: Sequence[DataSet], count: int, seed: int) -> DataSet:
     chosen: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
         order = np.random.default_rng((seed, number)).permutation(len(source.items))
-        chosen += [(number, source.items[int(i)]) for i in order[: -(-count // len(sources))]]
+        share = count // len(sources) + (number < count % len(sources))
+        chosen += [(number, source.items[int(i)]) for i in order[:share]]
     return _joined(sources, chosen, "some of")
 
 

@@ -1,6 +1,7 @@
 """The loop, on one page: pictures, an update, a line, a look at held-out pictures, a checkpoint, and again."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from vaelens.finetuning.pictures import Pictures
 from vaelens.finetuning.ranks import any_rank, mean_over_ranks
 from vaelens.finetuning.records import EVALUATIONS, LOG, Records
 from vaelens.finetuning.state import State
-from vaelens.finetuning.step import Setting, update
+from vaelens.finetuning.step import NotFiniteError, Setting, update
 from vaelens.finetuning.watch import ADVICE, WIDENING, Finding, Watch
 from vaelens.images.datasets.items import DataSet
 from vaelens.vae import VAE
@@ -49,6 +50,7 @@ class Training:
     records: Records
     cache: PosteriorCache | None = None
     show: Show = silent
+    say: Callable[[str], object] = silent
     should_stop: Callable[[], bool] = lambda: False
     watch: Watch = field(default_factory=Watch)
     kept: list[int] = field(default_factory=list[int])  # the updates of the last evaluations
@@ -65,18 +67,20 @@ def train(t: Training) -> Literal["finished", "interrupted"] | Finding:
     """From where the state stands to the end; gives how it ended. The state is then the one to release."""
     recipe, run, state = t.setting.recipe, t.setting.recipe.run, t.state
     parts = recipe.data.batch // t.at_once
-    recall(t)
-    if state.updates == 0 and not t.kept:
-        evaluate(t)
+    finding: Finding | None = None
+    if checkpoints.checkpoints(t.run):
+        recall(t)
+    else:
+        t.records.cut(-1)  # of a process that was killed before its first checkpoint
+        finding = evaluate(t)
         checkpoint(t)
     batches = t.pictures.ahead(t.portions())
-    finding: Finding | None = None
     while state.updates < run.updates and finding is None:
         # Pictures -> one update.
         made = ((batch, t.cache and t.cache.posterior(batch)) for batch in (next(batches) for _ in range(parts)))
         try:
             log = update(state, made, parts, t.setting)
-        except CheckFailedError as error:
+        except NotFiniteError as error:
             finding = Finding(f"{error} {ADVICE}", state.updates)
             break
         n, last = state.updates, state.updates == run.updates
@@ -111,7 +115,7 @@ def recall(t: Training) -> None:
         t.watch.log(line["update"], {key: value for key, value in line.items() if key != "update"})
     for line in t.records.lines(EVALUATIONS):
         if line["weights"] == RELEASED:
-            t.watch.evaluation(line["update"], line["trained_on"]["psnr"], line["held_out"]["psnr"])
+            t.watch.evaluation(line["update"], _psnr(line["trained_on"]), _psnr(line["held_out"]))
             t.kept = [*t.kept, line["update"]][-KEPT:]
 
 
@@ -131,14 +135,11 @@ def evaluate(t: Training) -> Finding | None:
         _note(t, RELEASED, found, on_trained)
         t.records.strip(n, draw_strip(vaes, t.held_out, t.instruments, seed))
         t.show(n, t.setting.recipe.run.updates, {f"held-out {key}": value for key, value in found.values.items()})
-        if not found.finite:
-            finding = Finding(f"a held-out picture came out NaN or infinite. {ADVICE}", n - 1)
+        if not (found.finite and on_trained.finite):
+            finding = Finding(f"a picture came out NaN or infinite. {ADVICE}", n - 1)
         else:
-            finding = t.watch.evaluation(n, on_trained.values["psnr"], found.values["psnr"])
-    device = next(t.state.network.parameters()).device
-    if any_rank(finding is not None, t.ranks.count, device) and finding is None:
-        finding = Finding("the first process stopped it.", n)
-    return finding
+            finding = t.watch.evaluation(n, _psnr(on_trained.values), _psnr(found.values))
+    return t.ranks.collect(finding)[0]  # what the first one found holds for all
 
 
 def checkpoint(t: Training) -> None:
@@ -150,10 +151,13 @@ def checkpoint(t: Training) -> None:
 
 def roll_back(t: Training, finding: Finding) -> None:
     """To the newest checkpoint from a time when all was well."""
-    good = [one for one in checkpoints.checkpoints(t.run) if one.updates <= finding.good_until]
-    if not good:
+    if not checkpoints.restore_newest(t.run, t.state, t.say, until=finding.good_until):
         raise CheckFailedError(f"{t.run}: {finding.reason} It was so from the start: there is no state to go back to.")
-    checkpoints.restore(good[-1], t.state)
+
+
+def _psnr(values: Mapping[str, float]) -> float:
+    """Infinite where every picture came back as it was."""
+    return values.get("psnr", math.inf)
 
 
 def raw_vae(state: State, spec: VAESpec) -> VAE:

@@ -95,11 +95,12 @@ def pixel_weights(loss: Loss, boxes: Sequence[Sequence[Box]], size: int) -> Tens
     weights = torch.ones(len(boxes), 1, size, size)
     for picture, found in zip(weights, boxes, strict=True):
         for box in found:
-            if _is_named(box.label, loss.box_labels):
+            if is_named(box, loss.box_labels):
                 rows = slice(max(0, round(box.top)), max(0, round(box.bottom)))
                 picture[:, rows, max(0, round(box.left)) : max(0, round(box.right))] = loss.box_weight
     return weights
 
 
-def _is_named(label: str, labels: tuple[str, ...]) -> bool:
-    return not labels or label in labels or (GLYPH in labels and len(label) == 1)
+def is_named(box: Box, labels: tuple[str, ...]) -> bool:
+    """Whether a recipe's `box_labels` mean this box: "glyph" is any drawn character, none at all is all."""
+    return not labels or box.label in labels or (GLYPH in labels and box.glyph)

@@ -14,7 +14,7 @@ import numpy as np
 
 from vaelens.errors import UsageError
 
-FINEST = 100  # weights are rounded to fractions with at most this denominator
+LONGEST = 1000  # looks after which the pattern of the sources begins again, at most
 
 
 @dataclass(frozen=True)
@@ -33,30 +33,42 @@ class Order:
         self._sizes = tuple(sizes)
         self._seed = seed
         self._pattern = _pattern(weights)
-        self._before = [[self._pattern[:i].count(s) for i in range(len(self._pattern))] for s in range(len(sizes))]
+        self._counts = [self._pattern.count(source) for source in range(len(sizes))]
+        seen = [0] * len(sizes)
+        self._before: list[int] = []  # how often each place's source came earlier in the pattern
+        for source in self._pattern:
+            self._before.append(seen[source])
+            seen[source] += 1
 
     def at(self, count: int) -> Seen:
         """The picture seen after so many others."""
         whole, place = divmod(count, len(self._pattern))
         source = self._pattern[place]
-        position = whole * self._pattern.count(source) + self._before[source][place]
+        position = whole * self._counts[source] + self._before[place]
         epoch, place = divmod(position, self._sizes[source])
         return Seen(source, int(_permutation(self._sizes[source], self._seed, source, epoch)[place]), epoch)
 
 
 def _pattern(weights: Sequence[float]) -> tuple[int, ...]:
-    """The shortest sequence with each source as often as its weight asks, spread as evenly as it can be."""
+    """A short sequence with each source as often as its weight asks, spread as evenly as it can be."""
     if not all(math.isfinite(weight) and weight > 0 for weight in weights):
         raise UsageError(f"the weights of sources are above 0, not {', '.join(f'{w:g}' for w in weights)}.")
-    total = sum(weights)
-    shares = [Fraction(weight / total).limit_denominator(FINEST) for weight in weights]
-    if not all(shares):
-        raise UsageError(f"a source can't be seen less often than every {FINEST}th time. Raise its weight.")
-    length = math.lcm(*(share.denominator for share in shares))
-    counts = [int(share * length) for share in shares]
+    counts = _counts(weights)
     # Each source's k-th turn is due at (k + 1/2) / its count; ties go to the first source.
     turns = sorted((Fraction(2 * k + 1, 2 * n), s) for s, n in enumerate(counts) for k in range(n))
     return tuple(source for _, source in turns)
+
+
+def _counts(weights: Sequence[float]) -> list[int]:
+    """How often each source comes in a pattern: exactly by its weight where that is short, else to 1 in 1000."""
+    fractions = [Fraction(weight).limit_denominator(LONGEST) for weight in weights]
+    whole = math.lcm(*(fraction.denominator for fraction in fractions))
+    counts = [int(fraction * whole) for fraction in fractions]
+    if sum(counts) // math.gcd(*counts) > LONGEST or not all(counts):
+        counts = [round(weight / sum(weights) * LONGEST) for weight in weights]
+    if not all(counts):
+        raise UsageError(f"a source can't be seen less often than every {LONGEST}th time. Raise its weight.")
+    return [count // math.gcd(*counts) for count in counts]
 
 
 @lru_cache(maxsize=8)

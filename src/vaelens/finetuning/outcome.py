@@ -52,7 +52,7 @@ def release(
         tuned.save(t.run / LDM_FILE, layout="ldm", notes=notes)
         if t.state.ema is not None:
             raw.save(t.run / RAW_FOLDER, notes=notes | {"weights": "raw"})
-    vaes = [*([before] if before else []), *([raw] if t.state.ema is not None else []), tuned]
+    vaes = [*([_before(before)] if before else []), *([raw] if t.state.ema is not None else []), tuned]
     results = evaluate(
         vaes, t.held_out, preset=t.instruments.preset, output=t.run / REPORT, seed=t.setting.seed, skip_bad=True,
         threads=torch.get_num_threads(), networks=networks, device=str(tuned.device), offline=offline,
@@ -61,6 +61,11 @@ def release(
     if results is not None:
         write_atomic(t.run / CARD, model_card(t, before, tuned, record, results).encode())
     return tuned, results
+
+
+def _before(vae: VAE) -> VAE:
+    """The VAE under a name that the new one's can't be."""
+    return VAE(vae.network, vae.spec, f"{vae.name} (before)", vae.fingerprint)
 
 
 @torch.no_grad()

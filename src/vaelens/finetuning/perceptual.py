@@ -38,7 +38,9 @@ class Perceptual(nn.Module):
     def forward(self, made: Tensor, wanted: Tensor) -> Tensor:
         with torch.no_grad():
             reference = self._taps(wanted)
-        return self._between(self._taps(made), reference)
+        taps = self._taps(made)
+        with torch.autocast(made.device.type, enabled=False):  # networks may run in bfloat16, sums don't
+            return self._between(taps, reference)
 
     def _taps(self, image: Tensor) -> list[Tensor]:
         taps = cast(list[Tensor], self.trunk(normalised(image) if self._shift else image))

@@ -57,22 +57,22 @@ class Pictures:
     def sample(self, number: int) -> Sample:
         """The picture with this number. Raises BadInputError where no picture of its source can be read."""
         seen = self._order.at(number)
-        source = self._sources[seen.source]
+        source, why = self._sources[seen.source], ""
         for step in range(len(source.items)):
             item = source.items[(seen.index + step) % len(source.items)]
             where = f"{source.name}: {item.id}"
             if where in self.bad:
+                why = self.bad[where]
                 continue
             try:
                 pixels = to_pixels(decode_picture(source.read(item), item.id).image)
             except BadInputError as error:
-                self.bad[where] = str(error)
+                why = self.bad[where] = str(error)
                 continue
             rng = np.random.default_rng((self._seed, seen.epoch, number))
             square, boxes = random_square(pixels, item.boxes, self._crops, rng)
             return Sample(square, boxes, item.id, item.sha256)
-        why = next(iter(self.bad.values()))
-        raise BadInputError(f"{source.name}: none of its {len(source.items)} pictures can be read. The first: {why}")
+        raise BadInputError(f"{source.name}: none of its {len(source.items)} pictures can be read. The last: {why}")
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The pictures with these numbers."""

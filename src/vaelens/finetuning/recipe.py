@@ -70,8 +70,8 @@ class Loss(_Table):
     perceptual: Literal["lpips-vgg", "psim", "psim-small", "none"]
     perceptual_weight: Weight
     kl_weight: Weight
-    box_weight: Weight  # how much a pixel inside a labelled box counts, 1 outside
-    box_labels: tuple[str, ...]  # which boxes; "glyph" means any single character; none: all
+    box_weight: Rate  # how much a pixel inside a labelled box counts, 1 outside
+    box_labels: tuple[str, ...]  # which boxes; "glyph" means any drawn character; none: all
 
 
 class Gan(_Table):
@@ -169,6 +169,8 @@ class Recipe(_Table):
              loss.perceptual != "none" or loss.perceptual_weight == 0),
             ("loss: kl_weight asks for a trained encoder, and model.trains is decoder",
              m.trains == "all" or loss.kl_weight == 0),
+            ("data.size: a perceptual network sees pictures from 16 pixels up",
+             loss.perceptual_weight == 0 or self.data.size >= 16),
             (f"gan: {gan.layers} layers judge pictures from {smallest(gan.layers)} pixels up; data.size is less",
              gan.weight == 0 or self.data.size >= smallest(gan.layers)),
             (f"gan: a group norm's width is a multiple of {GROUPS}",
@@ -342,6 +344,8 @@ def _explained(error: ValidationError) -> str:
     match first["type"]:
         case "extra_forbidden":
             return f"there is no field {name!r}. {_nearest(name, field_names())}"
+        case "missing" if len(first["loc"]) > 2:
+            return f"{'.'.join(map(str, first['loc'][:2]))} has too few values."
         case "missing":
             return f"{name} isn't set. Set it, or begin the recipe with extends = and the recipe to take it from."
         case "value_error":

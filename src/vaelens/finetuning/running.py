@@ -3,10 +3,12 @@
 vaelens finetune photos/ --from ft-mse --recipe ft-mse -o runs/mine
 """
 
+import json
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import DECISIVE, using_threads
 from vaelens.files import write_atomic
 from vaelens.finetuning.cache import PosteriorCache
-from vaelens.finetuning.checkpoints import restore_newest
+from vaelens.finetuning.checkpoints import clean, restore_newest
 from vaelens.finetuning.held_out import sample_of
 from vaelens.finetuning.loop import Show, Training, silent, train
 from vaelens.finetuning.outcome import release
@@ -46,10 +48,10 @@ from vaelens.finetuning.starting import (
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import Setting
 from vaelens.finetuning.watch import Finding
-from vaelens.images.datasets.items import manifest_sha256
+from vaelens.images.datasets.items import boxes_sha256, manifest_sha256
 from vaelens.loading import find_device
 from vaelens.report.record import json_text, run_record, vae_record, versions
-from vaelens.vae import VAE, check_seed
+from vaelens.vae import VAE
 
 Say = Callable[[str], None]
 
@@ -118,20 +120,19 @@ def finetune(
     good state released; `Interrupted` where it was asked to stop.
     """
     began = time.perf_counter()
-    plan_of = recipe if isinstance(recipe, Recipe) else find_recipe(recipe, changed)
-    check_seed(seed)
+    plan_of = _chosen(recipe, changed)
     wanted = Wanted.of(data, weights=weights, boxes=boxes, held_out=held_out, take=take, seed=seed)
     kind = find_device(device).type
     precision = dtype or ("bfloat16" if kind == "cuda" else "float32")
-    _check_options(plan_of, precision, cache)
-    check_start(vae, plan_of)
+    _check_options(plan_of, precision, cache, seed)
+    check_start(vae, plan_of, space)
     path = Path(output)
     found = begun(path)
     ranks = join_ranks(kind)
     local = torch.device(kind, int(os.environ["LOCAL_RANK"])) if ranks.count > 1 and kind == "cuda" else None
     say = (announce or logging.getLogger(__name__).info) if ranks.is_first else silent
     access = Access(local or find_device(device), offline, say)
-    size = pass_size(at_once or found.get("at_once"), plan_of, kind, ranks.count)
+    size = pass_size(at_once, found.get("at_once"), plan_of, kind, ranks.count)
     count = threads or int(found.get("threads", 0)) or torch.get_num_threads()
     with using_threads(count) as used, alone(path, ranks.number):
         # Everything cheap is checked before anything heavy is loaded.
@@ -153,17 +154,18 @@ def finetune(
             "networks_run_in": precision,
             "cache": cache,
         }
-        ranks.agree(plan)
-        if ranks.is_first:
-            hold_to(path, found, plan)
-        ranks.wait()
+        ranks.agree(plan, "train", "pictures, packages and options")
+        refused = ranks.collect(hold_to(path, found, plan) if ranks.is_first else None)[0]
+        if refused:
+            raise UsageError(refused)
         state = State(start.network, plan_of, seed)
-        if restore_newest(path, state, say):
+        if _restore(path, state, ranks, say):
             say(f"Going on after update {state.updates} of {plan_of.run.updates}.")
+        setting = Setting(plan_of, perceptual, seed, ranks.count, AUTOCASTS[precision])
         training = Training(
             run=path,
             state=state,
-            setting=Setting(plan_of, perceptual, seed, ranks.count, AUTOCASTS[precision]),
+            setting=setting,
             spec=start.spec,
             pictures=Pictures(material.sources, material.weights, plan_of.data, seed),
             held_out=material.held_out,
@@ -172,18 +174,19 @@ def finetune(
             at_once=size,
             ranks=ranks,
             records=Records(path, ranks.is_first),
-            cache=PosteriorCache(start.network) if cache else None,
+            cache=PosteriorCache(start.network, setting) if cache else None,
+            say=say,
             show=show if show is not None and ranks.is_first else silent,
             should_stop=should_stop or (lambda: False),
         )
         ended = train(training)
-        _list_bad(path, training.pictures.bad, say, ranks)
+        skipped = _list_bad(path, training.pictures.bad, say, ranks)
         if ended == "interrupted":
             raise Interrupted(state.updates)
         if plan_of.model.trains == "decoder":
             check_encoder(start, state)
         record = run_record("finetune", {k: v for k, v in plan.items() if k not in {"versions", "schema"}}, [], 0.0)
-        record |= {"recipe": plan_of.name, "updates": state.updates, "skipped": training.pictures.bad}
+        record |= {"recipe": plan_of.name, "updates": state.updates, "skipped": skipped}
         record |= {"stopped": ended.reason if isinstance(ended, Finding) else None, "ranks": ranks.count}
         tuned, results = release(training, start.vae, record, measured, offline=offline)
         record |= {"vaes": [vae_record(tuned)], "seconds": round(time.perf_counter() - began, 3)}  # of the last call
@@ -202,7 +205,17 @@ def judge_name(recipe: Recipe) -> str:
     return recipe.loss.perceptual if recipe.loss.perceptual_weight > 0 else "none"
 
 
-def _check_options(recipe: Recipe, precision: str, cache: bool) -> None:
+def _chosen(recipe: Source | Recipe, changed: Mapping[str, Any] | None) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        return find_recipe(recipe, changed)
+    if changed:
+        raise UsageError("a Recipe is taken as it is. Change its fields before, or name the recipe.")
+    return recipe
+
+
+def _check_options(recipe: Recipe, precision: str, cache: bool, seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"a training's seed lies between 0 and 2^63 - 1; {seed} doesn't.")
     if precision not in AUTOCASTS:
         raise UsageError(f"networks train in {' or '.join(AUTOCASTS)}, not {precision}: float16 has too little range.")
     if cache and recipe.has_random_crops:
@@ -229,7 +242,8 @@ def _networks(recipe: Recipe, given: Mapping[str, Source]) -> tuple[dict[str, Pa
 def _plan(recipe: Recipe, start: Start, material: Material, networks: Mapping[str, Any]) -> dict[str, Any]:
     """What a training's weights depend on, but for the options of the call."""
     sources = [
-        {"name": source.name, "manifest_sha256": manifest_sha256(source.items), "weight": weight}
+        {"name": source.name, "weight": weight, "manifest_sha256": manifest_sha256(source.items)}
+        | ({"boxes_sha256": boxes_sha256(source.items)} if recipe.loss.box_weight != 1 else {})
         for source, weight in zip(material.sources, material.weights, strict=True)
     ]
     kept = material.held_out
@@ -244,8 +258,27 @@ def _plan(recipe: Recipe, start: Start, material: Material, networks: Mapping[st
     }
 
 
-def _list_bad(path: Path, bad: Mapping[str, str], say: Say, ranks: Ranks) -> None:
-    if bad and ranks.is_first:
-        name, why = next(iter(bad.items()))
-        say(f"{len(bad)} picture{'s' * (len(bad) > 1)} couldn't be read, and others took their place. {name}: {why}")
-        write_atomic(path / "skipped.json", json_text(dict(bad)).encode())
+def _restore(path: Path, state: State, ranks: Ranks, say: Say) -> bool:
+    """Put the newest sound checkpoint into the state, if there is one, and tidy up behind it."""
+    restored = restore_newest(path, state, say)
+    ranks.wait()
+    if ranks.is_first:
+        clean(path, state.updates if restored else -1)
+    ranks.wait()
+    return restored
+
+
+def _list_bad(path: Path, bad: Mapping[str, str], say: Say, ranks: Ranks) -> dict[str, str]:
+    """All pictures that couldn't be read, by any process, now or before a stop; with the reason."""
+    file = path / "skipped.json"
+    found: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError):  # none yet, or damaged: what is known now counts
+        found = dict(json.loads(file.read_bytes()))
+    for one in ranks.collect(dict(bad)):
+        found |= one
+    if found and ranks.is_first:
+        name, why = next(iter(found.items()))
+        count = len(found)
+        say(f"{count} picture{'s' * (count > 1)} couldn't be read, and others took their place. {name}: {why}")
+        write_atomic(file, json_text(found).encode())
+    return found

@@ -12,6 +12,7 @@ import torch
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.evaluation.equipment import Access
 from vaelens.finetuning.held_out import sample_of, split, without
+from vaelens.finetuning.objective import is_named
 from vaelens.finetuning.recipe import ANY, Recipe
 from vaelens.finetuning.state import FROZEN, State, seeded
 from vaelens.images.datasets.drawn import SETS
@@ -83,8 +84,10 @@ class Wanted:
         return cls(tuple(sources), mix, tuple(boxes or [None] * len(sources)), held_out, take, seed)
 
 
-def check_start(vae: Source | VAE | None, recipe: Recipe) -> None:
+def check_start(vae: Source | VAE | None, recipe: Recipe, space: str | None = None) -> None:
     """What can be told before anything is loaded. Raises UsageError where recipe and VAE don't go together."""
+    if space is not None and (vae is None or isinstance(vae, VAE)):
+        raise UsageError("--space is for a VAE file that doesn't say its latent space, and --from names none.")
     if vae is None and not recipe.model.config:
         raise UsageError(f"the recipe {recipe.name} continues a VAE. Name it with --from.")
     if vae is not None and recipe.model.config:
@@ -106,11 +109,14 @@ def start_from(vae: Source | VAE | None, recipe: Recipe, seed: int, space: str |
         config = cast(AutoencoderKLConfig, registry().network_config(recipe.model.config))
         with seeded(seed):
             network = AutoencoderKL(config).to(access.device)
-        return Start(network, VAESpec(config, None, 1.0, 0.0, KL_PIXELS), None, None)
+        spec = VAESpec(config, None, 1.0, 0.0, KL_PIXELS)
+        _check_size(recipe, spec)
+        return Start(network, spec, None, None)
     found = vae if isinstance(vae, VAE) else load(
         vae, device=str(access.device), space=space, offline=access.offline, announce=access.say
     )  # fmt: skip
     _check_continued(found, recipe)
+    _check_size(recipe, found.spec)
     network = AutoencoderKL(cast(AutoencoderKLConfig, found.spec.config)).to(access.device)
     network.load_state_dict({name: tensor.float() for name, tensor in found.network.state_dict().items()})
     identity = {"name": found.name, "weights": vae_record(found)["weights"], "spec": asdict(found.spec)}
@@ -134,8 +140,7 @@ def gather(wanted: Wanted, recipe: Recipe, access: Access, progress: Progress | 
         _open(source, boxes, wanted, access, progress)
         for source, boxes in zip(wanted.sources, wanted.boxes, strict=True)
     ]
-    if recipe.loss.box_weight != 1 and not any(item.boxes for source in sources for item in source.items):
-        raise UsageError("the recipe weights labelled boxes, and the pictures have none. Give them with --boxes.")
+    _check_boxes(sources, wanted, recipe, access)
     for source in sources:
         for note in source.notes:
             access.say(f"{source.name}: {note}.")
@@ -153,14 +158,36 @@ def gather(wanted: Wanted, recipe: Recipe, access: Access, progress: Progress | 
     return Material(tuple(sources), wanted.weights, kept)
 
 
-def pass_size(given: int | None, recipe: Recipe, kind: str, ranks: int) -> int:
+def _check_boxes(sources: Sequence[DataSet], wanted: Wanted, recipe: Recipe, access: Access) -> None:
+    """Raises UsageError where the recipe weights boxes that no picture has; says it where it weights none."""
+    if recipe.loss.box_weight == 1:
+        if any(wanted.boxes):
+            access.say("The boxes are measured, but not weighted: the recipe's loss.box_weight is 1.")
+        return
+    labels = {box.label for source in sources for item in source.items for box in item.boxes}
+    every = (box for source in sources for item in source.items for box in item.boxes)
+    if not any(is_named(box, recipe.loss.box_labels) for box in every):
+        have = f"only {', '.join(sorted(labels)[:8])}" if labels else "none"
+        asked = f" labelled {' or '.join(recipe.loss.box_labels)}" if recipe.loss.box_labels else ""
+        raise UsageError(f"the recipe weights boxes{asked}, and the pictures have {have}. Give them with --boxes.")
+
+
+def pass_size(given: int | None, begun: int | None, recipe: Recipe, kind: str, ranks: int) -> int:
     """Pictures in one pass over all processes: a divisor of the batch and a multiple of the processes.
 
-    The largest one that a device should bear, unless `given`. Raises UsageError where there is none.
+    As `given`, else as the run was begun with, else the largest one that a device should bear. Raises UsageError where
+    there is none.
     """
     batch = recipe.data.batch
     processes = f"{ranks} process{'es' * (ranks > 1)}"
     fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n % ranks == 0]
+    if given is None and begun is not None:
+        if begun not in fitting:
+            raise UsageError(
+                f"this run was begun with {begun} pictures at once, which {processes} can't share. Go on with a number "
+                f"of processes that divides {begun}."
+            )
+        return begun
     if given is not None:
         if given not in fitting:
             raise UsageError(
@@ -190,9 +217,19 @@ def _at_most(dataset: DataSet, count: int, seed: int) -> DataSet:
     return dataclasses.replace(sample_of([dataset], count, seed), name=f"{count:,} of {dataset.name}")
 
 
+def _check_size(recipe: Recipe, spec: VAESpec) -> None:
+    if recipe.data.size % spec.factor:
+        raise UsageError(
+            f"data.size is {recipe.data.size}, and this VAE's latents need a multiple of {spec.factor}. "
+            f"Set it: --set data.size={max(1, round(recipe.data.size / spec.factor)) * spec.factor}."
+        )
+
+
 def _check_continued(vae: VAE, recipe: Recipe) -> None:
-    if not isinstance(vae.network, AutoencoderKL) or vae.spec.pixel_range != KL_PIXELS:
+    if not isinstance(vae.network, AutoencoderKL):
         raise UsageError(f"{vae.name} is a tiny autoencoder; recipes are for full VAEs (AutoencoderKL).")
+    if vae.spec.pixel_range != KL_PIXELS:
+        raise UsageError(f"{vae.name} has pixels in {vae.spec.pixel_range}; recipes are for VAEs with {KL_PIXELS}.")
     _check_space(vae.spec.latent_space, vae.name, recipe)
 
 

@@ -34,6 +34,10 @@ from vaelens.finetuning.state import State
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 
 
+class NotFiniteError(CheckFailedError):
+    """A gradient is NaN or infinite, on all processes alike."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What an update needs beside its state and pictures. `autocast`: the precision of the networks on the device."""
@@ -55,7 +59,7 @@ def update(
     """One update of the generator, and of the discriminator where it learns; gives scalars for a log, on the device.
 
     portions: this process' pictures in `count` equal parts, each with its posterior where that is known (a cache).
-    Raises CheckFailedError, with the state as it was before, where a loss or a gradient isn't finite.
+    Raises NotFiniteError, with weights, averages and optimizers as they were before, where a gradient isn't finite.
     """
     recipe = setting.recipe
     rate = rate_at(recipe.optimizer, state.updates, recipe.run.updates)
@@ -77,7 +81,7 @@ def update(
     judged = _norm([p.grad for p in judges if p.grad is not None])
     if not (torch.isfinite(norm) and torch.isfinite(judged)):
         side = "generator" if not torch.isfinite(norm) else "discriminator"
-        raise CheckFailedError(f"update {state.updates + 1}: the {side}'s gradient is NaN or infinite.")
+        raise NotFiniteError(f"update {state.updates + 1}: the {side}'s gradient is NaN or infinite.")
     if 0 < recipe.optimizer.clip < norm:
         for parameter in trained:
             if parameter.grad is not None:

@@ -34,7 +34,7 @@ class Watch:
         for key, value in values.items():
             if not math.isfinite(value):
                 return Finding(f"{key} is {value}. {ADVICE}", update - 1)
-        if "discriminator" not in values:
+        if "generator" not in values:  # nobody hears the discriminator yet
             return None
         loss, apart = values["discriminator"], abs(values["real"] - values["fake"])
         self.perfect = [*self.perfect, update] if loss < PERFECT else []

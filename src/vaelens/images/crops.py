@@ -28,12 +28,14 @@ def random_square(
 ) -> tuple[np.ndarray, tuple[Box, ...]]:
     """A square of a picture, uint8 [size,size,3], and what is left of its boxes, in the square's pixels.
 
-    Side and place are random; resized by area (Pillow's BOX), or enlarged by BICUBIC where the picture is too small.
-    Boxes of which less than half is left are dropped.
+    Side and place are random, but for shares of (1, 1), which mean the middle square; resized by area (Pillow's BOX),
+    or enlarged by BICUBIC where the picture is too small. Boxes of which less than half is left are dropped.
     """
     height, width = (int(n) for n in pixels.shape[:2])
     side = min(height, width) * float(rng.uniform(*how.shares))
     left, top = float(rng.uniform(0, width - side)), float(rng.uniform(0, height - side))
+    if how.shares == (1, 1):
+        left, top = (width - side) / 2, (height - side) / 2
     way = Image.Resampling.BOX if side >= how.size else Image.Resampling.BICUBIC
     window = (left, top, min(left + side, width), min(top + side, height))  # rounding may lead out
     square = np.asarray(Image.fromarray(pixels).resize((how.size, how.size), way, box=window))
@@ -60,4 +62,4 @@ def _placed(box: Box, left: float, top: float, scale: float, size: int) -> Box |
     inside = [float(min(max(v, 0.0), size)) for v in (x0, y0, x1, y1)]
     if 2 * (inside[2] - inside[0]) * (inside[3] - inside[1]) < (x1 - x0) * (y1 - y0):
         return None
-    return Box(box.label, *inside)
+    return dataclasses.replace(box, left=inside[0], top=inside[1], right=inside[2], bottom=inside[3])

@@ -4,7 +4,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -79,6 +79,12 @@ def manifest_sha256(items: Iterable[Item]) -> str:
     for item in sorted(items, key=lambda item: item.id):
         digest.update(json.dumps([item.id, item.sha256]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def boxes_sha256(items: Iterable[Item]) -> str:
+    """The sha256 of a set's boxes, over one JSON list of [id, *boxes]."""
+    boxes = [[item.id, *(list(asdict(box).values()) for box in item.boxes)] for item in items]
+    return hashlib.sha256(json.dumps(boxes).encode()).hexdigest()
 
 
 def clean_id(name: str, where: str) -> str:
