@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.finetuning.recipe import explain, field_names, find_recipe, recipe_names
+from vaelens.finetuning.explanation import explain
+from vaelens.finetuning.recipe import field_names, find_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -178,7 +178,8 @@ def _explain(name: str, changed: dict[str, Any], as_json: bool) -> None:
     from dataclasses import asdict
 
     from vaelens.finetuning.card import explained
-    from vaelens.finetuning.recipe import explain, find_recipe
+    from vaelens.finetuning.explanation import explain
+    from vaelens.finetuning.recipe import find_recipe
 
     found = find_recipe(name, changed)
     notes = explain(found)

@@ -6,8 +6,8 @@ from typing import Any
 from vaelens.evaluation.exports import model_indexes
 from vaelens.evaluation.report_tables import pairs_table, summary_table
 from vaelens.evaluation.results import Results
+from vaelens.finetuning.explanation import FieldNote, explain
 from vaelens.finetuning.loop import Training
-from vaelens.finetuning.recipe import FieldNote, explain
 from vaelens.report.tables import Column, Table, table_markdown
 from vaelens.vae import VAE
 

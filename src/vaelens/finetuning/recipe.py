@@ -14,7 +14,6 @@ A recipe without `extends` sets every field: no value is hidden in the code. In 
 `published` or in `ours`.
 """
 
-import dataclasses
 import difflib
 import hashlib
 import json
@@ -208,33 +207,6 @@ def field_names() -> tuple[str, ...]:
     """Every field as `table.field`, in order."""
     tables = {name: cast(type[BaseModel], Recipe.model_fields[name].annotation) for name in TABLES}
     return tuple(f"{name}.{field}" for name, table in tables.items() for field in table.model_fields)
-
-
-@dataclasses.dataclass(frozen=True)
-class FieldNote:
-    """One field for people: its value, and who says so."""
-
-    field: str
-    value: str
-    origin: Literal["published", "our choice", "unexplained"]
-    why: str
-
-
-def explain(recipe: Recipe) -> list[FieldNote]:
-    """Each field with its value, and whether it was published or is a choice."""
-    notes: list[FieldNote] = []
-    values = recipe.as_dict()
-    for name in field_names():
-        table, field = name.split(".")
-        value = values[table][field]
-        shown = json.dumps(value) if not isinstance(value, str) else value or "-"
-        if name in recipe.published:
-            notes.append(FieldNote(name, shown, "published", recipe.published[name]))
-        elif name in recipe.ours:
-            notes.append(FieldNote(name, shown, "our choice", recipe.ours[name]))
-        else:
-            notes.append(FieldNote(name, shown, "unexplained", "the recipe doesn't say"))
-    return notes
 
 
 def recipe_names() -> list[str]:
