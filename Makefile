@@ -17,7 +17,7 @@ demo: .venv/product.stamp
 	@echo "Your own photograph:                $(BIN)/vaelens reconstruct me.jpg -o me.html"
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Small random VAEs on disk, and the oracles' import."""
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,10 @@ from vaelens.weights.spec import NetworkConfig, VAESpec
 with warnings.catch_warnings():  # what other packages deprecate while they load isn't ours to mend
     warnings.simplefilter("ignore")
     import diffusers  # noqa: F401
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several at once: a thread each
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # As deep as kl-f8 (248 tensors), narrow enough to read a thousand times.
 NARROW = AutoencoderKLConfig(block_out_channels=(4, 8, 16, 16), norm_num_groups=4)

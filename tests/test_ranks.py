@@ -13,8 +13,10 @@ from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
 
 SCRIPT = """
-import os, sys
+import atexit, os, sys
 from pathlib import Path
+
+import torch
 
 from vaelens.errors import UsageError
 from vaelens.evaluation import reporting, running
@@ -24,6 +26,8 @@ reporting.report_html = lambda results, examples: ""
 rank, (photos, folder, *vaes) = int(os.environ["RANK"]), sys.argv[1:]
 options = {"preset": "offline", "batch": 2}
 os.environ["VAELENS_CACHE"] = f"{folder}/cache-{rank}"
+# Registered first, so it runs last: a group that is still there then aborts one process in ten.
+atexit.register(lambda: Path(f"{folder}/group-{rank}").write_text(str(torch.distributed.is_initialized())))
 try:
     running.evaluate(vaes, photos, output=f"{folder}/other-{rank}", threads=1 + rank, **options)
 except UsageError as error:
@@ -80,6 +84,7 @@ def test_without_a_common_folder_and_with_other_threads(
         said = (tmp_path / f"said-{rank}").read_text()
         assert said.startswith("rank 1 would measure something else than rank 0: other threads.")
         assert not (tmp_path / f"other-{rank}").exists()
+        assert (tmp_path / f"group-{rank}").read_text() == "False", "the processes part before they end"
     assert 0 < len(rows(tmp_path / "run-1")) < len(rows(whole[0]))
     before = rows(tmp_path / "run-0")
     assert_same(tmp_path / "run-0", evaluate(two_vaes, photos, output=tmp_path / "run-0", **FAST), whole)

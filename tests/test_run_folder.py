@@ -29,7 +29,7 @@ def few_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begun(path: Path, count: int = COUNT, batch: int = BATCH) -> RunFolder:
     folder = RunFolder(path, [f"{n:03d}" for n in range(count)], batch)
-    folder.begin({"preset": {"name": "made up"}, "vaes": {"a": {}}})
+    folder.begin({"preset": {"name": "made up"}, "batch": 1, "threads": 1, "vaes": {"a": {}}})
     return folder
 
 

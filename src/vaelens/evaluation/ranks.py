@@ -4,6 +4,7 @@ Whole chunks go round the ranks, so nothing is padded and no picture counts twic
 what its folder lacks; where all ranks share one folder, nothing has to be sent.
 """
 
+import atexit
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -94,4 +95,12 @@ def join_ranks(device: str) -> Ranks:
     from accelerate import PartialState  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
 
     state: Any = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+    atexit.register(_leave)
     return Ranks(state.process_index, state.num_processes)
+
+
+def _leave() -> None:
+    """End the group's threads while Python still runs: ended by the process' exit, they sometimes abort it."""
+    distributed: Any = torch.distributed
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
