@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.finetuning import pictures as pictures_module
 from vaelens.finetuning.held_out import sample_of, split, without
 from vaelens.finetuning.order import Order
 from vaelens.finetuning.pictures import Pictures
@@ -15,6 +16,7 @@ from vaelens.finetuning.recipe import find_recipe
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.datasets import DataSet, open_dataset
 from vaelens.images.drawing import Box
+from vaelens.images.reading import Picture, decode_picture
 
 DATA = find_recipe("tiny-kl-f8", {"data.size": 24}).data
 
@@ -71,6 +73,27 @@ def test_a_sample_is_a_function_of_its_number(eight: DataSet) -> None:
     assert [batch.numbers for batch in ahead] == [(0, 1, 2, 3), (4, 5, 6, 7)]
     assert ahead[0].image.shape == (4, 3, 24, 24)
     assert float(ahead[0].image.max()) <= 1
+
+
+def test_pictures_are_decoded_once_while_there_is_room(eight: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(data: bytes, name: str) -> Picture:
+        read.append(name)
+        return decode_picture(data, name)
+
+    monkeypatch.setattr(pictures_module, "decode_picture", counted)
+
+    def seen(room: int) -> tuple[list[bytes], int]:
+        read.clear()
+        monkeypatch.setattr(pictures_module, "KEPT_BYTES", room)
+        pictures = Pictures([eight], [1.0], DATA, seed=5)
+        return [pictures.sample(n).pixels.tobytes() for n in range(24)], len(read)
+
+    one = 40 * 44 * 3
+    (none, first), (some, second), (every, third) = seen(0), seen(3 * one), seen(8 * one)
+    assert (first, second, third) == (24, 3 + 5 * 3, 8)
+    assert none == some == every
 
 
 def test_bad_pictures_are_passed_over_and_listed(tmp_path: Path) -> None:

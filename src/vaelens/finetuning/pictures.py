@@ -15,13 +15,14 @@ from vaelens.errors import BadInputError
 from vaelens.finetuning.order import Order
 from vaelens.finetuning.recipe import Data
 from vaelens.images.crops import Crops, random_square
-from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.items import DataSet, Item
 from vaelens.images.drawing import Box
 from vaelens.images.reading import decode_picture
 from vaelens.images.writing import to_pixels
 
 LOADERS = 2  # threads
 AHEAD = 2  # batches
+KEPT_BYTES = 2**29  # of decoded pictures; decoding one anew takes as long as half a small network's update
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Pictures:
         self._seed = seed
         self._order = Order([len(source.items) for source in sources], weights, seed)
         self.bad: dict[str, str] = {}
+        self._kept: dict[str, np.ndarray] = {}
 
     def sample(self, number: int) -> Sample:
         """The picture with this number. Raises BadInputError where no picture of its source can be read."""
@@ -65,7 +67,7 @@ class Pictures:
                 why = self.bad[where]
                 continue
             try:
-                pixels = to_pixels(decode_picture(source.read(item), item.id).image)
+                pixels = self._pixels(source, item)
             except BadInputError as error:
                 why = self.bad[where] = str(error)
                 continue
@@ -73,6 +75,15 @@ class Pictures:
             square, boxes = random_square(pixels, item.boxes, self._crops, rng)
             return Sample(square, boxes, item.id, item.sha256)
         raise BadInputError(f"{source.name}: none of its {len(source.items)} pictures can be read. The last: {why}")
+
+    def _pixels(self, source: DataSet, item: Item) -> np.ndarray:
+        """A picture, uint8 [h,w,3]; those that came first stay in memory by their sha256, up to KEPT_BYTES of them."""
+        found = self._kept.get(item.sha256)
+        if found is None:
+            found = to_pixels(decode_picture(source.read(item), item.id).image)
+            if sum(pixels.nbytes for pixels in list(self._kept.values())) + found.nbytes <= KEPT_BYTES:
+                self._kept[item.sha256] = found
+        return found
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The pictures with these numbers."""
