@@ -9,6 +9,7 @@ import pytest
 import skimage
 from PIL import Image
 
+import vaelens as vl
 from conftest import random_vae
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation import calibration
@@ -18,7 +19,6 @@ from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
 from vaelens.metrics import pretrained
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
-from vaelens.weights.registry import embedded_path, registry
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=4)
@@ -173,7 +173,8 @@ def test_a_bare_file_and_a_corrupt_picture_go_as_the_errors_advise(
 
     for dimension in ("POSTERIORS", "ROUNDINGS"):
         monkeypatch.setattr(calibration, dimension, getattr(calibration, dimension)[:1])
-    bare = rewrite(embedded_path(registry().vaes["tiny-kl-f8"]), tmp_path / "one.safetensors", metadata={})
+    saved = vl.load("tiny-kl-f8", device="cpu").save(tmp_path / "saved.safetensors")
+    bare = rewrite(saved, tmp_path / "one.safetensors", metadata={})
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("0.png", "1.png", "2.png"):

@@ -9,7 +9,7 @@ import torch
 import vaelens as vl
 from vaelens.images.faces import draw_face
 from vaelens.images.writing import from_uint8
-from vaelens.weights.registry import embedded_path, registry
+from vaelens.weights.registry import embedded_paths, registry
 
 CHECK = Path(__file__).parent.parent / "embedded" / "check.py"
 
@@ -32,7 +32,7 @@ def test_it_beats_bicubic_on_each_held_out_photograph(capsys: pytest.CaptureFixt
 def test_it_is_small_and_says_how_it_was_made() -> None:
     from vaelens.weights.reading import read_vae
 
-    path = embedded_path(registry().find("tiny-kl-f8"))
+    (path,) = embedded_paths(registry().find("tiny-kl-f8"))
     assert path.stat().st_size <= 3_000_000
     weights = read_vae(path, name="tiny-kl-f8")
     assert weights.spec.latent_space == "tiny"

@@ -96,6 +96,26 @@ def test_two_names_for_one_tensor_are_refused(vae_file: Path, tmp_path: Path, re
         read_vae(file)
 
 
+def test_a_vae_may_lie_in_several_files(vae: VAE, tmp_path: Path, rewrite: Rewrite) -> None:
+    """The first one says what it is; decoders may so share an encoder's file."""
+    whole = vae.save(tmp_path / "whole.safetensors", notes={"command": "mine"})
+    of_encoder = ("encoder.", "quant_conv.")
+    encoder = rewrite(
+        whole, tmp_path / "a.safetensors", lambda t: {n: v for n, v in t.items() if n.startswith(of_encoder)}
+    )
+    decoder = rewrite(
+        whole, tmp_path / "b.safetensors", lambda t: {n: v for n, v in t.items() if not n.startswith(of_encoder)}
+    )
+    read = read_vae(decoder, rest=[encoder])
+    assert same_bytes(read.tensors, dict(vae.network.state_dict()))
+    assert (read.files, read.spec, read.metadata["command"]) == ((decoder, encoder), vae.spec, "mine")
+    assert read.fingerprint == read_vae(whole).fingerprint
+    with pytest.raises(BadInputError, match="encoder"):
+        read_vae(decoder)
+    with pytest.raises(BadInputError, match=r"b\.safetensors and .*whole\.safetensors both hold decoder\."):
+        read_vae(decoder, rest=[whole])
+
+
 def test_two_vaes_in_one_file_are_refused(vae_file: Path, tmp_path: Path, rewrite: Rewrite) -> None:
     def double(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return tensors | {f"first_stage_model.{n}": t + 1 for n, t in tensors.items()}

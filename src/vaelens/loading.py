@@ -16,7 +16,7 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.files import sha256_file
 from vaelens.vae import VAE
 from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae
-from vaelens.weights.registry import Entry, embedded_path, registry
+from vaelens.weights.registry import Entry, embedded_paths, registry
 from vaelens.weights.safetensors_file import PICKLED
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -65,7 +65,7 @@ def read(
     if text.lower() in registry().vaes:
         name = text.lower()
         files = _files(registry().vaes[name], offline, announce)
-        return read_vae(files[0], name=name), name
+        return read_vae(files[0], name=name, rest=files[1:]), name
     return read_vae(_hub_folder(text, offline, announce), space=space), text
 
 
@@ -145,8 +145,8 @@ def _count(kind: str) -> int:
 
 def _files(entry: Entry, offline: bool, announce: Callable[[str], None] | None) -> list[Path]:
     """An entry's files on this machine, downloaded where they aren't."""
-    if entry.embedded is not None:
-        return [embedded_path(entry)]
+    if entry.embedded:
+        return embedded_paths(entry)
     assert entry.repo is not None
     remote = [RemoteFile(entry.repo, f.name, entry.revision, f.size, f.sha256) for f in entry.files]
     return [fetch(file, offline=offline, announce=announce) for file in remote]

@@ -4,6 +4,7 @@ Nothing is trusted: every key, shape and value is checked, and the spec is settl
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -48,8 +49,8 @@ class VAEWeights:
     fingerprint: Fingerprint
 
 
-def read_vae(path: Path, *, name: str | None = None, space: str | None = None) -> VAEWeights:
-    """The VAE at `path`, a file or a folder.
+def read_vae(path: Path, *, name: str | None = None, space: str | None = None, rest: Sequence[Path] = ()) -> VAEWeights:
+    """The VAE at `path`, a file or a folder; `rest` are files with tensors of its that aren't there.
 
     `name` is the registry's entry that the file is meant to be; `space` names the latent space where the
     file doesn't. Raises BadInputError, UnsafeFileError and CheckFailedError (exit codes 3, 4, 7) as the
@@ -58,7 +59,7 @@ def read_vae(path: Path, *, name: str | None = None, space: str | None = None) -
     config: dict[str, Any] | None = None
     if path.is_dir():
         path, config = _in_folder(path)
-    raw = _raw(open_tensor_file(path))
+    raw = _raw(open_tensor_file(path), [open_tensor_file(other) for other in rest])
     shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
     where = str(path)
     values = (tiny_shape_values if raw.kind == "tiny" else kl_shape_values)(shapes, where)
@@ -100,7 +101,7 @@ class _Raw:
         return "tiny" if self.layout in {"tiny", "taesd"} else "kl"
 
 
-def _raw(opened: TensorFile) -> _Raw:
+def _raw(opened: TensorFile, rest: Sequence[TensorFile] = ()) -> _Raw:
     prefixes = layouts.vae_prefixes(opened.shapes)
     if len(prefixes) > 1:
         shown = " and ".join(repr(p) if p else "no prefix" for p in prefixes)
@@ -123,7 +124,12 @@ def _raw(opened: TensorFile) -> _Raw:
         tensors = layouts.to_diffusers(tensors, layout)
     except ValueError as error:
         raise BadInputError(f"{opened.path}: {error}. Save it again with one of them.") from error
-    return _Raw((opened,), layout, prefix, tensors, dropped)
+    for other in rest:
+        twice = tensors.keys() & other.shapes.keys()
+        if twice:
+            raise BadInputError(f"{opened.path} and {other.path} both hold {min(twice)}. One of them has too much.")
+        tensors |= other.read(other.shapes)
+    return _Raw((opened, *rest), layout, prefix, tensors, dropped)
 
 
 def _file_claims(raw: _Raw, config: dict[str, Any] | None) -> list[Claim]:

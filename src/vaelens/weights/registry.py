@@ -79,13 +79,13 @@ class Entry(_Table):
     revision: str = "main"
     files: tuple[PublishedFile, ...] = ()
     also: tuple[PublishedFile, ...] = ()
-    embedded: str | None = None
+    embedded: tuple[str, ...] = ()
     training: Training = Training()
     scores: tuple[Score, ...] = ()
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "Entry":
-        if (self.embedded is None) == (self.repo is None) or bool(self.repo) != bool(self.files):
+        if bool(self.embedded) == bool(self.repo) or bool(self.repo) != bool(self.files):
             raise ValueError("an entry is either embedded or has a repo with files")
         return self
 
@@ -151,7 +151,7 @@ class Registry(_Table):
 
     def embedded(self) -> list[str]:
         """The names of the VAEs that ship with vaelens: what serves where none is named."""
-        return [name for name, entry in self.vaes.items() if entry.embedded is not None]
+        return [name for name, entry in self.vaes.items() if entry.embedded]
 
     def network_config(self, name: str) -> NetworkConfig:
         """A network's config by its name in the registry."""
@@ -167,10 +167,9 @@ def registry() -> Registry:
     return Registry.model_validate(tomllib.loads(text))
 
 
-def embedded_path(entry: Entry) -> Path:
-    """Where an embedded VAE's file lies in the installed package."""
-    assert entry.embedded is not None
-    return Path(str(files("vaelens.weights").joinpath("embedded", entry.embedded)))
+def embedded_paths(entry: Entry) -> list[Path]:
+    """Where an embedded VAE's files lie in the installed package; those that share an encoder share its file."""
+    return [Path(str(files("vaelens.weights").joinpath("embedded", name))) for name in entry.embedded]
 
 
 def frozen(values: Mapping[str, Any]) -> dict[str, Any]:
