@@ -26,7 +26,7 @@ from vaelens.vae import VAE
 PHOTOS = [Path(skimage.__file__).parent / "data" / n for n in ("coffee.png", "ihc.png", "rocket.jpg", "retina.jpg")]
 PHOTOS += [Path(skimage.__file__).parent / "data" / "hubble_deep_field.jpg"]
 PHOTOS += [Path(sklearn.__file__).parent / "datasets" / "images" / n for n in ("china.jpg", "flower.jpg")]
-FROM = {"tiny-kl-f8": None, "tiny-ft-ema": "tiny-kl-f8", "tiny-ft-mse": "tiny-ft-ema"}
+FROM = {"tiny-kl-f8": None, "tiny-ft-ema": "tiny-kl-f8", "tiny-ft-mse": "tiny-ft-ema", "tiny-ae": None}
 SPACE = "tiny"
 DRAWN = 400  # faces and pages of letters
 WEIGHTS = (2, 1)  # photographs, drawings
