@@ -4,17 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from test_order import folder
 from training import recipe
+from vaelens.errors import UsageError
 from vaelens.evaluation.equipment import Access
 from vaelens.finetuning.starting import Material, Wanted, gather
-from vaelens.images.datasets import DataSet
+from vaelens.images.datasets import DataSet, open_dataset
 from vaelens.images.datasets.drawn import FIRST
 
 
-def gathered(data: Path | str, measured: int, say: Callable[[str], None] = print, **more: Any) -> Material:
+def gathered(data: Path | str | DataSet, measured: int, say: Callable[[str], None] = print, **more: Any) -> Material:
     """By a recipe that measures on so many pictures."""
     options: dict[str, Any] = {"weights": None, "boxes": None, "held_out": None, "take": None, "seed": 0}
     access = Access(torch.device("cpu"), True, say)
@@ -54,3 +56,13 @@ def test_of_a_folder_as_many_pictures_are_taken_as_were_asked_for(tmp_path: Path
     assert len(gathered(data, 3, take=50, held_out=others).sources[0].items) == 12
     parted = gathered(data, 2, take=5)
     assert (len(parted.sources[0].items), len(parted.held_out.items)) == (3, 2)
+
+
+def test_sets_that_are_open_already_serve_as_they_are(tmp_path: Path) -> None:
+    data, others = folder(tmp_path / "data", 8), folder(tmp_path / "others", 6, first=5)
+    by_name = gathered(data, 2, take=4, held_out=others)
+    opened = gathered(open_dataset(data), 2, take=4, held_out=open_dataset(others))
+    assert ids(opened.sources[0]) == ids(by_name.sources[0])
+    assert ids(opened.held_out) == ids(by_name.held_out)
+    with pytest.raises(UsageError, match="open already"):
+        gathered(open_dataset(data), 2, boxes=[tmp_path / "boxes.jsonl"])

@@ -48,7 +48,7 @@ from vaelens.finetuning.starting import (
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import Setting
 from vaelens.finetuning.watch import Finding
-from vaelens.images.datasets.items import boxes_sha256, manifest_sha256
+from vaelens.images.datasets.items import DataSet, boxes_sha256, manifest_sha256
 from vaelens.loading import find_device
 from vaelens.report.record import json_text, run_record, vae_record, versions
 from vaelens.vae import VAE
@@ -78,13 +78,13 @@ class Interrupted(Exception):  # noqa: N818  (no error: it was asked for)
 
 def finetune(
     vae: Source | VAE | None,
-    data: Source | Sequence[Source],
+    data: Source | DataSet | Sequence[Source | DataSet],
     *,
     recipe: Source | Recipe = "ft-mse",
     output: Source = "run",
     weights: Sequence[float] | None = None,
     boxes: Sequence[Source] | None = None,
-    held_out: Source | None = None,
+    held_out: Source | DataSet | None = None,
     take: int | None = None,
     seed: int = 0,
     changed: Mapping[str, Any] | None = None,
@@ -104,8 +104,9 @@ def finetune(
     """Train a VAE, or a better decoder for one; leaves it with its record in the folder `output`.
 
     vae: what is continued; None for a recipe that starts from scratch
-    data: one or more of `open_dataset`'s sources (drawn ones: pictures that are never measured on), mixed by `weights`,
-    alike without; boxes: a file of labelled boxes for each source, for a recipe that weights them
+    data: one or more of `open_dataset`'s sources (drawn ones: pictures that are never measured on), or sets that are
+    open already, mixed by `weights`, alike without
+    boxes: a file of labelled boxes for each source, for a recipe that weights them
     held_out: pictures to measure on, at most run.held_out; without it so many of the data are kept back
     take: at most so many of each source, chosen by the seed
     changed: fields of the recipe to set otherwise, {"run.updates": 500}

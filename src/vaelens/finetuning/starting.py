@@ -55,31 +55,33 @@ class Material:
 class Wanted:
     """Which pictures a user asks for: what `finetune` takes, checked as far as can be told at once."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[Source | DataSet, ...]
     weights: tuple[float, ...]
     boxes: tuple[Source | None, ...]
-    held_out: Source | None
+    held_out: Source | DataSet | None
     take: int | None
     seed: int
 
     @classmethod
     def of(
         cls,
-        data: Source | Sequence[Source],
+        data: Source | DataSet | Sequence[Source | DataSet],
         *,
         weights: Sequence[float] | None,
         boxes: Sequence[Source] | None,
-        held_out: Source | None,
+        held_out: Source | DataSet | None,
         take: int | None,
         seed: int,
     ) -> "Wanted":
-        """Raises UsageError for no source, or another number of weights or boxes than of sources."""
-        sources = [data] if isinstance(data, str | os.PathLike) else list(data)
+        """Raises UsageError for no source, other numbers of weights or boxes than of sources, or boxes of an open set."""
+        sources = [data] if isinstance(data, str | os.PathLike | DataSet) else list(data)
         if not sources:
             raise UsageError("no pictures named. Name a folder, or another source.")
         for what, given in (("weights", weights), ("files of boxes", boxes)):
             if given and len(given) != len(sources):
                 raise UsageError(f"{len(given)} {what} for {len(sources)} sources; give one each, or none.")
+        if boxes and any(isinstance(source, DataSet) for source in sources):
+            raise UsageError("a data set that is open already was opened with its boxes; give it without others.")
         mix = tuple(float(weight) for weight in weights or [1.0] * len(sources))
         return cls(tuple(sources), mix, tuple(boxes or [None] * len(sources)), held_out, take, seed)
 
@@ -147,10 +149,12 @@ def gather(wanted: Wanted, recipe: Recipe, access: Access, progress: Progress | 
     if wanted.held_out is None:
         sources, kept = split(sources, recipe.run.held_out, wanted.seed)
     else:
-        kept = open_dataset(
-            wanted.held_out, take=recipe.run.held_out if wanted.held_out in SETS else None, seed=wanted.seed,
-            skip_bad=True, offline=access.offline, announce=access.say, progress=progress,
-        )  # fmt: skip
+        kept = wanted.held_out
+        if not isinstance(kept, DataSet):
+            kept = open_dataset(
+                kept, take=recipe.run.held_out if kept in SETS else None, seed=wanted.seed, skip_bad=True,
+                offline=access.offline, announce=access.say, progress=progress,
+            )  # fmt: skip
         kept = _at_most(kept, recipe.run.held_out, wanted.seed)
         sources, copies = without(sources, kept)
         if copies:
@@ -201,9 +205,11 @@ def pass_size(given: int | None, begun: int | None, recipe: Recipe, kind: str, r
     return max((n for n in fitting if n <= room), default=fitting[0])
 
 
-def _open(source: Source, boxes: Source | None, wanted: Wanted, access: Access, progress: Progress | None) -> DataSet:
+def _open(
+    source: Source | DataSet, boxes: Source | None, wanted: Wanted, access: Access, progress: Progress | None
+) -> DataSet:
     """A source to train on; at most `take` of it. Pictures that can't be read are passed over later."""
-    found = open_dataset(
+    found = source if isinstance(source, DataSet) else open_dataset(
         source, take=wanted.take if source in SETS else None, seed=wanted.seed, boxes=boxes, offline=access.offline,
         skip_bad=True, training=True, announce=access.say, progress=progress,
     )  # fmt: skip
