@@ -73,7 +73,7 @@ class Wanted:
         take: int | None,
         seed: int,
     ) -> "Wanted":
-        """Raises UsageError for no source, other numbers of weights or boxes than of sources, or boxes of an open set."""
+        """Raises UsageError for no source, other numbers of weights or boxes than sources, or boxes of an open set."""
         sources = [data] if isinstance(data, str | os.PathLike | DataSet) else list(data)
         if not sources:
             raise UsageError("no pictures named. Name a folder, or another source.")
