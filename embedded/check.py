@@ -1,9 +1,10 @@
 """PSNR of a VAE on held-out photographs, each beside that of an 8x down-and-up (Pillow's BICUBIC).
 
-    python embedded/check.py [--vae tiny-kl-f8] [PHOTO ...]
+    python embedded/check.py [--vae VAE ...] [PHOTO ...]
 
 The bicubic picture carries 3 numbers a cell of 8x8 pixels, a latent 4: an f8c4 VAE that can't beat it has
-learnt nothing. Without photographs: astronaut at 256 and 512 and chelsea at 256, from scikit-image's wheel.
+learnt nothing. Without --vae: the embedded ones. Without photographs: astronaut at 256 and 512 and chelsea at
+256, from scikit-image's wheel.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import vaelens
 from vaelens.images.writing import from_uint8, to_uint8
+from vaelens.weights.registry import registry
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 HELD_OUT = (("astronaut", 256), ("astronaut", 512), ("chelsea", 256))  # never trained on
@@ -57,15 +59,17 @@ def scores(
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    cli.add_argument("--vae", default="tiny-kl-f8")
+    cli.add_argument("--vae", action="append")
     cli.add_argument("photos", nargs="*", type=Path)
     a = cli.parse_args()
     photos = {p.name: Image.open(p).convert("RGB") for p in a.photos} or held_out()
-    found = scores(vaelens.load(a.vae, device="cpu").reconstruct, photos.items())
-    for name, (vae, base) in found.items():
-        print(f"{name:<16} {a.vae} {vae:6.2f} dB   bicubic {base:6.2f} dB   {vae - base:+.2f}")
-    gain = np.mean([vae - base for vae, base in found.values()])
-    print(f"{'mean':<16} {gain:+.2f} dB over bicubic, {len(found)} photographs")
+    for of in a.vae or registry().embedded():
+        found = scores(vaelens.load(of, device="cpu").reconstruct, photos.items())
+        for name, (vae, base) in found.items():
+            print(f"{name:<16} {of} {vae:6.2f} dB   bicubic {base:6.2f} dB   {vae - base:+.2f}")
+        gains = [vae - base for vae, base in found.values()]
+        told = f"{np.mean(gains):+.2f} dB over bicubic (from {min(gains):+.2f} to {max(gains):+.2f})"
+        print(f"{'mean':<16} {of} {told}, {len(found)} photographs", flush=True)
 
 
 if __name__ == "__main__":

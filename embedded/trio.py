@@ -1,52 +1,107 @@
-"""Train the embedded VAEs by the recipes: one encoder, three decoders.
+"""Train the embedded VAEs by the recipes: one encoder, three decoders; and what docs/proof.md compares them with.
 
-    python embedded/trio.py tiny-kl-f8 -o RUNS          first, from scratch
-    python embedded/trio.py tiny-ft-ema -o RUNS         its decoder continued
-    python embedded/trio.py tiny-ft-mse -o RUNS         and that one continued, from its EMA weights
+    python embedded/trio.py train tiny-kl-f8 -o RUNS            from scratch
+    python embedded/trio.py train tiny-ft-ema -o RUNS           its decoder continued
+    python embedded/trio.py train tiny-ft-mse -o RUNS           and that one continued, from its EMA weights
+    python embedded/trio.py ship -o RUNS                        the three, into the package
 
-Each leaves RUNS/NAME, a run of `vaelens finetune` that goes on where it stopped, and at last RUNS/NAME.safetensors in
-fp16, as it ships. About an hour or two on one core for the first, less for the others. Needs scikit-image and
-scikit-learn, whose wheels carry the photographs (credits: docs/embedded.md); the rest is drawn.
+Each training leaves a run of `vaelens finetune`, which the same command goes on with after a stop, and at last
+NAME.safetensors in fp16: in RUNS from scratch, in RUNS/seed-N otherwise. On one core about an hour from scratch, ten
+minutes for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the photographs (credits:
+docs/embedded.md); the rest is drawn.
 """
 
 import argparse
 import dataclasses
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-import skimage
-import sklearn
 import torch
+from safetensors.torch import load_file, save_file
 
 import vaelens
+from vaelens.errors import UsageError
 from vaelens.finetuning.recipe import find_recipe
 from vaelens.finetuning.running import finetune
+from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.opening import open_dataset
 from vaelens.vae import VAE
+from vaelens.weights.reading import read_vae
+from vaelens.weights.registry import embedded_paths, registry
+from vaelens.weights.settling import METADATA_KEY, metadata_text
 
-PHOTOS = [Path(skimage.__file__).parent / "data" / n for n in ("coffee.png", "ihc.png", "rocket.jpg", "retina.jpg")]
-PHOTOS += [Path(skimage.__file__).parent / "data" / "hubble_deep_field.jpg"]
-PHOTOS += [Path(sklearn.__file__).parent / "datasets" / "images" / n for n in ("china.jpg", "flower.jpg")]
-FROM = {"tiny-kl-f8": None, "tiny-ft-ema": "tiny-kl-f8", "tiny-ft-mse": "tiny-ft-ema", "tiny-ae": None}
+PHOTOS = {  # by the library that carries them
+    "skimage": ("data", ("coffee.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg", "rocket.jpg")),
+    "sklearn": ("datasets/images", ("china.jpg", "flower.jpg")),
+}
 SPACE = "tiny"
 DRAWN = 400  # faces and pages of letters
 WEIGHTS = (2, 1)  # photographs, drawings
 
 
-def train(name: str, runs: Path, seed: int, dtype: str) -> Path:
-    """One of the trio, to its shipped form."""
+@dataclass(frozen=True)
+class Training:
+    """What to continue (None: from scratch), by which recipe, with which of its fields changed."""
+
+    parent: str | None
+    recipe: str
+    changed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+SAME_LOSS = {"gan.weight": 0.0}  # tiny-ft-ema's recipe is tiny-kl-f8's loss with a discriminator
+TRAININGS = {
+    "tiny-kl-f8": Training(None, "tiny-kl-f8"),
+    "tiny-ae": Training(None, "tiny-ae"),
+    "tiny-ft-ema": Training("tiny-kl-f8", "tiny-ft-ema"),
+    "tiny-ft-mse": Training("tiny-ft-ema", "tiny-ft-mse"),
+    "control": Training("tiny-kl-f8", "tiny-ft-ema", SAME_LOSS),  # as long as tiny-ft-ema
+    "control-twice": Training("control", "tiny-ft-ema", SAME_LOSS),  # as long as tiny-ft-mse with what it continues
+}
+ENCODER = ("encoder.", "quant_conv.")  # how its tensors' names begin
+SHIPPED = ("tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse")
+
+
+def place(runs: Path, name: str, seed: int) -> Path:
+    """Where a training's VAE lies; those from scratch have seed 0, and every seed's decoders continue the same one."""
+    folder = runs if TRAININGS[name].parent is None else runs / f"seed-{seed}"
+    return folder / f"{name}.safetensors"
+
+
+def pictures(runs: Path, seed: int, drawn: int = DRAWN) -> list[DataSet]:
+    """What all of a seed are trained on: the photographs, and drawings."""
     photos = runs / "photos"
     photos.mkdir(parents=True, exist_ok=True)
-    for photo in PHOTOS:
-        shutil.copy(photo, photos)
-    parent = FROM[name]
+    for library, (folder, names) in PHOTOS.items():
+        for name in names:
+            shutil.copy(Path(str(files(library))) / folder / name, photos)
+    return [open_dataset(photos), open_dataset("drawn", take=drawn, seed=seed, training=True)]
+
+
+def train(
+    name: str,
+    runs: Path,
+    seed: int = 0,
+    dtype: str = "bfloat16",
+    *,
+    data: Sequence[DataSet] | None = None,
+    changed: Mapping[str, Any] | None = None,
+) -> Path:
+    """One of them, in fp16; gives its file. `data`, `changed`: others than `pictures` and the recipe's fields."""
+    training, target = TRAININGS[name], place(runs, name, seed)
+    data = pictures(runs, seed) if data is None else data
+    fields = {**training.changed, **(changed or {})}
     tuned = finetune(
-        None if parent is None else runs / f"{parent}.safetensors",
-        [photos, "drawn"],
-        recipe=name,
-        output=runs / name,
+        None if training.parent is None else _in_space(place(runs, training.parent, seed)),
+        data,
+        recipe=training.recipe,
+        changed=fields,
+        output=target.with_suffix(""),
         weights=WEIGHTS,
         held_out="drawn",
-        take=DRAWN,
         seed=seed,
         threads=1,
         device="cpu",
@@ -54,25 +109,59 @@ def train(name: str, runs: Path, seed: int, dtype: str) -> Path:
         announce=print,
         show=lambda done, of, numbers: print(done, of, {k: round(v, 4) for k, v in numbers.items()}, flush=True),
     )
-    spec = dataclasses.replace(tuned.vae.spec, latent_space=SPACE)
+    spec = dataclasses.replace(tuned.vae.spec, latent_space=None)
     notes = {
-        "command": f"embedded/trio.py {name} --seed {seed} --dtype {dtype}",
-        "recipe_sha256": find_recipe(name).sha256(),
-        "pictures": f"{DRAWN} drawn; {len(PHOTOS)} photographs of scikit-image and scikit-learn; {WEIGHTS}",
-        "torch": torch.__version__,
-        "vaelens": vaelens.__version__,
+        "command": f"embedded/trio.py train {name} --seed {seed} --dtype {dtype}",
+        "recipe_sha256": find_recipe(training.recipe, fields).sha256(),
+        "pictures": "; ".join(f"{source.name}, weight {w}" for source, w in zip(data, WEIGHTS, strict=True)),
+        "made_with": f"vaelens {vaelens.__version__}, torch {torch.__version__}",
     }
-    return VAE(tuned.vae.network.half(), spec, name).save(runs / f"{name}.safetensors", notes=notes)
+    return VAE(tuned.vae.network.half(), spec, name).save(target, notes=notes)
+
+
+def _in_space(path: Path) -> VAE:
+    """A VAE in the latent space that the recipes ask for; its file says none before the registry knows its scale."""
+    vae = vaelens.load(path, device="cpu")
+    spec = dataclasses.replace(vae.spec, latent_space=SPACE)
+    return VAE(vae.network, spec, vae.name, vae.fingerprint)
+
+
+def ship(runs: Path, seed: int = 0) -> list[Path]:
+    """Encoder and decoders into the package, each in a file of its own with its command; gives the files."""
+    whole = {name: place(runs, name, seed) for name in SHIPPED}
+    read = {name: read_vae(path) for name, path in whole.items()}
+    if len({vae.fingerprint.encoder.stored for vae in read.values()}) > 1:
+        raise UsageError(f"the VAEs in {runs} don't share one encoder. Train them in order.")
+    known, scale = registry().spaces[SPACE].scaling_factor, read[SHIPPED[0]].spec.scaling_factor
+    if scale != known:
+        raise UsageError(f"the space {SPACE} has the scale {known} in vaes.toml, these latents {scale}. Set it there.")
+    written: list[Path] = []
+    for name, vae in read.items():
+        decoder, encoder = embedded_paths(registry().find(name))
+        tensors = load_file(whole[name])
+        notes = vae.metadata | {METADATA_KEY: metadata_text(dataclasses.replace(vae.spec, latent_space=SPACE))}
+        save_file({n: t for n, t in tensors.items() if not n.startswith(ENCODER)}, decoder, metadata=notes)
+        written.append(decoder)
+        if name == SHIPPED[0]:
+            save_file({n: t for n, t in tensors.items() if n.startswith(ENCODER)}, encoder, metadata=notes)
+            written.append(encoder)
+    return written
 
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    cli.add_argument("name", choices=FROM)
-    cli.add_argument("-o", "--out", type=Path, required=True)
-    cli.add_argument("--seed", type=int, default=0)
-    cli.add_argument("--dtype", default="bfloat16", help="of the networks; weights are float32")
+    commands = cli.add_subparsers(dest="command", required=True)
+    for command in (commands.add_parser("train"), commands.add_parser("ship")):
+        if command.prog.endswith("train"):
+            command.add_argument("name", choices=TRAININGS)
+            command.add_argument("--dtype", default="bfloat16", help="of the networks; weights are float32")
+        command.add_argument("-o", "--out", type=Path, required=True)
+        command.add_argument("--seed", type=int, default=0)
     a = cli.parse_args()
-    print("wrote", train(a.name, a.out, a.seed, a.dtype))
+    if a.command == "train":
+        print("wrote", train(a.name, a.out, a.seed, a.dtype))
+    else:
+        print("wrote", ", ".join(map(str, ship(a.out, a.seed))))
 
 
 if __name__ == "__main__":

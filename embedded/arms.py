@@ -1,0 +1,71 @@
+"""The arms of docs/proof.md: decoders that continue tiny-kl-f8, each measured when it is there.
+
+    python embedded/arms.py SEED -o RUNS
+
+After `trio.py train tiny-kl-f8 -o RUNS`. Trains control, tiny-ft-ema, tiny-ft-mse and control-twice with this seed, and
+measures each on the same PICTURES drawn pictures of unseen seeds (`vaelens evaluate`, preset offline) in RUNS/measured,
+where rows stay. Seeds may run side by side; a stopped one goes on. About an hour on one core.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from trio import TRAININGS, pictures, place, train
+
+import vaelens
+from vaelens.evaluation.running import evaluate
+from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.opening import open_dataset
+from vaelens.vae import VAE
+
+BASE = "tiny-kl-f8"
+ARMS = ("control", "tiny-ft-ema", "tiny-ft-mse", "control-twice")
+PICTURES = 500
+PRESET = "offline"
+UNSEEN = 9  # the seed of their set; trainings look at those of their own seed
+BATCH = 4  # pictures a chunk: evaluate's on a CPU
+
+
+def loaded(runs: Path, name: str, seed: int) -> VAE:
+    """A trained VAE in float32, under the name that its rows have."""
+    vae = vaelens.load(place(runs, name, seed), device="cpu")
+    vae.name = row_name(name, seed)
+    return vae
+
+
+def row_name(name: str, seed: int) -> str:
+    """What a trained VAE is called in the rows."""
+    return name if TRAININGS[name].parent is None else f"{name} {seed}"
+
+
+def unseen(count: int = PICTURES) -> DataSet:
+    """Drawn pictures that no training sees, nor looks at on its way."""
+    return open_dataset("drawn", take=count, seed=UNSEEN)
+
+
+def measure(vaes: list[VAE], dataset: DataSet, folder: Path) -> None:
+    """The pictures through VAEs; what the folder already has isn't measured again."""
+    evaluate(vaes, dataset, preset=PRESET, output=folder, batch=BATCH, threads=1, device="cpu", announce=print)
+
+
+def run_arms(runs: Path, seed: int, dtype: str, count: int = PICTURES, **more: Any) -> None:
+    """One seed's arms, each trained and then measured; tiny-kl-f8 itself first. `more`: as `train` takes."""
+    found = unseen(count)
+    measure([loaded(runs, BASE, seed)], found, runs / "measured")
+    for name in ARMS:
+        train(name, runs, seed, dtype, **more)
+        measure([loaded(runs, name, seed)], found, runs / "measured")
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    cli.add_argument("seed", type=int)
+    cli.add_argument("-o", "--out", type=Path, required=True)
+    cli.add_argument("--dtype", default="bfloat16", help="of the networks in training")
+    a = cli.parse_args()
+    run_arms(a.out, a.seed, a.dtype, data=pictures(a.out, a.seed))
+
+
+if __name__ == "__main__":
+    main()
