@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trio import TRAININGS, pictures, place, train
+from trio import WHOLE, pictures, place, train
 
 import vaelens
 from vaelens.evaluation.running import evaluate
@@ -36,7 +36,7 @@ def loaded(runs: Path, name: str, seed: int) -> VAE:
 
 def row_name(name: str, seed: int) -> str:
     """What a trained VAE is called in the rows."""
-    return name if TRAININGS[name].parent is None else f"{name} {seed}"
+    return name if name in WHOLE else f"{name} {seed}"
 
 
 def unseen(count: int = PICTURES) -> DataSet:

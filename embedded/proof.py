@@ -271,8 +271,8 @@ distribution is. Noise and other latents were tried on {probed} of the pictures.
 HOW = """## How it was made
 
     python -m pip install -c constraints.txt -e '.[train]'
-    python embedded/trio.py train tiny-kl-f8 -o RUNS
-    python embedded/trio.py train tiny-ae -o RUNS
+    python embedded/trio.py train begun -o RUNS        # then tiny-kl-f8
+    python embedded/trio.py train begun-ae -o RUNS     # then tiny-ae
     python embedded/arms.py 0 -o RUNS      # and 1, and 2
     python embedded/distribution.py -o RUNS
     python embedded/proof.py record -o RUNS

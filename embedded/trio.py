@@ -1,14 +1,15 @@
 """Train the embedded VAEs by the recipes: one encoder, three decoders; and what docs/proof.md compares them with.
 
-    python embedded/trio.py train tiny-kl-f8 -o RUNS            from scratch
+    python embedded/trio.py train begun -o RUNS                 from scratch, on small crops
+    python embedded/trio.py train tiny-kl-f8 -o RUNS            continued on larger ones
     python embedded/trio.py train tiny-ft-ema -o RUNS           its decoder continued
     python embedded/trio.py train tiny-ft-mse -o RUNS           and that one continued, from its EMA weights
     python embedded/trio.py ship -o RUNS                        the three, into the package
 
 Each training leaves a run of `vaelens finetune`, which the same command goes on with after a stop, and at last
-NAME.safetensors in fp16: in RUNS from scratch, in RUNS/seed-N otherwise. On one core about an hour from scratch, ten
-minutes for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the photographs (credits:
-docs/embedded.md); the rest is drawn.
+NAME.safetensors in fp16: whole VAEs in RUNS, decoders of seed N in RUNS/seed-N. On one core about an hour and a half
+for a whole one, a quarter for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the photographs
+(credits: docs/embedded.md); the rest is drawn.
 """
 
 import argparse
@@ -54,21 +55,23 @@ class Training:
 
 SAME_LOSS = {"gan.weight": 0.0}  # tiny-ft-ema's recipe is tiny-kl-f8's loss with a discriminator
 TRAININGS = {
-    "tiny-kl-f8": Training(None, "tiny-kl-f8"),
-    "tiny-ae": Training(None, "tiny-ae"),
+    "begun": Training(None, "tiny-kl-f8"),
+    "tiny-kl-f8": Training("begun", "tiny-kl-f8-128"),
+    "begun-ae": Training(None, "tiny-ae"),
+    "tiny-ae": Training("begun-ae", "tiny-ae-128"),
     "tiny-ft-ema": Training("tiny-kl-f8", "tiny-ft-ema"),
     "tiny-ft-mse": Training("tiny-ft-ema", "tiny-ft-mse"),
     "control": Training("tiny-kl-f8", "tiny-ft-ema", SAME_LOSS),  # as long as tiny-ft-ema
     "control-twice": Training("control", "tiny-ft-ema", SAME_LOSS),  # as long as tiny-ft-mse with what it continues
 }
 ENCODER = ("encoder.", "quant_conv.")  # how its tensors' names begin
+WHOLE = ("begun", "tiny-kl-f8", "begun-ae", "tiny-ae")
 SHIPPED = ("tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse")
 
 
 def place(runs: Path, name: str, seed: int) -> Path:
-    """Where a training's VAE lies; those from scratch have seed 0, and every seed's decoders continue the same one."""
-    folder = runs if TRAININGS[name].parent is None else runs / f"seed-{seed}"
-    return folder / f"{name}.safetensors"
+    """Where a training's VAE lies; whole VAEs have seed 0, and every seed's decoders continue the same one."""
+    return (runs if name in WHOLE else runs / f"seed-{seed}") / f"{name}.safetensors"
 
 
 def pictures(runs: Path, seed: int, drawn: int = DRAWN) -> list[DataSet]:
