@@ -2,16 +2,17 @@
 
     python embedded/arms.py SEED -o RUNS
 
-After `trio.py train tiny-kl-f8 -o RUNS`. Trains control, tiny-ft-ema, tiny-ft-mse and control-twice with this seed, and
+After `trio.py train` of tiny-kl-f8. Trains control, tiny-ft-ema, tiny-ft-mse and control-twice with this seed, and
 measures each on the same PICTURES drawn pictures of unseen seeds (`vaelens evaluate`, preset offline) in RUNS/measured,
 where rows stay. Seeds may run side by side; a stopped one goes on. About an hour on one core.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trio import WHOLE, pictures, place, train
+from trio import is_whole, pictures, place_of, train
 
 import vaelens
 from vaelens.evaluation.running import evaluate
@@ -29,14 +30,14 @@ BATCH = 4  # pictures a chunk: evaluate's on a CPU
 
 def loaded(runs: Path, name: str, seed: int) -> VAE:
     """A trained VAE in float32, under the name that its rows have."""
-    vae = vaelens.load(place(runs, name, seed), device="cpu")
+    vae = vaelens.load(place_of(runs, name, seed), device="cpu")
     vae.name = row_name(name, seed)
     return vae
 
 
 def row_name(name: str, seed: int) -> str:
     """What a trained VAE is called in the rows."""
-    return name if name in WHOLE else f"{name} {seed}"
+    return name if is_whole(name) else f"{name} {seed}"
 
 
 def unseen(count: int = PICTURES) -> DataSet:
@@ -49,12 +50,20 @@ def measure(vaes: list[VAE], dataset: DataSet, folder: Path) -> None:
     evaluate(vaes, dataset, preset=PRESET, output=folder, batch=BATCH, threads=1, device="cpu", announce=print)
 
 
-def run_arms(runs: Path, seed: int, dtype: str, count: int = PICTURES, **more: Any) -> None:
-    """One seed's arms, each trained and then measured; tiny-kl-f8 itself first. `more`: as `train` takes."""
+def run_arms(
+    runs: Path,
+    seed: int,
+    dtype: str,
+    *,
+    data: Sequence[DataSet],
+    count: int = PICTURES,
+    changed: Mapping[str, Any] | None = None,
+) -> None:
+    """One seed's arms, each trained on `data` and then measured on `count` others; tiny-kl-f8 itself first."""
     found = unseen(count)
     measure([loaded(runs, BASE, seed)], found, runs / "measured")
     for name in ARMS:
-        train(name, runs, seed, dtype, **more)
+        train(name, runs, seed, dtype, data=data, changed=changed)
         measure([loaded(runs, name, seed)], found, runs / "measured")
 
 
@@ -64,7 +73,7 @@ def main() -> None:
     cli.add_argument("-o", "--out", type=Path, required=True)
     cli.add_argument("--dtype", default="bfloat16", help="of the networks in training")
     a = cli.parse_args()
-    run_arms(a.out, a.seed, a.dtype, data=pictures(a.out, a.seed))
+    run_arms(a.out, a.seed, a.dtype, data=pictures(a.out))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ distances' jackknife values are averaged over the seeds.
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import numpy as np
 from arms import ARMS, BASE, BATCH, loaded, row_name
 from check import held_out, scores
 
-from vaelens.evaluation.folder import ORIGINALS, RunFolder
+from vaelens.errors import UsageError
+from vaelens.evaluation.folder import ORIGINALS, RunFolder, missing_units
+from vaelens.evaluation.plan import read_plan
 from vaelens.evaluation.results import Row
 from vaelens.images.datasets.items import DataSet
 from vaelens.metrics.frechet import Jackknife, jackknife
@@ -25,19 +27,67 @@ from vaelens.report.tables import Better
 
 FRECHET = "fd_small"
 BETTER: dict[str, Better] = {
+    "fd_small": "lower",
+    "letters": "higher",
+    "eyes": "higher",
     "psnr": "higher",
     "ssim": "higher",
     "psim_small": "lower",
-    "eyes": "higher",
-    "letters": "higher",
-    FRECHET: "lower",
 }
+ON_SOME = ("letters", "eyes")  # pictures that have none have no value
 PAIRS = (
     ("control", BASE),
     ("tiny-ft-ema", "control"),
     ("tiny-ft-mse", "control-twice"),
     ("tiny-ft-mse", "tiny-ft-ema"),
 )
+Value = tuple[float, float, float]  # with its 95 % interval
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What RUNS/measured says of some VAEs: each measure's values, one a picture, and their Frechet distances."""
+
+    values: Mapping[str, Mapping[str, np.ndarray]]
+    distances: Mapping[str, Jackknife]
+    originals_read: float  # % of the letters that can be read on the pictures themselves
+    weights: Mapping[str, str]  # fingerprints
+
+    @classmethod
+    def of(cls, runs: Path, dataset: DataSet, names: Sequence[str]) -> "Rows":
+        """Raises UsageError where rows are missing, or a score that each picture has isn't a number."""
+        path = runs / "measured"
+        folder = RunFolder(path, [item.id for item in dataset.items], BATCH)
+        folder.refresh()
+        if missing_units(folder, names):
+            raise UsageError(
+                f"{path} lacks rows of {' or '.join(names)}. Let arms.py and distribution.py come to an end."
+            )
+        rows = {name: folder.rows([name]) for name in names}
+        values = {name: _columns(of) for name, of in rows.items()}
+        for name, columns in values.items():
+            for key, column in columns.items():
+                if key not in ON_SOME and not np.isfinite(column).all():
+                    raise UsageError(f"{path}: {key} of {name} isn't a number on each picture. Look at its pictures.")
+        reference = folder.moments(ORIGINALS, "small")
+        distances = jackknife(reference, {name: folder.moments(name, "small") for name in names})
+        own = [row.letters for row in rows[names[0]] if row.letters and row.letters[2]]
+        plan = read_plan(path) or {}
+        weights = {name: plan["vaes"][name]["weights"] for name in names}
+        return cls(values, distances, mean(100 * top / count for _, top, count in own), weights)
+
+    def value(self, name: str, measure: str) -> float:
+        """A VAE's mean over pictures, or its distance."""
+        return self.distances[name].value if measure == FRECHET else mean(self.values[name][measure])
+
+    def difference(self, pairs: Sequence[tuple[str, str]], measure: str) -> Value:
+        """First - second, averaged over the pairs of VAEs, with its 95 % interval."""
+        if measure == FRECHET:
+            found = averaged([self.distances[a].minus(self.distances[b]) for a, b in pairs]).interval()
+            return found.value, found.low, found.high
+        a, b = (np.mean([self.values[pair[side]][measure] for pair in pairs], axis=0) for side in (0, 1))
+        pair = paired(a.tolist(), b.tolist(), BETTER[measure])
+        return pair.difference, pair.low, pair.high
 
 
 @dataclass(frozen=True)
@@ -54,73 +104,59 @@ class Difference:
 
 
 def compared(runs: Path, dataset: DataSet, seeds: Sequence[int]) -> dict[str, Any]:
-    """The arms' part of the record."""
-    folder = RunFolder(runs / "measured", [item.id for item in dataset.items], BATCH)
-    folder.refresh()
-    names = {(arm, seed): row_name(arm, seed) for arm in (BASE, *ARMS) for seed in seeds}
-    values = {name: columns(folder.rows([name])) for name in set(names.values())}
-    reference = folder.moments(ORIGINALS, "small")
-    distances = jackknife(reference, {name: folder.moments(name, "small") for name in sorted(set(names.values()))})
-
-    def by_seed(arm: str, measure: str) -> list[float]:
-        each = dict.fromkeys(names[arm, seed] for seed in seeds)
-        if measure == FRECHET:
-            return [distances[name].value for name in each]
-        return [mean(values[name][measure]) for name in each]
-
+    """The arms' part of the record. Raises UsageError where rows are missing or are of other weights than the files."""
+    vaes = {name: {row_name(name, seed): loaded(runs, name, seed) for seed in seeds} for name in (BASE, *ARMS)}
+    rows = Rows.of(runs, dataset, [name for of in vaes.values() for name in of])
+    for of in vaes.values():
+        for name, vae in of.items():
+            if rows.weights[name] != vae.fingerprint.short:
+                raise UsageError(
+                    f"{runs}/measured has rows of another {name} than its file. Measure it in a new folder."
+                )
     differences: list[Difference] = []
     for first, second in PAIRS:
-        own = [(names[first, seed], names[second, seed]) for seed in seeds]
-        for measure, better in BETTER.items():
-            if measure == FRECHET:
-                each = [distances[a].minus(distances[b]) for a, b in own]
-                interval = averaged(each).interval()
-                found = interval.value, interval.low, interval.high
-                apart = [one.value for one in each]
-            else:
-                a, b = (np.mean([values[pair[side]][measure] for pair in own], axis=0) for side in (0, 1))
-                pair = paired(a.tolist(), b.tolist(), better)
-                found = pair.difference, pair.low, pair.high
-                apart = [mean(values[x][measure] - values[y][measure]) for x, y in own]
-            differences.append(Difference(first, second, measure, *found, tuple(apart)))
+        pairs = [(row_name(first, seed), row_name(second, seed)) for seed in seeds]
+        for measure in BETTER:
+            apart = tuple(rows.difference([pair], measure)[0] for pair in pairs)
+            differences.append(Difference(first, second, measure, *rows.difference(pairs, measure), apart))
+    photos = held_out()
+    bicubic = {name: base for name, (_, base) in scores(lambda image: image, photos.items()).items()}
+    found = {arm: [scores(vae.reconstruct, photos.items()) for vae in of.values()] for arm, of in vaes.items()}
     return {
         "pictures": len(dataset.items),
         "seeds": list(seeds),
-        "arms": {arm: {measure: by_seed(arm, measure) for measure in BETTER} for arm in (BASE, *ARMS)},
+        "weights": dict(rows.weights),
+        "originals_read": rows.originals_read,
+        "arms": {arm: {key: [rows.value(name, key) for name in of] for key in BETTER} for arm, of in vaes.items()},
         "differences": [asdict(difference) for difference in differences],
-        "photographs": photographs(runs, seeds),
+        "photographs": {
+            photo: {"bicubic": bicubic[photo]} | {arm: [one[photo][0] for one in each] for arm, each in found.items()}
+            for photo in photos
+        },
     }
 
 
-def columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Each measure's values, one a picture; eyes and letters are NaN on pictures that have none."""
-    found = {key: [row.scores[key] for row in rows] for key in ("psnr", "ssim", "psim_small")}
-    eyes = [[region["psnr"] for region in row.regions if region["label"] == "eye"] for row in rows]
+def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """Each measure's values, one a picture; letters: the % of a page's that are read, eyes: PSNR over their boxes."""
+    found = {key: [_number(row.scores[key]) for row in rows] for key in ("psnr", "ssim", "psim_small")}
+    eyes = [[_number(region["psnr"]) for region in row.regions if region["label"] == "eye"] for row in rows]
     found["eyes"] = [mean(of) if of else math.nan for of in eyes]
-    found["letters"] = [100 * row.letters[0] / row.letters[2] if row.letters and row.letters[2] else math.nan
-                        for row in rows]  # fmt: skip
+    letters = [row.letters if row.letters and row.letters[2] else None for row in rows]
+    found["letters"] = [math.nan if of is None else 100 * of[0] / of[2] for of in letters]
     return {key: np.array(column, dtype=np.float64) for key, column in found.items()}
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def mean(values: Iterable[float]) -> float:
-    """Of the numbers among them."""
-    return statistics.fmean(value for value in map(float, values) if math.isfinite(value))
+    """Of the numbers among them; NaN where there are none."""
+    known = [value for value in map(float, values) if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
 
 
 def averaged(each: Sequence[Jackknife]) -> Jackknife:
     """The mean of several distances on the same pictures, group by group."""
     groups = zip(*(one.left_out for one in each), strict=True)
-    return Jackknife(mean(one.value for one in each), tuple(mean(group) for group in groups))
-
-
-def photographs(runs: Path, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """PSNR in dB on photographs that none was trained on, one by one: of bicubic, and of each arm by seed."""
-    photos = held_out()
-    found: dict[str, dict[str, Any]] = {name: {} for name in photos}
-    for arm in (BASE, *ARMS):
-        once = seeds[:1] if arm == BASE else seeds
-        each = [scores(loaded(runs, arm, seed).reconstruct, photos.items()) for seed in once]
-        for name in photos:
-            found[name]["bicubic"] = each[0][name][1]
-            found[name][arm] = [one[name][0] for one in each]
-    return found
+    return Jackknife(statistics.fmean(one.value for one in each), tuple(statistics.fmean(group) for group in groups))

@@ -1,173 +1,216 @@
-"""Autoencoder or VAE: `tiny-ae` against `tiny-kl-f8`, which differ in nothing but the VAE's distribution.
+"""Autoencoder or VAE: `tiny-ae` against `tiny-kl-f8`, which continue one network without and with a distribution.
 
     python embedded/distribution.py -o RUNS
 
-After `trio.py train` of both. On the drawn pictures of RUNS/measured: reconstruction, by `vaelens evaluate`; and on
-PROBED of them, what the decoders make of latents with noise, of the middle between two pictures' latents, and of
-latents drawn at random. Latents are in units of their own standard deviation, so that the same noise means the same.
-Leaves RUNS/distribution.json and RUNS/distribution.png. About ten minutes on one core.
+After `trio.py train` of both. On the drawn pictures of RUNS/measured: reconstruction, by `vaelens evaluate`. On PROBED
+of each kind: what the decoders make of latents with noise, of the middle between two pictures' latents, and of latents
+drawn at random. Noise is given in the spread that each channel has over all of these latents, so that it means the same
+for both. Leaves RUNS/distribution.json and RUNS/distribution.png. About ten minutes on one core.
 """
 
 import argparse
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from arms import BASE, BATCH, PICTURES, loaded, measure, unseen
-from comparison import BETTER, FRECHET, columns, mean
+from arms import BASE, PICTURES, loaded, measure, unseen
+from comparison import BETTER, Rows, mean
 from torch import Tensor
 
-from vaelens.evaluation.folder import ORIGINALS, RunFolder
 from vaelens.files import write_atomic
 from vaelens.images.datasets.items import DataSet
 from vaelens.images.reading import decode_picture
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
-from vaelens.metrics.frechet import Moments, frechet_distance, jackknife
+from vaelens.metrics.frechet import Moments, jackknife
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.small import frechet_features, load_small_frechet, load_small_perceptual, psim_small
-from vaelens.metrics.statistics import Paired, paired
+from vaelens.metrics.statistics import paired
 from vaelens.report.record import json_text
 from vaelens.vae import VAE
 
 AUTOENCODER = "tiny-ae"
-PROBED = 200
-NOISE = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)  # standard deviations of the noise, in those of the latents
-SHOWN = ("face-1900003", "letters-1900003")
+BOTH = (AUTOENCODER, BASE)
+PROBED = 100  # pictures of each kind
+NOISE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)  # its spread, in that of the channel
+SHOWN_NOISE = (0.1, 0.2, 0.4)
+GROUPS = 20  # of the jackknife
 
 
-def probe(runs: Path, dataset: DataSet) -> dict[str, Any]:
-    """The record of all comparisons; draws RUNS/distribution.png."""
-    vaes = {name: loaded(runs, name, 0) for name in (AUTOENCODER, BASE)}
+@dataclass(frozen=True)
+class Probe:
+    """One VAE's latents [n,c,h,w] of the probed pictures, and each channel's mean and spread over them, [1,c,1,1]."""
+
+    vae: VAE
+    latents: Tensor
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, vae: VAE, images: Sequence[Tensor]) -> "Probe":
+        z = torch.cat([vae.encode(image).mode() for image in images])
+        return cls(vae, z, z.mean(dim=(0, 2, 3), keepdim=True), z.std(dim=(0, 2, 3), keepdim=True))
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """A picture as it would be saved, [1,3,h,w] in [0,1]."""
+        return from_uint8(to_uint8(self.vae.decode(latents)))
+
+    def plain(self, number: int) -> Tensor:
+        return self.latents[number : number + 1]
+
+    def noisy(self, number: int, strength: float) -> Tensor:
+        """A picture's latents with noise, which belongs to its number: both VAEs get the same."""
+        return self.plain(number) + strength * self.std * _normal(self.latents, number)
+
+    def middle(self, number: int, other: int) -> Tensor:
+        return (self.plain(number) + self.plain(other)) / 2
+
+    def random(self, number: int) -> Tensor:
+        """Independent normal elements with each channel's mean and spread."""
+        return self.mean + self.std * _normal(self.latents, number)
+
+    def facts(self, images: Sequence[Tensor]) -> dict[str, Any]:
+        """Each channel's mean and spread, raw; the posterior's, as shares of the channel's; the furthest element."""
+        raw = 1 / self.vae.spec.scaling_factor
+        widths = torch.cat([_posterior_std(self.vae, image) for image in images]) / self.std
+        return {
+            "mean": [float(value) * raw for value in self.mean.flatten()],
+            "std": [float(value) * raw for value in self.std.flatten()],
+            "largest": float(((self.latents - self.mean) / self.std).abs().max()),
+            "posterior": None if self.vae.name == AUTOENCODER else {
+                "rms": float(widths.square().mean().sqrt()),
+                "quantiles": [float(np.quantile(widths.numpy(), q)) for q in (0.1, 0.5, 0.9)],
+            },
+        }  # fmt: skip
+
+
+def probe(runs: Path, dataset: DataSet) -> tuple[dict[str, Any], np.ndarray]:
+    """The record of all comparisons, and a sheet of what the decoders made, uint8 [h,w,3]."""
+    vaes = {name: loaded(runs, name, 0) for name in BOTH}
     measure(list(vaes.values()), dataset, runs / "measured")
-    originals = {item.id: decode_picture(dataset.read(item), item.id).image for item in dataset.items}
-    probed = [*originals.values()][:: max(1, len(originals) // PROBED)]  # of both kinds
-    latents = {name: torch.cat([vae.encode(image).mode() for image in probed]) for name, vae in vaes.items()}
-    return {
-        "probed": len(probed),
-        "latents": {name: latent_facts(vaes[name], probed, latents[name]) for name in vaes},
+    kinds: dict[str, list[Tensor]] = {}
+    for item in dataset.items:
+        of_kind = kinds.setdefault(item.id.partition("-")[0], [])
+        if len(of_kind) < PROBED:
+            of_kind.append(decode_picture(dataset.read(item), item.id).image)
+    images = [image for of_kind in kinds.values() for image in of_kind]
+    couples = _couples([len(of_kind) for of_kind in kinds.values()])
+    probes = {name: Probe.of(vae, images) for name, vae in vaes.items()}
+    record = {
+        "probed": len(images),
+        "weights": {name: vae.fingerprint.short for name, vae in vaes.items()},
+        "latents": {name: one.facts(images[:: max(1, len(images) // 20)]) for name, one in probes.items()},
         "reconstruction": reconstruction(runs, dataset),
-        "noise": with_noise(vaes, probed, latents),
-        "unseen_latents": {name: invented(vaes[name], probed, latents[name]) for name in vaes},
+        "noise": with_noise(probes, images),
+        "unseen_latents": invented(probes, images, couples),
     }
-
-
-def latent_facts(vae: VAE, images: Sequence[Tensor], latents: Tensor) -> dict[str, float]:
-    """How wide the posterior is, and how far latents lie out; in their own standard deviations."""
-    std = float(latents.std())
-    posteriors = [vae.encode(image).posterior for image in images[:20]]
-    widths = torch.cat([(0.5 * p.logvar).exp().flatten() for p in posteriors if p.logvar is not None])
-    return {
-        "std": std / vae.spec.scaling_factor,  # of raw z
-        "posterior_std": float(widths.median()) * vae.spec.scaling_factor / std,
-        "largest": float(latents.abs().max()) / std,
-    }
+    return record, sheet(probes, couples, [0, len(images) - 1])
 
 
 def reconstruction(runs: Path, dataset: DataSet) -> dict[str, Any]:
     """Each measure of both on all pictures, and VAE - autoencoder with its interval."""
-    folder = RunFolder(runs / "measured", [item.id for item in dataset.items], BATCH)
-    folder.refresh()
-    values = {name: columns(folder.rows([name])) for name in (AUTOENCODER, BASE)}
-    distances = jackknife(
-        folder.moments(ORIGINALS, "small"), {name: folder.moments(name, "small") for name in (AUTOENCODER, BASE)}
-    )
+    rows = Rows.of(runs, dataset, BOTH)
     found: dict[str, Any] = {}
-    for key, better in BETTER.items():
-        if key == FRECHET:
-            difference = distances[BASE].minus(distances[AUTOENCODER]).interval()
-            each = {name: one.value for name, one in distances.items()}
-            found[key] = each | {"difference": [difference.value, difference.low, difference.high]}
-        else:
-            pair = paired(values[BASE][key].tolist(), values[AUTOENCODER][key].tolist(), better)
-            each = {name: mean(values[name][key]) for name in values}
-            found[key] = each | {"difference": [pair.difference, pair.low, pair.high]}
+    for key in BETTER:
+        each = {name: rows.value(name, key) for name in BOTH}
+        found[key] = each | {"difference": list(rows.difference([(BASE, AUTOENCODER)], key))}
     return found
 
 
-def with_noise(vaes: dict[str, VAE], images: Sequence[Tensor], latents: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """PSNR and psim-small of decoded latents with noise, and VAE - autoencoder; both get the same noise."""
-    network = load_small_perceptual()
+def with_noise(probes: dict[str, Probe], images: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """What noise costs: each picture against itself without noise, VAE - autoencoder with its interval."""
+    before = {name: _scores(one, images, one.plain) for name, one in probes.items()}
     found: list[dict[str, Any]] = []
     for strength in NOISE:
         line: dict[str, Any] = {"noise": strength}
-        values: dict[str, dict[str, list[float]]] = {name: {"psnr": [], "psim_small": []} for name in vaes}
-        for name, vae in vaes.items():
-            for number, image in enumerate(images):
-                made = decoded(vae, noisy(latents[name], number, strength))
-                values[name]["psnr"].append(float(psnr(made, image)))
-                with torch.no_grad():
-                    values[name]["psim_small"].append(float(psim_small(network, made, image)))
+        after = {name: _scores(one, images, partial(one.noisy, strength=strength)) for name, one in probes.items()}
         for key in ("psnr", "psim_small"):
-            pair: Paired = paired(values[BASE][key], values[AUTOENCODER][key], BETTER[key])
-            line[key] = {name: mean(values[name][key]) for name in vaes}
-            line[key]["difference"] = [pair.difference, pair.low, pair.high]
+            change = {name: after[name][key] - before[name][key] for name in probes}
+            pair = paired(change[BASE].tolist(), change[AUTOENCODER].tolist(), BETTER[key])
+            line[key] = {name: mean(after[name][key]) for name in probes}
+            line[key] |= {"change": {name: mean(change[name]) for name in probes}}
+            line[key] |= {"difference": [pair.difference, pair.low, pair.high]}
         found.append(line)
-        print(line, flush=True)
     return found
 
 
-def invented(vae: VAE, images: Sequence[Tensor], latents: Tensor) -> dict[str, float]:
-    """fd-small, against the pictures, of what is decoded from latents that no picture has.
+def invented(probes: dict[str, Probe], images: Sequence[Tensor], couples: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """fd-small, against the pictures, of what is decoded from latents that no picture has; VAE - autoencoder.
 
-    middle: halfway between two pictures of a kind; cross_fade: the same two blended as pixels, for comparison.
-    normal: each element drawn from the normal distribution that its channel has over all latents.
+    middle: halfway between two pictures of a kind; blended: the same two blended as pixels, encoded and decoded.
     """
-    features = load_small_frechet()
-    real = Moments.of(frechet_features(features, to_uint8(torch.cat(list(images)))))
-    made = {
-        "reconstructed": (decoded(vae, latents[n : n + 1]) for n in range(len(images))),
-        "middle": (decoded(vae, (latents[a : a + 1] + latents[b : b + 1]) / 2) for a, b in couples(len(images))),
-        "cross_fade": ((images[a] + images[b]) / 2 for a, b in couples(len(images))),
-        "normal": (decoded(vae, drawn_at_random(latents, n)) for n in range(len(images))),
-    }
-    return {how: frechet_distance(real, Moments.of(_features(features, pictures))) for how, pictures in made.items()}
+    real = _moments(images)
+    made: dict[str, dict[str, list[Moments]]] = {"reconstructed": {}, "middle": {}, "blended": {}, "random": {}}
+    for name, one in probes.items():
+        made["reconstructed"][name] = _moments([one.decoded(one.plain(n)) for n in range(len(images))])
+        made["middle"][name] = _moments([one.decoded(one.middle(a, b)) for a, b in couples])
+        blends = ((images[a] + images[b]) / 2 for a, b in couples)
+        made["blended"][name] = _moments([from_uint8(to_uint8(one.vae.reconstruct(blend))) for blend in blends])
+        made["random"][name] = _moments([one.decoded(one.random(n)) for n in range(len(images))])
+    found: dict[str, Any] = {}
+    for how, sets in made.items():
+        distances = jackknife(real, sets)
+        difference = distances[BASE].minus(distances[AUTOENCODER]).interval()
+        found[how] = {name: one.value for name, one in distances.items()}
+        found[how]["difference"] = [difference.value, difference.low, difference.high]
+    return found
 
 
-def couples(count: int) -> list[tuple[int, int]]:
-    """Pictures that follow each other; in a set sorted by id these are of one kind, but for one couple."""
-    return [(n, (n + 1) % count) for n in range(count)]
-
-
-def noisy(latents: Tensor, number: int, strength: float) -> Tensor:
-    """One picture's latents with noise, which belongs to the picture's number; [1,c,h,w]."""
-    noise = torch.randn(latents[:1].shape, generator=torch.Generator().manual_seed(number))
-    return latents[number : number + 1] + strength * latents.std() * noise
-
-
-def drawn_at_random(latents: Tensor, number: int) -> Tensor:
-    """Latents [1,c,h,w] of independent normal elements with each channel's mean and spread."""
-    noise = torch.randn(latents[:1].shape, generator=torch.Generator().manual_seed(number))
-    return latents.mean(dim=(0, 2, 3), keepdim=True) + latents.std(dim=(0, 2, 3), keepdim=True) * noise
-
-
-def decoded(vae: VAE, latents: Tensor) -> Tensor:
-    """A picture as it would be saved, [1,3,h,w] in [0,1]."""
-    return from_uint8(to_uint8(vae.decode(latents)))
-
-
-def _features(network: Any, pictures: Iterator[Tensor]) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([frechet_features(network, to_uint8(picture)) for picture in pictures])
-
-
-def sheet(runs: Path, dataset: DataSet) -> np.ndarray:
-    """Both decoders' pictures of the same kinds of latents, to look at; uint8 [h,w,3]."""
-    items = {item.id: item for item in dataset.items}
-    images = [decode_picture(dataset.read(items[name]), name).image for name in SHOWN]
-    headings = ["reconstructed", *(f"noise {strength}" for strength in (0.2, 0.4, 0.8)), "middle of both", "random"]
+def sheet(probes: dict[str, Probe], couples: Sequence[tuple[int, int]], numbers: Sequence[int]) -> np.ndarray:
+    """Both decoders' pictures of the latents that were measured, to look at."""
+    headings = ["reconstructed", *(f"noise {strength}" for strength in SHOWN_NOISE), "middle with next", "random"]
     rows: list[SheetRow] = []
-    for name in (AUTOENCODER, BASE):
-        vae = loaded(runs, name, 0)
-        latents = torch.cat([vae.encode(image).mode() for image in images])
-        for number, image in enumerate(SHOWN):
-            each = [noisy(latents, number, strength) for strength in (0, 0.2, 0.4, 0.8)]
-            each += [latents.mean(dim=0, keepdim=True), drawn_at_random(latents, number)]
-            rows.append(SheetRow(f"{name}: {image}", tuple(to_pixels(decoded(vae, z)) for z in each)))
+    for name, one in probes.items():
+        for number in numbers:
+            each = [one.plain(number), *(one.noisy(number, strength) for strength in SHOWN_NOISE)]
+            each += [one.middle(*couples[number]), one.random(number)]
+            rows.append(SheetRow(name, tuple(to_pixels(one.decoded(z)) for z in each)))
     return draw_sheet(rows, headings)
+
+
+def _couples(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """Each picture with the next of its kind, the last with the first."""
+    starts = np.cumsum([0, *counts])
+    return [
+        (start + n, start + (n + 1) % count)
+        for start, count in zip(map(int, starts), counts, strict=False)
+        for n in range(count)
+    ]
+
+
+def _scores(one: Probe, images: Sequence[Tensor], latents: Callable[[int], Tensor]) -> dict[str, np.ndarray]:
+    """PSNR and psim-small of each picture decoded from such latents."""
+    network = load_small_perceptual()
+    values: dict[str, list[float]] = {"psnr": [], "psim_small": []}
+    for number, image in enumerate(images):
+        made = one.decoded(latents(number))
+        values["psnr"].append(float(psnr(made, image)))
+        with torch.no_grad():
+            values["psim_small"].append(float(psim_small(network, made, image)))
+    return {key: np.array(column) for key, column in values.items()}
+
+
+def _moments(pictures: Sequence[Tensor]) -> list[Moments]:
+    """Of fd-small's features, in groups of every GROUPS-th picture."""
+    network = load_small_frechet()
+    with torch.no_grad():
+        features = torch.cat([frechet_features(network, to_uint8(picture)) for picture in pictures])
+    return [Moments.of(features[group::GROUPS]) for group in range(min(GROUPS, len(features)))]
+
+
+def _normal(like: Tensor, number: int) -> Tensor:
+    return torch.randn(like[:1].shape, generator=torch.Generator().manual_seed(number))
+
+
+def _posterior_std(vae: VAE, image: Tensor) -> Tensor:
+    """Of the posterior's elements, in the unit of the scaled latents."""
+    logvar = vae.encode(image).posterior.logvar
+    assert logvar is not None  # both are full VAEs
+    return (0.5 * logvar).exp() * vae.spec.scaling_factor
 
 
 def main() -> None:
@@ -176,10 +219,10 @@ def main() -> None:
     cli.add_argument("--pictures", type=int, default=PICTURES)
     a = cli.parse_args()
     torch.set_num_threads(1)
-    dataset = unseen(a.pictures)
-    write_atomic(a.out / "distribution.json", json_text(probe(a.out, dataset)).encode())
-    write_atomic(a.out / "distribution.png", encode_png(sheet(a.out, dataset)))
-    print(json.dumps(json.loads((a.out / "distribution.json").read_text()), indent=1))
+    record, drawn = probe(a.out, unseen(a.pictures))
+    write_atomic(a.out / "distribution.json", json_text(record).encode())
+    write_atomic(a.out / "distribution.png", encode_png(drawn))
+    print("wrote", a.out / "distribution.json", "and .png")
 
 
 if __name__ == "__main__":

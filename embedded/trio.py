@@ -14,7 +14,6 @@ for a whole one, a quarter for a decoder. Needs scikit-image and scikit-learn, w
 
 import argparse
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 import vaelens
 from vaelens.errors import UsageError
+from vaelens.files import write_atomic
 from vaelens.finetuning.recipe import find_recipe
 from vaelens.finetuning.running import finetune
 from vaelens.images.datasets.items import DataSet
@@ -55,33 +55,38 @@ class Training:
 
 SAME_LOSS = {"gan.weight": 0.0}  # tiny-ft-ema's recipe is tiny-kl-f8's loss with a discriminator
 TRAININGS = {
-    "begun": Training(None, "tiny-kl-f8"),
-    "tiny-kl-f8": Training("begun", "tiny-kl-f8-128"),
-    "begun-ae": Training(None, "tiny-ae"),
-    "tiny-ae": Training("begun-ae", "tiny-ae-128"),
+    "begun": Training(None, "tiny-begin"),
+    "tiny-kl-f8": Training("begun", "tiny-kl-f8"),
+    "tiny-ae": Training("begun", "tiny-ae"),
     "tiny-ft-ema": Training("tiny-kl-f8", "tiny-ft-ema"),
     "tiny-ft-mse": Training("tiny-ft-ema", "tiny-ft-mse"),
     "control": Training("tiny-kl-f8", "tiny-ft-ema", SAME_LOSS),  # as long as tiny-ft-ema
     "control-twice": Training("control", "tiny-ft-ema", SAME_LOSS),  # as long as tiny-ft-mse with what it continues
 }
 ENCODER = ("encoder.", "quant_conv.")  # how its tensors' names begin
-WHOLE = ("begun", "tiny-kl-f8", "begun-ae", "tiny-ae")
 SHIPPED = ("tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse")
 
 
+def is_whole(name: str) -> bool:
+    """Whether encoder and decoder are trained: once, with seed 0. Every seed's decoders continue the same VAE."""
+    return find_recipe(TRAININGS[name].recipe).model.trains == "all"
+
+
 def place(runs: Path, name: str, seed: int) -> Path:
-    """Where a training's VAE lies; whole VAEs have seed 0, and every seed's decoders continue the same one."""
-    return (runs if name in WHOLE else runs / f"seed-{seed}") / f"{name}.safetensors"
+    """Where a training's VAE lies. Raises UsageError for another seed than 0 of a whole one."""
+    if is_whole(name) and seed != 0:
+        raise UsageError(f"{name} is trained with seed 0 only; decoders have others.")
+    return (runs if is_whole(name) else runs / f"seed-{seed}") / f"{name}.safetensors"
 
 
-def pictures(runs: Path, seed: int, drawn: int = DRAWN) -> list[DataSet]:
-    """What all of a seed are trained on: the photographs, and drawings."""
-    photos = runs / "photos"
-    photos.mkdir(parents=True, exist_ok=True)
+def pictures(runs: Path) -> list[DataSet]:
+    """What all are trained on, whatever their seed: photographs and drawings."""
     for library, (folder, names) in PHOTOS.items():
         for name in names:
-            shutil.copy(Path(str(files(library))) / folder / name, photos)
-    return [open_dataset(photos), open_dataset("drawn", take=drawn, seed=seed, training=True)]
+            photo = runs / "photos" / name
+            if not photo.exists():  # other trainings may be reading it
+                write_atomic(photo, (Path(str(files(library))) / folder / name).read_bytes())
+    return [open_dataset(runs / "photos"), open_dataset("drawn", take=DRAWN, training=True)]
 
 
 def train(
@@ -95,10 +100,10 @@ def train(
 ) -> Path:
     """One of them, in fp16; gives its file. `data`, `changed`: others than `pictures` and the recipe's fields."""
     training, target = TRAININGS[name], place(runs, name, seed)
-    data = pictures(runs, seed) if data is None else data
+    data = pictures(runs) if data is None else data
     fields = {**training.changed, **(changed or {})}
     tuned = finetune(
-        None if training.parent is None else _in_space(place(runs, training.parent, seed)),
+        None if training.parent is None else _in_space(place_of(runs, training.parent, seed)),
         data,
         recipe=training.recipe,
         changed=fields,
@@ -122,6 +127,11 @@ def train(
     return VAE(tuned.vae.network.half(), spec, name).save(target, notes=notes)
 
 
+def place_of(runs: Path, name: str, seed: int) -> Path:
+    """Where the VAE lies that belongs to a seed's decoders."""
+    return place(runs, name, 0 if is_whole(name) else seed)
+
+
 def _in_space(path: Path) -> VAE:
     """A VAE in the latent space that the recipes ask for; its file says none before the registry knows its scale."""
     vae = vaelens.load(path, device="cpu")
@@ -131,16 +141,21 @@ def _in_space(path: Path) -> VAE:
 
 def ship(runs: Path, seed: int = 0) -> list[Path]:
     """Encoder and decoders into the package, each in a file of its own with its command; gives the files."""
-    whole = {name: place(runs, name, seed) for name in SHIPPED}
+    whole = {name: place_of(runs, name, seed) for name in SHIPPED}
     read = {name: read_vae(path) for name, path in whole.items()}
     if len({vae.fingerprint.encoder.stored for vae in read.values()}) > 1:
         raise UsageError(f"the VAEs in {runs} don't share one encoder. Train them in order.")
     known, scale = registry().spaces[SPACE].scaling_factor, read[SHIPPED[0]].spec.scaling_factor
     if scale != known:
         raise UsageError(f"the space {SPACE} has the scale {known} in vaes.toml, these latents {scale}. Set it there.")
+    targets = {name: embedded_paths(registry().find(name)) for name in SHIPPED}
+    if {len(paths) for paths in targets.values()} != {2}:
+        raise UsageError(
+            "vaes.toml names no file for the decoder and one for the encoder of each. Write them there first."
+        )
     written: list[Path] = []
     for name, vae in read.items():
-        decoder, encoder = embedded_paths(registry().find(name))
+        decoder, encoder = targets[name]
         tensors = load_file(whole[name])
         notes = vae.metadata | {METADATA_KEY: metadata_text(dataclasses.replace(vae.spec, latent_space=SPACE))}
         save_file({n: t for n, t in tensors.items() if not n.startswith(ENCODER)}, decoder, metadata=notes)

@@ -183,7 +183,7 @@ def test_the_command_saves_at_a_signal(photos: Path, tmp_path: Path) -> None:
         "finetune",
         str(photos),
         "--recipe",
-        "tiny-kl-f8",
+        "tiny-begin",
         *more,
         "-o",
         str(run),
@@ -253,7 +253,7 @@ def test_from_scratch_it_has_a_space_of_its_own(photos: Path, tmp_path: Path) ->
     run = tmp_path / "run"
     changed = {"model.space": "own", "run.updates": 2, "run.evaluate_every": 2}
     short = {"gan.weight": 0.0, "optimizer.warm_up": 0, "optimizer.cool_down": 0}
-    tuned = train(None, photos, run, recipe="tiny-kl-f8", changed=changed | short)
+    tuned = train(None, photos, run, recipe="tiny-begin", changed=changed | short)
     assert tuned.vae.spec.latent_space is None
     latents = torch.cat(
         [tuned.vae.encode(vl.read_image(p)).posterior.mode().flatten() for p in sorted(photos.iterdir())]
@@ -280,7 +280,7 @@ def test_cached_posteriors_change_nothing_but_the_last_bits(narrow: Path, photos
     with pytest.raises(UsageError, match="another crop each time"):
         train(narrow, photos, tmp_path / "no", cache=True)
     with pytest.raises(UsageError, match="this recipe trains it"):
-        train(None, photos, tmp_path / "no", recipe="tiny-kl-f8", changed=still | {"model.space": "own"}, cache=True)
+        train(None, photos, tmp_path / "no", recipe="tiny-begin", changed=still | {"model.space": "own"}, cache=True)
     assert not (tmp_path / "no").exists()
 
 
@@ -305,7 +305,7 @@ def test_what_does_not_fit_is_said_before_anything_is_done(narrow: Path, photos:
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (UsageError, "for VAEs of the latent space sd1, and other is of sdxl", {"vae": other}),
         (UsageError, "continues a VAE. Name it with --from", {"vae": None}),
-        (UsageError, "starts from scratch", {"recipe": "tiny-kl-f8", "changed": {"model.space": "own"}}),
+        (UsageError, "starts from scratch", {"recipe": "tiny-begin", "changed": {"model.space": "own"}}),
         (UsageError, "Did you mean kl-f8", {"vae": Path("kl-f9")}),
         (BadInputError, "no pictures", {"photos": empty}),
         (UsageError, "kept back", {"changed": {"run.held_out": 8}}),
@@ -316,7 +316,7 @@ def test_what_does_not_fit_is_said_before_anything_is_done(narrow: Path, photos:
         (UsageError, "Did you mean loss.pixel", {"changed": {"loss.pixl": "l1"}}),
         (UsageError, "need a multiple of 8. Set it: --set data.size=32", {"changed": {"data.size": 33}}),
         (UsageError, "a training's seed lies between", {"seed": -1}),
-        (UsageError, "--space is for a VAE file", {"vae": None, "recipe": "tiny-kl-f8", "space": "sd1"} | FROM_SCRATCH),
+        (UsageError, "--space is for a VAE file", {"vae": None, "recipe": "tiny-begin", "space": "sd1"} | FROM_SCRATCH),
     ]
     for kind, said, more in cases:
         wanted = {"vae": narrow, "photos": photos, "recipe": "tiny-ft-ema"} | more

@@ -45,6 +45,9 @@ def test_drawn_pictures_to_train_on_are_others_than_those_measured_on() -> None:
     assert not {*trained} & {*kept}
     assert all(int(name.rpartition("-")[2]) < FIRST for name in trained)
     assert all(int(name.rpartition("-")[2]) >= FIRST for name in kept)
+    gathered(open_dataset("drawn", take=4, training=True), 2, held_out="drawn")
+    with pytest.raises(UsageError, match="measured on"):
+        gathered(open_dataset("drawn", take=4), 2)
 
 
 def test_of_a_folder_as_many_pictures_are_taken_as_were_asked_for(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ import vaelens as vl
 from training import small_presets
 from vaelens.errors import UsageError
 from vaelens.images.datasets import DataSet, open_dataset
+from vaelens.metrics.frechet import Jackknife
 from vaelens.weights.fingerprint import fingerprint
 from vaelens.weights.reading import read_vae
 
@@ -29,6 +31,7 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 OF_DECODERS = {"gan.start": 0, "gan.warm_up": 0, "gan.layers": 1}
 PICTURES = 12
+WHOLE = ("begun", "tiny-kl-f8", "tiny-ae")
 
 
 @pytest.fixture(scope="module")
@@ -56,28 +59,28 @@ def runs(scripts: SimpleNamespace, data: list[DataSet], tmp_path_factory: pytest
     path = tmp_path_factory.mktemp("runs")
     scripts.arms.PRESET = "smaller"
     with small_presets():
-        for name in scripts.trio.WHOLE:
+        for name in WHOLE:
             scripts.trio.train(name, path, data=data, changed=SHORT)
-        scripts.arms.run_arms(path, 0, "float32", PICTURES, data=data, changed=SHORT | OF_DECODERS)
+        scripts.arms.run_arms(path, 0, "float32", data=data, count=PICTURES, changed=SHORT | OF_DECODERS)
     return path
 
 
 def test_one_encoder_and_the_command_in_every_file(scripts: SimpleNamespace, runs: Path) -> None:
+    assert [name for name in scripts.trio.TRAININGS if scripts.trio.is_whole(name)] == list(WHOLE)
     read = {name: read_vae(scripts.trio.place(runs, name, 0)) for name in scripts.trio.TRAININGS}
     encoders = {name: vae.fingerprint.encoder.stored for name, vae in read.items()}
-    whole = scripts.trio.WHOLE
-    assert {encoders[name] for name in encoders if name not in whole} == {encoders["tiny-kl-f8"]}
-    assert len({encoders[name] for name in whole}) == len(whole), "the second part trains the encoder too"
+    assert {encoders[name] for name in encoders if name not in WHOLE} == {encoders["tiny-kl-f8"]}
+    assert len({encoders[name] for name in WHOLE}) == len(WHOLE), "the second part trains the encoder too"
     decoders = [vae.fingerprint.decoder.stored for vae in read.values()]
     assert len(set(decoders)) == len(decoders), "control-twice goes on, and the GAN and the losses differ"
     for name, vae in read.items():
         assert {tensor.dtype for tensor in vae.tensors.values()} == {torch.float16}
-        dtype = "bfloat16" if name in whole else "float32"
+        dtype = "bfloat16" if name in WHOLE else "float32"
         assert vae.metadata["command"] == f"embedded/trio.py train {name} --seed 0 --dtype {dtype}"
         assert (
             vae.metadata["pictures"] == "photos0 (2 pictures), weight 2; drawn faces and letters (2 pictures), weight 1"
         )
-    assert len({vae.spec.scaling_factor for name, vae in read.items() if name not in whole}) == 1
+    assert len({vae.spec.scaling_factor for name, vae in read.items() if name not in WHOLE}) == 1
 
 
 def test_shipping_parts_encoder_and_decoders(
@@ -111,16 +114,33 @@ def test_shipping_parts_encoder_and_decoders(
         scripts.trio.ship(tmp_path)
 
 
+def test_arms_that_are_there_are_neither_trained_nor_measured_again(
+    scripts: SimpleNamespace, data: list[DataSet], runs: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (runs / "seed-0" / "control" / "checkpoints").rglob("*")}
+    rows = (runs / "measured" / "rows.jsonl").read_bytes()
+    weights = scripts.arms.loaded(runs, "control", 0).fingerprint
+    with small_presets():
+        scripts.arms.run_arms(runs, 0, "float32", data=data, count=PICTURES, changed=SHORT | OF_DECODERS)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (runs / "measured" / "rows.jsonl").read_bytes() == rows
+    assert scripts.arms.loaded(runs, "control", 0).fingerprint == weights
+    with pytest.raises(UsageError, match="seed 0 only"):
+        scripts.trio.place(runs, "tiny-kl-f8", 1)
+
+
 def test_the_page_says_what_the_rows_say(
     scripts: SimpleNamespace, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unseen = scripts.arms.unseen(PICTURES)
-    monkeypatch.setattr(scripts.distribution, "PROBED", 6)
-    monkeypatch.setattr(scripts.distribution, "NOISE", (0.0, 0.4))
+    monkeypatch.setattr(scripts.distribution, "PROBED", 3)
+    monkeypatch.setattr(scripts.distribution, "NOISE", (0.05, 0.4))
     photo = next(iter(scripts.comparison.held_out().values())).resize((64, 64))
     monkeypatch.setattr(scripts.comparison, "held_out", lambda: {"one": photo})
     with small_presets():
-        (runs / "distribution.json").write_text(json.dumps(scripts.distribution.probe(runs, unseen)))
+        record, sheet = scripts.distribution.probe(runs, unseen)
+    assert sheet.shape[1] > 6 * 256
+    (runs / "distribution.json").write_text(json.dumps(record))
     Image.new("RGB", (8, 8)).save(runs / "distribution.png")
     monkeypatch.setattr(scripts.proof_record, "unseen", lambda: unseen)
     scripts.proof_record.write_record(runs, [0], tmp_path / "proof.json", tmp_path / "images")
@@ -138,22 +158,75 @@ def test_the_page_says_what_the_rows_say(
     assert one["value"] == pytest.approx(means["tiny-ft-mse 0"] - means["tiny-ft-ema 0"])
     assert one["by_seed"] == pytest.approx([one["value"]])
     assert one["low"] <= one["value"] <= one["high"]
-    frechet = found["tiny-ft-mse", "tiny-ft-ema", "fd_small"]
-    arms = record["arms"]["arms"]
+    frechet, arms = found["tiny-ft-mse", "tiny-ft-ema", "fd_small"], record["arms"]["arms"]
     assert frechet["value"] == pytest.approx(arms["tiny-ft-mse"]["fd_small"][0] - arms["tiny-ft-ema"]["fd_small"][0])
+    assert record["updates"] == dict.fromkeys(scripts.trio.TRAININGS, 2)
 
     noise = record["distribution"]["noise"]
-    assert [line["noise"] for line in noise] == list(scripts.distribution.NOISE)
-    same = noise[0]["psnr"]["tiny-kl-f8"], noise[-1]["psnr"]["tiny-kl-f8"]
-    assert same[0] != same[1]
+    assert [line["noise"] for line in noise] == [0.05, 0.4]
+    change = noise[1]["psnr"]["change"]
+    assert noise[1]["psnr"]["difference"][0] == pytest.approx(change["tiny-kl-f8"] - change["tiny-ae"])
     page = scripts.proof.page(record)
-    for line in page.splitlines():
-        if line.startswith("| control |") and "the same loss" in line:
-            assert f"{means['control 0']:.2f}" in line
-    assert "nan" not in page.lower().replace("finance", "")
+    (line,) = [line for line in page.splitlines() if line.startswith("| control | tiny")]
+    assert f"{means['control 0']:.2f}" in line
+    assert "$" not in page
     assert page.count("![") == 2
-    with Image.open(tmp_path / "images" / "proof-arms.png") as sheet:
-        assert sheet.width > 5 * 96
+    with Image.open(tmp_path / "images" / "proof-arms.png") as drawn:
+        assert drawn.width > 5 * 96
+
+    vl.load(scripts.trio.place(runs, "control", 0), device="cpu").save(tmp_path / "kept.safetensors")
+    kept = scripts.trio.place(runs, "control", 0).read_bytes()
+    scripts.trio.place(runs, "control", 0).write_bytes(scripts.trio.place(runs, "control-twice", 0).read_bytes())
+    with pytest.raises(UsageError, match="rows of another control 0"):
+        scripts.comparison.compared(runs, unseen, [0])
+    scripts.trio.place(runs, "control", 0).write_bytes(kept)
+    with pytest.raises(UsageError, match="lacks rows of tiny-kl-f8 or control 1"):
+        scripts.comparison.Rows.of(runs, unseen, ["tiny-kl-f8", "control 1"])
+
+
+def test_differences_pair_pictures_and_seeds(scripts: SimpleNamespace) -> None:
+    """Each seed's arm against the same seed's, picture by picture."""
+    rng = np.random.default_rng(0)
+    base = {seed: 20 + 5 * rng.normal(size=40) for seed in range(3)}  # seeds lie far apart, the arms close together
+    better = {seed: base[seed] + 0.5 + 0.01 * rng.normal(size=40) for seed in range(3)}
+    values = {f"a {n}": {"psnr": better[n]} for n in base} | {f"b {n}": {"psnr": base[n]} for n in base}
+    distances = {f"a {n}": Jackknife(2.0 + n, (2.1 + n, 1.9 + n)) for n in base}
+    distances |= {f"b {n}": Jackknife(3.0 + n, (3.1 + n, 2.9 + n)) for n in base}
+    rows = scripts.comparison.Rows(values, distances, 90.0, {})
+    value, low, high = rows.difference([(f"a {n}", f"b {n}") for n in base], "psnr")
+    assert 0.49 < low < value < high < 0.51
+    assert rows.difference([("a 0", "b 1")], "psnr")[2] > 0.6, "other seeds' pictures are other numbers"
+    assert rows.difference([(f"a {n}", f"b {n}") for n in base], "fd_small") == pytest.approx((-1, -1, -1))
+    assert rows.value("b 2", "fd_small") == 5
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "by_seed", "told"),
+    [
+        ("psnr", (0.5, 0.4, 0.6), (0.4, 0.5, 0.6), "a is better"),
+        ("psnr", (-0.5, -0.6, -0.4), (-0.4, -0.5, -0.6), "b is better"),
+        ("fd_small", (-0.5, -0.6, -0.4), (-0.4, -0.5, -0.6), "a is better"),
+        ("fd_small", (0.5, 0.4, 0.6), (0.4, 0.5, 0.6), "b is better"),
+        ("psnr", (0.5, 0.4, 0.6), (1.4, -0.2, 0.3), "not told apart"),  # seeds disagree
+        ("psnr", (0.5, -0.1, 1.1), (0.4, 0.5, 0.6), "not told apart"),
+    ],
+)
+def test_a_verdict_needs_pictures_and_seeds(
+    scripts: SimpleNamespace, measure: str, value: tuple[float, ...], by_seed: tuple[float, ...], told: str
+) -> None:
+    difference = {"first": "a", "second": "b", "measure": measure, "by_seed": by_seed}
+    difference |= dict(zip(("value", "low", "high"), value, strict=True))
+    assert scripts.proof.verdict(difference) == told
+    side = scripts.proof.side(value, measure)
+    expected = {"a is better": "the VAE is better", "b is better": "the autoencoder is better"}
+    if value[1] * value[2] > 0 and told in expected:
+        assert side == expected[told]
+    names = {"first": "tiny-ft-mse", "second": "tiny-ft-ema", "measure": "fd_small"}
+    sentence = scripts.proof.frechet_verdict(difference | names)
+    if told == "not told apart":
+        assert "not resolved" in sentence
+    else:
+        assert ("as published" in sentence) == (value[0] > 0)
 
 
 @pytest.mark.skipif(not (ROOT / "docs" / "proof.json").exists(), reason="no record yet")

@@ -112,6 +112,12 @@ def test_a_vae_may_lie_in_several_files(vae: VAE, tmp_path: Path, rewrite: Rewri
     assert read.fingerprint == read_vae(whole).fingerprint
     with pytest.raises(BadInputError, match="encoder"):
         read_vae(decoder)
+    spec = json.loads(read.metadata["vaelens"])
+    other = rewrite(
+        encoder, tmp_path / "c.safetensors", metadata={"vaelens": json.dumps(spec | {"scaling_factor": 2.0})}
+    )
+    with pytest.raises(BadInputError, match="scaling_factor"):
+        read_vae(decoder, rest=[other])
     with pytest.raises(BadInputError, match=r"b\.safetensors and .*whole\.safetensors both hold decoder\."):
         read_vae(decoder, rest=[whole])
 

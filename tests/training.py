@@ -25,6 +25,7 @@ QUICK: dict[str, Any] = {
     "data.batch": 4,
     "run.updates": 20,
 }
+DISTRIBUTION: dict[str, Any] = {"model.posterior": "sample", "loss.kl_weight": 1e-4}
 JUDGED: dict[str, Any] = {
     "gan.weight": 0.5,
     "gan.start": 0,
@@ -47,12 +48,13 @@ def small_presets() -> Generator[None]:
             del PRESETS[name]
 
 
-def recipe(name: str = "tiny-kl-f8", **changes: Any) -> Recipe:
-    """A recipe with short times and small pictures; `loss__pixel="mse"` changes a field."""
-    return find_recipe(name, QUICK | {key.replace("__", "."): value for key, value in changes.items()})
+def recipe(name: str = "tiny-begin", **changes: Any) -> Recipe:
+    """A recipe with short times and small pictures, from scratch a VAE's; `loss__pixel="mse"` changes a field."""
+    usual = QUICK | (DISTRIBUTION if name == "tiny-begin" else {})
+    return find_recipe(name, usual | {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def judged(name: str = "tiny-kl-f8", **changes: Any) -> Recipe:
+def judged(name: str = "tiny-begin", **changes: Any) -> Recipe:
     """The same with a discriminator that is heard from the first update on."""
     return recipe(name, **{key.replace(".", "__"): value for key, value in JUDGED.items()} | changes)
 

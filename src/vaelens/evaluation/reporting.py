@@ -23,7 +23,7 @@ def write_report(results: Results, examples: Sequence[Example], folder: Path) ->
     files = report_files(results, examples)
     for old in (folder / "model-index").glob("*.yml"):  # of VAEs that this report doesn't name
         if f"model-index/{old.name}" not in files:
-            old.unlink()
+            old.unlink(missing_ok=True)  # another process may have been here
     return [write_atomic(folder / name, content) for name, content in files.items()]
 
 

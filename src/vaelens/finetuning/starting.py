@@ -15,7 +15,7 @@ from vaelens.finetuning.held_out import sample_of, split, without
 from vaelens.finetuning.objective import is_named
 from vaelens.finetuning.recipe import ANY, Recipe
 from vaelens.finetuning.state import FROZEN, State, seeded
-from vaelens.images.datasets.drawn import SETS
+from vaelens.images.datasets.drawn import SETS, is_for_training
 from vaelens.images.datasets.items import DataSet
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.loading import check_source, load
@@ -142,6 +142,9 @@ def gather(wanted: Wanted, recipe: Recipe, access: Access, progress: Progress | 
         _open(source, boxes, wanted, access, progress)
         for source, boxes in zip(wanted.sources, wanted.boxes, strict=True)
     ]
+    for source in sources:
+        if source.kind == "drawn" and not all(is_for_training(item.id) for item in source.items):
+            raise UsageError(f"{source.name}: these are measured on. Open them with training=True, or name them.")
     _check_boxes(sources, wanted, recipe, access)
     for source in sources:
         for note in source.notes:

@@ -50,7 +50,7 @@ class VAEWeights:
 
 
 def read_vae(path: Path, *, name: str | None = None, space: str | None = None, rest: Sequence[Path] = ()) -> VAEWeights:
-    """The VAE at `path`, a file or a folder; `rest` are files with tensors of its that aren't there.
+    """The VAE at `path`, a file or a folder; `rest` are files with what it lacks, under diffusers names.
 
     `name` is the registry's entry that the file is meant to be; `space` names the latent space where the
     file doesn't. Raises BadInputError, UnsafeFileError and CheckFailedError (exit codes 3, 4, 7) as the
@@ -141,8 +141,9 @@ def _file_claims(raw: _Raw, config: dict[str, Any] | None) -> list[Claim]:
         if kind != raw.kind:
             raise BadInputError(f"{where}: config.json describes a {kind} network, the tensors are a {raw.kind} one's.")
         claims += [said, default]
-    if METADATA_KEY in raw.files[0].metadata:
-        claims.append(metadata_claim(raw.files[0].metadata[METADATA_KEY], where))
+    for file in raw.files:
+        if METADATA_KEY in file.metadata:
+            claims.append(metadata_claim(file.metadata[METADATA_KEY], str(file.path)))
     return claims
 
 

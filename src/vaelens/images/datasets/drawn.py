@@ -45,6 +45,11 @@ def open_drawn(name: str, count: int | None, seed: int, training: bool = False) 
     return Source(title, "drawn", tuple(ids), desk.read, (f"drawn with seed {seed}",), boxes=desk.boxes)
 
 
+def is_for_training(name: str) -> bool:
+    """Whether a drawn picture of this id is one to train on; the others are measured on."""
+    return int(name.rpartition("-")[2]) < FIRST
+
+
 class _Desk:
     """Draws a picture once, and keeps its file and boxes: as long as there is room for files, all boxes."""
 
