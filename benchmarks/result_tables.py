@@ -76,7 +76,8 @@ def finetune_markdown(of: Result) -> str:
         ("peak memory, GB", *(f"{of['peak_memory_bytes'][stack] / 1e9:.2f}" for stack in (OURS, USUAL))),
     ]
     return (
-        f"{on['cpu']}, {on['threads']} threads; {on['dtype']}, batch {on['batch']}, 256x256, seed {on['seed']}, "
+        f"{on['cpu']}, {on['threads']} thread{'s' * (on['threads'] > 1)}; "
+        f"{on['dtype']}, batch {on['batch']}, 256x256, seed {on['seed']}, "
         f"medians of {on['rounds']} rounds of {on['steps']} steps in turns. {versions}.\n\n"
         f"**A decoder-only step: {of['times_as_fast']:.2f} times as fast.** Relative differences between the two: "
         f"{differences}.\n\n" + _table(("", OURS, USUAL), rows) + "\n"
