@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 
 import vaelens
 from vaelens.errors import UsageError
@@ -158,11 +159,10 @@ def ship(runs: Path, seed: int = 0) -> list[Path]:
         decoder, encoder = targets[name]
         tensors = load_file(whole[name])
         notes = vae.metadata | {METADATA_KEY: metadata_text(dataclasses.replace(vae.spec, latent_space=SPACE))}
-        save_file({n: t for n, t in tensors.items() if not n.startswith(ENCODER)}, decoder, metadata=notes)
-        written.append(decoder)
+        halves = {decoder: {n: t for n, t in tensors.items() if not n.startswith(ENCODER)}}
         if name == SHIPPED[0]:
-            save_file({n: t for n, t in tensors.items() if n.startswith(ENCODER)}, encoder, metadata=notes)
-            written.append(encoder)
+            halves[encoder] = {n: t for n, t in tensors.items() if n.startswith(ENCODER)}
+        written += [write_atomic(path, safetensors_bytes(half, notes)) for path, half in halves.items()]
     return written
 
 

@@ -29,18 +29,18 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_strip_with_the_embedded_vae(photo: Path, tmp_path: Path) -> None:
+def test_a_strip_with_the_embedded_vaes(photo: Path, tmp_path: Path) -> None:
     ran = vaelens("reconstruct", photo, "-o", "out.png", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "No --vae named: tiny-kl-f8 serves, a small stand-in" in ran.stderr
+    assert "No --vae named, so what ships with vaelens serves, small stand-ins: tiny-kl-f8" in ran.stderr
     assert "--vae ft-mse" in ran.stderr
     assert "wrote out.png and 1 more" in ran.stdout
     strip = Image.open(tmp_path / "out.png")
     record = json.loads((tmp_path / "out.run.json").read_text())
-    (vae,) = record["vaes"]
     assert strip.text["vae"] == "tiny-kl-f8"
-    assert strip.text["fingerprint"] == vae["weights"]
-    assert json.loads(strip.text["vaelens"])["vaes"][0]["fingerprint"] == vae["fingerprint"]
+    assert strip.text["fingerprint"] == ", ".join(vae["weights"] for vae in record["vaes"])
+    named = json.loads(strip.text["vaelens"])["vaes"]
+    assert [vae["fingerprint"] for vae in named] == [vae["fingerprint"] for vae in record["vaes"]]
     row = record["rows"][0]
     assert f"{row['psnr']:.2f}" in ran.stdout
     assert f"{row['ssim']:.4f}" in ran.stdout

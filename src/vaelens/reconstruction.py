@@ -188,7 +188,7 @@ def reconstruct(
     announce: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
-    """Each photograph through each VAE (by default the embedded one), with PSNR and SSIM of the rounded result.
+    """Each photograph through each VAE (by default the embedded ones), with PSNR and SSIM of the rounded result.
 
     `posterior` decodes its mode, or a sample drawn with `seed`. `max_side` shrinks larger photographs
     first (the reduced one is then the original). Each VAE encodes and decodes by itself, so VAEs of

@@ -74,16 +74,13 @@ def evaluate(
     set_level(quiet, verbose)
     from vaelens.evaluation.reporting import pairs_table, results_dict, summary_table
     from vaelens.evaluation.running import evaluate as run
-    from vaelens.weights.registry import registry
 
-    if not vae:
-        vae = registry().embedded()
-        say(f"No --vae named: {' and '.join(vae)} serves, a small stand-in that ships with vaelens.")
+    vaes = options.or_embedded(vae)
     paths = options.network_paths(network)
     try:
         with progress() as step:
             results = run(
-                list(vae),
+                vaes,
                 source,
                 preset=preset,
                 output=output,

@@ -5,14 +5,20 @@ from typing import Annotated
 
 import typer
 
+from vaelens.cli.output import say
 from vaelens.errors import UsageError
+
+STAND_INS = (
+    "No --vae named, so what ships with vaelens serves, small stand-ins: {names}. For a decoder of Stable Diffusion's "
+    "latents: --vae ft-mse ({size:.0f} MB, downloaded once)."
+)
 
 Vaes = Annotated[
     list[str] | None,
     typer.Option(
         "--vae",
         metavar="VAE",
-        help="A name of `vaelens list`, a file, a folder or a hub id. Repeatable; by default the small embedded VAE.",
+        help="A name of `vaelens list`, a file, a folder or a hub id. Repeatable; by default the small embedded ones.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
@@ -48,6 +54,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results and errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks.")]
+
+
+def or_embedded(vaes: list[str] | None) -> list[str]:
+    """The VAEs that were named; where none was, those that ship with vaelens, which is said."""
+    from vaelens.weights.registry import registry
+
+    if vaes:
+        return vaes
+    embedded = registry().embedded()
+    size = sum(file.size or 0 for file in registry().find("ft-mse").files) / 1e6
+    say(STAND_INS.format(names=", ".join(embedded), size=size))
+    return embedded
 
 
 def network_paths(given: list[str] | None) -> dict[str, str | Path]:

@@ -8,11 +8,6 @@ import typer
 from vaelens.cli import options
 from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
 
-STAND_IN = (
-    "No --vae named: {names} serves, a small stand-in that ships with vaelens. For Stable Diffusion's own decoder: "
-    "--vae ft-mse ({size:.0f} MB, downloaded once)."
-)
-
 
 def reconstruct(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Picture files.", show_default=False)],
@@ -45,16 +40,13 @@ def reconstruct(
     """
     set_level(quiet, verbose)
     from vaelens import reconstruction
-    from vaelens.weights.registry import registry
 
     reconstruction.check_output(output, photos)
-    if not vae:
-        size = sum(file.size or 0 for file in registry().find("ft-mse").files) / 1e6
-        say(STAND_IN.format(names=" and ".join(registry().embedded()), size=size))
+    vaes = options.or_embedded(vae)
     with progress() as step:
         done = reconstruction.reconstruct(
             photos,
-            vae or None,
+            vaes,
             posterior=posterior,  # pyright: ignore[reportArgumentType]  (checked there, with a message)
             seed=seed,
             max_side=max_side,
