@@ -47,7 +47,8 @@ def scripts() -> Generator[SimpleNamespace]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[DataSet]:
-    photos = tmp_path_factory.mktemp("photos")
+    photos = tmp_path_factory.mktemp("data") / "photos"
+    photos.mkdir()
     for name in ("astronaut", "chelsea"):
         Image.open(ROOT / "examples" / f"{name}.png").resize((96, 96)).save(photos / f"{name}.png")
     return [open_dataset(photos), open_dataset("drawn", take=2, training=True)]
@@ -78,7 +79,7 @@ def test_one_encoder_and_the_command_in_every_file(scripts: SimpleNamespace, run
         dtype = "bfloat16" if name in WHOLE else "float32"
         assert vae.metadata["command"] == f"embedded/trio.py train {name} --seed 0 --dtype {dtype}"
         assert (
-            vae.metadata["pictures"] == "photos0 (2 pictures), weight 2; drawn faces and letters (2 pictures), weight 1"
+            vae.metadata["pictures"] == "photos (2 pictures), weight 2; drawn faces and letters (2 pictures), weight 1"
         )
     assert len({vae.spec.scaling_factor for name, vae in read.items() if name not in WHOLE}) == 1
 
