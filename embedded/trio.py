@@ -1,15 +1,15 @@
 """Train the embedded VAEs by the recipes: one encoder, three decoders; and what docs/proof.md compares them with.
 
-    python embedded/trio.py train begun -o RUNS                 from scratch, on small crops
-    python embedded/trio.py train tiny-kl-f8 -o RUNS            continued on larger ones
-    python embedded/trio.py train tiny-ft-ema -o RUNS           its decoder continued
-    python embedded/trio.py train tiny-ft-mse -o RUNS           and that one continued, from its EMA weights
-    python embedded/trio.py ship -o RUNS                        the three, into the package
+    python embedded/trio.py train begun -o RUNS             from scratch, on small crops
+    python embedded/trio.py train tiny-kl-f8 -o RUNS        continued on larger ones
+    python embedded/trio.py train tiny-ft-ema -o RUNS       its decoder continued
+    python embedded/trio.py train tiny-ft-mse -o RUNS       and that one continued, from its EMA weights
+    python embedded/trio.py ship -o RUNS                    the three, into the package
 
 Each training leaves a run of `vaelens finetune`, which the same command goes on with after a stop, and at last
-NAME.safetensors in fp16: whole VAEs in RUNS, decoders of seed N in RUNS/seed-N. On one core about an hour and a half
-for a whole one, a quarter for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the photographs
-(credits: docs/embedded.md); the rest is drawn.
+NAME.safetensors in fp16: whole VAEs in RUNS, decoders of seed N in RUNS/seed-N. On one core about ten minutes for
+`begun`, twenty for a whole one, five for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the
+photographs (credits: docs/embedded.md); the rest is drawn.
 """
 
 import argparse
@@ -96,6 +96,7 @@ def train(
     seed: int = 0,
     dtype: str = "bfloat16",
     *,
+    threads: int = 1,
     data: Sequence[DataSet] | None = None,
     changed: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -112,7 +113,7 @@ def train(
         weights=WEIGHTS,
         held_out="drawn",
         seed=seed,
-        threads=1,
+        threads=threads,
         device="cpu",
         dtype=dtype,
         announce=print,
@@ -120,7 +121,7 @@ def train(
     )
     spec = dataclasses.replace(tuned.vae.spec, latent_space=None)
     notes = {
-        "command": f"embedded/trio.py train {name} --seed {seed} --dtype {dtype}",
+        "command": f"embedded/trio.py train {name} --seed {seed} --dtype {dtype} --threads {threads}",
         "recipe_sha256": find_recipe(training.recipe, fields).sha256(),
         "pictures": "; ".join(f"{source.name}, weight {w}" for source, w in zip(data, WEIGHTS, strict=True)),
         "made_with": f"vaelens {vaelens.__version__}, torch {torch.__version__}",
@@ -173,11 +174,12 @@ def main() -> None:
         if command.prog.endswith("train"):
             command.add_argument("name", choices=TRAININGS)
             command.add_argument("--dtype", default="bfloat16", help="of the networks; weights are float32")
+            command.add_argument("--threads", type=int, default=1, help="of the CPU; another count rounds differently")
         command.add_argument("-o", "--out", type=Path, required=True)
         command.add_argument("--seed", type=int, default=0)
     a = cli.parse_args()
     if a.command == "train":
-        print("wrote", train(a.name, a.out, a.seed, a.dtype))
+        print("wrote", train(a.name, a.out, a.seed, a.dtype, threads=a.threads))
     else:
         print("wrote", ", ".join(map(str, ship(a.out, a.seed))))
 

@@ -27,7 +27,13 @@ from vaelens.images.crops import Crops, random_square
 from vaelens.images.drawing import Box
 
 Seen = Callable[[Recipe], Any]
-DECODER = {"model__trains": "decoder", "model__config": "", "model__space": "any", "loss__kl_weight": 0.0}
+DECODER = {
+    "model__trains": "decoder",
+    "model__config": "",
+    "model__begin": "",
+    "model__space": "any",
+    "loss__kl_weight": 0.0,
+}
 WEIGHTED = {"loss__box_weight": 2.0}
 CONTINUES = {key: value for key, value in DECODER.items() if key != "model__space"}
 FREE = {key: value for key, value in DECODER.items() if key != "model__trains"}
@@ -151,6 +157,11 @@ def start_network(r: Recipe) -> int:
     return sum(p.numel() for p in start.network.parameters())
 
 
+def first_weights(r: Recipe) -> float:
+    network = start_from(None, r, 0, None, Access(torch.device("cpu"), True, print)).network
+    return float(sum(p.detach().double().abs().sum() for p in network.parameters()))
+
+
 def takes_sd1(r: Recipe) -> bool:
     try:
         check_start("kl-f8", r)
@@ -187,6 +198,7 @@ DATA = {"data__size": 24, "data__crop": (0.5, 0.9), "data__flip": 0.0, "data__re
 
 CASES = [
     Case("model.config", ("tiny-kl", "sd16"), "the network that is built", start_network),
+    Case("model.begin", ("torch", "straight"), "the first weights", first_weights),
     Case("model.space", ("any", "sdxl"), "whether an sd1 VAE is taken", takes_sd1, given=CONTINUES),
     Case("model.trains", ("all", "decoder"), "what an update moves", moved, given=FREE),
     Case("model.post_quant_conv", ("trained", "frozen"), "what an update moves", moved, given=DECODER),
@@ -197,7 +209,7 @@ CASES = [
     Case("loss.pixel_weight", (1.0, 2.0), "the loss", loss),
     Case("loss.perceptual", ("none", "psim-small"), "the loss", perceptual_loss, with_or_without),
     Case("loss.perceptual_weight", (0.1, 0.2), "the loss", perceptual_loss),
-    Case("loss.kl_weight", (1e-4, 1.0), "the gradient", gradient),
+    Case("loss.kl_weight", (1e-4, 1.0), "the gradient", gradient, given={"optimizer__clip": 0.0}),
     Case("loss.box_weight", (2.0, 3.0), "how much a pixel counts", box_weights),
     Case("loss.box_labels", ((), ("eye",)), "how much a pixel counts", box_weights, given=WEIGHTED),
     Case("gan.weight", (0.25, 0.5), "the generator's share", share, judged),

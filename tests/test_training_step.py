@@ -15,7 +15,13 @@ from vaelens.finetuning.state import Ema
 from vaelens.finetuning.step import noise_seed, rate_at, update
 
 F64 = torch.float64
-DECODER = {"model__trains": "decoder", "model__config": "", "model__space": "any", "loss__kl_weight": 0.0}
+DECODER = {
+    "model__trains": "decoder",
+    "model__config": "",
+    "model__begin": "",
+    "model__space": "any",
+    "loss__kl_weight": 0.0,
+}
 
 
 @pytest.mark.parametrize("form", ["sum", "mean"])

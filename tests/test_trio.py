@@ -77,7 +77,7 @@ def test_one_encoder_and_the_command_in_every_file(scripts: SimpleNamespace, run
     for name, vae in read.items():
         assert {tensor.dtype for tensor in vae.tensors.values()} == {torch.float16}
         dtype = "bfloat16" if name in WHOLE else "float32"
-        assert vae.metadata["command"] == f"embedded/trio.py train {name} --seed 0 --dtype {dtype}"
+        assert vae.metadata["command"] == f"embedded/trio.py train {name} --seed 0 --dtype {dtype} --threads 1"
         assert (
             vae.metadata["pictures"] == "photos (2 pictures), weight 2; drawn faces and letters (2 pictures), weight 1"
         )

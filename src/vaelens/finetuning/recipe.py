@@ -50,6 +50,7 @@ class Model(_Table):
     """What is trained. `config` names the network of a recipe that starts from scratch, "" one that continues a VAE."""
 
     config: str
+    begin: Literal["torch", "straight", ""]  # its first weights, see `starting.straighten`; "" where it continues a VAE
     space: str  # the latent space that a continued VAE must have, or "any"; "own" from scratch
     trains: Literal["all", "decoder"]
     post_quant_conv: Literal["trained", "frozen"]
@@ -158,6 +159,8 @@ class Recipe(_Table):
         return [
             (f"model.config {m.config!r} is none of {', '.join(sorted(known))}", not m.config or m.config in known),
             (f"model.space {m.space!r} is none of {', '.join(sorted(spaces))}", bool(m.config) or m.space in spaces),
+            ('model.begin says how a network begins: "torch" or "straight" with a model.config, "" without',
+             bool(m.config) == bool(m.begin)),
             (f'a recipe with a model.config starts from scratch: model.space is "{OWN}"',
              not m.config or m.space == OWN),
             ('a recipe with a model.config starts from scratch: model.trains is "all"',
