@@ -4,7 +4,7 @@
 
 After `trio.py train` of tiny-kl-f8. Trains control, tiny-ft-ema, tiny-ft-mse and control-twice with this seed, and
 measures each on the same PICTURES drawn pictures of unseen seeds (`vaelens evaluate`, preset offline) in RUNS/measured,
-where rows stay. Seeds may run side by side; a stopped one goes on. About an hour on one core.
+where rows stay. Seeds may run side by side; a stopped one goes on. About half an hour on one core.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trio import is_whole, pictures, place_of, train
+from trio import is_whole, pictures, place, train
 
 import vaelens
 from vaelens.evaluation.running import evaluate
@@ -30,7 +30,7 @@ BATCH = 4  # pictures a chunk: evaluate's on a CPU
 
 def loaded(runs: Path, name: str, seed: int) -> VAE:
     """A trained VAE in float32, under the name that its rows have."""
-    vae = vaelens.load(place_of(runs, name, seed), device="cpu")
+    vae = vaelens.load(place(runs, name, seed), device="cpu")
     vae.name = row_name(name, seed)
     return vae
 

@@ -72,7 +72,8 @@ class Rows:
         reference = folder.moments(ORIGINALS, "small")
         distances = jackknife(reference, {name: folder.moments(name, "small") for name in names})
         own = [row.letters for row in rows[names[0]] if row.letters and row.letters[2]]
-        plan = read_plan(path) or {}
+        plan = read_plan(path)
+        assert plan is not None  # its rows are there
         weights = {name: plan["vaes"][name]["weights"] for name in names}
         return cls(values, distances, mean(100 * top / count for _, top, count in own), weights)
 
@@ -113,12 +114,6 @@ def compared(runs: Path, dataset: DataSet, seeds: Sequence[int]) -> dict[str, An
                 raise UsageError(
                     f"{runs}/measured has rows of another {name} than its file. Measure it in a new folder."
                 )
-    differences: list[Difference] = []
-    for first, second in PAIRS:
-        pairs = [(row_name(first, seed), row_name(second, seed)) for seed in seeds]
-        for measure in BETTER:
-            apart = tuple(rows.difference([pair], measure)[0] for pair in pairs)
-            differences.append(Difference(first, second, measure, *rows.difference(pairs, measure), apart))
     photos = held_out()
     bicubic = {name: base for name, (_, base) in scores(lambda image: image, photos.items()).items()}
     found = {arm: [scores(vae.reconstruct, photos.items()) for vae in of.values()] for arm, of in vaes.items()}
@@ -128,12 +123,23 @@ def compared(runs: Path, dataset: DataSet, seeds: Sequence[int]) -> dict[str, An
         "weights": dict(rows.weights),
         "originals_read": rows.originals_read,
         "arms": {arm: {key: [rows.value(name, key) for name in of] for key in BETTER} for arm, of in vaes.items()},
-        "differences": [asdict(difference) for difference in differences],
+        "differences": [asdict(difference) for difference in differences(rows, seeds)],
         "photographs": {
             photo: {"bicubic": bicubic[photo]} | {arm: [one[photo][0] for one in each] for arm, each in found.items()}
             for photo in photos
         },
     }
+
+
+def differences(rows: Rows, seeds: Sequence[int]) -> list[Difference]:
+    """Each of PAIRS in each measure, a seed's arm against the same seed's."""
+    found: list[Difference] = []
+    for first, second in PAIRS:
+        pairs = [(row_name(first, seed), row_name(second, seed)) for seed in seeds]
+        for measure in BETTER:
+            apart = tuple(rows.difference([pair], measure)[0] for pair in pairs)
+            found.append(Difference(first, second, measure, *rows.difference(pairs, measure), apart))
+    return found
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from arms import BASE, PICTURES, loaded, measure, unseen
+from arms import BASE, loaded, measure, unseen
 from comparison import BETTER, Rows, mean
 from torch import Tensor
 
@@ -141,7 +141,8 @@ def with_noise(probes: dict[str, Probe], images: Sequence[Tensor]) -> list[dict[
 def invented(probes: dict[str, Probe], images: Sequence[Tensor], couples: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """fd-small, against the pictures, of what is decoded from latents that no picture has; VAE - autoencoder.
 
-    middle: halfway between two pictures of a kind; blended: the same two blended as pixels, encoded and decoded.
+    middle: halfway between two pictures of a kind; blended: the same two blended as pixels, encoded and decoded;
+    middle_beyond_blended: the difference of these, from which goes what each decoder loses on any picture.
     """
     real = _moments(images)
     made: dict[str, dict[str, list[Moments]]] = {"reconstructed": {}, "middle": {}, "blended": {}, "random": {}}
@@ -152,8 +153,9 @@ def invented(probes: dict[str, Probe], images: Sequence[Tensor], couples: Sequen
         made["blended"][name] = _moments([from_uint8(to_uint8(one.vae.reconstruct(blend))) for blend in blends])
         made["random"][name] = _moments([one.decoded(one.random(n)) for n in range(len(images))])
     found: dict[str, Any] = {}
-    for how, sets in made.items():
-        distances = jackknife(real, sets)
+    every = {how: jackknife(real, sets) for how, sets in made.items()}
+    every["middle_beyond_blended"] = {name: every["middle"][name].minus(every["blended"][name]) for name in probes}
+    for how, distances in every.items():
         difference = distances[BASE].minus(distances[AUTOENCODER]).interval()
         found[how] = {name: one.value for name, one in distances.items()}
         found[how]["difference"] = [difference.value, difference.low, difference.high]
@@ -162,7 +164,7 @@ def invented(probes: dict[str, Probe], images: Sequence[Tensor], couples: Sequen
 
 def sheet(probes: dict[str, Probe], couples: Sequence[tuple[int, int]], numbers: Sequence[int]) -> np.ndarray:
     """Both decoders' pictures of the latents that were measured, to look at."""
-    headings = ["reconstructed", *(f"noise {strength}" for strength in SHOWN_NOISE), "middle with next", "random"]
+    headings = ["reconstructed", *(f"noise {strength}" for strength in SHOWN_NOISE), "halfway", "random"]
     rows: list[SheetRow] = []
     for name, one in probes.items():
         for number in numbers:
@@ -173,10 +175,14 @@ def sheet(probes: dict[str, Probe], couples: Sequence[tuple[int, int]], numbers:
 
 
 def _couples(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Each picture with the next of its kind, the last with the first."""
+    """Each picture with another of its kind.
+
+    With the one GROUPS further on, so that both of PROBED pictures' couples are left out by the jackknife together;
+    with the next where there are too few for that.
+    """
     starts = np.cumsum([0, *counts])
     return [
-        (start + n, start + (n + 1) % count)
+        (start + n, start + (n + (1 if count <= GROUPS else GROUPS)) % count)
         for start, count in zip(map(int, starts), counts, strict=False)
         for n in range(count)
     ]
@@ -216,10 +222,9 @@ def _posterior_std(vae: VAE, image: Tensor) -> Tensor:
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     cli.add_argument("-o", "--out", type=Path, required=True)
-    cli.add_argument("--pictures", type=int, default=PICTURES)
     a = cli.parse_args()
     torch.set_num_threads(1)
-    record, drawn = probe(a.out, unseen(a.pictures))
+    record, drawn = probe(a.out, unseen())
     write_atomic(a.out / "distribution.json", json_text(record).encode())
     write_atomic(a.out / "distribution.png", encode_png(drawn))
     print("wrote", a.out / "distribution.json", "and .png")

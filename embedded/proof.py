@@ -8,6 +8,7 @@ The page's numbers and verdicts all come from the record: `page` needs no traini
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +19,17 @@ from arms import ARMS, BASE
 from comparison import BETTER, PAIRS
 from distribution import AUTOENCODER, BOTH
 from proof_record import write_record
+from trio import TRAININGS
 
 from vaelens.evaluation.report_tables import interval, number
 from vaelens.files import write_atomic
+from vaelens.metrics.statistics import too_high_percent
 from vaelens.report.tables import Column, Table, table_markdown
 
 DOCS = Path(__file__).parent.parent / "docs"
 RECORD, PAGE = DOCS / "proof.json", DOCS / "proof.md"
 TEMPLATE = Path(__file__).parent / "proof-template.md"
-FEATURES = 64  # of fd-small; how much too high it is: few_pictures_warning in metrics/statistics.py
+FEATURES = 64  # of fd-small
 TITLES = {  # of a measure, with the digits of its value; a difference has one more
     "fd_small": ("fd-small", 3),
     "letters": ("letters read, %", 1),
@@ -35,17 +38,12 @@ TITLES = {  # of a measure, with the digits of its value; a difference has one m
     "ssim": ("SSIM", 4),
     "psim_small": ("psim-small", 4),
 }
-CONTINUES = {
-    BASE: ("begun", "tiny-kl-f8"),
-    "control": (BASE, "the same loss"),
-    "tiny-ft-ema": (BASE, "tiny-ft-ema"),
-    "tiny-ft-mse": ("tiny-ft-ema", "tiny-ft-mse"),
-    "control-twice": ("control", "the same loss"),
-}
 QUESTIONS = {
     PAIRS[0]: "More updates alone: `control` against `tiny-kl-f8`",
     PAIRS[1]: "ft-EMA's discriminator: `tiny-ft-ema` against `control`, as many updates",
-    PAIRS[2]: "ft-EMA and then ft-MSE: `tiny-ft-mse` against `control-twice`, as many updates of the same loss",
+    PAIRS[
+        2
+    ]: "ft-EMA and then ft-MSE: `tiny-ft-mse` against `control-twice`, as many updates, all with tiny-kl-f8's loss",
     PAIRS[3]: "Which is which: `tiny-ft-mse` against `tiny-ft-ema`",
 }
 IN_SHORT = ("fd_small", "letters", "psnr")
@@ -57,8 +55,11 @@ def page(record: Record) -> str:
     """The whole page: the text of proof-template.md, with this record's numbers and tables."""
     arms, vae = record["arms"], record["distribution"]
     questions = [f"### {title}\n\n{table_markdown(pair_table(arms, *pair))}" for pair, title in QUESTIONS.items()]
+    dtype, threads = record["made"]["trained"]
     return Template(TEMPLATE.read_text("utf-8")).substitute(
         record["made"],
+        dtype=dtype,
+        threads=f"{threads} thread{'s' if threads > 1 else ''}",
         pictures=arms["pictures"],
         seeds=", ".join(map(str, arms["seeds"])),
         of_arm=f"{record['updates']['tiny-ft-ema']:,}",
@@ -66,7 +67,9 @@ def page(record: Record) -> str:
         of_base=f"{record['updates'][BASE]:,}",
         in_short="\n".join(f"- {line}" for line in (*arms_in_short(arms), *distribution_in_short(vae))),
         arms=table_markdown(arms_table(arms)),
-        too_high=f"{29 / (arms['pictures'] / FEATURES):.0f}",
+        originals_read=number(arms["originals_read"], 1),
+        by_chance=f"one of {2 ** (len(arms['seeds']) - 1)}",
+        too_high=f"{too_high_percent(arms['pictures'], FEATURES):.0f}",
         count=len(arms["differences"]),
         questions="\n".join(questions),
         photographs=table_markdown(photographs_table(arms)),
@@ -83,15 +86,20 @@ def verdict(difference: Record) -> str:
     """Which is better: told only where the interval excludes 0 and every seed says the same."""
     value = difference["value"]
     same = len({one > 0 for one in difference["by_seed"]}) == 1
-    if not same or difference["low"] <= 0 <= difference["high"]:
+    if not same or not excludes_zero(difference["low"], difference["high"]):
         return UNDECIDED
     first_is_better = (value > 0) == (BETTER[difference["measure"]] == "higher")
     return f"{difference['first'] if first_is_better else difference['second']} is better"
 
 
+def excludes_zero(low: float | None, high: float | None) -> bool:
+    """Whether an interval is there and has 0 outside; too few pictures have none, which a record writes as null."""
+    return low is not None and high is not None and (low > 0 or high < 0)
+
+
 def signed(values: Sequence[float], measure: str) -> str:
     """A difference with its interval: +0.120 [+0.100, +0.140]."""
-    value, low, high = values
+    value, low, high = (math.nan if one is None else one for one in values)
     digits = TITLES[measure][1] + 1
     return f"{number(value, digits, signed=True)} {interval(low, high, digits, signed=True)}"
 
@@ -107,7 +115,8 @@ def arms_in_short(arms: Record) -> list[str]:
         lines.append(f"{title}: {'; '.join(said)}.")
     means = {arm: statistics.fmean(of["fd_small"]) for arm, of in arms["arms"].items()}
     order = ", ".join(f"`{arm}` {number(means[arm], 3)}" for arm in sorted(means, key=lambda arm: means[arm]))
-    lines.append(f"The order by fd-small, the best first: {order}. {frechet_verdict(found[*PAIRS[3], 'fd_small'])}")
+    told = frechet_verdict(found[*PAIRS[3], "fd_small"])
+    lines.append(f"By fd-small, the best first, whether told apart or not: {order}. {told}")
     return [*lines, photographs_verdict(arms)]
 
 
@@ -146,30 +155,36 @@ def distribution_in_short(vae: Record) -> list[str]:
         if line["noise"] in {0.05, 0.2}
     ]
     lines.append(f"What noise on the latents costs the VAE and the autoencoder: at {'; at '.join(costs)}.")
-    middle = vae["unseen_latents"]["middle"]
+    halfway = vae["unseen_latents"]["middle_beyond_blended"]
     lines.append(
-        f"Halfway between two pictures' latents: fd-small {number(middle[BASE], 2)} (VAE) and "
-        f"{number(middle[AUTOENCODER], 2)} (autoencoder), {side(middle['difference'], 'fd_small')}."
+        "Halfway between two pictures' latents, beyond what the decoder makes of the two blended as pixels: fd-small "
+        f"{number(halfway[BASE], 2, signed=True)} (VAE) and {number(halfway[AUTOENCODER], 2, signed=True)} "
+        f"(autoencoder), {side(halfway['difference'], 'fd_small')}."
     )
     return lines
 
 
 def side(difference: Sequence[float], measure: str) -> str:
-    """Which of VAE and autoencoder a difference VAE - autoencoder speaks for."""
+    """Which of these two networks a difference VAE - autoencoder speaks for: there is one training of each."""
     value, low, high = difference
-    if low <= 0 <= high:
+    if not excludes_zero(low, high):
         return UNDECIDED
-    return "the VAE is better" if (value > 0) == (BETTER[measure] == "higher") else "the autoencoder is better"
+    return "this VAE is better" if (value > 0) == (BETTER[measure] == "higher") else "this autoencoder is better"
 
 
 def arms_table(arms: Record) -> Table:
     columns = (*map(Column, ("decoder", "continues", "by")), *(Column(TITLES[key][0], BETTER[key]) for key in TITLES))
     rows = [
-        (arm, *CONTINUES[arm], *(number(statistics.fmean(arms["arms"][arm][key]), TITLES[key][1]) for key in TITLES))
+        (arm, *continues(arm), *(number(statistics.fmean(arms["arms"][arm][key]), TITLES[key][1]) for key in TITLES))
         for arm in (BASE, *ARMS)
     ]
-    read = tuple(number(arms["originals_read"], 1) if key == "letters" else "" for key in TITLES)
-    return Table(columns, (*rows, ("the pictures themselves", "", "", *read)), shared=0)
+    return Table(columns, tuple(rows), shared=0)
+
+
+def continues(arm: str) -> tuple[str, str]:
+    """What an arm continues, and by what."""
+    training = TRAININGS[arm]
+    return training.parent or "", "the same loss" if training.changed else training.recipe
 
 
 def pair_table(arms: Record, first: str, second: str) -> Table:
@@ -238,6 +253,7 @@ def invented_table(vae: Record) -> Table:
         "reconstructed": "pictures, reconstructed",
         "blended": "two pictures blended as pixels, reconstructed",
         "middle": "halfway between two pictures' latents",
+        "middle_beyond_blended": "halfway, less the blended ones",
         "random": "random latents",
     }
     rows = [
@@ -257,8 +273,8 @@ def main() -> None:
     commands.add_parser("page")
     a = cli.parse_args()
     if a.command == "record":
-        if 0 not in a.seeds:
-            cli.error("seed 0, whose decoders ship, belongs to the record")
+        if 0 not in a.seeds or len(set(a.seeds)) < 2:
+            cli.error("the record is of seed 0, whose decoders ship, and at least one other")
         write_record(a.out, a.seeds, RECORD, DOCS / "images")
     else:
         write_atomic(PAGE, page(json.loads(RECORD.read_text("utf-8"))).encode())

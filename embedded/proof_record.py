@@ -1,15 +1,16 @@
 """docs/proof.json and the pictures of docs/proof.md, from what arms.py and distribution.py left in RUNS."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from arms import BASE, loaded, unseen
 from check import held_out
 from comparison import compared
-from trio import TRAININGS, place_of
+from trio import TRAININGS, place
 
 from vaelens.errors import UsageError
 from vaelens.files import write_atomic
@@ -17,7 +18,7 @@ from vaelens.images.datasets.items import DataSet
 from vaelens.images.reading import decode_picture
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png, from_uint8, to_pixels
-from vaelens.report.record import json_text, processor, versions
+from vaelens.report.record import json_text, processor
 
 SHOWN_ARMS = (BASE, "control-twice", "tiny-ft-ema", "tiny-ft-mse")
 SIDE = 96  # of the windows that are shown
@@ -26,10 +27,12 @@ DRAWN_WINDOW = (80, 80)
 
 
 def write_record(runs: Path, seeds: Sequence[int], record: Path, images: Path) -> None:
-    """The record, and beside it the two sheets. Raises UsageError where its parts aren't of the same weights."""
+    """The record, and beside it the two sheets.
+
+    Raises UsageError where its parts aren't of the same weights, or were trained in different ways.
+    """
     torch.set_num_threads(1)
     dataset = unseen()
-    known = versions()
     arms = compared(runs, dataset, seeds)
     distribution = json.loads((runs / "distribution.json").read_text("utf-8"))
     for name, weights in distribution["weights"].items():
@@ -37,20 +40,39 @@ def write_record(runs: Path, seeds: Sequence[int], record: Path, images: Path) -
             raise UsageError(f"{runs}/distribution.json is of another {name}. Run distribution.py again.")
     found = {
         "schema": 1,
-        "updates": {name: _updates(runs, name, seeds[0]) for name in TRAININGS},
+        "updates": _same(runs, seeds, lambda plan: plan["recipe"]["run"]["updates"]),
         "arms": arms,
         "distribution": distribution,
-        "made": {"processor": processor("cpu"), "torch": known["torch"], "vaelens": known["vaelens"]},
+        "made": {
+            "processor": processor("cpu"),
+            "trained": _one(_same(runs, seeds, lambda plan: [plan["networks_run_in"], plan["threads"]])),
+            "torch": _one(_same(runs, seeds, lambda plan: plan["versions"]["torch"])),
+            "vaelens": _one(_same(runs, seeds, lambda plan: plan["versions"]["vaelens"])),
+        },
     }
     write_atomic(record, json_text(found).encode())
     write_atomic(images / "proof-arms.png", encode_png(arms_sheet(runs, dataset)))
     write_atomic(images / "proof-distribution.png", (runs / "distribution.png").read_bytes())
 
 
-def _updates(runs: Path, name: str, seed: int) -> int:
-    """How many updates a training took, by its plan."""
-    plan = json.loads((place_of(runs, name, seed).with_suffix("") / "plan.json").read_text("utf-8"))
-    return plan["recipe"]["run"]["updates"]
+def _same(runs: Path, seeds: Sequence[int], of: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """What each training's plan says, by its name. Raises UsageError where seeds differ."""
+    found: dict[str, Any] = {}
+    for name in TRAININGS:
+        plans = [place(runs, name, seed).with_suffix("") / "plan.json" for seed in seeds]
+        each = [of(json.loads(plan.read_text("utf-8"))) for plan in plans]
+        if any(one != each[0] for one in each):
+            raise UsageError(f"{name} was trained in different ways: {each} by seed. Train it alike.")
+        found[name] = each[0]
+    return found
+
+
+def _one(by_name: dict[str, Any]) -> Any:
+    """What all trainings have in common. Raises UsageError where they differ."""
+    first, *others = by_name.values()
+    if any(other != first for other in others):
+        raise UsageError(f"the arms were trained in different ways: {by_name}. Train them alike.")
+    return first
 
 
 def arms_sheet(runs: Path, dataset: DataSet) -> np.ndarray:

@@ -43,14 +43,19 @@ PHOTOS = {  # by the library that carries them
 SPACE = "tiny"
 DRAWN = 400  # faces and pages of letters
 WEIGHTS = (2, 1)  # photographs, drawings
+STAGES = 100  # more than there are, so that no two stages of any seeds are trained with one seed
 
 
 @dataclass(frozen=True)
 class Training:
-    """What to continue (None: from scratch), by which recipe, with which of its fields changed."""
+    """What to continue (None: from scratch), by which recipe, with which of its fields changed.
+
+    Trainings of one stage see the same crops and noise with a seed, those of another stage others.
+    """
 
     parent: str | None
     recipe: str
+    stage: int = 0
     changed: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -59,10 +64,10 @@ TRAININGS = {
     "begun": Training(None, "tiny-begin"),
     "tiny-kl-f8": Training("begun", "tiny-kl-f8"),
     "tiny-ae": Training("begun", "tiny-ae"),
-    "tiny-ft-ema": Training("tiny-kl-f8", "tiny-ft-ema"),
-    "tiny-ft-mse": Training("tiny-ft-ema", "tiny-ft-mse"),
-    "control": Training("tiny-kl-f8", "tiny-ft-ema", SAME_LOSS),  # as long as tiny-ft-ema
-    "control-twice": Training("control", "tiny-ft-ema", SAME_LOSS),  # as long as tiny-ft-mse with what it continues
+    "tiny-ft-ema": Training("tiny-kl-f8", "tiny-ft-ema", 1),
+    "tiny-ft-mse": Training("tiny-ft-ema", "tiny-ft-mse", 2),
+    "control": Training("tiny-kl-f8", "tiny-ft-ema", 1, SAME_LOSS),  # as long as tiny-ft-ema
+    "control-twice": Training("control", "tiny-ft-ema", 2, SAME_LOSS),  # as long as tiny-ft-mse with what it continues
 }
 ENCODER = ("encoder.", "quant_conv.")  # how its tensors' names begin
 SHIPPED = ("tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse")
@@ -74,9 +79,7 @@ def is_whole(name: str) -> bool:
 
 
 def place(runs: Path, name: str, seed: int) -> Path:
-    """Where a training's VAE lies. Raises UsageError for another seed than 0 of a whole one."""
-    if is_whole(name) and seed != 0:
-        raise UsageError(f"{name} is trained with seed 0 only; decoders have others.")
+    """Where the VAE lies that belongs to a seed's decoders: each seed's own decoder, the same whole one for all."""
     return (runs if is_whole(name) else runs / f"seed-{seed}") / f"{name}.safetensors"
 
 
@@ -100,19 +103,24 @@ def train(
     data: Sequence[DataSet] | None = None,
     changed: Mapping[str, Any] | None = None,
 ) -> Path:
-    """One of them, in fp16; gives its file. `data`, `changed`: others than `pictures` and the recipe's fields."""
+    """One of them, in fp16; gives its file. `data`, `changed`: others than `pictures` and the recipe's fields.
+
+    Raises UsageError for another seed than 0 of a whole one.
+    """
+    if is_whole(name) and seed != 0:
+        raise UsageError(f"{name} is trained with seed 0 only; decoders have others.")
     training, target = TRAININGS[name], place(runs, name, seed)
     data = pictures(runs) if data is None else data
     fields = {**training.changed, **(changed or {})}
     tuned = finetune(
-        None if training.parent is None else _in_space(place_of(runs, training.parent, seed)),
+        None if training.parent is None else _in_space(place(runs, training.parent, seed)),
         data,
         recipe=training.recipe,
         changed=fields,
         output=target.with_suffix(""),
         weights=WEIGHTS,
         held_out="drawn",
-        seed=seed,
+        seed=STAGES * seed + training.stage,
         threads=threads,
         device="cpu",
         dtype=dtype,
@@ -129,11 +137,6 @@ def train(
     return VAE(tuned.vae.network.half(), spec, name).save(target, notes=notes)
 
 
-def place_of(runs: Path, name: str, seed: int) -> Path:
-    """Where the VAE lies that belongs to a seed's decoders."""
-    return place(runs, name, 0 if is_whole(name) else seed)
-
-
 def _in_space(path: Path) -> VAE:
     """A VAE in the latent space that the recipes ask for; its file says none before the registry knows its scale."""
     vae = vaelens.load(path, device="cpu")
@@ -143,7 +146,7 @@ def _in_space(path: Path) -> VAE:
 
 def ship(runs: Path, seed: int = 0) -> list[Path]:
     """Encoder and decoders into the package, each in a file of its own with its command; gives the files."""
-    whole = {name: place_of(runs, name, seed) for name in SHIPPED}
+    whole = {name: place(runs, name, seed) for name in SHIPPED}
     read = {name: read_vae(path) for name, path in whole.items()}
     if len({vae.fingerprint.encoder.stored for vae in read.values()}) > 1:
         raise UsageError(f"the VAEs in {runs} don't share one encoder. Train them in order.")
@@ -170,11 +173,11 @@ def ship(runs: Path, seed: int = 0) -> list[Path]:
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = cli.add_subparsers(dest="command", required=True)
-    for command in (commands.add_parser("train"), commands.add_parser("ship")):
-        if command.prog.endswith("train"):
-            command.add_argument("name", choices=TRAININGS)
-            command.add_argument("--dtype", default="bfloat16", help="of the networks; weights are float32")
-            command.add_argument("--threads", type=int, default=1, help="of the CPU; another count rounds differently")
+    training, shipping = commands.add_parser("train"), commands.add_parser("ship")
+    training.add_argument("name", choices=TRAININGS)
+    training.add_argument("--dtype", default="bfloat16", help="of the networks; weights are float32")
+    training.add_argument("--threads", type=int, default=1, help="of the CPU; another count rounds differently")
+    for command in (training, shipping):
         command.add_argument("-o", "--out", type=Path, required=True)
         command.add_argument("--seed", type=int, default=0)
     a = cli.parse_args()

@@ -10,6 +10,8 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.finetuning.explanation import explain
 from vaelens.finetuning.recipe import field_names, find_recipe, recipe_names
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_field_of_a_shipped_recipe_says_who_chose_it(name: str) -> None:
@@ -36,16 +38,18 @@ def test_the_published_numbers_are_the_published_ones() -> None:
 
 
 def test_what_nobody_published_isn_t_called_published() -> None:
-    for name in ("ft-ema", "ft-mse"):
+    for name in ("ft-ema", "ft-mse", "tiny-ft-ema", "tiny-ft-mse"):
         published = {note.field for note in explain(find_recipe(name)) if note.origin == "published"}
         unknown = {"optimizer.rate", "ema.decay", "gan.weight", "model.post_quant_conv", "data.crop", "data.flip"}
+        unknown.add("model.posterior")
         assert not published & unknown
 
 
-def test_the_control_differs_from_kl_f8_in_the_distribution_alone() -> None:
-    kl, ae = find_recipe("kl-f8").as_dict(), find_recipe("ae-f8").as_dict()
-    changed = {f"{t}.{f}" for t in kl for f in kl[t] if kl[t][f] != ae[t][f]}
-    assert changed == {"model.posterior", "loss.kl_weight"}
+def test_the_control_differs_from_the_vae_in_the_distribution_alone() -> None:
+    for vae, autoencoder in (("kl-f8", "ae-f8"), ("tiny-kl-f8", "tiny-ae")):
+        kl, ae = find_recipe(vae).as_dict(), find_recipe(autoencoder).as_dict()
+        changed = {f"{t}.{f}" for t in kl for f in kl[t] if kl[t][f] != ae[t][f]}
+        assert changed == {"model.posterior", "loss.kl_weight"}
 
 
 def test_one_s_own_recipe_extends_another(tmp_path: Path) -> None:
@@ -121,3 +125,13 @@ def test_explain_prints_them() -> None:
     assert "loss.perceptual_weight 0.1 published the model card: MSE + 0.1 * LPIPS" in lines
     assert any(line.startswith("gan.weight 0.0 our choice not published; a reproduction elsewhere") for line in lines)
     assert "run.updates 5000 our choice changed for this run" in lines
+
+
+@pytest.mark.parametrize("where", ["README.md", "docs/training.md", "src/vaelens/cli/finetune.py"])
+def test_every_example_names_a_vae_where_its_recipe_continues_one(where: str) -> None:
+    lines = [line.split("#")[0] for line in (ROOT / where).read_text("utf-8").splitlines()]
+    examples = [line.split() for line in lines if "vaelens finetune" in line and "--recipe" in line]
+    assert examples
+    for words in examples:
+        wanted = find_recipe(words[words.index("--recipe") + 1])
+        assert ("--from" in words) == (wanted.model.config == ""), words

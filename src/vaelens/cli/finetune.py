@@ -107,7 +107,7 @@ def finetune(
 
     vaelens finetune photos/ --from kl-f8 --recipe ft-mse -o runs/mine
 
-    vaelens finetune drawn --recipe tiny-kl-f8 --set run.updates=3000 -o runs/tiny
+    vaelens finetune drawn --recipe tiny-begin --set run.updates=1000 -o runs/begun
 
     vaelens finetune --explain ft-mse
     """
