@@ -10,11 +10,11 @@ demo: .venv/product.stamp
 	@echo
 	@$(BIN)/vaelens evaluate drawn --take 24 --preset offline -o demo/evaluation
 	@echo
-	@echo "The strip (original | tiny-kl-f8):  demo/strip.png"
-	@echo "The page with slider and zoom:      demo/index.html   (open it in a browser)"
-	@echo "What was run, with fingerprints:    demo/run.json"
-	@echo "Measured on 24 drawn pictures:      demo/evaluation/report.html"
-	@echo "Your own photograph:                $(BIN)/vaelens reconstruct me.jpg -o me.html"
+	@echo "The strip (original | three decoders):  demo/strip.png"
+	@echo "The page with slider and zoom:          demo/index.html   (open it in a browser)"
+	@echo "What was run, with fingerprints:        demo/run.json"
+	@echo "Measured on 24 drawn pictures:          demo/evaluation/report.html"
+	@echo "Your own photograph:                    $(BIN)/vaelens reconstruct me.jpg -o me.html"
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -32,19 +32,20 @@ def photo(tmp_path: Path) -> Path:
 def test_a_strip_with_the_embedded_vaes(photo: Path, tmp_path: Path) -> None:
     ran = vaelens("reconstruct", photo, "-o", "out.png", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "No --vae named, so what ships with vaelens serves, small stand-ins: tiny-kl-f8" in ran.stderr
+    assert "No --vae named, so what ships with vaelens serves, small stand-ins: tiny-kl-f8, tiny-ft-ema," in ran.stderr
     assert "--vae ft-mse" in ran.stderr
     assert "wrote out.png and 1 more" in ran.stdout
     strip = Image.open(tmp_path / "out.png")
     record = json.loads((tmp_path / "out.run.json").read_text())
-    assert strip.text["vae"] == "tiny-kl-f8"
+    assert strip.text["vae"] == "tiny-kl-f8, tiny-ft-ema, tiny-ft-mse"
     assert strip.text["fingerprint"] == ", ".join(vae["weights"] for vae in record["vaes"])
     named = json.loads(strip.text["vaelens"])["vaes"]
     assert [vae["fingerprint"] for vae in named] == [vae["fingerprint"] for vae in record["vaes"]]
-    row = record["rows"][0]
-    assert f"{row['psnr']:.2f}" in ran.stdout
-    assert f"{row['ssim']:.4f}" in ran.stdout
-    assert row["psnr"] > 15
+    assert [row["vae"] for row in record["rows"]] == ["tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse"]
+    for row in record["rows"]:
+        assert f"{row['psnr']:.2f}" in ran.stdout
+        assert f"{row['ssim']:.4f}" in ran.stdout
+        assert row["psnr"] > 15
     assert "photo.png: 96x90 padded to 96x96 by its edge, and cropped back." in ran.stderr
     assert row["padded_to"] == [96, 96]
     assert {"schema", "command", "settings", "versions", "threads", "seconds", "peak_memory_bytes"} <= set(record)
@@ -72,7 +73,7 @@ def test_the_library_and_the_command_make_the_same_pixels(photo: Path, tmp_path:
     from vaelens.images.writing import to_pixels
 
     vaelens("reconstruct", photo, "-o", tmp_path / "out", "--posterior", "sample", "--seed", "0", "--device", "cpu")
-    file = next((tmp_path / "out").glob("001-*.png"))
+    file = next((tmp_path / "out").glob("001-*-tiny-kl-f8.png"))
     expected = vl.load("tiny-kl-f8", device="cpu").reconstruct(vl.read_image(photo), seed=0)
     assert np.array_equal(np.asarray(Image.open(file)), to_pixels(expected))
     mode = vl.reconstruct([photo], device="cpu").rows[0]

@@ -5,7 +5,10 @@ import pytest
 from vaelens.errors import UsageError
 from vaelens.weights.registry import embedded_paths, registry
 
-NAMES = "kl-f8 ft-ema ft-mse sdxl sdxl-fp16-fix sd3 flux1 taesd taesdxl taesd3 taef1 taef2 tiny-kl-f8"
+NAMES = (
+    "kl-f8 ft-ema ft-mse sdxl sdxl-fp16-fix sd3 flux1 taesd taesdxl taesd3 taef1 taef2 "
+    "tiny-kl-f8 tiny-ft-ema tiny-ft-mse"
+)
 
 
 def test_all_the_named_vaes_are_there() -> None:
@@ -52,7 +55,7 @@ def test_names_resolve_with_suggestions() -> None:
     assert registry().find("FT-MSE") is registry().vaes["ft-mse"]
     with pytest.raises(UsageError, match="Did you mean sdxl"):
         registry().find("sdxll")
-    with pytest.raises(UsageError, match=r"Known: kl-f8, .*tiny-kl-f8"):
+    with pytest.raises(UsageError, match=r"Known: kl-f8, .*tiny-ft-mse"):
         registry().find("zzz")
     with pytest.raises(UsageError, match="no latent space is called 'flux2' here"):
         registry().space_spec("flux2")

@@ -55,9 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[DataSet]:
 
 
 @pytest.fixture(scope="module")
-def runs(
-    scripts: SimpleNamespace, data: list[DataSet], tmp_path_factory: pytest.TempPathFactory
-) -> Generator[Path]:
+def runs(scripts: SimpleNamespace, data: list[DataSet], tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
     """All trainings with one seed, each measured on a few pictures."""
     path = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch, small_presets():
