@@ -159,6 +159,11 @@ def test_pictures_are_kept_back_by_content(tmp_path: Path) -> None:
     assert {item.sha256 for item in split([a, b], 6, seed=1)[1].items} != contents
     with pytest.raises(UsageError, match="kept back"):
         split([a], 5, seed=0)
+    damaged = kept.items[0].id.partition("/")[2]
+    (tmp_path / ("a" if kept.items[0].id[0] == "0" else "b") / damaged).write_bytes(b"no picture")
+    sound = [open_dataset(tmp_path / name, skip_bad=True) for name in ("a", "b")]
+    assert len(split(sound, 6, seed=0)[1].items) == 6
+    assert damaged not in {item.id.partition("/")[2] for item in split(sound, 6, seed=0)[1].items}
     rest, copies = without([a], b)
     assert (copies, len(rest[0].items)) == (4, 4)
     with pytest.raises(UsageError, match="stand in"):

@@ -87,7 +87,10 @@ def summarise(
 
 def _cautions(folder: RunFolder, dataset: DataSet, rows: Sequence[Row], vaes: Sequence[str]) -> list[str]:
     """What a reader should know of the set before the numbers."""
-    found = [f"{len(folder.bad())} pictures couldn't be read and are left out."] if folder.bad() else []
+    bad = len(folder.bad())
+    found = (
+        [f"{bad} picture{'s' * (bad > 1)} couldn't be read and {'are' if bad > 1 else 'is'} left out."] if bad else []
+    )
     count = len(folder.ids) - len(folder.bad())
     if count < FEW:
         found.append(f"{count} pictures are few: what differs here may not differ on others.")

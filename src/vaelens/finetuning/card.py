@@ -30,7 +30,7 @@ import vaelens as vl
 vae = vl.load("{folder}")
 ```
 
-In diffusers: `AutoencoderKL.from_pretrained("{folder}", subfolder="{vae_folder}")`. For A1111 and ComfyUI: `{ldm}`.
+In diffusers: `AutoencoderKL.from_pretrained("{folder}", subfolder="{vae_folder}")`. {ldm}
 
 ## Scores
 
@@ -55,10 +55,13 @@ Pictures:
 {table}
 """
 
+OWN_LATENTS = "Its latents are its own: it can't replace another VAE behind a model, and none can replace it."
+
 
 def model_card(t: Training, before: VAE | None, tuned: VAE, record: Mapping[str, Any], results: Results) -> str:
     """Markdown with the hub's metadata at its head."""
     recipe, notes = t.setting.recipe, explain(t.setting.recipe)
+    continued = before if recipe.model.trains == "decoder" else None
     index = model_indexes(results)
     start = f"`{before.name}` ({before.fingerprint.short})" if before else "random weights"
     sources = record["settings"]["sources"]
@@ -67,13 +70,13 @@ def model_card(t: Training, before: VAE | None, tuned: VAE, record: Mapping[str,
         name=tuned.name,
         title=recipe.title,
         about=recipe.about,
-        use=_use(before, tuned, recipe.model.trains == "decoder"),
+        use=_use(continued, tuned) if continued else OWN_LATENTS,
         fingerprint=tuned.fingerprint.short,
         scale=tuned.spec.scaling_factor,
         stopped=f"\n**Stopped early:** {record['stopped']}\n" if record["stopped"] else "",
         folder=t.run.name,
         vae_folder=VAE_FOLDER,
-        ldm=LDM_FILE,
+        ldm=f"For A1111 and ComfyUI: `{LDM_FILE}`." if continued else f"In the LDM layout: `{LDM_FILE}`.",
         set=results.source,
         preset=results.preset.name,
         report=REPORT,
@@ -86,7 +89,7 @@ def model_card(t: Training, before: VAE | None, tuned: VAE, record: Mapping[str,
         recipe=recipe.name,
         sha=recipe.sha256()[:12],
         start=start,
-        which="These are the last weights." if t.state.ema is None else "These are the running average of the weights.",
+        which=" ".join(_which(t)),
         pictures="\n".join(
             f"- {one['name']}, weight {one['weight']:g}, manifest `{one['manifest_sha256'][:12]}`" for one in sources
         ),
@@ -102,12 +105,18 @@ def explained(notes: list[FieldNote]) -> Table:
     return Table(columns, tuple((note.field, note.value, note.origin, note.why) for note in notes))
 
 
-def _use(before: VAE | None, tuned: VAE, frozen: bool) -> str:
-    """What it can replace."""
-    if not frozen or before is None:
-        return "Its latents are its own: it can't replace another VAE behind a model, and none can replace it."
+def _which(t: Training) -> list[str]:
+    """Which weights these are, in sentences."""
+    said = ["These are the last weights." if t.state.ema is None else "These are the running average of the weights."]
+    if t.setting.recipe.gan_is_late:
+        said.append(f"The GAN, which starts after update {t.setting.recipe.gan.start}, was never heard.")
+    return said
+
+
+def _use(before: VAE, tuned: VAE) -> str:
+    """What a decoder can replace."""
     space = f"of the latent space {tuned.spec.latent_space}" if tuned.spec.latent_space else f"like {before.name}"
     return (
-        f"The encoder is that of `{before.name}`, bit for bit; only the decoder was trained. So it is a drop-in "
-        f"for VAEs {space}."
+        f"The encoder is that of `{before.name}`, bit for bit (in fp16, `{tuned.fingerprint.encoder.fp16[:12]}`); only "
+        f"the decoder was trained. So it is a drop-in for VAEs {space}."
     )

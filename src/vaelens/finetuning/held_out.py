@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vaelens.evaluation.measuring import measure, reconstruct_chunk
 from vaelens.evaluation.pictures import read_chunk
 from vaelens.evaluation.preparation import saved_originals
 from vaelens.images.datasets.items import DataSet, Item, Source
+from vaelens.images.reading import decode_picture
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.metrics.frechet import Moments, frechet_distance
 from vaelens.vae import VAE
@@ -23,6 +25,7 @@ from vaelens.vae import VAE
 STRIP = 4  # pictures of a strip
 CHUNK = 4  # pictures measured at once
 MOST = 0.5  # of a source that may be kept back
+LEAST = 2  # pictures to measure on
 
 
 @dataclass(frozen=True)
@@ -36,25 +39,39 @@ class Scores:
 def split(sources: Sequence[DataSet], count: int, seed: int) -> tuple[list[DataSet], DataSet]:
     """The sources without `count` pictures, shared evenly among them, and these as a set of their own.
 
-    By content, so that the same pictures are kept back wherever they lie, and copies of one never stand on both sides.
-    Raises UsageError where more than half of a source would be kept back.
+    By content, so that the same pictures are kept back wherever they lie, and copies of one never stand on both sides;
+    only pictures that can be read. Raises UsageError where more than half of a source would be kept back.
     """
     kept: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
         share = count // len(sources) + (number < count % len(sources))
         if share > MOST * len(source.items):
+            fewer = len(sources) * int(MOST * min(len(one.items) for one in sources))
+            least = int(LEAST / MOST)
+            way = f"lower it with --set run.held_out={fewer}" if fewer >= LEAST else f"give at least {least} pictures"
             raise UsageError(
-                f"{source.name} has {len(source.items)} pictures, of which {share} would be kept back for measuring. "
-                "Give more pictures, lower run.held_out with --set, or name others with --held-out."
+                f"{share} pictures of {source.name} would be kept back for measuring, more than half. Give more "
+                f"pictures, {way}, or name others with --held-out, for example drawn."
             )
         order = sorted(source.items, key=lambda item: hashlib.sha256(f"{seed} {item.sha256}".encode()).digest())
-        kept += [(number, item) for item in order[:share]]
+        sound = list(itertools.islice((item for item in order if _can_be_read(source, item)), share))
+        if len(sound) < share:
+            raise UsageError(f"{source.name}: only {len(sound)} of its pictures can be read. Look at the others.")
+        kept += [(number, item) for item in sound]
     contents = {item.sha256 for _, item in kept}
     rest = [dataclasses.replace(s, items=tuple(i for i in s.items if i.sha256 not in contents)) for s in sources]
     for source in rest:
         if not source.items:
             raise UsageError(f"{source.name}: all its pictures are copies of ones kept back. Give more pictures.")
     return rest, _joined(sources, kept, "held out of")
+
+
+def _can_be_read(source: DataSet, item: Item) -> bool:
+    try:
+        decode_picture(source.read(item), item.id)
+    except BadInputError:
+        return False
+    return True
 
 
 def without(sources: Sequence[DataSet], held_out: DataSet) -> tuple[list[DataSet], int]:

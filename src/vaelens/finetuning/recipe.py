@@ -150,7 +150,7 @@ class Recipe(_Table):
         return self
 
     def _demands(self) -> list[tuple[str, bool]]:
-        m, loss, gan, run = self.model, self.loss, self.gan, self.run
+        m, loss, gan, run, rates = self.model, self.loss, self.gan, self.run, self.optimizer
         configs = registry().configs
         known = {name for name, config in configs.items() if config["kind"] == "kl"}
         spaces = {*registry().spaces, ANY}
@@ -178,8 +178,9 @@ class Recipe(_Table):
             (f"gan: a group norm's width is a multiple of {GROUPS}",
              gan.weight == 0 or gan.norm != "group" or gan.width % GROUPS == 0),
             ("gan: warm_up is longer than start", gan.weight == 0 or gan.warm_up <= gan.start),
-            ("optimizer: warm_up and cool_down together are longer than run.updates; lower them too",
-             self.optimizer.warm_up + self.optimizer.cool_down <= run.updates),
+            (f"optimizer.warm_up ({rates.warm_up}) and cool_down ({rates.cool_down}) together are longer than "
+             f"run.updates ({run.updates}); lower them too, to {run.updates // 10} and {run.updates // 4} for example",
+             rates.warm_up + rates.cool_down <= run.updates),
             ("data: crop is (from, to), and from is above 0 and not above to",
              0 < self.data.crop[0] <= self.data.crop[1]),
             (f"run.preset {run.preset!r} is none of {', '.join(PRESETS)}", run.preset in PRESETS),
@@ -187,6 +188,11 @@ class Recipe(_Table):
             *[(f"{field} stands in both published and ours", not (field in self.published and field in self.ours))
               for field in said],
         ]  # fmt: skip
+
+    @property
+    def gan_is_late(self) -> bool:
+        """Whether there is a discriminator that the generator never hears of: it starts after the last update."""
+        return self.gan.weight > 0 and self.gan.start >= self.run.updates
 
     @property
     def has_random_crops(self) -> bool:

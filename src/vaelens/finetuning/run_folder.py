@@ -57,7 +57,11 @@ def hold_to(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> st
 
 @contextmanager
 def alone(path: Path, rank: int) -> Generator[None]:
-    """In this context no other training runs in the folder. Raises UsageError where one does."""
+    """In this context no other training runs in the folder. Raises UsageError where one does.
+
+    A folder that was made for nothing, because the training was refused, is taken away again.
+    """
+    new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / (LOCK if rank == 0 else f"{LOCK}-{rank}"), timeout=0)
@@ -70,3 +74,7 @@ def alone(path: Path, rank: int) -> Generator[None]:
         yield
     finally:
         lock.release()
+        if new and all(file.name.startswith(LOCK) for file in path.iterdir()):
+            with suppress(OSError):  # another process still has its lock there, and takes the folder away
+                Path(lock.lock_file).unlink(missing_ok=True)
+                path.rmdir()

@@ -159,6 +159,7 @@ def finetune(
         refused = ranks.collect(hold_to(path, found, plan) if ranks.is_first else None)[0]
         if refused:
             raise UsageError(refused)
+        _tell_of_late_gan(plan_of, say)
         state = State(start.network, plan_of, seed)
         if _restore(path, state, ranks, say):
             say(f"Going on after update {state.updates} of {plan_of.run.updates}.")
@@ -226,6 +227,14 @@ def _check_options(recipe: Recipe, precision: str, cache: bool, seed: int) -> No
         )
     if cache and recipe.model.trains != "decoder":
         raise UsageError("--cache keeps what a frozen encoder says, and this recipe trains it. Leave --cache out.")
+
+
+def _tell_of_late_gan(recipe: Recipe, say: Say) -> None:
+    if recipe.gan_is_late:
+        say(
+            f"The GAN starts after update {recipe.gan.start}, and this training ends at {recipe.run.updates}: it goes "
+            "without. Lower gan.start and gan.warm_up with --set, or set gan.weight=0."
+        )
 
 
 def _networks(recipe: Recipe, given: Mapping[str, Source]) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -14,7 +14,7 @@ from vaelens.errors import CheckFailedError, UsageError
 from vaelens.evaluation.equipment import Access
 from vaelens.finetuning.held_out import sample_of, split, without
 from vaelens.finetuning.objective import is_named
-from vaelens.finetuning.recipe import ANY, Recipe
+from vaelens.finetuning.recipe import ANY, Recipe, find_recipe, recipe_names
 from vaelens.finetuning.state import FROZEN, State, seeded
 from vaelens.images.datasets.drawn import SETS, is_for_training
 from vaelens.images.datasets.items import DataSet
@@ -103,6 +103,7 @@ def check_start(vae: Source | VAE | None, recipe: Recipe, space: str | None = No
         check_source(vae)
         name = os.fspath(vae).lower()
         if not Path(vae).expanduser().exists() and name in registry().vaes:  # before its download
+            _check_kind(isinstance(registry().spec(name).config, AutoencoderKLConfig), name)
             _check_space(registry().vaes[name].space, name, recipe)
 
 
@@ -260,16 +261,23 @@ def _check_size(recipe: Recipe, spec: VAESpec) -> None:
 
 
 def _check_continued(vae: VAE, recipe: Recipe) -> None:
-    if not isinstance(vae.network, AutoencoderKL):
-        raise UsageError(f"{vae.name} is a tiny autoencoder; recipes are for full VAEs (AutoencoderKL).")
+    _check_kind(isinstance(vae.network, AutoencoderKL), vae.name)
     if vae.spec.pixel_range != KL_PIXELS:
         raise UsageError(f"{vae.name} has pixels in {vae.spec.pixel_range}; recipes are for VAEs with {KL_PIXELS}.")
     _check_space(vae.spec.latent_space, vae.name, recipe)
 
 
+def _check_kind(full: bool, name: str) -> None:
+    if not full:
+        raise UsageError(f"{name} is a tiny autoencoder; recipes are for full VAEs (AutoencoderKL).")
+
+
 def _check_space(space: str | None, name: str, recipe: Recipe) -> None:
     if recipe.model.space not in {ANY, space}:
+        others = [other for other in recipe_names() if find_recipe(other).model.space == space]
+        instead = f"For {space} there is {' or '.join(others)}. " if space and others else ""
         raise UsageError(
             f"the recipe {recipe.name} is for VAEs of the latent space {recipe.model.space}, and {name} is of "
-            f"{space or 'one of its own'}. If its numbers suit this VAE too: --set model.space={space or ANY}."
+            f"{space or 'one of its own'}. {instead}If its numbers suit this VAE too: --set "
+            f"model.space={space or ANY}."
         )
