@@ -21,7 +21,8 @@ from vaelens.images.writing import encode_png, from_uint8, to_pixels
 from vaelens.report.record import json_text, processor
 
 SHOWN_ARMS = (BASE, "control-twice", "tiny-ft-ema", "tiny-ft-mse")
-SIDE = 96  # of the windows that are shown
+SIDE = 96  # of the windows that are shown, in pixels
+LARGER = 2  # times they are enlarged, each pixel as it is
 PHOTO_WINDOWS = {"astronaut-512": (190, 70), "chelsea-256": (60, 50)}  # left, top
 DRAWN_WINDOW = (80, 80)
 
@@ -87,5 +88,6 @@ def arms_sheet(runs: Path, dataset: DataSet) -> np.ndarray:
     for name, (picture, (left, top)) in pictures.items():
         window = (slice(top, top + SIDE), slice(left, left + SIDE))
         each = [picture, *(vae.reconstruct(picture) for vae in vaes)]
-        rows.append(SheetRow(name, tuple(np.ascontiguousarray(to_pixels(one)[window]) for one in each)))
+        cells = (to_pixels(one)[window].repeat(LARGER, axis=0).repeat(LARGER, axis=1) for one in each)
+        rows.append(SheetRow(name, tuple(map(np.ascontiguousarray, cells))))
     return draw_sheet(rows, ["original", *SHOWN_ARMS])
