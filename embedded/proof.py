@@ -41,9 +41,7 @@ TITLES = {  # of a measure, with the digits of its value; a difference has one m
 QUESTIONS = {
     PAIRS[0]: "More updates alone: `control` against `tiny-kl-f8`",
     PAIRS[1]: "ft-EMA's discriminator: `tiny-ft-ema` against `control`, as many updates",
-    PAIRS[
-        2
-    ]: "ft-EMA and then ft-MSE: `tiny-ft-mse` against `control-twice`, as many updates, all with tiny-kl-f8's loss",
+    PAIRS[2]: "ft-EMA and then ft-MSE: `tiny-ft-mse` against `control-twice`, as many updates of tiny-kl-f8's loss",
     PAIRS[3]: "Which is which: `tiny-ft-mse` against `tiny-ft-ema`",
 }
 IN_SHORT = ("fd_small", "letters", "psnr")

@@ -308,7 +308,11 @@ def test_what_does_not_fit_is_said_before_anything_is_done(narrow: Path, photos:
         (UsageError, "starts from scratch", {"recipe": "tiny-begin", "changed": {"model.space": "own"}}),
         (UsageError, "Did you mean kl-f8", {"vae": Path("kl-f9")}),
         (BadInputError, "no pictures", {"photos": empty}),
-        (UsageError, "lower it with --set run.held_out=7", {"changed": {"run.held_out": 8}}),
+        (
+            UsageError,
+            "Give at least 16 pictures, lower it with --set run.held_out=7,",
+            {"changed": {"run.held_out": 8}},
+        ),
         (UsageError, "is a tiny autoencoder", {"vae": Path("taesd")}),
         (UsageError, "For sd1 there is ft-ema or ft-mse.", {"vae": Path("kl-f8"), "changed": {"model.space": "tiny"}}),
         (UsageError, "don't divide the batch of 4", {"at_once": 3}),

@@ -26,6 +26,7 @@ QUICK: dict[str, Any] = {
     "run.updates": 20,
 }
 DISTRIBUTION: dict[str, Any] = {"model.posterior": "sample", "loss.kl_weight": 1e-4}
+SIMPLE: dict[str, Any] = {"loss.pixel": "l1", "loss.pixel_weight": 1.0}
 JUDGED: dict[str, Any] = {
     "gan.weight": 0.5,
     "gan.start": 0,
@@ -50,7 +51,7 @@ def small_presets() -> Generator[None]:
 
 def recipe(name: str = "tiny-begin", **changes: Any) -> Recipe:
     """A recipe with short times and small pictures, from scratch a VAE's; `loss__pixel="mse"` changes a field."""
-    usual = QUICK | (DISTRIBUTION if name == "tiny-begin" else {})
+    usual = QUICK | (DISTRIBUTION | SIMPLE if name == "tiny-begin" else {})
     return find_recipe(name, usual | {key.replace("__", "."): value for key, value in changes.items()})
 
 

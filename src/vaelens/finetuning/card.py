@@ -108,7 +108,7 @@ def explained(notes: list[FieldNote]) -> Table:
 def _which(t: Training) -> list[str]:
     """Which weights these are, in sentences."""
     said = ["These are the last weights." if t.state.ema is None else "These are the running average of the weights."]
-    if t.setting.recipe.gan_is_late:
+    if t.setting.recipe.gan.weight > 0 and t.state.updates <= t.setting.recipe.gan.start:
         said.append(f"The GAN, which starts after update {t.setting.recipe.gan.start}, was never heard.")
     return said
 

@@ -47,17 +47,19 @@ def split(sources: Sequence[DataSet], count: int, seed: int) -> tuple[list[DataS
         share = count // len(sources) + (number < count % len(sources))
         if share > MOST * len(source.items):
             fewer = len(sources) * int(MOST * min(len(one.items) for one in sources))
-            least = int(LEAST / MOST)
-            way = f"lower it with --set run.held_out={fewer}" if fewer >= LEAST else f"give at least {least} pictures"
+            lower = f" lower it with --set run.held_out={fewer}," if fewer >= LEAST else ""
             raise UsageError(
-                f"{share} pictures of {source.name} would be kept back for measuring, more than half. Give more "
-                f"pictures, {way}, or name others with --held-out, for example drawn."
+                f"{share} pictures of {source.name} would be kept back for measuring, more than half. Give at least "
+                f"{math.ceil(share / MOST)} pictures,{lower} or name others with --held-out."
             )
         order = sorted(source.items, key=lambda item: hashlib.sha256(f"{seed} {item.sha256}".encode()).digest())
-        sound = list(itertools.islice((item for item in order if _can_be_read(source, item)), share))
-        if len(sound) < share:
-            raise UsageError(f"{source.name}: only {len(sound)} of its pictures can be read. Look at the others.")
-        kept += [(number, item) for item in sound]
+        sound = list(itertools.islice((item for item in order if _can_be_read(source, item)), share + 1))
+        if len(sound) <= share:
+            raise UsageError(
+                f"{source.name}: only {len(sound)} of its pictures can be read, too few to train on some and keep "
+                f"{share} back. Look at the others, lower run.held_out, or name others with --held-out."
+            )
+        kept += [(number, item) for item in sound[:share]]
     contents = {item.sha256 for _, item in kept}
     rest = [dataclasses.replace(s, items=tuple(i for i in s.items if i.sha256 not in contents)) for s in sources]
     for source in rest:

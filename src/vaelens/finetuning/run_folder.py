@@ -73,8 +73,8 @@ def alone(path: Path, rank: int) -> Generator[None]:
     try:
         yield
     finally:
-        lock.release()
-        if new and all(file.name.startswith(LOCK) for file in path.iterdir()):
-            with suppress(OSError):  # another process still has its lock there, and takes the folder away
-                Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):  # gone already, or another process has its lock there: then it stays
+            if new and all(file.name.startswith(LOCK) for file in path.iterdir()):
+                Path(lock.lock_file).unlink()  # while it is held, so that nobody takes it in between
                 path.rmdir()
+        lock.release()

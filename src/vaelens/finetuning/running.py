@@ -132,6 +132,7 @@ def finetune(
     ranks = join_ranks(kind)
     local = torch.device(kind, int(os.environ["LOCAL_RANK"])) if ranks.count > 1 and kind == "cuda" else None
     say = (announce or logging.getLogger(__name__).info) if ranks.is_first else silent
+    _tell_of_late_gan(plan_of, say if not found else silent)
     access = Access(local or find_device(device), offline, say)
     size = pass_size(at_once, found.get("at_once"), plan_of, kind, ranks.count)
     count = threads or int(found.get("threads", 0)) or torch.get_num_threads()
@@ -159,7 +160,6 @@ def finetune(
         refused = ranks.collect(hold_to(path, found, plan) if ranks.is_first else None)[0]
         if refused:
             raise UsageError(refused)
-        _tell_of_late_gan(plan_of, say)
         state = State(start.network, plan_of, seed)
         if _restore(path, state, ranks, say):
             say(f"Going on after update {state.updates} of {plan_of.run.updates}.")
