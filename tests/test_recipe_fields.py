@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from test_order import folder
-from training import SIZE, batch, gradients, judged, recipe, small_presets, state, step
+from training import DECODER, SIZE, batch, gradients, judged, recipe, small_presets, state, step
 from vaelens.errors import UsageError
 from vaelens.evaluation.equipment import Access
 from vaelens.finetuning.objective import pixel_weights
@@ -27,13 +27,6 @@ from vaelens.images.crops import Crops, random_square
 from vaelens.images.drawing import Box
 
 Seen = Callable[[Recipe], Any]
-DECODER = {
-    "model__trains": "decoder",
-    "model__config": "",
-    "model__begin": "",
-    "model__space": "any",
-    "loss__kl_weight": 0.0,
-}
 WEIGHTED = {"loss__box_weight": 2.0}
 CONTINUES = {key: value for key, value in DECODER.items() if key != "model__space"}
 FREE = {key: value for key, value in DECODER.items() if key != "model__trains"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training import batch, gradients, judged, network, recipe, setting, state, step
+from training import DECODER, batch, gradients, judged, network, recipe, setting, state, step
 from vaelens.errors import CheckFailedError
 from vaelens.finetuning.adversary import discriminator_loss, generator_loss
 from vaelens.finetuning.objective import reconstruction_loss
@@ -15,13 +15,6 @@ from vaelens.finetuning.state import Ema
 from vaelens.finetuning.step import noise_seed, rate_at, update
 
 F64 = torch.float64
-DECODER = {
-    "model__trains": "decoder",
-    "model__config": "",
-    "model__begin": "",
-    "model__space": "any",
-    "loss__kl_weight": 0.0,
-}
 
 
 @pytest.mark.parametrize("form", ["sum", "mean"])

@@ -27,6 +27,13 @@ QUICK: dict[str, Any] = {
 }
 DISTRIBUTION: dict[str, Any] = {"model.posterior": "sample", "loss.kl_weight": 1e-4}
 SIMPLE: dict[str, Any] = {"loss.pixel": "l1", "loss.pixel_weight": 1.0}
+DECODER: dict[str, Any] = {
+    "model__trains": "decoder",
+    "model__config": "",
+    "model__begin": "",
+    "model__space": "any",
+    "loss__kl_weight": 0.0,
+}
 JUDGED: dict[str, Any] = {
     "gan.weight": 0.5,
     "gan.start": 0,
