@@ -21,17 +21,17 @@ from vaelens.finetuning.state import State
 RANKS = """
 import os, sys
 sys.path.insert(0, {tests!r})
-from accelerate import PartialState
 from safetensors.torch import save_file
 from training import batch
 import test_training_ranks as here
-place = PartialState(cpu=True)
+from vaelens.evaluation.ranks import join_ranks
+place = join_ranks("cpu")
 for form in ("sum", "mean"):
     wanted = here.wanted(form)
     trained = here.begin(wanted)
-    start = place.process_index * 2
+    start = place.number * 2
     log = here.step(trained, wanted, batch(2, start), ranks=2)
-    if place.process_index == 0:
+    if place.number == 0:
         save_file(here.found(trained, log), os.path.join({folder!r}, form))
 """
 

@@ -5,6 +5,7 @@ what its folder lacks; where all ranks share one folder, nothing has to be sent.
 """
 
 import atexit
+import importlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -92,14 +93,16 @@ def join_ranks(device: str) -> Ranks:
         return Ranks()
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         raise UsageError("WORLD_SIZE is set, but not RANK and MASTER_ADDR. Start it with torchrun.")
+    # Its functions keep the group that stands when it is first imported, so that group would never end (torch 2.13).
+    importlib.import_module("torch.distributed.nn.functional")
     from accelerate import PartialState  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
 
     state: Any = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-    atexit.register(_leave)
+    atexit.register(leave)
     return Ranks(state.process_index, state.num_processes)
 
 
-def _leave() -> None:
+def leave() -> None:
     """End the group's threads while Python still runs: ended by the process' exit, they sometimes abort it."""
     distributed: Any = torch.distributed
     if distributed.is_initialized():
