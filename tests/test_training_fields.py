@@ -12,12 +12,12 @@ from conftest import random_vae
 from test_order import folder
 from training import SIZE, batch, judged, network, recipe, state, step
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.evaluation.running import using_threads
 from vaelens.finetuning.pictures import Pictures
 from vaelens.finetuning.running import finetune
 from vaelens.finetuning.state import State
 from vaelens.images.datasets import DataSet, open_dataset
 from vaelens.images.drawing import Box
+from vaelens.report.usage import using_threads
 
 STILL: dict[str, Any] = {"data__crop": [1.0, 1.0], "data__flip": 0.0, "data__recolour": 0.0}
 

@@ -15,13 +15,13 @@ from test_finetuning import train
 from test_order import folder
 from training import small_presets
 from vaelens.errors import CheckFailedError
-from vaelens.evaluation.running import using_threads
 from vaelens.finetuning import loop, running, watch
 from vaelens.finetuning.held_out import score
 from vaelens.finetuning.loop import Training
 from vaelens.finetuning.running import Interrupted
 from vaelens.finetuning.watch import Finding, Watch
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+from vaelens.report.usage import using_threads
 
 SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
 EVEN: dict[str, Any] = {"optimizer.warm_up": 0, "optimizer.cool_down": 0}

@@ -5,6 +5,7 @@
     vae = vl.load("ft-mse")                 # a name, a path or a hub id
     image = vl.read_image("me.jpg")         # [1,3,h,w] in [0,1]
     again = vae.reconstruct(image)          # the same size
+    vl.compare("the letter R in red on white", seeds=[0]).save("letter.html")
 
 Importing this brings in no torch: public names load on first use.
 """
@@ -14,6 +15,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vaelens.adapters.as_diffusers import as_diffusers
+    from vaelens.comparison.running import compare, generate
     from vaelens.errors import VaelensError
     from vaelens.evaluation.running import evaluate
     from vaelens.finetuning.running import finetune
@@ -29,9 +32,12 @@ __all__ = [
     "VAE",
     "Encoded",
     "VaelensError",
+    "as_diffusers",
+    "compare",
     "evaluate",
     "examine",
     "finetune",
+    "generate",
     "load",
     "psnr",
     "read_image",
@@ -43,8 +49,11 @@ _HOMES = {
     "VAE": "vaelens.vae",
     "Encoded": "vaelens.vae",
     "VaelensError": "vaelens.errors",
+    "as_diffusers": "vaelens.adapters.as_diffusers",
+    "compare": "vaelens.comparison.running",
     "evaluate": "vaelens.evaluation.running",
     "examine": "vaelens.health.examination",
+    "generate": "vaelens.comparison.running",
     "finetune": "vaelens.finetuning.running",
     "load": "vaelens.loading",
     "psnr": "vaelens.metrics.psnr",

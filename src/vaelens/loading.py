@@ -3,7 +3,6 @@
 import difflib
 import json
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,16 +10,16 @@ from typing import Any, cast
 
 import torch
 
-from vaelens.download.hub import RemoteFile, fetch, try_fetch
+from vaelens.download.hub import HUB_ID, RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import sha256_file
 from vaelens.vae import VAE
+from vaelens.weights.config_json import space_of_config
 from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae
 from vaelens.weights.registry import Entry, embedded_paths, registry
 from vaelens.weights.safetensors_file import PICKLED
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load(
@@ -85,6 +84,24 @@ def check_source(source: str | os.PathLike[str]) -> str:
         raise BadInputError(f"{text}: there is no such file or folder. Check the path.")
     registry().find(text)
     return text
+
+
+def space_of(source: str | os.PathLike[str], *, space: str | None = None, offline: bool = False) -> str | None:
+    """The latent space of the VAE that `source` names, None for one of its own.
+
+    Of a VAE on the hub only config.json is fetched. Raises what `read` raises.
+    """
+    text = check_source(source)
+    path = Path(text).expanduser()
+    if not path.exists() and text.lower() in registry().vaes:
+        return registry().vaes[text.lower()].space
+    if path.exists():
+        return read(path, space=space)[0].spec.latent_space
+    config, _ = _hub_config(text, offline)
+    found = space_of_config(json.loads(config.read_bytes()), text)
+    if space is not None:
+        registry().check_space(space)
+    return found or space
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
@@ -154,18 +171,22 @@ def _files(entry: Entry, offline: bool, announce: Callable[[str], None] | None) 
 
 def _hub_folder(repo: str, offline: bool, announce: Callable[[str], None] | None) -> Path:
     """A hub repository's VAE as a folder: at its root, or in vae/ for a whole pipeline."""
+    config, folder = _hub_config(repo, offline)
+    for name in WEIGHT_NAMES:
+        weights = try_fetch(RemoteFile(repo, f"{folder}{name}"), offline=offline, announce=announce)
+        if weights is not None:
+            if weights.parent != config.parent:  # the branch moved on in between: both from its new commit
+                fetch(RemoteFile(repo, f"{folder}config.json"), offline=offline)
+            return weights.parent
+    raise BadInputError(f"{repo} on the hub has a VAE's config, but no {folder}{WEIGHT_NAMES[0]}; nothing to load.")
+
+
+def _hub_config(repo: str, offline: bool) -> tuple[Path, str]:
+    """A hub repository's config.json that describes a VAE, and the folder that it lies in, "" or "vae/"."""
     for folder in ("", "vae/"):
-        described = RemoteFile(repo, f"{folder}config.json")
-        config = try_fetch(described, offline=offline)
-        if config is None or not _describes_vae(config):
-            continue
-        for name in WEIGHT_NAMES:
-            weights = try_fetch(RemoteFile(repo, f"{folder}{name}"), offline=offline, announce=announce)
-            if weights is not None:
-                if weights.parent != config.parent:  # the branch moved on in between: both from its new commit
-                    fetch(described, offline=offline)
-                return weights.parent
-        raise BadInputError(f"{repo} on the hub has a VAE's config, but no {folder}{WEIGHT_NAMES[0]}; nothing to load.")
+        config = try_fetch(RemoteFile(repo, f"{folder}config.json"), offline=offline)
+        if config is not None and _describes_vae(config):
+            return config, folder
     raise BadInputError(f"{repo} on the hub holds no VAE (no config.json of one, at its root or in vae/).")
 
 

@@ -3,35 +3,32 @@
 vaelens reconstruct me.jpg --vae ft-mse --vae kl-f8 -o faces.html
 """
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from vaelens.errors import ResourceError, UsageError, is_out_of_memory
-from vaelens.files import writable_path, write_atomic
-from vaelens.images.reading import SUFFIXES, Picture, check_picture, read_picture
-from vaelens.images.sheet import SheetRow, draw_sheet
-from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
+from vaelens.images.reading import Picture, check_picture, read_picture
+from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.loading import check_source, distinct_names, find_device, find_dtype, load
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
-from vaelens.report.page import Layer, Panel, render_page
+from vaelens.report import gallery
+from vaelens.report.gallery import Cell, Gallery
 from vaelens.report.record import json_text, run_record, vae_record
 from vaelens.report.tables import Column, Table
-from vaelens.vae import VAE, check_seed
+from vaelens.vae import VAE, check_seed, latents_sha256
 from vaelens.weights.registry import registry
 
 RECORDED = ("photo", "vae", "psnr", "ssim", "padded_to", "latents_sha256", "seconds")
 LARGE = 4_000_000  # pixels; four times as many take more than four times as long, by the attention
-SINGLE = {".png", ".html", ".htm"}
+SHEET_NAME = "strip.png"
 
 Source = str | os.PathLike[str]
 Posterior = Literal["mode", "sample"]
@@ -97,46 +94,27 @@ class Reconstruction:
         return notes
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write what the path asks for, and the record; gives the files written, the first to look at first.
+        """Write what the path asks for, and the record, as `Gallery.save` does; no photograph is written over."""
+        return self._gallery().save(path, [photo.path for photo in self.photos])
 
-        `.png` is one strip, `.html` one page, each with its record beside it; anything else is a folder
-        with both, the record and each reconstruction alone.
-        """
-        target = Path(path)
-        check_output(target, [photo.path for photo in self.photos])
-        page, strip, record = self._page, self._strip, self._json
-        if target.suffix.lower() in SINGLE:
-            contents = dict(zip(_outputs(target), (strip() if _is_strip(target) else page(), record()), strict=True))
-        else:
-            contents = dict(zip(_outputs(target), (page(), strip(), record()), strict=True))
-            for number, row in enumerate(self.rows):
-                photo, vae = divmod(number, len(self.vaes))
-                name = f"{photo + 1:03d}-{_file_name(Path(row.photo).stem)}-{vae + 1}-{_file_name(row.vae)}.png"
-                contents[target / name] = encode_png(row.pixels, self._text([row.vae]))
-        _check_targets(list(contents), [photo.path for photo in self.photos])
-        for file, content in contents.items():
-            write_atomic(file, content)
-        return list(contents)
-
-    def _strip(self) -> bytes:
-        rows = [
-            SheetRow(
-                photo.path.name,
-                (photo.pixels, *(row.pixels for row in self._of(i))),
-                ("", *(f"{row.psnr:.2f} dB  SSIM {row.ssim:.3f}" for row in self._of(i))),
-            )
-            for i, photo in enumerate(self.photos)
-        ]
-        return encode_png(draw_sheet(rows, ["original", *self.vaes]), self._text(self.vaes))
-
-    def _page(self) -> bytes:
-        panels: list[Panel] = []
+    def _gallery(self) -> Gallery:
+        """Each photograph beside its reconstructions."""
+        rows: list[gallery.Row] = []
         for i, photo in enumerate(self.photos):
-            h, w = photo.size
-            original = Layer("original", encode_png(photo.pixels), "")
-            layers = (Layer(r.vae, encode_png(r.pixels), f"{r.psnr:.2f} dB, SSIM {r.ssim:.3f}") for r in self._of(i))
-            panels.append(Panel(photo.path.name, w, h, (original, *layers)))
-        return render_page("Reconstructions", panels, self.table(), self._facts()).encode()
+            cells = [Cell("original", photo.pixels)]
+            for row in self._of(i):
+                caption, note = f"{row.psnr:.2f} dB  SSIM {row.ssim:.3f}", f"{row.psnr:.2f} dB, SSIM {row.ssim:.3f}"
+                cells.append(Cell(row.vae, row.pixels, caption, note, self._text([row.vae])))
+            rows.append(gallery.Row(photo.path.name, photo.path.stem, tuple(cells)))
+        return Gallery(
+            title="Reconstructions",
+            sheet_name=SHEET_NAME,
+            rows=tuple(rows),
+            table=self.table(),
+            facts=self._facts(),
+            record=self.record,
+            text=self._text(self.vaes),
+        )
 
     def _facts(self) -> dict[str, str]:
         settings, versions = self.record["settings"], self.record["versions"]
@@ -169,9 +147,6 @@ class Reconstruction:
     def _of(self, photo: int) -> tuple[Row, ...]:
         count = len(self.vaes)
         return self.rows[photo * count : (photo + 1) * count]
-
-    def _json(self) -> bytes:
-        return (json_text(self.record) + "\n").encode()
 
 
 def reconstruct(
@@ -247,42 +222,7 @@ def reconstruct(
 
 def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLike[str]]) -> None:
     """Whether `Reconstruction.save` may write there, asked before any work. Raises UsageError."""
-    target = Path(path)
-    single = target.suffix.lower() in SINGLE
-    if not single and not target.is_dir() and (target.exists() or target.suffix.lower() in SUFFIXES):
-        raise UsageError(f"-o {target}: an output is a .png strip, an .html page or a folder.")
-    _check_targets(_outputs(target), photos)
-    lost = [file for file in _outputs(target) if not single and file.exists()]
-    if lost and not _is_ours(target / "run.json"):
-        raise UsageError(f"{lost[0]} was not made by vaelens and would be lost. Choose another folder.")
-
-
-def _is_ours(record: Path) -> bool:
-    """Whether a folder's run.json is the record of an earlier reconstruction, whose files may be replaced."""
-    try:
-        values = json.loads(record.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and {"schema", "vaes", "rows"} <= set(cast(dict[str, Any], values))
-
-
-def _outputs(target: Path) -> list[Path]:
-    """The files that an output path stands for, but for the single reconstructions in a folder."""
-    if target.suffix.lower() in SINGLE:
-        return [target, target.with_suffix(".run.json")]
-    return [target / "index.html", target / "strip.png", target / "run.json"]
-
-
-def _is_strip(target: Path) -> bool:
-    return target.suffix.lower() == ".png"
-
-
-def _check_targets(targets: Sequence[Path], photos: Sequence[str | os.PathLike[str]]) -> None:
-    """Each may be written, and none is one of the photographs."""
-    for target in targets:
-        file = writable_path(target)
-        if file.exists() and any(Path(photo).exists() and file.samefile(photo) for photo in photos):
-            raise UsageError(f"{target} is one of the photographs and would be lost. Choose another output.")
+    gallery.check_output(path, SHEET_NAME, photos)
 
 
 def _photo(picture: Picture) -> Photo:
@@ -312,15 +252,9 @@ def _row(photo: Photo, original: Tensor, vae: VAE, name: str, seed: int | None) 
         psnr=float(psnr(rounded, reference)),
         ssim=float(ssim(rounded, reference)),
         padded_to=(latents.shape[2] * vae.spec.factor, latents.shape[3] * vae.spec.factor),
-        latents_sha256=hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest(),
+        latents_sha256=latents_sha256(latents),
         seconds=round(seconds, 3),
     )
-
-
-def _file_name(text: str) -> str:
-    """Text as part of a file name: no separators, nothing hidden, not too long."""
-    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in text).lstrip(".")
-    return kept.encode()[:80].decode(errors="ignore") or "_"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The one object: a network with its spec. Ranges, scaling and sizes are settled here and nowhere else."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,11 @@ def check_seed(seed: int) -> None:
     """Raises UsageError for a number that torch can't be seeded with."""
     if not -(2**63) <= seed < 2**64:
         raise UsageError(f"a seed lies between -2^63 and 2^64 - 1; {seed} doesn't.")
+
+
+def latents_sha256(latents: Tensor) -> str:
+    """sha256 of the fp32 values, in hexadecimal: what proves that two decoders saw one latent."""
+    return hashlib.sha256(latents.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def scale_latents(z: Tensor, spec: VAESpec) -> Tensor:
@@ -177,6 +183,11 @@ class VAE:
         self._check_finite(pixels, "decoding")
         low, high = self.spec.pixel_range
         return ((pixels[..., :h, :w].float() - low) / (high - low)).clamp(0, 1)
+
+    def to(self, dtype: torch.dtype) -> "VAE":
+        """The same weights in another precision, as another VAE; what was rounded away isn't back in a wider one."""
+        tensors = self.network.state_dict()
+        return VAE.from_tensors(tensors, self.spec, self.name, device=self.device, dtype=dtype)
 
     def reconstruct(self, image: Tensor, seed: int | None = None) -> Tensor:
         """decode(encode(image)), the same size: by the posterior's mode, or by a draw where a seed is given."""

@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from vaelens.adapters.libraries import hide_broken_torchvision
 from vaelens.download.hub import RemoteFile, fetch
-from vaelens.errors import BadInputError, UsageError
+from vaelens.errors import BadInputError
 from vaelens.files import sha256_file
 from vaelens.images.resizing import resize_and_crop
 
@@ -47,12 +48,11 @@ def load_dinov2(
     offline: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> DINOv2:
-    """The network in fp32. Raises UsageError without transformers, BadInputError for damaged files, as `fetch`."""
-    try:
-        from transformers import Dinov2Model  # noqa: PLC0415  (optional, and takes seconds)
-        from transformers.utils import logging  # noqa: PLC0415
-    except ImportError as error:
-        raise UsageError("FD-DINOv2 needs transformers. Run `pip install 'vaelens[dinov2]'`.") from error
+    """The network in fp32. Raises BadInputError for damaged files, as `fetch`."""
+    hide_broken_torchvision()
+    from transformers import Dinov2Model  # noqa: PLC0415  (takes seconds)
+    from transformers.utils import logging  # noqa: PLC0415
+
     logging.disable_progress_bar()  # reading from the disk takes no time to watch
     config, weights = (
         fetch(RemoteFile(repository, name), offline=offline, announce=announce)

@@ -11,7 +11,7 @@ from types import FrameType
 
 import typer
 
-from vaelens.cli import calibrate, doctor, evaluate, finetune, inspect, reconstruct, vaes
+from vaelens.cli import calibrate, compare, doctor, evaluate, finetune, generate, inspect, reconstruct, replay, vaes
 from vaelens.cli.output import failure, is_verbose
 from vaelens.errors import ResourceError, VaelensError, is_out_of_memory
 
@@ -23,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("compare")(compare.compare)
+app.command("generate")(generate.generate)
+app.command("replay")(replay.replay)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("evaluate")(evaluate.evaluate)
 app.command("finetune")(finetune.finetune)

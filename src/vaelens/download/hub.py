@@ -33,6 +33,7 @@ from vaelens.errors import CheckFailedError, NetworkError, UsageError
 from vaelens.files import sha256_file
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # what may be the name of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 TRANSFERS = 3  # after a connection that was reset: the library doesn't resume those

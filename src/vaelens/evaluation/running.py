@@ -7,8 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
 from vaelens.loading import check_source, find_device, find_dtype, is_published
 from vaelens.report.record import json_text, run_record, vae_record, versions
+from vaelens.report.usage import using_threads
 from vaelens.vae import VAE, check_seed
 
 BATCH = {"cpu": 4}  # pictures a chunk; a full VAE takes about half a GB a picture of 256x256
@@ -230,17 +230,6 @@ def _part(shard: str | None) -> tuple[int, int]:
     if not 1 <= number <= count:
         raise UsageError(f"a shard is written like 2/3, the second of three; {shard!r} isn't.")
     return number - 1, count
-
-
-@contextmanager
-def using_threads(count: int) -> Generator[int]:
-    """In this context torch computes with so many threads of the CPU."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield count
-    finally:
-        torch.set_num_threads(before)
 
 
 def _say_first(say: Say, dataset: DataSet, loaded: Mapping[str, VAE], records: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.ranks import Ranks, join_ranks
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.running import DECISIVE, using_threads
+from vaelens.evaluation.running import DECISIVE
 from vaelens.files import write_atomic
 from vaelens.finetuning.cache import PosteriorCache
 from vaelens.finetuning.checkpoints import clean, restore_newest
@@ -51,6 +51,7 @@ from vaelens.finetuning.watch import Finding
 from vaelens.images.datasets.items import DataSet, boxes_sha256, manifest_sha256
 from vaelens.loading import find_device
 from vaelens.report.record import json_text, run_record, vae_record, versions
+from vaelens.report.usage import using_threads
 from vaelens.vae import VAE
 
 Say = Callable[[str], None]

@@ -21,7 +21,7 @@ IRIS: tuple[Colour, ...] = ((90, 60, 35), (60, 110, 160), (80, 130, 70), (120, 1
 
 
 @dataclass(frozen=True)
-class _Head:
+class Head:
     """Where the head is (canvas pixels: centre and half axes) and its colours."""
 
     cx: float
@@ -33,7 +33,7 @@ class _Head:
 
 
 @dataclass(frozen=True)
-class _Eye:
+class Eye:
     """One eye: centre, half width and half height in canvas pixels; gaze in half widths, right positive."""
 
     x: float
@@ -57,26 +57,26 @@ def draw_face(seed: int, side: int = 256) -> Drawing:
     skin = shade(SKIN[int(rng.integers(len(SKIN)))], rng.uniform(0.85, 1.08))
     cx, cy = s * rng.uniform(0.42, 0.58), s * rng.uniform(0.45, 0.58)
     rx, ry = s * rng.uniform(0.24, 0.34), s * rng.uniform(0.32, 0.42)
-    head = _Head(cx, cy, rx, ry, skin, hair=random_colour(rng, 0, 120))
+    head = Head(cx, cy, rx, ry, skin, hair=random_colour(rng, 0, 120))
 
     _draw_hair(pen, rng, head)
-    _draw_skull(pen, head)
-    boxes = [_clipped("face", (cx - rx, cy - ry, cx + rx, cy + ry), s)]
+    draw_skull(pen, head)
+    boxes = [clipped("face", (cx - rx, cy - ry, cx + rx, cy + ry), s)]
 
     y, apart = cy - ry * rng.uniform(0.08, 0.2), rx * rng.uniform(0.4, 0.48)
     width, openness = rx * rng.uniform(0.24, 0.32), rng.uniform(0.42, 0.75)
     gaze, iris = rng.uniform(-0.2, 0.2), shade(IRIS[int(rng.integers(len(IRIS)))], rng.uniform(0.8, 1.3))
     for x in (cx - apart, cx + apart):
-        boxes += _draw_eye(canvas, rng, _Eye(x, y, width, width * openness, gaze, iris), skin)
+        boxes += draw_eye(canvas, rng, Eye(x, y, width, width * openness, gaze, iris), skin)
         brow = [(x - width, y - width * 0.85), (x, y - width * 1.15), (x + width, y - width * 0.9)]
         pen.line(brow, fill=head.hair, width=max(2, int(width * rng.uniform(0.12, 0.25))), joint="curve")
 
-    _draw_nose(pen, head, y)
+    draw_nose(pen, head, y)
     boxes.append(_draw_mouth(pen, rng, head, s))
     return finish(canvas, boxes)
 
 
-def _draw_hair(pen: ImageDraw.ImageDraw, rng: np.random.Generator, head: _Head) -> None:
+def _draw_hair(pen: ImageDraw.ImageDraw, rng: np.random.Generator, head: Head) -> None:
     cx, cy, rx, ry = head.cx, head.cy, head.rx, head.ry
     pen.ellipse((cx - rx * 1.15, cy - ry * 1.2, cx + rx * 1.15, cy + ry * 0.6), fill=head.hair)
     length = rng.uniform(0.3, 1.2)
@@ -87,7 +87,7 @@ def _draw_hair(pen: ImageDraw.ImageDraw, rng: np.random.Generator, head: _Head) 
         pen.line([(cx + x * rx, top), end], fill=strand, width=int(rx * 0.05) + 1)
 
 
-def _draw_skull(pen: ImageDraw.ImageDraw, head: _Head) -> None:
+def draw_skull(pen: ImageDraw.ImageDraw, head: Head) -> None:
     cx, cy, rx, ry = head.cx, head.cy, head.rx, head.ry
     pen.rectangle((cx - rx * 0.4, cy + ry * 0.7, cx + rx * 0.4, cy + ry * 1.5), fill=shade(head.skin, 0.8))
     for step in range(12):  # shaded from the rim to the middle
@@ -96,7 +96,7 @@ def _draw_skull(pen: ImageDraw.ImageDraw, head: _Head) -> None:
         pen.ellipse((cx - x, cy - y, cx + x, cy + y), fill=shade(head.skin, 0.86 + 0.16 * t))
 
 
-def _draw_eye(canvas: Image.Image, rng: np.random.Generator, eye: _Eye, skin: Colour) -> list[Box]:
+def draw_eye(canvas: Image.Image, rng: np.random.Generator, eye: Eye, skin: Colour) -> list[Box]:
     """Paint one eye; gives its box and its iris' box."""
     x, y, width, height = eye.x, eye.y, eye.width, eye.height
     radius = height * 0.95
@@ -132,26 +132,26 @@ def _draw_eye(canvas: Image.Image, rng: np.random.Generator, eye: _Eye, skin: Co
     iris = (max(ix - radius, x - width), y - height, min(ix + radius, x + width), y + height * 0.8)
     side = canvas.width
     return [
-        _clipped("eye", (x - width, y - height, x + width, y + height * 0.8), side),
-        _clipped("iris", iris, side),
+        clipped("eye", (x - width, y - height, x + width, y + height * 0.8), side),
+        clipped("iris", iris, side),
     ]
 
 
-def _draw_nose(pen: ImageDraw.ImageDraw, head: _Head, eye_y: float) -> None:
+def draw_nose(pen: ImageDraw.ImageDraw, head: Head, eye_y: float) -> None:
     cx, rx, tip = head.cx, head.rx, eye_y + head.ry * 0.5
     bridge = [(cx - rx * 0.05, eye_y + head.ry * 0.08), (cx - rx * 0.14, tip), (cx + rx * 0.1, tip)]
     pen.line(bridge, fill=shade(head.skin, 0.72), width=max(2, int(rx * 0.03)), joint="curve")
 
 
-def _draw_mouth(pen: ImageDraw.ImageDraw, rng: np.random.Generator, head: _Head, side: int) -> Box:
+def _draw_mouth(pen: ImageDraw.ImageDraw, rng: np.random.Generator, head: Head, side: int) -> Box:
     y = head.cy + head.ry * rng.uniform(0.5, 0.6)
     w, h = head.rx * rng.uniform(0.3, 0.45), head.ry * rng.uniform(0.04, 0.11)
     lips = (int(rng.integers(140, 210)), int(rng.integers(50, 100)), int(rng.integers(60, 110)))
     pen.ellipse((head.cx - w, y - h, head.cx + w, y + h), fill=lips)
     pen.line([(head.cx - w, y), (head.cx + w, y)], fill=shade(lips, 0.5), width=max(2, int(h * 0.25)))
-    return _clipped("mouth", (head.cx - w, y - h, head.cx + w, y + h), side)
+    return clipped("mouth", (head.cx - w, y - h, head.cx + w, y + h), side)
 
 
-def _clipped(label: str, corners: tuple[float, float, float, float], side: int) -> Box:
+def clipped(label: str, corners: tuple[float, float, float, float], side: int) -> Box:
     x0, y0, x1, y1 = (float(min(max(v, 0), side)) for v in corners)
     return Box(label, x0, y0, x1, y1)

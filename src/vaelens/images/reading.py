@@ -81,6 +81,17 @@ def read_picture(path: str | os.PathLike[str], max_side: int | None = None) -> P
     return _decoded(_opened_file(file), file, max_side)
 
 
+def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
+    """A PNG's text chunks; nothing for another kind of picture. Raises as `read_picture` does.
+
+    Pillow refuses text that unpacks to more than a megabyte a chunk, and 64 in all.
+    """
+    file = Path(path)
+    with _opened_file(file) as opened:
+        _loaded(opened, file)  # text may stand behind the pixels
+        return {key: str(value) for key, value in getattr(opened, "text", {}).items()}
+
+
 def decode_picture(data: bytes, name: str) -> Picture:
     """A picture file's bytes by the rules above; `name` is what messages call it. Raises as `read_picture` does."""
     file = Path(name)

@@ -15,8 +15,10 @@ import torch
 from vaelens.vae import VAE
 
 SCHEMA = 1
-LIBRARIES = ("vaelens", "torch", "numpy", "pillow", "opencv-python-headless", "safetensors", "huggingface_hub")
-OPTIONAL = ("transformers",)
+LIBRARIES = (
+    "vaelens", "torch", "numpy", "pillow", "opencv-python-headless", "safetensors", "huggingface_hub", "diffusers",
+    "transformers",
+)  # fmt: skip
 
 
 def run_record(
@@ -68,7 +70,7 @@ def _finite(value: Any) -> Any:
 def versions() -> dict[str, str]:
     """Of vaelens, Python and the libraries that make pixels, those that are installed."""
     return {
-        **{name: found for name in LIBRARIES + OPTIONAL if (found := _version(name)) is not None},
+        **{name: found for name in LIBRARIES if (found := _version(name)) is not None},
         "python": platform.python_version(),
         "platform": platform.platform(),
     }

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.networks.tiny import TinyAutoencoderConfig
-from vaelens.weights.registry import KL_PIXELS, config_values, frozen
+from vaelens.weights.registry import KL_PIXELS, config_values, frozen, registry
 from vaelens.weights.settling import KL_FIELDS, TINY_FIELDS, TINY_FIXED, Claim
 from vaelens.weights.spec import VAESpec
 
@@ -52,6 +52,21 @@ def config_json_claims(config: Mapping[str, Any], where: str) -> tuple[str, Clai
     if odd:
         raise BadInputError(f"{where}: config.json asks for {', '.join(odd)}, which vaelens doesn't have.")
     return kind, *claims
+
+
+def space_of_config(config: Mapping[str, Any], where: str) -> str | None:
+    """The latent space that a VAE's config.json alone tells; None for one of its own, or a tiny autoencoder's.
+
+    Raises BadInputError as `config_json_claims` does.
+    """
+    kind, said, default = config_json_claims(config, where)
+    values: dict[str, Any] = {**default.values, **said.values}
+    blocks = values.get("block_out_channels")
+    if kind != "kl" or not isinstance(blocks, tuple):
+        return None
+    factor = 2 ** (len(cast(tuple[object, ...], blocks)) - 1)
+    scale, shift = values["scaling_factor"], values["shift_factor"]
+    return registry().space_of(values.get("latent_channels", 4), factor, scale, shift)
 
 
 def config_json(spec: VAESpec) -> dict[str, Any]:

@@ -27,6 +27,10 @@ class Digests:
     fp16: str
     bf16: str
 
+    def is_same(self, other: "Digests") -> bool:
+        """Whether both are one half, perhaps stored in other precisions."""
+        return self.stored == other.stored or self.fp16 == other.fp16
+
 
 @dataclass(frozen=True)
 class Fingerprint:

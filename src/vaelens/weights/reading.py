@@ -152,7 +152,7 @@ def _space_claims(raw: _Raw, space: str | None) -> list[Claim]:
     claims: list[Claim] = []
     told: list[tuple[str, str | None]] = [("the space named", space)]
     if raw.prefix:
-        told.append(("the checkpoint's other tensors", _space_of_checkpoint(raw.files[0])))
+        told.append(("the checkpoint's other tensors", space_of_checkpoint(raw.files[0])))
     for by, name in told:
         if name is not None:
             whole = spec_claim(f"{by} ({name})", registry().space_spec(name)) if raw.kind == "kl" else None
@@ -162,7 +162,7 @@ def _space_claims(raw: _Raw, space: str | None) -> list[Claim]:
     return claims
 
 
-def _space_of_checkpoint(opened: TensorFile) -> str | None:
+def space_of_checkpoint(opened: TensorFile) -> str | None:
     """The latent space that a whole checkpoint's text encoder or denoiser belongs to."""
     for name, space in registry().spaces.items():
         if any(n.startswith(key) for key in space.checkpoint_keys for n in opened.shapes):

@@ -27,6 +27,8 @@ class LatentSpace(_Table):
     """A family of VAEs that can replace one another behind the same diffusion models."""
 
     behind: str
+    model: str | None = None  # what generates where only VAEs of the space are named
+    compared: tuple[str, ...] = ()  # the VAEs that `compare` takes where none is named
     config: str | None = None
     scaling_factor: float | None = None
     shift_factor: float | None = None
@@ -90,12 +92,30 @@ class Entry(_Table):
         return self
 
 
+class DiffusionModel(_Table):
+    """One diffusion model known by name. It lies on the hub (repo) or in the package (embedded: a folder's name).
+
+    An embedded one names its VAE, says how many steps and how much guidance it wants, and what its prompts are.
+    """
+
+    title: str
+    space: str
+    licence: str
+    repo: str | None = None
+    embedded: str | None = None
+    vae: str = ""
+    steps: int = 0
+    guidance: float = 0.0
+    prompts: Literal["scenes"] | None = None
+
+
 class Registry(_Table):
-    """All of `vaes.toml`."""
+    """All of `vaes.toml` and `models.toml`."""
 
     configs: dict[str, dict[str, Any]]
     spaces: dict[str, LatentSpace]
     vaes: dict[str, Entry]
+    models: dict[str, DiffusionModel]
 
     def find(self, name: str) -> Entry:
         """The entry of that name (case doesn't matter); UsageError with the nearest names otherwise."""
@@ -105,6 +125,23 @@ class Registry(_Table):
             hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(self.vaes)}."
             raise UsageError(f"no VAE is called {name!r}, and no file or folder of that name exists. {hint}")
         return entry
+
+    def find_model(self, name: str) -> DiffusionModel:
+        """The diffusion model of that name; UsageError with the nearest names otherwise."""
+        model = self.models.get(name.lower())
+        if model is None:
+            near = difflib.get_close_matches(name.lower(), self.models, n=3, cutoff=0.5)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {self.model_names()}."
+            raise UsageError(f"no model is called {name!r}, and no file or folder of that name exists. {hint}")
+        return model
+
+    def model_names(self) -> str:
+        """The known models, listed."""
+        return ", ".join(self.models)
+
+    def embedded_model(self) -> str:
+        """The name of the model that ships with vaelens: what generates where neither model nor VAE is named."""
+        return next(name for name, model in self.models.items() if model.embedded)
 
     def spec(self, name: str) -> VAESpec:
         """The complete spec of a known VAE, from the registry alone."""
@@ -163,13 +200,19 @@ class Registry(_Table):
 @cache
 def registry() -> Registry:
     """The registry that ships with vaelens, read once."""
-    text = files("vaelens.weights").joinpath("vaes.toml").read_text(encoding="utf-8")
-    return Registry.model_validate(tomllib.loads(text))
+    texts = [files("vaelens.weights").joinpath(name).read_text("utf-8") for name in ("vaes.toml", "models.toml")]
+    return Registry.model_validate({key: value for text in texts for key, value in tomllib.loads(text).items()})
 
 
 def embedded_paths(entry: Entry) -> list[Path]:
     """Where an embedded VAE's files lie in the installed package; those that share an encoder share its file."""
     return [Path(str(files("vaelens.weights").joinpath("embedded", name))) for name in entry.embedded]
+
+
+def embedded_model_path(model: DiffusionModel) -> Path:
+    """Where the embedded model's folder lies in the installed package."""
+    assert model.embedded is not None
+    return Path(str(files("vaelens.weights").joinpath("embedded", model.embedded)))
 
 
 def frozen(values: Mapping[str, Any]) -> dict[str, Any]:

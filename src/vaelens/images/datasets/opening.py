@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, drawn
@@ -23,7 +23,6 @@ from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 
 NAMES = (coco.NAME, *drawn.SETS)
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 KINDS = f"a folder of pictures or of .tar shards, a .zip, a .tar, owner/name on the hub, {', '.join(NAMES)}"
 THREADS = 4
 PORTION = 4096  # pictures handed to the threads at once

@@ -1,0 +1,92 @@
+"""`vaelens compare`: one latent through many decoders, to a page, a sheet or a folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaelens.cli import generating, options
+from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
+
+
+def compare(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="What the picture should show.", show_default=False)
+    ] = None,
+    vae: generating.Vaes = None,
+    seed: generating.Seeds = None,
+    model: generating.Model = None,
+    negative: generating.Negative = None,
+    steps: generating.Steps = None,
+    cfg: generating.Guidance = None,
+    size: generating.Size = None,
+    scheduler: generating.Scheduler = None,
+    no_safety_checker: generating.NoChecker = False,
+    latents: Annotated[
+        Path | None,
+        typer.Option("--latents", metavar="FILE", help="Start from saved latents (.safetensors).", show_default=False),
+    ] = None,
+    photo: Annotated[
+        list[Path] | None,
+        typer.Option("--photo", metavar="FILE", help="Encode a photograph once. Repeatable.", show_default=False),
+    ] = None,
+    max_side: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="PIXELS", help="Shrink larger photographs first.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="PATH", help="An .html page, a .png sheet, or a folder/.")
+    ] = Path("comparison.html"),
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    space: options.Space = None,
+    offline: options.Offline = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Denoise PROMPT once a seed, decode each latent with every VAE, and show them side by side.
+
+    Example: vaelens compare "a photo of an astronaut" --seed 0 --vae kl-f8 --vae ft-mse -o astronaut.html
+    """
+    set_level(quiet, verbose)
+    from vaelens.comparison import outcome, running
+    from vaelens.report.gallery import check_output
+
+    inputs = [*(photo or ()), *([latents] if latents else [])]
+    check_output(output, outcome.SHEET_NAME, inputs)
+    with progress() as step:
+        done = running.compare(
+            prompt,
+            vae or None,
+            seeds=[0] if seed is None else seed,
+            model=model,
+            negative=negative,
+            steps=steps,
+            guidance=cfg,
+            size=generating.size_of(size),
+            scheduler=scheduler,
+            safety_checker=not no_safety_checker,
+            latents=latents,
+            photos=photo or (),
+            max_side=max_side,
+            device=device,
+            dtype=dtype,
+            space=space,
+            offline=offline,
+            announce=say,
+            progress=step,
+        )
+    for sentence in done.said():
+        say(sentence)
+    written = done.save(output, inputs)
+    if json:
+        result_json(dict(done.record) | {"written": [str(path) for path in written]})
+    else:
+        result_table(done.table())
+        for one in done.record["subjects"]:
+            result(f"{one['title']}: one latent under all VAEs, sha256 {one['latents_sha256']}")
+        result(f"\nwrote {written[0]}" + (f" and {len(written) - 1} more beside it" if len(written) > 1 else ""))
+    if done.interrupted:
+        say("interrupted: what was finished is written.")
+        raise typer.Exit(130)

@@ -1,0 +1,78 @@
+"""`vaelens generate`: pictures of a prompt, by the model's own VAE or any other of its latent space."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaelens.cli import generating, options
+from vaelens.cli.output import progress, result, result_json, say, set_level
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture should show.", show_default=False)],
+    vae: Annotated[
+        str | None,
+        typer.Option("--vae", metavar="VAE", help="By default the model's own.", show_default=False),
+    ] = None,
+    seed: generating.Seeds = None,
+    model: generating.Model = None,
+    negative: generating.Negative = None,
+    steps: generating.Steps = None,
+    cfg: generating.Guidance = None,
+    size: generating.Size = None,
+    scheduler: generating.Scheduler = None,
+    no_safety_checker: generating.NoChecker = False,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="PATH", help="A .png, or a folder/ for several seeds, with the latents."
+        ),
+    ] = Path("picture.png"),
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    space: options.Space = None,
+    offline: options.Offline = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Make a picture of PROMPT a seed, with all that made it in its PNG text (`vaelens replay` makes it again).
+
+    Example: vaelens generate "the letter R in red on white" --seed 0 -o letter.png
+    """
+    set_level(quiet, verbose)
+    from vaelens.comparison import outcome, running
+
+    seeds = [0] if seed is None else seed
+    outcome.check_plain_output(output, len(set(seeds)))
+    with progress() as step:
+        made = running.generate(
+            prompt,
+            vae,
+            seeds=seeds,
+            model=model,
+            negative=negative,
+            steps=steps,
+            guidance=cfg,
+            size=generating.size_of(size),
+            scheduler=scheduler,
+            safety_checker=not no_safety_checker,
+            device=device,
+            dtype=dtype,
+            space=space,
+            offline=offline,
+            announce=say,
+            progress=step,
+        )
+    for sentence in made.said():
+        say(sentence)
+    written = made.save_plain(output)
+    if json:
+        result_json(dict(made.record) | {"written": [str(path) for path in written]})
+    else:
+        for path in written:
+            result(f"wrote {path}")
+    if made.interrupted:
+        say("interrupted: what was finished is written.")
+        raise typer.Exit(130)

@@ -1,0 +1,137 @@
+"""Which model and which VAEs serve, settled from names and small files before any weights are downloaded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vaelens import generation
+from vaelens.adapters.models import ModelFiles, check_model
+from vaelens.errors import UsageError
+from vaelens.generation import Settings
+from vaelens.loading import check_source, space_of
+from vaelens.vae import VAE
+from vaelens.weights.registry import registry
+
+Say = Callable[[str], None]
+Choice = str | VAE
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What serves: a model (None where nothing is generated), VAEs, and why where nobody named them, in sentences."""
+
+    model: ModelFiles | None
+    vaes: tuple[Choice, ...]
+    said: tuple[str, ...]
+
+
+def choose(
+    settings: Settings | None,
+    vaes: Sequence[Choice] | None,
+    model: str | None,
+    *,
+    own: bool,
+    latents_space: str | None = None,
+    dtype: torch.dtype,
+    space: str | None = None,
+    offline: bool = False,
+    announce: Say | None = None,
+) -> Chosen:
+    """Settle both, as the design says: it never depends on what happens to be downloaded.
+
+    `settings` are those of what is generated, if anything is; `own` takes the model's own VAE where none is named, else
+    those that are compared in its latent space. `latents_space` is that of latents which are there already.
+
+    Raises UsageError for an unknown name, VAEs of two latent spaces, and a model of another space than the VAEs'; and
+    what looking at small files raises.
+    """
+    spaces = _spaces(vaes or (), space, offline)
+    named = next(iter(spaces.values()), None)
+    said: list[str] = []
+    found = None
+    if settings is not None:
+        source = model or _model_for(named, list(spaces), said)
+        generation.check_settings(settings, check_model(source))
+        found = generation.find(source, settings, dtype=dtype, offline=offline, announce=announce)
+        _check_match(f"the model {found.name}", found.space, spaces, found.vae)
+    if latents_space is not None:
+        _check_match("the latents", latents_space, spaces)
+        if found is not None and found.space != latents_space:
+            raise UsageError(
+                f"the model {found.name} makes latents of {found.space}, and the file's are {latents_space}'s."
+            )
+    if vaes:
+        return Chosen(found, tuple(vaes), tuple(said))
+    if found is not None and (own or found.space is None):
+        said.append(f"{found.name}'s own VAE decodes.")
+        return Chosen(found, (_own(found),), tuple(said))
+    wanted = found.space if found is not None else latents_space
+    known = registry().spaces[wanted].compared if wanted in registry().spaces else ()
+    if wanted is not None and not known:
+        raise UsageError(f"no VAE is known for the latent space {wanted}. Name one with --vae.")
+    served = list(known) or registry().embedded()
+    said.append(f"No VAE named, so those of the latent space {wanted or 'tiny'} serve: {', '.join(served)}.")
+    return Chosen(found, tuple(served), tuple(said))
+
+
+def _own(model: ModelFiles) -> str:
+    known = registry().models.get(model.name)
+    return known.vae if known is not None and model.source == "embedded" else model.vae
+
+
+def _spaces(vaes: Sequence[Choice], space: str | None, offline: bool) -> dict[str, str | None]:
+    """The latent space of each VAE by the name that was given. Raises UsageError for two of them."""
+    found: dict[str, str | None] = {}
+    for vae in vaes:
+        name = vae.name if isinstance(vae, VAE) else check_source(vae)
+        found[name] = vae.spec.latent_space if isinstance(vae, VAE) else space_of(vae, space=space, offline=offline)
+    (first, one), *others = list(found.items()) or [("", None)]
+    for name, other in others:
+        if other != one:
+            raise UsageError(
+                f"{first} decodes latents of {_called(one)}, {name} those of {_called(other)}: no latent serves both. "
+                "Name VAEs of one latent space (`vaelens list` shows them); `vaelens reconstruct` takes any."
+            )
+    return found
+
+
+def _model_for(space: str | None, vaes: Sequence[str], said: list[str]) -> str:
+    if not vaes:
+        name = registry().embedded_model()
+        said.append(
+            f"No model and no VAE named, so the small model that ships with vaelens serves, {name}: it draws faces and "
+            "letters only (docs/tiny-sd.md). For any prompt: --model sd-v1-4 (4 GB, downloaded once)."
+        )
+        return name
+    name = registry().spaces[space].model if space in registry().spaces else None
+    if name is None:
+        raise UsageError(f"no model is known for the latent space of {vaes[0]} ({_called(space)}). Name one: --model.")
+    said.append(f"No model named, so {name} serves, which makes latents of {space}.")
+    return name
+
+
+def _check_match(what: str, space: str | None, vaes: dict[str, str | None], own: str | None = None) -> None:
+    for name, other in vaes.items():
+        if name == own and other == space:
+            continue
+        if space != other or space is None:
+            raise UsageError(
+                f"{what} has the latent space {_called(space)}, and {name} decodes that of {_called(other)}: it would "
+                "give noise or wrong colours. Name a VAE and a model of one space (`vaelens list`); for a file that "
+                "doesn't say its space: --space."
+            )
+
+
+def _called(space: str | None) -> str:
+    behind = registry().spaces[space].behind if space in registry().spaces else ""
+    return f"{space} ({behind})" if behind else space or "its own, unknown to vaelens"
+
+
+def with_names(vaes: Sequence[VAE], names: Sequence[str]) -> list[VAE]:
+    """The VAEs under distinct names, as they are shown."""
+    return [_named(vae, name) for vae, name in zip(vaes, names, strict=True)]
+
+
+def _named(vae: VAE, name: str) -> VAE:
+    return vae if vae.name == name else VAE(vae.network, vae.spec, name, vae.fingerprint)

@@ -1,0 +1,250 @@
+"""What a comparison leaves: pictures with all that made them, as page, sheet, folder, or plain PNGs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaelens.decoding import Decoded
+from vaelens.errors import UsageError
+from vaelens.files import writable_path, write_atomic
+from vaelens.generation import Latent, latents_bytes
+from vaelens.images.writing import encode_png
+from vaelens.report import gallery
+from vaelens.report.gallery import Cell, Gallery, file_name
+from vaelens.report.record import json_text
+from vaelens.report.tables import Column, Table
+
+SHEET_NAME = "sheet.png"
+CHUNK = "vaelens"  # the PNG text that `replay` reads
+SAMPLERS = {  # what AUTOMATIC1111's web UI calls diffusers' schedulers
+    "DDIMScheduler": "DDIM",
+    "PNDMScheduler": "PLMS",
+    "LMSDiscreteScheduler": "LMS",
+    "EulerDiscreteScheduler": "Euler",
+    "EulerAncestralDiscreteScheduler": "Euler a",
+    "HeunDiscreteScheduler": "Heun",
+    "DPMSolverMultistepScheduler": "DPM++ 2M",
+    "UniPCMultistepScheduler": "UniPC",
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured on a reconstruction's 8-bit pixels against its photograph: dB, and SSIM zero-padded."""
+
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One latent through every decoder. A photograph's has the original, uint8 [h,w,3], and scores."""
+
+    title: str
+    file: str
+    latent: Latent
+    decoded: tuple[Decoded, ...]
+    original: np.ndarray | None = None
+    scores: tuple[Scores, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Latents through decoders, each subject by every VAE in order; `interrupted` where some were left out."""
+
+    subjects: tuple[Subject, ...]
+    record: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def vaes(self) -> list[str]:
+        """The VAEs' names, in order."""
+        return [vae["name"] for vae in self.record["vaes"]]
+
+    def table(self) -> Table:
+        """A row a picture: PSNR and SSIM where there is an original, what decoding took, how far it is from the first.
+
+        The distance is the mean and the largest |difference| of 8-bit values.
+        """
+        scored = any(subject.scores for subject in self.subjects)
+        names = ["picture", "VAE", *["PSNR", "SSIM"] * scored, "seconds", "MB"]
+        several = len(self.vaes) > 1
+        better = {"PSNR": "higher", "SSIM": "higher"}
+        columns = [Column(name, better.get(name)) for name in names]  # pyright: ignore[reportArgumentType]
+        columns += [Column(f"mean |d| to {self.vaes[0]}"), Column("largest")] * several
+        rows: list[tuple[str, ...]] = []
+        for subject in self.subjects:
+            for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=True)):
+                scores = subject.scores[i] if subject.scores else None
+                measured = [f"{scores.psnr:.2f}", f"{scores.ssim:.4f}"] if scores else ["-", "-"]
+                memory = "-" if one.memory is None else f"{one.memory / 1e6:.0f}"
+                row = [subject.title, name, *measured * scored, f"{one.seconds:.2f}", memory]
+                gap = np.abs(one.pixels.astype(np.int16) - subject.decoded[0].pixels)
+                rows.append((*row, *([f"{gap.mean():.2f}", f"{gap.max()}"] if i else ["-", "-"]) * several))
+        return Table(tuple(columns), tuple(rows))
+
+    def said(self) -> list[str]:
+        """What happened on the way that one should know, a sentence each."""
+        said: list[str] = []
+        every = [(s, name, one) for s in self.subjects for name, one in zip(self.vaes, s.decoded, strict=True)]
+        for subject, name, one in every:
+            if one.redone:
+                said.append(f"{subject.title}: {name} overflowed in float16 and was decoded again in float32.")
+        hidden = sum(one.hidden for _, _, one in every)
+        if hidden:
+            said.append(f"The model's safety checker hid {hidden} of {len(every)} pictures (--no-safety-checker).")
+        return said
+
+    def save(self, path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> list[Path]:
+        """Write a page (.html), a labelled sheet (.png) or a folder with both, each picture and each latent alone.
+
+        The record lies beside it. None of `inputs` is written over. Raises as `Gallery.save` does.
+        """
+        return self._gallery().save(path, inputs)
+
+    def save_plain(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write each picture by itself, without labels: `.png` one alone, anything else a folder; the record beside it.
+
+        Raises UsageError for several pictures in one file, and what writing raises.
+        """
+        target, record = Path(path), (json_text(self.record) + "\n").encode()
+        if target.suffix.lower() == ".png":
+            check_plain_output(target, len(self.subjects) * len(self.vaes))
+            png = encode_png(self.subjects[0].decoded[0].pixels, self.text(self.subjects[0], 0))
+            return [write_atomic(target, png), write_atomic(target.with_suffix(f".{gallery.RECORD_NAME}"), record)]
+        contents = {target / gallery.RECORD_NAME: record}
+        for number, subject in enumerate(self.subjects, 1):
+            stem = f"{number:03d}-{file_name(subject.file)}"
+            for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=True)):
+                contents[target / f"{stem}-{file_name(name)}.png"] = encode_png(one.pixels, self.text(subject, i))
+            contents[target / f"{stem}.safetensors"] = latents_bytes(subject.latent)
+        return [write_atomic(file, content) for file, content in contents.items()]
+
+    def text(self, subject: Subject, number: int) -> dict[str, str]:
+        """A picture's PNG text: all that made it as JSON, in words, and as other tools read it (`parameters`)."""
+        vae, one, made = self.record["vaes"][number], subject.decoded[number], subject.latent.made
+        kept = ("name", "latent_space", "weights", "fingerprint")  # no path of this machine goes along
+        settings = self.record["settings"]
+        chunk = {
+            "command": self.record["command"],
+            "made": made,
+            "vae": {k: vae[k] for k in kept} | {"dtype": vae["dtype"], "device": vae["device"]},
+            "latent_space": subject.latent.space,
+            "latents_sha256": subject.latent.sha256,
+            "size": list(one.pixels.shape[:2]),
+            "safety_checker": settings["safety_checker"],
+            "hidden": one.hidden,
+            "versions": self.record["versions"],
+            "threads": self.record["threads"],
+        }
+        text = {"Software": f"vaelens {self.record['versions']['vaelens']}", "vae": vae["name"]}
+        if "prompt" in made:
+            text["parameters"] = parameters(made, vae["name"], one.pixels.shape[:2], self.record["versions"]["vaelens"])
+        return text | {"fingerprint": vae["weights"], CHUNK: json_text(chunk)}
+
+    def _gallery(self) -> Gallery:
+        rows: list[gallery.Row] = []
+        with_original = any(subject.original is not None for subject in self.subjects)
+        for subject in self.subjects:
+            cells: list[Cell] = []
+            if with_original:
+                cells.append(_original(subject))
+            for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=True)):
+                scores = subject.scores[i] if subject.scores else None
+                lines = _lines(one, scores)
+                cells.append(Cell(name, one.pixels, "\n".join(lines), "\n".join(lines), self.text(subject, i)))
+            rows.append(gallery.Row(subject.title, subject.file, tuple(cells), subject.note))
+        names = [f"{n:03d}-{file_name(s.file)}.safetensors" for n, s in enumerate(self.subjects, 1)]
+        return Gallery(
+            title="One latent, every decoder",
+            sheet_name=SHEET_NAME,
+            rows=tuple(rows),
+            table=self.table(),
+            facts=self._facts(),
+            record=self.record,
+            text={"Software": f"vaelens {self.record['versions']['vaelens']}", "vae": ", ".join(self.vaes)},
+            more={name: latents_bytes(s.latent) for name, s in zip(names, self.subjects, strict=True)},
+        )
+
+    def _facts(self) -> dict[str, str]:
+        versions = self.record["versions"]
+        facts = {"shown": "Each row is one latent, decoded by each VAE: all that differs is the decoder."}
+        made = next((s.latent.made for s in self.subjects if "prompt" in s.latent.made), None)
+        if made:
+            facts["prompt"] = made["prompt"]
+            if made.get("negative_prompt"):
+                facts["negative prompt"] = made["negative_prompt"]
+            facts["model"] = (
+                f"{made['model']}, {made['scheduler']}, {made['steps']} steps, guidance {made['guidance']:g}, "
+                f"{made['model_dtype']}"
+            )
+        for vae in self.record["vaes"]:
+            space = vae["latent_space"] or "its own"
+            facts[vae["name"]] = (
+                f"latent space {space}, {vae['dtype']} on {vae['device']}, weights (encoder-decoder) {vae['weights']}"
+            )
+        facts["latents"] = "; ".join(f"{s.title}: sha256 {s.latent.sha256[:16]}..." for s in self.subjects)
+        facts["time and memory"] = "of each decode, the first of a size includes its preparation; memory at its peak"
+        if self.notes or self.said():
+            facts["notes"] = " ".join([*self.notes, *self.said()])
+        facts["made with"] = (
+            f"vaelens {versions['vaelens']}, torch {versions['torch']}, {self.record['threads']} threads"
+        )
+        return facts
+
+
+def check_plain_output(path: Path, pictures: int) -> None:
+    """Whether `save_plain` may write there, asked before any work. Raises UsageError."""
+    if path.suffix.lower() != ".png":
+        if path.suffix.lower() in {".jpg", ".jpeg", ".webp", ".html"} or (path.exists() and not path.is_dir()):
+            raise UsageError(f"-o {path}: generate writes a .png or a folder. For a page: `vaelens compare`.")
+        writable_path(path / gallery.RECORD_NAME)
+        return
+    if pictures > 1:
+        raise UsageError(f"-o {path} is one picture, and {pictures} are asked for. Name a folder.")
+    writable_path(path)
+
+
+def parameters(made: Mapping[str, Any], vae: str, size: Sequence[int], version: str) -> str:
+    """What AUTOMATIC1111's web UI writes into a PNG, which other tools read: prompt, negative prompt, settings."""
+    lines = [made["prompt"]] + ([f"Negative prompt: {made['negative_prompt']}"] if made.get("negative_prompt") else [])
+    sampler = SAMPLERS.get(made["scheduler"], made["scheduler"])
+    settings = {
+        "Steps": made["steps"],
+        "Sampler": sampler,
+        "CFG scale": f"{made['guidance']:g}",
+        "Seed": made["seed"],
+        "Size": f"{size[1]}x{size[0]}",
+        "Model": made["model"],
+        "VAE": vae,
+        "Version": f"vaelens {version}",
+    }
+    return "\n".join([*lines, ", ".join(f"{name}: {_quoted(str(value))}" for name, value in settings.items())])
+
+
+def _quoted(value: str) -> str:
+    """A value with a comma or colon is quoted, so that what reads it finds its end."""
+    return f'"{value}"' if {",", ":", "\n"} & set(value) else value
+
+
+def _lines(one: Decoded, scores: Scores | None) -> list[str]:
+    lines = [f"{scores.psnr:.2f} dB  SSIM {scores.ssim:.3f}"] if scores else []
+    lines.append(f"{one.seconds:.2f} s" + ("" if one.memory is None else f"  {one.memory / 1e6:.0f} MB"))
+    if one.redone:
+        lines.append("float16 overflowed: redone in float32")
+    if one.hidden:
+        lines.append("hidden by the safety checker")
+    return lines
+
+
+def _original(subject: Subject) -> Cell:
+    if subject.original is not None:
+        return Cell("original", subject.original)
+    h, w = subject.decoded[0].pixels.shape[:2]
+    return Cell("original", np.full((h, w, 3), 200, np.uint8), "there is none", "there is none")

@@ -1,0 +1,264 @@
+"""The main job: one prompt, one seed, one latent, and any number of decoders side by side.
+
+vaelens compare "the letter R in red on white" --seed 0 -o letter.html
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vaelens import generation
+from vaelens.comparison import subjects as making
+from vaelens.comparison.choosing import Choice, Chosen, choose, with_names
+from vaelens.comparison.outcome import Comparison, Subject
+from vaelens.comparison.subjects import Decoders, Step
+from vaelens.errors import UsageError
+from vaelens.generation import Generator, Latent, Settings
+from vaelens.images.reading import check_picture
+from vaelens.loading import distinct_names, find_device, find_dtype, load
+from vaelens.report.record import run_record, vae_record
+from vaelens.vae import VAE
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int, str], None]
+File = str | os.PathLike[str]
+
+
+class _Stopped(Exception):  # noqa: N818  (no error: somebody asked for it)
+    """`should_stop` said so."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how everything runs: `load`'s options."""
+
+    device: str = "auto"
+    dtype: str = "float32"
+    space: str | None = None
+    offline: bool = False
+    announce: Say | None = None
+
+    def load(self, source: Choice, dtype: str | None = None) -> VAE:
+        """The VAE in the precision named, by default that of all."""
+        dtype = dtype or self.dtype
+        if isinstance(source, VAE):
+            return source if dtype == self.dtype else source.to(find_dtype(dtype))
+        options: dict[str, Any] = {"space": self.space, "offline": self.offline, "announce": self.announce}
+        return load(source, device=self.device, dtype=dtype, **options)
+
+    def say(self, sentences: Sequence[str]) -> None:
+        """To the user, if anybody listens."""
+        for sentence in sentences if self.announce else ():
+            self.announce(sentence)  # pyright: ignore[reportOptionalCall]
+
+
+def compare(
+    prompt: str | None = None,
+    vaes: Choice | Sequence[Choice] | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    model: str | None = None,
+    negative: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: tuple[int, int] | None = None,
+    scheduler: str | None = None,
+    safety_checker: bool = True,
+    latents: File | None = None,
+    photos: File | Sequence[File] = (),
+    max_side: int | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    space: str | None = None,
+    offline: bool = False,
+    announce: Say | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    command: str = "compare",
+) -> Comparison:
+    """Latents from a prompt (one a seed), a file or photographs, each decoded by every VAE.
+
+    A seed is denoised once, alone, whatever the number of VAEs, by `model`: a known name, a diffusers folder, a hub id
+    or a single-file checkpoint. With none named, by the model of the VAEs' latent space, or the embedded one. None for
+    steps, guidance, size and scheduler: the model's own. Guidance is diffusers' (0 and 1: none), size is height and
+    width. A photograph is encoded once, by the first VAE's encoder, to its posterior's mode. With no VAE named, those
+    known for the latent space serve (`generate`: the model's own).
+
+    `announce` gets notices, `progress` (done, total, what); `should_stop` is asked at each step. An interrupt, or that,
+    leaves what was finished, if anything was (else KeyboardInterrupt).
+
+    Raises UsageError for settings that can't be followed and for latent spaces that don't fit, before any weights are
+    downloaded; ResourceError when memory runs out; and what reading, downloading and running raise.
+    """
+    began = time.perf_counter()
+    place = Place(device, dtype, space, offline, announce)
+    photos = [photos] if isinstance(photos, str | os.PathLike) else list(photos)
+    vaes = [vaes] if isinstance(vaes, str | VAE) else vaes
+    wanted = None
+    if prompt is not None:
+        wanted = Settings(prompt, negative, steps, guidance, size, scheduler, safety_checker)
+    read = _check(wanted, place, vaes=vaes, model=model, latents=latents, photos=photos, max_side=max_side)
+    seeds = generation.check_seeds(list(seeds)) if wanted else []
+    chosen = choose(
+        wanted,
+        vaes,
+        model,
+        own=command == "generate",
+        latents_space=read[0].space if read else None,
+        dtype=find_dtype(dtype),
+        space=space,
+        offline=offline,
+        announce=announce,
+    )
+    place.say(chosen.said)
+    loaded = [place.load(source) for source in chosen.vaes]
+    loaded = with_names(loaded, distinct_names([vae.name for vae in loaded]))
+    decoders = Decoders(loaded, chosen.vaes, partial(place.load, dtype="float32"))
+    generator = _generator(chosen, wanted, place)
+    notes = (generator.notes() if generator else []) + _encoder_notes(loaded, len(photos))
+    place.say(notes)
+
+    tasks: list[tuple[int, Callable[[Step], Subject]]] = []  # each with its number of steps
+    if generator is not None:
+        tasks += [(generator.steps, partial(making.generated, decoders, generator, seed)) for seed in seeds]
+    tasks += [(0, partial(making.stored, decoders, one, number)) for number, one in enumerate(read, 1)]
+    tasks += [(1, partial(making.photographed, decoders, Path(photo), max_side)) for photo in photos]
+    total = sum(count + len(loaded) for count, _ in tasks)
+    made, interrupted = _carried_out([task for _, task in tasks], _stepping(total, progress, should_stop))
+
+    record = run_record(command, {}, _vae_records(chosen, loaded), time.perf_counter() - began)
+    record["settings"] = {
+        "seeds": seeds,
+        "asked": generation.as_dict(wanted) if wanted else None,
+        "safety_checker": bool(generator and generator.guards),
+        "max_side": max_side,
+        "space": space,
+        "offline": offline,
+    }
+    record["model"] = generator.described() if generator else None
+    record |= _results(made, loaded) | {"notes": notes, "interrupted": interrupted}
+    return Comparison(tuple(made), record, tuple(notes), interrupted)
+
+
+def generate(prompt: str, vae: Choice | None = None, **options: Any) -> Comparison:
+    """Pictures of a prompt, one a seed, by one VAE: the model's own where none is named. Options are `compare`'s."""
+    return compare(prompt, None if vae is None else [vae], command="generate", **options)
+
+
+def _check(
+    wanted: Settings | None,
+    place: Place,
+    *,
+    vaes: Sequence[Choice] | None,
+    model: str | None,
+    latents: File | None,
+    photos: Sequence[File],
+    max_side: int | None,
+) -> list[Latent]:
+    """All that is cheap to check, before anything is downloaded; gives the latents of the file."""
+    if wanted is None and latents is None and not photos:
+        raise UsageError("nothing to decode. Give a prompt, --latents FILE or --photo FILE.")
+    if vaes is not None and not vaes:
+        raise UsageError("no VAE named. Name at least one, or none at all for the known ones.")
+    if max_side is not None and max_side < 1:
+        raise UsageError(f"max_side is at least 1 pixel, not {max_side}.")
+    if model is not None and wanted is None:
+        raise UsageError(f"a model ({model}) needs a prompt to work on. Give one, or leave out --model.")
+    find_device(place.device)
+    find_dtype(place.dtype)
+    if wanted is not None:
+        generation.check_settings(wanted, model)
+    for photo in photos:
+        check_picture(photo)
+    read = generation.read_latents(latents, place.space) if latents is not None else []
+    if read and read[0].space is None:
+        raise UsageError(f"{latents} doesn't say which latent space its latents have. Name it, e.g. --space sd1.")
+    return read
+
+
+def _generator(chosen: Chosen, wanted: Settings | None, place: Place) -> Generator | None:
+    if chosen.model is None or wanted is None:
+        return None
+    device, dtype = find_device(place.device), find_dtype(place.dtype)
+    options: dict[str, Any] = {"offline": place.offline, "announce": place.announce}
+    return generation.open_generator(chosen.model, wanted, device=device, dtype=dtype, **options)
+
+
+def _stepping(total: int, progress: Progress | None, should_stop: Callable[[], bool] | None) -> Step:
+    done = 0
+
+    def step(what: str) -> None:
+        nonlocal done
+        if should_stop and should_stop():
+            raise _Stopped
+        if progress:
+            progress(done, total, what)
+        done += 1
+
+    return step
+
+
+def _carried_out(tasks: Sequence[Callable[[Step], Subject]], step: Step) -> tuple[list[Subject], bool]:
+    """The subjects that were finished, and whether some were left out."""
+    made: list[Subject] = []
+    try:
+        for task in tasks:
+            made += [task(step)]
+    except (KeyboardInterrupt, _Stopped):
+        if not made:
+            raise KeyboardInterrupt from None
+        return made, True
+    return made, False
+
+
+def _encoder_notes(vaes: Sequence[VAE], photos: int) -> list[str]:
+    """Whether one encoder serves all the decoders, checked by its weights."""
+    if not photos or len(vaes) == 1:
+        return []
+    first = vaes[0].fingerprint.encoder
+    others = [vae.name for vae in vaes[1:] if not first.is_same(vae.fingerprint.encoder)]
+    if not others:
+        return [f"All {len(vaes)} VAEs have the same encoder, so each would make the same latents of a photograph."]
+    return [
+        f"The encoder of {', '.join(others)} is another than {vaes[0].name}'s, which encoded the photographs: its own "
+        "latents would differ a little. `vaelens reconstruct` lets each VAE encode for itself."
+    ]
+
+
+def _vae_records(chosen: Chosen, vaes: Sequence[VAE]) -> list[dict[str, Any]]:
+    sources = [vae.name if isinstance(vae, VAE) else vae for vae in chosen.vaes]
+    return [vae_record(vae) | {"source": source} for vae, source in zip(vaes, sources, strict=True)]
+
+
+def _results(subjects: Sequence[Subject], vaes: Sequence[VAE]) -> dict[str, Any]:
+    """What a record says of each latent, and of each decode."""
+    described = [
+        {
+            "title": s.title,
+            "note": s.note,
+            "made": s.latent.made,
+            "latent_space": s.latent.space,
+            "latents_shape": list(s.latent.tensor.shape),
+            "latents_sha256": s.latent.sha256,
+        }
+        for s in subjects
+    ]
+    rows: list[dict[str, Any]] = []
+    for s in subjects:
+        for i, (vae, one) in enumerate(zip(vaes, s.decoded, strict=True)):
+            row = {
+                "subject": s.title,
+                "vae": vae.name,
+                "latents_sha256": s.latent.sha256,
+                "seconds": round(one.seconds, 4),
+                "memory_bytes": one.memory,
+                "dtype": one.dtype,
+                "redone_in_float32": one.redone,
+                "hidden": one.hidden,
+            }
+            rows.append(row | ({"psnr": s.scores[i].psnr, "ssim": s.scores[i].ssim} if s.scores else {}))
+    return {"subjects": described, "rows": rows}

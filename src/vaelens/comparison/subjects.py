@@ -1,0 +1,77 @@
+"""One subject after the other: a latent is made or read, and decoded by every VAE."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from vaelens.comparison.choosing import Choice
+from vaelens.comparison.outcome import Scores, Subject
+from vaelens.decoding import Decoded, decode
+from vaelens.generation import Generator, Latent
+from vaelens.images.reading import read_picture
+from vaelens.images.writing import from_uint8, to_pixels, to_uint8
+from vaelens.metrics.psnr import psnr
+from vaelens.metrics.ssim import ssim
+from vaelens.vae import VAE
+
+Step = Callable[[str], None]  # told what comes next, before it is done; it may raise to stop there
+
+
+class Decoders:
+    """VAEs that stand ready; `load_in_full` gives one again in fp32, for where half precision overflows."""
+
+    def __init__(self, vaes: Sequence[VAE], sources: Sequence[Choice], load_in_full: Callable[[Choice], VAE]) -> None:
+        self.vaes = vaes
+        self._sources = sources
+        self._load_in_full = load_in_full
+        self._full: dict[int, VAE] = {}
+
+    def decode(
+        self, latent: Latent, step: Step, size: tuple[int, int] | None = None, generator: Generator | None = None
+    ) -> tuple[Decoded, ...]:
+        """The latent through each VAE; each picture then goes past the model's safety checker, where it has one."""
+        guard = generator.guard if generator is not None and generator.guards else None
+        decoded: list[Decoded] = []
+        for number, vae in enumerate(self.vaes):
+            step(vae.name)
+            decoded.append(decode(vae, latent.tensor, size, guard=guard, in_full=lambda n=number: self._in_full(n)))
+        return tuple(decoded)
+
+    def _in_full(self, number: int) -> VAE:
+        if number not in self._full:
+            self._full[number] = self._load_in_full(self._sources[number])
+        return self._full[number]
+
+
+def generated(decoders: Decoders, generator: Generator, seed: int, step: Step) -> Subject:
+    """The latent of one seed, denoised alone."""
+    title = f"seed {seed}"
+    latent = generator.latents(seed, lambda number, total: step(f"{title}, step {number} of {total}"))
+    decoded = decoders.decode(latent, lambda name: step(f"{title}, {name}"), None, generator)
+    return Subject(title, f"seed-{seed}", latent, decoded, note=generator.prompt)
+
+
+def stored(decoders: Decoders, latent: Latent, number: int, step: Step) -> Subject:
+    """A latent that was read from a file, the `number`-th there, from 1."""
+    seed = latent.made.get("seed")
+    title = f"latents {number}" + (f", seed {seed}" if seed is not None else "")
+    decoded = decoders.decode(latent, lambda name: step(f"{title}, {name}"))
+    return Subject(title, f"latents-{number}", latent, decoded, note=str(latent.made.get("prompt", "")))
+
+
+def photographed(decoders: Decoders, path: Path, max_side: int | None, step: Step) -> Subject:
+    """A photograph, encoded once by the first VAE to its posterior's mode, and measured against itself."""
+    step(f"{path.name}, encoding")
+    picture, encoder = read_picture(path, max_side=max_side), decoders.vaes[0]
+    encoded = encoder.encode(picture.image)
+    made = {"photo": path.name, "encoder": encoder.name, "posterior": "mode"}
+    latent = Latent(encoded.mode().float().cpu(), encoder.spec.latent_space, made)
+    decoded = decoders.decode(latent, lambda name: step(f"{path.name}, {name}"), encoded.size)
+    reference = from_uint8(to_uint8(picture.image))
+    scores: list[Scores] = []
+    for one in decoded:
+        image = from_uint8(torch.tensor(one.pixels).permute(2, 0, 1)[None])
+        scores.append(Scores(float(psnr(image, reference)), float(ssim(image, reference))))
+    original = to_pixels(picture.image)
+    return Subject(path.name, path.stem, latent, decoded, original, tuple(scores), ", ".join(picture.notes))

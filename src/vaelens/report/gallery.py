@@ -1,0 +1,157 @@
+"""Pictures in versions, written as a page, a labelled sheet, or a folder with both; and the record beside them."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from vaelens.errors import UsageError
+from vaelens.files import writable_path, write_atomic
+from vaelens.images.drawing import Box
+from vaelens.images.reading import SUFFIXES
+from vaelens.images.sheet import SheetRow, draw_sheet
+from vaelens.images.writing import encode_png
+from vaelens.report.page import Layer, Panel, render_page
+from vaelens.report.record import json_text
+from vaelens.report.tables import Table
+
+PAGES = {".html", ".htm"}
+SINGLE = {".png", *PAGES}
+PAGE_NAME, RECORD_NAME = "index.html", "run.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One version: uint8 [h,w,3], what was measured on it, and the text chunks of a PNG of its own.
+
+    `caption` stands on the sheet, `note` on the page. Without `text` it gets no file of its own in a folder.
+    """
+
+    name: str
+    pixels: np.ndarray
+    caption: str = ""
+    note: str = ""
+    text: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture in all its versions, of one size; `file` begins the names of their files in a folder."""
+
+    title: str
+    file: str
+    cells: tuple[Cell, ...]
+    note: str = ""
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All that is written; `text` are the sheet's own text chunks, `more` further files of a folder by name.
+
+    The rows' cells stand under one another: each row has the versions of `headings`, in this order.
+    """
+
+    title: str
+    sheet_name: str
+    rows: tuple[Row, ...]
+    table: Table
+    facts: Mapping[str, str]
+    record: Mapping[str, Any]
+    text: Mapping[str, str]
+    more: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+    @property
+    def headings(self) -> list[str]:
+        """The versions' names."""
+        return [cell.name for cell in self.rows[0].cells]
+
+    def sheet(self) -> bytes:
+        """The labelled sheet as a PNG."""
+        rows = [
+            SheetRow(row.title, tuple(c.pixels for c in row.cells), tuple(c.caption for c in row.cells))
+            for row in self.rows
+        ]
+        return encode_png(draw_sheet(rows, self.headings), self.text)
+
+    def page(self) -> bytes:
+        """The page as UTF-8."""
+        panels: list[Panel] = []
+        for row in self.rows:
+            h, w = row.cells[0].pixels.shape[:2]
+            layers = tuple(Layer(c.name, encode_png(c.pixels), c.note) for c in row.cells)
+            panels.append(Panel(row.title, w, h, layers, row.note))
+        return render_page(self.title, panels, self.table, self.facts).encode()
+
+    def save(self, path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> list[Path]:
+        """Write what the path asks for, and the record; gives the files written, the first to look at first.
+
+        `.png` is one sheet, `.html` one page, each with its record beside it; anything else is a folder with both, the
+        record and each version alone. None of `inputs` is written over. Raises UsageError as `check_output`, and what
+        writing raises: a file is there whole or not at all.
+        """
+        target = Path(path)
+        check_output(target, self.sheet_name, inputs)
+        record = (json_text(self.record) + "\n").encode()
+        if target.suffix.lower() in SINGLE:
+            made = self.page() if target.suffix.lower() in PAGES else self.sheet()
+            contents = dict(zip(_outputs(target, self.sheet_name), (made, record), strict=True))
+        else:
+            made = (self.page(), self.sheet(), record)
+            contents = dict(zip(_outputs(target, self.sheet_name), made, strict=True))
+            for number, row in enumerate(self.rows, 1):
+                own = [cell for cell in row.cells if cell.text is not None]
+                for place, cell in enumerate(own, 1):
+                    name = f"{number:03d}-{file_name(row.file)}-{place}-{file_name(cell.name)}.png"
+                    contents[target / name] = encode_png(cell.pixels, cell.text)
+            contents |= {target / name: content for name, content in self.more.items()}
+        _check_targets(list(contents), inputs)
+        for file, content in contents.items():
+            write_atomic(file, content)
+        return list(contents)
+
+
+def check_output(path: str | os.PathLike[str], sheet_name: str, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
+    """Whether `Gallery.save` may write there, asked before any work. Raises UsageError."""
+    target = Path(path)
+    single = target.suffix.lower() in SINGLE
+    if not single and not target.is_dir() and (target.exists() or target.suffix.lower() in SUFFIXES):
+        raise UsageError(f"-o {target}: an output is a .png {Path(sheet_name).stem}, an .html page or a folder.")
+    _check_targets(_outputs(target, sheet_name), inputs)
+    lost = [file for file in _outputs(target, sheet_name) if not single and file.exists()]
+    if lost and not _is_ours(target / RECORD_NAME):
+        raise UsageError(f"{lost[0]} was not made by vaelens and would be lost. Choose another folder.")
+
+
+def file_name(text: str) -> str:
+    """Text as part of a file name: no separators, nothing hidden, not too long."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in text).lstrip(".")
+    return kept.encode()[:80].decode(errors="ignore") or "_"
+
+
+def _is_ours(record: Path) -> bool:
+    """Whether a folder's run.json is the record of an earlier run, whose files may be replaced."""
+    try:
+        values = json.loads(record.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and {"schema", "vaes", "rows"} <= set(cast(dict[str, Any], values))
+
+
+def _outputs(target: Path, sheet_name: str) -> list[Path]:
+    """The files that an output path stands for, but for the single versions in a folder."""
+    if target.suffix.lower() in SINGLE:
+        return [target, target.with_suffix(f".{RECORD_NAME}")]
+    return [target / PAGE_NAME, target / sheet_name, target / RECORD_NAME]
+
+
+def _check_targets(targets: Sequence[Path], inputs: Sequence[str | os.PathLike[str]]) -> None:
+    """Each may be written, and none is one of the inputs."""
+    for target in targets:
+        file = writable_path(target)
+        if file.exists() and any(Path(given).exists() and file.samefile(given) for given in inputs):
+            raise UsageError(f"{target} is one of the inputs and would be lost. Choose another output.")

@@ -1,0 +1,246 @@
+"""From a prompt to latents: the same as diffusers' own loop, bit for bit, without a VAE; and what is refused."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pipelines
+from vaelens import generation
+from vaelens.errors import BadInputError, UnsafeFileError, UsageError
+from vaelens.generation import Generator, Latent, Settings
+
+PROMPT = "a photo of a cat"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("models")
+    made = {"sd": pipelines.sd(with_guard=True), "sdxl": pipelines.sdxl()}
+    return {name: pipelines.write(pipe, place / name) for name, pipe in made.items()}
+
+
+def opened(folder: Path, **asked: Any) -> Generator:
+    settings = Settings(**{"prompt": PROMPT, "steps": 4} | asked)
+    model = generation.find(str(folder), settings, dtype=torch.float32, offline=True, announce=None)
+    return generation.open_generator(model, settings, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@torch.no_grad()
+def article(folder: Path, seed: int, steps: int, guidance: float, negative: str = "") -> torch.Tensor:
+    """The loop of the article and of diffusers' own blog, with its parts loaded one by one."""
+    import transformers
+
+    library = pipelines.diffusers()
+    words = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+    unet = library.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
+    scheduler = library.PNDMScheduler.from_pretrained(folder / "scheduler")
+
+    def encode(text: str) -> torch.Tensor:
+        ids = words(text, padding="max_length", max_length=words.model_max_length, truncation=True, return_tensors="pt")
+        return encoder(ids.input_ids)[0]
+
+    guided = guidance > 1
+    text = torch.cat([encode(negative), encode(PROMPT)]) if guided else encode(PROMPT)
+    latents = torch.randn((1, 4, 8, 8), generator=torch.manual_seed(seed))
+    scheduler.set_timesteps(steps)
+    latents = latents * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        both = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
+        noise = unet(both, t, encoder_hidden_states=text).sample
+        if guided:
+            without, with_text = noise.chunk(2)
+            noise = without + guidance * (with_text - without)
+        latents = scheduler.step(noise, t, latents).prev_sample
+    return latents
+
+
+@pytest.mark.parametrize("guidance", [7.5, 1.0, 0.0])
+def test_the_articles_loop_gives_the_same_latent(folders: dict[str, Path], guidance: float) -> None:
+    ours = opened(folders["sd"], guidance=guidance, steps=5).latents(0)
+    assert torch.equal(ours.tensor, article(folders["sd"], 0, 5, guidance))
+
+
+def test_the_negative_prompt_counts(folders: dict[str, Path]) -> None:
+    ours = opened(folders["sd"], negative="a dog").latents(3)
+    assert torch.equal(ours.tensor, article(folders["sd"], 3, 4, 7.5, "a dog"))
+    assert not torch.equal(ours.tensor, article(folders["sd"], 3, 4, 7.5))
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def test_the_pipelines_own_call_gives_the_same_latent(folders: dict[str, Path], kind: str) -> None:
+    library = pipelines.diffusers()
+    own = getattr(library, {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}[kind])
+    pipe = own.from_pretrained(folders[kind])
+    pipe.set_progress_bar_config(disable=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seed = torch.Generator("cpu").manual_seed(7)
+        want = pipe(PROMPT, num_inference_steps=3, generator=seed, output_type="latent").images
+    made = opened(folders[kind], steps=3)
+    assert made.model.space == {"sd": "sd1", "sdxl": "sdxl"}[kind]
+    assert made.guidance == {"sd": 7.5, "sdxl": 5.0}[kind]
+    steps: list[tuple[int, int]] = []
+    assert torch.equal(made.latents(7, lambda *step: steps.append(step)).tensor, want)
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_no_vae_is_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for part in folders["sd"].iterdir():
+        if part.name != "vae":
+            (folder / part.name).symlink_to(part)
+    (folder / "vae").mkdir()
+    (folder / "vae" / "config.json").write_bytes((folders["sd"] / "vae" / "config.json").read_bytes())
+    assert torch.equal(opened(folder).latents(1).tensor, opened(folders["sd"]).latents(1).tensor)
+
+
+def test_another_scheduler_and_size(folders: dict[str, Path]) -> None:
+    made = opened(folders["sd"], scheduler="euler", size=(32, 64))
+    assert made.described()["scheduler"] == "EulerDiscreteScheduler"
+    assert made.latents(0).tensor.shape == (1, 4, 4, 8)
+
+
+def test_what_the_text_encoder_has_no_room_for_is_said(folders: dict[str, Path]) -> None:
+    assert opened(folders["sd"]).notes() == []
+    made = opened(folders["sd"], prompt="cat " * 13 + "dog dog" + " cat" * 2500)
+    (note,) = made.notes()
+    assert note.startswith('The text encoder has no room for the end of the prompt: "dog cat')
+    assert len(note) < 150
+
+
+def test_the_safety_checker_is_optional(folders: dict[str, Path]) -> None:
+    assert opened(folders["sd"]).guards
+    assert not opened(folders["sd"], guard=False).guards
+    assert not opened(folders["sdxl"]).guards
+
+
+def test_latents_survive_their_file(folders: dict[str, Path], tmp_path: Path) -> None:
+    made = opened(folders["sd"]).latents(5)
+    (again,) = generation.read_latents(generation.save_latents(tmp_path / "x.safetensors", made))
+    assert torch.equal(again.tensor, made.tensor)
+    assert (again.space, again.sha256, again.made) == ("sd1", made.sha256, made.made)
+    with pytest.raises(UsageError, match="of sd1 by the file, of sdxl by --space"):
+        generation.read_latents(tmp_path / "x.safetensors", "sdxl")
+
+
+def test_a_strangers_latents_are_read_one_by_one(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    both = torch.randn(2, 4, 8, 8)
+    save_file({"samples": both}, tmp_path / "two.safetensors")
+    found = generation.read_latents(tmp_path / "two.safetensors", "sd1")
+    assert [one.space for one in found] == ["sd1", "sd1"]
+    assert torch.equal(torch.cat([one.tensor for one in found]), both)
+    save_file({"a": both, "b": both.clone()}, tmp_path / "odd.safetensors")
+    with pytest.raises(BadInputError, match=r"holds one tensor \[b,c,h,w\], this one a \[2, 4, 8, 8\], b"):
+        generation.read_latents(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"prompt": "  "}, "the prompt is empty"),
+        ({"steps": 0}, "steps are from 1 to 1000, not 0"),
+        ({"steps": 100000}, "steps are from 1 to 1000"),
+        ({"guidance": -1.0}, "guidance is 0 or more"),
+        ({"guidance": float("nan")}, "guidance is 0 or more"),
+        ({"size": (500, 512)}, "multiples of 8 pixels from 8 to 4096, 512x500 has 500. Nearest: 496"),
+        ({"size": (0, 512)}, "512x0 has 0"),
+        ({"scheduler": "eulr"}, "no scheduler is called 'eulr'. Known: ddim"),
+    ],
+)
+def test_settings_that_cant_be_followed(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as told:
+        generation.check_settings(Settings(**{"prompt": "a"} | asked))
+    assert words in str(told.value)
+
+
+def test_prompts_outside_the_small_language_are_answered_with_it() -> None:
+    generation.check_settings(Settings("a smiling face"), "tiny-sd")
+    for prompt in ("an astronaut riding a horse", "x" * 10_000):
+        with pytest.raises(UsageError, match=r"tiny-sd doesn't know .* It draws faces") as told:
+            generation.check_settings(Settings(prompt), "tiny-sd")
+        assert len(str(told.value)) < 400
+    generation.check_settings(Settings("an astronaut riding a horse"), "sd-v1-4")
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        (
+            "tiny-ds",
+            UsageError,
+            "no model is called 'tiny-ds', and no file or folder of that name exists. Did you",
+        ),
+        ("nowhere/at/all", BadInputError, "there is no such file or folder"),
+        ("model.safetensors", BadInputError, "there is no such file or folder"),
+        ("", UsageError, "an empty name is no model"),
+    ],
+)
+def test_models_that_arent_there(source: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error) as told:
+        generation.find(source, Settings("a"), dtype=torch.float32, offline=True, announce=None)
+    assert words in str(told.value)
+
+
+def changed(folder: Path, target: Path, **index: Any) -> Path:
+    """A copy of a model whose index says something else."""
+    target.mkdir()
+    for part in folder.iterdir():
+        (target / part.name).symlink_to(part) if part.is_dir() else (target / part.name).write_bytes(part.read_bytes())
+    file = target / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | index))
+    return target
+
+
+def test_models_that_arent_stable_diffusion(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = changed(folders["sd"], tmp_path / "flux", _class_name="FluxPipeline")
+    with pytest.raises(UsageError, match="flux is a FluxPipeline; vaelens generates with Stable Diffusion"):
+        opened(other)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInputError, match=r"holds no model_index.json"):
+        opened(tmp_path / "empty")
+    wrong = changed(folders["sd"], tmp_path / "wrong", _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(BadInputError, match="wrong is a StableDiffusionXLPipeline without text_encoder_2, tokenizer_2"):
+        opened(wrong)
+
+
+def test_pickled_weights_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    target = changed(folders["sd"], tmp_path / "pickled")
+    (target / "unet").unlink()
+    (target / "unet").mkdir()
+    (target / "unet" / "config.json").write_bytes((folders["sd"] / "unet" / "config.json").read_bytes())
+    (target / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02.")
+    with pytest.raises(UnsafeFileError, match="unet has only pickled weights"):
+        opened(target)
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x02.")
+    with pytest.raises(UnsafeFileError, match="is pickled"):
+        opened(tmp_path / "model.ckpt")
+
+
+def test_an_fp16_variant_is_taken_where_it_is_wanted_or_alone(folders: dict[str, Path], tmp_path: Path) -> None:
+    half = pipelines.sd(with_guard=True)
+    both = pipelines.write(half, tmp_path / "both")
+    pipelines.write(half.to(dtype=torch.float16), both, variant="fp16")
+    alone = pipelines.write(half, tmp_path / "alone", variant="fp16")
+
+    def variant(folder: Path, dtype: torch.dtype) -> str | None:
+        return generation.find(str(folder), Settings("a"), dtype=dtype, offline=True, announce=None).variant
+
+    assert variant(both, torch.float32) is None
+    assert variant(both, torch.float16) == variant(both, torch.bfloat16) == "fp16"
+    assert variant(alone, torch.float32) == "fp16"
+    assert torch.isfinite(opened(alone).latents(0).tensor).all()
+
+
+def test_the_fingerprint_of_a_latent_is_of_its_values() -> None:
+    import hashlib
+
+    values = torch.arange(8, dtype=torch.float32).reshape(1, 2, 2, 2)
+    assert Latent(values.half(), None, {}).sha256 == hashlib.sha256(values.numpy().tobytes()).hexdigest()
