@@ -132,7 +132,7 @@ class HubStandin:
     def environment(self, home: Path, **more: str) -> dict[str, str]:
         """os.environ for a child whose hub this is, with its cache under `home` and no token or proxy but in `more`."""
         kept = {k: v for k, v in os.environ.items() if not re.match(r"HF_|HUGGING|.*_PROXY$", k, re.IGNORECASE)}
-        cache = {"HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub")}
+        cache = {"HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "VAELENS_CACHE": str(home / "vaelens-cache")}
         return kept | {"HF_ENDPOINT": self.endpoint, "HF_HUB_DISABLE_XET": "1"} | cache | more
 
     def next_fault(self, repo: str, filename: str, method: str) -> Fault:
