@@ -1,7 +1,8 @@
 """Train tiny-sd, the embedded diffusion model: text encoder, UNet and scheduler in the latents of tiny-kl-f8.
 
     python embedded/tiny_sd.py draw -o RUN                  scenes of the small language, encoded; 10 minutes
-    python embedded/tiny_sd.py train -o RUN                 the model; some two hours of one core; goes on after a stop
+    python embedded/tiny_sd.py begun -o RUN                 the first stage, 90 minutes; goes on after a stop
+    python embedded/tiny_sd.py taught -o RUN                the second, 25 minutes (each on one core)
     python embedded/tiny_sd.py ship -o RUN                  into the package, fp16, in the layout of diffusers
 
 Scenes whose combination of attributes is one of `unseen` are never trained on: embedded/check_tiny_sd.py asks for them.
@@ -15,6 +16,7 @@ import math
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,11 +33,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E
 
 import vaelens  # noqa: E402
 from vaelens.adapters.models import INDEX, LATENT_SPACE  # noqa: E402
-from vaelens.images.prompts import WORDS, Scene, caption, partly, random_scene  # noqa: E402
+from vaelens.images.prompts import VALUES, WORDS, Scene, caption, partly, random_scene  # noqa: E402
 from vaelens.images.scenes import draw_scene  # noqa: E402
 
-COUNT, UPDATES, BATCH = 16_000, 9_000, 32
-RATE, WARM_UP, EMA, CLIP = 1.2e-3, 300, 0.999, 1.0
+COUNT, BATCH, LESSONS = 16_000, 32, 2000
+WARM_UP, EMA, CLIP = 300, 0.999, 1.0
 UNSAID = 0.1  # captions replaced by the empty prompt, for guidance
 TOKENS, WIDTH = 24, 96
 CHUNK = 32  # pictures encoded at once
@@ -142,25 +144,94 @@ class Model(torch.nn.Module):
         self.text_encoder = text_encoder(self.tokenizer)
         self.unet = unet()
 
-    def forward(self, noisy: torch.Tensor, steps: torch.Tensor, captions: list[str]) -> torch.Tensor:
+    def text(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The text encoder's states [b,tokens,width], and which of them have seen the whole caption."""
         asked = self.tokenizer(
             captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
         ).input_ids
-        return self.unet(noisy, steps, self.text_encoder(asked)[0]).sample
+        return self.text_encoder(asked)[0], asked == self.tokenizer.eos_token_id
+
+    def forward(self, noisy: torch.Tensor, steps: torch.Tensor, captions: list[str]) -> torch.Tensor:
+        return self.unet(noisy, steps, self.text(captions)[0]).sample
 
 
-def train(folder: Path) -> None:
+def teach(model: Model) -> None:
+    """Train the text encoder alone: every state from the caption's end on must tell all attributes by linear heads.
+
+    Left to the diffusion loss it learnt far more slowly which colour belongs to what.
+    """
+    heads = {"kind": ("Face", "Letter")} | {
+        f"{kind.__name__}.{name}": ("", *values)
+        for kind, attributes in VALUES.items()
+        for name, values in attributes.items()
+    }
+    reader = torch.nn.Linear(WIDTH, sum(map(len, heads.values())))
+    optimizer = torch.optim.AdamW([*model.text_encoder.parameters(), *reader.parameters()], lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=LESSONS)
+    rng = np.random.default_rng(5)
+    for lesson in range(LESSONS):
+        wanted = [partly(random_scene(rng), rng) for _ in range(128)]
+        states, ended = model.text([caption(scene, rng) for scene in wanted])
+        scores = reader(states).split([len(values) for values in heads.values()], dim=-1)
+        losses = []
+        for (head, values), score in zip(heads.items(), scores, strict=True):
+            right = torch.tensor([_value(scene, head, values) for scene in wanted])[:, None].expand(-1, TOKENS)
+            losses.append(F.cross_entropy(score[ended], right[ended]) if (right[ended] >= 0).any() else score.sum() * 0)
+        loss = torch.stack(losses).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if (lesson + 1) % 250 == 0:
+            print(f"lesson {lesson + 1} loss {loss.item():.4f}", flush=True)
+
+
+def _value(scene: Scene, head: str, values: tuple[str, ...]) -> int:
+    """The number of the attribute's value, -100 (ignored) where the other kind of scene has it."""
+    if head == "kind":
+        return values.index(type(scene).__name__)
+    kind, _, name = head.partition(".")
+    return values.index(getattr(scene, name)) if type(scene).__name__ == kind else -100
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: updates, peak rate, whether the text encoder is taught before and then left as it is."""
+
+    updates: int
+    rate: float
+    taught: bool
+    after: str | None = None
+
+
+# The first stage's text encoder learnt along with the UNet, and went on binding colours to the wrong things; the second
+# continues its UNet with one that is taught before, and stays as it is.
+STAGES = {
+    "begun": Stage(9000, 1.2e-3, taught=False),
+    "taught": Stage(2400, 8e-4, taught=True, after="begun"),
+}
+
+
+def train(folder: Path, name: str) -> None:
     torch.manual_seed(0)
+    stage, state = STAGES[name], folder / f"{name}.pt"
     model, average = Model().train(), Model()
+    if stage.after is not None:
+        before: dict[str, Any] = torch.load(folder / f"{stage.after}.pt", weights_only=True)
+        model.unet.load_state_dict(_part(before["average"], "unet."))
+    if stage.taught and not state.exists():
+        teach(model)
     average.load_state_dict(model.state_dict())
+    model.text_encoder.requires_grad_(not stage.taught)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     latents, wanted, noise_scheduler = (
         load_file(folder / "latents.safetensors")["latents"],
         scenes(COUNT, 0),
         scheduler(),
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    state, first = folder / "state.pt", 0
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=stage.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    first = 0
     if state.exists():
         found: dict[str, Any] = torch.load(state, weights_only=True)
         model.load_state_dict(found["model"])
@@ -168,12 +239,14 @@ def train(folder: Path) -> None:
         optimizer.load_state_dict(found["optimizer"])
         first = found["updates"]
     losses, begun = [], time.perf_counter()
-    for update in range(first, UPDATES):
-        rng = np.random.default_rng((update, 4))  # all that is random in an update is fixed by its number
-        noise_rng = torch.Generator().manual_seed(update)
-        rate = RATE * min(1.0, (update + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * update / UPDATES))
+    for update in range(first, stage.updates):
+        number = update + 1_000_000 * list(STAGES).index(name)
+        rng = np.random.default_rng((number, 4))  # all that is random in an update is fixed by its number
+        noise_rng = torch.Generator().manual_seed(number)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = (
+                stage.rate * min(1.0, (update + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * update / stage.updates))
+            )
         chosen = rng.integers(COUNT, size=BATCH)
         captions = ["" if rng.random() < UNSAID else caption(partly(wanted[i], rng), rng) for i in chosen]
         clean = latents[torch.from_numpy(chosen)].float()
@@ -185,7 +258,7 @@ def train(folder: Path) -> None:
         loss = F.mse_loss(guess.float(), target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
         decay = min(EMA, (1 + update) / (10 + update))
         with torch.no_grad():
@@ -195,18 +268,19 @@ def train(folder: Path) -> None:
         if (update + 1) % 100 == 0:
             spent = (time.perf_counter() - begun) / (update + 1 - first)
             print(f"{update + 1} loss {np.mean(losses[-100:]):.4f}  {spent:.3f} s an update", flush=True)
-        if (update + 1) % 500 == 0 or update + 1 == UPDATES:
-            kept_states = {
-                "model": model.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            }
-            torch.save(kept_states | {"updates": update + 1}, state.with_suffix(".new"))
+        if (update + 1) % 500 == 0 or update + 1 == stage.updates:
+            kept_states = {"model": model, "average": average, "optimizer": optimizer}
+            states = {key: value.state_dict() for key, value in kept_states.items()}
+            torch.save(states | {"updates": update + 1}, state.with_suffix(".new"))
             state.with_suffix(".new").replace(state)
 
 
+def _part(states: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {n.removeprefix(prefix): t for n, t in states.items() if n.startswith(prefix)}
+
+
 def ship(folder: Path, into: Path) -> None:
-    found: dict[str, Any] = torch.load(folder / "state.pt", weights_only=True)
+    found: dict[str, Any] = torch.load(folder / f"{list(STAGES)[-1]}.pt", weights_only=True)
     model = Model()
     model.load_state_dict(found["average"])
     pipeline = StableDiffusionPipeline(
@@ -226,15 +300,15 @@ def ship(folder: Path, into: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["draw", "train", "ship"])
+    parser.add_argument("what", choices=["draw", *STAGES, "ship"])
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--into", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.what == "draw":
         draw(asked.output)
-    elif asked.what == "train":
-        train(asked.output)
+    elif asked.what in STAGES:
+        train(asked.output, asked.what)
     else:
         ship(asked.output, asked.into or asked.output / "tiny-sd")
 

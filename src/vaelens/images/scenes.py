@@ -53,7 +53,10 @@ def _letter(canvas: Image.Image, rng: np.random.Generator, scene: Letter) -> lis
     y = s * rng.uniform(0.47, 0.53) - (top + bottom) / 2
     ink = shade(COLOURS[scene.ink], rng.uniform(0.94, 1.04))
     ImageDraw.Draw(canvas).text((x, y), scene.letter, font=font, fill=ink, stroke_width=stroke)
-    return [Box(scene.letter, left + x, top + y, right + x, bottom + y, glyph=True)]
+    mask = Image.new("L", canvas.size)  # a typeface's box has room beside the glyph, which isn't the letter
+    ImageDraw.Draw(mask).text((x, y), scene.letter, font=font, fill=255, stroke_width=stroke)
+    left, top, right, bottom = mask.getbbox() or (0, 0, s, s)
+    return [Box(scene.letter, left, top, right, bottom, glyph=True)]
 
 
 def _face(canvas: Image.Image, rng: np.random.Generator, scene: Face) -> list[Box]:
