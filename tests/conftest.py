@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import torchvision_operators  # noqa: F401
+from served import offer, server  # noqa: F401  (fixtures)
 from vaelens.evaluation.results import Results
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.networks.tiny import TinyAutoencoderConfig

@@ -66,7 +66,7 @@ def render_page(title: str, panels: Sequence[Panel], table: Table, facts: Mappin
     """
     below = _section(MEASURED, _wide(table_html(table))) if table.rows else ""
     below += _facts({name: value for name, value in facts.items() if name != SHOWN})
-    return _page(title, facts.get(SHOWN), panels, above="", below=below, style=_file("viewer.css"))
+    return _page(title, facts.get(SHOWN), panels, above="", below=below, style=package_file("viewer.css"))
 
 
 def render_report(
@@ -94,7 +94,7 @@ def render_report(
     links = "".join(f'<a href="#{_anchor(heading)}"{_spoken(heading)}>{escaped(heading)}</a>\n' for heading in headings)
     rest = "".join(_section(part.heading, part.html, anchor=True) for part in below) + _facts(facts)
     nav = f'<nav aria-label="Sections" data-label="sections">\n{links}</nav>\n'
-    style = _file("viewer.css") + _file("report.css") + style
+    style = package_file("viewer.css") + package_file("report.css") + style
     return _page(title, shown, panels, above=nav + "".join(sections), below=rest, style=style)
 
 
@@ -106,15 +106,15 @@ def wide_table(table: Table) -> str:
 def _page(title: str, shown: str | None, panels: Sequence[Panel], *, above: str, below: str, style: str) -> str:
     for panel in panels:
         _check(panel)
-    script = _script()
-    return Template(_file("viewer.html")).substitute(
+    script = viewer_script()
+    return Template(package_file("viewer.html")).substitute(
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
         title=escaped(title),
         shown="" if shown is None else f'<p class="shown">{escaped(shown)}</p>',
         above=above,
         below=below,
-        templates=_file("templates.html"),
+        templates=package_file("templates.html"),
         data=_data(panels),
         style=style,
         script=script,
@@ -154,9 +154,9 @@ def _data(panels: Sequence[Panel]) -> str:
     return json.dumps(content).replace("<", "\\u003c")
 
 
-def _script() -> str:
+def viewer_script() -> str:
     """The script's files as one, whose names are its own: only `vaelensViewer` is the window's."""
-    return '"use strict";\n(() => {\n' + "\n".join(map(_file, SCRIPTS)) + "})();\n"
+    return '"use strict";\n(() => {\n' + "\n".join(map(package_file, SCRIPTS)) + "})();\n"
 
 
 def _facts(facts: Mapping[str, str]) -> str:
@@ -190,5 +190,6 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
-def _file(name: str) -> str:
+def package_file(name: str) -> str:
+    """One of the viewer's own files as text."""
     return resources.files("vaelens.report").joinpath("viewer", name).read_text(encoding="utf-8")

@@ -90,6 +90,8 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_jobs(app: FastAPI, workshop: Workshop, queue: Queue) -> None:
+    adding = asyncio.Semaphore(2)  # so that many at once leave the threads to others
+
     async def choices() -> Response:
         return JSONResponse(workshop.choices.shown())
 
@@ -98,8 +100,10 @@ def _add_jobs(app: FastAPI, workshop: Workshop, queue: Queue) -> None:
         return JSONResponse({"jobs": jobs, "bytes": sum(job.get("bytes", 0) for job in jobs)})
 
     async def add(request: Request) -> Response:
+        queue.check_room()  # a flood is refused before it costs anything
         body = await request.body()
-        return JSONResponse(await run_in_threadpool(_added, body, workshop, queue), 202)
+        async with adding:
+            return JSONResponse(await run_in_threadpool(_added, body, workshop, queue), 202)
 
     async def one(job: str) -> Response:
         return JSONResponse(_known(queue.get(job)))

@@ -25,6 +25,7 @@ JSON_BYTES = 64 * 1024
 UPLOAD_BYTES = 32 * 1024 * 1024
 UPLOADS = "/api/uploads"
 COOKIE = "vaelens-token"
+MOST_CHANGES = 32  # requests that change something and are under way at once; a person has one or two
 SHORTEST_TOKEN = 16
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 WILDCARDS = {"0.0.0.0", "::"}
@@ -90,6 +91,7 @@ class Guard:
         self._app = app
         self._door = door
         self._upload_bytes = upload_bytes
+        self._changes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -109,8 +111,18 @@ class Guard:
         if entry is not None:
             await _answer(send, 303, "", entry)
             return
-        limit = self._limit(scope["path"])
-        await self._app(scope, _limited(receive, limit), send)
+        receive = _limited(receive, self._limit(scope["path"]))
+        if scope["method"] in READING:
+            await self._app(scope, receive, send)
+            return
+        if self._changes >= MOST_CHANGES:
+            await _answer(send, 429, "too many requests at once. Try again in a moment.", {"Retry-After": "1"})
+            return
+        self._changes += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._changes -= 1
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         """Status and sentence, where the request is refused."""

@@ -56,15 +56,14 @@ class Queue:
         job: dict[str, Any] = {"id": new_id(), "state": "queued", "created": _now(), "asked": described}
         job |= {"settings": asked.model_dump(exclude={"upload"}, exclude_none=True)}
         job |= {"progress": None, "error": None, "said": [], "panels": [], "bytes": 0}
-        with self._changed:
-            self._check_room()
+        self.check_room()
         try:
             if asked.upload is not None:
                 job["asked"] = {**described, "upload": self._store.upload_name(asked.upload)}
                 self._store.take_upload(asked.upload, job["id"])
             self._store.write_job(job)
             with self._changed:
-                self._check_room()
+                self.check_room()
                 self._jobs[job["id"]] = job
                 self._waiting.append((job["id"], asked))
                 self._note(job["id"])
@@ -125,7 +124,8 @@ class Queue:
             worker.join(max(0.0, until - time.monotonic()))
         return not any(worker.is_alive() for worker in self._workers)
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
+        """Raises FullError where no job would be taken now."""
         if self._closing:
             raise FullError("the server is stopping.")
         if len(self._waiting) >= self._longest:

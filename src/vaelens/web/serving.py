@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from vaelens.web.queue import LONGEST, Queue
 from vaelens.web.store import Store
 from vaelens.web.work import Workshop
 
+SWITCH = 0.0005  # seconds after which a job's thread lets the page's have its turn; by default ten times as many
 MOST_FILES = 8192  # connections are files to the system; its usual limit is 1,024
 
 
@@ -84,6 +86,7 @@ def prepare(
     workshop = Workshop(store, choices, dtype=dtype, guard=guard, space=space)
     queue, closing = Queue(workshop, devices, longest), threading.Event()
     _allow_files()
+    sys.setswitchinterval(SWITCH)
     config = uvicorn.Config(
         make_app(workshop, queue, door, closing),
         log_level="critical",
