@@ -78,7 +78,8 @@ function showDownloads(job) {
     for (const layer of panel.layers)
       all.push(link(several ? `${panel.title}, ${layer.name}` : layer.name, `/api/jobs/${job.id}/pictures/${layer.picture}?download=1`));
   $("downloads").hidden = !job.panels.length;
-  $("downloads").replaceChildren(make("span", "", word("download")), ...all, button(word("again"), () => (use(job), $("prompt").focus()), "last"));
+  const again = job.asked.prompt ? [button(word("again"), () => (use(job), $("prompt").focus()), "last")] : [];
+  $("downloads").replaceChildren(make("span", "", word("download")), ...all, ...again);
 }
 
 function showQueue() {
