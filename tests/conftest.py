@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import torchvision_operators  # noqa: F401
+from served import offer, server  # noqa: F401  (fixtures)
 from vaelens.evaluation.results import Results
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.networks.tiny import TinyAutoencoderConfig
 from vaelens.vae import VAE
 from vaelens.weights.shapes import build
 from vaelens.weights.spec import NetworkConfig, VAESpec
+from viewing import browser, open_page, open_path  # noqa: F401  (fixtures)
 
 with warnings.catch_warnings():  # what other packages deprecate while they load isn't ours to mend
     warnings.simplefilter("ignore")

@@ -217,7 +217,7 @@ def test_the_safety_checker_sees_every_picture(model: Path, vaes: list[VAE], mon
     assert made.subjects[0].decoded[1].pixels.max() == 0
     assert made.subjects[0].decoded[0].pixels.max() > 0
     assert [row["hidden"] for row in made.record["rows"]] == hidden
-    assert "hidden by the safety checker" in made._gallery().rows[0].cells[1].note
+    assert "hidden by the safety checker" in made.gallery().rows[0].cells[1].note
     assert "safety checker hid 1 of 3 pictures" in " ".join(made.said())
     run(model, vaes[:1])
     assert len(seen) == 3  # left out where it isn't wanted
@@ -243,7 +243,7 @@ def test_an_overflow_in_fp16_is_redone_in_fp32(model: Path, tmp_path: Path) -> N
     assert (second.redone, second.dtype) == (False, "float16")
     assert np.array_equal(first.pixels, full.subjects[0].decoded[0].pixels)
     assert [row["redone_in_float32"] for row in half.record["rows"]] == [True, False]
-    assert "float16 overflowed: redone in float32" in half._gallery().rows[0].cells[0].caption
+    assert "float16 overflowed: redone in float32" in half.gallery().rows[0].cells[0].caption
     assert "loud overflowed in float16" in " ".join(half.said())
 
 

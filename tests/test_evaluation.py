@@ -397,6 +397,23 @@ def test_a_chosen_picture_that_is_gone_is_no_example(
     assert (tmp_path / "run" / "report.md").exists()
 
 
+def test_an_example_has_the_boxes_that_were_measured_in_it(
+    two_vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Example] = []
+
+    def kept(chosen: dict[str, str], work: Work) -> list[Example]:
+        made.extend(make(chosen, work))
+        return made
+
+    monkeypatch.setattr("vaelens.evaluation.running.make", kept)
+    results = evaluate(two_vaes[:1], "drawn", output=tmp_path / "run", **FAST | {"take": 2, "preset": "offline"})
+    assert results is not None
+    measured = {row.id: row.regions for row in results.rows}
+    assert made
+    assert all(len(example.boxes) == len(measured[example.id]) > 0 for example in made)
+
+
 def test_ranks_that_differ_are_told_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 0 alone has an old folder, whose batch it takes."""
     import accelerate.utils

@@ -149,13 +149,14 @@ def examples_of(results: Results, count: int = 2) -> list[Example]:
     found = []
     for number in range(count):
         rng = np.random.default_rng(number)
-        original = draw_face(number, 128).pixels
+        face = draw_face(number, 128)
+        original = face.pixels
         again = {
             vae: np.clip(original + rng.normal(0, 6 * (i + 1), original.shape), 0, 255).astype(np.uint8)
             for i, vae in enumerate(results.vaes)
         }
         why = "among the worst by PSIM" if number % 2 else "among the best by PSIM"
-        found.append(Example(results.rows[number * len(results.vaes)].id, why, original, again))
+        found.append(Example(results.rows[number * len(results.vaes)].id, why, original, again, face.boxes))
     return found
 
 
@@ -268,6 +269,7 @@ def test_under_a_picture_stands_what_was_measured_on_it() -> None:
     (panel,) = json.loads(Parsed(page).texts["data"])
     notes = ["", "PSNR infinite\nSSIM 1.0000\n1 of 3 letters read, 2 on the original", "not finite"]
     assert [layer["note"] for layer in panel["layers"]] == notes
+    assert panel["boxes"] == [dataclasses.asdict(box) for box in draw_face(0, 128).boxes]
 
 
 def test_of_many_vaes_the_pairs_with_the_first_are_drawn_and_all_are_in_the_table() -> None:

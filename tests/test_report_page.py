@@ -1,10 +1,9 @@
 """report.html in a browser: its numbers, its plots, its slider, and that it asks for nothing.
 
-Without a Chromium on the PATH the tests are skipped, unless VAELENS_REQUIRE_BROWSER=1.
+Without a Chromium on the PATH the tests are skipped (viewing.py).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,11 @@ import pytest
 
 from test_page import HOSTILE
 from test_report import LONG, examples_of, made_up
-from test_viewer import STACK, View, browser  # noqa: F401  (a fixture)
 from vaelens.evaluation.report_tables import pairs_table, regions_table, summary_table
 from vaelens.evaluation.reporting import write_report
+from viewing import STACK, Open
 
-Open = Callable[..., View]
 RESULTS = made_up(count=30, preset="card-2022")
-LOADED = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
 
 
 @pytest.fixture(scope="module")
@@ -27,31 +24,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(RESULTS, examples_of(RESULTS), tmp_path_factory.mktemp("report"))[0]
 
 
-@pytest.fixture
-def open_report(browser) -> Iterator[Open]:  # noqa: F811
-    """Open a report from disk; at the end it must have asked for nothing else and reported no error."""
-    contexts, requests, errors = [], [], []
-
-    def open_it(path: Path, width: int = 1000, height: int = 1300, **options: object) -> View:
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
-        page = contexts[-1].new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: errors.append(message.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(path.as_uri())
-        view = View(page)
-        view.until(LOADED)
-        return view
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert errors == []
-    assert len([url for url in requests if not url.startswith("data:")]) == len(contexts), "more than the page itself"
-
-
-def test_the_tables_hold_the_values(report: Path, open_report: Open) -> None:
-    page = open_report(report).page
+def test_the_tables_hold_the_values(report: Path, open_path: Open) -> None:
+    page = open_path(report).page
     shown = page.locator("#scores table").inner_text()
     for row in summary_table(RESULTS).rows:
         for cell in row:
@@ -67,8 +41,8 @@ def test_the_tables_hold_the_values(report: Path, open_report: Open) -> None:
     assert len(headings) == 9, "every link leads to its section"
 
 
-def test_the_slider_moves_and_the_measures_stand_under_each_picture(report: Path, open_report: Open) -> None:
-    view = open_report(report)
+def test_the_slider_moves_and_the_measures_stand_under_each_picture(report: Path, open_path: Open) -> None:
+    view = open_path(report)
     view.page.locator(".panel").first.scroll_into_view_if_needed()
     panel = view.page.locator(".panel").first
     assert panel.locator(".why").inner_text() == "among the best by PSIM"
@@ -85,8 +59,8 @@ def test_the_slider_moves_and_the_measures_stand_under_each_picture(report: Path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_plots_follow_the_colour_scheme(report: Path, open_report: Open, scheme: str) -> None:
-    view = open_report(report, color_scheme=scheme)
+def test_the_plots_follow_the_colour_scheme(report: Path, open_path: Open, scheme: str) -> None:
+    view = open_path(report, color_scheme=scheme)
     figures = view.page.locator(".plots figure")
     assert figures.count() == 3 + 2 * 3
     figures.first.scroll_into_view_if_needed()
@@ -103,19 +77,19 @@ def test_the_plots_follow_the_colour_scheme(report: Path, open_report: Open, sch
 
 
 @pytest.mark.parametrize("width", [360, 1600])
-def test_the_page_is_no_wider_than_the_window(report: Path, open_report: Open, width: int) -> None:
-    page = open_report(report, width=width).page
+def test_the_page_is_no_wider_than_the_window(report: Path, open_path: Open, width: int) -> None:
+    page = open_path(report, width=width).page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert min(page.eval_on_selector_all("#distributions img", "all => all.map(i => i.clientWidth)")) >= 300
 
 
-def test_any_name_fits_and_does_nothing(tmp_path: Path, open_report: Open) -> None:
+def test_any_name_fits_and_does_nothing(tmp_path: Path, open_path: Open) -> None:
     results = made_up((HOSTILE, LONG), 3, "offline", name=lambda n: f"{n}{LONG}{HOSTILE}", source=LONG)
     results = dataclasses.replace(
         results, measures=("psnr",), warnings=(HOSTILE, LONG), published={(LONG, "psnr"): LONG}
     )
     path = write_report(results, examples_of(results, 1), tmp_path)[0]
-    page = open_report(path, width=360).page
+    page = open_path(path, width=360).page
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("window.owned") is None
     for place in ("#scores tbody td", ".warnings li", ".legend li", ".left option:nth-child(2)"):

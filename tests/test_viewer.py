@@ -1,130 +1,20 @@
 """The viewer in a browser: what its hands and keys do, judged by the pixels on the screen.
 
-The browser is a Chromium on the PATH. Without one the tests are skipped, unless VAELENS_REQUIRE_BROWSER=1.
+The large view's modes are in test_viewer_modes.py, looking closely in test_viewer_pixels.py.
 """
 
-import io
-import os
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from test_page import BLUE, GREEN, HOSTILE, NO_TABLE, RED, RESULTS, YELLOW, page_of, panel_of, solid
 from vaelens.images.writing import encode_png
 from vaelens.report.page import render_page
 from vaelens.report.tables import Column, Table
-
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-FLAGS += ["--disable-sync", "--no-first-run"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not found:
-        missing = "no chromium, chromium-browser or google-chrome on the PATH"
-        if os.environ.get("VAELENS_REQUIRE_BROWSER") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def open_page(browser, tmp_path: Path) -> Iterator["Open"]:
-    """Open a page from disk; at the end, it must have asked for nothing else and reported no error."""
-    contexts, requests, errors = [], [], []
-
-    def open_it(html: str, width: int = 1000, height: int = 1300, **options: object) -> View:
-        path = tmp_path / "page.html"
-        path.write_text(html, encoding="utf-8")
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
-        page = contexts[-1].new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: errors.append(message.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(path.as_uri())
-        view = View(page)
-        view.until("[...document.images].every(i => i.complete && i.style.transform)")
-        return view
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert errors == []
-    assert len([url for url in requests if not url.startswith("data:")]) == len(contexts), "more than the page itself"
-
-
-class View:
-    """A page with one photograph, looked at through its pixels."""
-
-    def __init__(self, page) -> None:
-        self.page, self.handle = page, page.locator(".handle")
-
-    def until(self, condition: str) -> None:
-        """Wait for a JavaScript condition, from outside: the page's policy stops Playwright's own way."""
-        end = time.monotonic() + 10
-        while not self.page.evaluate(condition):
-            assert time.monotonic() < end, f"never: {condition}"
-            time.sleep(0.02)
-
-    def box(self, selector: str) -> tuple[float, float, float, float]:
-        """x, y, width, height in the window."""
-        box = self.page.locator(selector).first.bounding_box()
-        return box["x"], box["y"], box["width"], box["height"]
-
-    def point(self, selector: str, u: float, v: float) -> tuple[float, float]:
-        x, y, width, height = self.box(selector)
-        return x + u * width, y + v * height
-
-    def pixels(self) -> np.ndarray:
-        return np.array(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
-
-    def colour(self, selector: str, u: float, v: float = 0.5) -> tuple[int, ...]:
-        x, y = self.point(selector, u, v)
-        return tuple(self.pixels()[int(y), int(x)].tolist())
-
-    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        self.page.mouse.move(*start)
-        self.page.mouse.down()
-        self.page.mouse.move(*end, steps=4)
-        self.page.mouse.up()
-
-    def transforms(self) -> set[str]:
-        return set(self.page.eval_on_selector_all(".view img", "all => all.map(i => i.style.transform)"))
-
-    def wheel(self, selector: str, u: float, v: float, turn: float) -> None:
-        (before,) = self.transforms()
-        self.page.mouse.move(*self.point(selector, u, v))
-        self.page.mouse.wheel(0, turn)
-        self.until(f"document.querySelector('.view img').style.transform != '{before}'")
-
-    def now(self) -> str:
-        return self.handle.get_attribute("aria-valuenow")
-
-
-Open = Callable[..., View]
-STACK, FIRST, SECOND = ".stack", ".row figure:nth-child(1) .view", ".row figure:nth-child(2) .view"
-THREE = render_page("t", [panel_of(solid(RED), solid(GREEN), solid(BLUE))], NO_TABLE, {})
-
-
-def quarters(lower_right: tuple[int, int, int]) -> np.ndarray:
-    picture = solid(YELLOW)
-    picture[120:, 160:] = lower_right
-    return picture
-
-
-QUARTERS = render_page("t", [panel_of(quarters(RED), quarters(GREEN), quarters(BLUE))], NO_TABLE, {})
+from viewing import FIRST, QUARTERS, SECOND, STACK, THREE, Open
 
 
 def test_hostile_names_are_shown_and_do_nothing(open_page: Open) -> None:
@@ -242,10 +132,14 @@ def test_dragging_moves_all_and_double_click_and_reset_go_back(open_page: Open) 
 def test_the_row_can_be_moved_with_keys_and_everything_reached(open_page: Open) -> None:
     view = open_page(QUARTERS)
     reached = []
-    for _ in range(8):
+    for _ in range(14):
         view.page.keyboard.press("Tab")
-        reached.append(view.page.evaluate("document.activeElement.className"))
-    assert reached == ["left", "right", "differ", "out", "in", "reset", "handle", "row"]
+        reached.append(view.page.evaluate("(e => e.className || e.lang || e.dataset.mode)(document.activeElement)"))
+    tools = ["en", "ja", "slider", "flicker", "heat", "left", "right", "probe", "out", "in", "reset", "ask"]
+    assert reached == [*tools, "handle", "row"]
+    view.page.locator(".row").focus()
+    view.page.keyboard.press("Shift+Tab")
+    view.page.keyboard.press("Tab")
     assert view.page.evaluate("getComputedStyle(document.activeElement).outlineColor") == "rgb(255, 255, 255)"
     before = view.pixels()
     view.page.evaluate("document.activeElement.blur()")
@@ -264,29 +158,23 @@ def test_the_row_can_be_moved_with_keys_and_everything_reached(open_page: Open) 
 
 
 def test_touch_moves_the_divider_and_pinches(open_page: Open) -> None:
-    view = open_page(QUARTERS, width=400, height=500, has_touch=True)
-    session = view.page.context.new_cdp_session(view.page)
-
-    def touch(kind: str, *points: tuple[float, float]) -> None:
-        places = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
-        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": places})
-
-    touch("Start", view.point(STACK, 0.5, 0.5))
+    view = open_page(QUARTERS, width=400, height=900, has_touch=True)
+    view.touch("Start", view.point(STACK, 0.5, 0.5))
     for u in (0.4, 0.3, 0.2):
-        touch("Move", view.point(STACK, u, 0.5))
-    touch("End")
+        view.touch("Move", view.point(STACK, u, 0.5))
+    view.touch("End")
     assert view.now() == "20"
-    touch("Start", view.point(STACK, 0.75, 0.6), view.point(STACK, 0.75, 0.8))
+    view.touch("Start", view.point(STACK, 0.75, 0.6), view.point(STACK, 0.75, 0.8))
     for apart in (0.15, 0.2, 0.3):
-        touch("Move", view.point(STACK, 0.75, 0.7 - apart), view.point(STACK, 0.75, 0.7 + apart))
-    touch("End")
+        view.touch("Move", view.point(STACK, 0.75, 0.7 - apart), view.point(STACK, 0.75, 0.7 + apart))
+    view.touch("End")
     (transform,) = view.transforms()
     assert float(re.findall(r"scale\(([\d.]+)\)", transform)[0]) == pytest.approx(3, rel=0.05)
     assert (view.colour(STACK, 0.6, 0.3), view.now()) == (GREEN, "20")
-    touch("Start", view.point(STACK, 0.5, 0.1))
+    view.touch("Start", view.point(STACK, 0.5, 0.1))
     for v in (0.3, 0.5, 0.7, 0.9):
-        touch("Move", view.point(STACK, 0.5, v))
-    touch("End")
+        view.touch("Move", view.point(STACK, 0.5, v))
+    view.touch("End")
     assert (view.colour(STACK, 0.6, 0.3), view.page.evaluate("scrollY")) == (YELLOW, 0), "a finger moves the region"
 
 
@@ -294,7 +182,7 @@ def test_pixels_are_exact_in_their_own_size_and_sharp_when_large(open_page: Open
     noise = np.random.default_rng(0).integers(0, 256, (771, 513, 3), dtype=np.uint8)
     html = render_page("t", [panel_of(noise, 255 - noise)], NO_TABLE, {})
     for width in (1200, 1201):  # one of them puts the middle between two pixels
-        view = open_page(html, width=width, height=1900)
+        view = open_page(html, width=width, height=2000)
         pixels = view.pixels()
         for place, expected in ((FIRST, noise), (SECOND, 255 - noise)):
             x, y, w, h = view.box(place)
@@ -305,16 +193,6 @@ def test_pixels_are_exact_in_their_own_size_and_sharp_when_large(open_page: Open
     assert set(view.page.eval_on_selector_all(".view img", rendering)) == {"auto"}
     view.page.locator(".in").click(click_count=2)
     assert set(view.page.eval_on_selector_all(".view img", rendering)) == {"pixelated"}
-
-
-def test_the_difference_is_eight_times_that_of_the_bytes(open_page: Open) -> None:
-    view = open_page(render_page("t", [panel_of(solid((100, 50, 200)), solid((90, 51, 100)))], NO_TABLE, {}))
-    view.page.get_by_role("button", name="Difference").click()
-    assert (view.colour(STACK, 0.25), view.colour(STACK, 0.75)) == ((80, 8, 255), (80, 8, 255))
-    assert view.page.locator(".differ").get_attribute("aria-pressed") == "true"
-    assert view.colour(FIRST, 0.5) == (100, 50, 200)
-    view.page.locator(".differ").click()
-    assert view.colour(STACK, 0.75) == (90, 51, 100)
 
 
 @pytest.mark.parametrize("width", [360, 1600])
@@ -332,6 +210,11 @@ def test_any_size_fits_any_window(open_page: Open, width: int, shape: tuple[int,
     assert widest <= max(120, *[w for w, _ in boxes[1:]]), "a name widens its figure"
 
 
+TEXTS = {"body": True, ".shown": True, ".reset": False, ".modes [aria-pressed=true]": False, ".mat": False}
+TEXTS |= {".languages [aria-pressed=true]": True, ".languages [aria-pressed=false]": True}
+TEXTS |= {".hint": True, "thead th": True}  # whether it stands on the page's ground, not on its own
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_colour_schemes_can_be_read(open_page: Open, scheme: str) -> None:
     view = open_page(render_page("t", [panel_of(solid(RED))], RESULTS, {"shown": "s"}), color_scheme=scheme)
@@ -343,8 +226,8 @@ def test_both_colour_schemes_can_be_read(open_page: Open, scheme: str) -> None:
 
     page = view.page.eval_on_selector("body", of)[1]
     assert (light(page) < 0.1) == (scheme == "dark")
-    for text, behind in (("body", page), (".shown", page), ("button", None), (".mat", None), ("thead th", page)):
+    for text, on_page in TEXTS.items():
         ink, ground = view.page.eval_on_selector(text, of)
-        pair = sorted([light(ink), light(behind or ground)])
+        pair = sorted([light(ink), light(page if on_page else ground)])
         assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, text
     assert len(set(re.findall(r"\d+", view.page.eval_on_selector(".mat", of)[1]))) == 1, "a neutral surround"

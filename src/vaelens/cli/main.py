@@ -11,7 +11,19 @@ from types import FrameType
 
 import typer
 
-from vaelens.cli import calibrate, compare, doctor, evaluate, finetune, generate, inspect, reconstruct, replay, vaes
+from vaelens.cli import (
+    calibrate,
+    compare,
+    doctor,
+    evaluate,
+    finetune,
+    generate,
+    inspect,
+    reconstruct,
+    replay,
+    serve,
+    vaes,
+)
 from vaelens.cli.output import failure, is_verbose
 from vaelens.errors import ResourceError, VaelensError, is_out_of_memory
 
@@ -30,6 +42,7 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.command("evaluate")(evaluate.evaluate)
 app.command("finetune")(finetune.finetune)
 app.command("calibrate")(calibrate.calibrate)
+app.command("serve")(serve.serve)
 app.command("list")(vaes.list_vaes)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)

@@ -106,7 +106,7 @@ class Comparison:
 
         The record lies beside it. None of `inputs` is written over. Raises as `Gallery.save` does.
         """
-        return self._gallery().save(path, inputs)
+        return self.gallery().save(path, inputs)
 
     def save_plain(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write each picture by itself, without labels: `.png` one alone, anything else a folder; the record beside it.
@@ -148,7 +148,8 @@ class Comparison:
             text["parameters"] = parameters(made, vae["name"], one.pixels.shape[:2], self.record["versions"]["vaelens"])
         return text | {"fingerprint": vae["weights"], CHUNK: json_text(chunk)}
 
-    def _gallery(self) -> Gallery:
+    def gallery(self) -> Gallery:
+        """The pictures in rows, a row a subject, and all that is written beside them."""
         rows: list[gallery.Row] = []
         with_original = any(subject.original is not None for subject in self.subjects)
         for subject in self.subjects:

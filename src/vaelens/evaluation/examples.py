@@ -70,7 +70,7 @@ def make(chosen: Mapping[str, str], work: Work) -> list[Example]:
         for b, item in enumerate(chunk.items):
             if item.id in chosen:
                 again = {name: pixels[b] for name, pixels in made.items()}
-                examples[item.id] = Example(item.id, chosen[item.id], originals[b], again)
+                examples[item.id] = Example(item.id, chosen[item.id], originals[b], again, chunk.pictures[b].boxes)
     return [examples[name] for name in chosen if name in examples]
 
 

@@ -123,6 +123,7 @@ def _panels(results: Results, examples: Sequence[Example]) -> list[Panel]:
                 ),
             ),
             example.why,
+            example.boxes,
         )
         for example in examples
     ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vaelens.evaluation.presets import Preset
+from vaelens.images.drawing import Box
 from vaelens.metrics.statistics import Interval, Paired, Spread
 
 
@@ -60,6 +61,7 @@ class Example:
     why: str
     original: Any  # np.ndarray
     reconstructions: Mapping[str, Any]  # VAE -> np.ndarray
+    boxes: tuple[Box, ...] = ()  # what is labelled in it, in its pixels
 
 
 @dataclass(frozen=True, repr=False)

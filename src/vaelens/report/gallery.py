@@ -84,7 +84,7 @@ class Gallery:
         for row in self.rows:
             h, w = row.cells[0].pixels.shape[:2]
             layers = tuple(Layer(c.name, encode_png(c.pixels), c.note) for c in row.cells)
-            panels.append(Panel(row.title, w, h, layers, row.note))
+            panels.append(Panel(row.title, w, h, layers, row.note, row.boxes))
         return render_page(self.title, panels, self.table, self.facts).encode()
 
     def save(self, path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> list[Path]:

@@ -9,14 +9,17 @@ import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from string import Template
 
+from vaelens.images.drawing import Box
 from vaelens.report.tables import Table, escaped, table_html
 
-PICTURES, HOW = "Pictures", "How it was made"
+PICTURES, MEASURED, HOW = "Pictures", "Measured", "How it was made"
+SPOKEN = {PICTURES: "pictures", MEASURED: "measured", HOW: "made"}  # headings that the viewer can translate: strings.js
 SHOWN = "shown"  # the fact that is the line under the page's title
+SCRIPTS = ("strings.js", "heatmap.js", "region.js", "readout.js", "jumping.js", "panel.js", "viewer.js")
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
@@ -33,7 +36,7 @@ class Layer:
 class Panel:
     """One photograph with all its versions, the original first, all `width` x `height` pixels.
 
-    `note` is the line under the title, or "".
+    `note` is the line under the title, or "". `boxes` are what a viewer can jump to, in the panel's pixels.
     """
 
     title: str
@@ -41,6 +44,7 @@ class Panel:
     height: int
     layers: tuple[Layer, ...]
     note: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,9 @@ def render_page(title: str, panels: Sequence[Panel], table: Table, facts: Mappin
     Raises ValueError for a panel without layers, and for a layer that isn't a PNG of the panel's size: layers
     of different sizes would be laid over each other wrongly.
     """
-    below = _section("Measured", _wide(table_html(table))) if table.rows else ""
+    below = _section(MEASURED, _wide(table_html(table))) if table.rows else ""
     below += _facts({name: value for name, value in facts.items() if name != SHOWN})
-    return _page(title, facts.get(SHOWN), panels, above="", below=below, style=_file("viewer.css"))
+    return _page(title, facts.get(SHOWN), panels, above="", below=below, style=package_file("viewer.css"))
 
 
 def render_report(
@@ -84,13 +88,13 @@ def render_report(
     """
     sections = [_section(part.heading, part.html, anchor=True) for part in above]
     if panels:
-        sections.append(f'<h2 class="pictures" id="pictures">{PICTURES}</h2>')
+        sections.append(f'<h2 class="pictures" id="pictures"{_spoken(PICTURES)}>{PICTURES}</h2>')
     headings = [part.heading for part in above] + [PICTURES] * bool(panels) + [part.heading for part in below]
     headings += [HOW] * bool(facts)
-    links = "".join(f'<a href="#{_anchor(heading)}">{escaped(heading)}</a>\n' for heading in headings)
+    links = "".join(f'<a href="#{_anchor(heading)}"{_spoken(heading)}>{escaped(heading)}</a>\n' for heading in headings)
     rest = "".join(_section(part.heading, part.html, anchor=True) for part in below) + _facts(facts)
-    nav = f'<nav aria-label="Sections">\n{links}</nav>\n'
-    style = _file("viewer.css") + _file("report.css") + style
+    nav = f'<nav aria-label="Sections" data-label="sections">\n{links}</nav>\n'
+    style = package_file("viewer.css") + package_file("report.css") + style
     return _page(title, shown, panels, above=nav + "".join(sections), below=rest, style=style)
 
 
@@ -102,14 +106,15 @@ def wide_table(table: Table) -> str:
 def _page(title: str, shown: str | None, panels: Sequence[Panel], *, above: str, below: str, style: str) -> str:
     for panel in panels:
         _check(panel)
-    script = _file("viewer.js")
-    return Template(_file("viewer.html")).substitute(
+    script = viewer_script()
+    return Template(package_file("viewer.html")).substitute(
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
         title=escaped(title),
         shown="" if shown is None else f'<p class="shown">{escaped(shown)}</p>',
         above=above,
         below=below,
+        templates=package_file("templates.html"),
         data=_data(panels),
         style=style,
         script=script,
@@ -142,10 +147,16 @@ def _data(panels: Sequence[Panel]) -> str:
                 }
                 for layer in panel.layers
             ],
+            "boxes": [asdict(box) for box in panel.boxes],
         }
         for panel in panels
     ]
     return json.dumps(content).replace("<", "\\u003c")
+
+
+def viewer_script() -> str:
+    """The script's files as one, whose names are its own: only `vaelensViewer` is the window's."""
+    return '"use strict";\n(() => {\n' + "\n".join(map(package_file, SCRIPTS)) + "})();\n"
 
 
 def _facts(facts: Mapping[str, str]) -> str:
@@ -159,7 +170,11 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 def _section(heading: str, content: str, anchor: bool = False) -> str:
     name = f' id="{_anchor(heading)}"' if anchor else ""
-    return f'<section class="results"{name}>\n<h2>{escaped(heading)}</h2>\n{content}\n</section>\n'
+    return f'<section class="results"{name}>\n<h2{_spoken(heading)}>{escaped(heading)}</h2>\n{content}\n</section>\n'
+
+
+def _spoken(heading: str) -> str:
+    return f' data-text="{SPOKEN[heading]}"' if heading in SPOKEN else ""
 
 
 def _wide(table: str) -> str:
@@ -175,5 +190,6 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
-def _file(name: str) -> str:
+def package_file(name: str) -> str:
+    """One of the viewer's own files as text."""
     return resources.files("vaelens.report").joinpath("viewer", name).read_text(encoding="utf-8")

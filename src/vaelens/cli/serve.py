@@ -1,0 +1,100 @@
+"""`vaelens serve`: the live page on this machine."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaelens.cli import generating, options
+from vaelens.cli.output import result, say, set_level
+
+INTERRUPTED = 130
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="Offer it; downloaded now if need be. Repeatable.", show_default=False
+        ),
+    ] = None,
+    vae: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vae", metavar="VAE", help="Offer it; downloaded now if need be. Repeatable.", show_default=False
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen. Other than this machine's own needs --token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", help="0 takes a free one.")] = 7861,
+    token: Annotated[
+        str | None,
+        typer.Option(metavar="SECRET", envvar="VAELENS_TOKEN", help="Whoever asks must know it.", show_default=False),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="For the history; by default ~/.local/share/vaelens/serve.", show_default=False
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda:0 ... Repeatable: each works by itself."),
+    ] = None,
+    dtype: options.Dtype = "float32",
+    space: options.Space = None,
+    no_safety_checker: generating.NoChecker = False,
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
+    offline: options.Offline = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Serve the page: prompt or upload, VAEs to tick, a queue, the viewer, the history. Ctrl-C ends it.
+
+    Offered are the models and VAEs that are named, those that ship with vaelens, and the known ones that are in the
+    cache already. Nothing is downloaded on the page's word. Example: vaelens serve --model sd-v1-4
+    """
+    set_level(quiet, verbose)
+    from vaelens.loading import find_device, find_dtype
+    from vaelens.web.choices import settle
+    from vaelens.web.guard import Door
+    from vaelens.web.serving import prepare
+    from vaelens.web.store import default_folder
+
+    Door(host, port, token).check()
+    devices = device or ["auto"]
+    for one in devices:
+        find_device(one)
+    find_dtype(dtype)
+    choices = settle(
+        model or [],
+        vae or [],
+        dtype=dtype,
+        guard=not no_safety_checker,
+        space=space,
+        offline=offline,
+        announce=say,
+    )
+    running = prepare(
+        choices,
+        folder or default_folder(),
+        host=host,
+        port=port,
+        token=token,
+        devices=devices,
+        dtype=dtype,
+        space=space,
+        guard=not no_safety_checker,
+    )
+    result(running.address + ("?token=..." if token else ""))
+    say(f"The history lies in {running.store.folder}. Ctrl-C ends the server.")
+    if open_it:
+        typer.launch(running.address)
+    try:
+        running.serve()
+    finally:
+        if not running.close():
+            say("a job could not be ended, and is marked as interrupted.")
+            os._exit(INTERRUPTED)  # its thread is inside torch, where an ordinary end would abort the process

@@ -1,0 +1,221 @@
+"""What may be ticked: settled when the server starts, by the person who starts it. The browser names ids of it only."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from vaelens.adapters.models import ModelFiles, bring, find_model
+from vaelens.adapters.pipelines import SCHEDULERS
+from vaelens.download.hub import RemoteFile, cached
+from vaelens.errors import UsageError, VaelensError
+from vaelens.generation import LARGEST, MOST_STEPS
+from vaelens.loading import find_dtype, load
+from vaelens.vae import VAE
+from vaelens.weights.registry import registry
+
+Say = Callable[[str], None]
+_Choice = TypeVar("_Choice")
+SCENES = (  # of the small language that the embedded model knows
+    "a smiling face with blue eyes and red hair on a yellow background",
+    "a surprised face with green eyes and blond hair on blue",
+    "the letter R in red on white",
+)
+ANY_SCENES = (
+    "a photo of an astronaut riding a horse on mars",
+    "a close-up portrait of a woman, freckles, window light",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to choose; `source` is what opens it, and stays on this machine."""
+
+    id: str
+    name: str
+    source: str
+    space: str | None
+    steps: int
+    guidance: float
+    scenes: bool = False
+
+    def shown(self) -> dict[str, Any]:
+        """For the browser."""
+        known = registry().models.get(self.name)
+        return {
+            "id": self.id,
+            "name": self.name,
+            "title": known.title if known else self.name,
+            "space": self.space,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "examples": SCENES if self.scenes else ANY_SCENES,
+            "any_prompt": not self.scenes,
+        }
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A VAE to tick; `own_of` is the id of the model that it came with, `usual` whether `compare` would take it."""
+
+    id: str
+    name: str
+    source: str
+    space: str | None
+    own_of: str | None = None
+    usual: bool = False
+
+    def shown(self) -> dict[str, Any]:
+        """For the browser."""
+        known = registry().vaes.get(self.source)
+        return {
+            "id": self.id,
+            "name": self.name,
+            "title": known.title if known else self.name,
+            "space": self.space,
+            "own_of": self.own_of,
+            "usual": self.usual,
+        }
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Models and VAEs by id, in the order in which they are shown."""
+
+    models: dict[str, Model]
+    vaes: dict[str, Decoder]
+
+    def shown(self) -> dict[str, Any]:
+        """For the browser."""
+        return {
+            "models": [model.shown() for model in self.models.values()],
+            "vaes": [vae.shown() for vae in self.vaes.values()],
+            "schedulers": list(SCHEDULERS),
+            "most_steps": MOST_STEPS,
+            "largest": LARGEST,
+        }
+
+    def sources(self) -> dict[str, str]:
+        """What opens each, and what it is called: no path of this machine leaves it."""
+        return {one.source: one.name for one in (*self.models.values(), *self.vaes.values())}
+
+
+def settle(
+    models: Sequence[str],
+    vaes: Sequence[str],
+    *,
+    dtype: str = "float32",
+    guard: bool = True,
+    space: str | None = None,
+    offline: bool = False,
+    announce: Say | None = None,
+) -> Choices:
+    """The models and VAEs named, downloaded now if need be; what ships with vaelens; and what is in the cache already.
+
+    Raises what finding, downloading and reading those named raise.
+    """
+    found: dict[str, Model] = {}
+    decoders: dict[str, Decoder] = {}
+    half = find_dtype(dtype).itemsize == 2
+    embedded = registry().embedded_model()
+    for source in dict.fromkeys([*models, embedded]):
+        if source.lower() == embedded:
+            _add(found, _embedded(embedded))
+            continue
+        files = find_model(source, half=half, guard=guard, offline=offline, announce=announce)
+        bring(files, offline=offline, announce=announce)
+        _add(found, _model(source, files))
+        own = _own(files, found[_id("model", source)])
+        if own is not None:
+            _add(decoders, own)
+    for source in vaes:
+        vae = load(source, device="cpu", space=space, offline=offline, announce=announce)
+        _add(decoders, Decoder(_id("vae", source), _distinct(vae.name, decoders), source, vae.spec.latent_space))
+    for name in registry().models:
+        if _id("model", name) not in found and (files := _cached_model(name, half, guard)) is not None:
+            _add(found, _model(name, files))
+    for name, entry in registry().vaes.items():
+        if _id("vae", name) not in decoders and (entry.embedded or _is_cached(name)):
+            _add(decoders, Decoder(_id("vae", name), name, name, entry.space, usual=_is_usual(name)))
+    return Choices(found, decoders)
+
+
+class Kept:
+    """VAEs that stay in memory between jobs, the last used ones; one device's."""
+
+    def __init__(self, device: str, dtype: str, space: str | None, most: int = 4) -> None:
+        self._options: dict[str, Any] = {"device": device, "dtype": dtype, "space": space, "offline": True}
+        self._most = most
+        self._kept: dict[str, VAE] = {}
+
+    def get(self, wanted: Sequence[Decoder]) -> list[VAE]:
+        """The VAEs in order, under the names that they are shown by. Raises what loading raises."""
+        names = [one.id for one in wanted]
+        others = [key for key in self._kept if key not in names]
+        for key in others[: max(0, len(self._kept) + len(names) - self._most)]:
+            del self._kept[key]
+        for one in wanted:
+            vae = self._kept.pop(one.id, None) or load(one.source, **self._options)
+            vae.name = one.name
+            self._kept[one.id] = vae
+        return [self._kept[key] for key in names]
+
+
+def _add(to: dict[str, Any], one: Model | Decoder) -> None:
+    to.setdefault(one.id, one)
+
+
+def _id(kind: str, source: str) -> str:
+    """The same for the same source, so that a page that is open outlives a restart; it tells nothing of a path."""
+    return hashlib.sha256(f"{kind}:{source.lower()}".encode()).hexdigest()[:16]
+
+
+def _distinct(name: str, others: dict[str, Decoder]) -> str:
+    candidate, number = name, 2
+    while candidate in {one.name for one in others.values()}:
+        candidate, number = f"{name} ({number})", number + 1
+    return candidate
+
+
+def _embedded(name: str) -> Model:
+    known = registry().find_model(name)
+    return Model(_id("model", name), name, name, known.space, known.steps, known.guidance, known.prompts == "scenes")
+
+
+def _model(source: str, files: ModelFiles) -> Model:
+    known = registry().models.get(source.lower())
+    name = source.lower() if known else files.name
+    return Model(_id("model", source), name, source, files.space, files.kind.steps, files.kind.guidance)
+
+
+def _own(files: ModelFiles, model: Model) -> Decoder | None:
+    """The VAE that a model brings along in its own folder or file."""
+    brings = files.source == "file" or (files.folder / "vae" / "config.json").is_file()
+    if files.source not in {"file", "folder"} or not brings:
+        return None
+    return Decoder(_id("own", model.source), f"{model.name}'s own", files.vae, model.space, own_of=model.id)
+
+
+def _cached_model(name: str, half: bool, guard: bool) -> ModelFiles | None:
+    try:
+        files = find_model(name, half=half, guard=guard, offline=True)
+    except VaelensError:
+        return None
+    return files if all(cached(file) for file in files.lacking) else None
+
+
+def _is_cached(name: str) -> bool:
+    entry = registry().find(name)
+    files = [RemoteFile(entry.repo or "", f.name, entry.revision, f.size, f.sha256) for f in entry.files]
+    return all(cached(file) is not None for file in files)
+
+
+def _is_usual(name: str) -> bool:
+    return name in registry().spaces[registry().find(name).space].compared
+
+
+def find(known: dict[str, _Choice], wanted: str, what: str) -> _Choice:
+    """Raises UsageError for an id that isn't on offer."""
+    if wanted not in known:
+        raise UsageError(f"this server offers no such {what}. Reload the page to see what there is.")
+    return known[wanted]

@@ -1,0 +1,95 @@
+"""One job carried out: `compare` with what the browser asked for, and the files of what came out."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vaelens.comparison import running
+from vaelens.comparison.outcome import Comparison
+from vaelens.errors import BadInputError
+from vaelens.images.writing import encode_png
+from vaelens.report.record import json_text
+from vaelens.web.asked import Asked
+from vaelens.web.choices import Choices, Kept, find
+from vaelens.web.store import PAGE, RECORD, SHEET, Store
+
+Progress = Callable[[int, int, str], None]
+FOLDERS = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:\\|~?/)(?:[^\s:,;'\"()/\\]+[/\\])*(?=[^\s:,;'\"()/\\])")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job shows: panels for the viewer, whose layers name pictures by number; sentences; bytes on disk."""
+
+    panels: list[dict[str, Any]]
+    said: list[str]
+    size: int
+
+
+class Workshop:
+    """What every job is done with. `device` is its worker's."""
+
+    def __init__(
+        self, store: Store, choices: Choices, *, dtype: str = "float32", guard: bool = True, space: str | None = None
+    ) -> None:
+        self.store, self.choices, self.dtype, self.guard, self.space = store, choices, dtype, guard, space
+
+    def kept(self, device: str) -> Kept:
+        """A device's VAEs."""
+        return Kept(device, self.dtype, self.space)
+
+    def carry_out(
+        self,
+        job: str,
+        asked: Asked,
+        *,
+        device: str,
+        kept: Kept,
+        progress: Progress,
+        should_stop: Callable[[], bool],
+    ) -> Outcome:
+        """Do it, offline whatever is asked. Raises KeyboardInterrupt where it was stopped before anything was finished.
+
+        Also raises what comparing and writing raise; nothing half-written is left.
+        """
+        model = find(self.choices.models, asked.model, "model") if asked.model and asked.prompt is not None else None
+        wanted = [find(self.choices.vaes, vae, "VAE") for vae in dict.fromkeys(asked.vaes)]
+        options: dict[str, Any] = {"device": device, "dtype": self.dtype, "space": self.space, "offline": True}
+        options |= {"progress": progress, "should_stop": should_stop}
+        settings = asked.settings(self.guard)
+        if settings is not None:
+            options |= {"prompt": settings.prompt, "negative": settings.negative, "model": model and model.source}
+            options |= {"steps": settings.steps, "guidance": settings.guidance, "size": settings.size}
+            options |= {"scheduler": settings.scheduler, "safety_checker": self.guard, "seeds": asked.seeds}
+        else:
+            picture = self.store.upload_of(job)
+            if picture is None:
+                raise BadInputError("the uploaded picture isn't there any more. Upload it again.")
+            options |= {"photos": [picture], "max_side": asked.max_side}
+        return self._keep(job, running.compare(vaes=kept.get(wanted), **options))
+
+    def cleaned(self, text: str) -> str:
+        """The text without this machine's folders: what was named by a path is called by its name."""
+        for source, name in sorted(self.choices.sources().items(), key=lambda one: -len(one[0])):
+            for path in {source, str(Path(source).expanduser()), str(Path(source).expanduser().absolute())}:
+                if "/" in path or "\\" in path:
+                    text = text.replace(path, name)
+        return FOLDERS.sub("", text.replace(f"{self.store.folder}", "~"))
+
+    def _keep(self, job: str, made: Comparison) -> Outcome:
+        gallery = made.gallery()
+        panels: list[dict[str, Any]] = []
+        pictures: list[bytes] = []
+        for row in gallery.rows:
+            h, w = row.cells[0].pixels.shape[:2]
+            layers: list[dict[str, Any]] = []
+            for cell in row.cells:
+                layers.append({"name": cell.name, "note": cell.note, "picture": len(pictures)})
+                pictures.append(encode_png(cell.pixels, cell.text))
+            panels.append({"title": row.title, "note": row.note, "width": w, "height": h, "layers": layers})
+        record = (json_text(made.record) + "\n").encode()
+        files = {PAGE: gallery.page(), SHEET: gallery.sheet(), RECORD: record}
+        size = self.store.write_result(job, files, pictures)
+        return Outcome(panels, [self.cleaned(sentence) for sentence in (*made.notes, *made.said())], size)
