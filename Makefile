@@ -6,15 +6,17 @@ BIN := .venv/bin
 .PHONY: demo test lint clean
 
 demo: .venv/product.stamp
-	@$(BIN)/vaelens reconstruct examples/astronaut.png examples/chelsea.png -o demo
+	@$(BIN)/vaelens compare "a smiling face with blue eyes and red hair on a yellow background" --seed 0 \
+		--photo examples/astronaut.png -o demo
 	@echo
 	@$(BIN)/vaelens evaluate drawn --take 24 --preset offline -o demo/evaluation
 	@echo
-	@echo "The strip (original | three decoders):  demo/strip.png"
-	@echo "The page with slider and zoom:          demo/index.html   (open it in a browser)"
-	@echo "What was run, with fingerprints:        demo/run.json"
-	@echo "Measured on 24 drawn pictures:          demo/evaluation/report.html"
-	@echo "Your own photograph:                    $(BIN)/vaelens reconstruct me.jpg -o me.html"
+	@echo "One latent, three decoders, a generated picture and a photograph:"
+	@echo "  the page (slider, flicker, heat map):  demo/index.html   (open it in a browser)"
+	@echo "  the labelled sheet:                    demo/sheet.png"
+	@echo "  what was run, with fingerprints:       demo/run.json"
+	@echo "Measured on 24 drawn pictures:           demo/evaluation/report.html"
+	@echo "The same, live:                          $(BIN)/vaelens serve"
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile

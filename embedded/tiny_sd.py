@@ -35,6 +35,7 @@ import vaelens  # noqa: E402
 from vaelens.adapters.models import INDEX, LATENT_SPACE  # noqa: E402
 from vaelens.images.prompts import VALUES, WORDS, Scene, caption, partly, random_scene  # noqa: E402
 from vaelens.images.scenes import draw_scene  # noqa: E402
+from vaelens.weights.registry import embedded_model_path, registry  # noqa: E402
 
 COUNT, BATCH, LESSONS = 16_000, 32, 2000
 WARM_UP, EMA, CLIP = 300, 0.999, 1.0
@@ -203,6 +204,9 @@ class Stage:
     taught: bool
     after: str | None = None
 
+    def rate_at(self, update: int) -> float:
+        return self.rate * min(1.0, (update + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * update / self.updates))
+
 
 # The first stage's text encoder learnt along with the UNet, and went on binding colours to the wrong things; the second
 # continues its UNet with one that is taught before, and stays as it is.
@@ -224,11 +228,8 @@ def train(folder: Path, name: str) -> None:
     average.load_state_dict(model.state_dict())
     model.text_encoder.requires_grad_(not stage.taught)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    latents, wanted, noise_scheduler = (
-        load_file(folder / "latents.safetensors")["latents"],
-        scenes(COUNT, 0),
-        scheduler(),
-    )
+    latents, wanted = load_file(folder / "latents.safetensors")["latents"], scenes(COUNT, seed=0)
+    noising = scheduler()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=stage.rate, betas=(0.9, 0.99), weight_decay=0.01)
     first = 0
@@ -244,35 +245,36 @@ def train(folder: Path, name: str) -> None:
         rng = np.random.default_rng((number, 4))  # all that is random in an update is fixed by its number
         noise_rng = torch.Generator().manual_seed(number)
         for group in optimizer.param_groups:
-            group["lr"] = (
-                stage.rate * min(1.0, (update + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * update / stage.updates))
-            )
+            group["lr"] = stage.rate_at(update)
         chosen = rng.integers(COUNT, size=BATCH)
         captions = ["" if rng.random() < UNSAID else caption(partly(wanted[i], rng), rng) for i in chosen]
         clean = latents[torch.from_numpy(chosen)].float()
         noise = torch.randn(clean.shape, generator=noise_rng)
         steps = torch.randint(0, 1000, (BATCH,), generator=noise_rng)
-        target = noise_scheduler.get_velocity(clean, noise, steps)
+        target = noising.get_velocity(clean, noise, steps)
         with torch.autocast("cpu", torch.bfloat16):
-            guess = model(noise_scheduler.add_noise(clean, noise, steps), steps, captions)
+            guess = model(noising.add_noise(clean, noise, steps), steps, captions)
         loss = F.mse_loss(guess.float(), target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
-        decay = min(EMA, (1 + update) / (10 + update))
-        with torch.no_grad():
-            for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
+        follow(average, model, min(EMA, (1 + update) / (10 + update)))
         losses.append(loss.item())
         if (update + 1) % 100 == 0:
             spent = (time.perf_counter() - begun) / (update + 1 - first)
             print(f"{update + 1} loss {np.mean(losses[-100:]):.4f}  {spent:.3f} s an update", flush=True)
         if (update + 1) % 500 == 0 or update + 1 == stage.updates:
-            kept_states = {"model": model, "average": average, "optimizer": optimizer}
-            states = {key: value.state_dict() for key, value in kept_states.items()}
+            kept = {"model": model, "average": average, "optimizer": optimizer}
+            states = {key: value.state_dict() for key, value in kept.items()}
             torch.save(states | {"updates": update + 1}, state.with_suffix(".new"))
             state.with_suffix(".new").replace(state)
+
+
+@torch.no_grad()
+def follow(average: Model, model: Model, decay: float) -> None:
+    for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
 
 
 def _part(states: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -294,6 +296,8 @@ def ship(folder: Path, into: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(into)
+    for weights in into.rglob("*.safetensors"):
+        weights.chmod(0o644)
     index = into / INDEX
     index.write_text(json.dumps(json.loads(index.read_text()) | {LATENT_SPACE: "tiny"}, indent=2) + "\n")
 
@@ -310,7 +314,7 @@ def main() -> None:
     elif asked.what in STAGES:
         train(asked.output, asked.what)
     else:
-        ship(asked.output, asked.into or asked.output / "tiny-sd")
+        ship(asked.output, asked.into or embedded_model_path(registry().find_model("tiny-sd")))
 
 
 if __name__ == "__main__":

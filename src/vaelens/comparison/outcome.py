@@ -12,6 +12,7 @@ from vaelens.decoding import Decoded
 from vaelens.errors import UsageError
 from vaelens.files import writable_path, write_atomic
 from vaelens.generation import Latent, latents_bytes
+from vaelens.images.sheet import PAPER
 from vaelens.images.writing import encode_png
 from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery, file_name
@@ -248,4 +249,4 @@ def _original(subject: Subject) -> Cell:
     if subject.original is not None:
         return Cell("original", subject.original)
     h, w = subject.decoded[0].pixels.shape[:2]
-    return Cell("original", np.full((h, w, 3), 200, np.uint8), "there is none", "there is none")
+    return Cell("original", np.full((h, w, 3), PAPER, np.uint8), "none: it was generated", blank=True)

@@ -28,7 +28,8 @@ PAGE_NAME, RECORD_NAME = "index.html", "run.json"
 class Cell:
     """One version: uint8 [h,w,3], what was measured on it, and the text chunks of a PNG of its own.
 
-    `caption` stands on the sheet, `note` on the page. Without `text` it gets no file of its own in a folder.
+    `caption` stands on the sheet, `note` on the page. Without `text` it gets no file of its own in a folder. A `blank`
+    one fills a place on the sheet where the picture has no such version.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Cell:
     caption: str = ""
     note: str = ""
     text: Mapping[str, str] | None = None
+    blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Gallery:
         panels: list[Panel] = []
         for row in self.rows:
             h, w = row.cells[0].pixels.shape[:2]
-            layers = tuple(Layer(c.name, encode_png(c.pixels), c.note) for c in row.cells)
+            layers = tuple(Layer(c.name, encode_png(c.pixels), c.note) for c in row.cells if not c.blank)
             panels.append(Panel(row.title, w, h, layers, row.note, row.boxes))
         return render_page(self.title, panels, self.table, self.facts).encode()
 
