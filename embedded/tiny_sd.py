@@ -311,6 +311,10 @@ def ship(folder: Path, into: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(into)
+    vocabulary = json.loads((into / "tokenizer" / "tokenizer.json").read_text())["model"]  # as older releases read it
+    (into / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary["vocab"]))
+    merges = [" ".join(pair) for pair in vocabulary["merges"]]
+    (into / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
     for weights in into.rglob("*.safetensors"):
         weights.chmod(0o644)
     index = into / INDEX

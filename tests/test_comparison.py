@@ -201,6 +201,28 @@ def test_prompt_photograph_and_latents_in_one(model: Path, vaes: list[VAE], phot
     assert [row.get("psnr") is not None for row in record["rows"]] == [False] * 4 + [True] * 2
 
 
+def test_labelled_boxes_are_what_the_page_jumps_to(model: Path, vaes: list[VAE], photo: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text(
+        "id,label,left,top,right,bottom\nface.png,eye,10,8,20,18\nface.png,eye,50,8,60,18\n"
+        "face.png,mouth,30,20,60,30\nseed 4,letter,8,8,40,48\nnobody.png,eye,1,1,2,2\n"
+    )
+    made = run(model, vaes[:1], seeds=(4,), photos=photo, max_side=20, boxes=boxes)
+    assert [(box.label, box.left, box.top, box.right, box.bottom) for box in made.subjects[0].boxes] == [
+        ("letter", 8, 8, 40, 48)
+    ]
+    assert [(box.label, box.left, box.top, box.right, box.bottom) for box in made.subjects[1].boxes] == [
+        ("eye", 5, 4, 10, 9),
+        ("mouth", 15, 10, 20, 15),  # what goes beyond the picture is cut, what lies outside left out
+    ]
+    assert made.notes == (f"1 of the 3 ids in {boxes} match no picture.",)
+    page = made.save(tmp_path / "page.html")[0].read_text()
+    assert '"label": "mouth"' in page
+    boxes.write_text("id,label,left,top,right,bottom\nnobody.png,eye,1,1,2,2\n")
+    with pytest.raises(UsageError, match="none of its 1 ids is a picture's"):
+        run(model, vaes[:1], seeds=(4,), boxes=boxes)
+
+
 def test_the_safety_checker_sees_every_picture(model: Path, vaes: list[VAE], monkeypatch: Any) -> None:
     seen: list[tuple[int, ...]] = []
 

@@ -34,6 +34,15 @@ def compare(
         int | None,
         typer.Option(min=1, metavar="PIXELS", help="Shrink larger photographs first.", show_default=False),
     ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What the page jumps to: a CSV or JSONL of id,label,left,top,right,bottom; an id is a photograph's "
+            "file name, or `seed 0`.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="PATH", help="An .html page, a .png sheet, or a folder/.")
     ] = Path("comparison.html"),
@@ -53,7 +62,7 @@ def compare(
     from vaelens.comparison import outcome, running
     from vaelens.report.gallery import check_output
 
-    inputs = [*(photo or ()), *([latents] if latents else [])]
+    inputs = [*(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, outcome.SHEET_NAME, inputs)
     with progress() as step:
         done = running.compare(
@@ -70,6 +79,7 @@ def compare(
             latents=latents,
             photos=photo or (),
             max_side=max_side,
+            boxes=boxes,
             device=device,
             dtype=dtype,
             space=space,

@@ -12,6 +12,7 @@ from vaelens.decoding import Decoded
 from vaelens.errors import UsageError
 from vaelens.files import writable_path, write_atomic
 from vaelens.generation import Latent, latents_bytes
+from vaelens.images.drawing import Box
 from vaelens.images.sheet import PAPER
 from vaelens.images.writing import encode_png
 from vaelens.report import gallery
@@ -43,7 +44,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Subject:
-    """One latent through every decoder. A photograph's has the original, uint8 [h,w,3], and scores."""
+    """One latent through every decoder. A photograph's has the original, uint8 [h,w,3], and scores.
+
+    `boxes` are what is labelled in it, in its pixels.
+    """
 
     title: str
     file: str
@@ -52,6 +56,7 @@ class Subject:
     original: np.ndarray | None = None
     scores: tuple[Scores, ...] = ()
     note: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ class Comparison:
                 scores = subject.scores[i] if subject.scores else None
                 lines = _lines(one, scores)
                 cells.append(Cell(name, one.pixels, "\n".join(lines), "\n".join(lines), self.text(subject, i)))
-            rows.append(gallery.Row(subject.title, subject.file, tuple(cells), subject.note))
+            rows.append(gallery.Row(subject.title, subject.file, tuple(cells), subject.note, subject.boxes))
         names = [f"{n:03d}-{file_name(s.file)}.safetensors" for n, s in enumerate(self.subjects, 1)]
         return Gallery(
             title="One latent, every decoder",

@@ -14,6 +14,7 @@ from typing import Any
 from vaelens import generation
 from vaelens.comparison import subjects as making
 from vaelens.comparison.choosing import Choice, Chosen, choose, with_names
+from vaelens.comparison.labelling import Labels
 from vaelens.comparison.outcome import Comparison, Subject
 from vaelens.comparison.subjects import Decoders, Step
 from vaelens.errors import UsageError
@@ -71,6 +72,7 @@ def compare(
     latents: File | None = None,
     photos: File | Sequence[File] = (),
     max_side: int | None = None,
+    boxes: File | None = None,
     device: str = "auto",
     dtype: str = "float32",
     space: str | None = None,
@@ -86,7 +88,8 @@ def compare(
     or a single-file checkpoint. With none named, by the model of the VAEs' latent space, or the embedded one. None for
     steps, guidance, size and scheduler: the model's own. Guidance is diffusers' (0 and 1: none), size is height and
     width. A photograph is encoded once, by the first VAE's encoder, to its posterior's mode. With no VAE named, those
-    known for the latent space serve (`generate`: the model's own).
+    known for the latent space serve (`generate`: the model's own). `boxes` is a file of what is labelled in the
+    pictures (`images.boxes`), for the page's viewer to jump to; ids are photographs' file names, or `seed 0`.
 
     `announce` gets notices, `progress` (done, total, what); `should_stop` is asked at each step. An interrupt, or that,
     leaves what was finished, if anything was (else KeyboardInterrupt).
@@ -103,6 +106,7 @@ def compare(
         wanted = Settings(prompt, negative, steps, guidance, size, scheduler, safety_checker)
     read = _check(wanted, place, vaes=vaes, model=model, latents=latents, photos=photos, max_side=max_side)
     seeds = generation.check_seeds(list(seeds)) if wanted else []
+    labels = Labels(boxes, seeds, read, photos)
     chosen = choose(
         wanted,
         vaes,
@@ -119,7 +123,7 @@ def compare(
     loaded = with_names(loaded, distinct_names([vae.name for vae in loaded]))
     decoders = Decoders(loaded, chosen.vaes, partial(place.load, dtype="float32"))
     generator = _generator(chosen, wanted, place)
-    notes = (generator.notes() if generator else []) + _encoder_notes(loaded, len(photos))
+    notes = (generator.notes() if generator else []) + _encoder_notes(loaded, len(photos)) + labels.notes
     place.say(notes)
 
     tasks: list[tuple[int, Callable[[Step], Subject]]] = []  # each with its number of steps
@@ -141,7 +145,7 @@ def compare(
     }
     record["model"] = generator.described() if generator else None
     record |= _results(made, loaded) | {"notes": notes, "interrupted": interrupted}
-    return Comparison(tuple(made), record, tuple(notes), interrupted)
+    return Comparison(tuple(labels.on(subject) for subject in made), record, tuple(notes), interrupted)
 
 
 def generate(prompt: str, vae: Choice | None = None, **options: Any) -> Comparison:

@@ -44,9 +44,20 @@ class Decoders:
         return self._full[number]
 
 
+def seed_title(seed: int) -> str:
+    """What the picture of a seed is called."""
+    return f"seed {seed}"
+
+
+def stored_title(latent: Latent, number: int) -> str:
+    """What the picture of a file's `number`-th latent is called."""
+    seed = latent.made.get("seed")
+    return f"latents {number}" + (f", seed {seed}" if seed is not None else "")
+
+
 def generated(decoders: Decoders, generator: Generator, seed: int, step: Step) -> Subject:
     """The latent of one seed, denoised alone."""
-    title = f"seed {seed}"
+    title = seed_title(seed)
     latent = generator.latents(seed, lambda number, total: step(f"{title}, step {number} of {total}"))
     decoded = decoders.decode(latent, lambda name: step(f"{title}, {name}"), None, generator)
     return Subject(title, f"seed-{seed}", latent, decoded, note=generator.prompt)
@@ -54,8 +65,7 @@ def generated(decoders: Decoders, generator: Generator, seed: int, step: Step) -
 
 def stored(decoders: Decoders, latent: Latent, number: int, step: Step) -> Subject:
     """A latent that was read from a file, the `number`-th there, from 1."""
-    seed = latent.made.get("seed")
-    title = f"latents {number}" + (f", seed {seed}" if seed is not None else "")
+    title = stored_title(latent, number)
     decoded = decoders.decode(latent, lambda name: step(f"{title}, {name}"))
     return Subject(title, f"latents-{number}", latent, decoded, note=str(latent.made.get("prompt", "")))
 

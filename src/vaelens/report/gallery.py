@@ -85,7 +85,7 @@ class Gallery:
         panels: list[Panel] = []
         for row in self.rows:
             h, w = row.cells[0].pixels.shape[:2]
-            layers = tuple(Layer(c.name, encode_png(c.pixels), c.note) for c in row.cells if not c.blank)
+            layers = tuple(Layer(c.name, encode_png(c.pixels, c.text or {}), c.note) for c in row.cells if not c.blank)
             panels.append(Panel(row.title, w, h, layers, row.note, row.boxes))
         return render_page(self.title, panels, self.table, self.facts).encode()
 
