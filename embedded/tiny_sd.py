@@ -311,14 +311,22 @@ def ship(folder: Path, into: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(into)
-    vocabulary = json.loads((into / "tokenizer" / "tokenizer.json").read_text())["model"]  # as older releases read it
-    (into / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary["vocab"]))
-    merges = [" ".join(pair) for pair in vocabulary["merges"]]
-    (into / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    for_older_transformers(into)
     for weights in into.rglob("*.safetensors"):
         weights.chmod(0o644)
     index = into / INDEX
     index.write_text(json.dumps(json.loads(index.read_text()) | {LATENT_SPACE: "tiny"}, indent=2) + "\n")
+
+
+def for_older_transformers(folder: Path) -> None:
+    """Files as releases before 5 read them, and as the hub's models have them; later ones read them too."""
+    weights = folder / "text_encoder" / "model.safetensors"
+    states = {f"text_model.{name.removeprefix('text_model.')}": part for name, part in load_file(weights).items()}
+    save_file(states, weights, {"format": "pt"})
+    vocabulary = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary["vocab"]))
+    merges = [" ".join(pair) for pair in vocabulary["merges"]]
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
 
 
 def main() -> None:
