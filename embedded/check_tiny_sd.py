@@ -20,8 +20,10 @@ from labels import TEST_FIRST, load_labels, read, reconstructed, scenes
 from tiny_sd import unseen
 
 import vaelens
+from vaelens.files import sha256_file
 from vaelens.images.prompts import VALUES, Face, Letter, Scene, caption, random_scene
 from vaelens.report.usage import using_threads
+from vaelens.weights.registry import embedded_model_path, registry
 
 RECORD = Path(__file__).parents[1] / "docs" / "tiny-sd.json"
 DRAWINGS = 400
@@ -81,6 +83,8 @@ def main() -> None:
             )
             pixels = torch.from_numpy(made.subjects[0].decoded[0].pixels).permute(2, 0, 1)[None]
             seen += read(network, pixels.float() / 255)
+    folder = embedded_model_path(registry().find_model(asked.model)) if asked.model == "tiny-sd" else Path(asked.model)
+    weights = sorted(folder.rglob("*.safetensors"))
     new = [i for i, scene in enumerate(wanted) if unseen(scene)]
     record = {
         "prompts": len(wanted),
@@ -90,7 +94,10 @@ def main() -> None:
         "label_network_on_reconstructed_drawings": reader,
         "drawings": len(drawn),
         "chance": chance(wanted),
-        "model": made.record["model"],
+        "model": asked.model,
+        "weights_sha256": {path.relative_to(folder).as_posix(): sha256_file(path) for path in weights},
+        "steps": made.record["model"]["steps"],
+        "guidance": made.record["model"]["guidance"],
         "versions": made.record["versions"],
     }
     for name in ("generated", "generated_never_trained_on", "label_network_on_reconstructed_drawings"):

@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--model", default="CompVis/stable-diffusion-v1-4", help="a hub id, a folder, or tiny")
     parser.add_argument("--vae", action="append", help="repeatable")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--cfg", type=float, default=7.5)
     parser.add_argument("-o", "--output", type=Path, default=Path())
     asked = parser.parse_args()
 
@@ -38,7 +40,10 @@ def main() -> None:
         if pipe is None:
             pipe = DiffusionPipeline.from_pretrained(model, vae=vae, torch_dtype=dtype).to(device)
         pipe.vae = vae.to(device, dtype)
-        picture = pipe(asked.prompt, generator=torch.Generator("cpu").manual_seed(asked.seed)).images[0]
+        seeded = torch.Generator("cpu").manual_seed(asked.seed)
+        picture = pipe(
+            asked.prompt, num_inference_steps=asked.steps, guidance_scale=asked.cfg, generator=seeded
+        ).images[0]
         path = asked.output / f"{name.replace('/', '-')}-seed-{asked.seed}.png"
         picture.save(path)
         print(path)

@@ -311,7 +311,9 @@ def test_list_prints_the_published_table() -> None:
     assert "ft-MSE 840,001 MSE + 0.1 LPIPS 4.70 24.5 ± 3.7 0.71 ± 0.13 0.92 ± 0.27" in lines
     assert "kl-f8 (original) 246,803 L1 + LPIPS 4.99 23.4 ± 3.8 0.69 ± 0.14 1.01 ± 0.28" in lines
     assert "ft-EMA 560,001 L1 + LPIPS 1.77 26.7 ± 4.8 0.82 ± 0.12 0.67 ± 0.34" in lines
-    assert json.loads(vaelens("list", "--json").stdout)["ft-mse"]["training"]["resumed_from"] == "ft-ema"
+    assert json.loads(vaelens("list", "--json").stdout)["vaes"]["ft-mse"]["training"]["resumed_from"] == "ft-ema"
+    assert "sd-v1-4 sd1 CompVis/stable-diffusion-v1-4 CreativeML OpenRAIL-M" in lines
+    assert "tiny-sd tiny ships with vaelens Apache-2.0" in lines
 
 
 def test_inspect_says_each_field_and_who_said_it(vae_file: Path) -> None:

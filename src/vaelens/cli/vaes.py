@@ -1,4 +1,4 @@
-"""`vaelens list`: the known VAEs, with what is published about them."""
+"""`vaelens list`: the known VAEs, with what is published about them, and the known models."""
 
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,20 @@ SETS = {"coco-val2017": "COCO 2017 val, 256x256, 5,000 pictures", "laion-aesthet
 
 
 def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
-    """List the VAEs known by name: latent space, training, and the published scores."""
+    """List the VAEs known by name: latent space, training, and the published scores; and the models."""
     set_level(quiet, verbose)
     from vaelens.report.tables import Column, Table
     from vaelens.weights.registry import registry
 
     known = registry()
     if json:
-        result_json({name: entry.model_dump(exclude_defaults=True) for name, entry in known.vaes.items()})
+        both = {"vaes": known.vaes, "models": known.models}
+        result_json(
+            {
+                kind: {n: e.model_dump(exclude_defaults=True) for n, e in entries.items()}
+                for kind, entries in both.items()
+            }
+        )
         return
     rows = [
         (
@@ -37,7 +43,12 @@ def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose:
     result("")
     spaces = tuple((name, space.behind) for name, space in known.spaces.items())
     result_table(Table((Column("space"), Column("behind")), spaces))
-    result("A VAE can replace another only inside one space.")
+    result("A VAE can replace another only inside one space.\n")
+    models = tuple(
+        (name, entry.space, entry.repo or "ships with vaelens", entry.licence) for name, entry in known.models.items()
+    )
+    result_table(Table(tuple(map(Column, ("model", "space", "from", "licence"))), models))
+    result("A model makes latents of its space; --model takes any other of Stable Diffusion's kind, too.")
     for key, title in SETS.items():
         result("")
         result_table(_scores(key), title=f"As published, on {title}")
