@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,22 @@ def test_it_encodes_and_decodes_as_diffusers_autoencoder(folder: Path) -> None:
         assert torch.isfinite(a.sample()).all()
     for name in ("scaling_factor", "latent_channels", "block_out_channels", "shift_factor", "force_upcast"):
         assert getattr(ours.config, name) == (tuple(v) if isinstance(v := theirs.config[name], list) else v), name
+
+
+def test_hooks_run_and_slices_have_the_same_pixels(folder: Path) -> None:
+    ours = vaelens.as_diffusers(vaelens.load(folder / "vae"))
+    called: list[str] = []
+    ours._hf_hook = SimpleNamespace(pre_forward=lambda module: called.append("moved"))
+    z = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = ours.decode(z).sample
+        ours.encode(whole)
+        ours.enable_slicing()
+        np.testing.assert_allclose(ours.decode(z).sample, whole, atol=2e-5)
+        assert torch.equal(ours.decode(z).sample[1:2], ours.decode(z[1:2]).sample)
+    assert called == ["moved"] * 5
+    with pytest.raises(NotImplementedError, match="doesn't decode in tiles"):
+        ours.enable_tiling()
 
 
 def test_a_tiny_autoencoders_pixels_are_between_minus_one_and_one() -> None:

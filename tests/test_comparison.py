@@ -12,11 +12,15 @@ from PIL import Image
 
 import pipelines
 from conftest import random_vae
-from vaelens.comparison.outcome import Comparison
+from vaelens.adapters.pipelines import DiffusionPipeline
+from vaelens.comparison.outcome import Comparison, check_plain_output
 from vaelens.comparison.running import compare, generate
 from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError
 from vaelens.images.faces import draw_face
+from vaelens.latents import Latent, save_latents
+from vaelens.loading import load
 from vaelens.replay import replay
+from vaelens.report.gallery import check_output
 from vaelens.report.usage import using_threads
 from vaelens.vae import VAE
 
@@ -245,8 +249,22 @@ def test_the_safety_checker_sees_every_picture(model: Path, vaes: list[VAE], mon
     assert len(seen) == 3  # left out where it isn't wanted
 
 
-def test_the_models_own_safety_checker_runs(model: Path, vaes: list[VAE]) -> None:
-    assert run(model, vaes[:1], safety_checker=True).record["settings"]["safety_checker"] is True
+def test_the_models_own_safety_checker_runs(model: Path, vaes: list[VAE], monkeypatch: Any) -> None:
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+
+    seen: list[bool] = []
+    forward = StableDiffusionSafetyChecker.forward
+
+    def counted(self: Any, *given: Any, **more: Any) -> Any:
+        found = forward(self, *given, **more)
+        seen.append(found[1][0])
+        return found
+
+    monkeypatch.setattr(StableDiffusionSafetyChecker, "forward", counted)
+    made = run(model, vaes[:2], safety_checker=True)
+    assert made.record["settings"]["safety_checker"] is True
+    assert seen == [one.hidden for one in made.subjects[0].decoded]
+    assert len(seen) == 2
 
 
 def test_an_overflow_in_fp16_is_redone_in_fp32(model: Path, tmp_path: Path) -> None:
@@ -267,6 +285,11 @@ def test_an_overflow_in_fp16_is_redone_in_fp32(model: Path, tmp_path: Path) -> N
     assert [row["redone_in_float32"] for row in half.record["rows"]] == [True, False]
     assert "float16 overflowed: redone in float32" in half.gallery().rows[0].cells[0].caption
     assert "loud overflowed in float16" in " ".join(half.said())
+    picture = half.save(tmp_path / "half")[3]
+    again = replay(picture, latents=saved, vae=str(file))
+    assert (again.largest, json.loads(again.text["vaelens"])["decoded_in"]) == (0, "float32")
+    loaded = compare(latents=saved, vaes=[load(file, dtype="float16")])  # in half precision before it comes here
+    assert loaded.subjects[0].decoded[0].redone
 
 
 def test_what_overflows_in_fp32_is_no_picture(vaes: list[VAE], photo: Path) -> None:
@@ -282,12 +305,12 @@ def test_what_was_finished_is_kept(model: Path, vaes: list[VAE], tmp_path: Path,
 
     def progress(done: int, total: int, what: str) -> None:
         asked.append(what)
-        assert 0 <= done < total == 3 * (3 + 2)
-        if stop and what == "seed 2, step 2 of 3":
+        assert 0 <= done < total == 3 * (4 + 2)
+        if stop and what == "seed 2, step 2 of 4":
             raise stop
 
     def should_stop() -> bool:
-        return stop is None and asked[-1:] == ["seed 2, step 1 of 3"]
+        return stop is None and asked[-1:] == ["seed 2, step 1 of 4"]
 
     made = run(model, vaes[:2], seeds=(0, 2, 4), progress=progress, should_stop=should_stop)
     assert made.interrupted
@@ -296,6 +319,45 @@ def test_what_was_finished_is_kept(model: Path, vaes: list[VAE], tmp_path: Path,
     assert len(made.save(tmp_path / "out")) == 3 + 2 + 1
     with pytest.raises(KeyboardInterrupt):
         run(model, vaes[:2], should_stop=lambda: True)
+
+
+def test_an_error_late_in_the_work_leaves_what_was_finished(
+    model: Path, vaes: list[VAE], tmp_path: Path, monkeypatch: Any
+) -> None:
+    latents = DiffusionPipeline.latents
+
+    def fails(self: Any, prompt: str, **more: Any) -> torch.Tensor:
+        if more["seed"] == 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
+        return latents(self, prompt, **more)
+
+    monkeypatch.setattr(DiffusionPipeline, "latents", fails)
+    made = run(model, vaes[:2], seeds=(0, 2, 4))
+    assert isinstance(made.failure, ResourceError)
+    assert [s.title for s in made.subjects] == ["seed 0"]
+    assert "Not all was finished: out of memory denoising 64x64 pixels with narrow-sd" in made.record["notes"][0]
+    made.save(tmp_path / "out")
+    with pytest.raises(ResourceError):
+        run(model, vaes[:2], seeds=(2,))
+
+
+def test_a_photographs_picture_is_replayed(photo: Path, tmp_path: Path) -> None:
+    """Encoded by the first VAE's encoder, whichever decoder made the picture; shrunk as it was."""
+    changed = load("tiny-kl-f8", device="cpu")
+    with torch.no_grad():
+        changed.network.encoder.conv_in.weight.mul_(1.1)
+    other = changed.save(tmp_path / "b.safetensors")
+    made = compare(photos=photo, vaes=["tiny-kl-f8", other], max_side=32)
+    written = made.save(tmp_path / "out")
+    picture = next(path for path in written if path.name.endswith("-b.png"))
+    again = replay(picture, photo=photo, vae=str(other))
+    assert (again.largest, again.same_latent) == (0, True)
+    by_other = compare(photos=photo, vaes=[other, "tiny-kl-f8"], max_side=32).save(tmp_path / "swapped")
+    picture = next(path for path in by_other if path.name.endswith("-tiny-kl-f8.png"))
+    with pytest.raises(UsageError, match=r"encoded by 'b', which isn't on this machine.* --latents"):
+        replay(picture, photo=photo)
+    stored = compare(latents=tmp_path / "out" / "001-face.safetensors", vaes="tiny-kl-f8")
+    assert stored.subjects[0].decoded[0].pixels.shape == made.subjects[0].decoded[0].pixels.shape == (29, 32, 3)
 
 
 Refuse = Callable[[Path, list[VAE]], object]
@@ -311,7 +373,12 @@ Refuse = Callable[[Path, list[VAE]], object]
         (lambda m, v: compare(PROMPT, [v[0], "sdxl"], model=str(m)), "no latent serves both"),
         (lambda m, v: run(m, ["sdxl"]), "narrow-sd has the latent space sd1 .* and sdxl decodes that of sdxl"),
         (lambda m, v: run(m, ["kl-f9"]), "no VAE is called 'kl-f9'.*Did you mean kl-f8"),
-        (lambda m, v: compare(model=str(m), vaes=v, photos="x.png"), "needs a prompt"),
+        (lambda m, v: run(m, [v[0], random_vae(space="sdxl")]), "no latent serves both"),
+        (lambda m, v: compare(model=str(m), vaes=v, photos="x.png"), "model needs a prompt"),
+        (lambda m, v: compare(seeds=[1], vaes=v, photos="x.png"), "seeds needs a prompt"),
+        (lambda m, v: compare(steps=3, vaes=v, photos="x.png"), "steps needs a prompt"),
+        (lambda m, v: compare(safety_checker=False, vaes=v, photos="x.png"), "safety checker needs a prompt"),
+        (lambda m, v: run(m, v, max_side=40), "there is none"),
         (lambda m, v: compare("an astronaut"), "tiny-sd doesn't know 'astronaut'"),
     ],
 )
@@ -334,8 +401,75 @@ def test_a_full_disk_in_mid_sheet_loses_nothing(model: Path, vaes: list[VAE], tm
 
     made, target = run(model, vaes[:2]), tmp_path / "sheet.png"
     target.write_bytes(b"what was there")
-    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
-    with pytest.raises(ResourceError, match="not written, the disk is full"):
-        made.save(target)
+    folder = tmp_path / "folder"
+    before = {path: path.read_bytes() for path in run(model, vaes[2:4]).save(folder)}
+    kept, room = os.fsync, [0]
+
+    def full(handle: int) -> None:
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        kept(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    for files in range(len(before) - 1):  # so many have room
+        for output in (target, folder) if files == 0 else (folder,):
+            room[0] = files
+            with pytest.raises(ResourceError, match="not written, the disk is full"):
+                made.save(output)
     assert target.read_bytes() == b"what was there"
-    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before, "old and new are never mixed"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "sheet.png"]
+
+
+def test_what_others_made_is_never_replaced(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
+    made, out = run(model, vaes[0]), tmp_path / "out"
+    written = made.save(out)
+    latents = next(path for path in written if path.suffix == ".safetensors")
+    with pytest.raises(UsageError, match="where files of such names are replaced"):
+        check_output(out, "sheet.png", [latents])
+    foreign = tmp_path / "foreign" / "run.json"
+    foreign.parent.mkdir()
+    foreign.write_text("{}")
+    for check in (lambda: check_plain_output(foreign.parent, 2), lambda: check_output(foreign.parent, "sheet.png")):
+        with pytest.raises(UsageError, match="was not made by vaelens and would be lost"):
+            check()
+    for name in ("x.gif", "x.jpg", "x.html"):
+        with pytest.raises(UsageError, match="generate writes a"):
+            check_plain_output(tmp_path / name, 1)
+
+
+def test_paths_serve_wherever_names_do(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
+    file = vaes[0].save(tmp_path / "a.safetensors")
+    made = compare(PROMPT, [file], model=model, steps=2, safety_checker=False)
+    made.save(tmp_path / "x.html")
+    assert compare(latents=latents_of(made, tmp_path), vaes=file).subjects[0].latent.sha256
+
+
+def latents_of(made: Comparison, folder: Path) -> Path:
+    return save_latents(folder / "latents.safetensors", made.subjects[0].latent)
+
+
+def test_latents_of_another_shape_are_refused_at_once(tmp_path: Path) -> None:
+    file = save_latents(tmp_path / "wide.safetensors", Latent(torch.zeros(1, 16, 4, 4), "sd1", {}))
+    with pytest.raises(UsageError, match="its latents have 16 channels, and those of sd1 have 4"):
+        compare(latents=file, vaes="kl-f8", offline=True)
+
+
+def test_the_noise_levels_spacing_is_told_to_other_tools(model: Path, vaes: list[VAE]) -> None:
+    plain, spaced = (run(model, vaes[0], scheduler=name) for name in ("dpm++2m", "dpm++2m-karras"))
+    assert plain.subjects[0].latent.sha256 != spaced.subjects[0].latent.sha256
+    said = [made.text(made.subjects[0], 0)["parameters"] for made in (plain, spaced)]
+    assert ["Schedule type: Karras" in text for text in said] == [False, True]
+    assert "Sampler: DPM++ 2M, Schedule type: Karras" in said[1]
+
+
+def test_a_sheet_says_what_its_pictures_say(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
+    made = run(model, vaes[:2], seeds=(0, 1))
+    (sheet, _) = made.save(tmp_path / "sheet.png")
+    parts = json.loads(Image.open(sheet).text["vaelens"])["sheet"]
+    assert [(part["made"]["seed"], part["vae"]["name"]) for part in parts] == [
+        (0, "v0"), (0, "v1"), (1, "v0"), (1, "v1")
+    ]  # fmt: skip
+    with pytest.raises(BadInputError, match="a sheet of 4 pictures"):
+        replay(sheet)

@@ -1,6 +1,7 @@
 """From a prompt to latents: the same as diffusers' own loop, bit for bit, without a VAE; and what is refused."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 
 import pipelines
 from vaelens import generation
-from vaelens.errors import BadInputError, UnsafeFileError, UsageError
-from vaelens.generation import Generator, Latent, Settings
+from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, UsageError
+from vaelens.generation import Generator, Settings
+from vaelens.latents import Latent, read_latents, save_latents
 
 PROMPT = "a photo of a cat"
 
@@ -86,7 +88,8 @@ def test_the_pipelines_own_call_gives_the_same_latent(folders: dict[str, Path], 
     assert made.guidance == {"sd": 7.5, "sdxl": 5.0}[kind]
     steps: list[tuple[int, int]] = []
     assert torch.equal(made.latents(7, lambda *step: steps.append(step)).tensor, want)
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    calls = {"sd": 4, "sdxl": 3}[kind]  # PNDM asks the UNet once more than it has steps
+    assert steps == [(number, calls) for number in range(1, calls + 1)]
 
 
 def test_no_vae_is_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -106,6 +109,26 @@ def test_another_scheduler_and_size(folders: dict[str, Path]) -> None:
     assert made.latents(0).tensor.shape == (1, 4, 4, 8)
 
 
+@pytest.mark.parametrize(("name", "calls"), [("heun", 7), ("euler", 4), ("dpm++2m-karras", 4), ("unipc", 4)])
+def test_every_unet_call_is_told_before_it(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, calls: int
+) -> None:
+    events: list[object] = []
+    unet = pipelines.diffusers().UNet2DConditionModel
+    forward = unet.forward
+
+    def counted(self: Any, *given: Any, **more: Any) -> Any:
+        events.append("asked")
+        return forward(self, *given, **more)
+
+    monkeypatch.setattr(unet, "forward", counted)
+    made = opened(folders["sd"], scheduler=name)
+    made.latents(0, lambda number, total: events.append((number, total)))
+    assert events == [event for number in range(1, calls + 1) for event in ((number, calls), "asked")]
+    assert made.calls == calls
+    assert made.described()["scheduler_options"].get("use_karras_sigmas", False) == (name == "dpm++2m-karras")
+
+
 def test_what_the_text_encoder_has_no_room_for_is_said(folders: dict[str, Path]) -> None:
     assert opened(folders["sd"]).notes() == []
     made = opened(folders["sd"], prompt="cat " * 13 + "dog dog" + " cat" * 2500)
@@ -122,11 +145,14 @@ def test_the_safety_checker_is_optional(folders: dict[str, Path]) -> None:
 
 def test_latents_survive_their_file(folders: dict[str, Path], tmp_path: Path) -> None:
     made = opened(folders["sd"]).latents(5)
-    (again,) = generation.read_latents(generation.save_latents(tmp_path / "x.safetensors", made))
+    (again,) = read_latents(save_latents(tmp_path / "x.safetensors", made))
     assert torch.equal(again.tensor, made.tensor)
     assert (again.space, again.sha256, again.made) == ("sd1", made.sha256, made.made)
+    half_said = Latent(made.tensor, "sd1", {"prompt": "a cat"})
+    with pytest.raises(BadInputError, match="its vaelens metadata is damaged"):
+        read_latents(save_latents(tmp_path / "half.safetensors", half_said))
     with pytest.raises(UsageError, match="of sd1 by the file, of sdxl by --space"):
-        generation.read_latents(tmp_path / "x.safetensors", "sdxl")
+        read_latents(tmp_path / "x.safetensors", "sdxl")
 
 
 def test_a_strangers_latents_are_read_one_by_one(tmp_path: Path) -> None:
@@ -134,12 +160,12 @@ def test_a_strangers_latents_are_read_one_by_one(tmp_path: Path) -> None:
 
     both = torch.randn(2, 4, 8, 8)
     save_file({"samples": both}, tmp_path / "two.safetensors")
-    found = generation.read_latents(tmp_path / "two.safetensors", "sd1")
+    found = read_latents(tmp_path / "two.safetensors", "sd1")
     assert [one.space for one in found] == ["sd1", "sd1"]
     assert torch.equal(torch.cat([one.tensor for one in found]), both)
     save_file({"a": both, "b": both.clone()}, tmp_path / "odd.safetensors")
     with pytest.raises(BadInputError, match=r"holds one tensor \[b,c,h,w\], this one a \[2, 4, 8, 8\], b"):
-        generation.read_latents(tmp_path / "odd.safetensors")
+        read_latents(tmp_path / "odd.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -209,6 +235,52 @@ def test_models_that_arent_stable_diffusion(folders: dict[str, Path], tmp_path: 
     wrong = changed(folders["sd"], tmp_path / "wrong", _class_name="StableDiffusionXLPipeline")
     with pytest.raises(BadInputError, match="wrong is a StableDiffusionXLPipeline without text_encoder_2, tokenizer_2"):
         opened(wrong)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "safety_checker"])
+def test_one_missing_weight_is_caught(folders: dict[str, Path], tmp_path: Path, rewrite: Any, part: str) -> None:
+    """transformers would fill it with random values and say so in its log alone."""
+    target = changed(folders["sd"], tmp_path / "lacking")
+    (target / part).unlink()
+    shutil.copytree(folders["sd"] / part, target / part)
+    (file,) = (target / part).glob("*.safetensors")
+    lost: list[str] = []
+
+    def without(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        lost.append(next(name for name in sorted(tensors) if name.endswith("bias")))
+        return {name: tensor for name, tensor in tensors.items() if name != lost[0]}
+
+    rewrite(file, tmp_path / "new.safetensors", without).replace(file)
+    with pytest.raises(BadInputError, match=rf"lacking: its files don't make up .*{part} lacks .*bias"):
+        opened(target)
+
+
+def test_code_from_elsewhere_isnt_run(folders: dict[str, Path], tmp_path: Path) -> None:
+    target = changed(folders["sd"], tmp_path / "odd", scheduler=["somebody", "OddScheduler"])
+    with pytest.raises(UnsafeFileError, match="scheduler is made by somebody OddScheduler"):
+        opened(target)
+
+
+def test_a_damaged_unet_is_not_the_vaes_fault(folders: dict[str, Path], tmp_path: Path, rewrite: Any) -> None:
+    target = changed(folders["sd"], tmp_path / "damaged")
+    (target / "unet").unlink()
+    shutil.copytree(folders["sd"] / "unet", target / "unet")
+    file = target / "unet" / "diffusion_pytorch_model.safetensors"
+
+    def damaged(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["conv_in.weight"].view(-1)[0] = float("nan")
+
+    rewrite(file, tmp_path / "new.safetensors", damaged).replace(file)
+    with pytest.raises(CheckFailedError, match="damaged gave NaN or infinity in place of latents, seed 3; its weights"):
+        opened(target).latents(3)
+
+
+def test_the_callers_own_logging_is_left_alone(folders: dict[str, Path]) -> None:
+    library = pipelines.diffusers()
+    opened(folders["sd"]).latents(0)
+    for logging in (library.utils.logging, __import__("transformers").utils.logging):
+        assert logging.get_verbosity() == 30
+        assert logging.is_progress_bar_enabled()
 
 
 def test_pickled_weights_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One latent through one decoder: the picture, what it took, and what had to be done about it."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,19 +43,22 @@ def decode(
     """Scaled latents [1,c,h/f,w/f] to a picture, cropped to `size` (height, width) where it is given.
 
     Where fp16 overflows, it is decoded again in fp32, by what `in_full` gives or the same weights; time and memory are
-    then those of both. `guard` looks at the finished picture, outside the time. Raises CheckFailedError where fp32
-    gives NaN or infinity, ResourceError where memory runs out, UsageError for latents of another shape.
+    then those of the second decode. `guard` looks at the finished picture, outside the time. Raises CheckFailedError
+    where fp32 gives NaN or infinity, ResourceError where memory runs out, UsageError for latents of another shape.
     """
     redone = False
     try:
-        with measured(vae.device) as usage:
-            try:
+        _warm_up(vae)
+        try:
+            with measured(vae.device) as usage:
                 image = vae.decode(latents, size)
-            except CheckFailedError:
-                if vae.dtype != torch.float16:
-                    raise
-                redone = True
-                vae = in_full() if in_full else vae.to(torch.float32)
+        except CheckFailedError:
+            if vae.dtype != torch.float16:
+                raise
+            redone = True
+            vae = in_full() if in_full else vae.to(torch.float32)
+            _warm_up(vae)
+            with measured(vae.device) as usage:
                 image = vae.decode(latents, size)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -67,3 +71,9 @@ def decode(
     image, hidden = guard(image) if guard else (image, False)
     dtype = str(vae.dtype).removeprefix("torch.")
     return Decoded(to_pixels(image.cpu()), usage.seconds, usage.memory, dtype, redone, hidden)
+
+
+def _warm_up(vae: VAE) -> None:
+    """Decode the smallest latent first, outside the time: the first decode of all starts threads and libraries."""
+    with contextlib.suppress(CheckFailedError):
+        vae.decode(torch.zeros(1, vae.spec.latent_channels, 2, 2, device=vae.device))

@@ -10,7 +10,7 @@ import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,13 +31,37 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Binary
     name too long; ResourceError when the disk is full; BadInputError when writing isn't permitted. In
     each case no temporary file is left and the old file is untouched.
     """
-    target = writable_path(path)
+    (target,) = write_together({Path(path): content})
+    return target
+
+
+def write_together(contents: Mapping[Path, bytes | Callable[[BinaryIO], object]]) -> list[Path]:
+    """Write several files as `write_atomic` does; none is put in its place before all are complete.
+
+    Gives the paths written, in order. Raises as `write_atomic` does, and leaves all old files untouched then.
+    """
+    ready: list[tuple[Path, Path]] = []  # complete files beside their targets
+    target = Path()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        mode = _mode(target)
-        handle, name = tempfile.mkstemp(prefix=".vaelens-", dir=target.parent)
-    except OSError as error:
-        raise explained(error, target) from error
+        for path, content in contents.items():
+            target = writable_path(path)
+            ready.append((_written_beside(target, content), target))
+        for written, target in ready:
+            written.replace(target)
+    except BaseException as error:
+        for written, _ in ready:
+            written.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise explained(error, target) from error
+        raise
+    return [target for _, target in ready]
+
+
+def _written_beside(target: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
+    """A complete file of the target's folder, with its mode, under another name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mode = _mode(target)
+    handle, name = tempfile.mkstemp(prefix=".vaelens-", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             if isinstance(content, bytes):
@@ -47,13 +71,10 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Binary
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(mode)
-        Path(name).replace(target)
-    except BaseException as error:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise explained(error, target) from error
         raise
-    return target
+    return Path(name)
 
 
 def writable_path(path: str | os.PathLike[str]) -> Path:

@@ -1,35 +1,29 @@
 """From a prompt to latents: a diffusion model and its settings, asked for one latent a seed, without any VAE.
 
-model = generation.find("CompVis/stable-diffusion-v1-4")     # small files only
-with generation.opened(model, Settings("a cat")) as made: latents = made.latents(seed=0)
+model = generation.find("CompVis/stable-diffusion-v1-4", settings, ...)      # small files only
+latent = generation.open_generator(model, settings, ...).latents(seed=0)
 """
 
-import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from vaelens.adapters.models import ModelFiles, bring, find_model
 from vaelens.adapters.pipelines import DiffusionPipeline, OnStep, check_scheduler, open_pipeline
-from vaelens.errors import BadInputError, UsageError
-from vaelens.files import write_atomic
-from vaelens.images.prompts import PromptError, parse
-from vaelens.vae import check_seed, latents_sha256
+from vaelens.errors import CheckFailedError, ResourceError, UsageError, is_out_of_memory
+from vaelens.images.prompts import PromptError, caption, parse
+from vaelens.latents import Latent
+from vaelens.vae import check_seed
 from vaelens.weights.registry import registry
-from vaelens.weights.safetensors_file import open_tensor_file
 
 Say = Callable[[str], None]
 CELL = 8  # pixels a latent cell, for every model that is taken
 MOST_STEPS, LARGEST = 1000, 4096
 SIZE = re.compile(r"(\d+)(?:\s*[xX*]\s*(\d+))?")
-LATENTS_KEY = "vaelens_latents"  # in the metadata of a file of latents
 
 
 @dataclass(frozen=True)
@@ -48,20 +42,6 @@ class Settings:
     guard: bool = True
 
 
-@dataclass(frozen=True)
-class Latent:
-    """One latent [1,c,h/f,w/f], scaled, fp32 on the CPU; its latent space, and all that made it, for records."""
-
-    tensor: Tensor
-    space: str | None
-    made: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        """Of its fp32 values."""
-        return latents_sha256(self.tensor)
-
-
 class Generator:
     """A model that stands ready with settled settings; see `open_generator`."""
 
@@ -70,24 +50,42 @@ class Generator:
         self.model = pipe.model
         self.prompt = settings.prompt
         self.negative = settings.negative
+        self.read = _as_learnt(pipe.model, settings.prompt), _as_learnt(pipe.model, settings.negative or "")
         self.steps = pipe.model.kind.steps if settings.steps is None else settings.steps
+        self.calls = pipe.calls(self.steps)
         self.guidance = pipe.model.kind.guidance if settings.guidance is None else settings.guidance
         self.height, self.width = settings.size or (pipe.side, pipe.side)
         self.guards = pipe.has_guard
         self._scheduler_asked = settings.scheduler
 
     def latents(self, seed: int, on_step: OnStep | None = None) -> Latent:
-        """The latent of one seed, alone in its batch, as `DiffusionPipeline.latents` makes it."""
-        made = self._pipe.latents(
-            self.prompt,
-            negative=self.negative,
-            seed=seed,
-            steps=self.steps,
-            guidance=self.guidance,
-            height=self.height,
-            width=self.width,
-            on_step=on_step,
-        )
+        """The latent of one seed, alone in its batch, as `DiffusionPipeline.latents` makes it.
+
+        Raises CheckFailedError where it isn't finite, ResourceError where memory runs out.
+        """
+        prompt, negative = self.read
+        try:
+            made = self._pipe.latents(
+                prompt,
+                negative=negative if self.negative is not None else None,
+                seed=seed,
+                steps=self.steps,
+                guidance=self.guidance,
+                height=self.height,
+                width=self.width,
+                on_step=on_step,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ResourceError(
+                f"out of memory denoising {self.width}x{self.height} pixels with {self.model.name}. Make it smaller "
+                "(--size), use --dtype bfloat16, or run where there is more memory."
+            ) from error
+        if not made.isfinite().all():
+            half = self._pipe.dtype == torch.float16
+            why = "float16 overflows there: use --dtype bfloat16 or float32" if half else "its weights are damaged"
+            raise CheckFailedError(f"{self.model.name} gave NaN or infinity in place of latents, seed {seed}; {why}.")
         return Latent(made, self.model.space, self.described() | {"seed": seed})
 
     def described(self) -> dict[str, Any]:
@@ -100,6 +98,7 @@ class Generator:
             "height": self.height,
             "width": self.width,
             "scheduler": self._pipe.scheduler,
+            "scheduler_options": self._pipe.scheduler_options,
             "scheduler_asked": self._scheduler_asked,
             "model": self.model.name,
             "model_source": self.model.source,
@@ -114,13 +113,24 @@ class Generator:
 
     def notes(self) -> list[str]:
         """What the model won't do as one might think, a sentence each."""
-        unread = self._pipe.unread(self.prompt)
-        notes = [f'The text encoder has no room for the end of the prompt: "{_short(unread)}".'] if unread else []
+        notes: list[str] = []
+        for what, read in zip(("prompt", "negative prompt"), self.read, strict=True):
+            unread = self._pipe.unread(read)
+            if unread:
+                notes.append(f'The text encoder has no room for the end of the {what}: "{_short(unread)}".')
+        if self.read[0] != self.prompt:
+            notes.append(f'{self.model.name} reads the prompt as "{_short(self.read[0])}".')
         if self.model.source == "embedded" and (self.height, self.width) != (self._pipe.side, self._pipe.side):
             notes.append(
                 f"{self.model.name} learnt from {self._pipe.side}x{self._pipe.side} pixels; others come out odd."
             )
         return notes
+
+
+def _as_learnt(model: ModelFiles, prompt: str) -> str:
+    """The prompt in the words that the model learnt: those of the small language, where that is all it knows."""
+    known = registry().models.get(model.name) if model.source == "embedded" else None
+    return caption(parse(prompt)) if prompt and known is not None and known.prompts == "scenes" else prompt
 
 
 def check_settings(settings: Settings, model: str | None = None) -> None:
@@ -176,43 +186,6 @@ def open_generator(
     brought = bring(model, offline=offline, announce=announce)
     pipe = open_pipeline(brought, device=device, dtype=dtype, scheduler=settings.scheduler, guard=settings.guard)
     return Generator(pipe, settings)
-
-
-def latents_bytes(latent: Latent) -> bytes:
-    """The file of a latent: safetensors, its fp32 values and all that made it."""
-    metadata = {LATENTS_KEY: json.dumps({"latent_space": latent.space, "made": latent.made}, sort_keys=True)}
-    return safetensors_bytes({"latents": latent.tensor.float().contiguous()}, metadata)
-
-
-def save_latents(path: str | os.PathLike[str], latent: Latent) -> Path:
-    """Write `latents_bytes`; raises as `write_atomic` does."""
-    return write_atomic(path, latents_bytes(latent))
-
-
-def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list[Latent]:
-    """The latents in a safetensors file, a picture each: vaelens' own, or one tensor [b,c,h,w] of scaled latents.
-
-    `space` says their latent space where the file doesn't. Raises BadInputError for a file that holds none, and as
-    `open_tensor_file` does; UsageError for a space that contradicts the file's.
-    """
-    opened = open_tensor_file(Path(path))
-    names = [name for name, shape in opened.shapes.items() if len(shape) == 4]
-    if len(opened.shapes) != 1 or len(names) != 1:
-        some = ", ".join(f"{n} {list(s)}" for n, s in list(opened.shapes.items())[:3]) or "nothing"
-        raise BadInputError(
-            f"{path}: a file of latents holds one tensor [b,c,h,w], this one {some}. Name another file."
-        )
-    try:
-        said: dict[str, Any] = json.loads(opened.metadata.get(LATENTS_KEY, "{}"))
-        known, made = said.get("latent_space"), dict(said.get("made", {}))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise BadInputError(f"{path}: its vaelens metadata is damaged ({error}).") from error
-    if space is not None:
-        registry().check_space(space)
-        if known not in {None, space}:
-            raise UsageError(f"{path}: latents of {known} by the file, of {space} by --space. Leave out --space.")
-    tensor = opened.read(names)[names[0]].float()
-    return [Latent(tensor[i : i + 1].contiguous(), known or space, made) for i in range(len(tensor))]
 
 
 def check_seeds(seeds: list[int]) -> list[int]:

@@ -5,10 +5,10 @@ vaelens replay out.png
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,38 +18,22 @@ from vaelens import generation
 from vaelens.decoding import Decoded, Guard, decode
 from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, NetworkError, UsageError
-from vaelens.generation import Generator, Latent, Settings
+from vaelens.generation import Generator, Settings
 from vaelens.images.reading import read_picture, read_text
 from vaelens.images.writing import to_pixels
+from vaelens.latents import CHUNK, KEPT, Latent, Prompted, read_latents
 from vaelens.loading import find_device, find_dtype, load
-from vaelens.report.record import versions
+from vaelens.report.record import json_text, vae_record, versions
 from vaelens.report.usage import using_threads
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 from vaelens.weights.safetensors_file import PICKLED
 
 LOCAL = {".safetensors", *PICKLED}  # endings of files, not of repositories
-CHUNK = "vaelens"  # the PNG text that `compare` and `generate` write
 File = str | os.PathLike[str]
 Say = Callable[[str], None]
 Size = tuple[int, int]
 DECIDES = ("torch", "diffusers", "transformers", "platform")  # versions on which the last bits depend
-
-
-class _Prompted(BaseModel):
-    """How a latent was made from a prompt."""
-
-    prompt: str
-    negative_prompt: str | None
-    steps: int
-    guidance: float
-    height: int
-    width: int
-    seed: int
-    scheduler_asked: str | None
-    model: str
-    model_source: Literal["embedded", "folder", "hub", "file"]
-    model_dtype: str
 
 
 class _Served(BaseModel):
@@ -59,6 +43,15 @@ class _Served(BaseModel):
     weights: str
     dtype: str
     device: str
+
+
+class _Photographed(BaseModel):
+    """How a latent was made from a photograph; the encoder is the first VAE's, not always the decoder's."""
+
+    photo: str
+    encoder: str
+    encoder_weights: str
+    max_side: int | None
 
 
 class _Said(BaseModel):
@@ -92,6 +85,7 @@ class Replay:
     """A picture made again: uint8 [h,w,3]; how far it is from the old one; whether latent and weights are the same.
 
     `largest` and `mean` are of |difference| of 8-bit values; `notes` say what is different here, a sentence each.
+    `text` is for the new one's PNG: what the old one said, with what was different.
     """
 
     pixels: np.ndarray
@@ -100,6 +94,7 @@ class Replay:
     same_latent: bool
     same_weights: bool
     notes: tuple[str, ...]
+    text: Mapping[str, str]
 
     def sentence(self) -> str:
         """The result in words."""
@@ -139,8 +134,10 @@ def replay(
     given = _Help(model, vae, photo, latents, yes, space, announce)
     with using_threads(min(max(1, said.threads), os.cpu_count() or 1)) as threads:
         decoder = _vae(said, where, given)
-        latent, size, guard = _latent(said, decoder, where, given)
-        made: Decoded = decode(decoder, latent.tensor, size, guard=guard)
+        latent, size, guard, notes = _latent(said, decoder, where, given)
+        made: Decoded = decode(
+            decoder, latent.tensor, size, guard=guard, in_full=lambda: _vae(said, where, given, "float32")
+        )
     if made.pixels.shape != old.shape:
         raise BadInputError(f"{picture}: what it says makes {made.pixels.shape[1]}x{made.pixels.shape[0]} pixels.")
     gap = np.abs(made.pixels.astype(np.int16) - old)
@@ -150,8 +147,19 @@ def replay(
         mean=float(gap.mean()),
         same_latent=latent.sha256 == said.latents_sha256,
         same_weights=decoder.fingerprint.short == said.vae.weights,
-        notes=tuple(_differences(said, decoder, where, threads)),
+        notes=(*notes, *_differences(said, decoder, where, threads)),
+        text=_text(picture, latent, decoder, made, threads),
     )
+
+
+def _text(picture: File, latent: Latent, decoder: VAE, made: Decoded, threads: int) -> dict[str, str]:
+    """What the new picture says of itself."""
+    text = read_text(picture)
+    vae = {key: value for key, value in vae_record(decoder).items() if key in KEPT}
+    changed = {"vae": vae, "decoded_in": made.dtype, "latents_sha256": latent.sha256}
+    changed |= {"hidden": made.hidden, "versions": versions(), "threads": threads}
+    text[CHUNK] = json_text(json.loads(text[CHUNK]) | changed)
+    return text | {"vae": decoder.name, "fingerprint": decoder.fingerprint.short}
 
 
 def _read(picture: File) -> _Said:
@@ -160,52 +168,83 @@ def _read(picture: File) -> _Said:
         hint = " It has another tool's `parameters`: generate with those." if "parameters" in text else ""
         raise BadInputError(f"{picture} doesn't say how vaelens made it; `generate` and `compare` write that.{hint}")
     try:
-        return _Said.model_validate(json.loads(text[CHUNK]))
+        said = json.loads(text[CHUNK])
+        if isinstance(said, dict) and "sheet" in said:
+            count = len(cast(dict[str, list[Any]], said)["sheet"])
+            raise BadInputError(
+                f"{picture} is a sheet of {count} pictures; replay takes one alone. `compare -o FOLDER/` writes each."
+            )
+        return _Said.model_validate(said)
     except (ValidationError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0][:100]
         raise BadInputError(f"{picture}: what it says of itself can't be replayed ({first}).") from error
 
 
-def _vae(said: _Said, where: torch.device, given: _Help) -> VAE:
-    name = given.vae or said.vae.name
-    if given.vae is None and not _may_be_fetched(name, registry().vaes):
+def _vae(said: _Said, where: torch.device, given: _Help, dtype: str | None = None) -> VAE:
+    if given.vae is None:
+        return _by_name(said.vae.name, dtype or said.vae.dtype, where, given)
+    options: dict[str, Any] = {"offline": not given.yes, "announce": given.announce}
+    return load(given.vae, device=str(where), dtype=dtype or said.vae.dtype, space=given.space, **options)
+
+
+def _by_name(name: str, dtype: str, where: torch.device, given: _Help) -> VAE:
+    """A VAE that the picture names, if it is on this machine."""
+    if not _may_be_fetched(name, registry().vaes):
         raise _missing("VAE", name, "--vae")
+    options: dict[str, Any] = {"offline": not given.yes, "announce": given.announce}
     try:
-        return load(
-            name,
-            device=str(where),
-            dtype=said.vae.dtype,
-            space=given.space,
-            offline=not given.yes,
-            announce=given.announce,
-        )
+        return load(name, device=str(where), dtype=dtype, space=given.space, **options)
     except NetworkError as error:
         raise error if given.yes else _missing("VAE", name, "--vae") from error
 
 
-def _latent(said: _Said, decoder: VAE, where: torch.device, given: _Help) -> tuple[Latent, Size | None, Guard | None]:
-    """The latent made again, the size to crop to, and the model's safety checker."""
+def _latent(
+    said: _Said, decoder: VAE, where: torch.device, given: _Help
+) -> tuple[Latent, Size | None, Guard | None, list[str]]:
+    """The latent made again, the size to crop to, the model's safety checker, and what is different here."""
     if given.latents is not None:
-        found = [one for one in generation.read_latents(given.latents) if one.sha256 == said.latents_sha256]
+        found = [one for one in read_latents(given.latents) if one.sha256 == said.latents_sha256]
         if not found:
             raise UsageError(
                 f"{given.latents} doesn't hold this picture's latent. Name the file that it was made from."
             )
-        return found[0], said.size, None
+        return found[0], said.size, None, []
     if given.photo is not None:
-        encoded = decoder.encode(read_picture(given.photo).image)
-        return Latent(encoded.mode().float().cpu(), said.latent_space, {}), encoded.size, None
+        return *_encoded(said, decoder, where, given, given.photo), None, []
     if "prompt" not in said.made:
         what = f"the photograph {said.made['photo']!r}: --photo" if "photo" in said.made else "a file: --latents"
         raise UsageError(f"the picture was made from {what} FILE names it.")
-    generator, seed = _generator(said, where, given)
-    return generator.latents(seed), None, generator.guard if generator.guards else None
+    generator, made = _generator(said, where, given)
+    notes: list[str] = []
+    if generator.model.commit != made.model_commit and generator.model.source == "hub":
+        notes.append(f"the model's commit was {made.model_commit}, and is {generator.model.commit} here.")
+    if generator.model.name != made.model:
+        notes.append(f"the model was {made.model}, and is {generator.model.name} here.")
+    return generator.latents(made.seed), None, generator.guard if generator.guards else None, notes
 
 
-def _generator(said: _Said, where: torch.device, given: _Help) -> tuple[Generator, int]:
-    """The model with the picture's settings, and its seed."""
+def _encoded(said: _Said, decoder: VAE, where: torch.device, given: _Help, photo: File) -> tuple[Latent, Size]:
+    """The photograph through the encoder that was used, and its size."""
     try:
-        made = _Prompted.model_validate(said.made)
+        made = _Photographed.model_validate(said.made)
+    except ValidationError as error:
+        raise BadInputError(f"the picture wasn't made from a photograph, so --photo {photo} can't make it.") from error
+    encoder = decoder
+    if decoder.fingerprint.encoder.stored != made.encoder_weights:
+        if not _may_be_fetched(made.encoder, registry().vaes):
+            raise UsageError(
+                f"the photograph was encoded by {made.encoder[:80]!r}, which isn't on this machine under that name. "
+                "Name the latents that the comparison wrote into its folder: --latents FILE."
+            )
+        encoder = _by_name(made.encoder, said.vae.dtype, where, given)
+    encoded = encoder.encode(read_picture(photo, max_side=made.max_side).image)
+    return Latent(encoded.mode().float().cpu(), said.latent_space, {}), encoded.size
+
+
+def _generator(said: _Said, where: torch.device, given: _Help) -> tuple[Generator, Prompted]:
+    """The model with the picture's settings, and what these were."""
+    try:
+        made = Prompted.model_validate(said.made)
     except ValidationError as error:
         raise BadInputError(f"the picture's settings can't be replayed ({error.error_count()} faults).") from error
     size = made.height, made.width
@@ -220,16 +259,16 @@ def _generator(said: _Said, where: torch.device, given: _Help) -> tuple[Generato
     options: dict[str, Any] = {"dtype": dtype, "offline": not given.yes, "announce": given.announce}
     try:
         found = generation.find(name, settings, **options)
-        return generation.open_generator(found, settings, device=where, **options), made.seed
+        return generation.open_generator(found, settings, device=where, **options), made
     except NetworkError as error:
-        raise error if given.yes else _missing("model", name, "--model") from error
+        raise error if given.yes or given.model is not None else _missing("model", name, "--model") from error
 
 
 def _may_be_fetched(name: str, known: Any) -> bool:
     """Whether a name from a picture is one of ours, or a hub id; what exists as a path here is neither."""
-    return name in known or (
-        HUB_ID.fullmatch(name) is not None and not Path(name).exists() and Path(name).suffix not in LOCAL
-    )
+    if Path(name).exists():
+        return False
+    return name in known or (HUB_ID.fullmatch(name) is not None and Path(name).suffix not in LOCAL)
 
 
 def _missing(what: str, name: str, option: str) -> UsageError:

@@ -19,7 +19,8 @@ def as_diffusers(vae: VAE) -> Any:
 
     It shares `vae`'s weights: `.to(device)` and `.to(dtype)` move both. What goes in and comes out is diffusers'
     convention: pixels in [-1,1], raw z, `encode(x).latent_dist`, `decode(z).sample`; `config` holds the factors by
-    which pipelines scale. Nothing is padded or clamped. Where half precision overflows, use bfloat16 or float32:
+    which pipelines scale. Nothing is padded or clamped. `enable_slicing()` decodes a batch's pictures one by one, and
+    Accelerate's hooks run, so that offloading moves it. Where half precision overflows, use bfloat16 or float32:
     `config.force_upcast` tells SDXL's pipeline so for fp16.
     """
     return _model_class()(vae)
@@ -29,27 +30,28 @@ def as_diffusers(vae: VAE) -> Any:
 def _model_class() -> type:
     """The class, made when it is first asked for: diffusers takes seconds to import."""
     library = diffusers()
-    from diffusers.configuration_utils import ConfigMixin  # noqa: PLC0415
     from diffusers.models.autoencoders.vae import DecoderOutput  # noqa: PLC0415
     from diffusers.models.modeling_outputs import AutoencoderKLOutput  # noqa: PLC0415
+    from diffusers.utils import accelerate_utils  # noqa: PLC0415
 
-    class VaelensVAE(library.ModelMixin, ConfigMixin):
-        """A network of vaelens under diffusers' names."""
+    hooked: Any = accelerate_utils.apply_forward_hook  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
-        config_name = "config.json"
+    class VaelensVAE(library.AutoencoderKL):
+        """A network of vaelens under diffusers' names; an AutoencoderKL to whoever asks, without the modules of one."""
+
         _supports_gradient_checkpointing = False
 
         def __init__(self, vae: VAE) -> None:
-            super().__init__()  # pyright: ignore[reportUnknownMemberType]
+            library.ModelMixin.__init__(self)
             spec = vae.spec
-            self.register_to_config(  # pyright: ignore[reportUnknownMemberType]
+            self.register_to_config(
                 in_channels=3,
                 out_channels=3,
                 sample_size=512,
                 latents_mean=None,
                 latents_std=None,
-                use_quant_conv=True,
-                use_post_quant_conv=True,
+                use_quant_conv=hasattr(vae.network, "quant_conv"),
+                use_post_quant_conv=hasattr(vae.network, "post_quant_conv"),
                 latent_channels=spec.latent_channels,
                 block_out_channels=_block_channels(vae),
                 scaling_factor=spec.scaling_factor,
@@ -59,18 +61,34 @@ def _model_class() -> type:
             )
             self.network = vae.network
             self._range = spec.pixel_range
+            self.use_slicing = False
 
+        def enable_slicing(self) -> None:
+            """Decode a batch's pictures one by one, for less memory."""
+            self.use_slicing = True
+
+        def enable_tiling(self, use_tiling: bool = True) -> None:
+            """Refused: tiles have seams, and what vaelens decodes has the pixels of the whole."""
+            if use_tiling:
+                raise NotImplementedError("vaelens doesn't decode in tiles; use smaller pictures or enable_slicing().")
+
+        def disable_slicing(self) -> None:
+            """Take a batch at once again."""
+            self.use_slicing = False
+
+        @hooked
         def encode(self, x: Tensor, return_dict: bool = True) -> Any:
             """Pixels [b,3,h,w] in [-1,1] to the posterior over raw z."""
             low, high = self._range
-            posterior = self.network.posterior((x + 1) / 2 * (high - low) + low)
-            latent_dist = _Distribution(posterior)
+            latent_dist = _Distribution(self.network.posterior((x + 1) / 2 * (high - low) + low))
             return AutoencoderKLOutput(latent_dist=latent_dist) if return_dict else (latent_dist,)
 
+        @hooked
         def decode(self, z: Tensor, return_dict: bool = True, generator: Any = None) -> Any:
             """Raw z [b,c,h/f,w/f] to pixels [b,3,h,w] in [-1,1]; `generator` is ignored, as by diffusers' own."""
             low, high = self._range
-            pixels = self.network.decode(z)
+            parts = [z[i : i + 1] for i in range(len(z))] if self.use_slicing else [z]
+            pixels = torch.cat([self.network.decode(part) for part in parts])
             sample = (pixels - low) / (high - low) * 2 - 1
             return DecoderOutput(sample=sample) if return_dict else (sample,)
 

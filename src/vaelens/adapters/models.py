@@ -6,11 +6,12 @@ space is known before any weights are downloaded, so that a VAE of another space
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
+from vaelens.adapters.variants import SMALL, needed, variant_of
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch
 from vaelens.download.listing import list_files
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
@@ -22,8 +23,12 @@ from vaelens.weights.safetensors_file import PICKLED, open_tensor_file
 Say = Callable[[str], None]
 INDEX = "model_index.json"
 LATENT_SPACE = "_vaelens_latent_space"  # in model_index.json, for a model that comes without a VAE
-SMALL = {".json", ".txt", ".model"}
 GUARD = ("safety_checker", "feature_extractor")
+LIBRARIES = {  # where an index looks for its parts, and the modules that are meant
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+    "stable_diffusion": "diffusers.pipelines.stable_diffusion",
+}
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ class ModelFiles:
     """A model as it was found; `space` is its latent space (None: its own), `vae` what to load for its own VAE.
 
     `folder` holds what is on this machine: the whole model, or of a hub's model its small files so far; for a
-    checkpoint (`file`) the configs of its kind. `components` are the parts of the pipeline, `lacking` what is still to
-    be downloaded.
+    checkpoint (`file`) the configs of its kind. `components` are the parts of the pipeline, each with the library and
+    class that make it, `lacking` what is still to be downloaded.
     """
 
     name: str
@@ -66,7 +71,7 @@ class ModelFiles:
     space: str | None
     vae: str
     folder: Path
-    components: tuple[str, ...]
+    components: Mapping[str, tuple[str, str]]
     file: Path | None = None
     variant: str | None = None
     commit: str | None = None
@@ -142,7 +147,7 @@ def _from_folder(folder: Path, name: str, half: bool, guard: bool, source: Liter
     index = _json(folder / INDEX)
     kind, components = _kind(index, name), _components(index, guard)
     files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
-    variant = _variant(files, components, half, str(folder))
+    variant = variant_of(files, components, half, str(folder))
     vae = folder / "vae" / "config.json"
     space = index.get(LATENT_SPACE)
     if vae.is_file():
@@ -160,11 +165,11 @@ def _from_hub(repo: str, half: bool, guard: bool, offline: bool, announce: Say |
     place = fetch(files[INDEX], offline=offline)
     index = _json(place)
     kind, components = _kind(index, repo), _components(index, guard)
-    variant = _variant(files, components, half, repo)
+    variant = variant_of(files, components, half, repo)
     space = index.get(LATENT_SPACE)
     if "vae/config.json" in files:
         space = space_of_config(_json(fetch(files["vae/config.json"], offline=offline)), f"{repo} vae/config.json")
-    wanted = tuple(files[name] for name in _needed(files, components, variant))
+    wanted = tuple(files[name] for name in needed(files, components, variant))
     return ModelFiles(
         repo, "hub", kind, space, repo, place.parent, components, None, variant, listing.commit, lacking=wanted
     )
@@ -181,7 +186,8 @@ def _from_checkpoint(path: Path, offline: bool, announce: Say | None) -> ModelFi
         )
     if unet[1] != 4:
         raise BadInputError(f"{path}: its UNet takes {unet[1]} channels, so it is for inpainting. Name another model.")
-    context = next(shape[-1] for name, shape in opened.shapes.items() if name.endswith("attn2.to_k.weight"))
+    texts = [shape[-1] for name, shape in opened.shapes.items() if name.endswith("attn2.to_k.weight")]
+    context = texts[0] if texts else 0
     name = {768: "sd-v1-5", 1024: "sd-v2-1", 2048: "sdxl-base"}.get(context)
     if name is None:
         raise BadInputError(
@@ -189,10 +195,15 @@ def _from_checkpoint(path: Path, offline: bool, announce: Say | None) -> ModelFi
         )
     like = registry().find_model(name).repo
     assert like is not None
+    if name == "sd-v2-1" and announce:  # its keys don't tell; by diffusers' folder one would know
+        announce(
+            f"{path.name} is taken for Stable Diffusion 2.1 (v-prediction, 768 pixels). If it is a base model of 512 "
+            "pixels, this gives noise: name its folder in diffusers' layout instead."
+        )
     listing = list_files(like, offline=offline, announce=announce)
     files = {file.filename: file for file in listing.files}
     index = _json(fetch(files[INDEX], offline=offline))
-    components = tuple(c for c in _components(index, guard=False) if c not in GUARD)
+    components = _components(index, guard=False)
     small = [f for n, f in files.items() if PurePosixPath(n).suffix in SMALL and n.partition("/")[0] in components]
     folder = fetch(files[INDEX], offline=offline).parent
     return ModelFiles(
@@ -213,54 +224,25 @@ def _kind(index: Mapping[str, Any], name: str) -> Kind:
     return KINDS[found]
 
 
-def _components(index: Mapping[str, Any], guard: bool) -> tuple[str, ...]:
-    """The pipeline's parts but the VAE: none is loaded to make a latent."""
+def _components(index: Mapping[str, Any], guard: bool) -> dict[str, tuple[str, str]]:
+    """The pipeline's parts but the VAE: none is loaded to make a latent.
+
+    Raises UnsafeFileError for a part that isn't of diffusers or transformers, which would run somebody's code.
+    """
     parts = {k: cast(list[Any], v) for k, v in index.items() if not k.startswith("_") and isinstance(v, list)}
     left_out = {"vae"} if guard else {"vae", *GUARD}
-    return tuple(k for k, v in parts.items() if k not in left_out and v and v[0] is not None)
-
-
-def _weights(files: Sequence[str] | Mapping[str, Any], component: str) -> list[str]:
-    return [n for n in files if n.startswith(f"{component}/") and PurePosixPath(n).suffix in {".safetensors", *PICKLED}]
-
-
-def _is_half(name: str) -> bool:
-    return ".fp16." in PurePosixPath(name).name or ".fp16-" in PurePosixPath(name).name
-
-
-def _variant(files: Mapping[str, Any], components: Sequence[str], half: bool, where: str) -> str | None:
-    """ "fp16" where it is wanted and all parts have it, or where there is nothing else; weights must be safetensors."""
-    plain = fp16 = True
-    for component in components:
-        weights = _weights(files, component)
-        safe = [n for n in weights if n.endswith(".safetensors")]
-        if weights and not safe:
-            raise UnsafeFileError(
-                f"{where}: {component} has only pickled weights ({PurePosixPath(weights[0]).name}), which may run any "
-                "code when they are read. Name a model that is published as .safetensors."
-            )
-        named = [n for n in safe if PurePosixPath(n).name.startswith(("model.", "model-", "diffusion_pytorch_model"))]
-        if safe:
-            plain &= any(not _is_half(n) and ".non_ema" not in n for n in named)
-            fp16 &= any(_is_half(n) for n in named)
-    if not plain and not fp16:
-        raise BadInputError(f"{where} has no complete set of weights in the layout of diffusers. Name another model.")
-    return "fp16" if fp16 and (half or not plain) else None
-
-
-def _needed(files: Mapping[str, RemoteFile], components: Sequence[str], variant: str | None) -> list[str]:
-    """The files of these parts: all small ones, and the weights of the variant, not those kept beside them."""
-    needed: list[str] = []
-    for name in files:
-        component, _, rest = name.partition("/")
-        path = PurePosixPath(rest)
-        if component not in components or not rest or "/" in rest:
+    found: dict[str, tuple[str, str]] = {}
+    for name, made in parts.items():
+        if name in left_out or not made or made[0] is None:
             continue
-        if path.suffix in SMALL and not path.name.startswith(("flax", "openvino")):
-            needed.append(name)
-        elif path.suffix == ".safetensors" and path.name.startswith(("model", "diffusion_pytorch_model")):
-            needed += [name] if _is_half(name) == (variant == "fp16") and ".non_ema" not in name else []
-    return needed
+        library, kind = (str(one) for one in (*made, "", "")[:2])
+        if library not in LIBRARIES or not kind.isidentifier():
+            raise UnsafeFileError(
+                f"the model's part {name} is made by {library} {kind}, which isn't one of {', '.join(LIBRARIES)}: code "
+                "from elsewhere isn't run. Name another model."
+            )
+        found[name] = library, kind
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,30 +1,32 @@
 """A diffusion model, opened through diffusers and asked for latents. No VAE is loaded for it."""
 
-import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vaelens.adapters.libraries import diffusers
-from vaelens.adapters.models import GUARD, ModelFiles
-from vaelens.errors import BadInputError, UsageError
+from vaelens.adapters.libraries import diffusers, quiet
+from vaelens.adapters.models import GUARD, LIBRARIES, ModelFiles
+from vaelens.errors import BadInputError, UsageError, is_out_of_memory
 
-OnStep = Callable[[int, int], None]
-SCHEDULERS: dict[
-    str, tuple[str, dict[str, Any]]
-] = {  # by the names that other tools give them, diffusers' classes and what makes them so
+OnStep = Callable[[int, int], None]  # told the number of the step that comes next, from 1, and of all
+EVEN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2}
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    # by the names that other tools give them: diffusers' classes, and what makes them so whatever the model's own had
     "ddim": ("DDIMScheduler", {}),
     "pndm": ("PNDMScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", EVEN),
     "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "dpm++2m": ("DPMSolverMultistepScheduler", {}),
-    "dpm++2m-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "unipc": ("UniPCMultistepScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", EVEN),
+    "dpm++2m": ("DPMSolverMultistepScheduler", DPM | EVEN),
+    "dpm++2m-karras": ("DPMSolverMultistepScheduler", DPM | EVEN | {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", EVEN),
 }
+COUNTED = "position_ids"  # a buffer of 0, 1, 2 ..., which older files hold and newer ones don't
+DECISIVE = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "algorithm_type")
 
 
 class DiffusionPipeline:
@@ -34,11 +36,10 @@ class DiffusionPipeline:
     """
 
     def __init__(self, pipe: Any, model: ModelFiles, device: torch.device) -> None:
-        self._pipe = pipe.to(device)
+        self._pipe = pipe
         self._device = device
         self.model = model
         self.factor: int = pipe.vae_scale_factor
-        self.channels: int = pipe.unet.config.in_channels
         self.side: int = pipe.unet.config.sample_size * self.factor
         self.dtype: torch.dtype = pipe.unet.dtype
 
@@ -46,6 +47,18 @@ class DiffusionPipeline:
     def scheduler(self) -> str:
         """The scheduler's class in diffusers."""
         return type(self._pipe.scheduler).__name__
+
+    @property
+    def scheduler_options(self) -> dict[str, Any]:
+        """What the scheduler does in its own way, by diffusers' names: spacing of the noise levels, kind of solver."""
+        config = self._pipe.scheduler.config
+        return {name: config[name] for name in DECISIVE if config.get(name)}
+
+    def calls(self, steps: int) -> int:
+        """How often the UNet is asked for so many steps: some schedulers ask more than once a step."""
+        with quiet():
+            self._pipe.scheduler.set_timesteps(steps)
+        return len(self._pipe.scheduler.timesteps)
 
     @property
     def has_guard(self) -> bool:
@@ -76,13 +89,16 @@ class DiffusionPipeline:
         The noise comes from torch.Generator("cpu").manual_seed(seed), on every device.
         """
 
+        calls = self.calls(steps)
+
         def stepped(_pipe: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
-            if on_step and step < steps:  # PNDM takes one more than it is asked for
-                on_step(step + 1, steps)
+            if on_step and step + 1 < calls:
+                on_step(step + 2, calls)
             return values
 
-        with warnings.catch_warnings():  # what its libraries deprecate among themselves
-            warnings.simplefilter("ignore")
+        if on_step:
+            on_step(1, calls)
+        with quiet():
             made = self._pipe(
                 prompt,
                 negative_prompt=negative,
@@ -124,22 +140,57 @@ def open_pipeline(
     if model.kind.guarded:
         without |= {} if guard and model.has_guard else dict.fromkeys(GUARD)
         without["requires_safety_checker"] = False  # without one it would say so at length
-    options = {"torch_dtype": dtype, "local_files_only": True, **without}
+    options = {"torch_dtype": dtype, "local_files_only": True}
     try:
-        with warnings.catch_warnings():  # on its own options' names, which change with its versions
-            warnings.simplefilter("ignore")
+        with quiet():
             if model.file is not None:
-                pipe = kind.from_single_file(str(model.file), config=str(model.folder), **options)
+                pipe = kind.from_single_file(str(model.file), config=str(model.folder), **options, **without)
             else:
-                pipe = kind.from_pretrained(str(model.folder), variant=model.variant, use_safetensors=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+                options |= {"variant": model.variant, "use_safetensors": True}
+                networks = _networks(model, options)
+                pipe = kind.from_pretrained(str(model.folder), **options, **(without | networks))
+            _check_whole(pipe)
+            pipe = pipe.to(device)
+            if scheduler is not None:
+                name, changed = SCHEDULERS[scheduler]
+                pipe.scheduler = getattr(library, name).from_config(pipe.scheduler.config, **changed)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise BadInputError(f"{model.name}: its files don't make up a {model.kind.pipeline}: {reason}") from error
     pipe.set_progress_bar_config(disable=True)
-    if scheduler is not None:
-        name, changed = SCHEDULERS[scheduler]
-        pipe.scheduler = getattr(library, name).from_config(pipe.scheduler.config, **changed)
     return DiffusionPipeline(pipe, model, device)
+
+
+def _networks(model: ModelFiles, options: dict[str, Any]) -> dict[str, Any]:
+    """The model's networks, each from its own files. Raises ValueError where a weight is missing or of another shape.
+
+    Left to the pipeline, transformers would fill it with random values.
+    """
+    found: dict[str, Any] = {}
+    for name, (library, kind) in model.components.items():
+        made_by = getattr(import_module(LIBRARIES[library]), kind, None)
+        if not (isinstance(made_by, type) and issubclass(made_by, torch.nn.Module)):
+            continue  # a tokenizer or a scheduler; what isn't there at all the pipeline says
+        loader: Any = made_by
+        found[name], told = loader.from_pretrained(
+            str(model.folder), subfolder=name, output_loading_info=True, **options
+        )
+        lost = [str(key) for key in told.get("missing_keys", ()) if not str(key).endswith(COUNTED)]
+        lost += [str(key) for key in told.get("mismatched_keys", ())]
+        if lost:
+            raise ValueError(f"{name} lacks {', '.join(sorted(lost)[:3])}{' and more' * (len(lost) > 3)}")
+    return found
+
+
+def _check_whole(pipe: Any) -> None:
+    """Raises ValueError for a weight that no file gave, which a checkpoint's loader leaves without values."""
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            lost = [key for key, weight in part.named_parameters() if weight.is_meta]
+            if lost:
+                raise ValueError(f"{name} lacks {', '.join(lost[:3])}{' and more' * (len(lost) > 3)}")
 
 
 def check_scheduler(name: str) -> None:

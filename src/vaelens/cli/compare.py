@@ -8,6 +8,8 @@ import typer
 from vaelens.cli import generating, options
 from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
 
+DEFAULT = Path("comparison.html")  # nobody named it, so a file that isn't ours isn't replaced
+
 
 def compare(
     prompt: Annotated[
@@ -45,7 +47,7 @@ def compare(
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="PATH", help="An .html page, a .png sheet, or a folder/.")
-    ] = Path("comparison.html"),
+    ] = DEFAULT,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     space: options.Space = None,
@@ -60,15 +62,17 @@ def compare(
     """
     set_level(quiet, verbose)
     from vaelens.comparison import outcome, running
-    from vaelens.report.gallery import check_output
+    from vaelens.report.gallery import check_ours, check_output
 
     inputs = [*(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, outcome.SHEET_NAME, inputs)
+    if output == DEFAULT:
+        check_ours(output.with_suffix(".run.json"), [output])
     with progress() as step:
         done = running.compare(
             prompt,
             vae or None,
-            seeds=[0] if seed is None else seed,
+            seeds=seed,
             model=model,
             negative=negative,
             steps=steps,
@@ -97,6 +101,9 @@ def compare(
         for one in done.record["subjects"]:
             result(f"{one['title']}: one latent under all VAEs, sha256 {one['latents_sha256']}")
         result(f"\nwrote {written[0]}" + (f" and {len(written) - 1} more beside it" if len(written) > 1 else ""))
+    if done.failure is not None:
+        say("not all was finished; what was is written.")
+        raise done.failure
     if done.interrupted:
         say("interrupted: what was finished is written.")
         raise typer.Exit(130)

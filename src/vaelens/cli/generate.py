@@ -8,6 +8,8 @@ import typer
 from vaelens.cli import generating, options
 from vaelens.cli.output import progress, result, result_json, say, set_level
 
+DEFAULT = Path("picture.png")  # nobody named it, so a file that isn't ours isn't replaced
+
 
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture should show.", show_default=False)],
@@ -28,7 +30,7 @@ def generate(
         typer.Option(
             "-o", "--output", metavar="PATH", help="A .png, or a folder/ for several seeds, with the latents."
         ),
-    ] = Path("picture.png"),
+    ] = DEFAULT,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     space: options.Space = None,
@@ -43,9 +45,12 @@ def generate(
     """
     set_level(quiet, verbose)
     from vaelens.comparison import outcome, running
+    from vaelens.report.gallery import check_ours
 
     seeds = [0] if seed is None else seed
     outcome.check_plain_output(output, len(set(seeds)))
+    if output == DEFAULT:
+        check_ours(output.with_suffix(".run.json"), [output])
     with progress() as step:
         made = running.generate(
             prompt,
@@ -73,6 +78,9 @@ def generate(
     else:
         for path in written:
             result(f"wrote {path}")
+    if made.failure is not None:
+        say("not all was finished; what was is written.")
+        raise made.failure
     if made.interrupted:
         say("interrupted: what was finished is written.")
         raise typer.Exit(130)

@@ -43,7 +43,7 @@ Scheduler = Annotated[
     typer.Option(
         "--scheduler",
         metavar="NAME",
-        help="ddim, pndm, lms, euler, euler-a, heun, dpm++2m, dpm++2m-karras, unipc. By default the model's own.",
+        help="ddim, pndm, euler, euler-a, heun, dpm++2m, dpm++2m-karras, unipc. By default the model's own.",
         show_default=False,
     ),
 ]

@@ -23,7 +23,8 @@ def replay(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Let what the picture names be downloaded.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="PATH", help="Keep the new one.", show_default=False)
+        Path | None,
+        typer.Option("-o", "--output", metavar="PATH", help="Keep the new .png.", show_default=False),
     ] = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="DEVICE", help="By default as it was made.", show_default=False)
@@ -39,18 +40,23 @@ def replay(
     """
     set_level(quiet, verbose)
     from vaelens import replay as replaying
+    from vaelens.errors import UsageError
     from vaelens.files import writable_path, write_atomic
     from vaelens.images.writing import encode_png
 
     if output is not None:
-        writable_path(output)
+        target = writable_path(output)
+        if output.suffix.lower() != ".png":
+            raise UsageError(f"-o {output}: the new picture is a .png. Name one.")
+        if any(given.exists() and target.exists() and target.samefile(given) for given in (picture, photo) if given):
+            raise UsageError(f"-o {output} is one of the inputs and would be lost. Choose another output.")
     made = replaying.replay(
         picture, model=model, vae=vae, photo=photo, latents=latents, yes=yes, device=device, space=space, announce=say
     )
     for note in made.notes:
         say(note)
     if output is not None:
-        write_atomic(output, encode_png(made.pixels))
+        write_atomic(output, encode_png(made.pixels, made.text))
     if json:
         result_json(
             {

@@ -15,6 +15,7 @@ from vaelens.weights.registry import registry
 
 Say = Callable[[str], None]
 Choice = str | VAE
+Spaces = list[tuple[str, str | None]]
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ def choose(
     what looking at small files raises.
     """
     spaces = _spaces(vaes or (), space, offline)
-    named = next(iter(spaces.values()), None)
+    named = spaces[0][1] if spaces else None
     said: list[str] = []
     found = None
     if settings is not None:
-        source = model or _model_for(named, list(spaces), said)
+        source = model or _model_for(named, [name for name, _ in spaces], said)
         generation.check_settings(settings, check_model(source))
         found = generation.find(source, settings, dtype=dtype, offline=offline, announce=announce)
         _check_match(f"the model {found.name}", found.space, spaces, found.vae)
@@ -65,7 +66,7 @@ def choose(
         return Chosen(found, tuple(vaes), tuple(said))
     if found is not None and (own or found.space is None):
         said.append(f"{found.name}'s own VAE decodes.")
-        return Chosen(found, (_own(found),), tuple(said))
+        return Chosen(found, (found.vae,), tuple(said))
     wanted = found.space if found is not None else latents_space
     known = registry().spaces[wanted].compared if wanted in registry().spaces else ()
     if wanted is not None and not known:
@@ -75,18 +76,15 @@ def choose(
     return Chosen(found, tuple(served), tuple(said))
 
 
-def _own(model: ModelFiles) -> str:
-    known = registry().models.get(model.name)
-    return known.vae if known is not None and model.source == "embedded" else model.vae
-
-
-def _spaces(vaes: Sequence[Choice], space: str | None, offline: bool) -> dict[str, str | None]:
-    """The latent space of each VAE by the name that was given. Raises UsageError for two of them."""
-    found: dict[str, str | None] = {}
+def _spaces(vaes: Sequence[Choice], space: str | None, offline: bool) -> Spaces:
+    """Each VAE's name, as it was given, and latent space. Raises UsageError for two of them."""
+    found: Spaces = []
     for vae in vaes:
-        name = vae.name if isinstance(vae, VAE) else check_source(vae)
-        found[name] = vae.spec.latent_space if isinstance(vae, VAE) else space_of(vae, space=space, offline=offline)
-    (first, one), *others = list(found.items()) or [("", None)]
+        if isinstance(vae, VAE):
+            found.append((vae.name, vae.spec.latent_space))
+        else:
+            found.append((check_source(vae), space_of(vae, space=space, offline=offline)))
+    (first, one), *others = found or [("", None)]
     for name, other in others:
         if other != one:
             raise UsageError(
@@ -111,8 +109,8 @@ def _model_for(space: str | None, vaes: Sequence[str], said: list[str]) -> str:
     return name
 
 
-def _check_match(what: str, space: str | None, vaes: dict[str, str | None], own: str | None = None) -> None:
-    for name, other in vaes.items():
+def _check_match(what: str, space: str | None, vaes: Spaces, own: str | None = None) -> None:
+    for name, other in vaes:
         if name == own and other == space:
             continue
         if space != other or space is None:

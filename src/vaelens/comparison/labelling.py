@@ -7,10 +7,10 @@ from pathlib import Path
 
 from vaelens.comparison.outcome import Subject
 from vaelens.comparison.subjects import seed_title, stored_title
-from vaelens.generation import Latent
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.drawing import Box
 from vaelens.images.reading import check_picture
+from vaelens.latents import Latent
 
 File = str | os.PathLike[str]
 

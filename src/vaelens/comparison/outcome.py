@@ -1,5 +1,6 @@
 """What a comparison leaves: pictures with all that made them, as page, sheet, folder, or plain PNGs."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,28 +10,32 @@ from typing import Any
 import numpy as np
 
 from vaelens.decoding import Decoded
-from vaelens.errors import UsageError
-from vaelens.files import writable_path, write_atomic
-from vaelens.generation import Latent, latents_bytes
+from vaelens.errors import UsageError, VaelensError
+from vaelens.files import writable_path, write_together
 from vaelens.images.drawing import Box
+from vaelens.images.reading import SUFFIXES
 from vaelens.images.sheet import PAPER
 from vaelens.images.writing import encode_png
+from vaelens.latents import CHUNK, KEPT, Latent, latents_bytes
 from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery, file_name
 from vaelens.report.record import json_text
 from vaelens.report.tables import Column, Table
 
 SHEET_NAME = "sheet.png"
-CHUNK = "vaelens"  # the PNG text that `replay` reads
 SAMPLERS = {  # what AUTOMATIC1111's web UI calls diffusers' schedulers
     "DDIMScheduler": "DDIM",
     "PNDMScheduler": "PLMS",
-    "LMSDiscreteScheduler": "LMS",
     "EulerDiscreteScheduler": "Euler",
     "EulerAncestralDiscreteScheduler": "Euler a",
     "HeunDiscreteScheduler": "Heun",
     "DPMSolverMultistepScheduler": "DPM++ 2M",
     "UniPCMultistepScheduler": "UniPC",
+}
+SPACINGS = {  # of the noise levels: its name there by diffusers' option
+    "use_karras_sigmas": "Karras",
+    "use_exponential_sigmas": "Exponential",
+    "use_beta_sigmas": "Beta",
 }
 
 
@@ -61,12 +66,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Latents through decoders, each subject by every VAE in order; `interrupted` where some were left out."""
+    """Latents through decoders, each subject by every VAE in order.
+
+    `interrupted` where some were left out, by somebody's wish or by `failure`: what stopped the work after something
+    was finished.
+    """
 
     subjects: tuple[Subject, ...]
     record: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     interrupted: bool = False
+    failure: VaelensError | None = None
 
     @property
     def vaes(self) -> list[str]:
@@ -123,24 +133,24 @@ class Comparison:
         if target.suffix.lower() == ".png":
             check_plain_output(target, len(self.subjects) * len(self.vaes))
             png = encode_png(self.subjects[0].decoded[0].pixels, self.text(self.subjects[0], 0))
-            return [write_atomic(target, png), write_atomic(target.with_suffix(f".{gallery.RECORD_NAME}"), record)]
+            return write_together({target: png, target.with_suffix(f".{gallery.RECORD_NAME}"): record})
         contents = {target / gallery.RECORD_NAME: record}
         for number, subject in enumerate(self.subjects, 1):
             stem = f"{number:03d}-{file_name(subject.file)}"
             for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=True)):
                 contents[target / f"{stem}-{file_name(name)}.png"] = encode_png(one.pixels, self.text(subject, i))
             contents[target / f"{stem}.safetensors"] = latents_bytes(subject.latent)
-        return [write_atomic(file, content) for file, content in contents.items()]
+        return write_together(contents)
 
     def text(self, subject: Subject, number: int) -> dict[str, str]:
         """A picture's PNG text: all that made it as JSON, in words, and as other tools read it (`parameters`)."""
         vae, one, made = self.record["vaes"][number], subject.decoded[number], subject.latent.made
-        kept = ("name", "latent_space", "weights", "fingerprint")  # no path of this machine goes along
         settings = self.record["settings"]
         chunk = {
             "command": self.record["command"],
             "made": made,
-            "vae": {k: vae[k] for k in kept} | {"dtype": vae["dtype"], "device": vae["device"]},
+            "vae": {k: vae[k] for k in KEPT},
+            "decoded_in": one.dtype,
             "latent_space": subject.latent.space,
             "latents_sha256": subject.latent.sha256,
             "size": list(one.pixels.shape[:2]),
@@ -175,9 +185,16 @@ class Comparison:
             table=self.table(),
             facts=self._facts(),
             record=self.record,
-            text={"Software": f"vaelens {self.record['versions']['vaelens']}", "vae": ", ".join(self.vaes)},
+            text=self._sheet_text(),
             more={name: latents_bytes(s.latent) for name, s in zip(names, self.subjects, strict=True)},
         )
+
+    def _sheet_text(self) -> dict[str, str]:
+        """A sheet's PNG text: what each of its pictures says of itself, a list under the usual key."""
+        every = [self.text(subject, i) for subject in self.subjects for i in range(len(self.vaes))]
+        parts = [json.loads(text[CHUNK]) for text in every]
+        text = {"Software": f"vaelens {self.record['versions']['vaelens']}", "vae": ", ".join(self.vaes)}
+        return text | {CHUNK: json_text({"sheet": parts})}
 
     def _facts(self) -> dict[str, str]:
         versions = self.record["versions"]
@@ -209,22 +226,30 @@ class Comparison:
 def check_plain_output(path: Path, pictures: int) -> None:
     """Whether `save_plain` may write there, asked before any work. Raises UsageError."""
     if path.suffix.lower() != ".png":
-        if path.suffix.lower() in {".jpg", ".jpeg", ".webp", ".html"} or (path.exists() and not path.is_dir()):
+        other = path.suffix.lower() in {*SUFFIXES, *gallery.PAGES}
+        if not path.is_dir() and (other or path.exists()):
             raise UsageError(f"-o {path}: generate writes a .png or a folder. For a page: `vaelens compare`.")
-        writable_path(path / gallery.RECORD_NAME)
+        record = writable_path(path / gallery.RECORD_NAME)
+        gallery.check_ours(record, [record])
         return
     if pictures > 1:
         raise UsageError(f"-o {path} is one picture, and {pictures} are asked for. Name a folder.")
     writable_path(path)
+    writable_path(path.with_suffix(f".{gallery.RECORD_NAME}"))
 
 
 def parameters(made: Mapping[str, Any], vae: str, size: Sequence[int], version: str) -> str:
     """What AUTOMATIC1111's web UI writes into a PNG, which other tools read: prompt, negative prompt, settings."""
     lines = [made["prompt"]] + ([f"Negative prompt: {made['negative_prompt']}"] if made.get("negative_prompt") else [])
-    sampler = SAMPLERS.get(made["scheduler"], made["scheduler"])
-    settings = {
+    options: dict[str, Any] = made.get("scheduler_options", {})
+    sampler = str(SAMPLERS.get(made["scheduler"], made["scheduler"]))
+    if str(options.get("algorithm_type", "")).startswith("sde"):
+        sampler += " SDE"
+    spacing = next((word for option, word in SPACINGS.items() if options.get(option)), None)
+    settings: dict[str, Any] = {
         "Steps": made["steps"],
         "Sampler": sampler,
+        **({"Schedule type": spacing} if spacing else {}),
         "CFG scale": f"{made['guidance']:g}",
         "Seed": made["seed"],
         "Size": f"{size[1]}x{size[0]}",
@@ -236,8 +261,8 @@ def parameters(made: Mapping[str, Any], vae: str, size: Sequence[int], version: 
 
 
 def _quoted(value: str) -> str:
-    """A value with a comma or colon is quoted, so that what reads it finds its end."""
-    return f'"{value}"' if {",", ":", "\n"} & set(value) else value
+    """A value with a comma or colon is quoted as JSON, so that what reads it finds its end."""
+    return json.dumps(value, ensure_ascii=False) if {",", ":", "\n"} & set(value) else value
 
 
 def _lines(one: Decoded, scores: Scores | None) -> list[str]:

@@ -17,12 +17,14 @@ from vaelens.comparison.choosing import Choice, Chosen, choose, with_names
 from vaelens.comparison.labelling import Labels
 from vaelens.comparison.outcome import Comparison, Subject
 from vaelens.comparison.subjects import Decoders, Step
-from vaelens.errors import UsageError
-from vaelens.generation import Generator, Latent, Settings
+from vaelens.errors import UsageError, VaelensError
+from vaelens.generation import Generator, Settings
 from vaelens.images.reading import check_picture
+from vaelens.latents import Latent, read_latents
 from vaelens.loading import distinct_names, find_device, find_dtype, load
 from vaelens.report.record import run_record, vae_record
 from vaelens.vae import VAE
+from vaelens.weights.registry import registry
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
@@ -44,12 +46,11 @@ class Place:
     announce: Say | None = None
 
     def load(self, source: Choice, dtype: str | None = None) -> VAE:
-        """The VAE in the precision named, by default that of all."""
-        dtype = dtype or self.dtype
+        """The VAE in the precision named, by default that of all; one that is loaded stays in its own."""
         if isinstance(source, VAE):
-            return source if dtype == self.dtype else source.to(find_dtype(dtype))
+            return source if dtype is None else source.to(find_dtype(dtype))
         options: dict[str, Any] = {"space": self.space, "offline": self.offline, "announce": self.announce}
-        return load(source, device=self.device, dtype=dtype, **options)
+        return load(source, device=self.device, dtype=dtype or self.dtype, **options)
 
     def say(self, sentences: Sequence[str]) -> None:
         """To the user, if anybody listens."""
@@ -59,10 +60,10 @@ class Place:
 
 def compare(
     prompt: str | None = None,
-    vaes: Choice | Sequence[Choice] | None = None,
+    vaes: Choice | Path | Sequence[Choice | Path] | None = None,
     *,
-    seeds: Sequence[int] = (0,),
-    model: str | None = None,
+    seeds: Sequence[int] | None = None,
+    model: File | None = None,
     negative: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -84,15 +85,17 @@ def compare(
 ) -> Comparison:
     """Latents from a prompt (one a seed), a file or photographs, each decoded by every VAE.
 
-    A seed is denoised once, alone, whatever the number of VAEs, by `model`: a known name, a diffusers folder, a hub id
-    or a single-file checkpoint. With none named, by the model of the VAEs' latent space, or the embedded one. None for
-    steps, guidance, size and scheduler: the model's own. Guidance is diffusers' (0 and 1: none), size is height and
-    width. A photograph is encoded once, by the first VAE's encoder, to its posterior's mode. With no VAE named, those
-    known for the latent space serve (`generate`: the model's own). `boxes` is a file of what is labelled in the
-    pictures (`images.boxes`), for the page's viewer to jump to; ids are photographs' file names, or `seed 0`.
+    A seed (0 where none is named) is denoised once, alone, whatever the number of VAEs, by `model`: a known name, a
+    diffusers folder, a hub id or a single-file checkpoint. With none named, by the model of the VAEs' latent space, or
+    the embedded one. None for steps, guidance, size and scheduler: the model's own. Guidance is diffusers' (0 and 1:
+    none), size is height and width. A photograph is encoded once, by the first VAE's encoder, to its posterior's mode.
+    With no VAE named, those known for the latent space serve (`generate`: the model's own). `boxes` is a file of what
+    is labelled in the pictures (`images.boxes`), for the page's viewer to jump to; ids are photographs' file names, or
+    `seed 0`.
 
-    `announce` gets notices, `progress` (done, total, what); `should_stop` is asked at each step. An interrupt, or that,
-    leaves what was finished, if anything was (else KeyboardInterrupt).
+    `announce` gets notices, `progress` (done, total, what); `should_stop` is asked at each step. An interrupt, that, or
+    an error on the way leaves what was finished, if anything was (else KeyboardInterrupt, or the error): the result
+    says `interrupted`, and holds the error as its `failure`.
 
     Raises UsageError for settings that can't be followed and for latent spaces that don't fit, before any weights are
     downloaded; ResourceError when memory runs out; and what reading, downloading and running raise.
@@ -100,16 +103,25 @@ def compare(
     began = time.perf_counter()
     place = Place(device, dtype, space, offline, announce)
     photos = [photos] if isinstance(photos, str | os.PathLike) else list(photos)
-    vaes = [vaes] if isinstance(vaes, str | VAE) else vaes
+    given = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else vaes
+    named = None if given is None else [vae if isinstance(vae, VAE) else os.fspath(vae) for vae in given]
+    model = None if model is None else os.fspath(model)
     wanted = None
     if prompt is not None:
         wanted = Settings(prompt, negative, steps, guidance, size, scheduler, safety_checker)
-    read = _check(wanted, place, vaes=vaes, model=model, latents=latents, photos=photos, max_side=max_side)
-    seeds = generation.check_seeds(list(seeds)) if wanted else []
+    else:
+        _check_unused(
+            model=model, seeds=seeds, negative=negative, steps=steps, guidance=guidance, size=size, scheduler=scheduler,
+            safety_checker=None if safety_checker else False,
+        )  # fmt: skip
+    if max_side is not None and not photos:
+        raise UsageError("max_side (--max-side) shrinks photographs, and there is none. Leave it out.")
+    read = _check(wanted, place, vaes=named, model=model, latents=latents, photos=photos, max_side=max_side)
+    seeds = generation.check_seeds([0] if seeds is None else list(seeds)) if wanted else []
     labels = Labels(boxes, seeds, read, photos)
     chosen = choose(
         wanted,
-        vaes,
+        named,
         model,
         own=command == "generate",
         latents_space=read[0].space if read else None,
@@ -128,11 +140,12 @@ def compare(
 
     tasks: list[tuple[int, Callable[[Step], Subject]]] = []  # each with its number of steps
     if generator is not None:
-        tasks += [(generator.steps, partial(making.generated, decoders, generator, seed)) for seed in seeds]
+        tasks += [(generator.calls, partial(making.generated, decoders, generator, seed)) for seed in seeds]
     tasks += [(0, partial(making.stored, decoders, one, number)) for number, one in enumerate(read, 1)]
     tasks += [(1, partial(making.photographed, decoders, Path(photo), max_side)) for photo in photos]
     total = sum(count + len(loaded) for count, _ in tasks)
-    made, interrupted = _carried_out([task for _, task in tasks], _stepping(total, progress, should_stop))
+    made, interrupted, failure = _carried_out([task for _, task in tasks], _stepping(total, progress, should_stop))
+    notes += [f"Not all was finished: {failure}"] if failure else []
 
     record = run_record(command, {}, _vae_records(chosen, loaded), time.perf_counter() - began)
     record["settings"] = {
@@ -142,10 +155,11 @@ def compare(
         "max_side": max_side,
         "space": space,
         "offline": offline,
+        "latents": None if latents is None else str(latents),
     }
     record["model"] = generator.described() if generator else None
     record |= _results(made, loaded) | {"notes": notes, "interrupted": interrupted}
-    return Comparison(tuple(labels.on(subject) for subject in made), record, tuple(notes), interrupted)
+    return Comparison(tuple(labels.on(subject) for subject in made), record, tuple(notes), interrupted, failure)
 
 
 def generate(prompt: str, vae: Choice | None = None, **options: Any) -> Comparison:
@@ -170,18 +184,29 @@ def _check(
         raise UsageError("no VAE named. Name at least one, or none at all for the known ones.")
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side is at least 1 pixel, not {max_side}.")
-    if model is not None and wanted is None:
-        raise UsageError(f"a model ({model}) needs a prompt to work on. Give one, or leave out --model.")
     find_device(place.device)
     find_dtype(place.dtype)
     if wanted is not None:
         generation.check_settings(wanted, model)
     for photo in photos:
         check_picture(photo)
-    read = generation.read_latents(latents, place.space) if latents is not None else []
+    read = read_latents(latents, place.space) if latents is not None else []
     if read and read[0].space is None:
         raise UsageError(f"{latents} doesn't say which latent space its latents have. Name it, e.g. --space sd1.")
+    for one in read[:1]:
+        known = registry().spaces.get(one.space or "")
+        if known is not None and known.config is not None:
+            want, have = registry().space_spec(one.space or "").latent_channels, one.tensor.shape[1]
+            if want != have:
+                raise UsageError(f"{latents}: its latents have {have} channels, and those of {one.space} have {want}.")
     return read
+
+
+def _check_unused(**given: Any) -> None:
+    """Raises UsageError for an option that only a prompt gives something to do."""
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        raise UsageError(f"{named[0].replace('_', ' ')} needs a prompt to work on. Give one, or leave it out.")
 
 
 def _generator(chosen: Chosen, wanted: Settings | None, place: Place) -> Generator | None:
@@ -206,8 +231,10 @@ def _stepping(total: int, progress: Progress | None, should_stop: Callable[[], b
     return step
 
 
-def _carried_out(tasks: Sequence[Callable[[Step], Subject]], step: Step) -> tuple[list[Subject], bool]:
-    """The subjects that were finished, and whether some were left out."""
+def _carried_out(
+    tasks: Sequence[Callable[[Step], Subject]], step: Step
+) -> tuple[list[Subject], bool, VaelensError | None]:
+    """The subjects that were finished, whether some were left out, and the error that stopped the work, if one did."""
     made: list[Subject] = []
     try:
         for task in tasks:
@@ -215,8 +242,12 @@ def _carried_out(tasks: Sequence[Callable[[Step], Subject]], step: Step) -> tupl
     except (KeyboardInterrupt, _Stopped):
         if not made:
             raise KeyboardInterrupt from None
-        return made, True
-    return made, False
+        return made, True, None
+    except VaelensError as error:
+        if not made:
+            raise
+        return made, True, error
+    return made, False, None
 
 
 def _encoder_notes(vaes: Sequence[VAE], photos: int) -> list[str]:

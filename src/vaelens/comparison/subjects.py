@@ -8,9 +8,11 @@ import torch
 from vaelens.comparison.choosing import Choice
 from vaelens.comparison.outcome import Scores, Subject
 from vaelens.decoding import Decoded, decode
-from vaelens.generation import Generator, Latent
+from vaelens.files import sha256_file
+from vaelens.generation import Generator
 from vaelens.images.reading import read_picture
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
+from vaelens.latents import Latent
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.vae import VAE
@@ -66,7 +68,8 @@ def generated(decoders: Decoders, generator: Generator, seed: int, step: Step) -
 def stored(decoders: Decoders, latent: Latent, number: int, step: Step) -> Subject:
     """A latent that was read from a file, the `number`-th there, from 1."""
     title = stored_title(latent, number)
-    decoded = decoders.decode(latent, lambda name: step(f"{title}, {name}"))
+    size = latent.made.get("photo_size")  # a photograph's latent covers whole cells
+    decoded = decoders.decode(latent, lambda name: step(f"{title}, {name}"), tuple(size) if size else None)
     return Subject(title, f"latents-{number}", latent, decoded, note=str(latent.made.get("prompt", "")))
 
 
@@ -75,7 +78,15 @@ def photographed(decoders: Decoders, path: Path, max_side: int | None, step: Ste
     step(f"{path.name}, encoding")
     picture, encoder = read_picture(path, max_side=max_side), decoders.vaes[0]
     encoded = encoder.encode(picture.image)
-    made = {"photo": path.name, "encoder": encoder.name, "posterior": "mode"}
+    made = {
+        "photo": path.name,
+        "photo_sha256": sha256_file(path),
+        "photo_size": list(encoded.size),
+        "max_side": max_side,
+        "encoder": encoder.name,
+        "encoder_weights": encoder.fingerprint.encoder.stored,
+        "posterior": "mode",
+    }
     latent = Latent(encoded.mode().float().cpu(), encoder.spec.latent_space, made)
     decoded = decoders.decode(latent, lambda name: step(f"{path.name}, {name}"), encoded.size)
     reference = from_uint8(to_uint8(picture.image))

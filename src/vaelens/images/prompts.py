@@ -122,14 +122,15 @@ def _letter(words: list[str]) -> Letter:
     if at + 1 < len(words) and len(words[at + 1]) == 1:
         _take(found, "letter", words[at + 1].upper(), LETTERS)
         rest = words[:at] + words[at + 2 :]
-    on = False
+    on = coloured = False  # whether a colour that comes now is the background's; whether one came just before
     for number, word in enumerate(rest):
         if word in COLOURS:
             is_ground = on or rest[number + 1 : number + 2] == ["background"]
             _take(found, "ground" if is_ground else "ink", word, COLOURS)
         elif word not in {*FILLERS, "in", "on", "background"}:
             raise PromptError(f"tiny-sd doesn't see what {word!r} should be of a letter. It draws {KNOWS}.")
-        on = word == "on" or (on and word in FILLERS)
+        begins = word == "on" or (word == "background" and not coloured)
+        on, coloured = begins or (on and word in FILLERS), word in COLOURS
     return Letter(**found)
 
 

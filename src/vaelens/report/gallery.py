@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from vaelens.errors import UsageError
-from vaelens.files import writable_path, write_atomic
+from vaelens.files import writable_path, write_together
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.images.sheet import SheetRow, draw_sheet
@@ -21,6 +22,7 @@ from vaelens.report.tables import Table
 
 PAGES = {".html", ".htm"}
 SINGLE = {".png", *PAGES}
+NUMBERED = re.compile(r"\d{3}-")  # how the names of a folder's pictures and latents begin
 PAGE_NAME, RECORD_NAME = "index.html", "run.json"
 
 
@@ -94,7 +96,7 @@ class Gallery:
 
         `.png` is one sheet, `.html` one page, each with its record beside it; anything else is a folder with both, the
         record and each version alone. None of `inputs` is written over. Raises UsageError as `check_output`, and what
-        writing raises: a file is there whole or not at all.
+        writing raises: all files are there, or none is changed.
         """
         target = Path(path)
         check_output(target, self.sheet_name, inputs)
@@ -112,21 +114,36 @@ class Gallery:
                     contents[target / name] = encode_png(cell.pixels, cell.text)
             contents |= {target / name: content for name, content in self.more.items()}
         _check_targets(list(contents), inputs)
-        for file, content in contents.items():
-            write_atomic(file, content)
+        write_together(contents)
         return list(contents)
 
 
 def check_output(path: str | os.PathLike[str], sheet_name: str, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
     """Whether `Gallery.save` may write there, asked before any work. Raises UsageError."""
     target = Path(path)
+    check_folder(target, inputs)
     single = target.suffix.lower() in SINGLE
     if not single and not target.is_dir() and (target.exists() or target.suffix.lower() in SUFFIXES):
         raise UsageError(f"-o {target}: an output is a .png {Path(sheet_name).stem}, an .html page or a folder.")
     _check_targets(_outputs(target, sheet_name), inputs)
-    lost = [file for file in _outputs(target, sheet_name) if not single and file.exists()]
-    if lost and not _is_ours(target / RECORD_NAME):
-        raise UsageError(f"{lost[0]} was not made by vaelens and would be lost. Choose another folder.")
+    if not single:
+        check_ours(target / RECORD_NAME, _outputs(target, sheet_name))
+
+
+def check_folder(target: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
+    """Raises UsageError for an input that lies in the output folder under a name that pictures there are given."""
+    for given in map(Path, inputs):
+        if NUMBERED.match(given.name) and given.resolve().parent == target.resolve():
+            raise UsageError(
+                f"{given} lies in -o {target}, where files of such names are replaced. Name another folder."
+            )
+
+
+def check_ours(record: Path, files: Sequence[Path]) -> None:
+    """Raises UsageError where one of the files is there and isn't of an earlier run, by the record beside it."""
+    lost = [file for file in files if file.exists()]
+    if lost and not _is_ours(record):
+        raise UsageError(f"{lost[0]} was not made by vaelens and would be lost. Choose another output.")
 
 
 def file_name(text: str) -> str:

@@ -1,5 +1,8 @@
 """What a piece of work took: seconds, and how far memory rose; and how many threads it has."""
 
+import contextlib
+import ctypes
+import gc
 import os
 import threading
 import time
@@ -19,7 +22,7 @@ class Usage:
     """Seconds, and bytes of memory at the peak beyond those at the beginning; None where the system doesn't tell.
 
     On a CUDA device the memory is that of torch's allocator there, else the process' resident size, which is looked at
-    every two milliseconds.
+    every two milliseconds; what was freed before is given back to the system first, where the C library can.
     """
 
     seconds: float = 0.0
@@ -34,6 +37,8 @@ def measured(device: torch.device) -> Generator[Usage]:
     if cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        _give_back()
     before = torch.cuda.memory_allocated(device) if cuda else _resident()
     watch = None if cuda or before is None else _Watch(before)
     began = time.perf_counter()
@@ -76,6 +81,13 @@ class _Watch:
     def _run(self) -> None:
         while not self._ended.wait(PAUSE):
             self._peak = max(self._peak, _resident() or 0)
+
+
+def _give_back() -> None:
+    """Ask glibc for its free memory, which would otherwise be taken again unseen."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident() -> int | None:

@@ -1,0 +1,54 @@
+"""Which of a model's files are needed: its parts' small ones, and one set of weights, in fp16 where that is wanted."""
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from vaelens.download.hub import RemoteFile
+from vaelens.errors import BadInputError, UnsafeFileError
+from vaelens.weights.safetensors_file import PICKLED
+
+SMALL = {".json", ".txt", ".model"}
+
+
+def _weights(files: Sequence[str] | Mapping[str, Any], component: str) -> list[str]:
+    return [n for n in files if n.startswith(f"{component}/") and PurePosixPath(n).suffix in {".safetensors", *PICKLED}]
+
+
+def _is_half(name: str) -> bool:
+    return ".fp16." in PurePosixPath(name).name or ".fp16-" in PurePosixPath(name).name
+
+
+def variant_of(files: Mapping[str, Any], components: Iterable[str], half: bool, where: str) -> str | None:
+    """ "fp16" where it is wanted and all parts have it, or where there is nothing else; weights must be safetensors."""
+    plain = fp16 = True
+    for component in components:
+        weights = _weights(files, component)
+        safe = [n for n in weights if n.endswith(".safetensors")]
+        if weights and not safe:
+            raise UnsafeFileError(
+                f"{where}: {component} has only pickled weights ({PurePosixPath(weights[0]).name}), which may run any "
+                "code when they are read. Name a model that is published as .safetensors."
+            )
+        named = [n for n in safe if PurePosixPath(n).name.startswith(("model.", "model-", "diffusion_pytorch_model"))]
+        if safe:
+            plain &= any(not _is_half(n) and ".non_ema" not in n for n in named)
+            fp16 &= any(_is_half(n) for n in named)
+    if not plain and not fp16:
+        raise BadInputError(f"{where} has no complete set of weights in the layout of diffusers. Name another model.")
+    return "fp16" if fp16 and (half or not plain) else None
+
+
+def needed(files: Mapping[str, RemoteFile], components: Container[str], variant: str | None) -> list[str]:
+    """The files of these parts: all small ones, and the weights of the variant, not those kept beside them."""
+    needed: list[str] = []
+    for name in files:
+        component, _, rest = name.partition("/")
+        path = PurePosixPath(rest)
+        if component not in components or not rest or "/" in rest:
+            continue
+        if path.suffix in SMALL and not path.name.startswith(("flax", "openvino")):
+            needed.append(name)
+        elif path.suffix == ".safetensors" and path.name.startswith(("model", "diffusion_pytorch_model")):
+            needed += [name] if _is_half(name) == (variant == "fp16") and ".non_ema" not in name else []
+    return needed
