@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 demo: .venv/product.stamp
 	@$(BIN)/vaelens compare "a smiling face with blue eyes and red hair on a yellow background" --seed 0 \
-		--photo examples/astronaut.png -o demo
+		--photo examples/astronaut.png --boxes examples/boxes.csv -o demo
 	@echo
 	@$(BIN)/vaelens evaluate drawn --take 24 --preset offline -o demo/evaluation
 	@echo

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vaelens.images.sheet import SheetRow, draw_sheet
+from vaelens.images.sheet import PAPER, RULE, SheetRow, draw_sheet
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -167,3 +167,14 @@ def test_a_white_picture_has_an_edge() -> None:
 def test_what_makes_no_sheet_is_refused(rows: list[SheetRow], headings: list[str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         draw_sheet(rows, headings)
+
+
+def test_a_place_without_a_picture_holds_its_caption_and_no_frame() -> None:
+    picture = np.full((200, 200, 3), 7, np.uint8)
+    sheet = draw_sheet([SheetRow("t", (None, picture), ("made from a prompt", "x"))], ["a", "b"])
+    left = sheet[110:, 31:233]
+    assert not (left == RULE).all(-1).any(), "no frame"
+    assert (left[:60] != PAPER).any(), "its caption"
+    assert (sheet == 7).all(-1).sum() == 200 * 200
+    with pytest.raises(ValueError, match="no cell holds a picture"):
+        draw_sheet([SheetRow("t", (None,))], ["a"])

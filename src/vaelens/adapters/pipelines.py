@@ -135,7 +135,8 @@ def open_pipeline(
     if scheduler is not None:
         check_scheduler(scheduler)
     library = diffusers()
-    kind = getattr(library, model.kind.pipeline)
+    with quiet():
+        kind = getattr(library, model.kind.pipeline)  # imported now
     without: dict[str, Any] = {"vae": None}
     if model.kind.guarded:
         without |= {} if guard and model.has_guard else dict.fromkeys(GUARD)

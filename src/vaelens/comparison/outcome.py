@@ -14,7 +14,6 @@ from vaelens.errors import UsageError, VaelensError
 from vaelens.files import writable_path, write_together
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
-from vaelens.images.sheet import PAPER
 from vaelens.images.writing import encode_png
 from vaelens.latents import CHUNK, KEPT, Latent, latents_bytes
 from vaelens.report import gallery
@@ -214,7 +213,7 @@ class Comparison:
                 f"latent space {space}, {vae['dtype']} on {vae['device']}, weights (encoder-decoder) {vae['weights']}"
             )
         facts["latents"] = "; ".join(f"{s.title}: sha256 {s.latent.sha256[:16]}..." for s in self.subjects)
-        facts["time and memory"] = "of each decode, the first of a size includes its preparation; memory at its peak"
+        facts["time and memory"] = "of each decode; memory at its peak, beyond what was taken before"
         if self.notes or self.said():
             facts["notes"] = " ".join([*self.notes, *self.said()])
         facts["made with"] = (
@@ -279,4 +278,5 @@ def _original(subject: Subject) -> Cell:
     if subject.original is not None:
         return Cell("original", subject.original)
     h, w = subject.decoded[0].pixels.shape[:2]
-    return Cell("original", np.full((h, w, 3), PAPER, np.uint8), "none: it was generated", blank=True)
+    made = f'No original: made from the prompt "{subject.note}"' if subject.note else "No original: made from latents"
+    return Cell("original", np.zeros((h, w, 3), np.uint8), made, blank=True)

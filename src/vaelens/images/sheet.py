@@ -30,12 +30,19 @@ Colour = tuple[int, int, int]
 class SheetRow:
     """One picture in its versions: `cells` are uint8 [h,w,3], all of one size, one a column.
 
-    `title` is the file's name; the size is written beside it. `captions` has one text a cell, or none at all.
+    `title` is the file's name; the size is written beside it. `captions` has one text a cell, or none at all. Where
+    there is no such version the cell is None, and its caption stands in its place.
     """
 
     title: str
-    cells: tuple[np.ndarray, ...]
+    cells: tuple[np.ndarray | None, ...]
     captions: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of its cells."""
+        h, w = next(cell.shape[:2] for cell in self.cells if cell is not None)
+        return h, w
 
 
 def draw_sheet(rows: Sequence[SheetRow], headings: Sequence[str]) -> np.ndarray:
@@ -48,7 +55,7 @@ def draw_sheet(rows: Sequence[SheetRow], headings: Sequence[str]) -> np.ndarray:
     Raises ValueError when there is nothing to draw or a row doesn't fit the headings.
     """
     _check(rows, headings)
-    column = max(NARROWEST, *(row.cells[0].shape[1] * _factor(row) for row in rows))
+    column = max(NARROWEST, *(row.size[1] * _factor(row) for row in rows))
     return np.concatenate([_heading_band(headings, column), *(_row_band(row, column) for row in rows)])
 
 
@@ -60,15 +67,18 @@ def _check(rows: Sequence[SheetRow], headings: Sequence[str]) -> None:
             raise ValueError(
                 f"{row.title}: {len(row.cells)} cells and {len(row.captions)} captions for {len(headings)} headings"
             )
-        for cell in row.cells:
+        pictures = [cell for cell in row.cells if cell is not None]
+        if not pictures:
+            raise ValueError(f"{row.title}: no cell holds a picture")
+        for cell in pictures:
             if cell.dtype != np.uint8 or cell.ndim != 3 or cell.shape[2] != 3 or cell.size == 0:
                 raise ValueError(f"{row.title}: a cell is {cell.dtype} {list(cell.shape)}, not uint8 [h,w,3]")
-            if cell.shape != row.cells[0].shape:
-                raise ValueError(f"{row.title}: cells of {list(cell.shape)} and {list(row.cells[0].shape)} in one row")
+            if cell.shape != pictures[0].shape:
+                raise ValueError(f"{row.title}: cells of {list(cell.shape)} and {list(pictures[0].shape)} in one row")
 
 
 def _factor(row: SheetRow) -> int:
-    longer = max(row.cells[0].shape[:2])
+    longer = max(row.size)
     return max(1, ENLARGED_BELOW // longer)
 
 
@@ -87,23 +97,28 @@ def _heading_band(headings: Sequence[str], column: int) -> np.ndarray:
 
 def _row_band(row: SheetRow, column: int) -> np.ndarray:
     factor, count = _factor(row), len(row.cells)
-    h, w = (side * factor for side in row.cells[0].shape[:2])
+    h, w = (side * factor for side in row.size)
     enlarged = [f"enlarged {factor}x"] if factor > 1 else []
-    blocks = [_wrapped(caption, CAPTION, column, most=3) + enlarged for caption in row.captions or [""] * count]
+    captions = list(zip(row.cells, row.captions or [""] * count, strict=True))
+    blocks = [_wrapped(text, CAPTION, column, 3) + enlarged if cell is not None else [] for cell, text in captions]
+    instead = [_wrapped(text, CAPTION, w, int(h / CAPTION / LINE)) if cell is None else [] for cell, text in captions]
     below = round(max(len(block) for block in blocks) * CAPTION * LINE)
     top = 18 + round(TITLE * LINE) + 10
 
     band = Image.new("RGB", (_width(count, column), top + h + 10 + below + 18), PAPER)
     draw = ImageDraw.Draw(band)
-    size = f"{row.cells[0].shape[1]} x {row.cells[0].shape[0]}"
+    size = f"{row.size[1]} x {row.size[0]}"
     room = band.width - 2 * MARGIN - 14 - _length(size, TITLE)
     name = _shortened(_drawable(row.title), TITLE, room)
     _write(draw, (MARGIN, 18), [name], TITLE, INK)
     _write(draw, (MARGIN + (_length(name, TITLE) + 14 if name else 0), 18), [size], TITLE, QUIET)
-    for x, block in zip(_lefts(count, column), blocks, strict=True):
+    for x, block, text in zip(_lefts(count, column), blocks, instead, strict=True):
         _write(draw, (x, top + h + 10), block, CAPTION, QUIET)
+        _write(draw, (x, top), text, CAPTION, QUIET)
     pixels = np.array(band)
     for x, cell in zip(_lefts(count, column), row.cells, strict=True):
+        if cell is None:
+            continue
         pixels[top - 1 : top + h + 1, x - 1 : x + w + 1] = RULE  # a frame around, so that a white sky has an edge
         pixels[top : top + h, x : x + w] = cell.repeat(factor, axis=0).repeat(factor, axis=1)
     return pixels

@@ -30,8 +30,8 @@ PAGE_NAME, RECORD_NAME = "index.html", "run.json"
 class Cell:
     """One version: uint8 [h,w,3], what was measured on it, and the text chunks of a PNG of its own.
 
-    `caption` stands on the sheet, `note` on the page. Without `text` it gets no file of its own in a folder. A `blank`
-    one fills a place on the sheet where the picture has no such version.
+    `caption` stands on the sheet, `note` on the page. Without `text` it gets no file of its own in a folder. Of a
+    `blank` one only the caption is shown, on the sheet: the picture has no such version.
     """
 
     name: str
@@ -77,7 +77,9 @@ class Gallery:
     def sheet(self) -> bytes:
         """The labelled sheet as a PNG."""
         rows = [
-            SheetRow(row.title, tuple(c.pixels for c in row.cells), tuple(c.caption for c in row.cells))
+            SheetRow(
+                row.title, tuple(None if c.blank else c.pixels for c in row.cells), tuple(c.caption for c in row.cells)
+            )
             for row in self.rows
         ]
         return encode_png(draw_sheet(rows, self.headings), self.text)
