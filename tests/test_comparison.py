@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from vaelens.replay.replaying import replay
 
 import pipelines
 from conftest import random_vae
@@ -19,7 +20,6 @@ from vaelens.errors import BadInputError, CheckFailedError, ResourceError, Usage
 from vaelens.images.faces import draw_face
 from vaelens.latents import Latent, save_latents
 from vaelens.loading import load
-from vaelens.replay import replay
 from vaelens.report.gallery import check_output
 from vaelens.report.usage import using_threads
 from vaelens.vae import VAE

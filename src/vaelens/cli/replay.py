@@ -39,10 +39,10 @@ def replay(
     Nothing that the picture names is downloaded unless you say --yes.
     """
     set_level(quiet, verbose)
-    from vaelens import replay as replaying
     from vaelens.errors import UsageError
     from vaelens.files import writable_path, write_atomic
     from vaelens.images.writing import encode_png
+    from vaelens.replay import replaying
 
     if output is not None:
         target = writable_path(output)

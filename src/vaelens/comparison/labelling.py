@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vaelens.comparison.outcome import Subject
-from vaelens.comparison.subjects import seed_title, stored_title
+from vaelens.comparison.subjects import Subject, seed_title, stored_title
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.drawing import Box
 from vaelens.images.reading import check_picture

@@ -9,58 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from vaelens.comparison.picture_text import picture_text
+from vaelens.comparison.subjects import Scores, Subject
 from vaelens.decoding import Decoded
 from vaelens.errors import UsageError, VaelensError
 from vaelens.files import writable_path, write_together
-from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.images.writing import encode_png
-from vaelens.latents import CHUNK, KEPT, Latent, latents_bytes
+from vaelens.latents import CHUNK, latents_bytes
 from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery, file_name
 from vaelens.report.record import json_text
 from vaelens.report.tables import Column, Table
 
 SHEET_NAME = "sheet.png"
-SAMPLERS = {  # what AUTOMATIC1111's web UI calls diffusers' schedulers
-    "DDIMScheduler": "DDIM",
-    "PNDMScheduler": "PLMS",
-    "EulerDiscreteScheduler": "Euler",
-    "EulerAncestralDiscreteScheduler": "Euler a",
-    "HeunDiscreteScheduler": "Heun",
-    "DPMSolverMultistepScheduler": "DPM++ 2M",
-    "UniPCMultistepScheduler": "UniPC",
-}
-SPACINGS = {  # of the noise levels: its name there by diffusers' option
-    "use_karras_sigmas": "Karras",
-    "use_exponential_sigmas": "Exponential",
-    "use_beta_sigmas": "Beta",
-}
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What was measured on a reconstruction's 8-bit pixels against its photograph: dB, and SSIM zero-padded."""
-
-    psnr: float
-    ssim: float
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One latent through every decoder. A photograph's has the original, uint8 [h,w,3], and scores.
-
-    `boxes` are what is labelled in it, in its pixels.
-    """
-
-    title: str
-    file: str
-    latent: Latent
-    decoded: tuple[Decoded, ...]
-    original: np.ndarray | None = None
-    scores: tuple[Scores, ...] = ()
-    note: str = ""
-    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,28 +103,6 @@ class Comparison:
             contents[target / f"{stem}.safetensors"] = latents_bytes(subject.latent)
         return write_together(contents)
 
-    def text(self, subject: Subject, number: int) -> dict[str, str]:
-        """A picture's PNG text: all that made it as JSON, in words, and as other tools read it (`parameters`)."""
-        vae, one, made = self.record["vaes"][number], subject.decoded[number], subject.latent.made
-        settings = self.record["settings"]
-        chunk = {
-            "command": self.record["command"],
-            "made": made,
-            "vae": {k: vae[k] for k in KEPT},
-            "decoded_in": one.dtype,
-            "latent_space": subject.latent.space,
-            "latents_sha256": subject.latent.sha256,
-            "size": list(one.pixels.shape[:2]),
-            "safety_checker": settings["safety_checker"],
-            "hidden": one.hidden,
-            "versions": self.record["versions"],
-            "threads": self.record["threads"],
-        }
-        text = {"Software": f"vaelens {self.record['versions']['vaelens']}", "vae": vae["name"]}
-        if "prompt" in made:
-            text["parameters"] = parameters(made, vae["name"], one.pixels.shape[:2], self.record["versions"]["vaelens"])
-        return text | {"fingerprint": vae["weights"], CHUNK: json_text(chunk)}
-
     def gallery(self) -> Gallery:
         """The pictures in rows, a row a subject, and all that is written beside them."""
         rows: list[gallery.Row] = []
@@ -187,6 +127,10 @@ class Comparison:
             text=self._sheet_text(),
             more={name: latents_bytes(s.latent) for name, s in zip(names, self.subjects, strict=True)},
         )
+
+    def text(self, subject: Subject, number: int) -> dict[str, str]:
+        """The PNG text of a subject's picture by the `number`-th VAE, see `picture_text`."""
+        return picture_text(self.record, subject, number)
 
     def _sheet_text(self) -> dict[str, str]:
         """A sheet's PNG text: what each of its pictures says of itself, a list under the usual key."""
@@ -235,33 +179,6 @@ def check_plain_output(path: Path, pictures: int) -> None:
         raise UsageError(f"-o {path} is one picture, and {pictures} are asked for. Name a folder.")
     writable_path(path)
     writable_path(path.with_suffix(f".{gallery.RECORD_NAME}"))
-
-
-def parameters(made: Mapping[str, Any], vae: str, size: Sequence[int], version: str) -> str:
-    """What AUTOMATIC1111's web UI writes into a PNG, which other tools read: prompt, negative prompt, settings."""
-    lines = [made["prompt"]] + ([f"Negative prompt: {made['negative_prompt']}"] if made.get("negative_prompt") else [])
-    options: dict[str, Any] = made.get("scheduler_options", {})
-    sampler = str(SAMPLERS.get(made["scheduler"], made["scheduler"]))
-    if str(options.get("algorithm_type", "")).startswith("sde"):
-        sampler += " SDE"
-    spacing = next((word for option, word in SPACINGS.items() if options.get(option)), None)
-    settings: dict[str, Any] = {
-        "Steps": made["steps"],
-        "Sampler": sampler,
-        **({"Schedule type": spacing} if spacing else {}),
-        "CFG scale": f"{made['guidance']:g}",
-        "Seed": made["seed"],
-        "Size": f"{size[1]}x{size[0]}",
-        "Model": made["model"],
-        "VAE": vae,
-        "Version": f"vaelens {version}",
-    }
-    return "\n".join([*lines, ", ".join(f"{name}: {_quoted(str(value))}" for name, value in settings.items())])
-
-
-def _quoted(value: str) -> str:
-    """A value with a comma or colon is quoted as JSON, so that what reads it finds its end."""
-    return json.dumps(value, ensure_ascii=False) if {",", ":", "\n"} & set(value) else value
 
 
 def _lines(one: Decoded, scores: Scores | None) -> list[str]:

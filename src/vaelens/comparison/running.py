@@ -15,14 +15,15 @@ from vaelens import generation
 from vaelens.comparison import subjects as making
 from vaelens.comparison.choosing import Choice, Chosen, choose, with_names
 from vaelens.comparison.labelling import Labels
-from vaelens.comparison.outcome import Comparison, Subject
-from vaelens.comparison.subjects import Decoders, Step
+from vaelens.comparison.outcome import Comparison
+from vaelens.comparison.recording import encoder_notes, results, vae_records
+from vaelens.comparison.subjects import Decoders, Step, Subject
 from vaelens.errors import UsageError, VaelensError
 from vaelens.generation import Generator, Settings
 from vaelens.images.reading import check_picture
 from vaelens.latents import Latent, read_latents
 from vaelens.loading import distinct_names, find_device, find_dtype, load
-from vaelens.report.record import run_record, vae_record
+from vaelens.report.record import run_record
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 
@@ -81,7 +82,7 @@ def compare(
     announce: Say | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
-    command: str = "compare",
+    own_vae: bool = False,
 ) -> Comparison:
     """Latents from a prompt (one a seed), a file or photographs, each decoded by every VAE.
 
@@ -89,9 +90,9 @@ def compare(
     diffusers folder, a hub id or a single-file checkpoint. With none named, by the model of the VAEs' latent space, or
     the embedded one. None for steps, guidance, size and scheduler: the model's own. Guidance is diffusers' (0 and 1:
     none), size is height and width. A photograph is encoded once, by the first VAE's encoder, to its posterior's mode.
-    With no VAE named, those known for the latent space serve (`generate`: the model's own). `boxes` is a file of what
-    is labelled in the pictures (`images.boxes`), for the page's viewer to jump to; ids are photographs' file names, or
-    `seed 0`.
+    With no VAE named, those known for the latent space serve, or with `own_vae` the model's own. `boxes` is a file of
+    what is labelled in the pictures (`images.boxes`), for the page's viewer to jump to; ids are photographs' file
+    names, or `seed 0`.
 
     `announce` gets notices, `progress` (done, total, what); `should_stop` is asked at each step. An interrupt, that, or
     an error on the way leaves what was finished, if anything was (else KeyboardInterrupt, or the error): the result
@@ -123,7 +124,7 @@ def compare(
         wanted,
         named,
         model,
-        own=command == "generate",
+        own=own_vae,
         latents_space=read[0].space if read else None,
         dtype=find_dtype(dtype),
         space=space,
@@ -135,7 +136,7 @@ def compare(
     loaded = with_names(loaded, distinct_names([vae.name for vae in loaded]))
     decoders = Decoders(loaded, chosen.vaes, partial(place.load, dtype="float32"))
     generator = _generator(chosen, wanted, place)
-    notes = (generator.notes() if generator else []) + _encoder_notes(loaded, len(photos)) + labels.notes
+    notes = (generator.notes() if generator else []) + encoder_notes(loaded, len(photos)) + labels.notes
     place.say(notes)
 
     tasks: list[tuple[int, Callable[[Step], Subject]]] = []  # each with its number of steps
@@ -147,7 +148,9 @@ def compare(
     made, interrupted, failure = _carried_out([task for _, task in tasks], _stepping(total, progress, should_stop))
     notes += [f"Not all was finished: {failure}"] if failure else []
 
-    record = run_record(command, {}, _vae_records(chosen, loaded), time.perf_counter() - began)
+    record = run_record(
+        "generate" if own_vae else "compare", {}, vae_records(chosen, loaded), time.perf_counter() - began
+    )
     record["settings"] = {
         "seeds": seeds,
         "asked": generation.as_dict(wanted) if wanted else None,
@@ -158,13 +161,13 @@ def compare(
         "latents": None if latents is None else str(latents),
     }
     record["model"] = generator.described() if generator else None
-    record |= _results(made, loaded) | {"notes": notes, "interrupted": interrupted}
+    record |= results(made, loaded) | {"notes": notes, "interrupted": interrupted}
     return Comparison(tuple(labels.on(subject) for subject in made), record, tuple(notes), interrupted, failure)
 
 
 def generate(prompt: str, vae: Choice | None = None, **options: Any) -> Comparison:
     """Pictures of a prompt, one a seed, by one VAE: the model's own where none is named. Options are `compare`'s."""
-    return compare(prompt, None if vae is None else [vae], command="generate", **options)
+    return compare(prompt, None if vae is None else [vae], own_vae=True, **options)
 
 
 def _check(
@@ -248,52 +251,3 @@ def _carried_out(
             raise
         return made, True, error
     return made, False, None
-
-
-def _encoder_notes(vaes: Sequence[VAE], photos: int) -> list[str]:
-    """Whether one encoder serves all the decoders, checked by its weights."""
-    if not photos or len(vaes) == 1:
-        return []
-    first = vaes[0].fingerprint.encoder
-    others = [vae.name for vae in vaes[1:] if not first.is_same(vae.fingerprint.encoder)]
-    if not others:
-        return [f"All {len(vaes)} VAEs have the same encoder, so each would make the same latents of a photograph."]
-    return [
-        f"The encoder of {', '.join(others)} is another than {vaes[0].name}'s, which encoded the photographs: its own "
-        "latents would differ a little. `vaelens reconstruct` lets each VAE encode for itself."
-    ]
-
-
-def _vae_records(chosen: Chosen, vaes: Sequence[VAE]) -> list[dict[str, Any]]:
-    sources = [vae.name if isinstance(vae, VAE) else vae for vae in chosen.vaes]
-    return [vae_record(vae) | {"source": source} for vae, source in zip(vaes, sources, strict=True)]
-
-
-def _results(subjects: Sequence[Subject], vaes: Sequence[VAE]) -> dict[str, Any]:
-    """What a record says of each latent, and of each decode."""
-    described = [
-        {
-            "title": s.title,
-            "note": s.note,
-            "made": s.latent.made,
-            "latent_space": s.latent.space,
-            "latents_shape": list(s.latent.tensor.shape),
-            "latents_sha256": s.latent.sha256,
-        }
-        for s in subjects
-    ]
-    rows: list[dict[str, Any]] = []
-    for s in subjects:
-        for i, (vae, one) in enumerate(zip(vaes, s.decoded, strict=True)):
-            row = {
-                "subject": s.title,
-                "vae": vae.name,
-                "latents_sha256": s.latent.sha256,
-                "seconds": round(one.seconds, 4),
-                "memory_bytes": one.memory,
-                "dtype": one.dtype,
-                "redone_in_float32": one.redone,
-                "hidden": one.hidden,
-            }
-            rows.append(row | ({"psnr": s.scores[i].psnr, "ssim": s.scores[i].ssim} if s.scores else {}))
-    return {"subjects": described, "rows": rows}

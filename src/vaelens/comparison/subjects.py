@@ -1,15 +1,17 @@
 """One subject after the other: a latent is made or read, and decoded by every VAE."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vaelens.comparison.choosing import Choice
-from vaelens.comparison.outcome import Scores, Subject
 from vaelens.decoding import Decoded, decode
 from vaelens.files import sha256_file
 from vaelens.generation import Generator
+from vaelens.images.drawing import Box
 from vaelens.images.reading import read_picture
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.latents import Latent
@@ -18,6 +20,31 @@ from vaelens.metrics.ssim import ssim
 from vaelens.vae import VAE
 
 Step = Callable[[str], None]  # told what comes next, before it is done; it may raise to stop there
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured on a reconstruction's 8-bit pixels against its photograph: dB, and SSIM zero-padded."""
+
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One latent through every decoder. A photograph's has the original, uint8 [h,w,3], and scores.
+
+    `boxes` are what is labelled in it, in its pixels.
+    """
+
+    title: str
+    file: str
+    latent: Latent
+    decoded: tuple[Decoded, ...]
+    original: np.ndarray | None = None
+    scores: tuple[Scores, ...] = ()
+    note: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 class Decoders:

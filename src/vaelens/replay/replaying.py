@@ -3,68 +3,35 @@
 vaelens replay out.png
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from vaelens import generation
 from vaelens.decoding import Decoded, Guard, decode
 from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.generation import Generator, Settings
-from vaelens.images.reading import read_picture, read_text
+from vaelens.images.reading import read_picture
 from vaelens.images.writing import to_pixels
-from vaelens.latents import CHUNK, KEPT, Latent, Prompted, read_latents
+from vaelens.latents import Latent, Prompted, read_latents
 from vaelens.loading import find_device, find_dtype, load
-from vaelens.report.record import json_text, vae_record, versions
+from vaelens.replay.said import File, Photographed, Said, Size, read_said, text_again
+from vaelens.report.record import versions
 from vaelens.report.usage import using_threads
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 from vaelens.weights.safetensors_file import PICKLED
 
 LOCAL = {".safetensors", *PICKLED}  # endings of files, not of repositories
-File = str | os.PathLike[str]
 Say = Callable[[str], None]
-Size = tuple[int, int]
 DECIDES = ("torch", "diffusers", "transformers", "platform")  # versions on which the last bits depend
-
-
-class _Served(BaseModel):
-    """The VAE that decoded it."""
-
-    name: str
-    weights: str
-    dtype: str
-    device: str
-
-
-class _Photographed(BaseModel):
-    """How a latent was made from a photograph; the encoder is the first VAE's, not always the decoder's."""
-
-    photo: str
-    encoder: str
-    encoder_weights: str
-    max_side: int | None
-
-
-class _Said(BaseModel):
-    """What a picture says of itself. It may come from anywhere: names in it are names, never paths."""
-
-    made: dict[str, Any]
-    vae: _Served
-    latent_space: str | None
-    latents_sha256: str
-    size: Size
-    safety_checker: bool
-    threads: int
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -124,7 +91,7 @@ def replay(
     Raises BadInputError for a picture that doesn't say how it was made, UsageError naming what is missing here, and
     what generating and decoding raise.
     """
-    said = _read(picture)
+    said = read_said(picture)
     old = to_pixels(read_picture(picture).image)
     if old.shape[:2] != tuple(said.size):
         h, w = old.shape[:2]
@@ -148,39 +115,11 @@ def replay(
         same_latent=latent.sha256 == said.latents_sha256,
         same_weights=decoder.fingerprint.short == said.vae.weights,
         notes=(*notes, *_differences(said, decoder, where, threads)),
-        text=_text(picture, latent, decoder, made, threads),
+        text=text_again(picture, latent, decoder, made, threads),
     )
 
 
-def _text(picture: File, latent: Latent, decoder: VAE, made: Decoded, threads: int) -> dict[str, str]:
-    """What the new picture says of itself."""
-    text = read_text(picture)
-    vae = {key: value for key, value in vae_record(decoder).items() if key in KEPT}
-    changed = {"vae": vae, "decoded_in": made.dtype, "latents_sha256": latent.sha256}
-    changed |= {"hidden": made.hidden, "versions": versions(), "threads": threads}
-    text[CHUNK] = json_text(json.loads(text[CHUNK]) | changed)
-    return text | {"vae": decoder.name, "fingerprint": decoder.fingerprint.short}
-
-
-def _read(picture: File) -> _Said:
-    text = read_text(picture)
-    if CHUNK not in text:
-        hint = " It has another tool's `parameters`: generate with those." if "parameters" in text else ""
-        raise BadInputError(f"{picture} doesn't say how vaelens made it; `generate` and `compare` write that.{hint}")
-    try:
-        said = json.loads(text[CHUNK])
-        if isinstance(said, dict) and "sheet" in said:
-            count = len(cast(dict[str, list[Any]], said)["sheet"])
-            raise BadInputError(
-                f"{picture} is a sheet of {count} pictures; replay takes one alone. `compare -o FOLDER/` writes each."
-            )
-        return _Said.model_validate(said)
-    except (ValidationError, ValueError, RecursionError) as error:
-        first = str(error).splitlines()[0][:100]
-        raise BadInputError(f"{picture}: what it says of itself can't be replayed ({first}).") from error
-
-
-def _vae(said: _Said, where: torch.device, given: _Help, dtype: str | None = None) -> VAE:
+def _vae(said: Said, where: torch.device, given: _Help, dtype: str | None = None) -> VAE:
     if given.vae is None:
         return _by_name(said.vae.name, dtype or said.vae.dtype, where, given)
     options: dict[str, Any] = {"offline": not given.yes, "announce": given.announce}
@@ -199,7 +138,7 @@ def _by_name(name: str, dtype: str, where: torch.device, given: _Help) -> VAE:
 
 
 def _latent(
-    said: _Said, decoder: VAE, where: torch.device, given: _Help
+    said: Said, decoder: VAE, where: torch.device, given: _Help
 ) -> tuple[Latent, Size | None, Guard | None, list[str]]:
     """The latent made again, the size to crop to, the model's safety checker, and what is different here."""
     if given.latents is not None:
@@ -223,10 +162,10 @@ def _latent(
     return generator.latents(made.seed), None, generator.guard if generator.guards else None, notes
 
 
-def _encoded(said: _Said, decoder: VAE, where: torch.device, given: _Help, photo: File) -> tuple[Latent, Size]:
+def _encoded(said: Said, decoder: VAE, where: torch.device, given: _Help, photo: File) -> tuple[Latent, Size]:
     """The photograph through the encoder that was used, and its size."""
     try:
-        made = _Photographed.model_validate(said.made)
+        made = Photographed.model_validate(said.made)
     except ValidationError as error:
         raise BadInputError(f"the picture wasn't made from a photograph, so --photo {photo} can't make it.") from error
     encoder = decoder
@@ -241,7 +180,7 @@ def _encoded(said: _Said, decoder: VAE, where: torch.device, given: _Help, photo
     return Latent(encoded.mode().float().cpu(), said.latent_space, {}), encoded.size
 
 
-def _generator(said: _Said, where: torch.device, given: _Help) -> tuple[Generator, Prompted]:
+def _generator(said: Said, where: torch.device, given: _Help) -> tuple[Generator, Prompted]:
     """The model with the picture's settings, and what these were."""
     try:
         made = Prompted.model_validate(said.made)
@@ -279,7 +218,7 @@ def _missing(what: str, name: str, option: str) -> UsageError:
     )
 
 
-def _differences(said: _Said, decoder: VAE, where: torch.device, threads: int) -> list[str]:
+def _differences(said: Said, decoder: VAE, where: torch.device, threads: int) -> list[str]:
     """What is different here, and may change the picture."""
     notes: list[str] = []
     if decoder.fingerprint.short != said.vae.weights:
