@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from vaelens.replay.replaying import replay
 
 import pipelines
 from conftest import random_vae
@@ -20,6 +19,7 @@ from vaelens.errors import BadInputError, CheckFailedError, ResourceError, Usage
 from vaelens.images.faces import draw_face
 from vaelens.latents import Latent, save_latents
 from vaelens.loading import load
+from vaelens.replay.replaying import replay
 from vaelens.report.gallery import check_output
 from vaelens.report.usage import using_threads
 from vaelens.vae import VAE
@@ -319,6 +319,26 @@ def test_what_was_finished_is_kept(model: Path, vaes: list[VAE], tmp_path: Path,
     assert len(made.save(tmp_path / "out")) == 3 + 2 + 1
     with pytest.raises(KeyboardInterrupt):
         run(model, vaes[:2], should_stop=lambda: True)
+
+
+def test_a_stop_between_decoders_leaves_the_latent_and_what_was_decoded(
+    model: Path, vaes: list[VAE], tmp_path: Path
+) -> None:
+    def progress(_done: int, _total: int, what: str) -> None:
+        if what == "seed 2, v2":
+            raise KeyboardInterrupt
+
+    made = run(model, vaes[:4], seeds=(0, 2, 4), progress=progress)
+    assert made.interrupted
+    assert [len(s.decoded) for s in made.subjects] == [4, 2]
+    assert made.subjects[1].latent.sha256 == run(model, vaes[0], seeds=(2,)).subjects[0].latent.sha256
+    assert len(made.record["rows"]) == len(made.table().rows) == 6
+    written = made.save(tmp_path / "out")
+    assert [path.name for path in written if path.name.startswith("002-")] == [
+        "002-seed-2-1-v0.png", "002-seed-2-2-v1.png", "002-seed-2.safetensors"
+    ]  # fmt: skip
+    for output in (tmp_path / "x.html", tmp_path / "x.png"):
+        assert made.save(output)
 
 
 def test_an_error_late_in_the_work_leaves_what_was_finished(

@@ -57,7 +57,7 @@ class Comparison:
         columns += [Column(f"mean |d| to {self.vaes[0]}"), Column("largest")] * several
         rows: list[tuple[str, ...]] = []
         for subject in self.subjects:
-            for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=True)):
+            for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=False)):
                 scores = subject.scores[i] if subject.scores else None
                 measured = [f"{scores.psnr:.2f}", f"{scores.ssim:.4f}"] if scores else ["-", "-"]
                 memory = "-" if one.memory is None else f"{one.memory / 1e6:.0f}"
@@ -69,7 +69,7 @@ class Comparison:
     def said(self) -> list[str]:
         """What happened on the way that one should know, a sentence each."""
         said: list[str] = []
-        every = [(s, name, one) for s in self.subjects for name, one in zip(self.vaes, s.decoded, strict=True)]
+        every = [(s, name, one) for s in self.subjects for name, one in zip(self.vaes, s.decoded, strict=False)]
         for subject, name, one in every:
             if one.redone:
                 said.append(f"{subject.title}: {name} overflowed in float16 and was decoded again in float32.")
@@ -92,13 +92,13 @@ class Comparison:
         """
         target, record = Path(path), (json_text(self.record) + "\n").encode()
         if target.suffix.lower() == ".png":
-            check_plain_output(target, len(self.subjects) * len(self.vaes))
+            check_plain_output(target, sum(len(subject.decoded) for subject in self.subjects))
             png = encode_png(self.subjects[0].decoded[0].pixels, self.text(self.subjects[0], 0))
             return write_together({target: png, target.with_suffix(f".{gallery.RECORD_NAME}"): record})
         contents = {target / gallery.RECORD_NAME: record}
         for number, subject in enumerate(self.subjects, 1):
             stem = f"{number:03d}-{file_name(subject.file)}"
-            for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=True)):
+            for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=False)):
                 contents[target / f"{stem}-{file_name(name)}.png"] = encode_png(one.pixels, self.text(subject, i))
             contents[target / f"{stem}.safetensors"] = latents_bytes(subject.latent)
         return write_together(contents)
@@ -111,10 +111,13 @@ class Comparison:
             cells: list[Cell] = []
             if with_original:
                 cells.append(_original(subject))
-            for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=True)):
+            for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=False)):
                 scores = subject.scores[i] if subject.scores else None
                 lines = _lines(one, scores)
                 cells.append(Cell(name, one.pixels, "\n".join(lines), "\n".join(lines), self.text(subject, i)))
+            unfinished = np.zeros_like(subject.decoded[0].pixels)
+            lacking = self.vaes[len(subject.decoded) :]
+            cells += [Cell(name, unfinished, "Not finished: the work was stopped.", blank=True) for name in lacking]
             rows.append(gallery.Row(subject.title, subject.file, tuple(cells), subject.note, subject.boxes))
         names = [f"{n:03d}-{file_name(s.file)}.safetensors" for n, s in enumerate(self.subjects, 1)]
         return Gallery(
@@ -134,7 +137,7 @@ class Comparison:
 
     def _sheet_text(self) -> dict[str, str]:
         """A sheet's PNG text: what each of its pictures says of itself, a list under the usual key."""
-        every = [self.text(subject, i) for subject in self.subjects for i in range(len(self.vaes))]
+        every = [self.text(subject, i) for subject in self.subjects for i in range(len(subject.decoded))]
         parts = [json.loads(text[CHUNK]) for text in every]
         text = {"Software": f"vaelens {self.record['versions']['vaelens']}", "vae": ", ".join(self.vaes)}
         return text | {CHUNK: json_text({"sheet": parts})}

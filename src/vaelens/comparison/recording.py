@@ -43,7 +43,7 @@ def results(subjects: Sequence[Subject], vaes: Sequence[VAE]) -> dict[str, Any]:
     ]
     rows: list[dict[str, Any]] = []
     for s in subjects:
-        for i, (vae, one) in enumerate(zip(vaes, s.decoded, strict=True)):
+        for i, (vae, one) in enumerate(zip(vaes, s.decoded, strict=False)):
             row = {
                 "subject": s.title,
                 "vae": vae.name,

@@ -17,7 +17,7 @@ from vaelens.comparison.choosing import Choice, Chosen, choose, with_names
 from vaelens.comparison.labelling import Labels
 from vaelens.comparison.outcome import Comparison
 from vaelens.comparison.recording import encoder_notes, results, vae_records
-from vaelens.comparison.subjects import Decoders, Step, Subject
+from vaelens.comparison.subjects import Decoders, Step, Stopped, Subject
 from vaelens.errors import UsageError, VaelensError
 from vaelens.generation import Generator, Settings
 from vaelens.images.reading import check_picture
@@ -30,10 +30,6 @@ from vaelens.weights.registry import registry
 Say = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
 File = str | os.PathLike[str]
-
-
-class _Stopped(Exception):  # noqa: N818  (no error: somebody asked for it)
-    """`should_stop` said so."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +222,7 @@ def _stepping(total: int, progress: Progress | None, should_stop: Callable[[], b
     def step(what: str) -> None:
         nonlocal done
         if should_stop and should_stop():
-            raise _Stopped
+            raise Stopped
         if progress:
             progress(done, total, what)
         done += 1
@@ -241,8 +237,10 @@ def _carried_out(
     made: list[Subject] = []
     try:
         for task in tasks:
-            made += [task(step)]
-    except (KeyboardInterrupt, _Stopped):
+            made.append(task(step))
+            if made[-1].stopped is not None:
+                raise made[-1].stopped
+    except (KeyboardInterrupt, Stopped):
         if not made:
             raise KeyboardInterrupt from None
         return made, True, None

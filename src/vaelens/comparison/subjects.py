@@ -9,6 +9,7 @@ import torch
 
 from vaelens.comparison.choosing import Choice
 from vaelens.decoding import Decoded, decode
+from vaelens.errors import VaelensError
 from vaelens.files import sha256_file
 from vaelens.generation import Generator
 from vaelens.images.drawing import Box
@@ -34,7 +35,8 @@ class Scores:
 class Subject:
     """One latent through every decoder. A photograph's has the original, uint8 [h,w,3], and scores.
 
-    `boxes` are what is labelled in it, in its pixels.
+    `boxes` are what is labelled in it, in its pixels. `stopped` is what ended the decoding before the last VAE, if
+    anything did; `decoded` then has the first ones.
     """
 
     title: str
@@ -45,6 +47,11 @@ class Subject:
     scores: tuple[Scores, ...] = ()
     note: str = ""
     boxes: tuple[Box, ...] = ()
+    stopped: BaseException | None = None
+
+
+class Stopped(Exception):  # noqa: N818  (no error: somebody asked for it)
+    """Raised by a step where the work shall end."""
 
 
 class Decoders:
@@ -58,14 +65,22 @@ class Decoders:
 
     def decode(
         self, latent: Latent, step: Step, size: tuple[int, int] | None = None, generator: Generator | None = None
-    ) -> tuple[Decoded, ...]:
-        """The latent through each VAE; each picture then goes past the model's safety checker, where it has one."""
+    ) -> tuple[tuple[Decoded, ...], BaseException | None]:
+        """The latent through each VAE; each picture then goes past the model's safety checker, where it has one.
+
+        Gives what was decoded, and what stopped it after the first VAE, if anything did: denoising took far longer.
+        """
         guard = generator.guard if generator is not None and generator.guards else None
         decoded: list[Decoded] = []
-        for number, vae in enumerate(self.vaes):
-            step(vae.name)
-            decoded.append(decode(vae, latent.tensor, size, guard=guard, in_full=lambda n=number: self._in_full(n)))
-        return tuple(decoded)
+        try:
+            for number, vae in enumerate(self.vaes):
+                step(vae.name)
+                decoded.append(decode(vae, latent.tensor, size, guard=guard, in_full=lambda n=number: self._in_full(n)))
+        except (KeyboardInterrupt, Stopped, VaelensError) as error:
+            if not decoded:
+                raise
+            return tuple(decoded), error
+        return tuple(decoded), None
 
     def _in_full(self, number: int) -> VAE:
         if number not in self._full:
@@ -88,16 +103,17 @@ def generated(decoders: Decoders, generator: Generator, seed: int, step: Step) -
     """The latent of one seed, denoised alone."""
     title = seed_title(seed)
     latent = generator.latents(seed, lambda number, total: step(f"{title}, step {number} of {total}"))
-    decoded = decoders.decode(latent, lambda name: step(f"{title}, {name}"), None, generator)
-    return Subject(title, f"seed-{seed}", latent, decoded, note=generator.prompt)
+    decoded, stopped = decoders.decode(latent, lambda name: step(f"{title}, {name}"), None, generator)
+    return Subject(title, f"seed-{seed}", latent, decoded, note=generator.prompt, stopped=stopped)
 
 
 def stored(decoders: Decoders, latent: Latent, number: int, step: Step) -> Subject:
     """A latent that was read from a file, the `number`-th there, from 1."""
     title = stored_title(latent, number)
     size = latent.made.get("photo_size")  # a photograph's latent covers whole cells
-    decoded = decoders.decode(latent, lambda name: step(f"{title}, {name}"), tuple(size) if size else None)
-    return Subject(title, f"latents-{number}", latent, decoded, note=str(latent.made.get("prompt", "")))
+    decoded, stopped = decoders.decode(latent, lambda name: step(f"{title}, {name}"), tuple(size) if size else None)
+    note = str(latent.made.get("prompt", ""))
+    return Subject(title, f"latents-{number}", latent, decoded, note=note, stopped=stopped)
 
 
 def photographed(decoders: Decoders, path: Path, max_side: int | None, step: Step) -> Subject:
@@ -115,11 +131,11 @@ def photographed(decoders: Decoders, path: Path, max_side: int | None, step: Ste
         "posterior": "mode",
     }
     latent = Latent(encoded.mode().float().cpu(), encoder.spec.latent_space, made)
-    decoded = decoders.decode(latent, lambda name: step(f"{path.name}, {name}"), encoded.size)
+    decoded, stopped = decoders.decode(latent, lambda name: step(f"{path.name}, {name}"), encoded.size)
     reference = from_uint8(to_uint8(picture.image))
     scores: list[Scores] = []
     for one in decoded:
         image = from_uint8(torch.tensor(one.pixels).permute(2, 0, 1)[None])
         scores.append(Scores(float(psnr(image, reference)), float(ssim(image, reference))))
-    original = to_pixels(picture.image)
-    return Subject(path.name, path.stem, latent, decoded, original, tuple(scores), ", ".join(picture.notes))
+    original, note = to_pixels(picture.image), ", ".join(picture.notes)
+    return Subject(path.name, path.stem, latent, decoded, original, tuple(scores), note, stopped=stopped)
