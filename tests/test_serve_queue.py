@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from served import Served, serving
@@ -209,6 +210,40 @@ def test_what_was_named_is_ticked_and_paths_that_differ_in_case_are_two_choices(
     assert [(one.name, one.usual) for one in mine] == [("a", True), ("A", True), ("tiny-kl-f8", True)]
     assert [one.name for one in found.vaes.values()].count("tiny-kl-f8") == 1
     assert settle([], ["tiny-kl-f8"], offline=True).vaes.keys() == settle([], ["Tiny-KL-f8"], offline=True).vaes.keys()
+
+
+@pytest.mark.parametrize(("h", "w"), [(8, 8), (264, 264), (265, 300), (1024, 768), (1, 4096)])
+def test_a_thumbnail_is_means_of_blocks(h: int, w: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (h, w, 3)).astype(np.uint8)
+    small = work._thumbnail(pixels)
+    assert max(small.shape) <= work.THUMB
+    by_h, by_w = h // small.shape[0], w // small.shape[1]
+    assert np.array_equal(small[0, 0], pixels[:by_h, :by_w].reshape(-1, 3).astype(float).mean(0).round())
+    assert np.array_equal(small, pixels) == (max(h, w) <= work.THUMB)
+
+
+def test_the_history_shows_a_small_picture(server: Served) -> None:
+    job = server.wait(server.start())["id"]
+    status, headers, png = server.raw("GET", f"/api/jobs/{job}/thumbnail")
+    assert (status, headers["content-type"], png[:4]) == (200, "image/png", b"\x89PNG")
+    assert server.raw("GET", f"/api/jobs/{'0' * 32}/thumbnail")[0] == 404
+
+
+def test_jobs_of_one_second_keep_their_order(server: Served) -> None:
+    jobs = [server.slow() for _ in range(5)]
+    created = [server.job(job)["created"] for job in jobs]
+    assert created == sorted(set(created))
+    for job in jobs:
+        server.ask("POST", f"/api/jobs/{job}/cancel", {})
+
+
+def test_a_fault_that_nobody_foresaw_is_reported(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[BaseException] = []
+    monkeypatch.setattr(server.running.queue._workshop, "report", reported.append)
+    monkeypatch.setattr(server.running.queue, "get", lambda _: 1 / 0)
+    status, answer = server.ask("GET", f"/api/jobs/{'0' * 32}")
+    assert (status, answer) == (500, {"error": "an unexpected error (ZeroDivisionError)."})
+    assert [type(error) for error in reported] == [ZeroDivisionError]
 
 
 def test_a_models_own_size_is_known(offer: Choices) -> None:

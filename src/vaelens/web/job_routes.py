@@ -14,7 +14,7 @@ from vaelens.web.answers import JSON, failure, known, saved_as
 from vaelens.web.history import PAGE_OF_PAST
 from vaelens.web.job import Job
 from vaelens.web.queue import Queue
-from vaelens.web.store import PAGE, RECORD, SHEET
+from vaelens.web.store import PAGE, RECORD, SHEET, THUMBNAIL
 from vaelens.web.work import Workshop
 
 DOWNLOADS = {
@@ -30,7 +30,7 @@ def add_jobs(app: FastAPI, workshop: Workshop, queue: Queue) -> None:
     adding = asyncio.Semaphore(2)  # so that many at once leave the threads to others
 
     async def choices() -> Response:
-        return JSONResponse(workshop.choices.shown())
+        return JSONResponse(workshop.choices.shown() | {"max_side": asking.MAX_SIDE})
 
     async def some(before: str | None = None, count: Count = PAGE_OF_PAST) -> Response:
         told = queue.first()[1] if before is None else known(queue.older(before, count))
@@ -71,13 +71,12 @@ def add_results(app: FastAPI, workshop: Workshop, queue: Queue) -> None:
         layers = [layer for panel in known(queue.get(job))["panels"] for layer in panel["layers"]]
         wanted = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else -1
         known(next((layer for layer in layers if layer["picture"] == wanted), None))
-        # A picture of an id never changes. Yet a browser asks each time, so that it doesn't show one that was deleted.
-        headers = {"Cache-Control": "private, no-cache", "ETag": f'"{job}-{wanted}"'}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        png = known(await run_in_threadpool(store.picture, job, wanted))
-        headers |= saved_as(f"{job[:8]}-{wanted}", "png") if download else {}
-        return Response(png, media_type="image/png", headers=headers)
+        more = saved_as(f"{job[:8]}-{wanted}", "png") if download else {}
+        return await _png(request, f"{job}-{wanted}", lambda: store.picture(job, wanted), more)
+
+    async def thumbnail(request: Request, job: str) -> Response:
+        known(queue.get(job))
+        return await _png(request, job, lambda: store.result(job, THUMBNAIL))
 
     async def download(job: str, what: str) -> Response:
         name, kind, suffix = known(DOWNLOADS.get(what))
@@ -86,7 +85,18 @@ def add_results(app: FastAPI, workshop: Workshop, queue: Queue) -> None:
         return Response(content, media_type=kind, headers=saved_as(job[:8], suffix))
 
     app.get("/api/jobs/{job}/pictures/{number}")(picture)
+    app.get("/api/jobs/{job}/thumbnail")(thumbnail)
     app.get("/api/jobs/{job}/{what}")(download)
+
+
+async def _png(
+    request: Request, tag: str, read: Callable[[], bytes | None], more: dict[str, str] | None = None
+) -> Response:
+    """A picture never changes. Yet a browser asks each time, so that it doesn't show one that was deleted."""
+    headers = {"Cache-Control": "private, no-cache", "ETag": f'"{tag}"'} | (more or {})
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(known(await run_in_threadpool(read)), media_type="image/png", headers=headers)
 
 
 def _added(body: bytes, workshop: Workshop, queue: Queue) -> Job:

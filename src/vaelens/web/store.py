@@ -19,7 +19,7 @@ from vaelens.web.uploads import Uploads
 
 MARKER, LOCK = ".vaelens-serve", ".lock"
 JOB, RESULT, UPLOAD = "job.json", "result", "upload"
-PAGE, SHEET, RECORD = "page.html", "sheet.png", "run.json"
+PAGE, SHEET, RECORD, THUMBNAIL = "page.html", "sheet.png", "run.json", "thumbnail.png"
 
 
 class Store:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vaelens.adapters.libraries import diffusers
 from vaelens.comparison import running
 from vaelens.comparison.outcome import Comparison
@@ -16,9 +18,10 @@ from vaelens.report.record import json_text
 from vaelens.web.asked import Asked
 from vaelens.web.choices import Choices, find
 from vaelens.web.kept import Kept
-from vaelens.web.store import PAGE, RECORD, SHEET, Store
+from vaelens.web.store import PAGE, RECORD, SHEET, THUMBNAIL, Store
 
 Progress = Callable[[int, int, str], None]
+THUMB = 264  # pixels: twice the side that the history shows, for screens of twice the density
 Report = Callable[[BaseException], None]
 FOLDERS = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:\\|~?/)(?:[^\s:,;'\"()/\\]+[/\\])*(?=[^\s:,;'\"()/\\])")
 
@@ -115,5 +118,15 @@ class Workshop:
             panels.append({"title": row.title, "note": row.note, "width": w, "height": h, "layers": layers})
         record = (json_text(made.record) + "\n").encode()
         files = {PAGE: gallery.page(), SHEET: gallery.sheet(), RECORD: record}
+        files[THUMBNAIL] = encode_png(_thumbnail(gallery.rows[0].cells[-1].pixels))
         size = self.store.write_result(job, files, pictures)
         return Outcome(panels, [self.cleaned(sentence) for sentence in (*made.notes, *made.said())], size)
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [h,w,3] as means of blocks; the last rows and columns that fill no block are left out."""
+    h, w = pixels.shape[:2]
+    by = max(1, -(-max(h, w) // THUMB))
+    by_h, by_w = min(by, h), min(by, w)
+    blocks = pixels[: h // by_h * by_h, : w // by_w * by_w].reshape(h // by_h, by_h, w // by_w, by_w, 3)
+    return blocks.mean((1, 3)).round().astype(np.uint8)
