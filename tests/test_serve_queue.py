@@ -12,12 +12,14 @@ import pytest
 from served import Served, serving
 from test_serve_store import GOOD
 from vaelens.errors import ResourceError
+from vaelens.web import choices as choosing
 from vaelens.web import history, kept, work
 from vaelens.web import store as storing
 from vaelens.web.choices import Choices, Decoder, settle
 from vaelens.web.history import PAGE_OF_PAST, History
 from vaelens.web.kept import Kept
 from vaelens.web.store import Store
+from vaelens.weights.registry import registry
 
 
 def test_a_slow_disk_stops_nobody_who_looks(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +197,13 @@ def test_a_lack_of_memory_frees_the_vaes_and_each_job_leaves_four(
         monkeypatch.setattr(Kept, what, note(what))
     server.wait(server.start(), "failed")
     assert called == [*["clear"] * freed, "trim"]
+
+
+def test_without_names_what_compare_takes_is_ticked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "_is_cached", lambda name: True)
+    usual = {one.name for one in settle([], [], offline=True).vaes.values() if one.usual}
+    assert usual == {name for space in registry().spaces.values() for name in space.compared}
+    assert usual < registry().vaes.keys()
 
 
 def test_what_was_named_is_ticked_and_paths_that_differ_in_case_are_two_choices(tmp_path: Path) -> None:

@@ -113,5 +113,21 @@ def test_one_device_by_two_names_does_one_job_at_a_time(
     command.serve(device=["cpu", "auto", "cpu:0"], port=0, folder=tmp_path / "s", offline=True)
     assert len(made[0].queue._workers) == 1
     assert "used: cpu." in capsys.readouterr().err
+    running = prepare(made[0].queue._workshop.choices, tmp_path / "s", port=0, devices=["auto", "cpu"])
+    assert len(running.queue._workers) == 1
+    assert running.close()
     with pytest.raises(UsageError, match="no device 'cuda'"):
         command.serve(device=["cuda"], port=0, folder=tmp_path / "s", offline=True)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_tracebacks_are_shown_where_they_are_wanted(
+    opened: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, verbose: bool
+) -> None:
+    def serve(running: Running) -> None:
+        running.queue._workshop.report(ValueError("the reason"))
+
+    monkeypatch.setattr(Running, "serve", serve)
+    monkeypatch.setattr(command, "set_level", lambda *_: None)
+    command.serve(port=0, folder=tmp_path / "s", offline=True, verbose=verbose)
+    assert ("ValueError: the reason" in capsys.readouterr().err) == verbose

@@ -110,5 +110,5 @@ def serve(
         running.serve()
     finally:
         if not running.close():
-            say("a job could not be ended, and is marked as interrupted.")
+            say("what was at work could not be ended; a job that ran is marked as interrupted.")
             os._exit(INTERRUPTED)  # its thread is inside torch, where an ordinary end would abort the process
