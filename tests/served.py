@@ -1,5 +1,6 @@
 """A server on loopback in a thread of its own, with narrow random models: what the tests of `serve` share."""
 
+import io
 import json
 import socket
 import threading
@@ -9,14 +10,23 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vaelens.web.choices import Choices, settle
 from vaelens.web.serving import Running, prepare
 
 DEADLINE = 30.0  # seconds after which a test gives up waiting
 JSON = {"Content-Type": "application/json"}
+
+
+def png(width: int, height: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(out, "PNG")
+    return out.getvalue()
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +106,13 @@ class Served:
             while wait and (more := connection.recv(65536)):
                 answer += more
             return answer
+
+    def first_of_events(self) -> dict[str, Any]:
+        """What a page is told at first."""
+        with urlopen(f"http://127.0.0.1:{self.port}/api/events", timeout=DEADLINE) as stream:
+            while not (line := stream.readline()).startswith(b"data: "):
+                assert line, "no event"
+            return json.loads(line[6:])
 
     def wanted(self, **more: Any) -> dict[str, Any]:
         """A job that takes a moment."""

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from vaelens.comparison.running import compare
 from vaelens.errors import ResourceError, UsageError
 from vaelens.images.faces import draw_face
 from vaelens.web import store as storing
+from vaelens.web import work
 from vaelens.web.choices import Choices
 from vaelens.web.store import Store
 
@@ -132,7 +134,7 @@ def test_a_full_queue_takes_no_more(offer: Choices, tmp_path: Path) -> None:
         for _ in range(2):
             served.start()
         status, answer = served.ask("POST", "/api/jobs", served.wanted())
-        assert (status, answer["error"]) == (503, "2 jobs wait already. Cancel some, or try again later.")
+        assert (status, answer["error"]) == (429, "2 jobs wait already. Cancel some, or try again later.")
         assert len(list((tmp_path / "jobs").iterdir())) == 3
 
 
@@ -170,13 +172,15 @@ def test_a_full_disk_fails_the_job_and_leaves_nothing(server: Served, monkeypatc
 
 
 def test_failures_are_told_without_paths_or_tracebacks(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vaelens.web import work
+    reported: list[BaseException] = []
+    monkeypatch.setattr(server.running.queue._workshop, "report", reported.append)
 
     def fails(**_: Any) -> Any:
         raise ValueError("/root/secret")
 
     monkeypatch.setattr(work.running, "compare", fails)
     assert server.wait(server.start(), "failed")["error"] == "an unexpected error (ValueError)."
+    assert [str(error) for error in reported] == ["/root/secret"], "whoever started the server can see why"
     source = next(iter(server.offer.models.values())).source
 
     def tells(**_: Any) -> Any:
@@ -204,14 +208,15 @@ def test_events_begin_with_the_whole_state_and_go_on_with_changes(server: Served
                     return kind, json.loads(line[6:])
 
         kind, state = next_event()
-        assert (kind, state) == ("state", {"jobs": [before], "gone": []})
+        assert (kind, state) == ("state", {"jobs": [before], "gone": [], "past": 1, "bytes": before["bytes"]})
         job = server.start()
         while not events or events[-1][1]["jobs"][0]["state"] != "done":
             events.append(next_event())
         assert {kind for kind, _ in events} == {"change"}
         assert {one["id"] for _, change in events for one in change["jobs"]} == {job}
         server.ask("DELETE", f"/api/jobs/{before['id']}")
-        assert next_event() == ("change", {"jobs": [], "gone": [before["id"]]})
+        left = {"past": 1, "bytes": server.job(job)["bytes"]}
+        assert next_event() == ("change", {"jobs": [], "gone": [before["id"]], **left})
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:
@@ -230,8 +235,8 @@ def test_a_signal_ends_the_command_with_130(offer: Choices, tmp_path: Path, numb
     with urlopen(asked, timeout=60) as answer:
         job = json.load(answer)["id"]
     with urlopen(f"{address}api/events", timeout=60) as stream:
-        while b'"running"' not in stream.readline():
-            pass
+        while not re.search(rb'"progress": {"done": [1-9]', stream.readline()):
+            pass  # it can be stopped from its first step on, and not while it is loading
         process.send_signal(number)
         out, error = process.communicate(timeout=60)
     assert (process.returncode, error.splitlines()[-1]) == (130, "vaelens: interrupted."), error

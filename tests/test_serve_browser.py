@@ -3,6 +3,8 @@
 import io
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,25 @@ from viewing import View
 HOSTILE = '<img src=x onerror="window.owned=1"></script><script>window.owned=1</script>$& 日本'
 
 
-@pytest.fixture
-def visit(browser: Any, server: Served) -> Iterator[Callable[..., View]]:
+@pytest.fixture(name="visit")
+def visiting(browser: Any, server: Served) -> Iterator[Callable[..., View]]:
     """Open the served page; at the end it must have asked nobody else, and reported no error."""
     contexts, foreign, errors = [], [], []
     own = f"http://127.0.0.1:{server.port}/"
 
-    def open_it(width: int = 1200, height: int = 1000, **options: Any) -> View:
+    def open_it(width: int = 1200, height: int = 1000, at: str = own, refused: str = "422", **options: Any) -> View:
+        """`refused` is a pattern of the statuses that the console may tell of."""
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
         page = contexts[-1].new_page()
         page.on(
             "request", lambda request: request.url.startswith((own, "data:", "blob:")) or foreign.append(request.url)
         )
-        page.on("console", lambda message: "status of 422" in message.text or errors.append(message.text))
+        page.on(
+            "console", lambda message: re.search(f"status of ({refused})", message.text) or errors.append(message.text)
+        )
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("dialog", lambda dialog: dialog.accept())
-        page.goto(own)
+        page.goto(at)
         view = View(page)
         view.until("document.querySelectorAll('[name=model]').length > 0")
         return view
@@ -118,6 +123,7 @@ def test_markup_in_prompts_is_shown_and_does_nothing(visit: Callable[..., View])
     view.until("document.querySelectorAll('.past').length == 1")
     for place in ("#now-title", ".past .words"):
         assert view.text(place) == HOSTILE, place
+    assert view.page.get_by_role("link", name=HOSTILE).get_attribute("aria-label") == f"Show {HOSTILE}"
     assert view.page.evaluate("window.owned") is None
     assert view.page.locator("#now img[src='x'], .past img[src='x']").count() == 0
 
@@ -152,6 +158,48 @@ def test_it_fits_speaks_japanese_and_can_be_used_by_keys(visit: Callable[..., Vi
         view.page.keyboard.press("Tab")
         reached.add(view.page.evaluate("document.activeElement.id || document.activeElement.name"))
     assert {"file", "model", "vae", "seeds", "next-seed", "go"} <= reached
-    view.page.fill("#seeds", "3 4")
-    view.page.click("#next-seed")
-    assert view.page.input_value("#seeds") == "5 6"
+
+
+def test_markup_in_names_is_shown_and_does_nothing(visit: Callable[..., View], server: Served) -> None:
+    """Names of files become names of models and VAEs: in the form, the viewer and the downloads."""
+    choices = server.running.queue._workshop.choices
+    name = HOSTILE.replace("/", "")
+    for kind in (choices.models, choices.vaes):
+        for number, one in kind.items():
+            kind[number] = replace(one, name=f"{name} {one.name}")
+    try:
+        view = visit()
+        texts = view.page.locator("#models .tick, #vaes .tick").all_text_contents()
+        assert sum(name in text for text in texts) >= 3
+        view.page.locator("#models .tick", has_text="narrow-sd").locator("input").check()
+        view.page.fill("#prompt", "a cat")
+        view.page.evaluate("document.querySelector('#steps').value = 2")
+        view.page.click("#go")
+        view.until("document.querySelectorAll('#viewer .panel').length == 1")
+        assert name in view.text("#now-what")
+        assert name in view.text("#viewer .row .name")
+        assert name in view.text("#downloads")
+        assert view.page.evaluate("window.owned") is None
+        assert view.page.locator("img[src='x']").count() == 0
+    finally:
+        for kind in (choices.models, choices.vaes):
+            for number, one in kind.items():
+                kind[number] = replace(one, name=one.name.removeprefix(f"{name} "))
+
+
+def test_both_languages_have_the_same_words_and_all_that_are_used() -> None:
+    page = resources.files("vaelens.web").joinpath("page")
+    source = page.joinpath("words.js").read_text("utf-8")
+    parts = re.split(r"\n  ja: ", source.partition("\n  en: ")[2])
+    english, japanese = (dict(re.findall(r"(\w+): \"([^\"]*)\"", part)) for part in parts)
+    assert english.keys() == japanese.keys()
+    for name, text in english.items():
+        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", japanese[name])), name
+        assert text != japanese[name], name
+    files = [page.joinpath(f"{name}.js").read_text("utf-8") for name in ("asking", "choosing", "showing", "app")]
+    used = {name for file in files for name in re.findall(r"\bword\(\"(\w+)\"", file)}
+    used |= set(re.findall(r"data-say=\"(\w+)\"", page.joinpath("index.html").read_text("utf-8")))
+    assert used <= english.keys()
+    assert english.keys() <= used | {"queued", "running", "done", "failed", "cancelled", "interrupted"} | {
+        name for file in files for name in re.findall(r"\"(\w+)\"", file)
+    }, "and none that nobody says"

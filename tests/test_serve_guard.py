@@ -1,28 +1,24 @@
 """The served page against those who shouldn't ask, and those who ask for too much: fault 21, an item a test."""
 
-import io
 import json
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from served import Served, serving
-from vaelens.errors import UsageError
+from served import Served, png
 from vaelens.web.app import make_app
 from vaelens.web.choices import Choices
-from vaelens.web.guard import Door
+from vaelens.web.queue import LONGEST
 from vaelens.web.serving import prepare
 
-TOKEN = "a-token-of-enough-length"
 REFUSED = range(400, 500)
 FLOOD = """
 import asyncio, json, sys
@@ -39,12 +35,6 @@ async def every():
     return await asyncio.gather(*(one() for _ in range(1000)))
 print(json.dumps(asyncio.run(every())))
 """  # a thousand at once, from a process of its own
-
-
-def png(width: int, height: int) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(out, "PNG")
-    return out.getvalue()
 
 
 FOREIGN = ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "localhost.evil:{port}", ""]
@@ -116,24 +106,6 @@ def test_no_path_leads_out_of_the_store(server: Served) -> None:
     for number in ("../../" + job, "0" * 31 + "/", job.upper() + "x", "/etc/passwd"):
         status, answer = server.ask("POST", "/api/jobs", {"upload": number[:64], "vaes": server.vaes})
         assert (status, "isn't here any more" in answer["error"]) == (422, True)
-
-
-def test_an_uploads_name_is_only_a_name(server: Served) -> None:
-    for name in (
-        "..%2F..%2Fevil.png",
-        "%2Fetc%2Fcron.d%2Fevil",
-        "..%5C..%5Cevil.png",
-        "a%00b.png",
-        ".hidden",
-        "..",
-        "x" * 300,
-    ):
-        status, upload = server.upload(png(8, 8), name)
-        assert status == 201, upload
-        assert not set("/\\\0") & set(upload["name"])
-        assert not upload["name"].startswith(".")
-    folder = server.running.store.folder
-    assert {path.parent.parent for path in folder.parent.rglob("*evil*")} == {folder / "uploads"}
 
 
 def test_an_address_where_a_file_is_wanted_is_refused_and_nobody_is_asked(
@@ -218,50 +190,39 @@ def test_a_body_that_hides_its_length_is_counted(offer: Choices, tmp_path: Path)
     assert running.close()
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"), [(b"", "is empty"), (b"<svg xmlns=''/>", "SVG"), (b"text", "no picture")]
-)
-def test_an_upload_that_is_no_picture_is_refused(server: Served, content: bytes, sentence: str) -> None:
-    status, answer = server.upload(content)
-    assert (status, sentence in answer["error"]) == (422, True), answer
-    assert str(server.running.store.folder) not in answer["error"]
-    assert not list((server.running.store.folder / "uploads").iterdir())
-
-
-def test_pixels_are_counted_before_they_are_decoded(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    bomb, side = png(1, 1), (50_000).to_bytes(4, "big")
-    header = b"IHDR" + side + side + bomb[24:29]
-    bomb = bomb[:12] + header + crc32(header).to_bytes(4, "big") + bomb[33:]
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("decoded"))
-    status, answer = server.upload(bomb)
-    assert (status, "pixels" in answer["error"]) == (422, True), answer
-    assert server.upload(png(4100, 4100))[1]["error"].startswith("face.png has 4100x4100 pixels")
-
-
 def test_a_thousand_requests_at_once_leave_the_page_quick(server: Served) -> None:
-    server.wait(server.slow(), "running")
+    """What a clock says depends on the machine (docs/serve.md has a figure): here the page must answer at all."""
+    running = server.slow()
+    server.wait(running, "running")
     body = json.dumps(server.wanted()).encode()
-    slowest, stop = [0.0], threading.Event()
+    took, most_threads, stop = list[float](), [0], threading.Event()
 
     def watch() -> None:
         while not stop.is_set():
             began = time.monotonic()
             status, _, page = server.raw("GET", "/")
             assert (status, page[:15]) == (200, b"<!doctype html>")
-            slowest[0] = max(slowest[0], time.monotonic() - began)
+            took.append(time.monotonic() - began)
+            most_threads[0] = max(most_threads[0], threading.active_count())
             time.sleep(0.05)
 
-    watching = threading.Thread(target=watch)
-    watching.start()
-    command = [sys.executable, "-c", FLOOD, str(server.port), body.decode()]
-    statuses = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    stop.set()
-    watching.join()
-    assert 202 in statuses
-    assert set(statuses) <= {202, 429, 503}
-    assert statuses.count(202) <= 101
-    print(f"slowest page: {slowest[0]:.2f} s")
-    assert slowest[0] < 1.0
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        before = threading.active_count()
+        command = [sys.executable, "-c", FLOOD, str(server.port), body.decode()]
+        try:
+            flooded = subprocess.run(command, capture_output=True, text=True, check=True)
+        finally:
+            stop.set()
+        watching.result()
+    statuses = json.loads(flooded.stdout)
+    print(f"{len(took)} pages, the slowest {max(took):.2f} s; answers {dict(Counter(statuses))}")
+    assert set(statuses) == {202, 429}
+    states = Counter(job["state"] for job in server.ask("GET", "/api/jobs")[1]["jobs"])
+    assert states == {"running": 1, "queued": statuses.count(202)}
+    assert statuses.count(202) <= LONGEST
+    assert most_threads[0] <= before + 40, "a worker thread for each of the few that are let in, not for each request"
+    assert max(took) < 10
 
 
 def test_only_so_many_pages_listen(server: Served) -> None:
@@ -270,7 +231,7 @@ def test_only_so_many_pages_listen(server: Served) -> None:
     for one in listening:
         one.sendall(request)
         assert one.recv(12) == b"HTTP/1.1 200"
-    assert server.ask("GET", "/api/events")[0] == 503
+    assert server.ask("GET", "/api/events")[0] == 429
     for one in listening:
         one.close()
 
@@ -280,36 +241,6 @@ def test_only_so_many_pages_listen(server: Served) -> None:
             return one.recv(12) == b"HTTP/1.1 200"
 
     server.until(listens)
-
-
-def test_another_address_needs_a_token(offer: Choices, tmp_path: Path) -> None:
-    for host in ("0.0.0.0", "::", "192.168.1.2", "example.org"):
-        with pytest.raises(UsageError, match="so it needs --token"):
-            Door(host, 1).check()
-        Door(host, 1, TOKEN).check()
-    with pytest.raises(UsageError, match="at least 16 characters, this one 5"):
-        prepare(offer, tmp_path, port=0, token="short")
-    assert Door("0.0.0.0", 80, TOKEN).lets_host("192.168.1.2")
-    assert not Door("0.0.0.0", 80, TOKEN).lets_host("evil.example")
-    assert Door("box.local", 99, TOKEN).lets_host("box.local:99")
-
-
-def test_the_token_is_asked_for_everywhere_and_kept_as_a_cookie(offer: Choices, tmp_path: Path) -> None:
-    with serving(offer, tmp_path, token=TOKEN) as served:
-        for method, path in (("GET", "/"), ("GET", "/static/app.js"), ("GET", "/api/events"), ("POST", "/api/jobs")):
-            assert served.raw(method, path, Content_Type="application/json")[0] == 403
-        for wrong in (TOKEN[:-1], TOKEN + "x", "", "é" * 20):
-            bearer = f"Bearer {wrong}".encode().decode("latin-1")
-            assert served.raw("GET", "/api/jobs", Authorization=bearer)[0] == 403
-        assert served.raw("GET", f"/api/jobs?token={TOKEN}")[0] == 403, "an address holds it once, at the door"
-        assert served.raw("GET", "/api/jobs", Authorization=f"Bearer {TOKEN}")[0] == 200
-        status, headers, _ = served.raw("GET", f"/?token={TOKEN}")
-        assert (status, headers["location"]) == (303, "/")
-        cookie, *how = headers["set-cookie"].split("; ")
-        assert {"HttpOnly", "SameSite=Strict"} <= set(how)
-        assert TOKEN not in cookie
-        assert served.raw("GET", "/", Cookie=cookie)[0] == 200
-        assert served.raw("GET", "/", Cookie=cookie[:-1])[0] == 403
 
 
 def test_every_answer_has_its_headers_and_errors_are_json(server: Served) -> None:
@@ -332,3 +263,21 @@ def test_every_answer_has_its_headers_and_errors_are_json(server: Served) -> Non
     for body in (b"", b"[]", b"{", b'{"vaes": ' + b"[" * 30_000, b"\xff\xfe", b"null"):
         status, _, answer = server.raw("POST", "/api/jobs", body, Content_Type="application/json")
         assert (status, set(json.loads(answer))) == (422, {"error"}), body[:20]
+
+
+def test_an_odd_address_is_told_in_a_sentence(server: Served) -> None:
+    job = server.wait(server.start())["id"]
+    status, answer = server.ask("GET", f"/api/jobs/{job}/pictures/0?download=zzz")
+    assert (status, set(answer)) == (422, {"error"})
+    assert answer["error"].startswith("download: ")
+
+
+def test_a_picture_that_was_deleted_is_not_shown_again(server: Served) -> None:
+    job = server.wait(server.start())["id"]
+    status, headers, _ = server.raw("GET", f"/api/jobs/{job}/pictures/0")
+    assert (status, headers["cache-control"]) == (200, "private, no-cache")
+    known = {"If_None_Match": headers["etag"]}
+    assert server.raw("GET", f"/api/jobs/{job}/pictures/0", **known)[::2] == (304, b"")
+    assert server.raw("GET", f"/api/jobs/{job}/pictures/1", **known)[0] == 200
+    assert server.ask("DELETE", f"/api/jobs/{job}")[0] == 204
+    assert server.raw("GET", f"/api/jobs/{job}/pictures/0", **known)[0] == 404

@@ -269,3 +269,24 @@ def test_show_replaces_the_panels_and_nothing_of_the_earlier_goes_on(open_page: 
     assert view.page.locator(".reset").all_inner_texts() == ["リセット"] * 2
     view.page.evaluate("vaelensViewer.show(document.querySelector('main'), [])")
     assert view.page.locator(".panel").count() == 0
+
+
+BROKEN = """() => {
+  const [panel] = JSON.parse(document.querySelector('#data').textContent);
+  const broken = { ...panel.layers[0], name: 'broken', src: 'data:image/png;base64,AAAA' };
+  vaelensViewer.show(document.querySelector('main'), [{ ...panel, layers: [...panel.layers, broken] }]);
+}"""
+
+
+def test_a_picture_that_cant_be_read_leaves_no_map_of_others(open_page: Open) -> None:
+    view = open_page(THREE)
+    view.page.evaluate(BROKEN)
+    view.page.locator(".handle").focus()
+    view.press("h")
+    view.until("document.querySelector('.heat').width == 320")
+    view.page.locator("select.right").select_option(label="broken")
+    view.until("document.querySelector('.heat').width == 1")
+    assert "broken" in view.page.locator(".heat").get_attribute("aria-label")
+    assert view.page.locator(".stack").get_attribute("aria-busy") is None
+    view.page.locator("select.right").select_option(index=1)
+    view.until("document.querySelector('.heat').width == 320")

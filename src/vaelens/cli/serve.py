@@ -1,8 +1,11 @@
 """`vaelens serve`: the live page on this machine."""
 
 import os
+import secrets
+import traceback
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -26,12 +29,17 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen. Other than this machine's own needs --token.")
+        str, typer.Option(metavar="ADDRESS", help="Where to listen. Other than this machine's own has a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="0 takes a free one.")] = 7861,
     token: Annotated[
         str | None,
-        typer.Option(metavar="SECRET", envvar="VAELENS_TOKEN", help="Whoever asks must know it.", show_default=False),
+        typer.Option(
+            metavar="SECRET",
+            envvar="VAELENS_TOKEN",
+            help="Whoever asks must know it; where others can ask, one is made if none is named.",
+            show_default=False,
+        ),
     ] = None,
     folder: Annotated[
         Path | None,
@@ -57,16 +65,18 @@ def serve(
     cache already. Nothing is downloaded on the page's word. Example: vaelens serve --model sd-v1-4
     """
     set_level(quiet, verbose)
-    from vaelens.loading import find_device, find_dtype
+    from vaelens.loading import find_dtype
     from vaelens.web.choices import settle
-    from vaelens.web.guard import Door
-    from vaelens.web.serving import prepare
+    from vaelens.web.door import Door, is_loopback
+    from vaelens.web.serving import distinct, prepare
     from vaelens.web.store import default_folder
 
+    made = token is None and not is_loopback(host)
+    token = secrets.token_urlsafe(24) if made else token
     Door(host, port, token).check()
-    devices = device or ["auto"]
-    for one in devices:
-        find_device(one)
+    devices = distinct(device or ["auto"])
+    if len(devices) < len(device or ["auto"]):
+        say(f"Some --device are the same one, which does one job at a time; used: {', '.join(devices)}.")
     find_dtype(dtype)
     choices = settle(
         model or [],
@@ -87,14 +97,18 @@ def serve(
         dtype=dtype,
         space=space,
         guard=not no_safety_checker,
+        report=traceback.print_exception if verbose else None,
     )
-    result(running.address + ("?token=..." if token else ""))
+    entry = running.address + (f"?token={quote(token, safe='')}" if token else "")
+    result(entry if made or not token else running.address + "?token=...")
+    if token and not made:  # it may be written down in a log, where whoever named it doesn't expect it
+        say("Open it with the token that you named in place of the dots.")
     say(f"The history lies in {running.store.folder}. Ctrl-C ends the server.")
     if open_it:
-        typer.launch(running.address)
+        typer.launch(entry)
     try:
         running.serve()
     finally:
         if not running.close():
-            say("a job could not be ended, and is marked as interrupted.")
+            say("what was at work could not be ended; a job that ran is marked as interrupted.")
             os._exit(INTERRUPTED)  # its thread is inside torch, where an ordinary end would abort the process

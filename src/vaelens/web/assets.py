@@ -5,7 +5,7 @@ from string import Template
 
 from vaelens.report.page import package_file, viewer_script
 
-SCRIPTS = ("words.js", "asking.js", "app.js")
+SCRIPTS = ("words.js", "asking.js", "choosing.js", "showing.js", "app.js")
 HTML, CSS, JS = "text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8"
 
 

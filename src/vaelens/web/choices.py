@@ -1,9 +1,11 @@
 """What may be ticked: settled when the server starts, by the person who starts it. The browser names ids of it only."""
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from vaelens.adapters.models import ModelFiles, bring, find_model
 from vaelens.adapters.pipelines import SCHEDULERS
@@ -11,7 +13,6 @@ from vaelens.download.hub import RemoteFile, cached
 from vaelens.errors import UsageError, VaelensError
 from vaelens.generation import LARGEST, MOST_STEPS
 from vaelens.loading import find_dtype, load
-from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 
 Say = Callable[[str], None]
@@ -37,11 +38,12 @@ class Model:
     space: str | None
     steps: int
     guidance: float
+    side: int | None = None  # of the pictures that it makes where no size is asked for, if that is known
     scenes: bool = False
 
     def shown(self) -> dict[str, Any]:
         """For the browser."""
-        known = registry().models.get(self.name)
+        known = registry().models.get(self.source.lower())
         return {
             "id": self.id,
             "name": self.name,
@@ -49,6 +51,7 @@ class Model:
             "space": self.space,
             "steps": self.steps,
             "guidance": self.guidance,
+            "side": self.side,
             "examples": SCENES if self.scenes else ANY_SCENES,
             "any_prompt": not self.scenes,
         }
@@ -56,7 +59,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A VAE to tick; `own_of` is the id of the model that it came with, `usual` whether `compare` would take it."""
+    """A VAE to tick; `own_of` is the id of the model that it came with.
+
+    `usual` ones are ticked at first: those that `compare` would take, and those that were named at the start.
+    """
 
     id: str
     name: str
@@ -67,7 +73,7 @@ class Decoder:
 
     def shown(self) -> dict[str, Any]:
         """For the browser."""
-        known = registry().vaes.get(self.source)
+        known = registry().vaes.get(self.source.lower())
         return {
             "id": self.id,
             "name": self.name,
@@ -130,7 +136,7 @@ def settle(
             _add(decoders, own)
     for source in vaes:
         vae = load(source, device="cpu", space=space, offline=offline, announce=announce)
-        _add(decoders, Decoder(_id("vae", source), _distinct(vae.name, decoders), source, vae.spec.latent_space))
+        _add(decoders, Decoder(_id("vae", source), vae.name, source, vae.spec.latent_space, usual=True))
     for name in registry().models:
         if _id("model", name) not in found and (files := _cached_model(name, half, guard)) is not None:
             _add(found, _model(name, files))
@@ -140,52 +146,57 @@ def settle(
     return Choices(found, decoders)
 
 
-class Kept:
-    """VAEs that stay in memory between jobs, the last used ones; one device's."""
-
-    def __init__(self, device: str, dtype: str, space: str | None, most: int = 4) -> None:
-        self._options: dict[str, Any] = {"device": device, "dtype": dtype, "space": space, "offline": True}
-        self._most = most
-        self._kept: dict[str, VAE] = {}
-
-    def get(self, wanted: Sequence[Decoder]) -> list[VAE]:
-        """The VAEs in order, under the names that they are shown by. Raises what loading raises."""
-        names = [one.id for one in wanted]
-        others = [key for key in self._kept if key not in names]
-        for key in others[: max(0, len(self._kept) + len(names) - self._most)]:
-            del self._kept[key]
-        for one in wanted:
-            vae = self._kept.pop(one.id, None) or load(one.source, **self._options)
-            vae.name = one.name
-            self._kept[one.id] = vae
-        return [self._kept[key] for key in names]
-
-
 def _add(to: dict[str, Any], one: Model | Decoder) -> None:
-    to.setdefault(one.id, one)
+    """Under a name of its own: two folders of one name are two choices."""
+    if one.id not in to:
+        to[one.id] = replace(one, name=_distinct(one.name, {other.name for other in to.values()}))
 
 
 def _id(kind: str, source: str) -> str:
-    """The same for the same source, so that a page that is open outlives a restart; it tells nothing of a path."""
-    return hashlib.sha256(f"{kind}:{source.lower()}".encode()).hexdigest()[:16]
+    """The same for the same source, so that a page that is open outlives a restart; it tells nothing of a path.
+
+    Only the registry's names may be spelt in either case: two paths that differ in case are two files.
+    """
+    known = registry().models if kind == "model" else registry().vaes
+    source = source.lower() if source.lower() in known else source
+    return hashlib.sha256(f"{kind}:{source}".encode()).hexdigest()[:16]
 
 
-def _distinct(name: str, others: dict[str, Decoder]) -> str:
+def _distinct(name: str, others: set[str]) -> str:
     candidate, number = name, 2
-    while candidate in {one.name for one in others.values()}:
+    while candidate in others:
         candidate, number = f"{name} ({number})", number + 1
     return candidate
 
 
 def _embedded(name: str) -> Model:
-    known = registry().find_model(name)
-    return Model(_id("model", name), name, name, known.space, known.steps, known.guidance, known.prompts == "scenes")
+    known, side = registry().find_model(name), _side(find_model(name).folder)
+    scenes = known.prompts == "scenes"
+    return Model(_id("model", name), name, name, known.space, known.steps, known.guidance, side, scenes)
 
 
 def _model(source: str, files: ModelFiles) -> Model:
     known = registry().models.get(source.lower())
     name = source.lower() if known else files.name
-    return Model(_id("model", source), name, source, files.space, files.kind.steps, files.kind.guidance)
+    kind = files.kind
+    return Model(_id("model", source), name, source, files.space, kind.steps, kind.guidance, _side(files.folder))
+
+
+def _side(folder: Path) -> int | None:
+    """Of a model's pictures in pixels, from its small files; None where they don't say.
+
+    A latent's pixel is eight of the picture's where there is no VAE's config, as in diffusers.
+    """
+    try:
+        latent = int(_config(folder / "unet")["sample_size"])
+        vae = folder / "vae"
+        return latent * (2 ** (len(_config(vae)["block_out_channels"]) - 1) if vae.is_dir() else 8)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return cast(dict[str, Any], json.loads((folder / "config.json").read_bytes()))
 
 
 def _own(files: ModelFiles, model: Model) -> Decoder | None:

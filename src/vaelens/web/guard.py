@@ -1,4 +1,4 @@
-"""Who may ask, and how much: Host, Origin, token and body sizes, checked before anything else looks at a request.
+"""What every request must pass: Host, Origin, token, content type, body size and patience, before anything else looks.
 
 A page of another site that the same browser shows can send requests here. It can't read the answers, but it could
 start jobs, and by DNS rebinding (its own name made to point at 127.0.0.1) it could read, too. So the Host must be
@@ -6,30 +6,28 @@ ours, a browser must say that our own page is asking, and what changes anything 
 form can send.
 """
 
-import hashlib
-import hmac
-import ipaddress
+import asyncio
 import json
-import socket
-from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vaelens.errors import UsageError
+from vaelens.web.door import Door
 
 JSON_BYTES = 64 * 1024
 UPLOAD_BYTES = 32 * 1024 * 1024
+JSON_PATIENCE = 10.0  # seconds in which JSON has to come
+SILENCE = 10.0  # seconds for which an upload may pause
 UPLOADS = "/api/uploads"
-COOKIE = "vaelens-token"
 MOST_CHANGES = 32  # requests that change something and are under way at once; a person has one or two
-SHORTEST_TOKEN = 16
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-WILDCARDS = {"0.0.0.0", "::"}
 READING = {"GET", "HEAD"}
+TOO_SLOW = "that took too long to come. Try again."
+# A browser keeps a SameSite=Strict cookie from a page that another site's link led to, but sends it only with what our
+# own page asks for: so a page goes on to the next, where a redirect would still count as the other site's request.
+ENTRY = b"""<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/">
+<title>vaelens</title><p><a href="/">vaelens</a></p></html>
+"""
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -40,48 +38,6 @@ SECURITY = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-
-
-@dataclass(frozen=True)
-class Door:
-    """Where the server listens, and the token that it asks for, if any."""
-
-    host: str
-    port: int
-    token: str | None = None
-
-    def check(self) -> None:
-        """Raises UsageError for a token that is too short, and for none where others than this machine can ask."""
-        if self.token is not None and len(self.token) < SHORTEST_TOKEN:
-            raise UsageError(f"a token has at least {SHORTEST_TOKEN} characters, this one {len(self.token)}.")
-        if self.token is None and not is_loopback(self.host):
-            raise UsageError(
-                f"--host {self.host} lets other machines ask, so it needs --token, a secret of at least "
-                f"{SHORTEST_TOKEN} characters. Without one the page is served on 127.0.0.1 only."
-            )
-
-    def lets_host(self, host: str) -> bool:
-        """Whether a Host header names this server. A name that isn't known may have been made to point here."""
-        name, port = _split(host.lower())
-        if port != self.port or not name:
-            return False
-        if name in LOOPBACK or name == _bracketed(self.host.lower()):
-            return True
-        # Listening everywhere, the addresses aren't known; an address, unlike a name, can't be made to point elsewhere.
-        return self.host in WILDCARDS and (_is_address(name) or name == socket.gethostname().lower())
-
-    def lets_origin(self, origin: str, host: str) -> bool:
-        """Whether an Origin header is that of our own page, which was asked for under this Host."""
-        return origin.lower() in {f"http://{host.lower()}", f"https://{host.lower()}"}
-
-    def lets_token(self, given: str) -> bool:
-        """Whether this is the token."""
-        return self.token is not None and _same(given, self.token)
-
-    @property
-    def cookie(self) -> str:
-        """What the browser keeps instead of the token: made from it, and of no use elsewhere."""
-        return hmac.new((self.token or "").encode(), b"vaelens serve", hashlib.sha256).hexdigest()
 
 
 class Guard:
@@ -106,15 +62,25 @@ class Guard:
         refused = self._refusal(scope, headers)
         if refused is not None:
             await _answer(send, *refused)
-            return
-        entry = self._entering(scope)
-        if entry is not None:
-            await _answer(send, 303, "", entry)
-            return
-        receive = _limited(receive, self._limit(scope["path"]))
-        if scope["method"] in READING:
-            await self._app(scope, receive, send)
-            return
+        elif self._enters(scope):
+            await _answer_bytes(send, 200, ENTRY, {"Content-Type": "text/html; charset=utf-8"} | self._door.entry)
+        elif scope["method"] in READING:
+            await self._app(scope, _limited(receive, JSON_BYTES), send)
+        elif scope["path"] == UPLOADS:
+            await self._change(scope, _limited(receive, self._upload_bytes, SILENCE), send)
+        else:
+            try:  # all of it before it takes a place: who sends nothing must not lock others out
+                async with asyncio.timeout(JSON_PATIENCE):
+                    come = await _whole(_limited(receive, JSON_BYTES))
+            except TimeoutError:
+                await _answer(send, 408, TOO_SLOW)
+            except HTTPException as error:
+                await _answer(send, error.status_code, error.detail)
+            else:
+                if come["type"] == "http.request":  # else nobody is there to answer
+                    await self._change(scope, _replayed(come, receive), send)
+
+    async def _change(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._changes >= MOST_CHANGES:
             await _answer(send, 429, "too many requests at once. Try again in a moment.", {"Retry-After": "1"})
             return
@@ -135,7 +101,7 @@ class Guard:
         enters = method in READING and scope["path"] == "/"  # following a link to the page does nothing by itself
         if site not in {None, "same-origin", "none"} and not enters:
             return 403, "this request comes from another site's page, and is refused."
-        if self._door.token is not None and not self._has_token(scope, headers):
+        if not self._door.lets_token(headers) and not self._enters(scope):
             return 403, "this server wants its token. Open the address with ?token= and the token at its end."
         if method in READING:
             return None
@@ -155,50 +121,57 @@ class Guard:
     def _limit(self, path: str) -> int:
         return self._upload_bytes if path == UPLOADS else JSON_BYTES
 
-    def _has_token(self, scope: Scope, headers: Headers) -> bool:
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self._door.lets_token(given.strip()):
-            return True
-        try:
-            kept = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            kept = None
-        if kept is not None and _same(kept.value, self._door.cookie):
-            return True
-        return self._entering(scope) is not None
-
-    def _entering(self, scope: Scope) -> dict[str, str] | None:
-        """The headers of the answer to /?token=...: a cookie, and on to the page, so that the address forgets it."""
-        if scope["method"] != "GET" or scope["path"] != "/" or self._door.token is None:
-            return None
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if not self._door.lets_token(given):
-            return None
-        return {"Location": "/", "Set-Cookie": f"{COOKIE}={self._door.cookie}; HttpOnly; SameSite=Strict; Path=/"}
+    def _enters(self, scope: Scope) -> bool:
+        """Whether this is the right /?token=..., after which the address forgets it."""
+        return (scope["method"], scope["path"]) == ("GET", "/") and self._door.lets_enter(
+            scope["query_string"].decode("latin-1")
+        )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Counts what really comes: a length may be absent, or a lie."""
-    seen = 0
+def _limited(receive: Receive, limit: int, silence: float | None = None) -> Receive:
+    """Counts what really comes, as a length may be absent, or a lie; waits for each part no longer than `silence`."""
+    seen, ended = 0, False
 
     async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, ended
+        try:
+            async with asyncio.timeout(None if ended else silence):
+                message = await receive()
+        except TimeoutError as error:
+            raise HTTPException(408, TOO_SLOW, {"Connection": "close"}) from error
         if message["type"] == "http.request":
-            seen += len(message.get("body", b""))
+            seen, ended = seen + len(message.get("body", b"")), not message.get("more_body", False)
             if seen > limit:
                 raise HTTPException(413, _too_large(limit), {"Connection": "close"})
         return message
 
     return counted
+
+
+async def _whole(receive: Receive) -> Message:
+    """A whole body as one message; or that of a client who has gone."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return message
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return {"type": "http.request", "body": body, "more_body": False}
+
+
+def _replayed(first: Message, receive: Receive) -> Receive:
+    """Gives that message, then what comes after it."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return first
+
+    return replay
 
 
 def _secured(send: Send) -> Send:
@@ -214,10 +187,14 @@ def _secured(send: Send) -> Send:
 
 
 async def _answer(send: Send, status: int, sentence: str, more: dict[str, str] | None = None) -> None:
+    body = json.dumps({"error": sentence}).encode()
+    await _answer_bytes(send, status, body, {"Content-Type": "application/json"} | (more or {}))
+
+
+async def _answer_bytes(send: Send, status: int, body: bytes, more: dict[str, str]) -> None:
     """An answer that reads nothing of the request's body, so the connection closes with it."""
-    body = json.dumps({"error": sentence}).encode() if sentence else b""
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
-    encoded = [(k.lower().encode(), v.encode("latin-1")) for k, v in (headers | (more or {})).items()]
+    headers = {"Content-Length": str(len(body)), "Connection": "close"} | more
+    encoded = [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": body})
 
@@ -225,31 +202,3 @@ async def _answer(send: Send, status: int, sentence: str, more: dict[str, str] |
 def _too_large(limit: int) -> str:
     size = f"{limit // 2**20} MiB" if limit >= 2**20 else f"{limit // 2**10} KiB"
     return f"that is too large: at most {size}. Make it smaller first."
-
-
-def _same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode(), wanted.encode())
-
-
-def _split(host: str) -> tuple[str, int]:
-    """Name (an IPv6 address in brackets) and port; "" for what is no host."""
-    try:
-        parts = urlsplit(f"//{host}")
-        port = parts.port or 80
-    except ValueError:
-        return "", 0
-    if parts.netloc != host or "@" in host or parts.hostname is None:
-        return "", 0
-    return _bracketed(parts.hostname), port
-
-
-def _bracketed(name: str) -> str:
-    return f"[{name}]" if ":" in name else name
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    return True

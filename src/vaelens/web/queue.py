@@ -3,7 +3,6 @@
 States: queued, running, done, failed, cancelled, interrupted (the server ended first). The last four are ends.
 """
 
-import copy
 import threading
 import time
 from collections import deque
@@ -13,12 +12,13 @@ from typing import Any
 
 from vaelens.errors import ResourceError, VaelensError, is_out_of_memory
 from vaelens.web.asked import Asked
-from vaelens.web.store import new_id
+from vaelens.web.history import History
+from vaelens.web.ids import new_id
+from vaelens.web.job import ENDS, SCHEMA, Job
+from vaelens.web.kept import Kept
 from vaelens.web.work import Workshop
 
 LONGEST = 100  # jobs that wait
-ENDS = {"done", "failed", "cancelled", "interrupted"}
-FORGOTTEN = 1000  # deletions that are remembered, for pages that missed them
 
 
 class FullError(ResourceError):
@@ -26,173 +26,202 @@ class FullError(ResourceError):
 
 
 class Queue:
-    """All jobs of the history, and those to come. Its methods may be called from any thread."""
+    """All jobs of the history, and those to come. Its methods may be called from any thread.
+
+    `_changed` is held for moments only, as the page's own loop takes it; what writes to disk waits for `_saving`.
+    """
 
     def __init__(self, workshop: Workshop, devices: Sequence[str] = ("auto",), longest: int = LONGEST) -> None:
         self._workshop, self._store, self._longest = workshop, workshop.store, longest
-        self._changed = threading.Condition()
-        self._jobs: dict[str, dict[str, Any]] = {}
-        self._revisions: dict[str, int] = {}
-        self._gone: deque[tuple[int, str]] = deque(maxlen=FORGOTTEN)
-        self._revision = 0
+        self._changed, self._saving = threading.Condition(), threading.Lock()
+        self._jobs = History()
         self._waiting: deque[tuple[str, Asked]] = deque()
         self._stops: set[str] = set()
         self._closing = False
         for job in self._store.read_all():
-            self._jobs[job["id"]] = job
-            if job.get("state") not in ENDS:
-                job |= {"state": "interrupted", "progress": None}
-                self._write(job)
-            self._note(job["id"])
+            self._jobs.put(job)
+            if job["state"] not in ENDS:
+                self._put(job["id"], state="interrupted", progress=None)
+                self._save(job["id"])
         self._workers = [threading.Thread(target=self._work, args=(device,), daemon=True) for device in devices]
         for worker in self._workers:
             worker.start()
 
-    def add(self, asked: Asked, described: dict[str, Any]) -> dict[str, Any]:
+    def add(self, asked: Asked, described: dict[str, Any]) -> Job:
         """Queue a job. Raises FullError when too many wait, UsageError for an upload that is gone, and as writing does.
 
         `described` is what is shown of the request: names, where the browser sent ids.
         """
-        job: dict[str, Any] = {"id": new_id(), "state": "queued", "created": _now(), "asked": described}
+        job: Job = {"schema": SCHEMA, "id": new_id(), "state": "queued", "created": _now(), "asked": described}
         job |= {"settings": asked.model_dump(exclude={"upload"}, exclude_none=True)}
         job |= {"progress": None, "error": None, "said": [], "panels": [], "bytes": 0}
         self.check_room()
         try:
             if asked.upload is not None:
-                job["asked"] = {**described, "upload": self._store.upload_name(asked.upload)}
-                self._store.take_upload(asked.upload, job["id"])
+                name, size = self._store.take_upload(asked.upload, job["id"])
+                job |= {"asked": {**described, "upload": name}, "bytes": size}
             self._store.write_job(job)
             with self._changed:
                 self.check_room()
-                self._jobs[job["id"]] = job
+                self._jobs.put(job)
                 self._waiting.append((job["id"], asked))
-                self._note(job["id"])
-                return copy.deepcopy(job)
+                self._changed.notify_all()
+                return job
         except BaseException:
             self._store.delete_job(job["id"])
             raise
 
-    def get(self, job: str) -> dict[str, Any] | None:
-        """One job as it is now."""
+    def get(self, job: str) -> Job | None:
+        """One job as it is now; not to be changed."""
         with self._changed:
-            return copy.deepcopy(self._jobs.get(job))
+            return self._jobs.get(job)
+
+    def first(self) -> tuple[int, str]:
+        """The revision now, and what a page is told at first, as JSON."""
+        with self._changed:
+            return self._jobs.revision, self._jobs.first()
+
+    def older(self, before: str, count: int) -> str | None:
+        """More of the history, as JSON; None for an unknown id."""
+        with self._changed:
+            return self._jobs.older(before, count)
+
+    def since(self, revision: int) -> tuple[int, str | None]:
+        """The revision now, and what changed after that one, as JSON; None where nothing did."""
+        with self._changed:
+            now = self._jobs.revision
+            return now, None if now == revision else self._jobs.since(revision)
 
     def cancel(self, job: str) -> bool:
         """Stop it, or never begin it; False where it has ended already. Raises KeyError for an unknown id."""
         with self._changed:
-            state = self._jobs[job]["state"]
+            state = self._known(job)["state"]
             if state in ENDS:
                 return False
-            if state == "queued":
-                self._waiting = deque(one for one in self._waiting if one[0] != job)
-                self._set(job, state="cancelled")
-            else:
+            if state == "running":
                 self._stops.add(job)
-            return True
+                return True
+            self._waiting = deque(one for one in self._waiting if one[0] != job)
+            self._put(job, state="cancelled")
+        self._save(job)
+        return True
 
     def delete(self, job: str) -> bool:
         """Forget an ended job and its files; False where it hasn't ended. Raises KeyError for an unknown id."""
         with self._changed:
-            if self._jobs[job]["state"] not in ENDS:
+            if self._known(job)["state"] not in ENDS:
                 return False
-            del self._jobs[job]
-            self._revision += 1
-            self._revisions.pop(job)
-            self._gone.append((self._revision, job))
-        self._store.delete_job(job)
+            self._jobs.remove(job)
+        with self._saving:
+            self._store.delete_job(job)
         return True
 
-    def since(self, revision: int) -> tuple[int, list[dict[str, Any]], list[str]]:
-        """The revision now, the jobs that changed after that one, and the ids of those deleted; -1 gives all jobs."""
-        with self._changed:
-            if revision == self._revision:
-                return revision, [], []
-            changed = [copy.deepcopy(self._jobs[one]) for one, at in self._revisions.items() if at > revision]
-            return self._revision, changed, [one for at, one in self._gone if at > revision]
-
     def close(self, patience: float = 10.0) -> bool:
-        """End the workers; what waits or runs is marked as interrupted. False where one works on after `patience`."""
+        """End the workers; what waits or is cut short is marked as interrupted. A running job keeps what it made.
+
+        False where a worker works on after `patience`.
+        """
         with self._changed:
             self._closing = True
-            for job in self._jobs.values():
-                if job["state"] not in ENDS:
-                    self._set(job["id"], state="interrupted", progress=None)
+            never_begun = [job for job, _ in self._waiting]
             self._waiting.clear()
+            for job in never_begun:
+                self._put(job, state="interrupted")
             self._changed.notify_all()
+        for job in never_begun:
+            self._save(job)
         until = time.monotonic() + patience
         for worker in self._workers:
             worker.join(max(0.0, until - time.monotonic()))
+        with self._changed:
+            unfinished = [job["id"] for job in self._jobs if job["state"] not in ENDS]
+            for job in unfinished:
+                self._put(job, state="interrupted", progress=None)
+        for job in unfinished:
+            self._save(job)
         return not any(worker.is_alive() for worker in self._workers)
 
     def check_room(self) -> None:
-        """Raises FullError where no job would be taken now."""
+        """Raises FullError where too many wait, ResourceError where the server is about to end."""
         if self._closing:
-            raise FullError("the server is stopping.")
+            raise ResourceError("the server is stopping.")
         if len(self._waiting) >= self._longest:
             raise FullError(f"{self._longest} jobs wait already. Cancel some, or try again later.")
 
     def _work(self, device: str) -> None:
         kept = self._workshop.kept(device)
+        self._workshop.warm_up()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._waiting)
                 if self._closing:
                     return
                 job, asked = self._waiting.popleft()
-                self._set(job, state="running", progress={"done": 0, "total": 0, "what": "loading"}, started=_now())
-
-            def progress(done: int, total: int, what: str, job: str = job) -> None:
-                with self._changed:
-                    if self._jobs[job]["state"] == "running":
-                        self._set(job, write=False, progress={"done": done, "total": total, "what": what})
-
-            def should_stop(job: str = job) -> bool:
-                return self._closing or job in self._stops
-
-            end: dict[str, Any]
-            try:
-                made = self._workshop.carry_out(
-                    job, asked, device=device, kept=kept, progress=progress, should_stop=should_stop
-                )
-                end = {"state": "cancelled" if job in self._stops and self._cut(asked, made.panels) else "done"}
-                end |= {"panels": made.panels, "said": made.said, "bytes": made.size}
-            except KeyboardInterrupt:
-                end = {"state": "cancelled"}
-            except VaelensError as error:
-                end = {"state": "failed", "error": self._workshop.cleaned(str(error))}
-            except BaseException as error:  # noqa: BLE001  (a job's fault must not end its worker)
-                end = {"state": "failed", "error": f"an unexpected error ({type(error).__name__})."}
-                if is_out_of_memory(error):
-                    end["error"] = "out of memory. Ask for a smaller picture, or fewer VAEs."
+                self._put(job, state="running", progress={"done": 0, "total": 0, "what": "loading"}, started=_now())
+            self._save(job)
+            end = self._carried_out(job, asked, device, kept)
             with self._changed:
                 self._stops.discard(job)
-                if self._closing:  # it is marked already
+                if self._known(job)["state"] != "running":  # `close` gave it up: the folder may be another server's
                     return
-                self._set(job, **end, progress=None, ended=_now())
+                self._put(job, **end, progress=None, ended=_now())
+            self._save(job)
 
-    def _cut(self, asked: Asked, panels: list[dict[str, Any]]) -> bool:
-        """Whether a stop left something out."""
-        return asked.prompt is not None and len(panels) < len(set(asked.seeds))
+    def _carried_out(self, job: str, asked: Asked, device: str, kept: Kept) -> dict[str, Any]:
+        """What becomes of the job. A fault of it must not end its worker."""
 
-    def _set(self, job: str, *, write: bool = True, **values: Any) -> None:
-        self._jobs[job] |= values
-        self._note(job)
-        if write:
-            self._write(self._jobs[job])
+        def progress(done: int, total: int, what: str) -> None:
+            with self._changed:
+                if self._known(job)["state"] == "running":
+                    self._put(job, progress={"done": done, "total": total, "what": what})
 
-    def _note(self, job: str) -> None:
-        self._revision += 1
-        self._revisions[job] = self._revision
-        with self._changed:
-            self._changed.notify_all()
+        def should_stop() -> bool:
+            return self._closing or job in self._stops
 
-    def _write(self, job: dict[str, Any]) -> None:
-        """To disk; where that is full, the state is known as long as the server runs."""
         try:
-            self._store.write_job(job)
+            made = self._workshop.carry_out(
+                job, asked, device=device, kept=kept, progress=progress, should_stop=should_stop
+            )
+        except KeyboardInterrupt:
+            return {"state": self._stopped(job)}
         except VaelensError as error:
-            job["said"] = [*job.get("said", []), self._workshop.cleaned(str(error))][:8]
+            return {"state": "failed", "error": self._workshop.cleaned(str(error))}
+        except BaseException as error:  # noqa: BLE001
+            if is_out_of_memory(error):
+                return {"state": "failed", "error": "out of memory. Ask for a smaller picture, or fewer VAEs."}
+            self._workshop.report(error)
+            return {"state": "failed", "error": f"an unexpected error ({type(error).__name__})."}
+        cut = asked.prompt is not None and len(made.panels) < len(set(asked.seeds))  # a stop left something out
+        bytes_now = self._known(job)["bytes"] + made.size  # with its upload
+        end = {"state": self._stopped(job) if cut else "done"}
+        return end | {"panels": made.panels, "said": made.said, "bytes": bytes_now}
+
+    def _stopped(self, job: str) -> str:
+        return "cancelled" if job in self._stops else "interrupted"
+
+    def _known(self, job: str) -> Job:
+        found = self._jobs.get(job)
+        if found is None:
+            raise KeyError(job)
+        return found
+
+    def _put(self, job: str, **values: Any) -> None:
+        self._jobs.put({**self._known(job), **values})
+
+    def _save(self, job: str) -> None:
+        """To disk as it is now, never an earlier state; where that is full, it is known as long as the server runs."""
+        with self._saving:
+            found = self.get(job)
+            if found is None:
+                return
+            try:
+                self._store.write_job(found)
+            except VaelensError as error:
+                sentence = self._workshop.cleaned(str(error))
+                with self._changed:
+                    if self._jobs.get(job) is not None:
+                        self._put(job, said=[*self._known(job)["said"], sentence][:8])
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

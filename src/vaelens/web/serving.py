@@ -12,12 +12,13 @@ from types import FrameType
 import uvicorn
 
 from vaelens.errors import UsageError
+from vaelens.loading import find_device
 from vaelens.web.app import make_app
 from vaelens.web.choices import Choices
-from vaelens.web.guard import WILDCARDS, Door
+from vaelens.web.door import WILDCARDS, Door
 from vaelens.web.queue import LONGEST, Queue
 from vaelens.web.store import Store
-from vaelens.web.work import Workshop
+from vaelens.web.work import Report, Workshop
 
 SWITCH = 0.0005  # seconds after which a job's thread lets the page's have its turn; by default ten times as many
 MOST_FILES = 8192  # connections are files to the system; its usual limit is 1,024
@@ -70,8 +71,9 @@ def prepare(
     space: str | None = None,
     guard: bool = True,
     longest: int = LONGEST,
+    report: Report | None = None,
 ) -> Running:
-    """All that serving needs, the port bound; port 0 takes a free one.
+    """All that serving needs, the port bound; port 0 takes a free one. `report` gets faults that nobody foresaw.
 
     Raises UsageError for a port or folder in use, an address that isn't this machine's, and as `Door.check`.
     """
@@ -83,8 +85,8 @@ def prepare(
     except BaseException:
         listening.close()
         raise
-    workshop = Workshop(store, choices, dtype=dtype, guard=guard, space=space)
-    queue, closing = Queue(workshop, devices, longest), threading.Event()
+    workshop = Workshop(store, choices, dtype=dtype, guard=guard, space=space, report=report)
+    queue, closing = Queue(workshop, distinct(devices), longest), threading.Event()
     _allow_files()
     sys.setswitchinterval(SWITCH)
     config = uvicorn.Config(
@@ -100,6 +102,18 @@ def prepare(
         timeout_graceful_shutdown=3,
     )
     return Running(door, listening, queue, store, _Server(config, closing), closing)
+
+
+def distinct(devices: Sequence[str]) -> list[str]:
+    """The devices without those that are another one by another name: each does one job at a time.
+
+    Raises UsageError for a device that isn't here.
+    """
+    found: dict[tuple[str, int], str] = {}
+    for device in devices:
+        torch_device = find_device(device)
+        found.setdefault((torch_device.type, torch_device.index or 0), device)
+    return list(found.values())
 
 
 class _Server(uvicorn.Server):

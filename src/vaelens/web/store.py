@@ -1,86 +1,80 @@
 """What lies on disk: a folder a job with `job.json` and what came out of it, and the uploads that wait for a job.
 
-Every id is made here, 32 random hexadecimal digits, and only such a one ever becomes part of a path.
+The folder is somebody else's until it has our marker, and nothing in it is removed but what has an id of ours.
 """
 
-import json
 import os
-import re
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from vaelens.errors import BadInputError, UsageError
+from vaelens.errors import UsageError
 from vaelens.files import explained, write_atomic
-from vaelens.images.reading import check_picture
-from vaelens.report.gallery import file_name
+from vaelens.web.ids import ID
+from vaelens.web.job import Job, job_text, read_job
+from vaelens.web.uploads import Uploads
 
-ID = re.compile(r"[0-9a-f]{32}")
+MARKER, LOCK = ".vaelens-serve", ".lock"
 JOB, RESULT, UPLOAD = "job.json", "result", "upload"
-PAGE, SHEET, RECORD = "page.html", "sheet.png", "run.json"
-KEPT_UPLOADS = 32  # that no job has taken yet; the oldest go first
-UPLOAD_PIXELS = 2**24
-
-
-def new_id() -> str:
-    """An id that nobody can guess."""
-    return secrets.token_hex(16)
+PAGE, SHEET, RECORD, THUMBNAIL = "page.html", "sheet.png", "run.json", "thumbnail.png"
 
 
 class Store:
     """A folder with the history. One server at a time has it.
 
-    Raises UsageError where another server has it, and what making the folder raises.
+    Raises UsageError where another server has it and where it holds other files, and what making the folder raises.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().absolute()
+        self._jobs, uploads = self.folder / "jobs", self.folder / "uploads"
         try:
-            for place in (self._jobs, self._uploads):
-                place.mkdir(parents=True, exist_ok=True)
-            self.folder.chmod(0o700)  # prompts and pictures are nobody else's business
+            self._claim(self._jobs, uploads)
         except OSError as error:
             raise explained(error, self.folder) from error
-        self._lock = FileLock(self.folder / ".lock")
+        self._lock = FileLock(self.folder / LOCK)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise UsageError(f"{self.folder} is served already. Stop that server, or name another --folder.") from error
-        for left in self._uploads.iterdir():  # nobody's page knows them any more
-            _remove(left)
+        self.uploads = Uploads(uploads)
 
-    @property
-    def _jobs(self) -> Path:
-        return self.folder / "jobs"
-
-    @property
-    def _uploads(self) -> Path:
-        return self.folder / "uploads"
+    def _claim(self, *places: Path) -> None:
+        # Prompts and pictures are nobody else's business, so what is made is readable by its owner only. A folder that
+        # was there keeps its mode: it may be one that others work in.
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        there = {one.name for one in self.folder.iterdir()} - {LOCK}
+        if there and MARKER not in there:
+            raise UsageError(
+                f"{self.folder} holds other files, and is no history of `vaelens serve`, so nothing is put there. "
+                "Name a --folder that is new or empty."
+            )
+        (self.folder / MARKER).touch()
+        for place in places:
+            place.mkdir(mode=0o700, exist_ok=True)
 
     def close(self) -> None:
         """Let another server have the folder."""
         self._lock.release()
 
-    def read_all(self) -> list[dict[str, Any]]:
+    def read_all(self) -> list[Job]:
         """Every job of the history, the oldest first; what isn't one is left alone."""
-        found: list[dict[str, Any]] = []
+        found: list[Job] = []
         for place in self._jobs.iterdir():
             if not ID.fullmatch(place.name):
                 continue
-            with suppress(OSError, ValueError, RecursionError):
-                values = json.loads((place / JOB).read_bytes())
-                if isinstance(values, dict) and cast(dict[str, Any], values).get("id") == place.name:
-                    found.append(cast(dict[str, Any], values))
-        return sorted(found, key=lambda job: (str(job.get("created")), job["id"]))
+            with suppress(OSError):
+                job = read_job((place / JOB).read_bytes())
+                if job is not None and job["id"] == place.name:
+                    found.append(job)
+        return sorted(found, key=lambda job: (job["created"], job["id"]))
 
-    def write_job(self, job: Mapping[str, Any]) -> None:
+    def write_job(self, job: Job) -> None:
         """Raises what writing raises."""
-        write_atomic(self._job(str(job["id"])) / JOB, json.dumps(job, indent=1).encode())
+        write_atomic(self._job(job["id"]) / JOB, job_text(job))
 
     def write_result(self, job: str, files: Mapping[str, bytes], pictures: Sequence[bytes]) -> int:
         """All that came out, or nothing: gives its bytes on disk. Raises what writing raises."""
@@ -106,51 +100,14 @@ class Store:
         """The job and all that came out of it."""
         _remove(self._job(job))
 
-    def begin_upload(self) -> tuple[str, Path]:
-        """An id and the file to write to; `finish_upload` makes it known."""
-        number = new_id()
-        place = self._uploads / number
-        try:
-            place.mkdir()
-        except OSError as error:
-            raise explained(error, place) from error
-        return number, place / "part"
+    def take_upload(self, number: str, job: str) -> tuple[str, int]:
+        """Give a job its own copy, so that it lasts as long as the job: its name and bytes on disk.
 
-    def finish_upload(self, number: str, name: str) -> tuple[int, int]:
-        """Height and width from the header; nothing is decoded. Raises BadInputError for what is no picture."""
-        place = self._uploads / number
-        called = place / (file_name(Path(name.replace("\\", "/")).name) or "picture")
-        (place / "part").rename(called)
-        size = check_picture(called)
-        if size[0] * size[1] > UPLOAD_PIXELS:
-            raise BadInputError(
-                f"{called.name} has {size[1]}x{size[0]} pixels; an upload has at most {UPLOAD_PIXELS}. "
-                "Make it smaller first."
-            )
-        waiting = sorted(self._uploads.iterdir(), key=lambda one: one.stat().st_mtime)
-        for old in waiting[:-KEPT_UPLOADS]:
-            _remove(old)
-        return size
-
-    def drop_upload(self, number: str) -> None:
-        """Forget an upload, whole or not."""
-        _remove(self._uploads / number)
-
-    def upload_name(self, number: str) -> str | None:
-        """The file name of an upload that waits; None for an unknown id."""
-        if not ID.fullmatch(number):
-            return None
-        with suppress(OSError):
-            return next((one.name for one in (self._uploads / number).iterdir() if one.name != "part"), None)
-        return None
-
-    def take_upload(self, number: str, job: str) -> None:
-        """Give a job its own copy, so that it lasts as long as the job. Raises what writing raises."""
-        name = self.upload_name(number)
-        if name is None:
-            raise UsageError("that upload isn't here any more. Upload the picture again.")
-        source = self._uploads / number / name
-        write_atomic(self._job(job) / UPLOAD / name, source.read_bytes())
+        Raises UsageError where it is gone, and what writing raises.
+        """
+        name, content = self.uploads.take(number)
+        write_atomic(self._job(job) / UPLOAD / name, content)
+        return name, len(content)
 
     def upload_of(self, job: str) -> Path | None:
         """The picture that a job was given."""

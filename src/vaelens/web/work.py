@@ -2,20 +2,27 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vaelens.adapters.libraries import diffusers
 from vaelens.comparison import running
 from vaelens.comparison.outcome import Comparison
-from vaelens.errors import BadInputError
+from vaelens.errors import BadInputError, ResourceError, is_out_of_memory
 from vaelens.images.writing import encode_png
 from vaelens.report.record import json_text
 from vaelens.web.asked import Asked
-from vaelens.web.choices import Choices, Kept, find
-from vaelens.web.store import PAGE, RECORD, SHEET, Store
+from vaelens.web.choices import Choices, find
+from vaelens.web.kept import Kept
+from vaelens.web.store import PAGE, RECORD, SHEET, THUMBNAIL, Store
 
 Progress = Callable[[int, int, str], None]
+THUMB = 264  # pixels: twice the side that the history shows, for screens of twice the density
+Report = Callable[[BaseException], None]
 FOLDERS = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:\\|~?/)(?:[^\s:,;'\"()/\\]+[/\\])*(?=[^\s:,;'\"()/\\])")
 
 
@@ -29,12 +36,25 @@ class Outcome:
 
 
 class Workshop:
-    """What every job is done with. `device` is its worker's."""
+    """What every job is done with. `report` gets faults that nobody foresaw, of which a page is told the kind only."""
 
     def __init__(
-        self, store: Store, choices: Choices, *, dtype: str = "float32", guard: bool = True, space: str | None = None
+        self,
+        store: Store,
+        choices: Choices,
+        *,
+        dtype: str = "float32",
+        guard: bool = True,
+        space: str | None = None,
+        report: Report | None = None,
     ) -> None:
         self.store, self.choices, self.dtype, self.guard, self.space = store, choices, dtype, guard, space
+        self.report: Report = report or (lambda error: None)
+
+    def warm_up(self) -> None:
+        """Import what takes seconds and can't be stopped, before a job that somebody may want to stop."""
+        with suppress(Exception):  # the first job tells what is wrong, in a sentence
+            diffusers()
 
     def kept(self, device: str) -> Kept:
         """A device's VAEs."""
@@ -68,7 +88,14 @@ class Workshop:
             if picture is None:
                 raise BadInputError("the uploaded picture isn't there any more. Upload it again.")
             options |= {"photos": [picture], "max_side": asked.max_side}
-        return self._keep(job, running.compare(vaes=kept.get(wanted), **options))
+        try:
+            return self._keep(job, running.compare(vaes=kept.get(wanted), **options))
+        except BaseException as error:
+            if isinstance(error, ResourceError) or is_out_of_memory(error):
+                kept.clear()  # what lies there may be why the memory ran out
+            raise
+        finally:
+            kept.trim()
 
     def cleaned(self, text: str) -> str:
         """The text without this machine's folders: what was named by a path is called by its name."""
@@ -91,5 +118,15 @@ class Workshop:
             panels.append({"title": row.title, "note": row.note, "width": w, "height": h, "layers": layers})
         record = (json_text(made.record) + "\n").encode()
         files = {PAGE: gallery.page(), SHEET: gallery.sheet(), RECORD: record}
+        files[THUMBNAIL] = encode_png(_thumbnail(gallery.rows[0].cells[-1].pixels))
         size = self.store.write_result(job, files, pictures)
         return Outcome(panels, [self.cleaned(sentence) for sentence in (*made.notes, *made.said())], size)
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [h,w,3] as means of blocks; the last rows and columns that fill no block are left out."""
+    h, w = pixels.shape[:2]
+    by = max(1, -(-max(h, w) // THUMB))
+    by_h, by_w = min(by, h), min(by, w)
+    blocks = pixels[: h // by_h * by_h, : w // by_w * by_w].reshape(h // by_h, by_h, w // by_w, by_w, 3)
+    return blocks.mean((1, 3)).round().astype(np.uint8)

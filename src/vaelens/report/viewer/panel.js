@@ -143,7 +143,10 @@ function build(panel) {
       const bytes = await Promise.all([left, right].map((layer) => pixelsOf(panel, layer))).catch(() => null);
       if (closed || left !== chosen("left") || right !== chosen("right")) return; // meanwhile others are wanted
       stack.removeAttribute("aria-busy");
-      if (!bytes) return;
+      if (!bytes) {
+        mapped = null; // nothing is better than the differences of others under these names
+        return void Object.assign(canvas, { width: 1, height: 1 }); // which also empties it
+      }
       mapped = { left, right, levels: differences(...bytes) };
       Object.assign(canvas, { width: panel.width, height: panel.height });
     }

@@ -28,7 +28,8 @@ function makeReadout(panel, part, views, region) {
     place();
     if (!pixel) return write(null);
     const all = await Promise.all(panel.layers.map((layer) => pixelsOf(panel, layer))).catch(() => null);
-    if (shown !== pixel || !all) return undefined; // meanwhile another is wanted
+    if (shown !== pixel) return undefined; // meanwhile another is wanted
+    if (!all) return write(null); // not those of the pixel before
     const start = 4 * (pixel.y * panel.width + pixel.x);
     write(pixel, all.map((bytes) => [...bytes.slice(start, start + 3)]), aloud);
     return undefined;

@@ -1,155 +1,91 @@
 // The page: what is asked on the left, the job that is shown on the right, queue and history below. The server has the
 // state; this only shows it, so that a reload changes nothing. All texts go in as textContent, never as markup.
 
-const ENDS = ["done", "failed", "cancelled", "interrupted"];
-const jobs = new Map();
-const cancelling = new Set();
-let shown = ""; // what the viewer shows: a job's id and how many panels
+const TOLD = ["queued", ...ENDS]; // the states that who can't see the page is told of
 let source = null;
 
 async function go(event) {
   event.preventDefault();
+  if (event.repeat || $("go").disabled) return; // a key that is held down asks once
   trouble("");
   $("go").disabled = true;
   try {
-    const job = await ask("POST", "/api/jobs", JSON.stringify(asked()));
-    jobs.set(job.id, job);
+    const job = await ask("POST", "/api/jobs", asked());
+    if (!jobs.has(job.id)) learn([job]); // else an event was faster, and knows more
     location.hash = job.id;
   } catch (error) {
-    trouble(error.message);
+    tell(error);
   }
   $("go").disabled = false;
   showAll();
 }
 
-// What is shown of the jobs.
-
-const titleOf = (job) => job.asked.prompt ?? job.asked.upload ?? job.id.slice(0, 8);
-const newest = () => [...jobs.values()].sort((a, b) => (a.created < b.created ? 1 : a.created > b.created ? -1 : 0));
-const current = () => jobs.get(location.hash.slice(1));
-
-function meter(job, old) {
-  const line = old ?? make("div", "meter");
-  if (!old) {
-    const bar = line.appendChild(make("progress"));
-    bar.max = 1;
-    line.append(make("span", "quiet"), button("", () => (cancelling.add(job.id), act("POST", `/api/jobs/${job.id}/cancel`), showAll())));
-  }
-  const [bar, what, stop] = line.children;
-  const { done = 0, total = 0, what: doing = "" } = job.progress ?? {};
-  bar.setAttribute("aria-label", word("progress"));
-  if (job.state === "running" && !total) bar.removeAttribute("value");
-  else bar.value = total ? done / total : 0;
-  const count = total ? `${doing} · ${word("stepOf", { done, total })}` : job.state === "running" ? word("loading") : word("queued");
-  what.textContent = cancelling.has(job.id) ? word("cancelling") : count;
-  stop.textContent = word("cancel");
-  stop.disabled = cancelling.has(job.id);
-  return line;
-}
-
-function showNow() {
-  const job = current();
-  $("nothing").hidden = Boolean(job);
-  $("now").hidden = !job;
-  if (!job) return (shown = ""), window.vaelensViewer.show($("viewer"), []);
-  $("now-title").textContent = titleOf(job);
-  const made = [job.asked.model, ...job.asked.vaes].filter(Boolean).join(" · ");
-  $("now-what").textContent = job.state === "done" ? made : `${made} · ${word(job.state)}`;
-  const line = $("now-progress");
-  if (ENDS.includes(job.state)) line.replaceChildren();
-  else if (line.dataset.job !== job.id || !line.firstElementChild) line.replaceChildren(meter(job));
-  else meter(job, line.firstElementChild);
-  line.dataset.job = job.id;
-  $("now-error").textContent = job.error ?? "";
-  $("now-said").replaceChildren(...job.said.map((sentence) => make("li", "", sentence)));
-  if (shown === `${job.id} ${job.panels.length}`) return;
-  shown = `${job.id} ${job.panels.length}`;
-  const src = (layer) => `/api/jobs/${job.id}/pictures/${layer.picture}`;
-  const layers = (panel) => panel.layers.map((layer) => ({ ...layer, src: src(layer) }));
-  window.vaelensViewer.show($("viewer"), job.panels.map((panel) => ({ ...panel, note: panel.note === job.asked.prompt ? "" : panel.note, layers: layers(panel) })));
-  showDownloads(job);
-}
-
-function showDownloads(job) {
-  const link = (text, path) => Object.assign(make("a", "button", text), { href: path, download: "" });
-  const all = ["page", "sheet", "record"].map((what) => link(word(what), `/api/jobs/${job.id}/${what}`));
-  const several = job.panels.length > 1;
-  for (const panel of job.panels)
-    for (const layer of panel.layers)
-      all.push(link(several ? `${panel.title}, ${layer.name}` : layer.name, `/api/jobs/${job.id}/pictures/${layer.picture}?download=1`));
-  $("downloads").hidden = !job.panels.length;
-  const again = job.asked.prompt ? [button(word("again"), () => (use(job), $("prompt").focus()), "last")] : [];
-  $("downloads").replaceChildren(make("span", "", word("download")), ...all, ...again);
-}
-
-function showQueue() {
-  const open = newest().reverse().filter((job) => !ENDS.includes(job.state));
-  $("queue").hidden = !open.length;
-  const known = new Map([...$("queued").children].map((line) => [line.dataset.job, line]));
-  const lines = open.map((job) => {
-    const line = known.get(job.id) ?? make("li");
-    if (!line.dataset.job) {
-      const name = line.appendChild(make("a", "name", titleOf(job)));
-      name.href = `#${job.id}`;
-      line.append(meter(job));
-      line.dataset.job = job.id;
-    } else meter(job, line.lastElementChild);
-    return line;
-  });
-  if (lines.length !== known.size || lines.some((line, i) => line !== $("queued").children[i])) $("queued").replaceChildren(...lines);
-}
-
-function showHistory() {
-  const past = newest().filter((job) => ENDS.includes(job.state));
-  const bytes = past.reduce((sum, job) => sum + (job.bytes ?? 0), 0);
-  $("history").hidden = !past.length;
-  $("history-size").textContent = `${past.length} · ${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
-  const key = JSON.stringify([tongue(), location.hash, past.map((job) => [job.id, job.state, job.panels.length])]);
-  if ($("past").dataset.key === key) return;
-  $("past").dataset.key = key;
-  $("past").replaceChildren(...past.map(pastOne));
-}
-
-function pastOne(job) {
-  const line = make("li", "past");
-  const link = line.appendChild(make("a"));
-  link.href = `#${job.id}`;
-  link.setAttribute("aria-current", String(job === current()));
-  link.setAttribute("aria-label", word("show", { title: titleOf(job) }));
-  const thumb = link.appendChild(make("span", "thumb", job.panels.length ? undefined : word(job.state).split(/[:：]/)[0]));
-  if (job.panels.length) {
-    const image = thumb.appendChild(new Image());
-    image.loading = "lazy";
-    image.alt = "";
-    image.src = `/api/jobs/${job.id}/pictures/${job.panels[0].layers.at(-1).picture}`;
-  }
-  link.append(make("span", "words", titleOf(job)));
-  const bin = line.appendChild(button("×", () => confirm(word("sureDelete")) && act("DELETE", `/api/jobs/${job.id}`), "bin"));
-  bin.setAttribute("aria-label", `${word("delete")}: ${titleOf(job)}`);
-  return line;
-}
-
-function showAll() {
-  showNow();
-  showQueue();
-  showHistory();
-}
-
 // What the server tells. A page that nobody sees doesn't listen: a browser has few connections to a server.
 
-function take({ jobs: changed, gone }, all) {
-  if (all) jobs.clear();
+function learn(changed, before = jobs) {
+  const news = changed.filter((job) => TOLD.includes(job.state) && before.get(job.id)?.state !== job.state);
   for (const job of changed) {
     jobs.set(job.id, job);
-    if (ENDS.includes(job.state)) cancelling.delete(job.id);
+    if (hasEnded(job)) cancelling.delete(job.id);
   }
-  for (const id of gone) jobs.delete(id);
+  if (news.length) $("told").textContent = news.map((job) => word("told", { title: titleOf(job), state: word(job.state) })).join(" ");
+}
+
+function forget(id) {
+  jobs.delete(id);
+  if (guest?.id === id) guest = null;
+  if (inAddress() === id) history.replaceState(null, "", location.pathname);
+}
+
+function take({ jobs: changed, gone, past: count, bytes }) {
+  total = { past: count, bytes };
+  learn(changed);
+  gone.forEach(forget);
+  showNow();
+  showQueue();
+  if (gone.length || changed.some(hasEnded)) showHistory(); // not at each step of a job
+}
+
+async function takeAll({ jobs: all, past: count, bytes }) {
+  const before = new Map(jobs);
+  const had = past().length;
+  total = { past: count, bytes };
+  guest = current() ?? guest; // shown on until `seek` knows whether it is still there
+  jobs.clear();
+  learn(all.filter((job) => before.has(job.id)), before);
+  for (const job of all) jobs.set(job.id, job); // those that weren't known aren't news: the page is new, or was away
+  while (past().length < Math.min(had, total.past)) if (!(await older())) break;
+  await seek();
   showAll();
+}
+
+// More of the history; gives how many came.
+async function older() {
+  try {
+    const oldest = past().at(-1);
+    const { jobs: more } = await ask("GET", oldest ? `/api/jobs?before=${oldest.id}` : "/api/jobs");
+    for (const job of more) if (!jobs.has(job.id)) jobs.set(job.id, job);
+    showHistory();
+    return more.length;
+  } catch (error) {
+    trouble(error.message);
+    return 0;
+  }
+}
+
+// The job in the address, where it is too old to have been told.
+async function seek() {
+  const wanted = inAddress();
+  if (!/^[0-9a-f]{32}$/.test(wanted) || jobs.has(wanted)) return;
+  const found = await ask("GET", `/api/jobs/${wanted}`).catch(() => null);
+  if (inAddress() === wanted) guest = found;
 }
 
 async function refresh() {
   const first = !choices.models.length;
-  choices = await ask("GET", "/api/choices").catch(() => choices);
+  const found = await ask("GET", "/api/choices").catch(() => choices);
+  if (JSON.stringify(found) === JSON.stringify(choices)) return; // what somebody is about to choose stays where it is
+  choices = found;
   showModels();
   settleTicks();
   if (first && current()?.asked.prompt && !$("prompt").value) use(current()); // a reload keeps what was asked
@@ -160,11 +96,19 @@ function listen() {
   source = null;
   if (document.hidden) return;
   const mine = (source = new EventSource("/api/events"));
-  mine.addEventListener("state", (event) => ((($("lost").hidden = true), take(JSON.parse(event.data), true), refresh())));
-  mine.addEventListener("change", (event) => take(JSON.parse(event.data), false));
-  mine.addEventListener("error", () => {
+  mine.addEventListener("state", async (event) => {
+    $("lost").hidden = true;
+    await takeAll(JSON.parse(event.data));
+    refresh();
+  });
+  mine.addEventListener("change", (event) => take(JSON.parse(event.data)));
+  mine.addEventListener("error", async () => {
+    $("lost").textContent = word("lost");
     $("lost").hidden = document.hidden;
-    if (mine.readyState === EventSource.CLOSED) setTimeout(() => source === mine && listen(), 2000);
+    if (mine.readyState !== EventSource.CLOSED) return;
+    setTimeout(() => source === mine && listen(), 2000);
+    const why = await ask("GET", "/api/choices").catch((error) => error); // it answers, and refuses: then it says why
+    if (why.status) $("lost").textContent = why.message;
   });
 }
 
@@ -173,23 +117,19 @@ function begin() {
   $("prompt").addEventListener("keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && go(event));
   $("file").addEventListener("change", () => $("file").files[0] && upload($("file").files[0]).then(() => ($("file").value = "")));
   $("unpick").addEventListener("click", unpick);
-  $("next-seed").addEventListener("click", () => {
-    const seeds = $("seeds").value.split(/[\s,、]+/).filter((seed) => /^\d{1,15}$/.test(seed)).map(Number);
-    $("seeds").value = seeds.map((seed) => seed + (seeds.at(-1) - seeds[0] + 1)).join(" ") || "0";
-  });
-  for (const kind of ["dragover", "dragleave", "drop"])
-    document.addEventListener(kind, (event) => {
-      if (kind !== "dragleave") event.preventDefault(); // else the browser would leave for the dropped file
-      $("drop").classList.toggle("over", kind === "dragover");
-      if (kind === "drop" && event.dataTransfer?.files[0]) upload(event.dataTransfer.files[0]);
-    });
-  document.addEventListener("paste", (event) => event.clipboardData?.files[0] && upload(event.clipboardData.files[0]));
-  addEventListener("hashchange", () => {
+  $("next-seed").addEventListener("click", nextSeeds);
+  $("older").addEventListener("click", older);
+  for (const kind of ["dragover", "dragleave", "drop"]) document.addEventListener(kind, drag);
+  document.addEventListener("paste", paste);
+  addEventListener("hashchange", async () => {
     showAll();
     if (matchMedia("(max-width: 900px)").matches) $("job").scrollIntoView(); // there it stands below the form
+    await seek();
+    showAll();
   });
   document.addEventListener("visibilitychange", listen);
-  new MutationObserver(() => (sayAll(), showModels(), settleTicks(), (shown = ""), showAll())).observe(document.documentElement, { attributeFilter: ["lang"] });
+  // The viewer hears of the language by itself, and keeps what it shows.
+  new MutationObserver(() => (sayAll(), settleTicks(), showAll())).observe(document.documentElement, { attributeFilter: ["lang"] });
   sayAll();
   listen();
 }

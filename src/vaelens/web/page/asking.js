@@ -1,11 +1,9 @@
-// What is asked: models and VAEs to choose, an upload, the form; and how the server is asked.
+// The form and the server: what is asked in it, an upload, and how the server is asked.
 
 const $ = (id) => document.getElementById(id);
 const LARGEST = 32 * 2 ** 20; // bytes of an upload; the server counts, too
-let choices = { models: [], vaes: [], schedulers: [] };
-let picked = null; // { id, name, url } of an upload
-let unticked = new Set(); // VAEs that somebody has unticked
-let ticked = new Set();
+const SEEDS = { most: 16, low: -(2n ** 63n), high: 2n ** 64n - 1n };
+const IN_MORE = ["steps", "cfg", "size", "scheduler", "negative"]; // what a fold hides
 
 const make = (tag, className, text) => {
   const element = document.createElement(tag);
@@ -20,6 +18,7 @@ const button = (text, act, className) => {
   return made;
 };
 
+// What the server answers. Throws an Error with its sentence, and its status where it answered at all.
 async function ask(method, path, body, type = "application/json") {
   let answer;
   try {
@@ -28,103 +27,21 @@ async function ask(method, path, body, type = "application/json") {
     throw new Error(word("unreachable"));
   }
   const said = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(said.error ?? `HTTP ${answer.status}`);
+  if (!answer.ok) throw Object.assign(new Error(said.error ?? `HTTP ${answer.status}`), { status: answer.status });
   return said;
 }
 
 const trouble = (text) => ($("trouble").textContent = text);
-const act = (method, path) => ask(method, path, method === "POST" ? "{}" : undefined).catch((error) => trouble(error.message));
 
-// What can be chosen.
-
-const model = () => choices.models.find((one) => one.id === document.querySelector("[name=model]:checked")?.value);
-
-// Whether a VAE may be ticked: it decodes what the model makes, or, for an upload, shares the space of what is ticked.
-function fits(vae, chosen) {
-  if (picked) return spaceOfTicks() === undefined || vae.space === spaceOfTicks();
-  return vae.own_of ? vae.own_of === chosen?.id : vae.space === chosen?.space;
-}
-
-// With an upload no model says the space: the first VAE that is ticked does.
-function spaceOfTicks() {
-  const first = choices.vaes.find((vae) => ticked.has(vae.id));
-  return first?.space;
-}
-
-function tick(kind, name, one, about) {
-  const line = make("label", "tick");
-  const input = line.appendChild(Object.assign(make("input"), { type: kind, name, value: one.id }));
-  line.append(make("span", "", one.title), make("span", "about", about));
-  return [line, input];
-}
-
-function showModels() {
-  const before = model()?.id;
-  $("models").replaceChildren($("models").firstElementChild);
-  for (const one of choices.models) {
-    const [line, input] = tick("radio", "model", one, one.title === one.name ? "" : one.name);
-    input.checked = one.id === (before ?? choices.models[0].id);
-    input.addEventListener("change", chooseModel);
-    $("models").append(line);
+// Whether it was done; if not, the page says why.
+async function act(method, path) {
+  try {
+    await ask(method, path, method === "POST" ? "{}" : undefined);
+    return true;
+  } catch (error) {
+    trouble(error.message);
+    return false;
   }
-  $("models").hidden = picked !== null;
-}
-
-function chooseModel() {
-  ticked = new Set();
-  unticked = new Set();
-  settleTicks();
-}
-
-// Those that are compared in a space are ticked from the beginning; where there are none, the first two.
-function settleTicks() {
-  const open = choices.vaes.filter((vae) => fits(vae, model()));
-  for (const id of [...ticked]) if (!open.some((vae) => vae.id === id)) ticked.delete(id);
-  if (!ticked.size && !unticked.size) {
-    const space = picked ? open[0]?.space : undefined;
-    const usual = open.filter((vae) => vae.usual && (space === undefined || vae.space === space));
-    for (const vae of usual.length ? usual : open.filter((one) => space === undefined || one.space === space).slice(0, 3)) ticked.add(vae.id);
-  }
-  showVaes();
-  showForm();
-}
-
-function showVaes() {
-  const focused = document.activeElement?.name === "vae" ? document.activeElement.value : null;
-  $("vaes").replaceChildren($("vaes").firstElementChild);
-  const sorted = [true, false].flatMap((open) => choices.vaes.filter((vae) => fits(vae, model()) === open));
-  for (const one of sorted) {
-    const open = fits(one, model());
-    const owner = choices.models.find((other) => other.id === one.own_of);
-    const why = owner && !picked ? word("ownOf", { name: owner.name }) : word("notSpace", { space: one.space ?? "?" });
-    const [line, input] = tick("checkbox", "vae", one, open ? (one.title === one.name ? "" : one.name) : why);
-    input.disabled = !open;
-    input.checked = open && ticked.has(one.id);
-    input.addEventListener("change", () => {
-      (input.checked ? ticked : unticked).add(one.id);
-      (input.checked ? unticked : ticked).delete(one.id);
-      if (picked) showVaes();
-    });
-    $("vaes").append(line);
-    if (one.id === focused) input.focus();
-  }
-}
-
-function showForm() {
-  const chosen = model();
-  $("examples").replaceChildren();
-  for (const text of picked || !chosen ? [] : chosen.examples)
-    $("examples").append(button(word("try", { text }), () => (($("prompt").value = text), $("prompt").focus())));
-  $("steps").placeholder = chosen?.steps ?? "";
-  $("cfg").placeholder = chosen?.guidance ?? "";
-  const before = $("scheduler").value;
-  $("scheduler").replaceChildren(new Option(word("modelsOwn"), ""), ...choices.schedulers.map((name) => new Option(name, name)));
-  $("scheduler").value = before;
-  for (const id of ["models", "seed-line", "more", "examples"]) $(id).hidden = picked !== null;
-  $("prompt").parentElement.hidden = picked !== null;
-  $("picked").hidden = picked === null;
-  $("drop").hidden = picked !== null;
-  if (picked) [$("picked-name").textContent, $("preview").src] = [picked.name, picked.url];
 }
 
 // An upload.
@@ -152,19 +69,71 @@ function unpick() {
   settleTicks();
 }
 
+// Only files: text that comes with a picture, as from an office program, is what is meant where text can be typed.
+const isPicture = (data) => Boolean(data?.types.includes("Files")) && !data.types.includes("text/plain");
+
+function paste(event) {
+  if (!isPicture(event.clipboardData) || !event.clipboardData.files[0]) return;
+  event.preventDefault();
+  upload(event.clipboardData.files[0]);
+}
+
+function drag(event) {
+  const data = event.dataTransfer;
+  const taken = isPicture(data);
+  $("drop").classList.toggle("over", taken && event.type === "dragover");
+  if (event.type === "dragleave" || !data?.types.includes("Files")) return; // text goes where it is dropped
+  if (taken || !event.target.closest?.("textarea, input")) event.preventDefault(); // else the browser would leave for it
+  if (taken && event.type === "drop" && data.files[0]) upload(data.files[0]);
+}
+
 // Asking.
 
+// The seeds that are typed, exactly; null where they aren't seeds.
+function seedsTyped() {
+  const typed = $("seeds").value.split(/[\s,、]+/).filter(Boolean);
+  if (!typed.length || typed.length > SEEDS.most || !typed.every((seed) => /^-?\d{1,20}$/.test(seed))) return null;
+  const seeds = typed.map(BigInt);
+  return seeds.every((seed) => seed >= SEEDS.low && seed <= SEEDS.high) ? seeds : null;
+}
+
+// As many others, the next that none of these is: after 9 3 come 16 10.
+function nextSeeds() {
+  const seeds = seedsTyped();
+  if (!seeds) return trouble(word("badSeeds"));
+  const sorted = [...seeds].sort((a, b) => (a < b ? -1 : 1));
+  const next = seeds.map((seed) => seed + (sorted.at(-1) - sorted[0] + 1n));
+  if (next.some((seed) => seed > SEEDS.high)) return trouble(word("badSeeds"));
+  return ($("seeds").value = next.join(" "));
+}
+
+// The number in a field, for the server to judge; undefined where nothing is typed.
+function numberIn(id) {
+  if ($(id).validity.badInput) {
+    const name = word($(id).parentElement.firstElementChild.dataset.say);
+    throw Object.assign(new Error(word("notNumber", { name })), { field: id }); // its value would be "", as if empty
+  }
+  return $(id).value === "" ? undefined : Number($(id).value);
+}
+
+// The body of the request, as JSON. Seeds go in digit by digit, as a Number would round large ones.
 function asked() {
-  const seeds = $("seeds").value.split(/[\s,、]+/).filter(Boolean);
   const vaes = choices.vaes.filter((vae) => ticked.has(vae.id)).map((vae) => vae.id);
   if (!vaes.length) throw new Error(word("noVae"));
-  if (picked) return { upload: picked.id, vaes };
+  if (picked) return JSON.stringify({ upload: picked.id, vaes, max_side: numberIn("max-side") });
   if (!$("prompt").value.trim()) throw new Error(word("noSubject"));
-  if (!seeds.length || seeds.length > 16 || !seeds.every((seed) => /^\d{1,15}$/.test(seed))) throw new Error(word("badSeeds"));
-  const made = { prompt: $("prompt").value.trim(), model: model()?.id, vaes, seeds: seeds.map(Number) };
-  for (const id of ["steps", "cfg"]) if ($(id).value !== "") made[id] = Number($(id).value);
+  const seeds = seedsTyped();
+  if (!seeds) throw Object.assign(new Error(word("badSeeds")), { field: "seeds" });
+  const made = { prompt: $("prompt").value.trim(), model: model()?.id, vaes, steps: numberIn("steps"), cfg: numberIn("cfg") };
   for (const id of ["size", "scheduler", "negative"]) if ($(id).value.trim()) made[id] = $(id).value.trim();
-  return made;
+  return `{"seeds":[${seeds.join(",")}],${JSON.stringify(made).slice(1)}`;
+}
+
+// What was wrong, and the fold opened where that may lie in it.
+function tell(error) {
+  trouble(error.message);
+  if (IN_MORE.includes(error.field) || (error.status === 422 && IN_MORE.some((id) => $(id).value.trim()))) $("more").open = true;
+  if (error.field) $(error.field).focus();
 }
 
 function use(job) {
@@ -173,8 +142,8 @@ function use(job) {
   const radio = [...document.querySelectorAll("[name=model]")].find((one) => one.value === settings.model);
   if (radio) radio.checked = true;
   $("prompt").value = settings.prompt ?? "";
-  $("seeds").value = (settings.seeds ?? [0]).join(" ");
-  for (const id of ["steps", "cfg", "size", "scheduler", "negative"]) $(id).value = settings[id] ?? "";
+  $("seeds").value = job.asked.seeds ?? "0";
+  for (const id of IN_MORE) $(id).value = settings[id] ?? "";
   ticked = new Set(settings.vaes);
   settleTicks();
 }

@@ -16,8 +16,9 @@ const WORDS = {
     interrupted: "interrupted: the server ended first", loading: "loading the model and the VAEs",
     stepOf: "{done} of {total}", cancelling: "cancelling",
     download: "Download", page: "Page", sheet: "Sheet", record: "Record", show: "Show {title}",
+    older: "Show older ones", told: "{title}: {state}.", maxSide: "Longest side in pixels; larger pictures are shrunk",
     progress: "Progress", sureDelete: "Delete this result and its files?",
-    noVae: "Tick at least one VAE.", badSeeds: "Seeds are whole numbers, at most 16.", noSubject: "Say what the picture should show, or upload one.",
+    noVae: "Tick at least one VAE.", badSeeds: "Seeds are whole numbers from -2^63 to 2^64 - 1, at most 16.", notNumber: "{name}: type a number.", noSubject: "Say what the picture should show, or upload one.",
     notPicture: "That is no picture.", tooLarge: "That is more than 32 MiB.", unreachable: "The server doesn't answer.",
   },
   ja: {
@@ -35,8 +36,9 @@ const WORDS = {
     interrupted: "サーバーの停止により中断", loading: "モデルと VAE を読み込み中",
     stepOf: "{done} / {total}", cancelling: "中止しています",
     download: "ダウンロード", page: "ページ", sheet: "一覧画像", record: "記録", show: "{title} を表示",
+    older: "以前のものを表示", told: "{title}：{state}。", maxSide: "長辺の画素数（これより大きい画像は縮小）",
     progress: "進み具合", sureDelete: "この結果とファイルを削除しますか？",
-    noVae: "VAE を 1 つ以上選んでください。", badSeeds: "シードは整数で 16 個までです。", noSubject: "描くものを入力するか、画像をアップロードしてください。",
+    noVae: "VAE を 1 つ以上選んでください。", badSeeds: "シードは -2^63 から 2^64 - 1 までの整数で、16 個までです。", notNumber: "{name}：数値を入力してください。", noSubject: "描くものを入力するか、画像をアップロードしてください。",
     notPicture: "画像ではありません。", tooLarge: "32 MiB を超えています。", unreachable: "サーバーが応答しません。",
   },
 };
