@@ -89,7 +89,10 @@ class Workshop:
                 raise BadInputError("the uploaded picture isn't there any more. Upload it again.")
             options |= {"photos": [picture], "max_side": asked.max_side}
         try:
-            return self._keep(job, running.compare(vaes=kept.get(wanted), **options))
+            made = running.compare(vaes=kept.get(wanted), **options)
+            if isinstance(made.failure, ResourceError):
+                kept.clear()
+            return self._keep(job, made)
         except BaseException as error:
             if isinstance(error, ResourceError) or is_out_of_memory(error):
                 kept.clear()  # what lies there may be why the memory ran out
@@ -113,12 +116,15 @@ class Workshop:
             h, w = row.cells[0].pixels.shape[:2]
             layers: list[dict[str, Any]] = []
             for cell in row.cells:
+                if cell.blank:  # a decoder that wasn't reached before the work was stopped
+                    continue
                 layers.append({"name": cell.name, "note": cell.note, "picture": len(pictures)})
                 pictures.append(encode_png(cell.pixels, cell.text))
             panels.append({"title": row.title, "note": row.note, "width": w, "height": h, "layers": layers})
         record = (json_text(made.record) + "\n").encode()
         files = {PAGE: gallery.page(), SHEET: gallery.sheet(), RECORD: record}
-        files[THUMBNAIL] = encode_png(_thumbnail(gallery.rows[0].cells[-1].pixels))
+        shown = [cell for cell in gallery.rows[0].cells if not cell.blank]
+        files[THUMBNAIL] = encode_png(_thumbnail(shown[-1].pixels))
         size = self.store.write_result(job, files, pictures)
         return Outcome(panels, [self.cleaned(sentence) for sentence in (*made.notes, *made.said())], size)
 
