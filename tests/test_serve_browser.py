@@ -94,7 +94,7 @@ def test_a_reload_in_mid_job_changes_nothing_and_a_cancel_ends_it(visit: Callabl
     assert view.text("#now-title") == "a photo of a cat"
     assert view.page.input_value("#prompt") == "a photo of a cat"
     assert "seed 0, step" in view.text("#now-progress .quiet")
-    assert "of 14432" in view.text("#queued .quiet")
+    assert "of 14448" in view.text("#queued .quiet")
     view.page.locator("#now-progress").get_by_role("button", name="Cancel").click()
     view.until("document.querySelector('#now-what').textContent.endsWith('cancelled')")
     view.until("document.querySelector('#queue').hidden")
