@@ -105,6 +105,10 @@ def test_replay_makes_the_same_bits(model: Path, vaes: list[VAE], tmp_path: Path
     assert again.sentence() == "largest difference 0 of 255: the same picture, bit for bit"
     latents = tmp_path / "out" / "002-seed-4.safetensors"
     assert replay(picture, latents=latents, vae=str(file)).largest == 0
+    twice = run(model, [str(file), str(file)])
+    assert twice.vaes == ["narrow", "narrow (2)"]
+    said = [json.loads(twice.text(twice.subjects[0], i)["vaelens"])["vae"]["name"] for i in (0, 1)]
+    assert said == ["narrow", "narrow"], "a number that tells two apart here names nothing elsewhere"
     other = replay(picture, model=str(model), vae=str(tmp_path / "other.safetensors"))
     assert other.largest > 0
     assert not other.same_weights

@@ -34,7 +34,7 @@ def picture_text(record: Mapping[str, Any], subject: Subject, number: int) -> di
     chunk = {
         "command": record["command"],
         "made": made,
-        "vae": {k: vae[k] for k in KEPT},
+        "vae": {k: vae[k] for k in KEPT} | {"name": vae["own_name"]},
         "decoded_in": one.dtype,
         "latent_space": subject.latent.space,
         "latents_sha256": subject.latent.sha256,

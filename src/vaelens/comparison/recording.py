@@ -23,9 +23,13 @@ def encoder_notes(vaes: Sequence[VAE], photos: int) -> list[str]:
     ]
 
 
-def vae_records(chosen: Chosen, vaes: Sequence[VAE]) -> list[dict[str, Any]]:
+def vae_records(chosen: Chosen, vaes: Sequence[VAE], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Each VAE, with what was asked for, and its own name, which `vaes` may have numbered to tell two apart."""
     sources = [vae.name if isinstance(vae, VAE) else vae for vae in chosen.vaes]
-    return [vae_record(vae) | {"source": source} for vae, source in zip(vaes, sources, strict=True)]
+    return [
+        vae_record(vae) | {"source": source, "own_name": name}
+        for vae, source, name in zip(vaes, sources, names, strict=True)
+    ]
 
 
 def results(subjects: Sequence[Subject], vaes: Sequence[VAE]) -> dict[str, Any]:

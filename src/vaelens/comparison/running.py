@@ -129,7 +129,8 @@ def compare(
     )
     place.say(chosen.said)
     loaded = [place.load(source) for source in chosen.vaes]
-    loaded = with_names(loaded, distinct_names([vae.name for vae in loaded]))
+    names = [vae.name for vae in loaded]
+    loaded = with_names(loaded, distinct_names(names))
     decoders = Decoders(loaded, chosen.vaes, partial(place.load, dtype="float32"))
     generator = _generator(chosen, wanted, place)
     notes = (generator.notes() if generator else []) + encoder_notes(loaded, len(photos)) + labels.notes
@@ -145,7 +146,7 @@ def compare(
     notes += [f"Not all was finished: {failure}"] if failure else []
 
     record = run_record(
-        "generate" if own_vae else "compare", {}, vae_records(chosen, loaded), time.perf_counter() - began
+        "generate" if own_vae else "compare", {}, vae_records(chosen, loaded, names), time.perf_counter() - began
     )
     record["settings"] = {
         "seeds": seeds,
