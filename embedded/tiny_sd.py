@@ -323,6 +323,8 @@ def for_older_transformers(folder: Path) -> None:
     weights = folder / "text_encoder" / "model.safetensors"
     states = {f"text_model.{name.removeprefix('text_model.')}": part for name, part in load_file(weights).items()}
     save_file(states, weights, {"format": "pt"})
+    config = folder / "text_encoder" / "config.json"  # transformers 5 computes in what this says, diffusers in float32
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     vocabulary = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary["vocab"]))
     merges = [" ".join(pair) for pair in vocabulary["merges"]]

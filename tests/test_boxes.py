@@ -94,7 +94,7 @@ def test_ids_that_match_no_picture_are_counted_and_none_is_refused() -> None:
         "2 of the 3 ids in b.csv match no picture",
     )
     assert matching({"a": boxes["a"]}, frozenset("ab"), "b.csv")[1] is None
-    with pytest.raises(UsageError, match=r"none of its 3 ids .* 'a', the data set's first 'A'"):
+    with pytest.raises(UsageError, match=r"none of its 3 ids .* 'a', the pictures' first 'A'"):
         matching(boxes, frozenset("AB"), "b.csv")
 
 

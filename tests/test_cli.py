@@ -1,5 +1,6 @@
 """The commands, as a user runs them: output, files left, exit codes and messages."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -304,6 +305,11 @@ def test_an_interrupt_that_compiled_code_turned_into_an_error_is_still_one(
     assert capsys.readouterr().err == "vaelens: interrupted.\n"
 
 
+def test_the_version_is_told() -> None:
+    ran = vaelens("--version")
+    assert (ran.returncode, ran.stdout) == (0, f"vaelens {importlib.metadata.version('vaelens')}\n")
+
+
 def test_list_prints_the_published_table() -> None:
     ran = vaelens("list")
     assert ran.returncode == 0, ran.stderr
@@ -312,6 +318,7 @@ def test_list_prints_the_published_table() -> None:
     assert "kl-f8 (original) 246,803 L1 + LPIPS 4.99 23.4 ± 3.8 0.69 ± 0.14 1.01 ± 0.28" in lines
     assert "ft-EMA 560,001 L1 + LPIPS 1.77 26.7 ± 4.8 0.82 ± 0.12 0.67 ± 0.34" in lines
     assert json.loads(vaelens("list", "--json").stdout)["vaes"]["ft-mse"]["training"]["resumed_from"] == "ft-ema"
+    assert "ft-mse sd1 840,001 decoder stabilityai/sd-vae-ft-mse MIT" in lines
     assert "sd-v1-4 sd1 CompVis/stable-diffusion-v1-4 CreativeML OpenRAIL-M" in lines
     assert "tiny-sd tiny ships with vaelens Apache-2.0" in lines
 

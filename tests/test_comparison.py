@@ -55,7 +55,7 @@ def named(vae: VAE, name: str) -> VAE:
     return vae
 
 
-def run(model: Path, vaes: Any, seeds: tuple[int, ...] = (0,), **more: Any) -> Comparison:
+def run(model: Path, vaes: Any, seeds: Any = (0,), **more: Any) -> Comparison:
     options = {"model": str(model), "steps": 3, "safety_checker": False} | more
     return compare(PROMPT, vaes, seeds=seeds, **options)
 
@@ -223,7 +223,10 @@ def test_labelled_boxes_are_what_the_page_jumps_to(model: Path, vaes: list[VAE],
         ("eye", 5, 4, 10, 9),
         ("mouth", 15, 10, 20, 15),  # what goes beyond the picture is cut, what lies outside left out
     ]
-    assert made.notes == (f"1 of the 3 ids in {boxes} match no picture.",)
+    assert made.notes == (
+        f"1 of the 3 ids in {boxes} match no picture.",
+        "1 boxes lie outside of face.png and are left out.",
+    )
     page = made.save(tmp_path / "page.html")[0].read_text()
     assert '"label": "mouth"' in page
     boxes.write_text("id,label,left,top,right,bottom\nnobody.png,eye,1,1,2,2\n")
@@ -398,10 +401,10 @@ Refuse = Callable[[Path, list[VAE]], object]
         (lambda m, v: run(m, ["sdxl"]), "narrow-sd has the latent space sd1 .* and sdxl decodes that of sdxl"),
         (lambda m, v: run(m, ["kl-f9"]), "no VAE is called 'kl-f9'.*Did you mean kl-f8"),
         (lambda m, v: run(m, [v[0], random_vae(space="sdxl")]), "no latent serves both"),
-        (lambda m, v: compare(model=str(m), vaes=v, photos="x.png"), "model needs a prompt"),
-        (lambda m, v: compare(seeds=[1], vaes=v, photos="x.png"), "seeds needs a prompt"),
-        (lambda m, v: compare(steps=3, vaes=v, photos="x.png"), "steps needs a prompt"),
-        (lambda m, v: compare(safety_checker=False, vaes=v, photos="x.png"), "safety checker needs a prompt"),
+        (lambda m, v: compare(model=str(m), vaes=v, photos="x.png"), "model does something with a prompt only"),
+        (lambda m, v: compare(seeds=[1], vaes=v, photos="x.png"), "seeds does something with a prompt"),
+        (lambda m, v: compare(steps=3, vaes=v, photos="x.png"), "steps does something"),
+        (lambda m, v: compare(safety_checker=False, vaes=v, photos="x.png"), "safety checker does something"),
         (lambda m, v: run(m, v, max_side=40), "there is none"),
         (lambda m, v: compare("an astronaut"), "tiny-sd doesn't know 'astronaut'"),
     ],
@@ -461,6 +464,25 @@ def test_what_others_made_is_never_replaced(model: Path, vaes: list[VAE], tmp_pa
     for name in ("x.gif", "x.jpg", "x.html"):
         with pytest.raises(UsageError, match="generate writes a"):
             check_plain_output(tmp_path / name, 1)
+
+
+def test_an_earlier_runs_pictures_dont_stay_beside_a_page_that_doesnt_know_them(
+    model: Path, vaes: list[VAE], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(model, vaes[:2], seeds=(0, 1)).save(out)
+    (out / "notes.txt").write_text("mine")
+    (out / "holiday.png").write_bytes(b"mine")
+    written = run(model, vaes[0], seeds=(7,)).save(out)
+    assert {path.name for path in out.iterdir()} == {path.name for path in written} | {"notes.txt", "holiday.png"}
+    plain = tmp_path / "plain"
+    run(model, vaes[0], seeds=(0, 1)).save_plain(plain)
+    run(model, vaes[0], seeds=(5,)).save_plain(plain)
+    assert sorted(path.name for path in plain.iterdir()) == ["001-seed-5-v0.png", "001-seed-5.safetensors", "run.json"]
+
+
+def test_a_comparison_is_told_in_a_line(model: Path, vaes: list[VAE]) -> None:
+    assert repr(run(model, vaes[:2], seeds=3)) == "Comparison(1 latents and 2 VAEs: v0, v1)"
 
 
 def test_paths_serve_wherever_names_do(model: Path, vaes: list[VAE], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 import pipelines
 from vaelens import generation
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, UsageError
-from vaelens.generation import Generator, Settings
+from vaelens.generation import Generator, Settings, parse_seeds
 from vaelens.latents import Latent, read_latents, save_latents
 
 PROMPT = "a photo of a cat"
@@ -235,6 +235,19 @@ def test_models_that_arent_stable_diffusion(folders: dict[str, Path], tmp_path: 
     wrong = changed(folders["sd"], tmp_path / "wrong", _class_name="StableDiffusionXLPipeline")
     with pytest.raises(BadInputError, match="wrong is a StableDiffusionXLPipeline without text_encoder_2, tokenizer_2"):
         opened(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", [0]), ("0,1 , 5", [0, 1, 5]), ("3 4", [3, 4]), ("0-2", [0, 1, 2]), ("-3", [-3])]
+)
+def test_seeds_are_read(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1.5", "2-1", "0-", "0-99999", "1,,b"])
+def test_what_are_no_seeds(text: str) -> None:
+    with pytest.raises(UsageError, match="seeds"):
+        parse_seeds(text)
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "safety_checker"])

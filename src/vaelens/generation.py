@@ -22,7 +22,8 @@ from vaelens.weights.registry import registry
 
 Say = Callable[[str], None]
 CELL = 8  # pixels a latent cell, for every model that is taken
-MOST_STEPS, LARGEST = 1000, 4096
+MOST_STEPS, LARGEST, MOST_SEEDS = 1000, 4096, 10_000
+SEEDS = re.compile(r"(-?\d{1,25})(?:-(\d{1,25}))?")  # one, or the first and last of several
 SIZE = re.compile(r"(\d+)(?:\s*[xX*]\s*(\d+))?")
 
 
@@ -119,7 +120,9 @@ class Generator:
             if unread:
                 notes.append(f'The text encoder has no room for the end of the {what}: "{_short(unread)}".')
         if self.read[0] != self.prompt:
-            notes.append(f'{self.model.name} reads the prompt as "{_short(self.read[0])}".')
+            notes.append(f'{self.model.name} reads the prompt as "{self.read[0]}".')
+        if self.negative and self.guidance <= 1:
+            notes.append(f"Guidance {self.guidance:g} is none, so the negative prompt does nothing.")
         if self.model.source == "embedded" and (self.height, self.width) != (self._pipe.side, self._pipe.side):
             notes.append(
                 f"{self.model.name} learnt from {self._pipe.side}x{self._pipe.side} pixels; others come out odd."
@@ -152,11 +155,13 @@ def check_settings(settings: Settings, model: str | None = None) -> None:
             )
     known = registry().models.get((model or "").lower())
     if known is not None and known.prompts == "scenes":
+        what = ""
         try:
             parse(settings.prompt)
+            what = "the negative prompt: "
             parse(settings.negative) if settings.negative else None
         except PromptError as error:
-            raise UsageError(f"{error} For any prompt: --model sd-v1-4.") from error
+            raise UsageError(f"{what}{error} For any prompt: --model sd-v1-4.") from error
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -166,6 +171,20 @@ def parse_size(text: str) -> tuple[int, int]:
         raise UsageError(f"a size is one side, 512, or width x height, 768x512; {_short(text)!r} isn't.")
     width = int(found[1])
     return int(found[2] or width), width
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from "0", "0,1,5", "0 1 5" or "0-7". Raises UsageError."""
+    found: list[int] = []
+    for part in re.split(r"[,\s]+", text.strip()):
+        one = SEEDS.fullmatch(part)
+        if one is None:
+            raise UsageError(f"seeds are whole numbers: 0, or 0,1,5, or 0-7; {_short(text)!r} isn't.")
+        first, last = int(one[1]), int(one[2] or one[1])
+        if not 0 <= last - first < MOST_SEEDS:
+            raise UsageError(f"{_short(part)!r} are no seeds: a range goes up, by at most {MOST_SEEDS:,}.")
+        found += range(first, last + 1)
+    return found
 
 
 def find(source: str, settings: Settings, *, dtype: torch.dtype, offline: bool, announce: Say | None) -> ModelFiles:

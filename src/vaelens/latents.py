@@ -78,6 +78,10 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
     `space` says their latent space where the file doesn't. Raises BadInputError for a file that holds none, and as
     `open_tensor_file` does; UsageError for a space that contradicts the file's.
     """
+    if Path(path).is_dir() or Path(path).suffix.lower() != ".safetensors":
+        raise BadInputError(
+            f"{path}: latents lie in a .safetensors file, such as `compare -o FOLDER/` writes. Name one."
+        )
     opened = open_tensor_file(Path(path))
     names = [name for name, shape in opened.shapes.items() if len(shape) == 4]
     if len(opened.shapes) != 1 or len(names) != 1:

@@ -23,6 +23,8 @@ def as_diffusers(vae: VAE) -> Any:
     Accelerate's hooks run, so that offloading moves it. Where half precision overflows, use bfloat16 or float32:
     `config.force_upcast` tells SDXL's pipeline so for fp16.
     """
+    if not isinstance(vae, VAE):  # pyright: ignore[reportUnnecessaryIsInstance]  (a name is what one tries first)
+        raise TypeError(f"as_diffusers takes a VAE, vaelens.load({vae!r}), not a {type(vae).__name__}.")
     return _model_class()(vae)
 
 
@@ -40,6 +42,7 @@ def _model_class() -> type:
         """A network of vaelens under diffusers' names; an AutoencoderKL to whoever asks, without the modules of one."""
 
         _supports_gradient_checkpointing = False
+        _keep_in_fp32_modules = None
 
         def __init__(self, vae: VAE) -> None:
             library.ModelMixin.__init__(self)

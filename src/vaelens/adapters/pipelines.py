@@ -1,6 +1,7 @@
 """A diffusion model, opened through diffusers and asked for latents. No VAE is loaded for it."""
 
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from typing import Any
 
@@ -154,7 +155,7 @@ def open_pipeline(
             pipe = pipe.to(device)
             if scheduler is not None:
                 name, changed = SCHEDULERS[scheduler]
-                pipe.scheduler = getattr(library, name).from_config(pipe.scheduler.config, **changed)
+                pipe.scheduler = _from_the_first(getattr(library, name).from_config(pipe.scheduler.config, **changed))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         if is_out_of_memory(error):
             raise
@@ -162,6 +163,24 @@ def open_pipeline(
         raise BadInputError(f"{model.name}: its files don't make up a {model.kind.pipeline}: {reason}") from error
     pipe.set_progress_bar_config(disable=True)
     return DiffusionPipeline(pipe, model, device)
+
+
+def _from_the_first(scheduler: Any) -> Any:
+    """The scheduler, told after each `set_timesteps` that its first step is the first.
+
+    Left alone it looks for the first time step among all, and takes the second of two that are equal: Karras' spacing
+    rounds to equal ones where the noise levels reach far up, and the last step then lies beyond the end.
+    """
+    if hasattr(scheduler, "set_begin_index"):
+        plain = scheduler.set_timesteps
+
+        @wraps(plain)
+        def begun(*given: Any, **more: Any) -> None:
+            plain(*given, **more)
+            scheduler.set_begin_index(0)
+
+        scheduler.set_timesteps = begun
+    return scheduler
 
 
 def _networks(model: ModelFiles, options: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,6 @@ import typer
 from vaelens.cli import generating, options
 from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
 
-DEFAULT = Path("comparison.html")  # nobody named it, so a file that isn't ours isn't replaced
-
 
 def compare(
     prompt: Annotated[
@@ -47,7 +45,7 @@ def compare(
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="PATH", help="An .html page, a .png sheet, or a folder/.")
-    ] = DEFAULT,
+    ] = Path("comparison.html"),
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     space: options.Space = None,
@@ -66,13 +64,13 @@ def compare(
 
     inputs = [*(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, outcome.SHEET_NAME, inputs)
-    if output == DEFAULT:
+    if output.suffix:
         check_ours(output.with_suffix(".run.json"), [output])
     with progress() as step:
         done = running.compare(
             prompt,
             vae or None,
-            seeds=seed,
+            seeds=generating.seeds_of(seed),
             model=model,
             negative=negative,
             steps=steps,

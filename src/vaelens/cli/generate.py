@@ -8,8 +8,6 @@ import typer
 from vaelens.cli import generating, options
 from vaelens.cli.output import progress, result, result_json, say, set_level
 
-DEFAULT = Path("picture.png")  # nobody named it, so a file that isn't ours isn't replaced
-
 
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture should show.", show_default=False)],
@@ -30,7 +28,7 @@ def generate(
         typer.Option(
             "-o", "--output", metavar="PATH", help="A .png, or a folder/ for several seeds, with the latents."
         ),
-    ] = DEFAULT,
+    ] = Path("picture.png"),
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     space: options.Space = None,
@@ -47,9 +45,9 @@ def generate(
     from vaelens.comparison import outcome, running
     from vaelens.report.gallery import check_ours
 
-    seeds = [0] if seed is None else seed
+    seeds = generating.seeds_of(seed) or [0]
     outcome.check_plain_output(output, len(set(seeds)))
-    if output == DEFAULT:
+    if output.suffix:
         check_ours(output.with_suffix(".run.json"), [output])
     with progress() as step:
         made = running.generate(

@@ -14,8 +14,13 @@ Model = Annotated[
     ),
 ]
 Seeds = Annotated[
-    list[int] | None,
-    typer.Option("--seed", metavar="N", help="Repeatable: one latent a seed. By default 0.", show_default=False),
+    list[str] | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="One latent a seed: 0, or 0,1,5, or 0-7; repeatable. By default 0.",
+        show_default=False,
+    ),
 ]
 Negative = Annotated[
     str | None, typer.Option("--negative", metavar="PROMPT", help="What to keep away from.", show_default=False)
@@ -59,6 +64,13 @@ Vaes = Annotated[
         show_default=False,
     ),
 ]
+
+
+def seeds_of(texts: list[str] | None) -> list[int] | None:
+    """The seeds in order; None where none is named. Raises UsageError."""
+    from vaelens.generation import parse_seeds
+
+    return None if texts is None else [seed for text in texts for seed in parse_seeds(text)]
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import traceback
+from importlib import metadata
 from types import FrameType
+from typing import Annotated
 
 import typer
 
@@ -24,17 +26,34 @@ from vaelens.cli import (
     serve,
     vaes,
 )
-from vaelens.cli.output import failure, is_verbose
+from vaelens.cli.output import failure, is_verbose, result
 from vaelens.errors import ResourceError, VaelensError, is_out_of_memory
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        result(f"vaelens {metadata.version('vaelens')}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="vaelens",
-    help="Look at one latent through many decoders: the VAEs behind Stable Diffusion, run, compared and measured.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def vaelens(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Look at one latent through many decoders: the VAEs behind Stable Diffusion, run, compared and measured."""
+
+
 app.command("compare")(compare.compare)
 app.command("generate")(generate.generate)
 app.command("replay")(replay.replay)

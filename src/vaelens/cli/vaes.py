@@ -32,13 +32,13 @@ def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose:
             name,
             entry.space,
             f"{entry.training.steps:,}" if entry.training.steps else "-",
-            entry.training.loss or "-",
             entry.training.part or "-",
+            entry.repo or "ships with vaelens",
             entry.licence,
         )
         for name, entry in known.vaes.items()
     ]
-    names = ("name", "space", "train steps", "loss", "trained", "licence")
+    names = ("name", "space", "train steps", "trained", "from", "licence")
     result_table(Table(tuple(map(Column, names)), tuple(rows)))
     result("")
     spaces = tuple((name, space.behind) for name, space in known.spaces.items())

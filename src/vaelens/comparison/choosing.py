@@ -20,11 +20,10 @@ Spaces = list[tuple[str, str | None]]
 
 @dataclass(frozen=True)
 class Chosen:
-    """What serves: a model (None where nothing is generated), VAEs, and why where nobody named them, in sentences."""
+    """What serves: a model (None where nothing is generated), and VAEs."""
 
     model: ModelFiles | None
     vaes: tuple[Choice, ...]
-    said: tuple[str, ...]
 
 
 def choose(
@@ -42,38 +41,39 @@ def choose(
     """Settle both, as the design says: it never depends on what happens to be downloaded.
 
     `settings` are those of what is generated, if anything is; `own` takes the model's own VAE where none is named, else
-    those that are compared in its latent space. `latents_space` is that of latents which are there already.
+    those that are compared in its latent space. `latents_space` is that of latents which are there already. `announce`
+    is told at once what serves where nobody named it, before anything is asked of the network.
 
     Raises UsageError for an unknown name, VAEs of two latent spaces, and a model of another space than the VAEs'; and
     what looking at small files raises.
     """
     spaces = _spaces(vaes or (), space, offline)
     named = spaces[0][1] if spaces else None
-    said: list[str] = []
+    tell = announce or _nobody
     found = None
     if settings is not None:
-        source = model or _model_for(named, [name for name, _ in spaces], said)
+        source = model or _model_for(named, [name for name, _ in spaces], tell)
         generation.check_settings(settings, check_model(source))
         found = generation.find(source, settings, dtype=dtype, offline=offline, announce=announce)
         _check_match(f"the model {found.name}", found.space, spaces, found.vae)
     if latents_space is not None:
-        _check_match("the latents", latents_space, spaces)
+        _check_match("the file of latents", latents_space, spaces)
         if found is not None and found.space != latents_space:
             raise UsageError(
                 f"the model {found.name} makes latents of {found.space}, and the file's are {latents_space}'s."
             )
     if vaes:
-        return Chosen(found, tuple(vaes), tuple(said))
+        return Chosen(found, tuple(vaes))
     if found is not None and (own or found.space is None):
-        said.append(f"{found.name}'s own VAE decodes.")
-        return Chosen(found, (found.vae,), tuple(said))
+        tell(f"{found.name}'s own VAE decodes.")
+        return Chosen(found, (found.vae,))
     wanted = found.space if found is not None else latents_space
     known = registry().spaces[wanted].compared if wanted in registry().spaces else ()
     if wanted is not None and not known:
         raise UsageError(f"no VAE is known for the latent space {wanted}. Name one with --vae.")
     served = list(known) or registry().embedded()
-    said.append(f"No VAE named, so those of the latent space {wanted or 'tiny'} serve: {', '.join(served)}.")
-    return Chosen(found, tuple(served), tuple(said))
+    tell(f"No VAE named, so those of the latent space {wanted or 'tiny'} serve: {', '.join(served)}.")
+    return Chosen(found, tuple(served))
 
 
 def _spaces(vaes: Sequence[Choice], space: str | None, offline: bool) -> Spaces:
@@ -94,10 +94,10 @@ def _spaces(vaes: Sequence[Choice], space: str | None, offline: bool) -> Spaces:
     return found
 
 
-def _model_for(space: str | None, vaes: Sequence[str], said: list[str]) -> str:
+def _model_for(space: str | None, vaes: Sequence[str], tell: Say) -> str:
     if not vaes:
         name = registry().embedded_model()
-        said.append(
+        tell(
             f"No model and no VAE named, so the small model that ships with vaelens serves, {name}: it draws faces and "
             "letters only (docs/tiny-sd.md). For any prompt: --model sd-v1-4 (4 GB, downloaded once)."
         )
@@ -105,7 +105,7 @@ def _model_for(space: str | None, vaes: Sequence[str], said: list[str]) -> str:
     name = registry().spaces[space].model if space in registry().spaces else None
     if name is None:
         raise UsageError(f"no model is known for the latent space of {vaes[0]} ({_called(space)}). Name one: --model.")
-    said.append(f"No model named, so {name} serves, which makes latents of {space}.")
+    tell(f"No model named, so {name} serves, which makes latents of {space}.")
     return name
 
 
@@ -119,6 +119,10 @@ def _check_match(what: str, space: str | None, vaes: Spaces, own: str | None = N
                 "give noise or wrong colours. Name a VAE and a model of one space (`vaelens list`); for a file that "
                 "doesn't say its space: --space."
             )
+
+
+def _nobody(_sentence: str) -> None:
+    """Listens to nothing."""
 
 
 def _called(space: str | None) -> str:

@@ -37,7 +37,10 @@ class Labels:
         h, w = subject.decoded[0].pixels.shape[:2]
         scale = max(h, w) / self._longer.get(subject.title, max(h, w))
         boxes = [_scaled(box, scale, h, w) for box in self._boxes.get(subject.title, ())]
-        return replace(subject, boxes=tuple(box for box in boxes if box.left < box.right and box.top < box.bottom))
+        inside = tuple(box for box in boxes if box.left < box.right and box.top < box.bottom)
+        if len(inside) < len(boxes):
+            self.notes.append(f"{len(boxes) - len(inside)} boxes lie outside of {subject.title} and are left out.")
+        return replace(subject, boxes=inside)
 
 
 def _scaled(box: Box, scale: float, h: int, w: int) -> Box:

@@ -39,6 +39,10 @@ class Comparison:
     interrupted: bool = False
     failure: VaelensError | None = None
 
+    def __repr__(self) -> str:
+        size = " and ".join(f"{len(parts)} {what}" for parts, what in ((self.subjects, "latents"), (self.vaes, "VAEs")))
+        return f"Comparison({size}: {', '.join(self.vaes)})"
+
     @property
     def vaes(self) -> list[str]:
         """The VAEs' names, in order."""
@@ -50,7 +54,7 @@ class Comparison:
         The distance is the mean and the largest |difference| of 8-bit values.
         """
         scored = any(subject.scores for subject in self.subjects)
-        names = ["picture", "VAE", *["PSNR", "SSIM"] * scored, "seconds", "MB"]
+        names = ["picture", "VAE", *["PSNR", "SSIM"] * scored, "seconds", "+MB"]
         several = len(self.vaes) > 1
         better = {"PSNR": "higher", "SSIM": "higher"}
         columns = [Column(name, better.get(name)) for name in names]  # pyright: ignore[reportArgumentType]
@@ -94,14 +98,19 @@ class Comparison:
         if target.suffix.lower() == ".png":
             check_plain_output(target, sum(len(subject.decoded) for subject in self.subjects))
             png = encode_png(self.subjects[0].decoded[0].pixels, self.text(self.subjects[0], 0))
-            return write_together({target: png, target.with_suffix(f".{gallery.RECORD_NAME}"): record})
+            contents = {target: png, target.with_suffix(f".{gallery.RECORD_NAME}"): record}
+            write_together(contents)
+            return list(contents)
         contents = {target / gallery.RECORD_NAME: record}
         for number, subject in enumerate(self.subjects, 1):
             stem = f"{number:03d}-{file_name(subject.file)}"
             for i, (name, one) in enumerate(zip(self.vaes, subject.decoded, strict=False)):
                 contents[target / f"{stem}-{file_name(name)}.png"] = encode_png(one.pixels, self.text(subject, i))
             contents[target / f"{stem}.safetensors"] = latents_bytes(subject.latent)
-        return write_together(contents)
+        earlier = gallery.made_before(target)
+        write_together(contents)
+        gallery.remove(earlier, contents)
+        return list(contents)
 
     def gallery(self) -> Gallery:
         """The pictures in rows, a row a subject, and all that is written beside them."""
@@ -161,10 +170,15 @@ class Comparison:
             )
         facts["latents"] = "; ".join(f"{s.title}: sha256 {s.latent.sha256[:16]}..." for s in self.subjects)
         facts["time and memory"] = "of each decode; memory at its peak, beyond what was taken before"
+        if len(self.vaes) > 1:
+            facts["mean |d|, largest"] = (
+                f"difference from {self.vaes[0]}'s picture in 8-bit values: how far apart, not which is better"
+            )
         if self.notes or self.said():
             facts["notes"] = " ".join([*self.notes, *self.said()])
         facts["made with"] = (
-            f"vaelens {versions['vaelens']}, torch {versions['torch']}, {self.record['threads']} threads"
+            f"vaelens {versions['vaelens']}, torch {versions['torch']}, {self.record['threads']} thread"
+            + "s" * (self.record["threads"] != 1)
         )
         return facts
 
@@ -186,7 +200,7 @@ def check_plain_output(path: Path, pictures: int) -> None:
 
 def _lines(one: Decoded, scores: Scores | None) -> list[str]:
     lines = [f"{scores.psnr:.2f} dB  SSIM {scores.ssim:.3f}"] if scores else []
-    lines.append(f"{one.seconds:.2f} s" + ("" if one.memory is None else f"  {one.memory / 1e6:.0f} MB"))
+    lines.append(f"{one.seconds:.2f} s" + ("" if one.memory is None else f"  +{one.memory / 1e6:.0f} MB memory"))
     if one.redone:
         lines.append("float16 overflowed: redone in float32")
     if one.hidden:

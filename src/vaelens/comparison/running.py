@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vaelens import generation
 from vaelens.comparison import subjects as making
 from vaelens.comparison.choosing import Choice, Chosen, choose, with_names
@@ -59,7 +61,7 @@ def compare(
     prompt: str | None = None,
     vaes: Choice | Path | Sequence[Choice | Path] | None = None,
     *,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
     model: File | None = None,
     negative: str | None = None,
     steps: int | None = None,
@@ -99,6 +101,7 @@ def compare(
     """
     began = time.perf_counter()
     place = Place(device, dtype, space, offline, announce)
+    seeds = [seeds] if isinstance(seeds, int) else seeds
     photos = [photos] if isinstance(photos, str | os.PathLike) else list(photos)
     given = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else vaes
     named = None if given is None else [vae if isinstance(vae, VAE) else os.fspath(vae) for vae in given]
@@ -127,13 +130,12 @@ def compare(
         offline=offline,
         announce=announce,
     )
-    place.say(chosen.said)
     loaded = [place.load(source) for source in chosen.vaes]
     names = [vae.name for vae in loaded]
     loaded = with_names(loaded, distinct_names(names))
     decoders = Decoders(loaded, chosen.vaes, partial(place.load, dtype="float32"))
     generator = _generator(chosen, wanted, place)
-    notes = (generator.notes() if generator else []) + encoder_notes(loaded, len(photos)) + labels.notes
+    notes = (generator.notes() if generator else []) + encoder_notes(loaded, len(photos))
     place.say(notes)
 
     tasks: list[tuple[int, Callable[[Step], Subject]]] = []  # each with its number of steps
@@ -143,7 +145,8 @@ def compare(
     tasks += [(1, partial(making.photographed, decoders, Path(photo), max_side)) for photo in photos]
     total = sum(count + len(loaded) for count, _ in tasks)
     made, interrupted, failure = _carried_out([task for _, task in tasks], _stepping(total, progress, should_stop))
-    notes += [f"Not all was finished: {failure}"] if failure else []
+    made = [labels.on(subject) for subject in made]
+    notes += labels.notes + ([f"Not all was finished: {failure}"] if failure else [])
 
     record = run_record(
         "generate" if own_vae else "compare", {}, vae_records(chosen, loaded, names), time.perf_counter() - began
@@ -159,7 +162,7 @@ def compare(
     }
     record["model"] = generator.described() if generator else None
     record |= results(made, loaded) | {"notes": notes, "interrupted": interrupted}
-    return Comparison(tuple(labels.on(subject) for subject in made), record, tuple(notes), interrupted, failure)
+    return Comparison(tuple(made), record, tuple(notes), interrupted, failure)
 
 
 def generate(prompt: str, vae: Choice | None = None, **options: Any) -> Comparison:
@@ -184,8 +187,8 @@ def _check(
         raise UsageError("no VAE named. Name at least one, or none at all for the known ones.")
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side is at least 1 pixel, not {max_side}.")
-    find_device(place.device)
-    find_dtype(place.dtype)
+    if find_device(place.device).type == "cpu" and find_dtype(place.dtype) == torch.float16:
+        place.say(["float16 is very slow on a CPU; bfloat16 halves the memory as well, float32 is the fastest."])
     if wanted is not None:
         generation.check_settings(wanted, model)
     for photo in photos:
@@ -206,7 +209,7 @@ def _check_unused(**given: Any) -> None:
     """Raises UsageError for an option that only a prompt gives something to do."""
     named = [name for name, value in given.items() if value is not None]
     if named:
-        raise UsageError(f"{named[0].replace('_', ' ')} needs a prompt to work on. Give one, or leave it out.")
+        raise UsageError(f"{named[0].replace('_', ' ')} does something with a prompt only. Give one, or leave it out.")
 
 
 def _generator(chosen: Chosen, wanted: Settings | None, place: Place) -> Generator | None:

@@ -1,6 +1,7 @@
 """One subject after the other: a latent is made or read, and decoded by every VAE."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from vaelens.comparison.choosing import Choice
 from vaelens.decoding import Decoded, decode
-from vaelens.errors import VaelensError
+from vaelens.errors import CheckFailedError, VaelensError
 from vaelens.files import sha256_file
 from vaelens.generation import Generator
 from vaelens.images.drawing import Box
@@ -62,6 +63,7 @@ class Decoders:
         self._sources = sources
         self._load_in_full = load_in_full
         self._full: dict[int, VAE] = {}
+        self._ready: set[tuple[int, ...]] = set()
 
     def decode(
         self, latent: Latent, step: Step, size: tuple[int, int] | None = None, generator: Generator | None = None
@@ -72,6 +74,7 @@ class Decoders:
         """
         guard = generator.guard if generator is not None and generator.guards else None
         decoded: list[Decoded] = []
+        self._warm_up(latent)
         try:
             for number, vae in enumerate(self.vaes):
                 step(vae.name)
@@ -81,6 +84,15 @@ class Decoders:
                 raise
             return tuple(decoded), error
         return tuple(decoded), None
+
+    def _warm_up(self, latent: Latent) -> None:
+        """Decode the first latent of each size once for nothing, where decoders are compared: what comes first is
+        slower, and takes other memory, whatever its weights."""
+        shape = tuple(latent.tensor.shape)
+        if len(self.vaes) > 1 and shape not in self._ready:
+            with suppress(CheckFailedError):  # half precision may overflow; the decode that counts sees to that
+                decode(self.vaes[0], latent.tensor)
+            self._ready.add(shape)
 
     def _in_full(self, number: int) -> VAE:
         if number not in self._full:

@@ -92,7 +92,7 @@ def matching(
     if not known:
         raise UsageError(
             f"{where}: none of its {len(boxes):,} ids is a picture's. Its first is {next(iter(boxes))!r}, "
-            f"the data set's first {min(ids)!r}; write them alike."
+            f"the pictures' first {min(ids)!r}; write them alike."
         )
     missing = len(boxes) - len(known)
     return known, f"{missing:,} of the {len(boxes):,} ids in {where} match no picture" if missing else None

@@ -17,6 +17,7 @@ from vaelens import generation
 from vaelens.decoding import Decoded, Guard, decode
 from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, NetworkError, UsageError
+from vaelens.files import sha256_file
 from vaelens.generation import Generator, Settings
 from vaelens.images.reading import read_picture
 from vaelens.images.writing import to_pixels
@@ -149,7 +150,9 @@ def _latent(
             )
         return found[0], said.size, None, []
     if given.photo is not None:
-        return *_encoded(said, decoder, where, given, given.photo), None, []
+        other = said.made.get("photo_sha256") not in {None, sha256_file(given.photo)}
+        notes = [f"{given.photo} is another file than the photograph that was used."] if other else []
+        return *_encoded(said, decoder, where, given, given.photo), None, notes
     if "prompt" not in said.made:
         what = f"the photograph {said.made['photo']!r}: --photo" if "photo" in said.made else "a file: --latents"
         raise UsageError(f"the picture was made from {what} FILE names it.")

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from vaelens.report.tables import Table
 
 PAGES = {".html", ".htm"}
 SINGLE = {".png", *PAGES}
+OURS = re.compile(r"\d{3}-.*\.(png|safetensors)", re.DOTALL)
 NUMBERED = re.compile(r"\d{3}-")  # how the names of a folder's pictures and latents begin
 PAGE_NAME, RECORD_NAME = "index.html", "run.json"
 
@@ -103,6 +104,7 @@ class Gallery:
         target = Path(path)
         check_output(target, self.sheet_name, inputs)
         record = (json_text(self.record) + "\n").encode()
+        earlier: list[Path] = []
         if target.suffix.lower() in SINGLE:
             made = self.page() if target.suffix.lower() in PAGES else self.sheet()
             contents = dict(zip(_outputs(target, self.sheet_name), (made, record), strict=True))
@@ -115,8 +117,10 @@ class Gallery:
                     name = f"{number:03d}-{file_name(row.file)}-{place}-{file_name(cell.name)}.png"
                     contents[target / name] = encode_png(cell.pixels, cell.text)
             contents |= {target / name: content for name, content in self.more.items()}
+            earlier = made_before(target)
         _check_targets(list(contents), inputs)
         write_together(contents)
+        remove(earlier, contents)
         return list(contents)
 
 
@@ -146,6 +150,20 @@ def check_ours(record: Path, files: Sequence[Path]) -> None:
     lost = [file for file in files if file.exists()]
     if lost and not _is_ours(record):
         raise UsageError(f"{lost[0]} was not made by vaelens and would be lost. Choose another output.")
+
+
+def made_before(folder: Path) -> list[Path]:
+    """The numbered files in a folder of ours, those of an earlier run."""
+    if not _is_ours(folder / RECORD_NAME):
+        return []
+    return [path for path in folder.iterdir() if OURS.fullmatch(path.name) and path.is_file()]
+
+
+def remove(earlier: Sequence[Path], written: Container[Path]) -> None:
+    """Remove what an earlier run left, but for what was written anew: the page and the record don't know it."""
+    for path in earlier:
+        if path not in written:
+            path.unlink(missing_ok=True)
 
 
 def file_name(text: str) -> str:
