@@ -231,3 +231,16 @@ def test_both_colour_schemes_can_be_read(open_page: Open, scheme: str) -> None:
         pair = sorted([light(ink), light(page if on_page else ground)])
         assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, text
     assert len(set(re.findall(r"\d+", view.page.eval_on_selector(".mat", of)[1]))) == 1, "a neutral surround"
+
+
+@pytest.mark.parametrize("width", [320, 375, 640, 1000])
+def test_the_languages_never_lie_on_the_title(open_page: Open, width: int) -> None:
+    view = open_page(THREE.replace("<h1>t</h1>", "<h1>One latent, every decoder, and a long title</h1>"), width=width)
+    _, top, _, height = view.box(".languages")
+    assert top >= 0
+    title = view.page.locator("h1").bounding_box()
+    left = view.box(".languages")[0]
+    words = "(() => { const r = document.createRange(); r.selectNodeContents(document.querySelector('h1')); "
+    words += "const b = r.getBoundingClientRect(); return [b.right, b.top]; })()"
+    right, first = view.page.evaluate(words)
+    assert first >= top + height or right <= left, title
