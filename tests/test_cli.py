@@ -305,6 +305,34 @@ def test_an_interrupt_that_compiled_code_turned_into_an_error_is_still_one(
     assert capsys.readouterr().err == "vaelens: interrupted.\n"
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (
+            ["compare", "photo.png"],
+            "photo.png is a file, where the prompt should be. For a photograph: --photo photo.png",
+        ),
+        (["generate", "a face", "--vae", "tiny-kl-f8", "--vae", "tiny-ft-mse"], "generate decodes by one VAE"),
+        (["generate", "a face", "--negative", "blurry"], "the negative prompt: tiny-sd doesn't know 'blurry'"),
+        (["generate", "a face", "-o", "photo.png"], "photo.png was not made by vaelens and would be lost"),
+        (["compare", "a face", "--seed", "1.5"], "seeds are whole numbers"),
+        (["compare", ""], "the prompt is empty"),
+        (["compare", "a face", "--steps", "0"], "steps are from 1 to 1000, not 0"),
+        (["compare", "a face", "--size", "250"], "multiples of 8"),
+        (["compare", "a face", "--vae", "tiny-ft-mes"], "Did you mean tiny-ft-mse"),
+        (["compare", "x" * 10_000], "doesn't know 'xxxxx"),
+    ],
+)
+def test_what_a_beginner_asks_wrongly_is_answered(photo: Path, asked: list[str], words: str) -> None:
+    before = photo.read_bytes()
+    ran = vaelens(*asked, cwd=photo.parent)
+    assert ran.returncode == 2, ran.stderr
+    assert words in ran.stderr
+    assert len(ran.stderr) < 500
+    assert photo.read_bytes() == before
+    assert [path.name for path in photo.parent.iterdir()] == ["photo.png"]
+
+
 def test_the_version_is_told() -> None:
     ran = vaelens("--version")
     assert (ran.returncode, ran.stdout) == (0, f"vaelens {importlib.metadata.version('vaelens')}\n")

@@ -161,7 +161,7 @@ def check_settings(settings: Settings, model: str | None = None) -> None:
             what = "the negative prompt: "
             parse(settings.negative) if settings.negative else None
         except PromptError as error:
-            raise UsageError(f"{what}{error} For any prompt: --model sd-v1-4.") from error
+            raise UsageError(f"{what}{error} For any prompt: --model sd-v1-4 (serve has it, too).") from error
 
 
 def parse_size(text: str) -> tuple[int, int]:

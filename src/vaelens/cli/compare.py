@@ -60,8 +60,11 @@ def compare(
     """
     set_level(quiet, verbose)
     from vaelens.comparison import outcome, running
+    from vaelens.errors import UsageError
     from vaelens.report.gallery import check_ours, check_output
 
+    if prompt is not None and not photo and Path(prompt[:255]).is_file():
+        raise UsageError(f"{prompt} is a file, where the prompt should be. For a photograph: --photo {prompt}.")
     inputs = [*(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, outcome.SHEET_NAME, inputs)
     if output.suffix:
@@ -97,7 +100,8 @@ def compare(
     else:
         result_table(done.table())
         for one in done.record["subjects"]:
-            result(f"{one['title']}: one latent under all VAEs, sha256 {one['latents_sha256']}")
+            under = "one latent under all VAEs" if len(done.vaes) > 1 else "latent"
+            result(f"{one['title']}: {under}, sha256 {one['latents_sha256']}")
         result(f"\nwrote {written[0]}" + (f" and {len(written) - 1} more beside it" if len(written) > 1 else ""))
     if done.failure is not None:
         say("not all was finished; what was is written.")

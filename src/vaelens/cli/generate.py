@@ -12,8 +12,8 @@ from vaelens.cli.output import progress, result, result_json, say, set_level
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture should show.", show_default=False)],
     vae: Annotated[
-        str | None,
-        typer.Option("--vae", metavar="VAE", help="By default the model's own.", show_default=False),
+        list[str] | None,
+        typer.Option("--vae", metavar="VAE", help="One; by default the model's own.", show_default=False),
     ] = None,
     seed: generating.Seeds = None,
     model: generating.Model = None,
@@ -43,8 +43,11 @@ def generate(
     """
     set_level(quiet, verbose)
     from vaelens.comparison import outcome, running
+    from vaelens.errors import UsageError
     from vaelens.report.gallery import check_ours
 
+    if vae and len(vae) > 1:
+        raise UsageError("generate decodes by one VAE. For several: `vaelens compare`.")
     seeds = generating.seeds_of(seed) or [0]
     outcome.check_plain_output(output, len(set(seeds)))
     if output.suffix:
@@ -52,7 +55,7 @@ def generate(
     with progress() as step:
         made = running.generate(
             prompt,
-            vae,
+            vae[0] if vae else None,
             seeds=seeds,
             model=model,
             negative=negative,

@@ -153,7 +153,9 @@ class Comparison:
 
     def _facts(self) -> dict[str, str]:
         versions = self.record["versions"]
-        facts = {"shown": "Each row is one latent, decoded by each VAE: all that differs is the decoder."}
+        several = len(self.vaes) > 1
+        shown = "Each row is one latent, decoded by each VAE: all that differs is the decoder."
+        facts = {"shown": shown if several else "Each row is one latent, decoded by one VAE."}
         made = next((s.latent.made for s in self.subjects if "prompt" in s.latent.made), None)
         if made:
             facts["prompt"] = made["prompt"]
@@ -168,9 +170,9 @@ class Comparison:
             facts[vae["name"]] = (
                 f"latent space {space}, {vae['dtype']} on {vae['device']}, weights (encoder-decoder) {vae['weights']}"
             )
-        facts["latents"] = "; ".join(f"{s.title}: sha256 {s.latent.sha256[:16]}..." for s in self.subjects)
+        facts["latents"] = "; ".join(f"{s.title}: sha256 {s.latent.sha256}" for s in self.subjects)
         facts["time and memory"] = "of each decode; memory at its peak, beyond what was taken before"
-        if len(self.vaes) > 1:
+        if several:
             facts["mean |d|, largest"] = (
                 f"difference from {self.vaes[0]}'s picture in 8-bit values: how far apart, not which is better"
             )

@@ -16,7 +16,8 @@ def encoder_notes(vaes: Sequence[VAE], photos: int) -> list[str]:
     first = vaes[0].fingerprint.encoder
     others = [vae.name for vae in vaes[1:] if not first.is_same(vae.fingerprint.encoder)]
     if not others:
-        return [f"All {len(vaes)} VAEs have the same encoder, so each would make the same latents of a photograph."]
+        which = "Both VAEs" if len(vaes) == 2 else f"All {len(vaes)} VAEs"
+        return [f"{which} have the same encoder, so each would make the same latents of a photograph."]
     return [
         f"The encoder of {', '.join(others)} is another than {vaes[0].name}'s, which encoded the photographs: its own "
         "latents would differ a little. `vaelens reconstruct` lets each VAE encode for itself."

@@ -107,7 +107,8 @@ def replay(
             decoder, latent.tensor, size, guard=guard, in_full=lambda: _vae(said, where, given, "float32")
         )
     if made.pixels.shape != old.shape:
-        raise BadInputError(f"{picture}: what it says makes {made.pixels.shape[1]}x{made.pixels.shape[0]} pixels.")
+        here, before = (f"{shape[1]}x{shape[0]}" for shape in (made.pixels.shape, old.shape))
+        raise BadInputError(" ".join([f"{picture}: made again it has {here} pixels, not {before}.", *notes]))
     gap = np.abs(made.pixels.astype(np.int16) - old)
     return Replay(
         made.pixels,

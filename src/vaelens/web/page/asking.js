@@ -31,7 +31,11 @@ async function ask(method, path, body, type = "application/json") {
   return said;
 }
 
-const trouble = (text) => ($("trouble").textContent = text);
+// What is wrong, where it is seen: the form may be taller than the window.
+function trouble(text) {
+  $("trouble").textContent = text;
+  if (text) $("trouble").scrollIntoView({ block: "nearest" });
+}
 
 // Whether it was done; if not, the page says why.
 async function act(method, path) {
