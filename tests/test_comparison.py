@@ -186,7 +186,7 @@ def test_a_photograph_is_encoded_once(photo: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(VAE, "encode", lambda self, image: encoded.append(self.name) or encode(self, image))
     made = compare(photos=photo, vaes=[named(first, "a"), named(second, "b")])
     assert encoded == ["a"]
-    assert made.notes == ("All 2 VAEs have the same encoder, so each would make the same latents of a photograph.",)
+    assert made.notes == ("Both VAEs have the same encoder, so each would make the same latents of a photograph.",)
     assert made.subjects[0].decoded[0].pixels.shape == made.subjects[0].original.shape == (36, 40, 3)
     for score, one in zip(made.subjects[0].scores, made.subjects[0].decoded, strict=True):
         gap = one.pixels.astype(np.float64) - made.subjects[0].original
