@@ -215,7 +215,8 @@ def test_labelled_boxes_are_what_the_page_jumps_to(model: Path, vaes: list[VAE],
         "id,label,left,top,right,bottom\nface.png,eye,10,8,20,18\nface.png,eye,50,8,60,18\n"
         "face.png,mouth,30,20,60,30\nseed 4,letter,8,8,40,48\nnobody.png,eye,1,1,2,2\n"
     )
-    made = run(model, vaes[:1], seeds=(4,), photos=photo, max_side=20, boxes=boxes)
+    said: list[str] = []
+    made = run(model, vaes[:1], seeds=(4,), photos=photo, max_side=20, boxes=boxes, announce=said.append)
     assert [(box.label, box.left, box.top, box.right, box.bottom) for box in made.subjects[0].boxes] == [
         ("letter", 8, 8, 40, 48)
     ]
@@ -227,6 +228,7 @@ def test_labelled_boxes_are_what_the_page_jumps_to(model: Path, vaes: list[VAE],
         f"1 of the 3 ids in {boxes} match no picture.",
         "1 boxes lie outside of face.png and are left out.",
     )
+    assert set(made.notes) <= set(said), "on the terminal, too"
     page = made.save(tmp_path / "page.html")[0].read_text()
     assert '"label": "mouth"' in page
     boxes.write_text("id,label,left,top,right,bottom\nnobody.png,eye,1,1,2,2\n")

@@ -1,6 +1,5 @@
 """One latent through one decoder: the picture, what it took, and what had to be done about it."""
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -48,7 +47,6 @@ def decode(
     """
     redone = False
     try:
-        _warm_up(vae)
         try:
             with measured(vae.device) as usage:
                 image = vae.decode(latents, size)
@@ -57,7 +55,6 @@ def decode(
                 raise
             redone = True
             vae = in_full() if in_full else vae.to(torch.float32)
-            _warm_up(vae)
             with measured(vae.device) as usage:
                 image = vae.decode(latents, size)
     except (MemoryError, RuntimeError) as error:
@@ -71,9 +68,3 @@ def decode(
     image, hidden = guard(image) if guard else (image, False)
     dtype = str(vae.dtype).removeprefix("torch.")
     return Decoded(to_pixels(image.cpu()), usage.seconds, usage.memory, dtype, redone, hidden)
-
-
-def _warm_up(vae: VAE) -> None:
-    """Decode the smallest latent first, outside the time: the first decode of all starts threads and libraries."""
-    with contextlib.suppress(CheckFailedError):
-        vae.decode(torch.zeros(1, vae.spec.latent_channels, 2, 2, device=vae.device))

@@ -146,6 +146,7 @@ def compare(
     total = sum(count + len(loaded) for count, _ in tasks)
     made, interrupted, failure = _carried_out([task for _, task in tasks], _stepping(total, progress, should_stop))
     made = [labels.on(subject) for subject in made]
+    place.say(labels.notes)
     notes += labels.notes + ([f"Not all was finished: {failure}"] if failure else [])
 
     record = run_record(
