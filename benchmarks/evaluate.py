@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from random_trunks import write_trunks  # noqa: E402
+
 from vaelens.evaluation.folder import ORIGINALS, RunFolder, missing_units  # noqa: E402
 from vaelens.evaluation.instruments import Instruments  # noqa: E402
 from vaelens.evaluation.measuring import reconstruct_chunk  # noqa: E402

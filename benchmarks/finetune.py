@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from random_trunks import random_heads, random_vgg16  # noqa: E402
+
 from vaelens.finetuning.perceptual import Perceptual  # noqa: E402
 from vaelens.finetuning.pictures import Batch  # noqa: E402
 from vaelens.finetuning.recipe import Recipe, find_recipe  # noqa: E402

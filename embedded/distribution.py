@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from arms import BASE, loaded, measure, unseen
-from comparison import BETTER, Rows, mean
 from torch import Tensor
 
+from comparison import BETTER, Rows, mean
 from vaelens.files import write_atomic
 from vaelens.images.datasets.items import DataSet
 from vaelens.images.reading import decode_picture

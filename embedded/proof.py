@@ -16,11 +16,11 @@ from string import Template
 from typing import Any
 
 from arms import ARMS, BASE
-from comparison import BETTER, PAIRS
 from distribution import AUTOENCODER, BOTH
 from proof_record import write_record
 from trio import TRAININGS
 
+from comparison import BETTER, PAIRS
 from vaelens.evaluation.report_tables import interval, number
 from vaelens.files import write_atomic
 from vaelens.metrics.statistics import too_high_percent

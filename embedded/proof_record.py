@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from arms import BASE, loaded, unseen
 from check import held_out
-from comparison import compared
 from trio import TRAININGS, place
 
+from comparison import compared
 from vaelens.errors import UsageError
 from vaelens.files import write_atomic
 from vaelens.images.datasets.items import DataSet

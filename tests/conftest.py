@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import torchvision_operators  # noqa: F401
-from served import offer, server  # noqa: F401  (fixtures)
+import support.torchvision_operators  # noqa: F401
+from support.served import offer, server  # noqa: F401  (fixtures)
+from support.vaes import random_vae
+from support.viewing import browser, open_page, open_path  # noqa: F401  (fixtures)
 from vaelens.evaluation.results import Results
-from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
-from vaelens.networks.tiny import TinyAutoencoderConfig
 from vaelens.vae import VAE
-from vaelens.weights.shapes import build
-from vaelens.weights.spec import NetworkConfig, VAESpec
-from viewing import browser, open_page, open_path  # noqa: F401  (fixtures)
 
 with warnings.catch_warnings():  # what other packages deprecate while they load isn't ours to mend
     warnings.simplefilter("ignore")
@@ -25,21 +22,6 @@ with warnings.catch_warnings():  # what other packages deprecate while they load
 if "PYTEST_XDIST_WORKER" in os.environ:  # several at once: a thread each
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# As deep as kl-f8 (248 tensors), narrow enough to read a thousand times.
-NARROW = AutoencoderKLConfig(block_out_channels=(4, 8, 16, 16), norm_num_groups=4)
-TINY = TinyAutoencoderConfig(width=8)
-
-
-def spec_of(config: NetworkConfig, space: str | None = "sd1", scale: float = 0.18215, shift: float = 0.0) -> VAESpec:
-    if isinstance(config, TinyAutoencoderConfig):
-        return VAESpec(config, space, 1.0, 0.0, (0.0, 1.0))
-    return VAESpec(config, space, scale, shift, (-1.0, 1.0))
-
-
-def random_vae(config: NetworkConfig = NARROW, seed: int = 0, **spec: object) -> VAE:
-    torch.manual_seed(seed)
-    return VAE(build(config), spec_of(config, **spec), "random")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -55,7 +37,7 @@ def vae_file(vae: VAE, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def trunks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Random metric networks by name, 220 MB on disk: what `evaluate` takes as `networks`."""
-    from random_trunks import write_trunks
+    from support.random_trunks import write_trunks
 
     return write_trunks(tmp_path_factory.mktemp("trunks"))
 
@@ -63,14 +45,14 @@ def trunks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pictures of `whole`; files with pictures of their own have another fixture of this name."""
-    from small_run import make_photos
+    from support.small_run import make_photos
 
     return make_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="session")
 def two_vaes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    from small_run import make_vaes
+    from support.small_run import make_vaes
 
     return make_vaes(tmp_path_factory.mktemp("vaes"))
 
@@ -78,7 +60,7 @@ def two_vaes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="session")
 def whole(photos: Path, two_vaes: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     """The reference: `photos` through `two_vaes`, one process, one go."""
-    from small_run import make_whole
+    from support.small_run import make_whole
 
     return make_whole(two_vaes, photos, tmp_path_factory.mktemp("whole"))
 

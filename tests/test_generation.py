@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-import pipelines
+from support import pipelines
 from vaelens import generation
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, UsageError
 from vaelens.generation import Generator, Settings, parse_seeds

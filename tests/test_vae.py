@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL as DiffusersKL
 
 import vaelens as vl
-from conftest import NARROW, TINY, random_vae
+from support.vaes import NARROW, TINY, random_vae
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.networks.autoencoder_kl import AutoencoderKL
 from vaelens.report.record import vae_record

@@ -1,0 +1,204 @@
+"""Lists of a repository's files, and files of data sets, against a stand-in for the hub.
+
+The token is in the environment of each, and no error or notice may show it.
+"""
+
+import hashlib
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from support.hub_standin import API, HubStandin
+from vaelens.download import listing as listings
+from vaelens.download.hub import RemoteFile, cached, fetch
+from vaelens.download.listing import Listing, list_files
+from vaelens.errors import NetworkError, UsageError
+
+REPO = "someone/pictures"
+STORED = f"datasets/{REPO}"
+SECRET = "hf_secretsecretsecretsecretsecret"
+FILES = {f"data/test-{i}.tar": bytes([i]) * 1000 for i in range(6)}
+SHA256 = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandin]:
+    with HubStandin() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "own"))
+        monkeypatch.setenv("HF_TOKEN", SECRET)
+        for name, content in reversed(FILES.items()):
+            hub.add(STORED, name, content)
+        hub.add(STORED, "README.md", b"# Pictures", lfs=False)
+        yield hub
+
+
+@pytest.fixture
+def notices() -> Iterator[list[str]]:
+    said: list[str] = []
+    yield said
+    assert SECRET not in "".join(said)
+
+
+@pytest.fixture
+def listed(hub: HubStandin, notices: list[str]) -> Callable[..., Listing]:
+    def listed(repo: str = REPO, **more: object) -> Listing:
+        return list_files(repo, **{"repo_type": "dataset", "announce": notices.append, **more})  # type: ignore[arg-type]
+
+    return listed
+
+
+def no_endpoint() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+
+Lister = Callable[..., Listing]
+
+
+def test_a_listing_names_every_page_s_files_at_one_commit(hub: HubStandin, listed: Lister) -> None:
+    listing = listed()
+    assert listing.commit == hub.commit(STORED)
+    assert [file.filename for file in listing.files] == ["README.md", *FILES]
+    assert {file.revision for file in listing.files} == {listing.commit}
+    assert {file.repo_type for file in listing.files} == {"dataset"}
+    assert [file.size for file in listing.files] == [10, *[1000] * 6]
+    assert [file.sha256 for file in listing.files] == [None, *SHA256.values()]
+    asked = [seen for seen in hub.requests if "/datasets/" in seen.path]
+    assert len(asked) == 1 + 5, "7 files and 6 times their folder are 5 pages, whose links name another host"
+    assert all(seen.authorized for seen in asked)
+
+
+def test_a_listed_file_comes_from_the_data_set_and_is_found_again(
+    hub: HubStandin, listed: Lister, notices: list[str]
+) -> None:
+    file = listed().files[1]
+    path = fetch(file, announce=notices.append)
+    assert path.read_bytes() == FILES["data/test-0.tar"]
+    assert "datasets--someone--pictures" in path.parts
+    assert notices == [f"downloading data set {REPO} data/test-0.tar at {hub.commit(STORED)}, 1,000 bytes"]
+    hub.requests.clear()
+    assert cached(file) == fetch(file) == path
+    assert hub.requests == []
+    assert cached(RemoteFile(REPO, "data/test-0.tar", file.revision)) is None, "no such model"
+
+
+def test_what_a_data_set_lacks_is_named_with_its_page(hub: HubStandin) -> None:
+    with pytest.raises(NetworkError) as error:
+        fetch(RemoteFile(REPO, "data/nothing.tar", repo_type="dataset"))
+    assert f"data set {REPO} data/nothing.tar: there is no such file" in str(error.value)
+    assert f"{hub.endpoint}/datasets/{REPO}/tree/main" in str(error.value)
+
+
+def test_a_model_is_listed_too(hub: HubStandin) -> None:
+    hub.add("someone/vae", "config.json", b"{}", lfs=False)
+    assert [(file.filename, file.repo_type) for file in list_files("someone/vae").files] == [("config.json", "model")]
+
+
+def test_the_listing_of_a_commit_is_kept_and_that_of_a_branch_is_current(hub: HubStandin, listed: Lister) -> None:
+    commit = hub.commit(STORED)
+    first = listed(revision=commit)
+    hub.requests.clear()
+    assert listed(revision=commit) == first
+    assert hub.requests == []
+    assert listed() == first
+    hub.add(STORED, "data/test-9.tar", b"9")
+    assert len(listed().files) == len(first.files) + 1
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_offline_the_last_listing_serves(
+    hub: HubStandin, listed: Lister, notices: list[str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    with pytest.raises(NetworkError, match=f"data set {REPO}: not in the cache, and offline"):
+        listed(offline=True)
+    listing = listed()
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "environment")
+    assert listed(offline=how == "argument") == listing
+    assert notices == [f"offline: using the list of files of data set {REPO} from before"]
+    assert hub.requests == []
+
+
+def test_offline_a_snapshot_serves_and_says_that_it_may_be_less(
+    hub: HubStandin, listed: Lister, notices: list[str]
+) -> None:
+    for name in ("data/test-1.tar", "README.md"):
+        fetch(RemoteFile(REPO, name, repo_type="dataset"))
+    found = listed(offline=True)
+    assert found.commit == hub.commit(STORED)
+    assert [(file.filename, file.size, file.sha256) for file in found.files] == [
+        ("README.md", 10, None),
+        ("data/test-1.tar", 1000, SHA256["data/test-1.tar"]),
+    ]
+    assert fetch(found.files[1], offline=True).read_bytes() == FILES["data/test-1.tar"]
+    assert notices == [f"offline: using the 2 cached files of data set {REPO}, which may not be all"]
+
+
+def test_a_network_that_is_down_is_named_and_the_last_listing_used(
+    listed: Lister, notices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = no_endpoint()
+    there = constants.ENDPOINT
+    monkeypatch.setattr(constants, "ENDPOINT", nobody)
+    with pytest.raises(NetworkError, match=f"{nobody} refuses the connection"):
+        listed()
+    monkeypatch.setattr(constants, "ENDPOINT", there)
+    listing = listed()
+    monkeypatch.setattr(constants, "ENDPOINT", nobody)
+    assert listed() == listing
+    assert f"{nobody} refuses the connection" in notices[-1]
+    assert notices[-1].endswith(f"Using the list of files of data set {REPO} from before.")
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "fault", "words"),
+    [
+        (REPO, "main", {"status": 401, "code": "GatedRepo"}, [f"/datasets/{REPO},", "is gated", "hf auth login"]),
+        (REPO, "main", {"status": 403}, ["403", "HF_TOKEN"]),
+        (REPO, "main", {"status": 429}, ["too many requests"]),
+        (REPO, "main", {"html": True}, ["an HTML page came back", "login page"]),
+        ("someone/nothing", "main", {}, ["data set someone/nothing: ", "no such repository"]),
+        (REPO, "v9", {}, [f"data set {REPO} at v9: ", "no such revision", f"/datasets/{REPO}/tree/main"]),
+    ],
+)
+def test_a_refusal_is_named_with_what_to_do(
+    hub: HubStandin, listed: Lister, repo: str, revision: str, fault: dict[str, object], words: list[str]
+) -> None:
+    if fault:
+        hub.fault(STORED, API, **fault)
+    with pytest.raises(NetworkError) as error:
+        listed(repo, revision=revision)
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__, "a traceback would have the library's own words"
+    for word in words:
+        assert word in str(error.value)
+    assert SECRET not in str(error.value)
+
+
+def test_a_hub_that_fails_for_a_moment_is_asked_again(hub: HubStandin, listed: Lister) -> None:
+    hub.fault(STORED, API, status=503, times=1)
+    assert len(listed().files) == 7
+
+
+def test_a_silent_hub_is_given_up(hub: HubStandin, listed: Lister, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
+    monkeypatch.setattr(listings, "PATIENCE", 1.5)
+    hub.fault(STORED, API, silent=True)
+    with pytest.raises(NetworkError, match="stays silent"):
+        listed()
+    assert len([seen for seen in hub.requests if "/datasets/" in seen.path]) == 2
+
+
+def test_an_impossible_name_is_a_usage_error(hub: HubStandin, listed: Lister) -> None:
+    with pytest.raises(UsageError, match="a/b/c: no such name"):
+        listed("a/b/c")
+    assert hub.requests == []

@@ -1,0 +1,64 @@
+"""The embedded VAEs: small, in a latent space of their own, and better than enlarging a small picture."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import vaelens as vl
+from vaelens.images.faces import draw_face
+from vaelens.images.writing import from_uint8
+from vaelens.weights.reading import read_vae
+from vaelens.weights.registry import embedded_paths, registry
+
+CHECK = Path(__file__).parents[2] / "embedded" / "check.py"
+TRIO = ["tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse"]
+
+
+def test_they_beat_bicubic_on_each_held_out_photograph(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of them, by 1 dB."""
+    loader = importlib.util.spec_from_file_location("check", CHECK)
+    assert loader is not None
+    assert loader.loader is not None
+    check = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(check)
+    found = {name: check.scores(vl.load(name, device="cpu").reconstruct, check.held_out().items()) for name in TRIO}
+    assert list(found[TRIO[0]]) == ["astronaut-256", "astronaut-512", "chelsea-256"]
+    for photo in found[TRIO[0]]:
+        gains = {name: found[name][photo][0] - found[name][photo][1] for name in TRIO}
+        with capsys.disabled():
+            print(f"\n{photo} over bicubic, dB: " + ", ".join(f"{n} {g:+.2f}" for n, g in gains.items()), end="")
+        assert min(gains.values()) > 1, photo
+
+
+def test_they_are_one_encoder_with_three_decoders() -> None:
+    assert registry().embedded() == TRIO
+    fingerprints = [vl.load(name, device="cpu").fingerprint for name in TRIO]
+    assert len({one.encoder.stored for one in fingerprints}) == 1
+    assert len({one.decoder.stored for one in fingerprints}) == 3
+    assert {registry().find(name).space for name in TRIO} == {"tiny"}
+
+
+def test_they_are_small() -> None:
+    files = {path for name in TRIO for path in embedded_paths(registry().find(name))}
+    assert len(files) == 4
+    assert sum(path.stat().st_size for path in files) <= 6_000_000
+
+
+@pytest.mark.parametrize("name", TRIO)
+def test_each_says_how_it_was_made(name: str) -> None:
+    path, *rest = embedded_paths(registry().find(name))
+    weights = read_vae(path, name=name, rest=rest)
+    assert weights.spec.latent_space == "tiny"
+    assert {t.dtype for t in weights.tensors.values()} == {torch.float16}
+    assert weights.metadata["command"].startswith(f"embedded/trio.py train {name} --seed 0 ")
+    assert len(weights.metadata["recipe_sha256"]) == 64
+
+
+def test_their_scale_gives_latents_unit_spread() -> None:
+    """On drawn faces of unseen seeds; the scale was measured on the training pictures."""
+    vae = vl.load("tiny-kl-f8", device="cpu")
+    faces = [torch.tensor(draw_face(seed).pixels).permute(2, 0, 1)[None] for seed in range(9000, 9006)]
+    latents = torch.cat([vae.encode(from_uint8(face)).mode() for face in faces])
+    assert 0.6 < latents.std() < 1.6

@@ -1,0 +1,231 @@
+"""What `evaluate` writes of boxes, letters, equal pictures and changed weights, computed anew from the pictures."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from skimage.data import chelsea
+from skimage.metrics import peak_signal_noise_ratio
+from torch import Tensor
+
+import vaelens as vl
+from support.vaes import random_vae
+from vaelens.errors import BadInputError, CheckFailedError, UsageError
+from vaelens.evaluation import measuring
+from vaelens.evaluation.instruments import Comparison, Instruments, Reference
+from vaelens.evaluation.preparation import Prepared, prepare
+from vaelens.evaluation.presets import PRESETS, Preset
+from vaelens.evaluation.results import Results
+from vaelens.evaluation.running import evaluate
+from vaelens.images.boxes import read_boxes
+from vaelens.images.datasets.opening import open_dataset
+from vaelens.images.drawing import Box
+from vaelens.images.writing import from_uint8
+from vaelens.metrics.letters import readable
+from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+from vaelens.vae import VAE
+
+SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
+FAST = {"preset": "offline", "batch": 2, "threads": 1}
+CSV = "id,label,left,top,right,bottom\nturned.jpg,L,200,200,280,280\nturned.jpg,R,130,180,180,260\n"
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(autouse=True)
+def small_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a cache of their own, and without a page and its examples, which take longer than the rest."""
+    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("vaelens.evaluation.running.make", lambda chosen, work: [])
+    monkeypatch.setattr("vaelens.evaluation.reporting.report_html", lambda results, examples: "")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four crops of a photograph."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    whole = Image.fromarray(chelsea())
+    for number in range(4):
+        whole.crop((40 * number, 20 * number, 40 * number + 150, 20 * number + 130)).save(folder / f"{number}.png")
+    return folder
+
+
+def measured(vaes: VAE | Path | Sequence[VAE | Path], source: Path | str, folder: Path, **options: object) -> Results:
+    results = evaluate(vaes, source, output=folder, **{**FAST, **options})  # type: ignore[arg-type]
+    assert results is not None
+    return results
+
+
+@pytest.fixture
+def turned(tmp_path: Path) -> Path:
+    """One picture, stored 520 wide and 300 high, and upright by its EXIF."""
+    folder = tmp_path / "turned"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(chelsea()).resize((520, 300)).save(folder / "turned.jpg", exif=exif, quality=95)
+    return folder
+
+
+def test_a_users_boxes_go_where_the_picture_goes(turned: Path, tmp_path: Path) -> None:
+    """Scaled to 444x256, the middle 256 cut out at 94; the card doesn't turn the picture, and modern does."""
+    (tmp_path / "boxes.csv").write_text(CSV)
+    boxes = read_boxes(tmp_path / "boxes.csv")["turned.jpg"]
+    data = (turned / "turned.jpg").read_bytes()
+    long = [200 * 444 / 520 - 94, 280 * 444 / 520 - 94], [180 * 444 / 520 - 94, 260 * 444 / 520 - 94]
+    short = [200 * 256 / 300, 280 * 256 / 300], [130 * 256 / 300, 180 * 256 / 300]
+    upright = prepare(data, "turned.jpg", boxes, PRESETS["modern"])
+    assert upright.pixels.shape == (256, 256, 3)
+    assert_boxes(upright.boxes, [("L", short[0], long[0]), ("R", short[1], long[1])])
+    lying = prepare(data, "turned.jpg", boxes, PRESETS["card-2022"])
+    right = [130 * 444 / 520 - 94, 180 * 444 / 520 - 94], [180 * 256 / 300, 260 * 256 / 300]
+    assert_boxes(lying.boxes, [("L", long[0], short[0]), ("R", *right)])
+
+
+def assert_boxes(found: Sequence[Box], expected: Sequence[tuple[str, list[float], list[float]]]) -> None:
+    assert [box.label for box in found] == [label for label, _, _ in expected]
+    for box, (_, across, down) in zip(found, expected, strict=True):
+        assert [box.left, box.right, box.top, box.bottom] == pytest.approx([*across, *down], abs=1e-9)
+
+
+def test_a_users_boxes_are_regions_whatever_their_labels(turned: Path, tmp_path: Path) -> None:
+    """L and R are a left and a right eye here, and no letters; the box is that of both pictures' crops."""
+    (tmp_path / "boxes.csv").write_text(CSV)
+    results = measured(random_vae(SMALL), turned, tmp_path / "run", boxes=tmp_path / "boxes.csv")
+    assert {region.label for region in results.regions} == {"L", "R"}
+    assert not results.letters
+    (row,) = results.rows
+    assert row.letters is None
+    picture = ImageOps.exif_transpose(Image.open(turned / "turned.jpg"))
+    original = np.asarray(picture.resize((256, 444), Image.Resampling.BICUBIC).crop((0, 94, 256, 350)))
+    again = through(random_vae(SMALL), original)
+    crop = slice(76, 146), slice(170, 239)  # L, by hand
+    assert row.regions[0]["psnr"] == pytest.approx(peak_signal_noise_ratio(original[crop], again[crop]), abs=0.01)
+
+
+def through(vae: VAE, original: Pixels) -> Pixels:
+    """The picture through the VAE's network, alone, rounded half up."""
+    with torch.no_grad():
+        x = torch.from_numpy(original.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+        y = vae.network.decode(vae.network.posterior(x).mode())
+    return np.floor(((y[0].permute(1, 2, 0).clamp(-1, 1) + 1) / 2 * 255).numpy() + 0.5).astype(np.uint8)
+
+
+def test_drawn_boxes_and_letters_are_those_of_their_own_picture(tmp_path: Path) -> None:
+    results = measured(random_vae(SMALL), "drawn", tmp_path / "run", take=4)
+    pictures = open_dataset("drawn", take=4)
+    assert [row.id for row in results.rows] == [item.id for item in pictures.items]
+    for row, item in zip(results.rows[1::2], pictures.items[1::2], strict=True):  # the second of each chunk
+        original = np.asarray(Image.open(io.BytesIO(pictures.read(item))))
+        again = through(random_vae(SMALL), original)
+        assert len(row.regions) == len(item.boxes)
+        for region, box in zip(row.regions, item.boxes, strict=True):
+            crop = (
+                slice(math.floor(box.top), math.ceil(box.bottom)),
+                slice(math.floor(box.left), math.ceil(box.right)),
+            )
+            assert region["label"] == box.label
+            assert region["psnr"] == pytest.approx(peak_signal_noise_ratio(original[crop], again[crop]), abs=0.05)
+    assert [row.letters is None for row in results.rows] == [True, True, False, False]
+    for row, item in zip(results.rows[2:], pictures.items[2:], strict=True):
+        image = from_uint8(
+            torch.from_numpy(np.asarray(Image.open(io.BytesIO(pictures.read(item)))).copy()).permute(2, 0, 1)
+        )
+        ceiling = readable(image[None], item.boxes)
+        assert [region["ceiling"] for region in row.regions] == ceiling
+        assert row.letters is not None
+        assert row.letters[1:] == (sum(ceiling), len(item.boxes))
+        assert row.letters[0] < row.letters[1], "what is read of a random VAE's output isn't what is on the original"
+    assert {region.label for region in results.regions} >= {"eye", "letter"}
+    assert "L" not in {region.label for region in results.regions}
+
+
+def test_equal_pictures_have_no_psnr_and_win(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One VAE gives back all of its pictures, one the first of each chunk, one none."""
+    real = measuring._through
+
+    def through(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
+        again = real(vae, image, seeds, preset)
+        kept = {"all": len(image), "half": 1, "none": 0}[vae.name]
+        return torch.cat([image[:kept], again[kept:]])
+
+    monkeypatch.setattr(measuring, "_through", through)
+    vaes = [random_vae(SMALL) for _ in range(3)]
+    for vae, name in zip(vaes, ("all", "half", "none"), strict=True):
+        vae.name = name
+    results = measured(vaes, photos, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rows.jsonl").read_text().splitlines()]
+    assert sum(line["psnr"] is None for line in lines) == 4 + 2
+    assert all(line["ssim"] == pytest.approx(1) for line in lines if line["psnr"] is None)
+    assert [results.spreads[name, "psnr"].dropped for name in ("all", "half", "none")] == [4, 2, 0]
+    half, none = results.pairs["half", "all", "psnr"], results.pairs["none", "all", "psnr"]
+    assert (half.won, half.ties, half.dropped) == (0, 0.5, 4)
+    assert (none.won, none.ties, none.dropped) == (0, 0, 4)
+    mixed = results.pairs["none", "half", "psnr"]
+    assert (mixed.won, mixed.ties, mixed.count, mixed.dropped) == (0, 0.5, 2, 2)
+    assert mixed.difference == 0
+
+
+def test_a_score_that_is_no_number_is_an_error(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Instruments.compare
+
+    def compare(self: Instruments, pixels: Tensor, reference: Reference) -> Comparison:
+        found = real(self, pixels, reference)
+        found.values["psim_small"][1] = torch.nan
+        return found
+
+    monkeypatch.setattr(Instruments, "compare", compare)
+    with pytest.raises(CheckFailedError, match=r"1\.png through random: psim-small came out as nan"):
+        evaluate(random_vae(SMALL), photos, output=tmp_path / "run", **FAST)  # type: ignore[arg-type]
+
+
+def test_a_vae_that_was_changed_in_place_is_another(photos: Path, tmp_path: Path) -> None:
+    vae = vl.load(random_vae(SMALL).save(tmp_path / "one.safetensors"), device="cpu")
+    before = measured(vae, photos, tmp_path / "run")
+    with torch.no_grad():
+        vae.network.decoder.conv_out.weight.mul_(1.5)
+    with pytest.raises(UsageError, match=r"VAE one\.weights was"):
+        evaluate(vae, photos, output=tmp_path / "run", **FAST)  # type: ignore[arg-type]
+    after = measured(vae, photos, tmp_path / "other")
+    assert after.record["vaes"][0]["fingerprint"] != before.record["vaes"][0]["fingerprint"]
+    assert after.spreads["one", "psnr"].mean != before.spreads["one", "psnr"].mean
+
+
+def test_a_picture_that_fails_when_a_vae_is_added(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails once doesn't cost the folder: the same command goes on when it reads again."""
+    vaes = [random_vae(SMALL, seed).save(tmp_path / f"{name}.safetensors") for seed, name in ((1, "one"), (2, "two"))]
+    measured(vaes[:1], photos, tmp_path / "run", skip_bad=True)
+
+    def fail(data: bytes, name: str, boxes: tuple[Box, ...], preset: Preset) -> Prepared:
+        if name == "2.png":
+            raise BadInputError("2.png: input/output error.")
+        return prepare(data, name, boxes, preset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vaelens.evaluation.pictures.prepare", fail)
+        with pytest.raises(BadInputError, match=r"2\.png could be read before and can't now"):
+            evaluate(vaes, photos, output=tmp_path / "run", skip_bad=True, **FAST)  # type: ignore[arg-type]
+    results = measured(vaes, photos, tmp_path / "run", skip_bad=True)
+    assert results.count == 4
+    assert results.pairs["two", "one", "psnr"].count == 4
+
+
+def test_a_name_that_is_no_unicode(photos: Path, tmp_path: Path) -> None:
+    """As a file's name may be, of which a VAE has its own."""
+    vae = random_vae(SMALL)
+    vae.name = os.fsdecode(b"caf\xe9")
+    results = measured(vae, photos, tmp_path / "run", take=2)
+    assert results.vaes == (vae.name,)
+    again = measured(vae, photos, tmp_path / "run", take=2)
+    assert again.rows == results.rows
+    assert again.record["calls"] == results.record["calls"], "nothing was measured again"

@@ -1,0 +1,399 @@
+"""Whole evaluations against libraries that others wrote, on the same pictures and the same random weights.
+
+What `evaluate` says from files on disk is measured again from PNGs of its originals and reconstructions: rFID and
+KID by torch-fidelity, rFID by pytorch-fid, PSNR and SSIM by scikit-image, PSIM and LPIPS by lpips. The pictures
+themselves are made again by the steps of the published script, written out in numpy, OpenCV and Pillow.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+from collections.abc import Generator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+
+from support import oracles
+from support.vaes import random_vae
+from support.web_standin import WebStandin
+from vaelens.errors import CheckFailedError
+from vaelens.evaluation.measuring import noise_seed, reconstruct_chunk
+from vaelens.evaluation.pictures import read_chunk
+from vaelens.evaluation.preparation import saved_originals
+from vaelens.evaluation.presets import PRESETS, Preset
+from vaelens.evaluation.results import Results
+from vaelens.evaluation.running import evaluate
+from vaelens.images.datasets import open_dataset
+from vaelens.images.faces import draw_face
+from vaelens.images.writing import encode_png
+from vaelens.metrics import pretrained
+from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+
+SKIMAGE = Path(skimage.__file__).parent / "data"
+SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=4)
+BATCH, SEED, THREADS = 3, 5, 1
+Pixels = NDArray[np.uint8]  # [h,w,3]
+Trunks = dict[str, Path]
+Pairs = list[tuple[str, Pixels, Pixels]]  # id, original, reconstruction
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs and drawings of several sizes; one is grey and turned by its EXIF, one has alpha."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("astronaut.png", "rocket.jpg"):
+        (folder / name).write_bytes((SKIMAGE / name).read_bytes())
+    cat = Image.open(SKIMAGE / "chelsea.png").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    cat.convert("L").save(folder / "cat-turned.jpg", exif=exif, quality=95)
+    see_through = cat.crop((0, 0, 256, 256))
+    see_through.putalpha(90)
+    see_through.save(folder / "cat-alpha.png")
+    Image.fromarray(draw_face(1, 300).pixels).save(folder / "face.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vaes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("vaes")
+    return [random_vae(SMALL, seed).save(folder / f"{name}.safetensors") for seed, name in ((1, "one"), (2, "two"))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Generator[None]:
+    """Two that wait for each other on a busy machine take three times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
+
+
+def measured(
+    vaes: list[Path], photos: Path, preset: str | Preset, trunks: Trunks, folder: Path, **options: object
+) -> Results:
+    protocol = PRESETS[preset] if isinstance(preset, str) else preset
+    used = {"inception"} if protocol.measures[-1] == "psnr" else set(trunks)
+    if protocol.name == "card-2022":
+        used = {"inception", "vgg16"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VAELENS_CACHE", str(folder / "cache"))
+        results = evaluate(
+            vaes, photos, preset=protocol, networks={name: trunks[name] for name in used}, output=folder / "run",
+            batch=BATCH, threads=THREADS, seed=SEED, offline=True, **options,
+        )  # type: ignore[arg-type]  # fmt: skip
+    assert results is not None
+    return results
+
+
+@pytest.fixture(scope="module")
+def card(photos: Path, vaes: list[Path], trunks: Trunks, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return measured(vaes, photos, "card-2022", trunks, tmp_path_factory.mktemp("card"))
+
+
+@pytest.fixture(scope="module")
+def modern(photos: Path, vaes: list[Path], trunks: Trunks, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return measured(vaes, photos, "modern", trunks, tmp_path_factory.mktemp("modern"), take=3)
+
+
+def pairs(photos: Path, vae: Path, preset: str, take: int | None = None) -> Pairs:
+    """The pictures that an evaluation compares."""
+    from vaelens.loading import load
+
+    dataset = open_dataset(photos, take=take, seed=SEED)
+    loaded, protocol = load(vae, device="cpu"), PRESETS[preset]
+    found: Pairs = []
+    for number in range(-(-len(dataset.items) // BATCH)):
+        chunk = read_chunk(dataset, number, BATCH, protocol, skip_bad=False)
+        originals = saved_originals(chunk.pixels, protocol)
+        made = reconstruct_chunk(loaded, chunk, protocol, SEED).pixels
+        for b, item in enumerate(chunk.items):
+            found.append((item.id, *(np.ascontiguousarray(p[b].permute(1, 2, 0).numpy()) for p in (originals, made))))
+    return found
+
+
+@pytest.fixture(scope="module")
+def card_pairs(photos: Path, vaes: list[Path]) -> Pairs:
+    return pairs(photos, vaes[0], "card-2022")
+
+
+@pytest.fixture(scope="module")
+def folders(card_pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Originals and reconstructions as a user saves them for another tool."""
+    root = tmp_path_factory.mktemp("saved")
+    for place in ("originals", "reconstructions"):
+        (root / place).mkdir()
+    for name, original, again in card_pairs:
+        (root / "originals" / f"{name}.png").write_bytes(encode_png(original))
+        (root / "reconstructions" / f"{name}.png").write_bytes(encode_png(again))
+    return root / "originals", root / "reconstructions"
+
+
+def turned(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both sets of features in coordinates of the space that they span, which changes no distance.
+
+    So the oracles take the square root of a matrix of 10x10; of 2048x2048 they take minutes.
+    """
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    basis = np.linalg.qr(np.concatenate([x, y]).T)[0]
+    return x @ basis, y @ basis
+
+
+@pytest.fixture(scope="module")
+def by_torch_fidelity(folders: tuple[Path, Path], trunks: Trunks) -> tuple[float, float]:
+    """FID and KID from the two folders."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.utils import extract_featuresdict_from_input_id
+
+    extractor = oracles.torch_fidelity_inception(trunks["inception"])
+    settings = {"cuda": False, "save_cpu_ram": True, "verbose": False, "cache": False, "batch_size": 3}
+    with oracles.silence():
+        x, y = (
+            extract_featuresdict_from_input_id(1, extractor, input1=str(folder), **settings)["2048"]
+            for folder in folders
+        )
+        statistics = [fid_features_to_statistics(torch.from_numpy(f)) for f in turned(x.numpy(), y.numpy())]
+        fid = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+        kid = kid_features_to_metric(
+            y.double(), x.double(), kid_subsets=1, kid_subset_size=len(x), kid_degree=3, kid_gamma=None, kid_coef0=1,
+            rng_seed=2020, verbose=False,
+        )["kernel_inception_distance_mean"]  # fmt: skip
+    return fid, kid
+
+
+def relative(value: float | None, expected: float) -> float:
+    assert expected > 1, f"{expected} is too small to prove anything"
+    assert value is not None
+    return abs(value / expected - 1)
+
+
+def test_rfid_from_files_against_torch_fidelity(card: Results, by_torch_fidelity: tuple[float, float]) -> None:
+    assert relative(card.sets["one", "rfid"].value, by_torch_fidelity[0]) < 1e-5
+
+
+def test_kid_from_files_against_torch_fidelity(card: Results, by_torch_fidelity: tuple[float, float]) -> None:
+    assert relative(card.sets["one", "kid"].value, 1000 * by_torch_fidelity[1]) < 1e-5
+
+
+def test_rfid_from_files_against_pytorch_fid(
+    card: Results,
+    photos: Path,
+    vaes: list[Path],
+    trunks: Trunks,
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    """In pytorch-fid's mode, which is another number than the card's."""
+    from pytorch_fid.fid_score import calculate_frechet_distance, get_activations
+
+    preset = dataclasses.replace(
+        PRESETS["card-2022"], name="as pytorch-fid", inception="pytorch_fid", measures=("rfid", "psnr")
+    )
+    ours = measured(vaes[:1], photos, preset, trunks, tmp_path).sets["one", "rfid"].value
+    model = oracles.pytorch_fid_inception(trunks["inception"])
+    with oracles.silence(), contextlib.redirect_stderr(io.StringIO()):
+        x, y = (get_activations(sorted(folder.iterdir()), model, 3, 2048, "cpu", 0) for folder in folders)
+        x, y = turned(x, y)
+        expected = calculate_frechet_distance(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T))
+    assert relative(ours, float(expected)) < 1e-4
+    assert relative(ours, card.sets["one", "rfid"].value or 0) > 1e-4, "the two ways must stay two"
+
+
+def published_script(file: Path, network: torch.nn.Module, seed: int) -> tuple[Pixels, NDArray[np.floating]]:
+    """The published script's steps: the original as saved, and the levels of the reconstruction before truncation."""
+    pixels = np.array(Image.open(file).convert("RGB")).astype(np.uint8)
+    scale = 256 / min(pixels.shape[:2])
+    height, width = (round(side * scale) for side in pixels.shape[:2])
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+    top, left = (height - 256) // 2, (width - 256) // 2
+    pixels = pixels[top : top + 256, left : left + 256]
+    x = (pixels / 127.5 - 1.0).astype(np.float32)
+    with torch.no_grad():
+        posterior = network.posterior(torch.from_numpy(x).permute(2, 0, 1)[None])
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(seed))
+        y = network.decode(posterior.mean + torch.exp(0.5 * posterior.logvar) * noise)
+    again = y[0].permute(1, 2, 0).numpy()
+    original, again = ((np.clip(v, -1, 1) + 1) / 2 * 255 for v in (x, again))
+    return original.astype(np.uint8), again
+
+
+def test_the_card_from_bytes_to_bytes(card_pairs: Pairs, photos: Path) -> None:
+    network = random_vae(SMALL, 1).network
+    lowered = 0
+    for name, original, again in card_pairs:
+        file = photos / name
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        expected, levels = published_script(file, network, noise_seed(SEED, content))
+        assert np.array_equal(original, expected), name
+        off = np.abs(again - np.floor(levels))
+        assert off.max() <= 1
+        assert (off > 0).mean() < 1e-3, "only where a level lies on an integer"
+        assert (again != np.round(levels)).mean() > 0.3, "truncated, not rounded"
+        other = np.floor(published_script(file, network, noise_seed(SEED + 1, content))[1])
+        assert np.abs(again - other).mean() > 1, "a sample of this seed"
+        plain = np.asarray(Image.open(file).convert("RGB"))
+        if plain.shape[:2] == (256, 256):
+            lowered += int((original != plain).sum())
+            assert (original.astype(int) - plain).min() >= -1
+    assert lowered, "the originals go through the same saving, which lowers some values by one"
+
+
+def test_a_cards_row_against_scikit_image_and_lpips(card: Results, card_pairs: Pairs, trunks: Trunks) -> None:
+    vgg = torch.load(trunks["vgg16"], weights_only=True)
+    oracle = oracles.lpips_model("vgg", vgg, heads=None)
+    rows = {row.id: row.scores for row in card.rows if row.vae == "one"}
+    assert list(rows) == [name for name, _, _ in card_pairs]
+    for number, (name, original, again) in enumerate(card_pairs):
+        assert relative(rows[name]["psnr"], peak_signal_noise_ratio(original, again)) < 1e-6
+        padded = [np.pad(pixels, ((5, 5), (5, 5), (0, 0))) / 255 for pixels in (original, again)]
+        zero = ssim_map(*padded)[5:-5, 5:-5].mean()
+        valid = ssim_map(original / 255, again / 255)[5:-5, 5:-5].mean()
+        assert abs((rows[name]["ssim"] or 0) - zero) < 1e-6
+        assert abs(zero - valid) > 1e-3, "the two paddings must stay two"
+        if number < 2:
+            with torch.inference_mode():
+                baseline = float(oracle(as_lpips(original), as_lpips(again)))
+            assert relative(rows[name]["psim"], baseline / 2) < 1e-5
+
+
+def ssim_map(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
+    return structural_similarity(
+        x, y, channel_axis=2, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+    )[1]
+
+
+def as_lpips(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+
+
+def test_a_modern_row_against_scikit_image_and_lpips(
+    modern: Results, photos: Path, vaes: list[Path], trunks: Trunks
+) -> None:
+    name, original, again = pairs(photos, vaes[0], "modern", take=3)[-1]
+    row = next(row.scores for row in modern.rows if (row.id, row.vae) == (name, "one"))
+    picture = Image.open(photos / name).convert("RGB")
+    width, height = (round(side * 256 / min(picture.size)) for side in picture.size)
+    left, top = (width - 256) // 2, (height - 256) // 2
+    small = picture.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 256, top + 256))
+    assert np.array_equal(original, np.asarray(small))
+    network = random_vae(SMALL, 1).network
+    with torch.no_grad():
+        y = network.decode(network.posterior(as_lpips(original)).mode())[0].permute(1, 2, 0)
+    levels = ((y.clamp(-1, 1) + 1) / 2 * 255).numpy()
+    off = np.abs(again - np.floor(levels + 0.5))
+    assert off.max() <= 1
+    assert (off > 0).mean() < 1e-3, "of the mode, rounded half up"
+    assert relative(row["psnr"], peak_signal_noise_ratio(original, again)) < 1e-6
+    assert abs((row["ssim"] or 0) - ssim_map(original / 255, again / 255)[5:-5, 5:-5].mean()) < 1e-6
+    for net, trunk in (("vgg", "vgg16"), ("alex", "alexnet")):
+        weights, heads = (torch.load(trunks[key], weights_only=True) for key in (trunk, f"lpips-{net}"))
+        with torch.inference_mode():
+            expected = float(oracles.lpips_model(net, weights, heads)(as_lpips(original), as_lpips(again)))
+        assert expected > 1
+        assert row[f"lpips_{net}"] == pytest.approx(expected, abs=1e-6, rel=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "count"),
+    [
+        ("card-2022", ["rFID", "KID x1000", "PSNR", "SSIM", "PSIM"], 5),
+        ("modern", ["rFID", "KID x1000", "PSNR", "SSIM", "LPIPS-VGG", "LPIPS-Alex", "PSIM"], 3),
+    ],
+)
+def test_a_preset_from_end_to_end(
+    name: str, columns: list[str], count: int, card: Results, modern: Results, trunks: Trunks
+) -> None:
+    from vaelens.evaluation.reporting import pairs_table, summary_table
+
+    results = {"card-2022": card, "modern": modern}[name]
+    table = summary_table(results)
+    assert [column.name for column in table.columns] == ["VAE", *columns]
+    assert [row[0] for row in table.rows] == ["one", "two"]
+    assert all(cell and "nan" not in cell for row in table.rows for cell in row)
+    assert results.published == {}
+    assert (results.count, len(results.rows)) == (count, 2 * count)
+    assert {tuple(row.scores) for row in results.rows} == {PRESETS[name].measures[2:]}
+    assert all(row.finite and None not in row.scores.values() for row in results.rows)
+    assert [row[2] for row in pairs_table(results).rows] == [c for c in columns if c not in {"rFID", "KID x1000"}]
+    assert any("too few for a Frechet distance" in warning for warning in results.warnings)
+    used = results.record["settings"]["networks"]
+    assert all(network["source"] == "given" for network in used.values())
+    for network, entry in used.items():
+        assert entry["sha256"] == hashlib.sha256(trunks[network].read_bytes()).hexdigest()
+
+
+def test_networks_are_downloaded_once_and_checked(
+    photos: Path,
+    trunks: Trunks,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Random trunks stand in the published files' place: announced, fetched, one of them refused, and then kept."""
+    vae = random_vae(SMALL, 1)
+    contents = {name: path.read_bytes() for name, path in trunks.items()}
+    with WebStandin() as web:
+        entries = {
+            name: entry.model_copy(
+                update={
+                    "urls": (web.add(f"/{entry.file}", contents[name]),),
+                    "bytes": len(contents[name]),
+                    "sha256": hashlib.sha256(contents[name]).hexdigest(),
+                }
+            )
+            for name, entry in pretrained.network_files().items()
+        }
+        monkeypatch.setattr(pretrained, "network_files", lambda: entries)
+        flipped = bytearray(contents["lpips-alex"])
+        flipped[-1] ^= 1
+        web.fault(f"/{entries['lpips-alex'].file}", body=bytes(flipped), times=1)
+        said: list[str] = []
+
+        def run(folder: str, **options: object) -> Results | None:
+            return evaluate(
+                vae, photos, preset="modern", take=1, seed=SEED, batch=1, threads=THREADS, device="cpu",
+                output=tmp_path / folder, announce=said.append, **options,
+            )  # type: ignore[arg-type]  # fmt: skip
+
+        with pytest.raises(CheckFailedError, match=r"lpips-v0\.1-alex\.pth.*sha256") as caught:
+            run("run")
+        assert caught.value.exit_code == 7
+        size = sum(map(len, contents.values())) / 1e6
+        names = "inception, vgg16, lpips-vgg, alexnet, lpips-alex"
+        assert said[0].startswith(f"--preset modern needs {names}: {size:,.0f} MB, downloaded once.")
+        for entry in entries.values():
+            assert any(entry.file in line and "downloading" in line for line in said)
+        assert not (tmp_path / "run").exists()
+        assert len(web.requests) == 5
+
+        said.clear()
+        results = run("run")
+        assert said[0].startswith("--preset modern needs lpips-alex: 0 MB, downloaded once.")
+        assert [seen.path for seen in web.requests[5:]] == [f"/{entries['lpips-alex'].file}"], "the others are kept"
+        assert results is not None
+        assert {network["source"] for network in results.record["settings"]["networks"].values()} == {"published"}
+        ours = [dict(row.scores) for row in results.rows]
+        assert None not in ours[0].values()
+
+        said.clear()
+        before = len(web.requests)
+        monkeypatch.setattr("vaelens.download.web.transfer", lambda *_, **__: pytest.fail("the network was asked"))
+        again = run("again", offline=True)
+        assert again is not None
+        assert [dict(row.scores) for row in again.rows] == ours
+        assert len(web.requests) == before
+        assert not any("download" in line for line in said)

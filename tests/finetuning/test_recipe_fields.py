@@ -1,0 +1,256 @@
+"""Each field of a recipe changes something that can be seen: a loss, a gradient, a schedule's value, a file.
+
+One case a field; the last test demands that no field is left out.
+"""
+
+import json
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from support.training import DECODER, SIZE, batch, folder, gradients, judged, recipe, small_presets, state, step
+from vaelens.errors import UsageError
+from vaelens.evaluation.equipment import Access
+from vaelens.finetuning.objective import pixel_weights
+from vaelens.finetuning.perceptual import load_perceptual
+from vaelens.finetuning.recipe import Recipe, field_names
+from vaelens.finetuning.running import finetune
+from vaelens.finetuning.starting import check_start, start_from
+from vaelens.finetuning.step import Setting, rate_at, update
+from vaelens.images.crops import Crops, random_square
+from vaelens.images.drawing import Box
+
+Seen = Callable[[Recipe], Any]
+WEIGHTED = {"loss__box_weight": 2.0}
+CONTINUES = {key: value for key, value in DECODER.items() if key != "model__space"}
+FREE = {key: value for key, value in DECODER.items() if key != "model__trains"}
+RUN = {
+    "run__preset": "small",
+    "run__updates": 4,
+    "run__evaluate_every": 4,
+    "run__checkpoint_every": 4,
+    "run__log_every": 4,
+    "run__held_out": 4,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two values of a field, what is seen of a training, and how the recipe has to be for that."""
+
+    field: str
+    values: tuple[Any, Any]
+    observable: str
+    see: Seen
+    build: Callable[..., Recipe] = recipe
+    given: dict[str, Any] | None = None
+
+    def recipes(self) -> list[Recipe]:
+        return [self.build(**((self.given or {}) | {self.field.replace(".", "__"): value})) for value in self.values]
+
+
+def loss(r: Recipe) -> float:
+    return step(state(r), r)["loss"]
+
+
+def perceptual_loss(r: Recipe) -> float:
+    distance, _ = load_perceptual(r.loss.perceptual)
+    return float(update(state(r), [(batch(), None)], 1, Setting(r, distance, seed=0))["loss"])
+
+
+def with_or_without(**changes: Any) -> Recipe:
+    """Without a network there can be no weight."""
+    weight = 0.0 if changes["loss__perceptual"] == "none" else 0.1
+    return recipe(loss__perceptual_weight=weight, **changes)
+
+
+def gradient(r: Recipe) -> float:
+    trained = state(r)
+    step(trained, r)
+    return float(torch.cat([g.flatten() for g in gradients(trained).values()]).norm())
+
+
+def moved(r: Recipe) -> list[str]:
+    trained = state(r)
+    before = {name: t.clone() for name, t in trained.network.state_dict().items()}
+    step(trained, r)
+    return sorted({n.split(".")[0] for n, t in trained.network.state_dict().items() if not torch.equal(t, before[n])})
+
+
+def weights_after(count: int) -> Seen:
+    def see(r: Recipe) -> float:
+        trained = state(r)
+        for _ in range(count):
+            step(trained, r)
+        return float(sum(p.detach().double().abs().sum() for p in trained.network.parameters()))
+
+    return see
+
+
+def judge_after(count: int) -> Seen:
+    def see(r: Recipe) -> float:
+        trained = state(r)
+        for _ in range(count):
+            step(trained, r)
+        return float(sum(p.detach().double().abs().sum() for p in trained.discriminator.parameters()))  # type: ignore[union-attr]
+
+    return see
+
+
+def heard_at(r: Recipe) -> list[bool]:
+    trained = state(r)
+    return ["generator" in step(trained, r) for _ in range(3)]
+
+
+def learns_at(r: Recipe) -> list[bool]:
+    trained = state(r)
+    return ["discriminator" in step(trained, r) for _ in range(3)]
+
+
+def share(r: Recipe) -> float:
+    return step(state(r), r)["gan_weight"]
+
+
+def judge(r: Recipe) -> dict[str, tuple[int, ...]]:
+    built = state(r).discriminator
+    return {} if built is None else {name: tuple(t.shape) for name, t in built.state_dict().items()}
+
+
+def rates(r: Recipe) -> list[float]:
+    return [rate_at(r.optimizer, n, r.run.updates) for n in range(r.run.updates)]
+
+
+def averages(r: Recipe) -> float | None:
+    trained = state(r)
+    step(trained, r)
+    step(trained, r)
+    return trained.ema and float(sum(t.double().sum() for t in trained.ema.average.values()))
+
+
+def square(r: Recipe) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    how = Crops(r.data.size, r.data.crop, r.data.flip, r.data.recolour)
+    return random_square(pixels, [], how, np.random.default_rng(1))[0].tobytes()
+
+
+def box_weights(r: Recipe) -> list[float] | None:
+    found = pixel_weights(r.loss, ((Box("eye", 2, 2, 9, 9), Box("R", 10, 10, 20, 20)),), SIZE)
+    return None if found is None else found.flatten().tolist()
+
+
+def start_network(r: Recipe) -> int:
+    with torch.device("meta"):
+        start = start_from(None, r, 0, None, Access(torch.device("meta"), True, print))
+    return sum(p.numel() for p in start.network.parameters())
+
+
+def first_weights(r: Recipe) -> float:
+    network = start_from(None, r, 0, None, Access(torch.device("cpu"), True, print)).network
+    return float(sum(p.detach().double().abs().sum() for p in network.parameters()))
+
+
+def takes_sd1(r: Recipe) -> bool:
+    try:
+        check_start("kl-f8", r)
+    except UsageError:
+        return False
+    return True
+
+
+def files_of_a_run(name: str) -> Seen:
+    """What a short run leaves in its files."""
+
+    def see(r: Recipe) -> Any:
+        run = Path(PLACE[0]) / r.sha256()[:16]
+        if not (run / "run.json").exists():
+            finetune(None, PLACE[1], recipe=r, output=run, device="cpu", threads=1)
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+        plan = json.loads((run / "report" / "plan.json").read_text())
+        return {
+            "updates": json.loads((run / "run.json").read_text())["updates"],
+            "log": [line["update"] for line in lines],
+            "losses": [line["loss"] for line in lines],
+            "evaluations": sorted({line["update"] for line in evaluations}),
+            "checkpoints": sorted(int(p.name) for p in (run / "checkpoints").iterdir()),
+            "held_out": plan["pictures"],
+            "preset": plan["preset"]["name"],
+        }[name]
+
+    return see
+
+
+PLACE: list[Any] = []
+DATA = {"data__size": 24, "data__crop": (0.5, 0.9), "data__flip": 0.0, "data__recolour": 0.0}
+
+CASES = [
+    Case("model.config", ("tiny-kl", "sd16"), "the network that is built", start_network),
+    Case("model.begin", ("torch", "straight"), "the first weights", first_weights),
+    Case("model.space", ("any", "sdxl"), "whether an sd1 VAE is taken", takes_sd1, given=CONTINUES),
+    Case("model.trains", ("all", "decoder"), "what an update moves", moved, given=FREE),
+    Case("model.post_quant_conv", ("trained", "frozen"), "what an update moves", moved, given=DECODER),
+    Case("model.posterior", ("sample", "mode"), "the loss", loss),
+    Case("loss.reduction", ("sum", "mean"), "the loss", loss),
+    Case("loss.pixel", ("l1", "mse"), "the loss", loss),
+    Case("loss.pixel", ("l1", "charbonnier"), "the loss", loss),
+    Case("loss.pixel_weight", (1.0, 2.0), "the loss", loss),
+    Case("loss.perceptual", ("none", "psim-small"), "the loss", perceptual_loss, with_or_without),
+    Case("loss.perceptual_weight", (0.1, 0.2), "the loss", perceptual_loss),
+    Case("loss.kl_weight", (1e-4, 1.0), "the gradient", gradient, given={"optimizer__clip": 0.0}),
+    Case("loss.box_weight", (2.0, 3.0), "how much a pixel counts", box_weights),
+    Case("loss.box_labels", ((), ("eye",)), "how much a pixel counts", box_weights, given=WEIGHTED),
+    Case("gan.weight", (0.25, 0.5), "the generator's share", share, judged),
+    Case("gan.weighting", ("adaptive", "fixed"), "the generator's share", share, judged),
+    Case("gan.start", (1, 2), "when the generator hears of it", heard_at, judged),
+    Case("gan.warm_up", (0, 1), "when the discriminator learns", learns_at, judged, {"gan__start": 2}),
+    Case("gan.width", (16, 32), "the discriminator's shapes", judge, judged),
+    Case("gan.layers", (1, 2), "the discriminator's shapes", judge, judged),
+    Case("gan.norm", ("none", "group"), "the discriminator's tensors", judge, judged),
+    Case("gan.norm", ("group", "batch"), "the discriminator's tensors", judge, judged),
+    Case("gan.rate", (1e-4, 1e-3), "the discriminator after two updates", judge_after(2), judged),
+    Case("gan.betas", ((0.5, 0.9), (0.9, 0.99)), "the discriminator after two updates", judge_after(2), judged),
+    Case("optimizer.rate", (1e-4, 1e-3), "the weights after an update", weights_after(1)),
+    Case("optimizer.betas", ((0.5, 0.9), (0.9, 0.99)), "the weights after two updates", weights_after(2)),
+    Case("optimizer.weight_decay", (0.0, 0.1), "the weights after an update", weights_after(1)),
+    Case("optimizer.warm_up", (0, 5), "the rates", rates),
+    Case("optimizer.cool_down", (0, 5), "the rates", rates),
+    Case("optimizer.clip", (0.0, 1e-3), "the gradient that the optimizer sees", gradient),
+    Case("ema.decay", (0.0, 0.999), "the average", averages),
+    Case("ema.decay", (0.05, 0.999), "the average", averages),
+    Case("data.size", (24, 32), "a square", square, given=DATA),
+    Case("data.batch", (2, 4), "log.jsonl", files_of_a_run("losses"), given=RUN),
+    Case("data.crop", ((0.5, 0.9), (0.5, 1.0)), "a square", square, given=DATA),
+    Case("data.flip", (0.0, 1.0), "a square", square, given=DATA),
+    Case("data.recolour", (0.0, 1.0), "a square", square, given=DATA),
+    Case("run.updates", (4, 2), "run.json", files_of_a_run("updates"), given=RUN),
+    Case("run.evaluate_every", (4, 2), "evaluations.jsonl", files_of_a_run("evaluations"), given=RUN),
+    Case("run.checkpoint_every", (4, 3), "checkpoints/", files_of_a_run("checkpoints"), given=RUN),
+    Case("run.log_every", (4, 1), "log.jsonl", files_of_a_run("log"), given=RUN),
+    Case("run.held_out", (4, 3), "report/plan.json", files_of_a_run("held_out"), given=RUN),
+    Case("run.preset", ("small", "smaller"), "report/plan.json", files_of_a_run("preset"), given=RUN),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _place(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """A folder of pictures to train on, and one for runs; presets that measure small squares, quickly."""
+    where = tmp_path_factory.mktemp("runs")
+    PLACE[:] = [where, folder(where / "pictures", 16, side=48)]
+    with small_presets():
+        yield
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.field}: {case.observable}")
+def test_a_field_changes_what_it_says(case: Case) -> None:
+    first, second = case.recipes()
+    assert case.see(first) == case.see(first), "not by chance"
+    assert case.see(first) != case.see(second), case.observable
+
+
+def test_every_field_has_a_case() -> None:
+    assert {case.field for case in CASES} == set(field_names())

@@ -1,0 +1,198 @@
+"""Data sets on the hub: parquet, shards, zips and pictures, by splits."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from support.hub_standin import HubStandin
+from support.stored_pictures import content, folder, ids, shards, zipped
+from vaelens.download import hub, listing
+from vaelens.errors import BadInputError, UsageError
+from vaelens.images.datasets import open_dataset
+
+
+class Hub:
+    """A hub with one data set, whose files lie in a folder; `fetched` says what was asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.fetched: list[str] = []
+
+    def list_files(self, repo: str, **how: object) -> listing.Listing:
+        assert how["repo_type"] == "dataset"
+        commit = "c" * 40
+        names = sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+        found = [hub.RemoteFile(repo, n, commit, (self.root / n).stat().st_size, None, "dataset") for n in names]
+        return listing.Listing(commit, tuple(found[::-1]))
+
+    def fetch(self, file: hub.RemoteFile, **how: object) -> Path:
+        assert file.repo_type == "dataset"
+        self.fetched.append(file.filename)
+        return self.root / file.filename
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    stand_in = Hub(tmp_path / "repo")
+    stand_in.root.mkdir()
+    monkeypatch.setattr(listing, "list_files", stand_in.list_files)
+    monkeypatch.setattr(hub, "fetch", stand_in.fetch)
+    monkeypatch.setattr(hub, "cached", lambda file: None)
+    monkeypatch.chdir(tmp_path)
+    folder(stand_in.root, ".gitattributes", "README.md")
+    return stand_in
+
+
+def parquet(path: Path, columns: dict[str, list[object]], features: object = None, rows: int | None = None) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table(columns).slice(0, rows)
+    if features is not None:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, path, row_group_size=2)
+    return path
+
+
+def pictures_column(*names: str) -> list[object]:
+    return [{"bytes": content(name), "path": name} for name in names]
+
+
+def test_parquet_with_a_picture_a_row(there: Hub) -> None:
+    parquet(there.root / "data/train-00000-of-00001.parquet", {"image": pictures_column("no")})
+    parquet(there.root / "data/test-00000-of-00001.parquet", {"image": pictures_column("t")})
+    for part, names in enumerate(["abcde", "fg", "hij"]):
+        columns = {"label": list(range(len(names))), "image": pictures_column(*names)}
+        parquet(there.root / f"data/validation-{part:05d}-of-00003.parquet", columns)
+    said: list[str] = []
+    data = open_dataset("owner/name", announce=said.append)
+    assert ids(data) == [f"validation/{row:08d}" for row in range(10)]
+    assert [data.read(item) for item in data.items] == [content(name) for name in "abcdefghij"]
+    assert (data.kind, data.name) == ("hub", "owner/name validation (10 pictures)")
+    assert data.notes == (f"owner/name at commit {'c' * 40}",)
+    assert there.fetched == [f"data/validation-{part:05d}-of-00003.parquet" for part in range(3)]
+    assert said[0] == "owner/name is no path here: asking the hub for a data set of that name"
+    assert said[1].startswith("owner/name: 3 files, 0 MB")
+    assert ids(open_dataset("owner/name", split="test")) == ["test/00000000"]
+    assert open_dataset("owner/name", split="val").items == data.items
+    with pytest.raises(UsageError, match=r"no split 'dogs'. Its files: data/test-00000"):
+        open_dataset("owner/name", split="dogs")
+
+
+def test_which_column_holds_the_pictures(there: Hub) -> None:
+    sound = [{"bytes": b"sound", "path": "a.wav"}]
+    kinds = {"audio": {"_type": "Audio"}, "photo_of_it": {"_type": "Image"}}
+    for number, (columns, features) in enumerate(
+        [
+            ({"audio": sound, "photo_of_it": pictures_column("x")}, kinds),
+            ({"other": pictures_column("y"), "image": pictures_column("x")}, None),
+            ({"key": [b"k"], "jpg": [content("x")]}, None),
+            ({"anything": pictures_column("x")}, None),
+        ]
+    ):
+        parquet(there.root / f"test-{number}.parquet", columns, features=features)
+        data = open_dataset("owner/name")
+        assert data.read(data.items[-1]) == content("x"), columns
+    parquet(there.root / "test-9.parquet", {"text": ["x"], "key": [b"x"]})
+    with pytest.raises(BadInputError, match=r"test-9\.parquet has no column of pictures, only text, key"):
+        open_dataset("owner/name")
+
+
+def test_scores_in_parquet(there: Hub) -> None:
+    for part, scores in enumerate([[4.0, 5.0, None], [6.0]]):
+        columns = {"image": pictures_column(*"abc"[: len(scores)]), "aesthetic": scores}
+        parquet(there.root / f"train-{part}.parquet", columns)
+    data = open_dataset("owner/name", min_aesthetic=5)
+    assert ids(data) == ["train/00000001", "train/00000003"]
+    parquet(there.root / "test.parquet", {"image": pictures_column("a"), "beauty": [9.0]})
+    with pytest.raises(UsageError, match="beside them has image, beauty"):
+        open_dataset("owner/name", min_aesthetic=5)
+
+
+def test_parquet_that_is_refused(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = parquet(there.root / "test.parquet", {"image": [None, *pictures_column("x")]})
+    data = open_dataset("owner/name")
+    assert data.read(data.items[0]) == b""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(BadInputError, match=r"test\.parquet is a damaged parquet file"):
+        open_dataset("owner/name")
+    parquet(path, {"image": [{"bytes": None, "path": "http://x/a.jpg"}]})
+    with pytest.raises(BadInputError, match=r"row 0 only names 'http://x/a\.jpg'"):
+        open_dataset("owner/name")
+    parquet(path, {"image": pictures_column("x")})
+    parquet(there.root / "val.parquet", {"image": pictures_column("x")}, rows=0)
+    with pytest.raises(BadInputError, match=r"owner/name holds no rows in its split validation"):
+        open_dataset("owner/name")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    there.fetched.clear()
+    with pytest.raises(UsageError, match=r"pip install 'vaelens\[datasets\]'"):
+        open_dataset("owner/name")
+    assert there.fetched == []  # said before anything is downloaded
+
+
+def test_a_split_in_two_configurations_has_to_be_named(there: Hub) -> None:
+    for name in ("en", "de"):
+        parquet(there.root / f"{name}/test-00000-of-00001.parquet", {"image": pictures_column(name)})
+    with pytest.raises(UsageError, match=r"has test in 2 folders \(de, en\)\. Name one with --split, as de/test"):
+        open_dataset("owner/name")
+    data = open_dataset("owner/name", split="en/test")
+    assert ids(data) == ["en/test/00000000"]
+    assert data.read(data.items[0]) == content("en")
+
+
+def test_a_hub_set_of_shards(there: Hub) -> None:
+    shards(there.root / "data")
+    data = open_dataset("owner/name", min_aesthetic=5, take=2)
+    assert data.name == "LAION-like: seeded 2 with aesthetic >= 5 from owner/name train"
+    assert data.kind == "hub"
+    assert all(name.startswith("data/0000") for name in ids(data))
+    assert [data.read(item) for item in data.items] == [content(name.rpartition("/")[2]) for name in ids(data)]
+    assert there.fetched == [f"data/0000{i}.tar" for i in range(3)]
+
+
+def test_a_hub_set_of_zips_and_of_pictures(there: Hub) -> None:
+    folder(there.root, "val/a.png", "val/b.jpg", "train/c.png", "latest/d.png")
+    data = open_dataset("owner/name", take=1)
+    assert ids(data) < ["val/c"]
+    assert there.fetched == ids(data)  # what isn't taken isn't downloaded
+    zipped(there.root / "val.zip", "x/a.png")
+    zipped(there.root / "train.zip", "x/b.png")
+    data = open_dataset("owner/name")
+    assert ids(data) == ["val.zip/x/a.png"]
+    assert data.read(data.items[0]) == content("x/a.png")
+
+
+def test_a_hub_set_without_pictures(there: Hub) -> None:
+    with pytest.raises(BadInputError, match=r"owner/name holds no parquet, \.tar, \.zip or pictures"):
+        open_dataset("owner/name")
+
+
+def test_a_hub_set_through_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real way there and back: listed, fetched and checked once, then offline from the cache."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "own"))
+    rows = parquet(tmp_path / "rows.parquet", {"image": pictures_column(*"abc")}).read_bytes()
+    with HubStandin() as served:
+        address = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        served.add("datasets/owner/rows", "data/test-00000-of-00001.parquet", rows)
+        served.add("datasets/owner/rows", "data/train-00000-of-00001.parquet", b"not asked for")
+        served.add("datasets/owner/files", "one/a.png", content("a"))
+        first = [open_dataset(f"owner/{name}") for name in ("rows", "files")]
+        assert not served.requests_for("data/train-00000-of-00001.parquet")
+        count = len(served.requests)
+        again = [open_dataset(f"owner/{name}", offline=True) for name in ("rows", "files")]
+        assert len(served.requests) == count
+    assert [ids(data) for data in first] == [[f"test/{row:08d}" for row in range(3)], ["one/a.png"]]
+    assert [data.items for data in again] == [data.items for data in first]
+    assert [data.notes for data in again] == [data.notes for data in first]
+    assert again[0].read(again[0].items[2]) == content("c")
+    assert again[1].read(again[1].items[0]) == content("a")

@@ -1,0 +1,149 @@
+"""Made-up results of an evaluation, as `evaluate` would give them."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.presets import find_preset
+from vaelens.evaluation.results import Example, Letters, RegionSpread, Results, Row, SetScore
+from vaelens.images.faces import draw_face
+from vaelens.metrics.statistics import Interval, paired, spread
+
+NAMES = ("kl-f8", "ft-ema", "ft-mse", "tiny-kl-f8")
+
+
+GAINS = (0.0, 0.4, 1.1, -2.0)
+
+
+BASE = {"psnr": (24, 3.5), "ssim": (0.7, 0.12), "psim": (0.95, 0.25), "lpips_vgg": (0.14, 0.05),
+        "lpips_alex": (0.09, 0.04), "psim_small": (0.4, 0.1)}  # fmt: skip
+
+
+SETS = {"rfid": 4.7, "kid": 0.31, "fd_small": 0.8}
+
+
+LONG = "x" * 300
+
+
+FINGERPRINT = {
+    half: {"stored": "ab" * 32, "float16": "cd" * 32, "bfloat16": "ef" * 32} for half in ("encoder", "decoder")
+}
+
+
+RECORD = {
+    "command": "evaluate",
+    "finished": "2030-01-01T00:00:00+00:00",
+    "settings": {
+        "batch": 4,
+        "seed": 0,
+        "manifest_sha256": "12" * 32,
+        "networks": {
+            "vgg16": {"sha256": "34" * 32, "source": "published"},
+            "inception": {"sha256": "56" * 32, "source": "given"},
+        },
+    },
+    "versions": {"vaelens": "0.1.0", "torch": "2.13.0"},
+    "threads": 2,
+    "seconds": 123.4,
+    "peak_memory_bytes": 3_210_000_000,
+    "calls": [
+        {"pictures": 150, "reconstructions": 300, "seconds": 80.0, "measuring_seconds": 70.0},
+        {"pictures": 50, "reconstructions": 100, "seconds": 43.4, "measuring_seconds": 30.0},
+    ],
+    "skipped": {"broken.jpg": "cut off"},
+}
+
+
+def made_up(
+    vaes: Sequence[str] = NAMES[:2],
+    count: int = 40,
+    preset: str = "modern",
+    full: bool = True,
+    name: Callable[[int], str] = "{:012d}.jpg".format,
+    source: str = "coco-val2017",
+) -> Results:
+    """Results as `evaluate` would give them: correlated scores, and with `full` regions, letters, published values."""
+    rng = np.random.default_rng(0)
+    measures = find_preset(preset).measures
+    of_pictures = [key for key in measures if MEASURES[key].of == "picture"]
+    ease, scores = rng.normal(size=count), {}
+    for number, vae in enumerate(vaes):
+        own = GAINS[number % 4] / 3.5 + 0.15 * rng.normal(size=count)
+        for key in of_pictures:
+            mean, std = BASE[key]
+            sign = 1 if MEASURES[key].better == "higher" else -1
+            scores[vae, key] = mean + sign * std * (ease + own + 0.1 * rng.normal(size=count))
+    regions = ("eye", "iris", "mouth") if full else ()
+    rows = [
+        Row(
+            name(n),
+            vae,
+            f"{n:064x}",
+            True,
+            {key: float(scores[vae, key][n]) for key in of_pictures},
+            tuple(
+                {"label": label, "box": [3 * n, 4, 3 * n + 9, 14], "stratum": "8-16", "psnr": 20 + n / 7, "ssim": None}
+                for label in regions
+            ),
+            (n % 3, n % 3 + 1, 4) if full else None,
+        )
+        for n in range(count)
+        for vae in vaes
+    ]
+    spreads = {place: spread(values) for place, values in scores.items()}
+    pairs = [(later, earlier) for earlier, later in itertools.combinations(vaes, 2)]
+    sets = {
+        (vae, key): SetScore(SETS[key] - GAINS[i % 4] / 3, Interval(SETS[key], SETS[key] - 0.5, SETS[key] + 0.4))
+        for i, vae in enumerate(vaes)
+        for key in measures
+        if key in SETS
+    }
+    return Results(
+        source=source,
+        preset=find_preset(preset),
+        count=count,
+        vaes=tuple(vaes),
+        measures=measures,
+        rows=tuple(rows),
+        spreads=spreads,
+        sets=sets,
+        pairs={
+            (a, b, key): paired(scores[a, key], scores[b, key], MEASURES[key].better, resamples=200)
+            for a, b in pairs
+            for key in of_pictures
+        },
+        set_pairs={(a, b, key): Interval(0.31, 0.12, 0.5) for a, b in pairs for key in measures if key in SETS},
+        regions=tuple(
+            RegionSpread(vae, label, stratum, key, spread(20 + i + rng.normal(size=30)))
+            for label in regions
+            for stratum in ("<8", "8-16", "16-32", "all")
+            for i, vae in enumerate(vaes)
+            for key in ("psnr", "ssim", "gradient")
+        ),
+        letters=tuple(
+            Letters(vae, stratum, 300, 0.42 + 0.1 * i, 0.981)
+            for stratum in (("<8", "8-16", "all") if full else ())
+            for i, vae in enumerate(vaes)
+        ),
+        published={(vaes[0], "psnr"): "23.4 ± 3.8", (vaes[0], "rfid"): "4.99"} if full else {},
+        warnings=(f"{count} pictures are few for rFID in 2048 dimensions.",) if full else (),
+        record=RECORD | {"vaes": [{"name": vae, "dtype": "float32", "fingerprint": FINGERPRINT} for vae in vaes]},
+    )
+
+
+def examples_of(results: Results, count: int = 2) -> list[Example]:
+    """Drawn faces, each VAE's reconstruction a little noisier than the one before."""
+    found = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        face = draw_face(number, 128)
+        original = face.pixels
+        again = {
+            vae: np.clip(original + rng.normal(0, 6 * (i + 1), original.shape), 0, 255).astype(np.uint8)
+            for i, vae in enumerate(results.vaes)
+        }
+        why = "among the worst by PSIM" if number % 2 else "among the best by PSIM"
+        found.append(Example(results.rows[number * len(results.vaes)].id, why, original, again, face.boxes))
+    return found

@@ -1,0 +1,291 @@
+"""The served page's form and lists in a browser: what is refused, what comes late, what is announced and what stays."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from support.served import GOOD, TOKEN, Served, serving
+from support.viewing import View
+from support.visiting import asked, visiting  # noqa: F401  (the fixture `visit`)
+from vaelens.images.faces import draw_face
+from vaelens.web.choices import Choices
+from vaelens.web.store import Store
+
+Visit = Callable[..., View]
+PICTURE = """(text) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array([137, 80, 78, 71])], "x.png", { type: "image/png" }));
+  if (text) data.setData("text/plain", text);
+  return data;
+}"""
+
+
+def fill(view: View, **values: str) -> None:
+    """Fields, hidden ones as well."""
+    view.page.get_by_label("narrow-sd", exact=True).check()
+    for name, value in ({"prompt": "a cat"} | values).items():
+        view.page.evaluate("([id, value]) => document.getElementById(id).value = value", [name, value])
+
+
+def reconnect(view: View) -> None:
+    """As when somebody comes back to the page: it is told everything, and asks last for the choices."""
+    with view.page.expect_response("**/api/choices") as answer:
+        view.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    answer.value.finished()
+    view.page.wait_for_timeout(100)
+
+
+@pytest.mark.parametrize("by_keys", [False, True])
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("steps", "0", "steps are from 1 to 1000"),
+        ("steps", "2.5", "steps: "),
+        ("cfg", "-1", "guidance is 0 or more"),
+        ("size", "65", "multiples of 8"),
+    ],
+)
+def test_a_bad_setting_is_refused_in_the_servers_words_and_shown(
+    visit: Visit, server: Served, field: str, value: str, sentence: str, by_keys: bool
+) -> None:
+    view = visit()
+    fill(view, **{field: value})
+    assert view.page.evaluate("document.querySelector('#more').open") is False
+    if by_keys:
+        view.page.focus("#prompt")
+        view.press("Control+Enter")
+    else:
+        view.page.click("#go")
+    view.until("document.querySelector('#trouble').textContent")
+    assert sentence in view.text("#trouble")
+    assert view.page.locator(f"#{field}").is_visible(), "it is folded away no more"
+    assert server.ask("GET", "/api/jobs")[1]["jobs"] == []
+
+
+@pytest.mark.parametrize("by_keys", [False, True])
+def test_what_is_no_number_is_never_taken_for_an_empty_field(visit: Visit, server: Served, by_keys: bool) -> None:
+    view = visit()
+    fill(view)
+    view.page.click("#more summary")
+    view.page.locator("#cfg").press_sequentially("1e")
+    view.page.click("#more summary")
+    if by_keys:
+        view.page.focus("#prompt")
+        view.press("Control+Enter")
+    else:
+        view.page.click("#go")
+    view.until("document.querySelector('#trouble').textContent")
+    assert view.text("#trouble") == "Guidance: type a number."
+    assert view.page.evaluate("document.activeElement.id") == "cfg"
+    assert server.ask("GET", "/api/jobs")[1]["jobs"] == []
+
+
+def test_a_key_that_is_held_down_asks_once(visit: Visit, server: Served) -> None:
+    view = visit()
+    fill(view, steps="2")
+    view.page.focus("#prompt")
+    view.page.keyboard.down("Control")
+    for _ in range(5):
+        view.page.keyboard.down("Enter")
+    view.page.keyboard.up("Enter")
+    view.page.keyboard.up("Control")
+    view.until("document.querySelectorAll('.past').length == 1")
+    assert len(server.ask("GET", "/api/jobs")[1]["jobs"]) == 1
+    assert view.page.input_value("#prompt") == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("typed", "following"),
+    [
+        ("3 4", "5 6"),
+        ("5 4", "7 6"),
+        ("9 3", "16 10"),
+        ("2 0", "5 3"),
+        ("-3", "-2"),
+        ("1234567890123456789", "1234567890123456790"),
+    ],
+)
+def test_the_next_seeds_are_others(visit: Visit, typed: str, following: str) -> None:
+    view = visit()
+    view.page.fill("#seeds", typed)
+    view.page.click("#next-seed")
+    assert view.page.input_value("#seeds") == following
+
+
+def test_every_seed_of_the_server_can_be_asked_for_exactly_and_used_again(visit: Visit, server: Served) -> None:
+    view, seeds = visit(), [-3, 2**64 - 1]
+    asked(view, seeds=" ".join(map(str, seeds)), steps="1")
+    view.until("document.querySelectorAll('#viewer .panel').length == 2")
+    (job,) = server.ask("GET", "/api/jobs")[1]["jobs"]
+    assert job["settings"]["seeds"] == seeds
+    for wrong in ("1.5", str(2**64), "x", " ".join(map(str, range(17)))):
+        view.page.fill("#seeds", wrong)
+        view.page.click("#go")
+        assert view.text("#trouble").startswith("Seeds are whole numbers from"), wrong
+    view.page.get_by_role("button", name="Use these settings").click()
+    assert view.page.input_value("#seeds") == f"-3 {2**64 - 1}"
+
+
+def test_a_late_answer_changes_nothing_that_is_known_better(visit: Visit, server: Served) -> None:
+    view = visit()
+
+    def late(route: Any) -> None:
+        answer = route.fetch()
+        server.wait(answer.json()["id"])
+        view.until("document.querySelectorAll('.past').length == 1")
+        route.fulfill(response=answer)
+
+    view.page.route("**/api/jobs", late)
+    asked(view)
+    view.until("document.querySelectorAll('#viewer .panel').length == 1")
+    assert view.page.locator("#queue").is_hidden()
+
+
+def test_a_cancel_that_failed_can_be_tried_again(visit: Visit, server: Served) -> None:
+    view = visit(refused="503")
+    view.page.route("**/cancel", lambda route: route.fulfill(status=503, json={"error": "not now."}))
+    asked(view, steps="900", seeds=" ".join(map(str, range(16))))
+    cancel = view.page.locator("#now-progress").get_by_role("button", name="Cancel")
+    cancel.click()
+    view.until("document.querySelector('#trouble').textContent == 'not now.'")
+    assert cancel.is_enabled()
+    view.page.unroute("**/cancel")
+    cancel.click()
+    view.until("document.querySelector('#now-what').textContent.endsWith('cancelled')")
+    view.page.fill("#prompt", "")
+    view.page.get_by_role("button", name="Use these settings").click()  # of a job without pictures, too
+    assert (view.page.input_value("#prompt"), view.page.input_value("#steps")) == ("a photo of a cat", "900")
+
+
+def test_who_cant_see_the_page_is_told(visit: Visit) -> None:
+    view = visit()
+    view.page.evaluate("""() => {
+      window.told = [];
+      new MutationObserver(() => told.push(document.querySelector('#told').textContent))
+        .observe(document.querySelector('#told'), { childList: true });
+    }""")
+    assert view.page.get_attribute("#told", "role") == "status"
+    asked(view)
+    view.until("told.length == 2")
+    assert view.page.evaluate("told") == ["a photo of a cat: waiting.", "a photo of a cat: finished."]
+
+
+def test_a_reconnection_leaves_the_focus_and_the_choice(visit: Visit) -> None:
+    view = visit()
+    view.page.get_by_label("narrow-sd", exact=True).focus()
+    view.page.evaluate("window.focused = document.activeElement")
+    reconnect(view)
+    assert view.page.evaluate("focused.isConnected && document.activeElement === focused")
+
+
+def test_another_language_leaves_the_viewer_as_it_is(visit: Visit) -> None:
+    view = visit()
+    asked(view)
+    view.until("document.querySelectorAll('#viewer .panel').length == 1")
+    view.page.get_by_role("button", name="Flicker").click()
+    view.press("Space")
+    view.page.evaluate("window.panel = document.querySelector('#viewer .panel')")
+    view.page.get_by_role("button", name="日本語").click()
+    view.until("document.querySelector('#downloads').textContent.startsWith('ダウンロード')")
+    assert view.page.evaluate("panel.isConnected")
+    assert view.mode() == "flicker"
+    assert view.text(".shown-label .name") == "vae-1"
+    assert view.text("#viewer .modes [data-mode=flicker]") == "切り替え"
+
+
+def test_text_stays_text_when_it_is_pasted_or_dropped(visit: Visit) -> None:
+    view, uploads = visit(), list[str]()
+    view.page.on("request", lambda request: uploads.append(request.url) if "/api/uploads" in request.url else None)
+    paste = f"""(text) => {{
+      const data = ({PICTURE})(text);
+      const event = new ClipboardEvent("paste", {{ clipboardData: data, bubbles: true, cancelable: true }});
+      document.querySelector("#prompt").dispatchEvent(event);
+      return event.defaultPrevented;
+    }}"""
+    drop = f"""([files, text, where]) => {{
+      const data = files ? ({PICTURE})(text) : new DataTransfer();
+      if (!files) data.setData("text/plain", text);
+      const all = ["dragover", "drop"].map((kind) => new DragEvent(kind, {{ dataTransfer: data, bubbles: true, cancelable: true }}));
+      for (const event of all) document.querySelector(where).dispatchEvent(event);
+      return all.map((event) => event.defaultPrevented);
+    }}"""  # noqa: E501
+    assert view.page.evaluate(paste, "a cat") is False
+    assert view.page.evaluate(drop, [False, "a cat", "#prompt"]) == [False, False]
+    assert view.page.evaluate(drop, [True, "a cat", "#prompt"]) == [False, False]
+    assert view.page.evaluate(drop, [True, "a cat", "#drop"]) == [True, True], "the browser would leave the page"
+    assert uploads == []
+    with view.page.expect_response("**/api/uploads*"):
+        assert view.page.evaluate(paste, "") is True
+    with view.page.expect_response("**/api/uploads*"):
+        assert view.page.evaluate(drop, [True, "", "#drop"]) == [True, True]
+    assert len(uploads) == 2
+
+
+def test_an_upload_is_shrunk_as_asked_and_the_size_is_the_models(visit: Visit) -> None:
+    out = io.BytesIO()
+    Image.fromarray(draw_face(0, 64).pixels).save(out, "PNG")
+    view = visit()
+    view.page.locator("#models .tick", has_text="tiny-sd").locator("input").check()
+    assert view.page.get_attribute("#size", "placeholder") == "256x256"
+    view.page.get_by_label("narrow-sd", exact=True).check()
+    assert view.page.get_attribute("#size", "placeholder") == "64x64"
+    assert view.page.locator("#max-side").is_hidden()
+    view.page.set_input_files("#file", {"name": "face.png", "mimeType": "image/png", "buffer": out.getvalue()})
+    view.until("!document.querySelector('#picked').hidden")
+    assert view.page.get_attribute("#max-side", "placeholder") == "1024"
+    view.page.fill("#max-side", "32")
+    view.page.click("#go")
+    view.until("document.querySelectorAll('#viewer .panel').length == 1")
+    assert view.text("#viewer .panel .size") == "32 × 32"  # noqa: RUF001
+
+
+def test_a_long_history_comes_when_it_is_wanted_and_stays(visit: Visit, server: Served) -> None:
+    ids = [f"{number:032x}" for number in range(120)]
+    for number, job in enumerate(ids):
+        created = f"2025-01-02T03:04:05.{number:03}+00:00"
+        server.running.queue._jobs.put(GOOD | {"id": job, "created": created, "asked": GOOD["asked"] | {"prompt": job}})
+    view = visit()
+    view.until("document.querySelectorAll('.past').length == 50")
+    assert view.text("#history-size").startswith("120 · ")
+    for count in (100, 120):
+        view.page.get_by_role("button", name="Show older ones").click()
+        view.until(f"document.querySelectorAll('.past').length == {count}")
+    assert view.page.locator("#older").is_hidden()
+    assert view.page.locator(".past .words").all_text_contents() == ids[::-1]
+    reconnect(view)
+    assert view.page.locator(".past").count() == 120
+    view.page.evaluate("""() => {
+      window.changes = 0;
+      const options = { childList: true, subtree: true, attributes: true, characterData: true };
+      new MutationObserver(() => changes++).observe(document.querySelector("#history"), options);
+    }""")
+    job = server.slow()
+    view.until("document.querySelector('#queued progress')?.value > 0.0005")
+    assert view.page.evaluate("changes") == 0, "a job's steps are no news for the history"
+    server.ask("POST", f"/api/jobs/{job}/cancel", {})
+    view.until("document.querySelectorAll('.past').length == 121")
+    again = visit(at=f"http://127.0.0.1:{server.port}/#{ids[3]}")
+    again.until(f"document.querySelector('#now-title').textContent == '{ids[3]}'")
+    assert again.page.locator(".past").count() == 50
+
+
+def test_a_link_from_another_site_with_the_token_leads_in(browser: Any, offer: Choices, tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    with serving(offer, tmp_path, token=TOKEN) as served:
+        context = browser.new_context()
+        page = context.new_page()
+        link = f"<a href='http://127.0.0.1:{served.port}/?token={TOKEN}'>in</a>"
+        page.route("http://elsewhere.example/", lambda route: route.fulfill(body=link, content_type="text/html"))
+        page.goto("http://elsewhere.example/")
+        page.click("a")
+        page.wait_for_url(f"http://127.0.0.1:{served.port}/")
+        view = View(page)
+        view.until("document.querySelectorAll('[name=model]').length > 0")
+        assert page.url == f"http://127.0.0.1:{served.port}/"
+        assert TOKEN not in json.dumps(context.cookies())
+        context.close()

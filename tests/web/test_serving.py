@@ -1,0 +1,254 @@
+"""The served page's jobs: queued, carried out, cancelled, kept on disk, and found again by the next server."""
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.served import (
+    JSON,
+    Served,
+    picture,
+    serving,
+)
+from vaelens.comparison.running import compare
+from vaelens.errors import ResourceError, UsageError
+from vaelens.web import store as storing
+from vaelens.web import work
+from vaelens.web.choices import Choices
+from vaelens.web.store import Store
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_a_job_gives_the_pictures_that_compare_gives(server: Served) -> None:
+    done = server.wait(server.start(seeds=[3, 4], negative="a dog", cfg=2.5, size="72x64", scheduler="euler"))
+    assert [panel["title"] for panel in done["panels"]] == ["seed 3", "seed 4"]
+    assert [(panel["width"], panel["height"]) for panel in done["panels"]] == [(72, 64)] * 2
+    sources = {one.id: one.source for one in (*server.offer.models.values(), *server.offer.vaes.values())}
+    options: dict[str, Any] = {"negative": "a dog", "guidance": 2.5, "size": (64, 72), "scheduler": "euler", "steps": 2}
+    same = compare("a cat", [sources[v] for v in server.vaes], seeds=[3, 4], model=sources[server.model], **options)
+    for panel, subject in zip(done["panels"], same.subjects, strict=True):
+        for layer, decoded in zip(panel["layers"], subject.decoded, strict=True):
+            status, headers, png = server.raw("GET", f"/api/jobs/{done['id']}/pictures/{layer['picture']}")
+            assert (status, headers["content-type"]) == (200, "image/png")
+            assert np.array_equal(pixels(png), decoded.pixels)
+            assert json.loads(Image.open(io.BytesIO(png)).text["vaelens"])["made"]["prompt"] == "a cat"
+    assert done["bytes"] == sum(f.stat().st_size for f in server.running.store.folder.rglob("result/*"))
+
+
+def test_what_can_be_downloaded(server: Served) -> None:
+    job = server.wait(server.start())["id"]
+    for what, kind, begins in (
+        ("page", "text/html; charset=utf-8", b"<!doctype html>"),
+        ("sheet", "image/png", b"\x89PNG"),
+    ):
+        status, headers, content = server.raw("GET", f"/api/jobs/{job}/{what}")
+        assert (status, headers["content-type"], content[: len(begins)]) == (200, kind, begins)
+        assert headers["content-disposition"].startswith('attachment; filename="vaelens-')
+    status, record = server.ask("GET", f"/api/jobs/{job}/record")
+    assert (status, [vae["name"] for vae in record["vaes"]]) == (200, ["vae-0", "vae-1"])
+    assert "attachment" in server.raw("GET", f"/api/jobs/{job}/pictures/0?download=1")[1]["content-disposition"]
+
+
+def test_an_upload_goes_through_the_vaes(server: Served) -> None:
+    status, upload = server.upload(picture(), "face%20one.png")
+    assert (status, upload["width"], upload["height"], upload["name"]) == (201, 64, 64, "face_one.png")
+    status, job = server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": server.vaes})
+    assert status == 202
+    done = server.wait(job["id"])
+    assert [layer["name"] for layer in done["panels"][0]["layers"]] == ["original", "vae-0", "vae-1"]
+    original = server.raw("GET", f"/api/jobs/{job['id']}/pictures/0")[2]
+    assert np.array_equal(pixels(original), pixels(picture()))
+    assert str(server.running.store.folder) not in json.dumps(server.ask("GET", f"/api/jobs/{job['id']}/record")[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompt": "  "}, "the prompt is empty"),
+        ({"vaes": []}, "vaes"),
+        ({"seeds": [2**70]}, "a seed lies between"),
+        ({"seeds": list(range(17))}, "seeds"),
+        ({"steps": 0}, "steps are from 1 to 1000"),
+        ({"size": "65"}, "multiples of 8"),
+        ({"scheduler": "never"}, "no scheduler is called 'never'"),
+        ({"model": "0" * 16}, "offers no such model"),
+        ({"vaes": ["kl-f8"]}, "offers no such VAE"),
+        ({"cfg": -1}, "guidance is 0 or more"),
+        ({"path": "/etc/passwd"}, "path"),
+        ({"prompt": None}, "say what the picture should show, or upload one"),
+    ],
+)
+def test_what_cant_be_done_is_refused_in_a_sentence(server: Served, changes: dict[str, Any], sentence: str) -> None:
+    status, answer = server.ask("POST", "/api/jobs", server.wanted(**changes))
+    assert status == 422
+    assert sentence in answer["error"]
+    assert server.ask("GET", "/api/jobs")[1]["jobs"] == []
+
+
+def test_vaes_of_another_space_are_refused_in_the_librarys_words(server: Served) -> None:
+    tiny = [vae.id for vae in server.offer.vaes.values() if vae.space == "tiny"]
+    status, answer = server.ask("POST", "/api/jobs", server.wanted(vaes=tiny))
+    assert (status, "has the latent space sd1" in answer["error"]) == (422, True)
+    _, upload = server.upload(picture())
+    status, answer = server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": [tiny[0], server.vaes[0]]})
+    assert (status, "no latent serves both" in answer["error"]) == (422, True)
+    assert "/" not in answer["error"]
+
+
+def test_a_running_job_and_a_waiting_one_are_cancelled(server: Served) -> None:
+    running, waiting = server.slow(), server.slow()
+    shown = server.until(lambda: (server.job(running)["progress"] or {}).get("done") and server.job(running))
+    assert shown["progress"]["total"] == 16 * (901 + 2)  # PNDM asks once more than it has steps
+    assert "seed 0, step" in shown["progress"]["what"]
+    assert server.ask("DELETE", f"/api/jobs/{running}")[0] == 409
+    for job in (waiting, running):
+        assert server.ask("POST", f"/api/jobs/{job}/cancel", {})[0] == 200
+        assert server.wait(job, "cancelled")["error"] is None
+        assert server.ask("POST", f"/api/jobs/{job}/cancel", {})[0] == 409
+    server.wait(server.start())  # the worker goes on
+    assert server.ask("DELETE", f"/api/jobs/{running}")[0] == 204
+    assert server.ask("GET", f"/api/jobs/{running}")[0] == 404
+    assert not list(server.running.store.folder.rglob(running))
+
+
+def test_a_full_queue_takes_no_more(offer: Choices, tmp_path: Path) -> None:
+    with serving(offer, tmp_path, longest=2) as served:
+        served.wait(served.slow(), "running")
+        for _ in range(2):
+            served.start()
+        status, answer = served.ask("POST", "/api/jobs", served.wanted())
+        assert (status, answer["error"]) == (429, "2 jobs wait already. Cancel some, or try again later.")
+        assert len(list((tmp_path / "jobs").iterdir())) == 3
+
+
+def test_the_next_server_finds_the_history_and_what_was_interrupted(offer: Choices, tmp_path: Path) -> None:
+    with serving(offer, tmp_path) as served:
+        done = served.wait(served.start())
+        running, waiting = served.slow(), served.slow()
+        served.wait(running, "running")
+        with pytest.raises(UsageError, match="is served already"):
+            Store(tmp_path)
+    killed = json.loads((tmp_path / "jobs" / running / "job.json").read_text())
+    (tmp_path / "jobs" / running / "job.json").write_text(json.dumps(killed | {"state": "running"}))
+    (tmp_path / "jobs" / ("0" * 32)).mkdir()
+    (tmp_path / "jobs" / ("0" * 32) / "job.json").write_text("{damaged")
+    with serving(offer, tmp_path) as served:
+        assert served.job(done["id"]) == done
+        assert served.raw("GET", f"/api/jobs/{done['id']}/pictures/1")[0] == 200
+        assert [served.job(job)["state"] for job in (running, waiting)] == ["interrupted"] * 2
+        assert len(served.ask("GET", "/api/jobs")[1]["jobs"]) == 3
+
+
+def test_a_full_disk_fails_the_job_and_leaves_nothing(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, folder = storing.write_atomic, str(server.running.store.folder)
+
+    def full(path: Any, content: Any) -> Any:
+        if Path(path).name == "sheet.png":
+            raise ResourceError(f"{path}: not written, the disk is full (No space left on device). Free some room.")
+        return write(path, content)
+
+    monkeypatch.setattr(storing, "write_atomic", full)
+    failed = server.wait(server.start(), "failed")
+    assert "the disk is full" in failed["error"]
+    assert folder not in failed["error"]
+    assert not list(server.running.store.folder.rglob("result"))
+
+
+def test_failures_are_told_without_paths_or_tracebacks(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[BaseException] = []
+    monkeypatch.setattr(server.running.queue._workshop, "report", reported.append)
+
+    def fails(**_: Any) -> Any:
+        raise ValueError("/root/secret")
+
+    monkeypatch.setattr(work.running, "compare", fails)
+    assert server.wait(server.start(), "failed")["error"] == "an unexpected error (ValueError)."
+    assert [str(error) for error in reported] == ["/root/secret"], "whoever started the server can see why"
+    source = next(iter(server.offer.models.values())).source
+
+    def tells(**_: Any) -> Any:
+        raise UsageError(f"{source}/unet/config.json and /root/other/place.txt are odd; see https://example.org/a.")
+
+    monkeypatch.setattr(work.running, "compare", tells)
+    told = server.wait(server.start(), "failed")["error"]
+    assert "/root" not in told
+    assert source not in told
+    assert "place.txt" in told
+
+
+def test_events_begin_with_the_whole_state_and_go_on_with_changes(server: Served) -> None:
+    before = server.wait(server.start())
+    with urlopen(f"http://127.0.0.1:{server.port}/api/events", timeout=60) as stream:
+        events: list[tuple[str, Any]] = []
+
+        def next_event() -> tuple[str, Any]:
+            kind = ""
+            while True:
+                line = stream.readline().decode().rstrip("\n")
+                if line.startswith("event: "):
+                    kind = line[7:]
+                if line.startswith("data: "):
+                    return kind, json.loads(line[6:])
+
+        kind, state = next_event()
+        assert (kind, state) == ("state", {"jobs": [before], "gone": [], "past": 1, "bytes": before["bytes"]})
+        job = server.start()
+        while not events or events[-1][1]["jobs"][0]["state"] != "done":
+            events.append(next_event())
+        assert {kind for kind, _ in events} == {"change"}
+        assert {one["id"] for _, change in events for one in change["jobs"]} == {job}
+        server.ask("DELETE", f"/api/jobs/{before['id']}")
+        left = {"past": 1, "bytes": server.job(job)["bytes"]}
+        assert next_event() == ("change", {"jobs": [], "gone": [before["id"]], **left})
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-m", "vaelens", "serve", "--port", "0", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_130(offer: Choices, tmp_path: Path, number: int) -> None:
+    model = next(one for one in offer.models.values() if one.name == "narrow-sd")
+    own = next(one for one in offer.vaes.values() if one.own_of == model.id)
+    process = started("--model", model.source, "--folder", tmp_path / "s", "--offline")
+    address = process.stdout.readline().strip() if process.stdout else ""
+    body = {"prompt": "a cat", "model": model.id, "vaes": [own.id], "steps": 900, "seeds": list(range(16))}
+    asked = Request(f"{address}api/jobs", json.dumps(body).encode(), JSON)
+    with urlopen(asked, timeout=60) as answer:
+        job = json.load(answer)["id"]
+    with urlopen(f"{address}api/events", timeout=60) as stream:
+        while not re.search(rb'"progress": {"done": [1-9]', stream.readline()):
+            pass  # it can be stopped from its first step on, and not while it is loading
+        process.send_signal(number)
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, error.splitlines()[-1]) == (130, "vaelens: interrupted."), error
+    assert json.loads((tmp_path / "s" / "jobs" / job / "job.json").read_text())["state"] == "interrupted"
+    assert out == ""
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = started("--port", port, "--folder", tmp_path)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error == (
+        f"vaelens: can't listen on 127.0.0.1, port {port}: Address already in use. Is a server running there already? "
+        "Name another --port.\n"
+    )

@@ -1,0 +1,134 @@
+"""The token: where it is asked for, the way in by it, and what the command prints and opens."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from support.served import (
+    TOKEN,
+    serving,
+)
+from vaelens.cli import serve as command
+from vaelens.errors import UsageError
+from vaelens.web import serving as web_serving
+from vaelens.web.choices import Choices
+from vaelens.web.door import Door
+from vaelens.web.serving import Running, prepare
+
+
+def test_another_address_needs_a_token(offer: Choices, tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.2", "example.org"):
+        with pytest.raises(UsageError, match="so it needs --token"):
+            Door(host, 1).check()
+        Door(host, 1, TOKEN).check()
+    with pytest.raises(UsageError, match="at least 16 characters, this one 5"):
+        prepare(offer, tmp_path, port=0, token="short")
+    assert Door("0.0.0.0", 80, TOKEN).lets_host("192.168.1.2")
+    assert not Door("0.0.0.0", 80, TOKEN).lets_host("evil.example")
+    assert Door("box.local", 99, TOKEN).lets_host("box.local:99")
+
+
+def test_the_token_is_asked_for_everywhere_and_kept_as_a_cookie(offer: Choices, tmp_path: Path) -> None:
+    with serving(offer, tmp_path, token=TOKEN) as served:
+        for method, path in (("GET", "/"), ("GET", "/static/app.js"), ("GET", "/api/events"), ("POST", "/api/jobs")):
+            assert served.raw(method, path, Content_Type="application/json")[0] == 403
+        for wrong in (TOKEN[:-1], TOKEN + "x", "", "é" * 20):
+            bearer = f"Bearer {wrong}".encode().decode("latin-1")
+            assert served.raw("GET", "/api/jobs", Authorization=bearer)[0] == 403
+        assert served.raw("GET", f"/api/jobs?token={TOKEN}")[0] == 403, "an address holds it once, at the door"
+        assert served.raw("GET", "/api/jobs", Authorization=f"Bearer {TOKEN}")[0] == 200
+        status, headers, page = served.raw("GET", f"/?token={TOKEN}")
+        assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert b'http-equiv="refresh" content="0;url=/"' in page
+        assert TOKEN.encode() not in page
+        cookie, *how = headers["set-cookie"].split("; ")
+        assert {"HttpOnly", "SameSite=Strict"} <= set(how)
+        assert TOKEN not in cookie
+        assert served.raw("GET", "/", Cookie=cookie)[0] == 200
+        assert served.raw("GET", "/", Cookie=cookie[:-1])[0] == 403
+
+
+def test_the_cookie_is_one_servers(offer: Choices, tmp_path: Path) -> None:
+    """Two servers of a host are two to a browser; the next server has another secret."""
+    with (
+        serving(offer, tmp_path / "one", token=TOKEN) as one,
+        serving(offer, tmp_path / "two", token=TOKEN) as two,
+    ):
+        entered = [served.raw("GET", f"/?token={TOKEN}")[1] for served in (one, two)]
+        cookies = [headers["set-cookie"].partition(";")[0] for headers in entered]
+        names, values = zip(*(cookie.split("=") for cookie in cookies), strict=True)
+        assert len(set(names)) == len(set(values)) == 2
+        for served in (one, two):
+            assert served.raw("GET", "/", Cookie="; ".join(cookies))[0] == 200
+            assert served.raw("GET", "/", Cookie=f"{names[1]}={values[0]}; {names[0]}={values[1]}")[0] == 403
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that the command opens; it doesn't go on to serve."""
+    found: list[str] = []
+    monkeypatch.setattr(typer, "launch", found.append)
+    monkeypatch.setattr(Running, "serve", lambda self: None)
+    monkeypatch.delenv("VAELENS_TOKEN", raising=False)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "printed"),
+    [
+        ("127.0.0.1", None, r"http://127\.0\.0\.1:\d+/"),
+        ("0.0.0.0", None, r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}"),
+        ("0.0.0.0", "a secret & a long one", r"http://127\.0\.0\.1:\d+/\?token=\.\.\."),
+        ("127.0.0.1", TOKEN, r"http://127\.0\.0\.1:\d+/\?token=\.\.\."),
+    ],
+)
+def test_the_command_says_where_and_opens_it_with_the_token(
+    opened: list[str], tmp_path: Path, capsys: Any, host: str, token: str | None, printed: str
+) -> None:
+    command.serve(host=host, port=0, token=token, folder=tmp_path / "s", open_it=True, offline=True)
+    said = capsys.readouterr()
+    assert re.fullmatch(printed, said.out.strip())
+    (address,) = opened
+    if token is None:
+        assert address == said.out.strip()
+    else:
+        assert address == said.out.strip().replace("...", token.replace(" ", "%20").replace("&", "%26"))
+        assert "the token that you named" in said.err
+        assert token not in said.out + said.err
+
+
+def test_one_device_by_two_names_does_one_job_at_a_time(
+    opened: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Running] = []
+
+    def prepared(*given: Any, **options: Any) -> Running:
+        made.append(prepare(*given, **options))
+        return made[-1]
+
+    monkeypatch.setattr("vaelens.loading.available_devices", lambda: ["cpu"])
+    monkeypatch.setattr(web_serving, "prepare", prepared)
+    command.serve(device=["cpu", "auto", "cpu:0"], port=0, folder=tmp_path / "s", offline=True)
+    assert len(made[0].queue._workers) == 1
+    assert "used: cpu." in capsys.readouterr().err
+    running = prepare(made[0].queue._workshop.choices, tmp_path / "s", port=0, devices=["auto", "cpu"])
+    assert len(running.queue._workers) == 1
+    assert running.close()
+    with pytest.raises(UsageError, match="no device 'cuda'"):
+        command.serve(device=["cuda"], port=0, folder=tmp_path / "s", offline=True)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_tracebacks_are_shown_where_they_are_wanted(
+    opened: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, verbose: bool
+) -> None:
+    def serve(running: Running) -> None:
+        running.queue._workshop.report(ValueError("the reason"))
+
+    monkeypatch.setattr(Running, "serve", serve)
+    monkeypatch.setattr(command, "set_level", lambda *_: None)
+    command.serve(port=0, folder=tmp_path / "s", offline=True, verbose=verbose)
+    assert ("ValueError: the reason" in capsys.readouterr().err) == verbose

@@ -1,0 +1,184 @@
+"""Uploads to the served page: their names, what is no picture, how many at a time, and how long they may take."""
+
+import errno
+import json
+import os
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from support.served import Served, png
+from vaelens.errors import UsageError
+from vaelens.web import guard, upload_route
+from vaelens.web.uploads import Uploads
+
+
+def folder_of(server: Served) -> Path:
+    return server.running.store.folder / "uploads"
+
+
+def stalled(server: Served, path: str = "/api/uploads", kind: str = "image/png") -> socket.socket:
+    """A request whose body never comes."""
+    made = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: {kind}\r\n"
+    made.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    return made
+
+
+def whole_answer(connection: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    answer = b""
+    while more := connection.recv(65536):
+        answer += more
+    return answer
+
+
+def test_an_uploads_name_is_only_a_name(server: Served) -> None:
+    for name in (
+        "..%2F..%2Fevil.png",
+        "%2Fetc%2Fcron.d%2Fevil",
+        "..%5C..%5Cevil.png",
+        "a%00b.png",
+        ".hidden",
+        "..",
+        "x" * 300,
+    ):
+        status, upload = server.upload(png(8, 8), name)
+        assert status == 201, upload
+        assert not set("/\\\0") & set(upload["name"])
+        assert not upload["name"].startswith(".")
+    folder = server.running.store.folder
+    assert {path.parent.parent for path in folder.parent.rglob("*evil*")} == {folder / "uploads"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"), [(b"", "is empty"), (b"<svg xmlns=''/>", "SVG"), (b"text", "no picture")]
+)
+def test_an_upload_that_is_no_picture_is_refused(server: Served, content: bytes, sentence: str) -> None:
+    status, answer = server.upload(content)
+    assert (status, sentence in answer["error"]) == (422, True), answer
+    assert str(server.running.store.folder) not in answer["error"]
+    assert not list((server.running.store.folder / "uploads").iterdir())
+
+
+def test_pixels_are_counted_before_they_are_decoded(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb, side = png(1, 1), (50_000).to_bytes(4, "big")
+    header = b"IHDR" + side + side + bomb[24:29]
+    bomb = bomb[:12] + header + crc32(header).to_bytes(4, "big") + bomb[33:]
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("decoded"))
+    status, answer = server.upload(bomb)
+    assert (status, "pixels" in answer["error"]) == (422, True), answer
+    assert server.upload(png(4100, 4100))[1]["error"].startswith("face.png has 4100x4100 pixels")
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("part", "part"), ("a%2520b.png", "a_20b.png"), ("a%20b.png", "a_b.png")])
+def test_any_name_is_kept_and_read_once(server: Served, sent: str, kept: str) -> None:
+    status, upload = server.upload(png(64, 64), sent)
+    assert (status, upload["name"]) == (201, kept)
+    status, job = server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": server.vaes})
+    assert (status, job["asked"]["upload"]) == (202, kept)
+
+
+def test_so_many_uploads_at_a_time(server: Served) -> None:
+    under_way = [stalled(server) for _ in range(upload_route.MOST_UPLOADS)]
+    server.until(lambda: len(list(folder_of(server).iterdir())) == upload_route.MOST_UPLOADS)
+    status, answer = server.upload(png(8, 8))
+    assert (status, "several uploads are under way" in answer["error"]) == (429, True)
+    for one in under_way:
+        one.close()
+    server.until(lambda: server.upload(png(8, 8))[0] == 201)
+    assert len(list(folder_of(server).iterdir())) == 1, "of those that were cut off nothing is left"
+
+
+@pytest.mark.parametrize(("where", "what"), [(guard, "SILENCE"), (upload_route, "PATIENCE")])
+def test_an_upload_that_stalls_is_ended(server: Served, monkeypatch: pytest.MonkeyPatch, where: Any, what: str) -> None:
+    monkeypatch.setattr(where, what, 0.2)
+    with stalled(server) as one:
+        answer = whole_answer(one)
+    assert answer.startswith(b"HTTP/1.1 408"), answer
+    assert b"too long" in answer
+    server.until(lambda: not list(folder_of(server).iterdir()))
+
+
+def test_a_disk_that_stalls_an_upload_stalls_nobody_else(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = server.running.store.folder / "pipe"  # to open it for writing waits until somebody reads
+    os.mkfifo(pipe)
+    uploads = server.running.store.uploads
+    monkeypatch.setattr(uploads, "begin", lambda: ("0" * 32, pipe))
+    monkeypatch.setattr(uploads, "finish", lambda *_: ("face.png", 8, 8))
+    with ThreadPoolExecutor(1) as pool:
+        upload = pool.submit(server.upload, b"x")
+        try:
+            for _ in range(3):
+                assert server.raw("GET", "/")[0] == 200
+            assert not upload.done()
+        finally:
+            pipe.open("rb").close()
+        assert upload.result()[0] in {201, 503}  # 503: the reader left before it was written
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [(errno.ENOSPC, "the disk is full. Free some room. Try again."), (errno.EACCES, "kept: Permission denied.")],
+)
+def test_only_a_full_disk_is_called_one(
+    server: Served, monkeypatch: pytest.MonkeyPatch, number: int, sentence: str
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(server.running.store.uploads, "finish", fails)
+    status, answer = server.upload(png(8, 8))
+    assert (status, sentence in answer["error"]) == (503, True), answer
+    assert not list(folder_of(server).iterdir())
+
+
+def whole(uploads: Uploads, name: str = "face.png") -> str:
+    number, part = uploads.begin()
+    part.write_bytes(png(8, 8))
+    assert uploads.finish(number, name) == (name, 8, 8)
+    return number
+
+
+def test_the_newest_uploads_stay_and_those_under_way(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, most=3)
+    _, under_way = uploads.begin()
+    under_way.write_bytes(b"half")
+    first, second, third = (whole(uploads) for _ in range(3))
+    assert uploads.take(first) == ("face.png", png(8, 8))  # which counts as use
+    fourth = whole(uploads)
+    assert {path.name for path in tmp_path.iterdir()} == {first, third, fourth, under_way.name}
+    with pytest.raises(UsageError, match="isn't here any more"):
+        uploads.take(second)
+
+
+def test_uploads_at_once_are_in_nobodys_way(tmp_path: Path) -> None:
+    uploads, together = Uploads(tmp_path, most=4), threading.Barrier(4)
+
+    def several() -> None:
+        together.wait()
+        for _ in range(50):
+            whole(uploads)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(several) for _ in range(4)]:
+            done.result()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_stalled_body_locks_nobody_out(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = server.slow()
+    many = [stalled(server, "/api/jobs", "application/json") for _ in range(guard.MOST_CHANGES + 8)]
+    assert server.ask("POST", f"/api/jobs/{job}/cancel", {})[0] == 200
+    for one in many:
+        one.close()
+    monkeypatch.setattr(guard, "JSON_PATIENCE", 0.2)
+    with stalled(server, "/api/jobs", "application/json") as one:
+        answer = whole_answer(one)
+    assert answer.startswith(b"HTTP/1.1 408"), answer
+    assert set(json.loads(answer.partition(b"\r\n\r\n")[2])) == {"error"}
