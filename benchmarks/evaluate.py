@@ -53,10 +53,11 @@ from vaelens.images.faces import draw_face  # noqa: E402
 from vaelens.images.letters import draw_letters  # noqa: E402
 from vaelens.loading import load  # noqa: E402
 from vaelens.metrics.frechet import Moments, frechet_distance  # noqa: E402
-from vaelens.metrics.pretrained import MetricNetwork, exact, load_networks  # noqa: E402
+from vaelens.metrics.pretrained import MetricNetwork, load_networks  # noqa: E402
 from vaelens.metrics.psim import normalised, psim  # noqa: E402
 from vaelens.metrics.psnr import psnr  # noqa: E402
 from vaelens.metrics.ssim import ssim  # noqa: E402
+from vaelens.resources import full_precision  # noqa: E402
 from vaelens.vae import VAE  # noqa: E402
 from vaelens.weights.registry import registry  # noqa: E402
 from vaelens.weights.shapes import build  # noqa: E402
@@ -187,7 +188,7 @@ def our_parts(
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
         began = time.perf_counter()
-        with exact("cpu"), torch.no_grad():
+        with full_precision("cpu"), torch.no_grad():
             value = call()
         parts[name] += time.perf_counter() - began
         return value

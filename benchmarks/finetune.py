@@ -33,13 +33,13 @@ from random_trunks import random_heads, random_vgg16  # noqa: E402
 from vaelens.finetuning.perceptual import Perceptual  # noqa: E402
 from vaelens.finetuning.pictures import Batch  # noqa: E402
 from vaelens.finetuning.recipe import Recipe, find_recipe  # noqa: E402
-from vaelens.finetuning.state import State, seeded  # noqa: E402
+from vaelens.finetuning.state import State  # noqa: E402
 from vaelens.finetuning.step import Setting, update  # noqa: E402
 from vaelens.images.faces import draw_face  # noqa: E402
 from vaelens.metrics.lpips import LPIPSHeads, lpips  # noqa: E402
 from vaelens.networks.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig  # noqa: E402
 from vaelens.networks.vgg import VGG16  # noqa: E402
-from vaelens.report.record import peak_memory  # noqa: E402
+from vaelens.resources import peak_memory, seeded  # noqa: E402
 from vaelens.weights.registry import registry  # noqa: E402
 
 SEED = 0

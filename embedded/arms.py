@@ -47,7 +47,7 @@ def unseen(count: int = PICTURES) -> DataSet:
 
 def measure(vaes: list[VAE], dataset: DataSet, folder: Path) -> None:
     """The pictures through VAEs; what the folder already has isn't measured again."""
-    evaluate(vaes, dataset, preset=PRESET, output=folder, batch=BATCH, threads=1, device="cpu", announce=print)
+    evaluate(vaes, dataset, preset=PRESET, output=folder, batch=BATCH, threads=1, device="cpu", notify=print)
 
 
 def run_arms(

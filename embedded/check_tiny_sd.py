@@ -22,7 +22,7 @@ from tiny_sd import unseen
 import vaelens
 from vaelens.files import sha256_file
 from vaelens.images.prompts import VALUES, Face, Letter, Scene, caption, random_scene
-from vaelens.report.usage import using_threads
+from vaelens.resources import using_threads
 from vaelens.weights.registry import embedded_model_path, registry
 
 RECORD = Path(__file__).parents[1] / "docs" / "tiny-sd.json"

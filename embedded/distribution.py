@@ -21,7 +21,7 @@ from arms import BASE, loaded, measure, unseen
 from torch import Tensor
 
 from comparison import BETTER, Rows, mean
-from vaelens.files import write_atomic
+from vaelens.files import json_text, write_atomic
 from vaelens.images.datasets.items import DataSet
 from vaelens.images.reading import decode_picture
 from vaelens.images.sheet import SheetRow, draw_sheet
@@ -30,7 +30,6 @@ from vaelens.metrics.frechet import Moments, jackknife
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.small import frechet_features, load_small_frechet, load_small_perceptual, psim_small
 from vaelens.metrics.statistics import paired
-from vaelens.report.record import json_text
 from vaelens.vae import VAE
 
 AUTOENCODER = "tiny-ae"

@@ -13,12 +13,12 @@ from trio import TRAININGS, place
 
 from comparison import compared
 from vaelens.errors import UsageError
-from vaelens.files import write_atomic
+from vaelens.files import json_text, write_atomic
 from vaelens.images.datasets.items import DataSet
 from vaelens.images.reading import decode_picture
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png, from_uint8, to_pixels
-from vaelens.report.record import json_text, processor
+from vaelens.resources import processor
 
 SHOWN_ARMS = (BASE, "control-twice", "tiny-ft-ema", "tiny-ft-mse")
 SIDE = 96  # of the windows that are shown, in pixels

@@ -124,7 +124,7 @@ def train(
         threads=threads,
         device="cpu",
         dtype=dtype,
-        announce=print,
+        notify=print,
         show=lambda done, of, numbers: print(done, of, {k: round(v, 4) for k, v in numbers.items()}, flush=True),
     )
     spec = dataclasses.replace(tuned.vae.spec, latent_space=None)

@@ -27,7 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def opened(folder: Path, **asked: Any) -> Generator:
     settings = Settings(**{"prompt": PROMPT, "steps": 4} | asked)
-    model = generation.find(str(folder), settings, dtype=torch.float32, offline=True, announce=None)
+    model = generation.find(str(folder), settings, dtype=torch.float32, offline=True, notify=None)
     return generation.open_generator(model, settings, device=torch.device("cpu"), dtype=torch.float32)
 
 
@@ -211,7 +211,7 @@ def test_prompts_outside_the_small_language_are_answered_with_it() -> None:
 )
 def test_models_that_arent_there(source: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error) as told:
-        generation.find(source, Settings("a"), dtype=torch.float32, offline=True, announce=None)
+        generation.find(source, Settings("a"), dtype=torch.float32, offline=True, notify=None)
     assert words in str(told.value)
 
 
@@ -316,7 +316,7 @@ def test_an_fp16_variant_is_taken_where_it_is_wanted_or_alone(folders: dict[str,
     alone = pipelines.write(half, tmp_path / "alone", variant="fp16")
 
     def variant(folder: Path, dtype: torch.dtype) -> str | None:
-        return generation.find(str(folder), Settings("a"), dtype=dtype, offline=True, announce=None).variant
+        return generation.find(str(folder), Settings("a"), dtype=dtype, offline=True, notify=None).variant
 
     assert variant(both, torch.float32) is None
     assert variant(both, torch.float16) == variant(both, torch.bfloat16) == "fp16"

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaelens.errors import CheckFailedError, ResourceError, is_out_of_memory
+from vaelens.errors import CheckFailedError, ResourceError
 from vaelens.images.writing import to_pixels
-from vaelens.report.usage import measured
+from vaelens.resources import is_out_of_memory, measured
 from vaelens.vae import VAE
 
 Guard = Callable[[Tensor], tuple[Tensor, bool]]

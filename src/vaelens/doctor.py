@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from vaelens.download.hub import access
-from vaelens.loading import DTYPES, available_devices, load
-from vaelens.report.record import versions
+from vaelens.loading import load
+from vaelens.runs.versions import versions
+from vaelens.runtime import DTYPES, available_devices
 from vaelens.weights.registry import registry
 
 SIDE = 64

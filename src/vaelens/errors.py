@@ -45,11 +45,3 @@ class CheckFailedError(VaelensError):
     """A check failed: NaN in a weight, a wrong sha256, two devices that disagree."""
 
     exit_code = 7
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: Python's MemoryError, or torch's RuntimeErrors on the CPU and on devices."""
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )

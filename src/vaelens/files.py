@@ -7,12 +7,14 @@ what was there before stays until the new one is complete.
 import errno
 import hashlib
 import itertools
+import json
+import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from vaelens.errors import BadInputError, ResourceError, UsageError
 
@@ -135,3 +137,16 @@ def explained(error: OSError, target: Path) -> UsageError | ResourceError | BadI
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def json_text(value: Any) -> str:
+    """Strict JSON: what isn't finite becomes null, as JSON has no name for it."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in cast(dict[str, Any], value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in cast(Sequence[Any], value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

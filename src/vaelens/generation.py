@@ -5,7 +5,6 @@ latent = generation.open_generator(model, settings, ...).latents(seed=0)
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -14,13 +13,14 @@ from torch import Tensor
 
 from vaelens.adapters.models import ModelFiles, bring, find_model
 from vaelens.adapters.pipelines import DiffusionPipeline, OnStep, check_scheduler, open_pipeline
-from vaelens.errors import CheckFailedError, ResourceError, UsageError, is_out_of_memory
+from vaelens.errors import CheckFailedError, ResourceError, UsageError
 from vaelens.images.prompts import PromptError, caption, parse
 from vaelens.latents import Latent
+from vaelens.resources import is_out_of_memory
+from vaelens.runtime import Runtime
 from vaelens.vae import check_seed
 from vaelens.weights.registry import registry
 
-Say = Callable[[str], None]
 CELL = 8  # pixels a latent cell, for every model that is taken
 MOST_STEPS, LARGEST, MOST_SEEDS = 1000, 4096, 10_000
 SEEDS = re.compile(r"(-?\d{1,25})(?:-(\d{1,25}))?")  # one, or the first and last of several
@@ -187,23 +187,21 @@ def parse_seeds(text: str) -> list[int]:
     return found
 
 
-def find(source: str, settings: Settings, *, dtype: torch.dtype, offline: bool, announce: Say | None) -> ModelFiles:
+def find(source: str, settings: Settings, runtime: Runtime) -> ModelFiles:
     """The model, of which only small files are fetched; raises what `find_model` raises."""
-    return find_model(source, half=dtype != torch.float32, guard=settings.guard, offline=offline, announce=announce)
+    return find_model(source, half=runtime.dtype != torch.float32, guard=settings.guard, runtime=runtime)
 
 
 def open_generator(
     model: ModelFiles,
     settings: Settings,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    offline: bool = False,
-    announce: Say | None = None,
+    runtime: Runtime,
 ) -> Generator:
     """The model with its weights, downloaded if need be, and the settings settled. Raises what both raise."""
-    brought = bring(model, offline=offline, announce=announce)
-    pipe = open_pipeline(brought, device=device, dtype=dtype, scheduler=settings.scheduler, guard=settings.guard)
+    brought = bring(model, runtime)
+    pipe = open_pipeline(
+        brought, device=runtime.device, dtype=runtime.dtype, scheduler=settings.scheduler, guard=settings.guard
+    )
     return Generator(pipe, settings)
 
 

@@ -1,25 +1,21 @@
 """`load`: from a name, a path or a hub id to a VAE that runs."""
 
-import difflib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import sha256_file
+from vaelens.runtime import DEFAULT, Notify, Runtime
 from vaelens.vae import VAE
 from vaelens.weights.config_json import space_of_config
 from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae
 from vaelens.weights.registry import Entry, embedded_paths, registry
 from vaelens.weights.safetensors_file import PICKLED
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load(
@@ -29,29 +25,29 @@ def load(
     dtype: str = "float32",
     space: str | None = None,
     offline: bool = False,
-    announce: Callable[[str], None] | None = None,
+    notify: Notify | None = None,
 ) -> VAE:
     """The VAE that `source` names: a name of the registry, a file or folder, or a hub id `owner/name`.
 
     An existing path wins over a name. `device` is auto, cpu, cuda, cuda:N or mps; `dtype` float32,
     float16 or bfloat16, the precision it runs in. `space` names the latent space of files that don't say
-    their own; a known name says it. `offline` uses only what is on this machine; `announce` gets a sentence before a
+    their own; a known name says it. `offline` uses only what is on this machine; `notify` gets a sentence before a
     download. Raises UsageError for an unknown name, device or dtype, and whatever reading and
     downloading raise.
     """
-    target, precision = find_device(device), find_dtype(dtype)
-    weights, name = read(source, space=space, offline=offline, announce=announce)
+    return open_vae(source, Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify), space=space)
+
+
+def open_vae(source: str | os.PathLike[str], runtime: Runtime, *, space: str | None = None) -> VAE:
+    """As `load`, on the runtime's device and in its precision."""
+    weights, name = read(source, runtime, space=space)
     return VAE.from_tensors(
-        weights.tensors, weights.spec, name, device=target, dtype=precision, fingerprint=weights.fingerprint
+        weights.tensors, weights.spec, name, device=runtime.device, dtype=runtime.dtype, fingerprint=weights.fingerprint
     )
 
 
 def read(
-    source: str | os.PathLike[str],
-    *,
-    space: str | None = None,
-    offline: bool = False,
-    announce: Callable[[str], None] | None = None,
+    source: str | os.PathLike[str], runtime: Runtime = DEFAULT, *, space: str | None = None
 ) -> tuple[VAEWeights, str]:
     """The checked weights that `source` names, and the name to show for them; see `load`."""
     text = check_source(source)
@@ -63,9 +59,9 @@ def read(
         return weights, weights.known_as or path.stem
     if text.lower() in registry().vaes:
         name = text.lower()
-        files = _files(registry().vaes[name], offline, announce)
+        files = _files(registry().vaes[name], runtime)
         return read_vae(files[0], name=name, rest=files[1:]), name
-    return read_vae(_hub_folder(text, offline, announce), space=space), text
+    return read_vae(_hub_folder(text, runtime), space=space), text
 
 
 def check_source(source: str | os.PathLike[str]) -> str:
@@ -86,7 +82,7 @@ def check_source(source: str | os.PathLike[str]) -> str:
     return text
 
 
-def space_of(source: str | os.PathLike[str], *, space: str | None = None, offline: bool = False) -> str | None:
+def space_of(source: str | os.PathLike[str], runtime: Runtime = DEFAULT, *, space: str | None = None) -> str | None:
     """The latent space of the VAE that `source` names, None for one of its own.
 
     Of a VAE on the hub only config.json is fetched. Raises what `read` raises.
@@ -97,7 +93,7 @@ def space_of(source: str | os.PathLike[str], *, space: str | None = None, offlin
         return registry().vaes[text.lower()].space
     if path.exists():
         return read(path, space=space)[0].spec.latent_space
-    config, _ = _hub_config(text, offline)
+    config, _ = _hub_config(text, runtime)
     found = space_of_config(json.loads(config.read_bytes()), text)
     if space is not None:
         registry().check_space(space)
@@ -123,68 +119,31 @@ def is_published(source: str | os.PathLike[str]) -> bool:
     return not path.exists() and os.fspath(source).lower() in registry().vaes
 
 
-def find_device(device: str) -> torch.device:
-    """The torch device; `auto` takes cuda, else mps, else the CPU. Raises UsageError where it isn't there."""
-    usable = available_devices()
-    if device == "auto":
-        return torch.device(usable[-1])
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = None
-    if found is None or found.type not in usable or (found.index or 0) >= _count(found.type):
-        raise UsageError(f"no device {device!r} here; usable: auto, {', '.join(usable)}.")
-    return found
-
-
-def available_devices() -> list[str]:
-    """The kinds of device that torch can use here, the CPU first, the fastest last."""
-    devices = ["cpu"]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    if torch.cuda.is_available():
-        devices.append("cuda")
-    return devices
-
-
-def find_dtype(dtype: str) -> torch.dtype:
-    """The torch dtype by its name. Raises UsageError for another than float32, float16, bfloat16."""
-    if dtype not in DTYPES:
-        near = difflib.get_close_matches(dtype, DTYPES, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(DTYPES)}."
-        raise UsageError(f"no dtype is called {dtype!r}. {hint}")
-    return DTYPES[dtype]
-
-
-def _count(kind: str) -> int:
-    return torch.cuda.device_count() if kind == "cuda" else 1
-
-
-def _files(entry: Entry, offline: bool, announce: Callable[[str], None] | None) -> list[Path]:
+def _files(entry: Entry, runtime: Runtime) -> list[Path]:
     """An entry's files on this machine, downloaded where they aren't."""
     if entry.embedded:
         return embedded_paths(entry)
     assert entry.repo is not None
     remote = [RemoteFile(entry.repo, f.name, entry.revision, f.size, f.sha256) for f in entry.files]
-    return [fetch(file, offline=offline, announce=announce) for file in remote]
+    return [fetch(file, runtime) for file in remote]
 
 
-def _hub_folder(repo: str, offline: bool, announce: Callable[[str], None] | None) -> Path:
+def _hub_folder(repo: str, runtime: Runtime) -> Path:
     """A hub repository's VAE as a folder: at its root, or in vae/ for a whole pipeline."""
-    config, folder = _hub_config(repo, offline)
+    config, folder = _hub_config(repo, runtime)
     for name in WEIGHT_NAMES:
-        weights = try_fetch(RemoteFile(repo, f"{folder}{name}"), offline=offline, announce=announce)
+        weights = try_fetch(RemoteFile(repo, f"{folder}{name}"), runtime)
         if weights is not None:
             if weights.parent != config.parent:  # the branch moved on in between: both from its new commit
-                fetch(RemoteFile(repo, f"{folder}config.json"), offline=offline)
+                fetch(RemoteFile(repo, f"{folder}config.json"), runtime)
             return weights.parent
     raise BadInputError(f"{repo} on the hub has a VAE's config, but no {folder}{WEIGHT_NAMES[0]}; nothing to load.")
 
 
-def _hub_config(repo: str, offline: bool) -> tuple[Path, str]:
+def _hub_config(repo: str, runtime: Runtime) -> tuple[Path, str]:
     """A hub repository's config.json that describes a VAE, and the folder that it lies in, "" or "vae/"."""
     for folder in ("", "vae/"):
-        config = try_fetch(RemoteFile(repo, f"{folder}config.json"), offline=offline)
+        config = try_fetch(RemoteFile(repo, f"{folder}config.json"), runtime)
         if config is not None and _describes_vae(config):
             return config, folder
     raise BadInputError(f"{repo} on the hub holds no VAE (no config.json of one, at its root or in vae/).")
@@ -198,15 +157,9 @@ def _describes_vae(config: Path) -> bool:
     return isinstance(values, dict) and str(cast(dict[str, Any], values).get("_class_name")).startswith("Autoencoder")
 
 
-def describe(
-    source: str | os.PathLike[str],
-    *,
-    space: str | None = None,
-    offline: bool = False,
-    announce: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+def describe(source: str | os.PathLike[str], runtime: Runtime = DEFAULT, *, space: str | None = None) -> dict[str, Any]:
     """What a VAE is, for people and records: its file, each field of its spec with who said it, fingerprints."""
-    weights, name = read(source, space=space, offline=offline, announce=announce)
+    weights, name = read(source, runtime, space=space)
     spec = asdict(weights.spec)
     fields = {**spec.pop("config"), **spec}
     return {

@@ -5,7 +5,7 @@ vaelens reconstruct me.jpg --vae ft-mse --vae kl-f8 -o faces.html
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +13,19 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from vaelens.errors import ResourceError, UsageError, is_out_of_memory
+from vaelens.errors import ResourceError, UsageError
+from vaelens.files import json_text
 from vaelens.images.reading import Picture, check_picture, read_picture
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
-from vaelens.loading import check_source, distinct_names, find_device, find_dtype, load
+from vaelens.loading import check_source, distinct_names, open_vae
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery
-from vaelens.report.record import json_text, run_record, vae_record
+from vaelens.report.record import run_record, vae_record
 from vaelens.report.tables import Column, Table
+from vaelens.resources import is_out_of_memory
+from vaelens.runtime import Notify, Progress, Runtime
 from vaelens.vae import VAE, check_seed, latents_sha256
 from vaelens.weights.registry import registry
 
@@ -32,7 +35,6 @@ SHEET_NAME = "strip.png"
 
 Source = str | os.PathLike[str]
 Posterior = Literal["mode", "sample"]
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def reconstruct(
     dtype: str = "float32",
     space: str | None = None,
     offline: bool = False,
-    announce: Callable[[str], None] | None = None,
+    notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
     """Each photograph through each VAE (by default the embedded ones), with PSNR and SSIM of the rounded result.
@@ -181,15 +183,14 @@ def reconstruct(
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side is at least 1 pixel, not {max_side}.")
     check_seed(seed)
-    find_device(device)
-    find_dtype(dtype)
+    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify, progress=progress)
     for source in vaes:
         if not isinstance(source, VAE):
             check_source(source)
     for photo in photos:
         h, w = check_picture(photo)
-        if h * w > LARGE and max_side is None and find_device(device).type == "cpu" and announce:
-            announce(
+        if h * w > LARGE and max_side is None and runtime.device.type == "cpu":
+            runtime.notify(
                 f"{photo}: {h * w / 1e6:.0f} megapixels take minutes and many GB of memory on a CPU; "
                 "--max-side 1024 is quick."
             )
@@ -197,15 +198,12 @@ def reconstruct(
     by_vae: list[list[Row]] = []
     records: list[dict[str, Any]] = []
     for source in vaes:
-        vae = source if isinstance(source, VAE) else load(
-            source, device=device, dtype=dtype, space=space, offline=offline, announce=announce
-        )  # fmt: skip
+        vae = source if isinstance(source, VAE) else open_vae(source, runtime, space=space)
         name = distinct_names([*(r["name"] for r in records), vae.name])[-1]
         rows: list[Row] = []
         for number, picture in enumerate(pictures):
-            if progress:
-                done = len(by_vae) * len(pictures) + number
-                progress(done, len(vaes) * len(pictures), f"{picture.path.name}, {name}")
+            done = len(by_vae) * len(pictures) + number
+            runtime.progress(done, len(vaes) * len(pictures), f"{picture.path.name}, {name}")
             image = read_picture(picture.path, max_side=max_side).image
             rows.append(_row(picture, image, vae, name, seed if posterior == "sample" else None))
         by_vae.append(rows)

@@ -16,6 +16,7 @@ from vaelens.adapters.dinov2 import REPOSITORY, load_dinov2
 from vaelens.errors import BadInputError, NetworkError
 from vaelens.evaluation.equipment import with_dinov2
 from vaelens.evaluation.presets import PRESETS
+from vaelens.runtime import Runtime
 
 CPU = torch.device("cpu")
 FILES = ("config.json", "model.safetensors")
@@ -50,7 +51,7 @@ def test_features_are_the_class_token_of_pillows_resize(served: HubStandin, smal
     from transformers import Dinov2Model
 
     said: list[str] = []
-    dinov2 = load_dinov2(CPU, announce=said.append)
+    dinov2 = load_dinov2(CPU, runtime=Runtime(notify=said.append))
     assert any(REPOSITORY in word for word in said)
     pictures = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
     found = dinov2.features(torch.from_numpy(pictures).permute(0, 3, 1, 2))
@@ -63,7 +64,7 @@ def test_features_are_the_class_token_of_pillows_resize(served: HubStandin, smal
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert float((found[0] - found[1]).abs().max()) > 1e-3
     before = len(served.requests)
-    again = load_dinov2(CPU, offline=True)
+    again = load_dinov2(CPU, runtime=Runtime(offline=True))
     assert len(served.requests) == before
     assert again.sha256 == dinov2.sha256
 
@@ -80,7 +81,7 @@ def test_other_weights_are_refused(served: HubStandin, small: Path) -> None:
 
 def test_without_a_network_it_says_so(served: HubStandin) -> None:
     with pytest.raises(NetworkError, match=REPOSITORY):
-        load_dinov2(CPU, offline=True)
+        load_dinov2(CPU, runtime=Runtime(offline=True))
 
 
 def test_the_column_stands_beside_rfid() -> None:

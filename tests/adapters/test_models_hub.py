@@ -51,7 +51,7 @@ def fetched(hub: HubStandin) -> set[str]:
 
 def local(folder: Path, seed: int) -> str:
     settings = Settings(PROMPT, steps=2)
-    model = generation.find(str(folder), settings, dtype=torch.float32, offline=True, announce=None)
+    model = generation.find(str(folder), settings, dtype=torch.float32, offline=True, notify=None)
     made = generation.open_generator(model, settings, device=torch.device("cpu"), dtype=torch.float32)
     return made.latents(seed).sha256
 

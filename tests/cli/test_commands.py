@@ -247,7 +247,7 @@ def test_a_large_photograph_is_announced(tmp_path: Path) -> None:
     Image.new("1", (2100, 2000)).save(tmp_path / "large.png")
     said: list[str] = []
     with pytest.raises(ZeroDivisionError):
-        vl.reconstruct(tmp_path / "large.png", device="cpu", announce=said.append, progress=lambda *_: 1 / 0)
+        vl.reconstruct(tmp_path / "large.png", device="cpu", notify=said.append, progress=lambda *_: 1 / 0)
     assert len(said) == 1
     assert "large.png: 4 megapixels" in said[0]
 

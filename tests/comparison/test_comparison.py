@@ -21,7 +21,7 @@ from vaelens.latents import Latent, save_latents
 from vaelens.loading import load
 from vaelens.replay.replaying import replay
 from vaelens.report.gallery import check_output
-from vaelens.report.usage import using_threads
+from vaelens.resources import using_threads
 from vaelens.vae import VAE
 
 PROMPT = "a photo of a cat"
@@ -216,7 +216,7 @@ def test_labelled_boxes_are_what_the_page_jumps_to(model: Path, vaes: list[VAE],
         "face.png,mouth,30,20,60,30\nseed 4,letter,8,8,40,48\nnobody.png,eye,1,1,2,2\n"
     )
     said: list[str] = []
-    made = run(model, vaes[:1], seeds=(4,), photos=photo, max_side=20, boxes=boxes, announce=said.append)
+    made = run(model, vaes[:1], seeds=(4,), photos=photo, max_side=20, boxes=boxes, notify=said.append)
     assert [(box.label, box.left, box.top, box.right, box.bottom) for box in made.subjects[0].boxes] == [
         ("letter", 8, 8, 40, 48)
     ]

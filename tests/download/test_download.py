@@ -71,7 +71,7 @@ def a_file(filename: str = WEIGHTS, **more: object) -> str:
 
 
 def fetching(filename: str = WEIGHTS, offline: bool = False, call: str = "fetch", **more: object) -> str:
-    return f"{call}({a_file(filename, **more)}, offline={offline}, announce=say)"
+    return f"{call}({a_file(filename, **more)}, offline={offline}, notify=say)"
 
 
 def start(

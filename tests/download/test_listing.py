@@ -16,6 +16,7 @@ from vaelens.download import listing as listings
 from vaelens.download.hub import RemoteFile, cached, fetch
 from vaelens.download.listing import Listing, list_files
 from vaelens.errors import NetworkError, UsageError
+from vaelens.runtime import Runtime
 
 REPO = "someone/pictures"
 STORED = f"datasets/{REPO}"
@@ -81,7 +82,7 @@ def test_a_listed_file_comes_from_the_data_set_and_is_found_again(
     hub: HubStandin, listed: Lister, notices: list[str]
 ) -> None:
     file = listed().files[1]
-    path = fetch(file, announce=notices.append)
+    path = fetch(file, runtime=Runtime(notify=notices.append))
     assert path.read_bytes() == FILES["data/test-0.tar"]
     assert "datasets--someone--pictures" in path.parts
     assert notices == [f"downloading data set {REPO} data/test-0.tar at {hub.commit(STORED)}, 1,000 bytes"]
@@ -139,7 +140,7 @@ def test_offline_a_snapshot_serves_and_says_that_it_may_be_less(
         ("README.md", 10, None),
         ("data/test-1.tar", 1000, SHA256["data/test-1.tar"]),
     ]
-    assert fetch(found.files[1], offline=True).read_bytes() == FILES["data/test-1.tar"]
+    assert fetch(found.files[1], runtime=Runtime(offline=True)).read_bytes() == FILES["data/test-1.tar"]
     assert notices == [f"offline: using the 2 cached files of data set {REPO}, which may not be all"]
 
 

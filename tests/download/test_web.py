@@ -17,6 +17,7 @@ from support.web_standin import SIGNATURE, WebStandin
 from vaelens.download import transfer, trouble, web
 from vaelens.download.web import WebFile, cache_folder, cached_web, fetch_web
 from vaelens.errors import BadInputError, CheckFailedError, NetworkError, ResourceError
+from vaelens.runtime import Runtime
 
 CONTENT = bytes(range(256)) * 12_000  # 3.07 MB
 OTHER = CONTENT[::-1]
@@ -27,7 +28,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 PROGRAM = """
 import sys
 from vaelens.download.web import WebFile, fetch_web
-print(fetch_web(WebFile((sys.argv[1],), "weights.pth", sha256=sys.argv[2] or None), announce=print))
+print(fetch_web(WebFile((sys.argv[1],), "weights.pth", sha256=sys.argv[2] or None), notify=print))
 """
 
 
@@ -95,7 +96,7 @@ def test_a_download_is_announced_shown_checked_and_used_again_without_a_network(
     file: WebFile, server: WebStandin, cache: Path
 ) -> None:
     notices, shown = list[str](), list[tuple[int, int, str]]()
-    path = fetch_web(file, announce=notices.append, progress=lambda *what: shown.append(what))
+    path = fetch_web(file, runtime=Runtime(notify=notices.append, progress=lambda *what: shown.append(what)))
     assert path == cache / "weights.pth"
     assert path.read_bytes() == CONTENT
     assert notices == [f"downloading weights.pth, 3 MB, from {server.address}"]
@@ -103,7 +104,7 @@ def test_a_download_is_announced_shown_checked_and_used_again_without_a_network(
     assert [done for done, _, _ in shown] == sorted(done for done, _, _ in shown)
     assert names(cache) == ["weights.pth", "weights.pth.checked.json"]
     server.requests.clear()
-    assert fetch_web(file, announce=notices.append) == cached_web(file) == path
+    assert fetch_web(file, runtime=Runtime(notify=notices.append)) == cached_web(file) == path
     assert server.requests == []
     assert len(notices) == 1
 
@@ -120,9 +121,9 @@ def test_a_redirect_is_followed_and_its_signature_never_shown(server: WebStandin
     server.fault("/weights.pth", stall_after=1_000_000, times=1)
     server.fault("/weights.pth", html=True, times=1)
     with pytest.raises(NetworkError) as error:
-        fetch_web(file, announce=notices.append)
+        fetch_web(file, runtime=Runtime(notify=notices.append))
     kept = (cache / "a" / "b.pth.part.json").read_text()
-    assert fetch_web(file, announce=notices.append).read_bytes() == CONTENT
+    assert fetch_web(file, runtime=Runtime(notify=notices.append)).read_bytes() == CONTENT
     assert "going on after 1 MB" in notices[-1]
     assert SIGNATURE not in str(error.value) + str(notices) + kept
     assert error.value.__suppress_context__ or error.value.__context__ is None
@@ -131,7 +132,7 @@ def test_a_redirect_is_followed_and_its_signature_never_shown(server: WebStandin
 def test_neither_user_nor_query_of_an_address_is_shown(server: WebStandin) -> None:
     file = WebFile((f"{server.address.replace('://', '://me:secret@')}/weights.pth?{SIGNATURE}",), "weights.pth")
     with pytest.raises(NetworkError) as error:
-        fetch_web(file, offline=True)
+        fetch_web(file, runtime=Runtime(offline=True))
     assert "secret" not in str(error.value)
     assert SIGNATURE not in str(error.value)
     assert f"{server.address}/weights.pth" in str(error.value)
@@ -141,7 +142,7 @@ def test_a_server_that_says_no_size_is_believed_when_the_checksum_is_right(file:
     server.fault("/weights.pth", unsized=True, unmarked=True)
     shown = list[tuple[int, int, str]]()
     file = replace(file, size=None)
-    assert fetch_web(file, progress=lambda *what: shown.append(what)).read_bytes() == CONTENT
+    assert fetch_web(file, runtime=Runtime(progress=lambda *what: shown.append(what))).read_bytes() == CONTENT
     assert shown[-1][:2] == (len(CONTENT), 0)
 
 
@@ -254,7 +255,7 @@ def test_a_refusal_is_named_and_the_next_address_tried(
     assert f"{server.address}/weights.pth" in str(error.value)
     mirrored = replace(file, urls=(*file.urls, server.add("/mirror.pth", CONTENT)))
     notices = list[str]()
-    assert fetch_web(mirrored, announce=notices.append).read_bytes() == CONTENT
+    assert fetch_web(mirrored, runtime=Runtime(notify=notices.append)).read_bytes() == CONTENT
     assert words in notices[0]
     assert "/mirror.pth" in notices[0]
 
@@ -332,10 +333,10 @@ def test_a_checksum_is_taken_once_and_again_when_the_copy_was_written_to(
     os.utime(path, ns=(before + 1, before + 1))
     assert cached_web(file) is None
     with pytest.raises(CheckFailedError, match=r"is damaged, sha256 .* and offline"):
-        fetch_web(file, offline=True)
+        fetch_web(file, runtime=Runtime(offline=True))
     assert path.read_bytes() == OTHER, "offline there is nothing to put in its place"
     notices = list[str]()
-    assert fetch_web(file, announce=notices.append).read_bytes() == CONTENT
+    assert fetch_web(file, runtime=Runtime(notify=notices.append)).read_bytes() == CONTENT
     assert "the cached copy was damaged" in notices[0]
 
 
@@ -343,7 +344,7 @@ def test_a_copy_of_another_size_is_noticed_though_it_was_checked(file: WebFile) 
     fetch_web(file).write_bytes(CONTENT[:-1])
     assert cached_web(file) is None
     with pytest.raises(CheckFailedError, match=r"3,072,000 bytes expected, 3,071,999 found"):
-        fetch_web(file, offline=True)
+        fetch_web(file, runtime=Runtime(offline=True))
 
 
 def test_a_newer_checksum_is_not_taken_for_the_remembered_one(file: WebFile) -> None:
@@ -362,12 +363,12 @@ def test_offline_says_what_to_put_where_and_that_works(
 ) -> None:
     monkeypatch.setattr(web.constants, "HF_HUB_OFFLINE", how == "environment")
     with pytest.raises(NetworkError, match="not in the cache, and offline") as error:
-        fetch_web(file, offline=how == "argument")
+        fetch_web(file, runtime=Runtime(offline=how == "argument"))
     assert error.value.exit_code == 5
     assert f"{server.address}/weights.pth elsewhere and put it at {cache / 'weights.pth'}" in str(error.value)
     cache.mkdir()
     (cache / "weights.pth").write_bytes(CONTENT)
-    assert fetch_web(file, offline=how == "argument") == cache / "weights.pth"
+    assert fetch_web(file, runtime=Runtime(offline=how == "argument")) == cache / "weights.pth"
     assert server.requests == []
 
 

@@ -20,7 +20,7 @@ from vaelens.adapters.pipelines import SCHEDULERS
 from vaelens.comparison.running import compare, generate
 from vaelens.files import sha256_file
 from vaelens.images.prompts import VALUES, Face, Letter, Scene, caption
-from vaelens.report.usage import using_threads
+from vaelens.resources import using_threads
 from vaelens.weights.registry import embedded_model_path, registry
 
 ROOT = Path(__file__).parents[2]

@@ -293,7 +293,7 @@ def test_only_the_networks_of_the_figures(
     table.write_text("[one]\npsim = 0.92\n")
     said: list[str] = []
     with pytest.raises(BaseException, match="a download was asked for"):  # pytest's own
-        calibrate(vaes[0], photos, published=table, output=tmp_path / "run", announce=said.append, **FAST)
+        calibrate(vaes[0], photos, published=table, output=tmp_path / "run", notify=said.append, **FAST)
     assert said == ["The published figures need vgg16: 553 MB, downloaded once."]
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="not under torchrun"):

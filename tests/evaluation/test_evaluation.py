@@ -20,10 +20,10 @@ from support.vaes import random_vae
 from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.evaluation.examples import choose, make
 from vaelens.evaluation.folder import RunFolder
-from vaelens.evaluation.ranks import Ranks
 from vaelens.evaluation.results import Example, Results
 from vaelens.evaluation.running import evaluate
 from vaelens.evaluation.work import Work
+from vaelens.runs.ranks import Ranks
 
 pytestmark = pytest.mark.usefixtures("whole", "plain_report")  # in this order
 
@@ -291,7 +291,7 @@ def test_a_damaged_record_stops_no_run(
     file = tmp_path / "run" / "run.json"
     file.write_text(damaged)
     said: list[str] = []
-    results = evaluate(two_vaes, photos, output=tmp_path / "run", announce=said.append, **FAST)
+    results = evaluate(two_vaes, photos, output=tmp_path / "run", notify=said.append, **FAST)
     assert results is not None
     assert any("run.json is damaged: the times of earlier calls are lost" in word for word in said)
     record = json.loads(file.read_text())
@@ -458,7 +458,7 @@ def test_a_missing_network_names_the_way_out(
         evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", offline=True)
     monkeypatch.setattr("vaelens.metrics.pretrained.fetch_web", no_network)
     with pytest.raises(NetworkError, match=r"no network here\. Without any download: --preset offline"):
-        evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", announce=said.append)
+        evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", notify=said.append)
     assert any("needs inception, vgg16" in word and "MB, downloaded once" in word for word in said)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="uses no network called vgg19"):

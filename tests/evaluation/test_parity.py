@@ -366,7 +366,7 @@ def test_networks_are_downloaded_once_and_checked(
         def run(folder: str, **options: object) -> Results | None:
             return evaluate(
                 vae, photos, preset="modern", take=1, seed=SEED, batch=1, threads=THREADS, device="cpu",
-                output=tmp_path / folder, announce=said.append, **options,
+                output=tmp_path / folder, notify=said.append, **options,
             )  # type: ignore[arg-type]  # fmt: skip
 
         with pytest.raises(CheckFailedError, match=r"lpips-v0\.1-alex\.pth.*sha256") as caught:

@@ -16,7 +16,7 @@ from vaelens.finetuning.running import finetune
 from vaelens.finetuning.state import State
 from vaelens.images.datasets import DataSet, open_dataset
 from vaelens.images.drawing import Box
-from vaelens.report.usage import using_threads
+from vaelens.resources import using_threads
 
 STILL: dict[str, Any] = {"data__crop": [1.0, 1.0], "data__flip": 0.0, "data__recolour": 0.0}
 

@@ -138,7 +138,7 @@ def test_a_stop_that_was_asked_for_is_saved(whole: Path, narrow: Path, photos: P
         train(narrow, photos, run, should_stop=stop)
     assert (run / "checkpoints" / "000000007").is_dir()
     said: list[str] = []
-    train(narrow, photos, run, announce=said.append)
+    train(narrow, photos, run, notify=said.append)
     assert "Going on after update 7 of 20." in said
     assert_same(run, whole)
     before = (run / "run.json").stat().st_mtime_ns
@@ -185,7 +185,7 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, narrow: Path, photos: 
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
     said: list[str] = []
-    train(narrow, photos, run, announce=said.append)
+    train(narrow, photos, run, notify=said.append)
     assert any("isn't what was written. The one before it serves." in line for line in said)
     assert "Going on after update 10 of 20." in said
     assert_same(run, whole)
@@ -316,7 +316,7 @@ def test_a_gan_that_nobody_will_hear_is_said(narrow: Path, photos: Path, tmp_pat
     said: list[str] = []
     changed: dict[str, Any] = {"run.updates": 2, "optimizer.warm_up": 0, "optimizer.cool_down": 0}
     changed |= {"run.evaluate_every": 2, "gan.start": 2, "gan.warm_up": 0}
-    train(narrow, photos, tmp_path / "late", changed=changed, announce=said.append)
+    train(narrow, photos, tmp_path / "late", changed=changed, notify=said.append)
     assert any("The GAN starts after update 2, and this training ends at 2: it goes without" in line for line in said)
     assert "The GAN, which starts after update 2, was never heard." in (tmp_path / "late" / "README.md").read_text()
     lines = [json.loads(line) for line in (tmp_path / "late" / "log.jsonl").read_text().splitlines()]
@@ -338,7 +338,7 @@ def test_corrupt_pictures_are_skipped_counted_and_listed(narrow: Path, photos: P
     (small / "33.png").write_bytes((small / "33.png").read_bytes()[:80])
     said: list[str] = []
     changed = {"run.updates": 6, "run.evaluate_every": 6}
-    tuned = train(narrow, small, tmp_path / "run", changed=changed, announce=said.append, held_out=photos)
+    tuned = train(narrow, small, tmp_path / "run", changed=changed, notify=said.append, held_out=photos)
     assert any(line.startswith("1 picture couldn't be read, and others took their place.") for line in said), said
     assert [name.rpartition(": ")[2] for name in tuned.record["skipped"]] == ["33.png"]
     assert list(json.loads((tmp_path / "run" / "skipped.json").read_text())) == list(tuned.record["skipped"])
@@ -380,7 +380,7 @@ def test_boxes_that_nobody_asks_for_are_refused_or_said(narrow: Path, photos: Pa
         )
     said: list[str] = []
     short = {"run.updates": 6, "run.evaluate_every": 6}
-    train(narrow, photos, tmp_path / "run", boxes=boxes, announce=said.append, changed=short)
+    train(narrow, photos, tmp_path / "run", boxes=boxes, notify=said.append, changed=short)
     assert any("not weighted" in line for line in said)
 
 

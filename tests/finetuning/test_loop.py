@@ -18,7 +18,7 @@ from vaelens.finetuning.held_out import score
 from vaelens.finetuning.loop import Training
 from vaelens.finetuning.running import Interrupted
 from vaelens.finetuning.watch import Finding, Watch
-from vaelens.report.usage import using_threads
+from vaelens.resources import using_threads
 
 JUDGED = EVEN | {"gan.start": 0, "gan.warm_up": 0, "run.checkpoint_every": 1, "run.evaluate_every": 12}
 

@@ -24,6 +24,7 @@ from vaelens.images.drawing import Box
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.networks.patchgan import PatchGAN, smallest
 from vaelens.networks.vgg import VGG16
+from vaelens.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_features_of_nothing_give_no_nan(files: dict[str, Path]) -> None:
 def test_a_missing_network_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(NetworkError, match=r"lpips-vgg, and nothing takes its place.*psim-small"):
-        load_perceptual("lpips-vgg", offline=True)
+        load_perceptual("lpips-vgg", runtime=Runtime(offline=True))
 
 
 def test_hinge_by_hand() -> None:

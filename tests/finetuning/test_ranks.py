@@ -32,7 +32,7 @@ sys.path.insert(0, {tests!r})
 from safetensors.torch import save_file
 from support.training import batch
 from support import training as here
-from vaelens.evaluation.ranks import join_ranks
+from vaelens.runs.ranks import join_ranks
 place = join_ranks("cpu")
 for form in ("sum", "mean"):
     wanted = here.wanted(form)

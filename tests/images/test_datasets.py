@@ -18,6 +18,7 @@ from vaelens.images.datasets import Item, coco, drawn, manifest_sha256, open_dat
 from vaelens.images.datasets import items as items_module
 from vaelens.images.drawing import Box
 from vaelens.images.reading import decode_plain
+from vaelens.runtime import Runtime
 
 # --- folders
 
@@ -206,7 +207,7 @@ def test_a_zip_bomb_is_refused_from_its_directory(tmp_path: Path) -> None:
 
 def test_img2datasets_output_as_it_is(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
-    data = open_dataset(shards(tmp_path / "laion"), progress=lambda *what: seen.append(what))
+    data = open_dataset(shards(tmp_path / "laion"), runtime=Runtime(progress=lambda *what: seen.append(what)))
     assert ids(data) == [f"{s:05d}.tar/{s:05d}{i:04d}" for s in range(3) for i in range(4)]
     assert (data.kind, data.name) == ("shards", "laion/ (12 pictures)")
     assert [data.read(item) for item in data.items] == [content(i.partition("/")[2]) for i in ids(data)]
@@ -389,7 +390,7 @@ def test_coco_comes_from_its_two_archives(tmp_path: Path, monkeypatch: pytest.Mo
         return tmp_path / "annotations.zip" if "annotations" in str(asked[-1][0]) else pictures
 
     monkeypatch.setattr(coco, "fetch_web", fetch)
-    data = open_dataset("coco-val2017", offline=True)
+    data = open_dataset("coco-val2017", runtime=Runtime(offline=True))
     assert ids(data) == ["000000000139.jpg", "000000000285.jpg"]
     assert (data.kind, data.name) == ("coco-val2017", "coco-val2017 (2 pictures)")
     assert data.read(data.items[1]) == content("val2017/000000000285.jpg")

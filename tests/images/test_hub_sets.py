@@ -12,6 +12,7 @@ from support.stored_pictures import content, folder, ids, shards, zipped
 from vaelens.download import hub, listing
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets import open_dataset
+from vaelens.runtime import Runtime
 
 
 class Hub:
@@ -69,7 +70,7 @@ def test_parquet_with_a_picture_a_row(there: Hub) -> None:
         columns = {"label": list(range(len(names))), "image": pictures_column(*names)}
         parquet(there.root / f"data/validation-{part:05d}-of-00003.parquet", columns)
     said: list[str] = []
-    data = open_dataset("owner/name", announce=said.append)
+    data = open_dataset("owner/name", runtime=Runtime(notify=said.append))
     assert ids(data) == [f"validation/{row:08d}" for row in range(10)]
     assert [data.read(item) for item in data.items] == [content(name) for name in "abcdefghij"]
     assert (data.kind, data.name) == ("hub", "owner/name validation (10 pictures)")
@@ -189,7 +190,7 @@ def test_a_hub_set_through_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         first = [open_dataset(f"owner/{name}") for name in ("rows", "files")]
         assert not served.requests_for("data/train-00000-of-00001.parquet")
         count = len(served.requests)
-        again = [open_dataset(f"owner/{name}", offline=True) for name in ("rows", "files")]
+        again = [open_dataset(f"owner/{name}", runtime=Runtime(offline=True)) for name in ("rows", "files")]
         assert len(served.requests) == count
     assert [ids(data) for data in first] == [[f"test/{row:08d}" for row in range(3)], ["one/a.png"]]
     assert [data.items for data in again] == [data.items for data in first]

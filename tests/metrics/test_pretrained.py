@@ -18,9 +18,10 @@ from vaelens.errors import BadInputError, CheckFailedError, NetworkError, Unsafe
 from vaelens.files import sha256_file
 from vaelens.metrics import pretrained
 from vaelens.metrics.lpips import LPIPSHeads, lpips
-from vaelens.metrics.pretrained import exact, load_networks, missing, network_files, read_network
+from vaelens.metrics.pretrained import load_networks, missing, network_files, read_network
 from vaelens.metrics.psim import normalised
 from vaelens.networks.alexnet import AlexNet
+from vaelens.resources import full_precision
 
 HEADS = Path(oracles.lpips.__file__).parent / "weights" / "v0.1"
 
@@ -211,7 +212,7 @@ def fp32_settings() -> list[str]:
 
 
 def measure_and_fail() -> None:
-    with exact("cpu"):
+    with full_precision("cpu"):
         assert fp32_settings() == ["ieee"] * 4
         x = torch.rand(1, 1, 4, 4)
         assert torch.nn.functional.conv2d(x, x).dtype == torch.float32

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from vaelens.images.faces import draw_face
+from vaelens.runtime import Runtime
 from vaelens.web.choices import Choices, settle
 from vaelens.web.serving import Running, prepare
 
@@ -39,7 +40,7 @@ def offer(tmp_path_factory: pytest.TempPathFactory) -> Choices:
     folder = tmp_path_factory.mktemp("offer")
     model = pipelines.write(pipelines.sd(), folder / "narrow-sd")
     vaes = [random_vae(seed=seed).save(folder / f"vae-{seed}.safetensors") for seed in range(2)]
-    return settle([str(model)], [str(vae) for vae in vaes], offline=True)
+    return settle([str(model)], [str(vae) for vae in vaes], runtime=Runtime(offline=True))
 
 
 @contextmanager

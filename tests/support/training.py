@@ -16,10 +16,11 @@ from vaelens.evaluation.presets import PRESETS
 from vaelens.finetuning.pictures import Batch, Sample
 from vaelens.finetuning.recipe import Recipe, find_recipe
 from vaelens.finetuning.running import Tuned, finetune
-from vaelens.finetuning.state import State, seeded
+from vaelens.finetuning.state import State
 from vaelens.finetuning.step import Setting, update
 from vaelens.images.drawing import Box
 from vaelens.networks.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from vaelens.resources import seeded
 
 SIZE = 32
 CONFIG = AutoencoderKLConfig(latent_channels=3, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)

@@ -11,6 +11,7 @@ import pytest
 
 from support.served import GOOD, Served, serving
 from vaelens.errors import ResourceError
+from vaelens.runtime import Runtime
 from vaelens.web import choices as choosing
 from vaelens.web import history, kept, work
 from vaelens.web import store as storing
@@ -200,7 +201,7 @@ def test_a_lack_of_memory_frees_the_vaes_and_each_job_leaves_four(
 
 def test_without_names_what_compare_takes_is_ticked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "_is_cached", lambda name: True)
-    usual = {one.name for one in settle([], [], offline=True).vaes.values() if one.usual}
+    usual = {one.name for one in settle([], [], runtime=Runtime(offline=True)).vaes.values() if one.usual}
     assert usual == {name for space in registry().spaces.values() for name in space.compared}
     assert usual < registry().vaes.keys()
 
@@ -212,12 +213,15 @@ def test_what_was_named_is_ticked_and_paths_that_differ_in_case_are_two_choices(
     model = pipelines.sd()
     models = [pipelines.write(model, tmp_path / place / "same") for place in ("one", "two", "TWO")]
     files = [random_vae(seed=n).save(tmp_path / name) for n, name in enumerate(("a.safetensors", "A.safetensors"))]
-    found = settle([*map(str, models)], [*map(str, files), "TINY-kl-f8"], offline=True)
+    found = settle([*map(str, models)], [*map(str, files), "TINY-kl-f8"], runtime=Runtime(offline=True))
     assert [one.name for one in found.models.values()][:3] == ["same", "same (2)", "same (3)"]
     mine = [one for one in found.vaes.values() if one.source in {*map(str, files), "TINY-kl-f8"}]
     assert [(one.name, one.usual) for one in mine] == [("a", True), ("A", True), ("tiny-kl-f8", True)]
     assert [one.name for one in found.vaes.values()].count("tiny-kl-f8") == 1
-    assert settle([], ["tiny-kl-f8"], offline=True).vaes.keys() == settle([], ["Tiny-KL-f8"], offline=True).vaes.keys()
+    assert (
+        settle([], ["tiny-kl-f8"], runtime=Runtime(offline=True)).vaes.keys()
+        == settle([], ["Tiny-KL-f8"], runtime=Runtime(offline=True)).vaes.keys()
+    )
 
 
 @pytest.mark.parametrize(("h", "w"), [(8, 8), (264, 264), (265, 300), (1024, 768), (1, 4096)])

@@ -4,7 +4,6 @@ ViT-L/14 at 224x224, resized by Pillow's antialiased bicubic, normalised as Imag
 last layer norm, 1,024 numbers. The model is facebook/dinov2-large (Apache-2.0, 1.2 GB), downloaded once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from vaelens.download.hub import RemoteFile, fetch
 from vaelens.errors import BadInputError
 from vaelens.files import sha256_file
 from vaelens.images.resizing import resize_and_crop
+from vaelens.runtime import DEFAULT, Runtime
 
 REPOSITORY = "facebook/dinov2-large"
 SIDE = 224
@@ -45,8 +45,7 @@ def load_dinov2(
     device: torch.device,
     *,
     repository: str = REPOSITORY,
-    offline: bool = False,
-    announce: Callable[[str], None] | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> DINOv2:
     """The network in fp32. Raises BadInputError for damaged files, as `fetch`."""
     hide_broken_torchvision()
@@ -54,10 +53,7 @@ def load_dinov2(
     from transformers.utils import logging  # noqa: PLC0415
 
     logging.disable_progress_bar()  # reading from the disk takes no time to watch
-    config, weights = (
-        fetch(RemoteFile(repository, name), offline=offline, announce=announce)
-        for name in ("config.json", "model.safetensors")
-    )
+    config, weights = (fetch(RemoteFile(repository, name), runtime) for name in ("config.json", "model.safetensors"))
     try:
         if config.parent != weights.parent:
             raise ValueError("config and weights are of two commits")

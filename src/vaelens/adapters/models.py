@@ -6,7 +6,7 @@ space is known before any weights are downloaded, so that a VAE of another space
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
@@ -15,12 +15,12 @@ from vaelens.adapters.variants import SMALL, needed, variant_of
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch
 from vaelens.download.listing import list_files
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
+from vaelens.runtime import DEFAULT, Runtime
 from vaelens.weights.config_json import space_of_config
 from vaelens.weights.reading import space_of_checkpoint
 from vaelens.weights.registry import embedded_model_path, registry
 from vaelens.weights.safetensors_file import PICKLED, open_tensor_file
 
-Say = Callable[[str], None]
 INDEX = "model_index.json"
 LATENT_SPACE = "_vaelens_latent_space"  # in model_index.json, for a model that comes without a VAE
 GUARD = ("safety_checker", "feature_extractor")
@@ -88,9 +88,7 @@ class ModelFiles:
         return sum(file.size or 0 for file in self.lacking)
 
 
-def find_model(
-    source: str, *, half: bool = False, guard: bool = True, offline: bool = False, announce: Say | None = None
-) -> ModelFiles:
+def find_model(source: str, *, half: bool = False, guard: bool = True, runtime: Runtime = DEFAULT) -> ModelFiles:
     """The model that `source` names; of a hub's model only small files are fetched.
 
     `half` prefers weights that are stored in fp16, `guard` wants the safety checker. Raises UsageError for an unknown
@@ -102,13 +100,13 @@ def find_model(
     if path.is_dir():
         return _from_folder(path, path.name, half, guard, "folder")
     if path.is_file():
-        return _from_checkpoint(path, offline, announce)
+        return _from_checkpoint(path, runtime)
     known = registry().models.get(text.lower())
     if known is not None and known.embedded:
         found = _from_folder(embedded_model_path(known), text.lower(), half, guard, "embedded")
         kind = dataclasses.replace(found.kind, steps=known.steps, guidance=known.guidance)
         return dataclasses.replace(found, kind=kind, space=known.space, vae=known.vae)
-    return _from_hub(known.repo if known and known.repo else text, half, guard, offline, announce)
+    return _from_hub(known.repo if known and known.repo else text, half, guard, runtime)
 
 
 def check_model(source: str) -> str:
@@ -134,12 +132,13 @@ def check_model(source: str) -> str:
     return source
 
 
-def bring(model: ModelFiles, *, offline: bool = False, announce: Say | None = None) -> ModelFiles:
+def bring(model: ModelFiles, runtime: Runtime = DEFAULT) -> ModelFiles:
     """The model with all its files on this machine. Raises what downloading raises."""
-    if model.lacking and announce:
-        announce(f"{model.name}: {len(model.lacking)} files, {model.size / 1e9:.2f} GB, those that aren't cached yet")
+    if model.lacking:
+        size = f"{model.size / 1e9:.2f} GB"
+        runtime.notify(f"{model.name}: {len(model.lacking)} files, {size}, those that aren't cached yet")
     for file in model.lacking:
-        fetch(file, offline=offline, announce=announce)
+        fetch(file, runtime)
     return dataclasses.replace(model, lacking=())
 
 
@@ -155,27 +154,27 @@ def _from_folder(folder: Path, name: str, half: bool, guard: bool, source: Liter
     return ModelFiles(name, source, kind, space, str(folder), folder, components, variant=variant)
 
 
-def _from_hub(repo: str, half: bool, guard: bool, offline: bool, announce: Say | None) -> ModelFiles:
-    listing = list_files(repo, offline=offline, announce=announce)
+def _from_hub(repo: str, half: bool, guard: bool, runtime: Runtime) -> ModelFiles:
+    listing = list_files(repo, runtime=runtime)
     files = {file.filename: file for file in listing.files}
     if INDEX not in files:
         raise BadInputError(
             f"{repo} on the hub holds no {INDEX}, so it isn't a diffusers pipeline. Name another model."
         )
-    place = fetch(files[INDEX], offline=offline)
+    place = fetch(files[INDEX], runtime)
     index = _json(place)
     kind, components = _kind(index, repo), _components(index, guard)
     variant = variant_of(files, components, half, repo)
     space = index.get(LATENT_SPACE)
     if "vae/config.json" in files:
-        space = space_of_config(_json(fetch(files["vae/config.json"], offline=offline)), f"{repo} vae/config.json")
+        space = space_of_config(_json(fetch(files["vae/config.json"], runtime)), f"{repo} vae/config.json")
     wanted = tuple(files[name] for name in needed(files, components, variant))
     return ModelFiles(
         repo, "hub", kind, space, repo, place.parent, components, None, variant, listing.commit, lacking=wanted
     )
 
 
-def _from_checkpoint(path: Path, offline: bool, announce: Say | None) -> ModelFiles:
+def _from_checkpoint(path: Path, runtime: Runtime) -> ModelFiles:
     """A checkpoint says what it is by its keys; tokenizer, scheduler and configs are those of its kind's repository."""
     opened = open_tensor_file(path)
     space = space_of_checkpoint(opened)
@@ -195,17 +194,17 @@ def _from_checkpoint(path: Path, offline: bool, announce: Say | None) -> ModelFi
         )
     like = registry().find_model(name).repo
     assert like is not None
-    if name == "sd-v2-1" and announce:  # its keys don't tell; by diffusers' folder one would know
-        announce(
+    if name == "sd-v2-1":  # its keys don't tell; by diffusers' folder one would know
+        runtime.notify(
             f"{path.name} is taken for Stable Diffusion 2.1 (v-prediction, 768 pixels). If it is a base model of 512 "
             "pixels, this gives noise: name its folder in diffusers' layout instead."
         )
-    listing = list_files(like, offline=offline, announce=announce)
+    listing = list_files(like, runtime=runtime)
     files = {file.filename: file for file in listing.files}
-    index = _json(fetch(files[INDEX], offline=offline))
+    index = _json(fetch(files[INDEX], runtime))
     components = _components(index, guard=False)
     small = [f for n, f in files.items() if PurePosixPath(n).suffix in SMALL and n.partition("/")[0] in components]
-    folder = fetch(files[INDEX], offline=offline).parent
+    folder = fetch(files[INDEX], runtime).parent
     return ModelFiles(
         path.stem, "file", _kind(index, like), space, str(path), folder, components, path, lacking=(*small,)
     )

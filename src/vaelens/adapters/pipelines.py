@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vaelens.adapters.libraries import diffusers, quiet
 from vaelens.adapters.models import GUARD, LIBRARIES, ModelFiles
-from vaelens.errors import BadInputError, UsageError, is_out_of_memory
+from vaelens.errors import BadInputError, UsageError
+from vaelens.resources import is_out_of_memory
 
 OnStep = Callable[[int, int], None]  # told the number of the step that comes next, from 1, and of all
 EVEN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}

@@ -82,7 +82,7 @@ def calibrate(
             dtype=dtype,
             space=space,
             offline=offline,
-            announce=say,
+            notify=say,
             progress=step,
         )
     if json:

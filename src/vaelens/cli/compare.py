@@ -89,7 +89,7 @@ def compare(
             dtype=dtype,
             space=space,
             offline=offline,
-            announce=say,
+            notify=say,
             progress=step,
         )
     for sentence in done.said():

@@ -99,7 +99,7 @@ def evaluate(
                 dtype=dtype,
                 space=space,
                 offline=offline,
-                announce=say,
+                notify=say,
                 progress=step,
                 unfinished=(lambda left: result_json({"unfinished": left})) if json else None,
             )

@@ -149,7 +149,7 @@ def finetune(
                 dtype=dtype,
                 space=space,
                 offline=offline,
-                announce=say,
+                notify=say,
                 progress=step,
                 show=show,
                 should_stop=should_stop,

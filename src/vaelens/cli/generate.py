@@ -68,7 +68,7 @@ def generate(
             dtype=dtype,
             space=space,
             offline=offline,
-            announce=say,
+            notify=say,
             progress=step,
         )
     for sentence in made.said():

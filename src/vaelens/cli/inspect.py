@@ -57,15 +57,16 @@ def inspect(
     if not health:
         _check_unused(context)
     from vaelens.loading import describe
+    from vaelens.runtime import Runtime
 
     if not health:
-        found = describe(source, space=space, offline=offline, announce=say)
+        found = describe(source, Runtime(offline=offline, notify=say), space=space)
         result_json(found) if json else _show(found)
         return
     from vaelens.health import examine
     from vaelens.loading import load
 
-    vae = load(source, device=device, dtype=dtype, space=space, offline=offline, announce=say)
+    vae = load(source, device=device, dtype=dtype, space=space, offline=offline, notify=say)
     if not photos:
         say("No --photos named: drawn faces and letters serve. They are simpler than photographs.")
     with progress() as step:
@@ -73,7 +74,7 @@ def inspect(
             vae, photos or None, max_side=max_side, round_trips=round_trips, time_at=time_at or (256,), progress=step
         )
     if json:
-        result_json(describe(source, space=space, offline=offline) | {"health": examined.as_dict()})
+        result_json(describe(source, Runtime(offline=offline), space=space) | {"health": examined.as_dict()})
     else:
         _show_health(examined)
     if not examined.finite:

@@ -27,7 +27,8 @@ from vaelens.cli import (
     vaes,
 )
 from vaelens.cli.output import failure, is_verbose, result
-from vaelens.errors import ResourceError, VaelensError, is_out_of_memory
+from vaelens.errors import ResourceError, VaelensError
+from vaelens.resources import is_out_of_memory
 
 
 def _version(asked: bool) -> None:

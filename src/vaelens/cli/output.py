@@ -44,7 +44,7 @@ def result(text: str) -> None:
 
 def result_json(value: Any) -> None:
     """The result as strict JSON, on stdout."""
-    from vaelens.report.record import json_text
+    from vaelens.files import json_text
 
     print(json_text(value))  # noqa: T201
 

@@ -54,7 +54,7 @@ def reconstruct(
             dtype=dtype,
             space=space,
             offline=offline,
-            announce=say,
+            notify=say,
             progress=step,
         )
     for note in done.notes():

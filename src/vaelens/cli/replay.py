@@ -51,7 +51,7 @@ def replay(
         if any(given.exists() and target.exists() and target.samefile(given) for given in (picture, photo) if given):
             raise UsageError(f"-o {output} is one of the inputs and would be lost. Choose another output.")
     made = replaying.replay(
-        picture, model=model, vae=vae, photo=photo, latents=latents, yes=yes, device=device, space=space, announce=say
+        picture, model=model, vae=vae, photo=photo, latents=latents, yes=yes, device=device, space=space, notify=say
     )
     for note in made.notes:
         say(note)

@@ -65,7 +65,7 @@ def serve(
     cache already. Nothing is downloaded on the page's word. Example: vaelens serve --model sd-v1-4
     """
     set_level(quiet, verbose)
-    from vaelens.loading import find_dtype
+    from vaelens.runtime import Runtime, find_dtype
     from vaelens.web.choices import settle
     from vaelens.web.door import Door, is_loopback
     from vaelens.web.serving import distinct, prepare
@@ -77,15 +77,12 @@ def serve(
     devices = distinct(device or ["auto"])
     if len(devices) < len(device or ["auto"]):
         say(f"Some --device are the same one, which does one job at a time; used: {', '.join(devices)}.")
-    find_dtype(dtype)
     choices = settle(
         model or [],
         vae or [],
-        dtype=dtype,
         guard=not no_safety_checker,
         space=space,
-        offline=offline,
-        announce=say,
+        runtime=Runtime(dtype=find_dtype(dtype), offline=offline, notify=say),
     )
     running = prepare(
         choices,

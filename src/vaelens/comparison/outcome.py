@@ -13,13 +13,12 @@ from vaelens.comparison.picture_text import picture_text
 from vaelens.comparison.subjects import Scores, Subject
 from vaelens.decoding import Decoded
 from vaelens.errors import UsageError, VaelensError
-from vaelens.files import writable_path, write_together
+from vaelens.files import json_text, writable_path, write_together
 from vaelens.images.reading import SUFFIXES
 from vaelens.images.writing import encode_png
 from vaelens.latents import CHUNK, latents_bytes
 from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery, file_name
-from vaelens.report.record import json_text
 from vaelens.report.tables import Column, Table
 
 SHEET_NAME = "sheet.png"

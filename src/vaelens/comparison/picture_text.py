@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vaelens.comparison.subjects import Subject
+from vaelens.files import json_text
 from vaelens.latents import CHUNK, KEPT
-from vaelens.report.record import json_text
 
 SAMPLERS = {  # what AUTOMATIC1111's web UI calls diffusers' schedulers
     "DDIMScheduler": "DDIM",

@@ -6,7 +6,7 @@ vaelens compare "the letter R in red on white" --seed 0 -o letter.html
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,37 +24,13 @@ from vaelens.errors import UsageError, VaelensError
 from vaelens.generation import Generator, Settings
 from vaelens.images.reading import check_picture
 from vaelens.latents import Latent, read_latents
-from vaelens.loading import distinct_names, find_device, find_dtype, load
+from vaelens.loading import distinct_names, open_vae
 from vaelens.report.record import run_record
+from vaelens.runtime import Notify, Progress, Runtime, ShouldStop
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 
-Say = Callable[[str], None]
-Progress = Callable[[int, int, str], None]
 File = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where and how everything runs: `load`'s options."""
-
-    device: str = "auto"
-    dtype: str = "float32"
-    space: str | None = None
-    offline: bool = False
-    announce: Say | None = None
-
-    def load(self, source: Choice, dtype: str | None = None) -> VAE:
-        """The VAE in the precision named, by default that of all; one that is loaded stays in its own."""
-        if isinstance(source, VAE):
-            return source if dtype is None else source.to(find_dtype(dtype))
-        options: dict[str, Any] = {"space": self.space, "offline": self.offline, "announce": self.announce}
-        return load(source, device=self.device, dtype=dtype or self.dtype, **options)
-
-    def say(self, sentences: Sequence[str]) -> None:
-        """To the user, if anybody listens."""
-        for sentence in sentences if self.announce else ():
-            self.announce(sentence)  # pyright: ignore[reportOptionalCall]
 
 
 def compare(
@@ -77,9 +53,9 @@ def compare(
     dtype: str = "float32",
     space: str | None = None,
     offline: bool = False,
-    announce: Say | None = None,
+    notify: Notify | None = None,
     progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: ShouldStop | None = None,
     own_vae: bool = False,
 ) -> Comparison:
     """Latents from a prompt (one a seed), a file or photographs, each decoded by every VAE.
@@ -92,7 +68,7 @@ def compare(
     what is labelled in the pictures (`images.boxes`), for the page's viewer to jump to; ids are photographs' file
     names, or `seed 0`.
 
-    `announce` gets notices, `progress` (done, total, what); `should_stop` is asked at each step. An interrupt, that, or
+    `notify` gets notices, `progress` (done, total, what); `should_stop` is asked at each step. An interrupt, that, or
     an error on the way leaves what was finished, if anything was (else KeyboardInterrupt, or the error): the result
     says `interrupted`, and holds the error as its `failure`.
 
@@ -100,7 +76,9 @@ def compare(
     downloaded; ResourceError when memory runs out; and what reading, downloading and running raise.
     """
     began = time.perf_counter()
-    place = Place(device, dtype, space, offline, announce)
+    runtime = Runtime.of(
+        device=device, dtype=dtype, offline=offline, notify=notify, progress=progress, should_stop=should_stop
+    )
     seeds = [seeds] if isinstance(seeds, int) else seeds
     photos = [photos] if isinstance(photos, str | os.PathLike) else list(photos)
     given = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else vaes
@@ -116,27 +94,20 @@ def compare(
         )  # fmt: skip
     if max_side is not None and not photos:
         raise UsageError("max_side (--max-side) shrinks photographs, and there is none. Leave it out.")
-    read = _check(wanted, place, vaes=named, model=model, latents=latents, photos=photos, max_side=max_side)
+    read = _check(wanted, runtime, space, vaes=named, model=model, latents=latents, photos=photos, max_side=max_side)
     seeds = generation.check_seeds([0] if seeds is None else list(seeds)) if wanted else []
     labels = Labels(boxes, seeds, read, photos)
     chosen = choose(
-        wanted,
-        named,
-        model,
-        own=own_vae,
-        latents_space=read[0].space if read else None,
-        dtype=find_dtype(dtype),
-        space=space,
-        offline=offline,
-        announce=announce,
+        wanted, named, model, own=own_vae, latents_space=read[0].space if read else None, space=space, runtime=runtime
     )
-    loaded = [place.load(source) for source in chosen.vaes]
+    loaded = [_loaded(source, runtime, space) for source in chosen.vaes]
     names = [vae.name for vae in loaded]
     loaded = with_names(loaded, distinct_names(names))
-    decoders = Decoders(loaded, chosen.vaes, partial(place.load, dtype="float32"))
-    generator = _generator(chosen, wanted, place)
+    decoders = Decoders(loaded, chosen.vaes, partial(_in_float32, runtime=runtime, space=space))
+    generator = _generator(chosen, wanted, runtime)
     notes = (generator.notes() if generator else []) + encoder_notes(loaded, len(photos))
-    place.say(notes)
+    for note in notes:
+        runtime.notify(note)
 
     tasks: list[tuple[int, Callable[[Step], Subject]]] = []  # each with its number of steps
     if generator is not None:
@@ -144,9 +115,10 @@ def compare(
     tasks += [(0, partial(making.stored, decoders, one, number)) for number, one in enumerate(read, 1)]
     tasks += [(1, partial(making.photographed, decoders, Path(photo), max_side)) for photo in photos]
     total = sum(count + len(loaded) for count, _ in tasks)
-    made, interrupted, failure = _carried_out([task for _, task in tasks], _stepping(total, progress, should_stop))
+    made, interrupted, failure = _carried_out([task for _, task in tasks], _stepping(total, runtime))
     made = [labels.on(subject) for subject in made]
-    place.say(labels.notes)
+    for note in labels.notes:
+        runtime.notify(note)
     notes += labels.notes + ([f"Not all was finished: {failure}"] if failure else [])
 
     record = run_record(
@@ -173,7 +145,8 @@ def generate(prompt: str, vae: Choice | None = None, **options: Any) -> Comparis
 
 def _check(
     wanted: Settings | None,
-    place: Place,
+    runtime: Runtime,
+    space: str | None,
     *,
     vaes: Sequence[Choice] | None,
     model: str | None,
@@ -188,13 +161,13 @@ def _check(
         raise UsageError("no VAE named. Name at least one, or none at all for the known ones.")
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side is at least 1 pixel, not {max_side}.")
-    if find_device(place.device).type == "cpu" and find_dtype(place.dtype) == torch.float16:
-        place.say(["float16 is very slow on a CPU; bfloat16 halves the memory as well, float32 is the fastest."])
+    if runtime.device.type == "cpu" and runtime.dtype == torch.float16:
+        runtime.notify("float16 is very slow on a CPU; bfloat16 halves the memory as well, float32 is the fastest.")
     if wanted is not None:
         generation.check_settings(wanted, model)
     for photo in photos:
         check_picture(photo)
-    read = read_latents(latents, place.space) if latents is not None else []
+    read = read_latents(latents, space) if latents is not None else []
     if read and read[0].space is None:
         raise UsageError(f"{latents} doesn't say which latent space its latents have. Name it, e.g. --space sd1.")
     for one in read[:1]:
@@ -213,23 +186,32 @@ def _check_unused(**given: Any) -> None:
         raise UsageError(f"{named[0].replace('_', ' ')} does something with a prompt only. Give one, or leave it out.")
 
 
-def _generator(chosen: Chosen, wanted: Settings | None, place: Place) -> Generator | None:
+def _generator(chosen: Chosen, wanted: Settings | None, runtime: Runtime) -> Generator | None:
     if chosen.model is None or wanted is None:
         return None
-    device, dtype = find_device(place.device), find_dtype(place.dtype)
-    options: dict[str, Any] = {"offline": place.offline, "announce": place.announce}
-    return generation.open_generator(chosen.model, wanted, device=device, dtype=dtype, **options)
+    return generation.open_generator(chosen.model, wanted, runtime)
 
 
-def _stepping(total: int, progress: Progress | None, should_stop: Callable[[], bool] | None) -> Step:
+def _loaded(source: Choice, runtime: Runtime, space: str | None) -> VAE:
+    """The VAE; one that is loaded already stays in its own precision."""
+    return source if isinstance(source, VAE) else open_vae(source, runtime, space=space)
+
+
+def _in_float32(source: Choice, runtime: Runtime, space: str | None) -> VAE:
+    """The VAE once more, for where half precision overflows."""
+    if isinstance(source, VAE):
+        return source.to(torch.float32)
+    return open_vae(source, replace(runtime, dtype=torch.float32), space=space)
+
+
+def _stepping(total: int, runtime: Runtime) -> Step:
     done = 0
 
     def step(what: str) -> None:
         nonlocal done
-        if should_stop and should_stop():
+        if runtime.should_stop():
             raise Stopped
-        if progress:
-            progress(done, total, what)
+        runtime.progress(done, total, what)
         done += 1
 
     return step

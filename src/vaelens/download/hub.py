@@ -3,11 +3,9 @@
 The library's own settings hold: HF_TOKEN and `hf auth login`, HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE.
 """
 
-import logging
 import os
 import re
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from vaelens.download.asking import (
 from vaelens.download.trouble import amount, check_room
 from vaelens.errors import CheckFailedError, NetworkError, UsageError
 from vaelens.files import sha256_file
+from vaelens.runtime import DEFAULT, Notify, Runtime
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # what may be the name of a repository
@@ -59,8 +58,8 @@ class RemoteFile:
         return f"{named(self.repo, self.repo_type)} {self.filename}{at}"
 
 
-def fetch(file: RemoteFile, *, offline: bool = False, announce: Callable[[str], None] | None = None) -> Path:
-    """The file's path in the hub's cache, downloaded if need be; `announce` gets each notice, one a call.
+def fetch(file: RemoteFile, runtime: Runtime = DEFAULT) -> Path:
+    """The file's path in the hub's cache, downloaded if need be; notices tell of it.
 
     A cached copy of known content (a sha256 is given, or the revision is a commit) is used without asking
     the hub; one of a branch if the hub says that it is current or can't be asked. A download is checked
@@ -70,27 +69,26 @@ def fetch(file: RemoteFile, *, offline: bool = False, announce: Callable[[str], 
     bytes than expected, and damaged ones leave the cache; ResourceError for a full disk; BadInputError for
     a cache that can't be written; UsageError for a name that can't be on the hub.
     """
-    say = announce or logging.getLogger(__name__).info
     copy = cached(file)
     pinned = bool(file.sha256) or COMMIT.fullmatch(file.revision) is not None
-    if offline or constants.HF_HUB_OFFLINE:
+    if runtime.offline or constants.HF_HUB_OFFLINE:
         if copy is None:
             raise _not_offline(file)
-        say(f"offline: using the cached copy of {file}")
+        runtime.notify(f"offline: using the cached copy of {file}")
         path = copy
     elif copy is not None and pinned:
         path = copy
     else:
-        path = _from_hub(file, copy, say)
+        path = _from_hub(file, copy, runtime.notify)
     _check(path, file, file.sha256)
     _drop_abandoned(path)
     return path
 
 
-def try_fetch(file: RemoteFile, *, offline: bool = False, announce: Callable[[str], None] | None = None) -> Path | None:
+def try_fetch(file: RemoteFile, runtime: Runtime = DEFAULT) -> Path | None:
     """As `fetch`, but None where the repository has no such file, or is known to have none."""
     try:
-        return fetch(file, offline=offline, announce=announce)
+        return fetch(file, runtime)
     except MissingError:
         return None
 
@@ -116,7 +114,7 @@ def access() -> dict[str, str | bool]:
     }
 
 
-def _from_hub(file: RemoteFile, copy: Path | None, say: Callable[[str], None]) -> Path:
+def _from_hub(file: RemoteFile, copy: Path | None, say: Notify) -> Path:
     """The current file; `copy`, the cached one of a branch, stands in where the hub can't be asked."""
     try:
         with settings():
@@ -131,7 +129,7 @@ def _from_hub(file: RemoteFile, copy: Path | None, say: Callable[[str], None]) -
         return copy
 
 
-def _download(file: RemoteFile, copy: Path | None, say: Callable[[str], None]) -> Path:
+def _download(file: RemoteFile, copy: Path | None, say: Notify) -> Path:
     """Asks first, because the library's own asking takes minutes to give up, then downloads and checks."""
     asked, digest = _asked(file), None
     try:
@@ -164,7 +162,7 @@ def _download(file: RemoteFile, copy: Path | None, say: Callable[[str], None]) -
     raise AssertionError("the loop above returns or raises")
 
 
-def _announce(file: RemoteFile, etag: str, size: int | None, say: Callable[[str], None]) -> str | None:
+def _announce(file: RemoteFile, etag: str, size: int | None, say: Notify) -> str | None:
     """Checks before the transfer what can be, announces it, and gives the sha256 that it should have."""
     named = etag if SHA256.fullmatch(etag) else None
     for what, expected, found in (("sha256", file.sha256, named), ("bytes", file.size, size)):

@@ -1,8 +1,6 @@
 """What a repository on the hub holds, listed at one commit, so that a data set stays the same while it is measured."""
 
 import json
-import logging
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from vaelens.download.hub import NOT_HERE, SHA256, RemoteFile, RepoType, blob_of
 from vaelens.download.web import cache_folder
 from vaelens.errors import NetworkError, VaelensError
 from vaelens.files import write_atomic
+from vaelens.runtime import DEFAULT, Runtime
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,19 @@ def list_files(
     *,
     repo_type: RepoType = "model",
     revision: str = "main",
-    offline: bool = False,
-    announce: Callable[[str], None] | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> Listing:
     """What the repository holds at the commit that `revision` is now, by name, with sizes, and sha256 of large files.
 
     A listing is kept in vaelens' own cache, and that of a commit is used without asking the hub, that of a
     branch offline or where the hub can't be asked. With none kept, the files in the hub's cache stand in,
-    which may not be all, and `announce` says so.
+    which may not be all, and a notice says so.
 
     Raises NetworkError, within a minute if the hub is silent or in trouble, and offline with nothing cached;
     UsageError for a name that can't be on the hub.
     """
     from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415 - brings in httpx
 
-    say = announce or logging.getLogger(__name__).info
     name = named(repo, repo_type) + (f" at {revision}" if revision != "main" else "")
     try:
         validate_repo_id(repo)
@@ -58,17 +55,17 @@ def list_files(
         return kept
     if kept is None and (kept := _snapshot(repo, repo_type, revision)) is not None:
         which = f"the {len(kept.files):,} cached files of {name}, which may not be all"
-    if offline or constants.HF_HUB_OFFLINE:
+    if runtime.offline or constants.HF_HUB_OFFLINE:
         if kept is None:
             raise NetworkError(NOT_HERE.format(what=name))
-        say(f"offline: using {which}")
+        runtime.notify(f"offline: using {which}")
         return kept
     try:
         listing = _listed(name, repo, repo_type, revision)
     except NetworkError as error:
         if kept is None:
             raise
-        say(f"{error} Using {which}.")
+        runtime.notify(f"{error} Using {which}.")
         return kept
     rows = [[file.filename, file.size, file.sha256] for file in listing.files]
     with suppress(VaelensError):  # a cache that can't be written

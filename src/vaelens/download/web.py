@@ -6,11 +6,10 @@ and gets its name when it has been checked. A copy brought from elsewhere may be
 
 import hashlib
 import json
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from vaelens.download.transfer import TransferError, address, forget, host, tran
 from vaelens.download.trouble import amount, check_room, not_written
 from vaelens.errors import CheckFailedError, NetworkError, VaelensError
 from vaelens.files import write_atomic
+from vaelens.runtime import DEFAULT, Notify, Runtime
 
 TRIES = 4  # in a row that bring less than GAIN: with transfer.TIMEOUT and the pauses between, 46 s of silence
 GAIN = 1 << 20
@@ -43,16 +43,10 @@ class WebFile:
     md5: str | None = None
 
 
-def fetch_web(
-    file: WebFile,
-    *,
-    offline: bool = False,
-    announce: Callable[[str], None] | None = None,
-    progress: Callable[[int, int, str], object] | None = None,
-) -> Path:
+def fetch_web(file: WebFile, runtime: Runtime = DEFAULT) -> Path:
     """The file's path in the cache, downloaded if need be.
 
-    `announce` gets each notice, one a call, the size before the first byte among them; `progress` gets the
+    Notices tell of it, the size before the first byte among them; progress gets the
     bytes there, the bytes of the whole (0 where the server doesn't say) and the name, ten times a second.
     A cached copy is used without any network. Its size is compared each time, its checksum when it is new or
     was written to. Offline is also what HF_HUB_OFFLINE says. A second process waits for the first's download.
@@ -61,23 +55,22 @@ def fetch_web(
     a copy; CheckFailedError for other bytes than expected, which are removed; ResourceError for a full disk;
     BadInputError for a cache that can't be written.
     """
-    say = announce or logging.getLogger(__name__).info
     path = cache_folder() / file.name
     try:
         flaw = _flaw(file, path)
         if flaw is None:
             return path
-        if offline or constants.HF_HUB_OFFLINE:
+        if runtime.offline or constants.HF_HUB_OFFLINE:
             raise _not_offline(file, path, flaw)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path, say):
+        with _alone(path, runtime.notify):
             flaw = _flaw(file, path)
             if flaw is None:
                 return path
             if flaw is not ABSENT:
                 path.unlink()
-                say(f"{file.name}: the cached copy was damaged, {flaw}. It is removed and downloaded anew.")
-            _download(file, path, say, progress or _unseen)
+                runtime.notify(f"{file.name}: the cached copy was damaged, {flaw}. It is removed and downloaded anew.")
+            _download(file, path, runtime)
     except OSError as error:
         raise not_written(error, file.name, path.parent, VARIABLE) from None
     return path
@@ -103,9 +96,7 @@ def cache_folder() -> Path:
     return (Path(place) if place else Path.home() / ".cache") / "vaelens"
 
 
-def _download(
-    file: WebFile, path: Path, say: Callable[[str], None], progress: Callable[[int, int, str], object]
-) -> None:
+def _download(file: WebFile, path: Path, runtime: Runtime) -> None:
     """Tries the addresses in turn until one gives the file; whoever moves on is kept, whoever refuses is left out."""
     part = path.with_name(f"{path.name}.part")
     urls, trouble = list(file.urls), dict[str, TransferError]()
@@ -117,7 +108,7 @@ def _download(
             announced = f"{file.name}{amount(total)}"
             check_room(announced, path.parent, (total or 0) - have, VARIABLE)
             going_on = f", going on after {have / 1e6:.0f} MB" if have else ""
-            say(f"downloading {announced}, from {host(urls[0])}{going_on}")
+            runtime.notify(f"downloading {announced}, from {host(urls[0])}{going_on}")
             told = True
 
     while urls and fruitless < TRIES:
@@ -129,7 +120,7 @@ def _download(
                 file.size,
                 checksummed=bool(file.sha256 or file.md5),
                 begin=begin,
-                progress=lambda done, total: progress(done, total, file.name),
+                progress=lambda done, total: runtime.progress(done, total, file.name),
             )
             if flaw := _flaw(file, part):
                 forget(part)
@@ -152,14 +143,10 @@ def _download(
             urls.append(url)
         if urls and fruitless < TRIES:
             if urls[0] != url:
-                say(f"{file.name}: {address(url)}: {trouble[url]} Trying {address(urls[0])}.")
+                runtime.notify(f"{file.name}: {address(url)}: {trouble[url]} Trying {address(urls[0])}.")
             if trouble[url].passing:
                 time.sleep(fruitless)
     raise _given_up(file, path, trouble)
-
-
-def _unseen(done: int, total: int, what: str) -> None:
-    """For whom progress is of no interest."""
 
 
 def _given_up(file: WebFile, path: Path, trouble: dict[str, TransferError]) -> VaelensError:
@@ -218,7 +205,7 @@ def _size(part: Path) -> int:
 
 
 @contextmanager
-def _alone(path: Path, say: Callable[[str], None]) -> Generator[None]:
+def _alone(path: Path, say: Notify) -> Generator[None]:
     """While no other process does the same with `path`."""
     from huggingface_hub.utils import WeakFileLock  # noqa: PLC0415 - brings in httpx
 

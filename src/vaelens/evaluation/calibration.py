@@ -8,7 +8,6 @@ vaelens calibrate coco-val2017 --vae kl-f8 --vae ft-mse -o calibration
 """
 
 import itertools
-import logging
 import math
 import os
 import tomllib
@@ -19,19 +18,18 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.evaluation.equipment import Say, Source
+from vaelens.evaluation.equipment import Source
 from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.presets import Preset
 from vaelens.evaluation.report_words import listed
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
-from vaelens.evaluation.work import Progress
-from vaelens.files import write_atomic
+from vaelens.files import json_text, write_atomic
 from vaelens.images.datasets import coco
 from vaelens.images.resizing import WAYS
 from vaelens.metrics.pretrained import load_networks, missing
-from vaelens.report.record import json_text
 from vaelens.report.tables import Column, Table
+from vaelens.runtime import Notify, Progress, Runtime
 from vaelens.weights.registry import Score, registry
 
 DIGITS = {"rfid": 2, "psnr": 1, "ssim": 2, "psim": 2}  # after the point, as the cards print them
@@ -193,7 +191,7 @@ def calibrate(
     dtype: str = "float32",
     space: str | None = None,
     offline: bool = False,
-    announce: Say | None = None,
+    notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """Measure the VAEs in every combination, each in a folder of its own under `output`, and rank them.
@@ -204,13 +202,14 @@ def calibrate(
     `evaluate` does; UsageError where nothing is published for a VAE, or under torchrun; BadInputError for a table that
     isn't one.
     """
-    say = announce or logging.getLogger(__name__).info
+    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify)
+    say = runtime.notify
     sources = [vaes] if isinstance(vaes, str | os.PathLike) else list(vaes)
     wanted = _published(sources, published)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("calibrate runs in one process, not under torchrun.")
     measures = _measures(name for figures in wanted for name in figures)
-    _have_networks(measures, networks or {}, offline, say)
+    _have_networks(measures, networks or {}, runtime)
     paddings: tuple[Padding | None, ...] = ("zero", "valid") if "ssim_zero" in measures else (None,)
     ways = list(itertools.product(WAYS, POSTERIORS, ROUNDINGS))
     combinations: list[Combination] = []
@@ -232,7 +231,7 @@ def calibrate(
         results = evaluate(
             sources, source, preset=preset, output=Path(output) / f"{resize}-{posterior}-{rounding}", take=take,
             skip_bad=skip_bad, batch=batch, threads=threads, networks=networks, device=device, dtype=dtype, space=space,
-            offline=offline, announce=say, progress=progress,
+            offline=offline, notify=say, progress=progress,
         )  # fmt: skip
         assert results is not None  # one process, no shards
         skipped |= results.record["skipped"]
@@ -314,7 +313,7 @@ def _measures(figures: Iterable[str]) -> tuple[str, ...]:
     return tuple(measure for key, of_key in keys.items() if key in wanted for measure in of_key)
 
 
-def _have_networks(measures: Sequence[str], given: Mapping[str, Source], offline: bool, say: Say) -> None:
+def _have_networks(measures: Sequence[str], given: Mapping[str, Source], runtime: Runtime) -> None:
     """Check the networks that the measures need, and download those that aren't there, before anything is measured."""
     names = list(dict.fromkeys(name for key in measures for name in MEASURES[key].networks))
     for name in given:
@@ -325,8 +324,10 @@ def _have_networks(measures: Sequence[str], given: Mapping[str, Source], offline
     wanted = missing(names, paths)
     if wanted:
         size = sum(file.bytes for file in wanted) / 1e6
-        say(f"The published figures need {', '.join(file.name for file in wanted)}: {size:,.0f} MB, downloaded once.")
-    load_networks(names, paths, offline=offline, announce=say)
+        runtime.notify(
+            f"The published figures need {', '.join(file.name for file in wanted)}: {size:,.0f} MB, downloaded once."
+        )
+    load_networks(names, paths, runtime=runtime)
 
 
 def _matches(results: Results, published: Sequence[Figures], padding: Padding | None) -> tuple[Match, ...]:

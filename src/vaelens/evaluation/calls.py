@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from vaelens.report.record import peak_memory
+from vaelens.resources import peak_memory
 
 COUNTS = ("pictures", "reconstructions")
 TIMES = ("seconds", "measuring_seconds")

@@ -1,8 +1,8 @@
 """What an evaluation works with: VAEs, metric networks, the cache of the originals' features."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,16 @@ from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.originals import OriginalsCache
 from vaelens.evaluation.presets import Preset
 from vaelens.files import sha256_file
-from vaelens.loading import distinct_names, load
+from vaelens.loading import distinct_names, open_vae
 from vaelens.metrics.pretrained import MetricNetwork, load_networks, missing
 from vaelens.metrics.small import small_weights
-from vaelens.report.record import processor
+from vaelens.resources import processor
+from vaelens.runtime import Runtime
 from vaelens.vae import VAE
 
 WAY_OUT = "Without any download: --preset offline."
 
 Source = str | os.PathLike[str]
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Access:
-    """Where things run, and how they may be had: `offline` only from this machine; `say` gets notices."""
-
-    device: torch.device
-    offline: bool
-    say: Say
 
 
 def with_dinov2(preset: Preset) -> Preset:
@@ -43,11 +34,11 @@ def with_dinov2(preset: Preset) -> Preset:
     return replace(preset, measures=(*preset.measures[:1], "fd_dinov2", *preset.measures[1:]))
 
 
-def check_networks(preset: Preset, paths: Mapping[str, Source], access: Access) -> None:
+def check_networks(preset: Preset, paths: Mapping[str, Source], runtime: Runtime) -> None:
     """What can be told before the data set is opened: whether the networks are there, or may be downloaded.
 
     Raises UsageError for a network that the preset doesn't use; NetworkError, naming the preset offline, where one is
-    missing and `access` is offline; BadInputError for a given file that isn't there. Announces downloads.
+    missing and the runtime is offline; BadInputError for a given file that isn't there. Announces downloads.
     """
     names = _networks(preset)
     unknown = [name for name in paths if name not in names]
@@ -62,9 +53,9 @@ def check_networks(preset: Preset, paths: Mapping[str, Source], access: Access) 
         return
     size = sum(file.bytes or 0 for file in wanted) / 1e6
     needed = f"--preset {preset.name} needs {', '.join(file.name for file in wanted)}: {size:,.0f} MB"
-    if access.offline:
+    if runtime.offline:
         raise NetworkError(f"{needed}, which {'is' if len(wanted) == 1 else 'are'} not on this machine. {WAY_OUT}")
-    access.say(f"{needed}, downloaded once. --preset offline needs no download.")
+    runtime.notify(f"{needed}, downloaded once. --preset offline needs no download.")
 
 
 def _networks(preset: Preset) -> list[str]:
@@ -74,22 +65,20 @@ def _networks(preset: Preset) -> list[str]:
 def build_instruments(
     preset: Preset,
     paths: Mapping[str, Source],
-    access: Access,
+    runtime: Runtime,
 ) -> tuple[Instruments, dict[str, Any]]:
     """The instruments for these measures, and which networks they use, by sha256."""
     names = _networks(preset)
     given = {name: Path(path) for name, path in paths.items()}
-    device = torch.device("cpu") if access.device.type == "mps" else access.device  # which has no float64
+    device = torch.device("cpu") if runtime.device.type == "mps" else runtime.device  # which has no float64
     try:
-        networks: dict[str, MetricNetwork] = load_networks(
-            names, given, device, offline=access.offline, announce=access.say
-        )
+        networks: dict[str, MetricNetwork] = load_networks(names, given, device, runtime)
         features: dict[str, Features] = {}
         more: dict[str, Any] = {}
         if "fd_dinov2" in preset.measures:
             from vaelens.adapters.dinov2 import load_dinov2  # noqa: PLC0415  (transformers takes seconds to import)
 
-            dinov2 = load_dinov2(device, offline=access.offline, announce=access.say)
+            dinov2 = load_dinov2(device, runtime=runtime)
             features = {"dinov2": dinov2.features}
             more = {"dinov2": {"sha256": dinov2.sha256, "source": "the hub"}}
     except NetworkError as error:
@@ -101,14 +90,9 @@ def build_instruments(
     return Instruments(preset, networks, device, features), served
 
 
-def load_vaes(sources: Sequence[Source | VAE], dtype: str, space: str | None, access: Access) -> dict[str, VAE]:
+def load_vaes(sources: Sequence[Source | VAE], space: str | None, runtime: Runtime) -> dict[str, VAE]:
     """The VAEs by the names to show, which differ."""
-    loaded = [
-        one if isinstance(one, VAE) else load(
-            one, device=str(access.device), dtype=dtype, space=space, offline=access.offline, announce=access.say
-        )
-        for one in sources
-    ]  # fmt: skip
+    loaded = [one if isinstance(one, VAE) else open_vae(one, runtime, space=space) for one in sources]
     return dict(zip(distinct_names([vae.name for vae in loaded]), loaded, strict=True))
 
 

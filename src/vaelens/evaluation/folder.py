@@ -32,9 +32,8 @@ from torch import Tensor
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.plan import check_empty, compare_plans, read_plan
 from vaelens.evaluation.results import Row
-from vaelens.files import explained, write_atomic
+from vaelens.files import explained, json_text, write_atomic
 from vaelens.metrics.frechet import Moments
-from vaelens.report.record import json_text
 
 KEPT = 50_000  # pictures whose features are kept; beyond, their sums in GROUPS groups
 GROUPS = 20  # of pictures from the whole set each, so that a set sorted by class has no group of one class

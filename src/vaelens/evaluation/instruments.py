@@ -16,7 +16,7 @@ from vaelens.evaluation.presets import Preset
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.inception_input import PREPROCESSINGS
 from vaelens.metrics.lpips import LPIPSHeads, lpips
-from vaelens.metrics.pretrained import MetricNetwork, exact
+from vaelens.metrics.pretrained import MetricNetwork
 from vaelens.metrics.psim import normalised, psim, psim_maps
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.small import frechet_features, load_small_frechet, load_small_perceptual, perceptual_taps
@@ -24,6 +24,7 @@ from vaelens.metrics.ssim import ssim, ssim_map
 from vaelens.networks.alexnet import AlexNet
 from vaelens.networks.inception import InceptionV3
 from vaelens.networks.vgg import VGG16
+from vaelens.resources import full_precision
 
 EXTRACTORS = {"rfid": "inception", "kid": "inception", "fd_small": "small", "fd_dinov2": "dinov2"}
 
@@ -82,14 +83,14 @@ class Instruments:
     def reference(self, originals: Tensor) -> Reference:
         """Of saved originals, uint8 [b,3,h,w]."""
         image = from_uint8(originals.to(self.device))
-        with exact(self.device):
+        with full_precision(self.device):
             return Reference(image, {name: trunk(image) for name, trunk in self._trunks.items()})
 
     @torch.no_grad()
     def compare(self, pixels: Tensor, reference: Reference) -> Comparison:
         """Of saved reconstructions, uint8 [b,3,h,w], with their originals."""
         image = from_uint8(pixels.to(self.device))
-        with exact(self.device):
+        with full_precision(self.device):
             taps = {name: trunk(image) for name, trunk in self._trunks.items()}
             similarity = ssim_map(image, reference.image, self.preset.ssim_padding)
             values = {
@@ -113,7 +114,7 @@ class Instruments:
     @torch.no_grad()
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
         """Of uint8 [b,3,h,w]: fp32 [b,d] by extractor, on the CPU."""
-        with exact(self.device):
+        with full_precision(self.device):
             return {name: of(pixels.to(self.device)).float().cpu() for name, of in self._features.items()}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelens.errors import CheckFailedError, ResourceError, is_out_of_memory
+from vaelens.errors import CheckFailedError, ResourceError
 from vaelens.evaluation.instruments import Comparison, Instruments, Reference
 from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.pictures import Chunk
@@ -19,8 +19,8 @@ from vaelens.evaluation.results import Row
 from vaelens.images.drawing import Box
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.letters import readable
-from vaelens.metrics.pretrained import exact
 from vaelens.metrics.regions import measure_regions
+from vaelens.resources import full_precision, is_out_of_memory
 from vaelens.vae import VAE
 
 Unit = tuple[list[Row], dict[str, Tensor]]
@@ -86,7 +86,7 @@ def measure(
 
 def _through(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
     try:
-        with exact(vae.device):  # TF32 would make float32 something else on CUDA
+        with full_precision(vae.device):  # TF32 would make float32 something else on CUDA
             encoded = vae.encode(image)
             latents = encoded.mode() if preset.posterior == "mode" else encoded.sample(seeds)
             return vae.decode(latents, encoded.size).cpu()

@@ -1,21 +1,15 @@
 """The plan of a run: what its rows depend on. A folder holds to the plan that it was begun with."""
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.report.record import json_text
+from vaelens.files import json_text
+from vaelens.runs.plan import ELSEWHERE, any_plan, changes, refuse_changes
 
 OURS = ("rows.jsonl", "run.json", "report.html", "report.md", "results.json", "rows.csv", "regions.csv", "model-index")
-ELSEWHERE = "Choose another folder with -o."
-WORDS = {
-    "pictures": "the number of pictures",
-    "manifest_sha256": "the pictures' hash",
-    "boxes_sha256": "the boxes' hash",
-}
 
 
 def read_plan(path: Path) -> dict[str, Any] | None:
@@ -33,21 +27,6 @@ def read_plan(path: Path) -> dict[str, Any] | None:
             f"{path / 'plan.json'} is no plan of an evaluation: it is damaged, or another program's. {ELSEWHERE}"
         )
     return plan
-
-
-def any_plan(path: Path) -> dict[str, Any] | None:
-    """What the folder's plan.json holds, of whatever command; None where there is none, {} for what is no table.
-
-    Raises BadInputError where it can't be read.
-    """
-    file = path / "plan.json"
-    try:
-        found = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{file}: can't be read ({error}). {ELSEWHERE}") from error
-    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
 def _is_plan(plan: Mapping[str, Any]) -> bool:
@@ -94,31 +73,3 @@ def compare_plans(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
         *changes({k: known.get(k, vae) for k, vae in asked.get("vaes", {}).items()}, asked.get("vaes", {}), "VAE "),
     ]
     refuse_changes(path, changed)
-
-
-def refuse_changes(path: Path, changed: Sequence[tuple[str, object, object]]) -> None:
-    """Raises UsageError, naming the first of them, where a run found in the folder differs from the one asked for."""
-    if changed:
-        was = "; ".join(f"{WORDS.get(key, key)} was {short(old)}, now {short(new)}" for key, old, new in changed[:4])
-        raise UsageError(f"{path} holds another run ({was}). Go on as it was begun, or choose another folder with -o.")
-
-
-def changes(old: object, new: object, name: str = "") -> list[tuple[str, object, object]]:
-    """What differs, by its innermost names."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        before, after = cast(dict[str, object], old), cast(dict[str, object], new)
-        inner = name if not name or name == "VAE " else f"{name}."
-        return [
-            change
-            for key in dict.fromkeys([*before, *after])
-            for change in changes(before.get(key), after.get(key), f"{inner}{key}")
-        ]
-    return [] if old == new else [(name, old, new)]
-
-
-def short(value: object) -> str:
-    """A value of a plan for a message."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
-        return value[:12]
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -8,8 +8,7 @@ from vaelens.evaluation.exports import model_indexes, regions_csv, results_dict,
 from vaelens.evaluation.report_page import report_html
 from vaelens.evaluation.report_tables import pairs_table, summary_table
 from vaelens.evaluation.results import Example, Results
-from vaelens.files import write_atomic
-from vaelens.report.record import json_text
+from vaelens.files import json_text, write_atomic
 from vaelens.report.tables import Table, markdown_escaped, table_markdown
 
 __all__ = ["pairs_table", "report_files", "report_markdown", "results_dict", "summary_table", "write_report"]

@@ -3,7 +3,6 @@
 vaelens evaluate photos/ --vae kl-f8 --vae ft-mse --preset modern -o report
 """
 
-import logging
 import os
 import re
 import time
@@ -17,8 +16,6 @@ import torch
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.calls import call_record, earlier_calls, share, totals
 from vaelens.evaluation.equipment import (
-    Access,
-    Say,
     Source,
     build_instruments,
     check_networks,
@@ -28,28 +25,30 @@ from vaelens.evaluation.equipment import (
 )
 from vaelens.evaluation.examples import choose, make
 from vaelens.evaluation.folder import RunFolder, missing_units
+from vaelens.evaluation.gathering import gather
 from vaelens.evaluation.plan import check_plan, read_plan
 from vaelens.evaluation.presets import Preset, find_preset
-from vaelens.evaluation.ranks import join_ranks
 from vaelens.evaluation.reporting import write_report
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.summary import summarise
-from vaelens.evaluation.work import Progress, Work
-from vaelens.files import write_atomic
+from vaelens.evaluation.work import Work
+from vaelens.files import json_text, write_atomic
 from vaelens.images.datasets.items import DataSet, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
-from vaelens.loading import check_source, find_device, find_dtype, is_published
-from vaelens.report.record import json_text, run_record, vae_record, versions
-from vaelens.report.usage import using_threads
+from vaelens.loading import check_source, is_published
+from vaelens.report.record import run_record, vae_record
+from vaelens.resources import using_threads
+from vaelens.runs.ranks import join_ranks
+from vaelens.runs.versions import DECISIVE, versions
+from vaelens.runtime import Notify, Progress, Runtime, dtype_name
 from vaelens.vae import VAE, check_seed
 
 BATCH = {"cpu": 4}  # pictures a chunk; a full VAE takes about half a GB a picture of 256x256
 BATCH_ON_DEVICE = 16
-DECISIVE = ("vaelens", "torch", "numpy", "pillow", "opencv-python-headless", "transformers")  # versions move numbers
 
 
-def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
+def evaluate(  # noqa: PLR0915, PLR0912  (one call, readable from top to bottom)
     vaes: Source | VAE | Sequence[Source | VAE],
     source: Source | DataSet,
     *,
@@ -70,7 +69,7 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
     dtype: str = "float32",
     space: str | None = None,
     offline: bool = False,
-    announce: Say | None = None,
+    notify: Notify | None = None,
     progress: Progress | None = None,
     unfinished: Callable[[dict[str, Any]], None] | None = None,
 ) -> Results | None:
@@ -88,13 +87,13 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
     UsageError where `output` holds another run.
     """
     began = time.perf_counter()
-    say = announce or logging.getLogger(__name__).info
     protocol = preset if isinstance(preset, Preset) else find_preset(preset)
     if fd_dinov2:
         protocol = with_dinov2(protocol)
     part = _part(shard)
     check_seed(seed)
-    kind, precision = find_device(device).type, find_dtype(dtype)
+    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify, progress=progress)
+    kind, say = runtime.device.type, runtime.notify
     sources = _checked(vaes)
     if (batch is not None and batch < 1) or (threads is not None and threads < 1):
         raise UsageError("batch and threads are at least 1.")
@@ -106,17 +105,17 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
     if ranks.count > 1 and shard:
         raise UsageError("--shard and torchrun divide the same work; use one of them.")
     shared = ranks.count > 1 and kind == "cuda"
-    where = torch.device(kind, int(os.environ["LOCAL_RANK"])) if shared else find_device(device)
+    if shared:
+        runtime = runtime.on(torch.device(kind, int(os.environ["LOCAL_RANK"])))
     count = batch or int(begun.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
     with using_threads(threads or int(begun.get("threads", 0)) or torch.get_num_threads()) as used:
-        access = Access(where, offline, say)
-        check_networks(protocol, networks or {}, access)
+        check_networks(protocol, networks or {}, runtime)
         dataset = source if isinstance(source, DataSet) else open_dataset(
-            source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, offline=offline,
-            skip_bad=skip_bad, announce=say, progress=progress,
-        )  # fmt: skip
-        instruments, networks_used = build_instruments(protocol, networks or {}, access)
-        loaded = load_vaes(sources, dtype, space, access)
+            source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, skip_bad=skip_bad,
+            runtime=runtime,
+    )  # fmt: skip
+        instruments, networks_used = build_instruments(protocol, networks or {}, runtime)
+        loaded = load_vaes(sources, space, runtime)
         records = {
             name: vae_record(vae)
             | {"name": name, "source": "an object" if isinstance(one, VAE) else str(one)}
@@ -132,7 +131,7 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
             "batch": count,
             "threads": used,
             "device": kind,
-            "dtype": str(precision).removeprefix("torch."),
+            "dtype": dtype_name(runtime.dtype),
             "seed": seed,
             "networks": networks_used,
             "versions": {k: v for k, v in versions().items() if k in DECISIVE},
@@ -155,10 +154,10 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
         }
         if ranks.count == 1 and (kept := len(folder.rows(list(loaded)))):
             say(f"{kept} of {len(folder.ids) * len(loaded)} reconstructions were measured before, and are kept.")
-        measured = share(work.measure(mine, progress))
+        measured = share(work.measure(mine, runtime.progress))
         ranks.wait()
         shares = ranks.collect(measured)
-        ranks.gather(folder, loaded)
+        gather(ranks, folder, loaded)
         folder.refresh()
         left = missing_units(folder, loaded)
         if left and ranks.is_first:
@@ -180,7 +179,7 @@ def evaluate(  # noqa: PLR0915  (one call, readable from top to bottom)
         record = run_record("evaluate", settings, list(records.values()), took) | totals(calls)
         record |= {"skipped": folder.bad(), "notes": list(dataset.notes), "calls": calls}
         write_atomic(path / "run.json", json_text(record).encode())
-        results = summarise(folder, dataset, protocol, record, progress)
+        results = summarise(folder, dataset, protocol, record, runtime.progress)
         write_report(results, make(choose(results), work), path)
         return results
 
@@ -209,7 +208,7 @@ def _check_bad(folder: RunFolder, skip_bad: bool) -> None:
 def _tell_left(
     folder: RunFolder,
     left: Mapping[int, Sequence[str]],
-    say: Say,
+    say: Notify,
     unfinished: Callable[[dict[str, Any]], None] | None,
     done: Mapping[str, Any],
 ) -> None:
@@ -232,7 +231,7 @@ def _part(shard: str | None) -> tuple[int, int]:
     return number - 1, count
 
 
-def _say_first(say: Say, dataset: DataSet, loaded: Mapping[str, VAE], records: Mapping[str, Any]) -> None:
+def _say_first(say: Notify, dataset: DataSet, loaded: Mapping[str, VAE], records: Mapping[str, Any]) -> None:
     """What to know before numbers come: what there is to say of the set, and which VAE is which."""
     for note in dataset.notes:
         say(f"{dataset.name}: {note}.")

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from vaelens.metrics.frechet import Jackknife, jackknife
 from vaelens.metrics.kid import kid_each
 from vaelens.metrics.regions import STRATA
 from vaelens.metrics.statistics import Interval, Paired, few_pictures_warning, paired, spread
+from vaelens.runtime import Progress, silent
 from vaelens.weights.registry import registry
 
 THOUSAND = 1000  # KID is printed a thousandfold
@@ -31,7 +32,6 @@ ALL_SIZES = "all"
 FEW = 30  # pictures
 FEWEST_GROUPS = 10  # for a jackknife whose interval means something
 
-Progress = Callable[[int, int, str], None]
 Scores = dict[tuple[str, str], SetScore]
 Differences = dict[tuple[str, str, str], Interval]
 
@@ -41,7 +41,7 @@ def summarise(
     dataset: DataSet,
     preset: Preset,
     record: Mapping[str, Any],
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Results:
     """Everything that a report says, from a folder in which all units are done; the VAEs are the record's."""
     vaes = [vae["name"] for vae in record["vaes"]]
@@ -52,8 +52,7 @@ def summarise(
     pairs: dict[tuple[str, str, str], Paired] = {}
     compared = [(first, second, key) for first, second in _couples(vaes) for key in of_picture]
     for first, second, key in compared:
-        if progress:
-            progress(len(pairs), len(compared), f"{MEASURES[key].title} of {first} against {second}, by bootstrap")
+        progress(len(pairs), len(compared), f"{MEASURES[key].title} of {first} against {second}, by bootstrap")
         pairs[first, second, key] = paired(columns[first, key], columns[second, key], MEASURES[key].better)
     sets: Scores = {}
     set_pairs: Differences = {}
@@ -114,7 +113,7 @@ def _couples(vaes: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _frechet(
-    folder: RunFolder, key: str, vaes: Sequence[str], progress: Progress | None
+    folder: RunFolder, key: str, vaes: Sequence[str], progress: Progress
 ) -> tuple[Scores, Differences, list[str]]:
     """A Frechet distance of each VAE, with the jackknife's intervals for it and for differences."""
     extractor, title = EXTRACTORS[key], MEASURES[key].title
@@ -130,8 +129,7 @@ def _frechet(
         return scores | {(vae, key): SetScore(None, None, "too few pictures") for vae in finite}, {}, []
 
     def step(done: int, total: int) -> None:
-        if progress:
-            progress(done, total, f"{title}, leaving out groups of pictures")
+        progress(done, total, f"{title}, leaving out groups of pictures")
 
     found: dict[str, Jackknife] = jackknife(reference, finite, step)
     enough = len(next(iter(found.values())).left_out) >= FEWEST_GROUPS if found else False

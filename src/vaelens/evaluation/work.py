@@ -1,10 +1,10 @@
 """The work of one process: whole chunks through VAEs, from pictures to rows and features in the folder."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vaelens.errors import ResourceError, is_out_of_memory
+from vaelens.errors import ResourceError
 from vaelens.evaluation.folder import ORIGINALS, RunFolder
 from vaelens.evaluation.instruments import Instruments
 from vaelens.evaluation.measuring import measure, reconstruct_chunk
@@ -13,9 +13,9 @@ from vaelens.evaluation.pictures import Chunk, read_ahead
 from vaelens.evaluation.preparation import saved_originals
 from vaelens.evaluation.presets import Preset
 from vaelens.images.datasets.items import DataSet
+from vaelens.resources import is_out_of_memory
+from vaelens.runtime import Progress, silent
 from vaelens.vae import VAE
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Work:
     folder: RunFolder
     cache: OriginalsCache
 
-    def measure(self, wanted: Mapping[int, Sequence[str]], progress: Progress | None = None) -> dict[str, float]:
+    def measure(self, wanted: Mapping[int, Sequence[str]], progress: Progress = silent) -> dict[str, float]:
         """These chunks, each through the VAEs named; gives the pictures, reconstructions and measuring_seconds.
 
         The originals of a chunk are decoded, resized and featurised once for all VAEs. Raises what reading and
@@ -41,8 +41,7 @@ class Work:
         total = sum(len(self.folder.ids_of(chunk)) * len(names) for chunk, names in wanted.items())
         for chunk in read_ahead(self.dataset, list(wanted), self.folder.batch, self.preset, self.skip_bad):
             names = wanted[chunk.number]
-            if progress:
-                progress(done, total, self.folder.ids_of(chunk.number)[0])
+            progress(done, total, self.folder.ids_of(chunk.number)[0])
             try:
                 self._measure_chunk(chunk, names)
             except (MemoryError, RuntimeError) as error:

@@ -16,9 +16,8 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as safetensors_bytes
 
 from vaelens.errors import CheckFailedError
-from vaelens.files import explained, write_atomic
+from vaelens.files import explained, json_text, write_atomic
 from vaelens.finetuning.state import State
-from vaelens.report.record import json_text
 
 FOLDER = "checkpoints"
 KEPT = 2  # the newest so many, and those that are asked to stay

@@ -10,27 +10,23 @@ import torch
 
 from vaelens.errors import CheckFailedError
 from vaelens.evaluation.instruments import Instruments
-from vaelens.evaluation.ranks import Ranks
 from vaelens.finetuning import checkpoints
 from vaelens.finetuning.cache import PosteriorCache
 from vaelens.finetuning.held_out import Scores, draw_strip, score
 from vaelens.finetuning.pictures import Pictures
-from vaelens.finetuning.ranks import any_rank, mean_over_ranks
 from vaelens.finetuning.records import EVALUATIONS, LOG, Records
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import NotFiniteError, Setting, update
 from vaelens.finetuning.watch import ADVICE, WIDENING, Finding, Watch
 from vaelens.images.datasets.items import DataSet
+from vaelens.runs.ranks import Ranks, any_rank, mean_over_ranks
+from vaelens.runtime import silent
 from vaelens.vae import VAE
 from vaelens.weights.spec import VAESpec
 
 Show = Callable[[int, int, dict[str, float]], object]  # updates done, of how many, the newest numbers
 RELEASED = "released"
 KEPT = WIDENING + 1  # checkpoints of evaluations: as far back as a finding may send us
-
-
-def silent(*_: object) -> None:
-    """Says and shows nothing."""
 
 
 @dataclass

@@ -19,9 +19,10 @@ from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
 from vaelens.files import write_atomic
 from vaelens.finetuning.card import LDM_FILE, RAW_FOLDER, REPORT, VAE_FOLDER, model_card
-from vaelens.finetuning.loop import Training, raw_vae, released_vae, silent
+from vaelens.finetuning.loop import Training, raw_vae, released_vae
 from vaelens.images.datasets.items import DataSet
 from vaelens.images.writing import from_uint8
+from vaelens.runtime import silent
 from vaelens.vae import VAE
 
 CARD = "README.md"
@@ -56,7 +57,7 @@ def release(
     results = evaluate(
         vaes, t.held_out, preset=t.instruments.preset, output=t.run / REPORT, seed=t.setting.seed, skip_bad=True,
         threads=torch.get_num_threads(), networks=networks, device=str(tuned.device), offline=offline,
-        announce=silent,
+        notify=silent,
     )  # fmt: skip
     if results is not None:
         write_atomic(t.run / CARD, model_card(t, before, tuned, record, results).encode())

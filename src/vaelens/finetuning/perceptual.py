@@ -14,6 +14,7 @@ from vaelens.metrics.lpips import LPIPSHeads, lpips
 from vaelens.metrics.pretrained import load_networks
 from vaelens.metrics.psim import normalised, psim
 from vaelens.metrics.small import load_small_perceptual, small_weights
+from vaelens.runtime import DEFAULT, Runtime
 
 NETWORKS = {"lpips-vgg": ("vgg16", "lpips-vgg"), "psim": ("vgg16",), "psim-small": (), "none": ()}
 
@@ -51,9 +52,7 @@ def load_perceptual(
     name: str,
     paths: Mapping[str, Path] | None = None,
     device: torch.device | str = "cpu",
-    *,
-    offline: bool = False,
-    announce: Callable[[str], None] | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> tuple[Distance | None, dict[str, Any]]:
     """The distance that a recipe names, None for "none", and which networks it uses, by sha256.
 
@@ -67,7 +66,7 @@ def load_perceptual(
         record = {name: {"sha256": sha256_file(small_weights(name)), "source": "shipped"}}
         return Perceptual(small, psim, shift=False), record
     try:
-        found = load_networks(NETWORKS[name], paths, device, offline=offline, announce=announce)
+        found = load_networks(NETWORKS[name], paths, device, runtime=runtime)
     except NetworkError as error:
         raise NetworkError(
             f"{error} The recipe's perceptual loss is {name}, and nothing takes its place. Give the files with "

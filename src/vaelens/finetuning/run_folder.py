@@ -1,19 +1,15 @@
 """The folder of a training: its plan, its lock, and whether it may go on."""
 
 import json
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vaelens.errors import BadInputError, UsageError
-from vaelens.evaluation.plan import ELSEWHERE, any_plan, changes, refuse_changes
-from vaelens.files import write_atomic
-from vaelens.report.record import json_text
-
-LOCK = ".lock"
+from vaelens.files import json_text, write_atomic
+from vaelens.runs.lock import LOCK
+from vaelens.runs.plan import ELSEWHERE, any_plan, changes, refuse_changes
 
 
 def begun(path: Path) -> dict[str, Any]:
@@ -53,28 +49,3 @@ def hold_to(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> st
     if not reason:
         return None
     return f"{path} was stopped: {reason} Change the recipe with --set, and begin in another folder."
-
-
-@contextmanager
-def alone(path: Path, rank: int) -> Generator[None]:
-    """In this context no other training runs in the folder. Raises UsageError where one does.
-
-    A folder that was made for nothing, because the training was refused, is taken away again.
-    """
-    new = not path.exists()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / (LOCK if rank == 0 else f"{LOCK}-{rank}"), timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise UsageError(f"{path}: a training is running there already. Wait for it, or choose another -o.") from error
-    except OSError as error:
-        raise UsageError(f"{path}: can't be written: {error.strerror}. Choose another -o.") from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # gone already, or another process has its lock there: then it stays
-            if new and all(file.name.startswith(LOCK) for file in path.iterdir()):
-                Path(lock.lock_file).unlink()  # while it is held, so that nobody takes it in between
-                path.rmdir()
-        lock.release()

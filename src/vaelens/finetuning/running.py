@@ -4,7 +4,6 @@ vaelens finetune photos/ --from ft-mse --recipe ft-mse -o runs/mine
 """
 
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,26 +15,23 @@ from typing import Any
 import torch
 
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.evaluation.equipment import Access, build_instruments, check_networks
+from vaelens.evaluation.equipment import build_instruments, check_networks
 from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.presets import find_preset
-from vaelens.evaluation.ranks import Ranks, join_ranks
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.running import DECISIVE
-from vaelens.files import write_atomic
+from vaelens.files import json_text, write_atomic
 from vaelens.finetuning.cache import PosteriorCache
 from vaelens.finetuning.checkpoints import clean, restore_newest
 from vaelens.finetuning.held_out import sample_of
-from vaelens.finetuning.loop import Show, Training, silent, train
+from vaelens.finetuning.loop import Show, Training, train
 from vaelens.finetuning.outcome import release
 from vaelens.finetuning.perceptual import NETWORKS, load_perceptual
 from vaelens.finetuning.pictures import Pictures
 from vaelens.finetuning.recipe import Recipe, find_recipe
 from vaelens.finetuning.records import Records
-from vaelens.finetuning.run_folder import alone, begun, hold_to
+from vaelens.finetuning.run_folder import begun, hold_to
 from vaelens.finetuning.starting import (
     Material,
-    Progress,
     Source,
     Start,
     Wanted,
@@ -49,12 +45,13 @@ from vaelens.finetuning.state import State
 from vaelens.finetuning.step import Setting
 from vaelens.finetuning.watch import Finding
 from vaelens.images.datasets.items import DataSet, boxes_sha256, manifest_sha256
-from vaelens.loading import find_device
-from vaelens.report.record import json_text, run_record, vae_record, versions
-from vaelens.report.usage import using_threads
+from vaelens.report.record import run_record, vae_record
+from vaelens.resources import using_threads
+from vaelens.runs.lock import alone
+from vaelens.runs.ranks import Ranks, join_ranks
+from vaelens.runs.versions import DECISIVE, versions
+from vaelens.runtime import Notify, Progress, Runtime, find_device, log, silent
 from vaelens.vae import VAE
-
-Say = Callable[[str], None]
 
 AUTOCASTS = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -77,7 +74,7 @@ class Interrupted(Exception):  # noqa: N818  (no error: it was asked for)
         self.updates = updates
 
 
-def finetune(
+def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
     vae: Source | VAE | None,
     data: Source | DataSet | Sequence[Source | DataSet],
     *,
@@ -97,7 +94,7 @@ def finetune(
     dtype: str | None = None,
     space: str | None = None,
     offline: bool = False,
-    announce: Say | None = None,
+    notify: Notify | None = None,
     progress: Progress | None = None,
     show: Show | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -132,22 +129,23 @@ def finetune(
     found = begun(path)
     ranks = join_ranks(kind)
     local = torch.device(kind, int(os.environ["LOCAL_RANK"])) if ranks.count > 1 and kind == "cuda" else None
-    say = (announce or logging.getLogger(__name__).info) if ranks.is_first else silent
+    notify = (notify or log) if ranks.is_first else silent
+    runtime = Runtime.of(device=device, offline=offline, notify=notify, progress=progress)
+    say = runtime.notify
     _tell_of_late_gan(plan_of, say if not found else silent)
-    access = Access(local or find_device(device), offline, say)
+    if local is not None:
+        runtime = runtime.on(local)
     size = pass_size(at_once, found.get("at_once"), plan_of, kind, ranks.count)
     count = threads or int(found.get("threads", 0)) or torch.get_num_threads()
     with using_threads(count) as used, alone(path, ranks.number):
         # Everything cheap is checked before anything heavy is loaded.
         judged, measured = _networks(plan_of, networks or {})
         preset = find_preset(plan_of.run.preset)
-        check_networks(preset, measured, access)
-        perceptual, loss_networks = load_perceptual(
-            judge_name(plan_of), judged, access.device, offline=offline, announce=say
-        )
-        instruments, measuring = build_instruments(preset, measured, access)
-        start = start_from(vae, plan_of, seed, space, access)
-        material = gather(wanted, plan_of, access, progress)
+        check_networks(preset, measured, runtime)
+        perceptual, loss_networks = load_perceptual(judge_name(plan_of), judged, runtime.device, runtime)
+        instruments, measuring = build_instruments(preset, measured, runtime)
+        start = start_from(vae, plan_of, seed, space, runtime)
+        material = gather(wanted, plan_of, runtime)
         plan = {
             **_plan(plan_of, start, material, loss_networks | measuring),
             "seed": seed,
@@ -230,7 +228,7 @@ def _check_options(recipe: Recipe, precision: str, cache: bool, seed: int) -> No
         raise UsageError("--cache keeps what a frozen encoder says, and this recipe trains it. Leave --cache out.")
 
 
-def _tell_of_late_gan(recipe: Recipe, say: Say) -> None:
+def _tell_of_late_gan(recipe: Recipe, say: Notify) -> None:
     if recipe.gan_is_late:
         say(
             f"The GAN starts after update {recipe.gan.start}, and this training ends at {recipe.run.updates}: it goes "
@@ -269,7 +267,7 @@ def _plan(recipe: Recipe, start: Start, material: Material, networks: Mapping[st
     }
 
 
-def _restore(path: Path, state: State, ranks: Ranks, say: Say) -> bool:
+def _restore(path: Path, state: State, ranks: Ranks, say: Notify) -> bool:
     """Put the newest sound checkpoint into the state, if there is one, and tidy up behind it."""
     restored = restore_newest(path, state, say)
     ranks.wait()
@@ -279,7 +277,7 @@ def _restore(path: Path, state: State, ranks: Ranks, say: Say) -> bool:
     return restored
 
 
-def _list_bad(path: Path, bad: Mapping[str, str], say: Say, ranks: Ranks) -> dict[str, str]:
+def _list_bad(path: Path, bad: Mapping[str, str], say: Notify, ranks: Ranks) -> dict[str, str]:
     """All pictures that couldn't be read, by any process, now or before a stop; with the reason."""
     file = path / "skipped.json"
     found: dict[str, str] = {}

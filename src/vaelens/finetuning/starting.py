@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,23 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.evaluation.equipment import Access
 from vaelens.finetuning.held_out import sample_of, split, without
 from vaelens.finetuning.objective import is_named
 from vaelens.finetuning.recipe import ANY, Recipe, find_recipe, recipe_names
-from vaelens.finetuning.state import FROZEN, State, seeded
+from vaelens.finetuning.state import FROZEN, State
 from vaelens.images.datasets.drawn import SETS, is_for_training
 from vaelens.images.datasets.items import DataSet
 from vaelens.images.datasets.opening import open_dataset
-from vaelens.loading import check_source, load
+from vaelens.loading import check_source, open_vae
 from vaelens.networks.autoencoder_kl import Attention, AutoencoderKL, AutoencoderKLConfig, ResnetBlock
 from vaelens.report.record import vae_record
+from vaelens.resources import seeded
+from vaelens.runtime import Runtime
 from vaelens.vae import VAE
 from vaelens.weights.registry import KL_PIXELS, registry
 from vaelens.weights.spec import VAESpec
 
 Source = str | os.PathLike[str]
-Progress = Callable[[int, int, str], object]
 
 AT_ONCE = {"cpu": 4 * 256 * 256}  # pixels of pictures in one pass of one process
 AT_ONCE_ON_DEVICE = 12 * 256 * 256
@@ -107,7 +107,7 @@ def check_start(vae: Source | VAE | None, recipe: Recipe, space: str | None = No
             _check_space(registry().vaes[name].space, name, recipe)
 
 
-def start_from(vae: Source | VAE | None, recipe: Recipe, seed: int, space: str | None, access: Access) -> Start:
+def start_from(vae: Source | VAE | None, recipe: Recipe, seed: int, space: str | None, runtime: Runtime) -> Start:
     """The network to train, on the device, in fp32. Raises what loading raises, and as `check_start`."""
     if vae is None:
         config = cast(AutoencoderKLConfig, registry().network_config(recipe.model.config))
@@ -115,16 +115,14 @@ def start_from(vae: Source | VAE | None, recipe: Recipe, seed: int, space: str |
             network = AutoencoderKL(config)
             if recipe.model.begin == "straight":
                 straighten(network)
-        network = network.to(access.device)
+        network = network.to(runtime.device)
         spec = VAESpec(config, None, 1.0, 0.0, KL_PIXELS)
         _check_size(recipe, spec)
         return Start(network, spec, None, None)
-    found = vae if isinstance(vae, VAE) else load(
-        vae, device=str(access.device), space=space, offline=access.offline, announce=access.say
-    )  # fmt: skip
+    found = vae if isinstance(vae, VAE) else open_vae(vae, runtime, space=space)
     _check_continued(found, recipe)
     _check_size(recipe, found.spec)
-    network = AutoencoderKL(cast(AutoencoderKLConfig, found.spec.config)).to(access.device)
+    network = AutoencoderKL(cast(AutoencoderKLConfig, found.spec.config)).to(runtime.device)
     network.load_state_dict({name: tensor.float() for name, tensor in found.network.state_dict().items()})
     identity = {"name": found.name, "weights": vae_record(found)["weights"], "spec": asdict(found.spec)}
     return Start(network, found.spec, found, identity)
@@ -162,19 +160,18 @@ def check_encoder(start: Start, state: State) -> None:
             )
 
 
-def gather(wanted: Wanted, recipe: Recipe, access: Access, progress: Progress | None) -> Material:
+def gather(wanted: Wanted, recipe: Recipe, runtime: Runtime) -> Material:
     """Open the sources and keep pictures back. Raises what opening raises, and as `split`."""
     sources = [
-        _open(source, boxes, wanted, access, progress)
-        for source, boxes in zip(wanted.sources, wanted.boxes, strict=True)
+        _open(source, boxes, wanted, runtime) for source, boxes in zip(wanted.sources, wanted.boxes, strict=True)
     ]
     for source in sources:
         if source.kind == "drawn" and not all(is_for_training(item.id) for item in source.items):
             raise UsageError(f"{source.name}: these are measured on. Open them with training=True, or name them.")
-    _check_boxes(sources, wanted, recipe, access)
+    _check_boxes(sources, wanted, recipe, runtime)
     for source in sources:
         for note in source.notes:
-            access.say(f"{source.name}: {note}.")
+            runtime.notify(f"{source.name}: {note}.")
     if wanted.held_out is None:
         sources, kept = split(sources, recipe.run.held_out, wanted.seed)
     else:
@@ -182,20 +179,20 @@ def gather(wanted: Wanted, recipe: Recipe, access: Access, progress: Progress | 
         if not isinstance(kept, DataSet):
             kept = open_dataset(
                 kept, take=recipe.run.held_out if kept in SETS else None, seed=wanted.seed, skip_bad=True,
-                offline=access.offline, announce=access.say, progress=progress,
-            )  # fmt: skip
+                runtime=runtime,
+    )  # fmt: skip
         kept = _at_most(kept, recipe.run.held_out, wanted.seed)
         sources, copies = without(sources, kept)
         if copies:
-            access.say(f"{copies} of the pictures stand in {kept.name} too, and are not trained on.")
+            runtime.notify(f"{copies} of the pictures stand in {kept.name} too, and are not trained on.")
     return Material(tuple(sources), wanted.weights, kept)
 
 
-def _check_boxes(sources: Sequence[DataSet], wanted: Wanted, recipe: Recipe, access: Access) -> None:
+def _check_boxes(sources: Sequence[DataSet], wanted: Wanted, recipe: Recipe, runtime: Runtime) -> None:
     """Raises UsageError where the recipe weights boxes that no picture has; says it where it weights none."""
     if recipe.loss.box_weight == 1:
         if any(wanted.boxes):
-            access.say("The boxes are measured, but not weighted: the recipe's loss.box_weight is 1.")
+            runtime.notify("The boxes are measured, but not weighted: the recipe's loss.box_weight is 1.")
         return
     labels = {box.label for source in sources for item in source.items for box in item.boxes}
     every = (box for source in sources for item in source.items for box in item.boxes)
@@ -234,13 +231,11 @@ def pass_size(given: int | None, begun: int | None, recipe: Recipe, kind: str, r
     return max((n for n in fitting if n <= room), default=fitting[0])
 
 
-def _open(
-    source: Source | DataSet, boxes: Source | None, wanted: Wanted, access: Access, progress: Progress | None
-) -> DataSet:
+def _open(source: Source | DataSet, boxes: Source | None, wanted: Wanted, runtime: Runtime) -> DataSet:
     """A source to train on; at most `take` of it. Pictures that can't be read are passed over later."""
     found = source if isinstance(source, DataSet) else open_dataset(
-        source, take=wanted.take if source in SETS else None, seed=wanted.seed, boxes=boxes, offline=access.offline,
-        skip_bad=True, training=True, announce=access.say, progress=progress,
+        source, take=wanted.take if source in SETS else None, seed=wanted.seed, boxes=boxes, skip_bad=True,
+        training=True, runtime=runtime,
     )  # fmt: skip
     return found if wanted.take is None else _at_most(found, wanted.take, wanted.seed)
 

@@ -3,8 +3,7 @@
 Everything else (which pictures, their noise, the rates) is a function of the counter and the seed.
 """
 
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -14,6 +13,7 @@ from vaelens.errors import CheckFailedError
 from vaelens.finetuning.recipe import Recipe
 from vaelens.networks.autoencoder_kl import AutoencoderKL
 from vaelens.networks.patchgan import PatchGAN
+from vaelens.resources import seeded
 
 Tensors = dict[str, Tensor]
 FROZEN = ("encoder", "quant_conv")
@@ -102,17 +102,6 @@ class State:
         for title, optimizer, names in optimizers:
             _into_optimizer(title, optimizer, names, tensors)
         self.updates = updates
-
-
-@contextmanager
-def seeded(seed: int) -> Generator[None]:
-    """In this context torch's CPU generator begins at the seed; afterwards it is what it was."""
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
 
 
 def is_trained(name: str, recipe: Recipe) -> bool:

@@ -28,10 +28,10 @@ from vaelens.finetuning.objective import (
     reconstruction_loss,
 )
 from vaelens.finetuning.pictures import Batch
-from vaelens.finetuning.ranks import mean_over_ranks
 from vaelens.finetuning.recipe import Optimizer, Recipe
 from vaelens.finetuning.state import State
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
+from vaelens.runs.ranks import mean_over_ranks
 
 
 class NotFiniteError(CheckFailedError):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError, is_out_of_memory
+from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError
 from vaelens.health.activations import watched
 from vaelens.health.latents import LatentSums
 from vaelens.health.measurements import Measured, PictureSums, Plain, Timing, Trip, measure_plain
@@ -26,6 +26,7 @@ from vaelens.images.writing import from_uint8
 from vaelens.metrics.psnr import psnr
 from vaelens.networks.tiny import TinyAutoencoder
 from vaelens.report.record import run_record, vae_record
+from vaelens.resources import is_out_of_memory
 from vaelens.vae import VAE, Encoded
 from vaelens.weights.registry import registry
 

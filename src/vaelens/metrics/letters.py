@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vaelens.images.drawing import Box
 from vaelens.images.letters import GLYPHS
-from vaelens.metrics.pretrained import exact
 from vaelens.metrics.small import load_glyph_reader
 from vaelens.networks.small import GLYPH_SIDE, GlyphReader
+from vaelens.resources import full_precision
 
 LOOKALIKES = ("Cc", "Oo", "Ss", "Vv", "Ww", "Xx", "Zz")
 SHAPES = tuple(g for g in GLYPHS if not any(g in like[1:] for like in LOOKALIKES))
@@ -37,7 +37,7 @@ def read_glyphs(image: Tensor, boxes: Sequence[Box], reader: GlyphReader | None 
     if not boxes:
         return []
     reader = reader or _shipped()
-    with torch.inference_mode(), exact(image.device):
+    with torch.inference_mode(), full_precision(image.device):
         best = reader(glyph_crops(image, boxes)).argmax(dim=1)
     return [SHAPES[i] for i in best.tolist()]
 

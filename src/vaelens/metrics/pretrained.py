@@ -6,13 +6,12 @@ Nothing in a file is trusted: no code runs, and every key, shape and value is ch
 import re
 import tomllib
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -20,20 +19,14 @@ from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from vaelens.download.web import WebFile, cached_web, fetch_web
-from vaelens.errors import (
-    BadInputError,
-    CheckFailedError,
-    ResourceError,
-    UnsafeFileError,
-    UsageError,
-    VaelensError,
-    is_out_of_memory,
-)
+from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UnsafeFileError, UsageError, VaelensError
 from vaelens.files import sha256_file
 from vaelens.metrics.lpips import LPIPSHeads
 from vaelens.networks.alexnet import AlexNet
 from vaelens.networks.inception import InceptionV3
 from vaelens.networks.vgg import VGG16
+from vaelens.resources import is_out_of_memory
+from vaelens.runtime import DEFAULT, Runtime
 
 Module = InceptionV3 | VGG16 | AlexNet | LPIPSHeads
 BUILDERS: Mapping[str, Callable[[], Module]] = {
@@ -99,10 +92,7 @@ def load_networks(
     names: Iterable[str],
     paths: Mapping[str, Path] | None = None,
     device: torch.device | str = "cpu",
-    *,
-    offline: bool = False,
-    announce: Callable[[str], None] | None = None,
-    progress: Callable[[int, int, str], object] | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> dict[str, MetricNetwork]:
     """The named networks on `device`; those in `paths` from there. Errors as `read_network`.
 
@@ -115,7 +105,7 @@ def load_networks(
         _checked_path(path)
     networks: dict[str, MetricNetwork] = {}
     for name in sorted(wanted, key=lambda name: name not in paths):  # a wrong file is found before a long download
-        read = read_network(name, paths.get(name), offline=offline, announce=announce, progress=progress)
+        read = read_network(name, paths.get(name), runtime)
         read.module.to(device)
         networks[name] = read
     return {name: networks[name] for name in wanted}
@@ -124,10 +114,7 @@ def load_networks(
 def read_network(
     name: str,
     path: Path | None = None,
-    *,
-    offline: bool = False,
-    announce: Callable[[str], None] | None = None,
-    progress: Callable[[int, int, str], object] | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> MetricNetwork:
     """One network on the CPU, from the published file or from `path`.
 
@@ -141,7 +128,7 @@ def read_network(
     entry = _entry(name)
     given = path is not None
     if path is None:
-        path = fetch_web(entry.web, offline=offline, announce=announce, progress=progress)
+        path = fetch_web(entry.web, runtime)
     else:
         _checked_path(path)
     with torch.device("meta"):
@@ -151,28 +138,6 @@ def read_network(
     module.eval().requires_grad_(False)
     digest = sha256_file(path) if given else entry.sha256
     return MetricNetwork(name, module, digest, "published" if digest == entry.sha256 else "given")
-
-
-@contextmanager
-def exact(device: torch.device | str) -> Generator[None]:
-    """Full fp32 inside: autocast off on `device`, no TF32 and no bfloat16 in products, then all as it was before.
-
-    These are settings of the whole process.
-    """
-    backends = torch.backends
-    settings = cast(
-        "tuple[Any, ...]",
-        (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv),  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    )
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        with torch.autocast(torch.device(device).type, enabled=False):
-            yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
 
 
 def _entry(name: str) -> NetworkFile:

@@ -13,9 +13,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from vaelens.errors import BadInputError
-from vaelens.metrics.pretrained import exact
 from vaelens.metrics.psim import psim
 from vaelens.networks.small import GlyphReader, SmallFrechet, SmallPerceptual
+from vaelens.resources import full_precision
 
 WEIGHTS = Path(__file__).parent / "weights"
 Network = TypeVar("Network", bound=nn.Module)
@@ -34,7 +34,7 @@ def psim_small(net: SmallPerceptual, image: Tensor, reference: Tensor) -> Tensor
 
 def perceptual_taps(net: SmallPerceptual, image: Tensor) -> list[Tensor]:
     """The taps to compare, in full float32; image [b,3,h,w] in [0,1], each side at least 16."""
-    with exact(image.device):
+    with full_precision(image.device):
         return net(image.float())
 
 
@@ -45,7 +45,7 @@ def frechet_features(net: SmallFrechet, pixels: Tensor) -> Tensor:
     """
     if pixels.dtype != torch.uint8:
         raise ValueError(f"fd-small's features are of 8-bit pictures (uint8), not of {pixels.dtype}")
-    with exact(pixels.device):
+    with full_precision(pixels.device):
         return net(pixels.float() / 255)
 
 

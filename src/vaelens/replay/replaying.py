@@ -4,8 +4,8 @@ vaelens replay out.png
 """
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from vaelens.generation import Generator, Settings
 from vaelens.images.reading import read_picture
 from vaelens.images.writing import to_pixels
 from vaelens.latents import Latent, Prompted, read_latents
-from vaelens.loading import find_device, find_dtype, load
+from vaelens.loading import open_vae
 from vaelens.replay.said import File, Photographed, Said, Size, read_said, text_again
-from vaelens.report.record import versions
-from vaelens.report.usage import using_threads
+from vaelens.resources import using_threads
+from vaelens.runs.versions import versions
+from vaelens.runtime import Notify, Runtime, find_device, find_dtype, log
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 from vaelens.weights.safetensors_file import PICKLED
 
 LOCAL = {".safetensors", *PICKLED}  # endings of files, not of repositories
-Say = Callable[[str], None]
 DECIDES = ("torch", "diffusers", "transformers", "platform")  # versions on which the last bits depend
 
 
@@ -45,7 +45,7 @@ class _Help:
     latents: File | None
     yes: bool
     space: str | None
-    announce: Say | None
+    runtime: Runtime
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def replay(
     yes: bool = False,
     device: str | None = None,
     space: str | None = None,
-    announce: Say | None = None,
+    notify: Notify | None = None,
 ) -> Replay:
     """Make the picture again, at its threads and precision, on the CPU if it was made there.
 
@@ -99,13 +99,11 @@ def replay(
         before = f"{said.size[1]}x{said.size[0]}"
         raise BadInputError(f"{picture}: was {before}, is {w}x{h}, so it was changed since. Take the original.")
     where = find_device(device or ("cpu" if said.vae.device == "cpu" else "auto"))
-    given = _Help(model, vae, photo, latents, yes, space, announce)
+    given = _Help(model, vae, photo, latents, yes, space, Runtime(where, offline=not yes, notify=notify or log))
     with using_threads(min(max(1, said.threads), os.cpu_count() or 1)) as threads:
-        decoder = _vae(said, where, given)
-        latent, size, guard, notes = _latent(said, decoder, where, given)
-        made: Decoded = decode(
-            decoder, latent.tensor, size, guard=guard, in_full=lambda: _vae(said, where, given, "float32")
-        )
+        decoder = _vae(said, given)
+        latent, size, guard, notes = _latent(said, decoder, given)
+        made: Decoded = decode(decoder, latent.tensor, size, guard=guard, in_full=lambda: _vae(said, given, "float32"))
     if made.pixels.shape != old.shape:
         here, before = (f"{shape[1]}x{shape[0]}" for shape in (made.pixels.shape, old.shape))
         raise BadInputError(" ".join([f"{picture}: made again it has {here} pixels, not {before}.", *notes]))
@@ -121,27 +119,24 @@ def replay(
     )
 
 
-def _vae(said: Said, where: torch.device, given: _Help, dtype: str | None = None) -> VAE:
+def _vae(said: Said, given: _Help, dtype: str | None = None) -> VAE:
     if given.vae is None:
-        return _by_name(said.vae.name, dtype or said.vae.dtype, where, given)
-    options: dict[str, Any] = {"offline": not given.yes, "announce": given.announce}
-    return load(given.vae, device=str(where), dtype=dtype or said.vae.dtype, space=given.space, **options)
+        return _by_name(said.vae.name, dtype or said.vae.dtype, given)
+    runtime = replace(given.runtime, dtype=find_dtype(dtype or said.vae.dtype))
+    return open_vae(given.vae, runtime, space=given.space)
 
 
-def _by_name(name: str, dtype: str, where: torch.device, given: _Help) -> VAE:
+def _by_name(name: str, dtype: str, given: _Help) -> VAE:
     """A VAE that the picture names, if it is on this machine."""
     if not _may_be_fetched(name, registry().vaes):
         raise _missing("VAE", name, "--vae")
-    options: dict[str, Any] = {"offline": not given.yes, "announce": given.announce}
     try:
-        return load(name, device=str(where), dtype=dtype, space=given.space, **options)
+        return open_vae(name, replace(given.runtime, dtype=find_dtype(dtype)), space=given.space)
     except NetworkError as error:
         raise error if given.yes else _missing("VAE", name, "--vae") from error
 
 
-def _latent(
-    said: Said, decoder: VAE, where: torch.device, given: _Help
-) -> tuple[Latent, Size | None, Guard | None, list[str]]:
+def _latent(said: Said, decoder: VAE, given: _Help) -> tuple[Latent, Size | None, Guard | None, list[str]]:
     """The latent made again, the size to crop to, the model's safety checker, and what is different here."""
     if given.latents is not None:
         found = [one for one in read_latents(given.latents) if one.sha256 == said.latents_sha256]
@@ -153,11 +148,11 @@ def _latent(
     if given.photo is not None:
         other = said.made.get("photo_sha256") not in {None, sha256_file(given.photo)}
         notes = [f"{given.photo} is another file than the photograph that was used."] if other else []
-        return *_encoded(said, decoder, where, given, given.photo), None, notes
+        return *_encoded(said, decoder, given, given.photo), None, notes
     if "prompt" not in said.made:
         what = f"the photograph {said.made['photo']!r}: --photo" if "photo" in said.made else "a file: --latents"
         raise UsageError(f"the picture was made from {what} FILE names it.")
-    generator, made = _generator(said, where, given)
+    generator, made = _generator(said, given)
     notes: list[str] = []
     if generator.model.commit != made.model_commit and generator.model.source == "hub":
         notes.append(f"the model's commit was {made.model_commit}, and is {generator.model.commit} here.")
@@ -166,7 +161,7 @@ def _latent(
     return generator.latents(made.seed), None, generator.guard if generator.guards else None, notes
 
 
-def _encoded(said: Said, decoder: VAE, where: torch.device, given: _Help, photo: File) -> tuple[Latent, Size]:
+def _encoded(said: Said, decoder: VAE, given: _Help, photo: File) -> tuple[Latent, Size]:
     """The photograph through the encoder that was used, and its size."""
     try:
         made = Photographed.model_validate(said.made)
@@ -179,12 +174,12 @@ def _encoded(said: Said, decoder: VAE, where: torch.device, given: _Help, photo:
                 f"the photograph was encoded by {made.encoder[:80]!r}, which isn't on this machine under that name. "
                 "Name the latents that the comparison wrote into its folder: --latents FILE."
             )
-        encoder = _by_name(made.encoder, said.vae.dtype, where, given)
+        encoder = _by_name(made.encoder, said.vae.dtype, given)
     encoded = encoder.encode(read_picture(photo, max_side=made.max_side).image)
     return Latent(encoded.mode().float().cpu(), said.latent_space, {}), encoded.size
 
 
-def _generator(said: Said, where: torch.device, given: _Help) -> tuple[Generator, Prompted]:
+def _generator(said: Said, given: _Help) -> tuple[Generator, Prompted]:
     """The model with the picture's settings, and what these were."""
     try:
         made = Prompted.model_validate(said.made)
@@ -194,15 +189,14 @@ def _generator(said: Said, where: torch.device, given: _Help) -> tuple[Generator
     settings = Settings(
         made.prompt, made.negative_prompt, made.steps, made.guidance, size, made.scheduler_asked, said.safety_checker
     )
-    name, dtype = given.model or made.model, find_dtype(made.model_dtype)
+    name, runtime = given.model or made.model, replace(given.runtime, dtype=find_dtype(made.model_dtype))
     by_name = made.model_source in {"embedded", "hub"} and _may_be_fetched(name, registry().models)
     if given.model is None and not by_name:
         raise _missing("model", name, "--model")
     generation.check_settings(settings, name)
-    options: dict[str, Any] = {"dtype": dtype, "offline": not given.yes, "announce": given.announce}
     try:
-        found = generation.find(name, settings, **options)
-        return generation.open_generator(found, settings, device=where, **options), made
+        found = generation.find(name, settings, runtime)
+        return generation.open_generator(found, settings, runtime), made
     except NetworkError as error:
         raise error if given.yes or given.model is not None else _missing("model", name, "--model") from error
 

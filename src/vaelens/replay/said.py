@@ -8,9 +8,11 @@ from pydantic import BaseModel, ValidationError
 
 from vaelens.decoding import Decoded
 from vaelens.errors import BadInputError
+from vaelens.files import json_text
 from vaelens.images.reading import read_text
 from vaelens.latents import CHUNK, KEPT, Latent
-from vaelens.report.record import json_text, vae_record, versions
+from vaelens.report.record import vae_record
+from vaelens.runs.versions import versions
 from vaelens.vae import VAE
 
 File = str | os.PathLike[str]

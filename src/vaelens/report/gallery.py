@@ -11,13 +11,12 @@ from typing import Any, cast
 import numpy as np
 
 from vaelens.errors import UsageError
-from vaelens.files import writable_path, write_together
+from vaelens.files import json_text, writable_path, write_together
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png
 from vaelens.report.page import Layer, Panel, render_page
-from vaelens.report.record import json_text
 from vaelens.report.tables import Table
 
 PAGES = {".html", ".htm"}

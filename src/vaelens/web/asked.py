@@ -9,7 +9,7 @@ from vaelens import generation
 from vaelens.comparison.choosing import choose
 from vaelens.errors import UsageError
 from vaelens.generation import Settings
-from vaelens.loading import find_dtype
+from vaelens.runtime import Runtime, find_dtype
 from vaelens.vae import check_seed
 from vaelens.web.choices import Choices, Decoder, Model, find
 
@@ -70,7 +70,7 @@ def check(asked: Asked, choices: Choices, *, dtype: str, guard: bool) -> tuple[M
     if not _fit(model, vaes):
         sources = [vae.source for vae in vaes]
         opened = model.source if model else None
-        choose(settings, sources, opened, own=False, dtype=find_dtype(dtype), offline=True)
+        choose(settings, sources, opened, own=False, runtime=Runtime(dtype=find_dtype(dtype), offline=True))
         raise UsageError("these VAEs don't decode that model's latents. Tick those of its latent space.")
     return model, vaes
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -12,10 +12,10 @@ from vaelens.adapters.pipelines import SCHEDULERS
 from vaelens.download.hub import RemoteFile, cached
 from vaelens.errors import UsageError, VaelensError
 from vaelens.generation import LARGEST, MOST_STEPS
-from vaelens.loading import find_dtype, load
+from vaelens.loading import open_vae
+from vaelens.runtime import CPU, DEFAULT, DTYPES, Runtime
 from vaelens.weights.registry import registry
 
-Say = Callable[[str], None]
 _Choice = TypeVar("_Choice")
 SCENES = (  # of the small language that the embedded model knows
     "a smiling face with blue eyes and red hair on a yellow background",
@@ -110,11 +110,9 @@ def settle(
     models: Sequence[str],
     vaes: Sequence[str],
     *,
-    dtype: str = "float32",
     guard: bool = True,
     space: str | None = None,
-    offline: bool = False,
-    announce: Say | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> Choices:
     """The models and VAEs named, downloaded now if need be; what ships with vaelens; and what is in the cache already.
 
@@ -122,20 +120,20 @@ def settle(
     """
     found: dict[str, Model] = {}
     decoders: dict[str, Decoder] = {}
-    half = find_dtype(dtype).itemsize == 2
+    half = runtime.dtype.itemsize == 2
     embedded = registry().embedded_model()
     for source in dict.fromkeys([*models, embedded]):
         if source.lower() == embedded:
             _add(found, _embedded(embedded))
             continue
-        files = find_model(source, half=half, guard=guard, offline=offline, announce=announce)
-        bring(files, offline=offline, announce=announce)
+        files = find_model(source, half=half, guard=guard, runtime=runtime)
+        bring(files, runtime)
         _add(found, _model(source, files))
         own = _own(files, found[_id("model", source)])
         if own is not None:
             _add(decoders, own)
     for source in vaes:
-        vae = load(source, device="cpu", space=space, offline=offline, announce=announce)
+        vae = open_vae(source, replace(runtime, device=CPU, dtype=DTYPES["float32"]), space=space)
         _add(decoders, Decoder(_id("vae", source), vae.name, source, vae.spec.latent_space, usual=True))
     for name in registry().models:
         if _id("model", name) not in found and (files := _cached_model(name, half, guard)) is not None:
@@ -209,7 +207,7 @@ def _own(files: ModelFiles, model: Model) -> Decoder | None:
 
 def _cached_model(name: str, half: bool, guard: bool) -> ModelFiles | None:
     try:
-        files = find_model(name, half=half, guard=guard, offline=True)
+        files = find_model(name, half=half, guard=guard, runtime=Runtime(offline=True))
     except VaelensError:
         return None
     return files if all(cached(file) for file in files.lacking) else None

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from vaelens.errors import ResourceError, VaelensError, is_out_of_memory
+from vaelens.errors import ResourceError, VaelensError
+from vaelens.resources import is_out_of_memory
 from vaelens.web.asked import Asked
 from vaelens.web.history import History
 from vaelens.web.ids import new_id

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 
 from vaelens.errors import UsageError
-from vaelens.loading import find_device
+from vaelens.runtime import find_device
 from vaelens.web.app import make_app
 from vaelens.web.choices import Choices
 from vaelens.web.door import WILDCARDS, Door

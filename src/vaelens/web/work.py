@@ -12,9 +12,10 @@ import numpy as np
 from vaelens.adapters.libraries import diffusers
 from vaelens.comparison import running
 from vaelens.comparison.outcome import Comparison
-from vaelens.errors import BadInputError, ResourceError, is_out_of_memory
+from vaelens.errors import BadInputError, ResourceError
+from vaelens.files import json_text
 from vaelens.images.writing import encode_png
-from vaelens.report.record import json_text
+from vaelens.resources import is_out_of_memory
 from vaelens.web.asked import Asked
 from vaelens.web.choices import Choices, find
 from vaelens.web.kept import Kept

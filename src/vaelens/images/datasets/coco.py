@@ -7,17 +7,16 @@ from pathlib import Path
 
 from vaelens.download.web import WebFile, fetch_web
 from vaelens.images.boxes import coco_eye_boxes
-from vaelens.images.datasets.items import Progress, Say, Source, by_id
+from vaelens.images.datasets.items import Source, by_id
 from vaelens.images.datasets.zips import open_zip
 from vaelens.images.drawing import Box
+from vaelens.runtime import DEFAULT, Runtime
 
 NAME = "coco-val2017"
 FOLDER = "val2017/"  # inside the zip; ids are without it, as they are when the unpacked folder is named
 
 
-def open_coco(
-    *, eyes: bool = True, offline: bool = False, announce: Say | None = None, progress: Progress | None = None
-) -> Source:
+def open_coco(*, eyes: bool = True, runtime: Runtime = DEFAULT) -> Source:
     """val2017.zip, 816 MB, and with `eyes` the annotations, 253 MB; ids are file names, 000000000139.jpg.
 
     Raises what `fetch_web` does, CheckFailedError for other bytes than published among it.
@@ -26,7 +25,7 @@ def open_coco(
 
     def fetched(what: str) -> Path:
         file = WebFile(**table[what] | {"urls": tuple(table[what]["urls"])})
-        return fetch_web(file, offline=offline, announce=announce, progress=progress)
+        return fetch_web(file, runtime)
 
     zipped = open_zip(fetched("pictures"))
     members = by_id(((name.removeprefix(FOLDER), name) for name in zipped.ids), NAME)

@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 from vaelens.download import hub, listing
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets.folders import read_file
-from vaelens.images.datasets.items import Progress, Say, Source, by_id, clean_id
+from vaelens.images.datasets.items import Source, by_id, clean_id
 from vaelens.images.datasets.parquet import open_parquet, require_pyarrow
 from vaelens.images.datasets.shards import open_shards
 from vaelens.images.datasets.zips import open_zip
 from vaelens.images.reading import SUFFIXES
+from vaelens.runtime import DEFAULT, Runtime
 
 # What parts are called, in the order in which they serve when none is named.
 SPLITS = {
@@ -29,9 +30,7 @@ def open_hub_set(
     *,
     split: str | None = None,
     scored: bool = False,
-    offline: bool = False,
-    announce: Say | None = None,
-    progress: Progress | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> Source:
     """The pictures of a data set on the hub, as it is now; its commit stands in the notes.
 
@@ -44,7 +43,7 @@ def open_hub_set(
     Raises UsageError for a split that isn't there or lies in several folders, and without pyarrow where it is
     needed; BadInputError for a repository without pictures; and what downloads raise.
     """
-    there = listing.list_files(repo, repo_type="dataset", offline=offline, announce=announce)
+    there = listing.list_files(repo, repo_type="dataset", runtime=runtime)
     shown = [file for file in there.files if not any(p.startswith(".") for p in file.filename.split("/"))]
     form = next((form for form in FORMS if any(_suffix(file) in form for file in shown)), None)
     if form is None:
@@ -57,18 +56,18 @@ def open_hub_set(
             name,
             "hub",
             tuple(members),
-            lambda key: read_file(hub.fetch(members[key], offline=offline, announce=announce)),
+            lambda key: read_file(hub.fetch(members[key], runtime)),
             notes,
         )
     if form == {".parquet"}:
         require_pyarrow(repo)
-    paths = _fetched(repo, files, offline, announce, progress)
+    paths = _fetched(repo, files, runtime)
     if form == {".parquet"}:
         found = open_parquet(list(paths.values()), part, repo, scored=scored)
     elif form == {".tar"}:
         filename, path = next(iter(paths.items()))
         root = path.parents[len(PurePosixPath(filename).parts) - 1]
-        found = open_shards(list(paths.values()), root, name, scored=scored, progress=progress)
+        found = open_shards(list(paths.values()), root, name, scored=scored, runtime=runtime)
     else:
         found = _joined({filename: open_zip(path) for filename, path in paths.items()})
     return replace(found, name=name, kind="hub", notes=notes)
@@ -104,18 +103,15 @@ def _in_one_folder(repo: str, part: str, files: Sequence[hub.RemoteFile]) -> tup
     return tuple(sorted(files, key=lambda file: file.filename))
 
 
-def _fetched(
-    repo: str, files: Sequence[hub.RemoteFile], offline: bool, announce: Say | None, progress: Progress | None
-) -> dict[str, Path]:
+def _fetched(repo: str, files: Sequence[hub.RemoteFile], runtime: Runtime) -> dict[str, Path]:
     sizes = [file.size for file in files]
-    if announce and len(files) > 1 and not all(hub.cached(file) for file in files):
+    if len(files) > 1 and not all(hub.cached(file) for file in files):
         total = f", {sum(size or 0 for size in sizes) / 1e6:,.0f} MB" if all(sizes) else ""
-        announce(f"{repo}: {len(files)} files{total}, those that aren't in the cache are downloaded")
+        runtime.notify(f"{repo}: {len(files)} files{total}, those that aren't in the cache are downloaded")
     paths: dict[str, Path] = {}
     for done, file in enumerate(files, 1):
-        paths[file.filename] = hub.fetch(file, offline=offline, announce=announce)
-        if progress:
-            progress(done, len(files), "fetching files")
+        paths[file.filename] = hub.fetch(file, runtime)
+        runtime.progress(done, len(files), "fetching files")
     return paths
 
 

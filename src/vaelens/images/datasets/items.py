@@ -16,9 +16,6 @@ T = TypeVar("T")
 UNREADABLE = "unreadable"  # in the place of a sha256
 MAX_BYTES = 2**29  # one picture's file: more than the largest picture we read takes, uncompressed
 
-Say = Callable[[str], None]
-Progress = Callable[[int, int, str], object]  # done, total, what is being done
-
 
 @dataclass(frozen=True)
 class Item:

@@ -16,11 +16,12 @@ from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, drawn
 from vaelens.images.datasets.folders import files_below, one_picture, open_folder, pictures
 from vaelens.images.datasets.hub_sets import open_hub_set
-from vaelens.images.datasets.items import UNREADABLE, DataSet, Item, Progress, Say, Source
+from vaelens.images.datasets.items import UNREADABLE, DataSet, Item, Source
 from vaelens.images.datasets.shards import SCORES, open_shards
 from vaelens.images.datasets.zips import open_zip
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
+from vaelens.runtime import DEFAULT, Runtime
 
 NAMES = (coco.NAME, *drawn.SETS)
 KINDS = f"a folder of pictures or of .tar shards, a .zip, a .tar, owner/name on the hub, {', '.join(NAMES)}"
@@ -36,11 +37,9 @@ def open_dataset(
     min_aesthetic: float | None = None,
     split: str | None = None,
     boxes: str | os.PathLike[str] | None = None,
-    offline: bool = False,
     skip_bad: bool = False,
     training: bool = False,
-    announce: Say | None = None,
-    progress: Progress | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> DataSet:
     """The pictures of `source`, chosen, hashed and sorted by id; a path wins over a hub id.
 
@@ -67,9 +66,7 @@ def open_dataset(
         split=split,
         eyes=own is None,
         training=training,
-        offline=offline,
-        announce=announce,
-        progress=progress,
+        runtime=runtime,
     )
     notes = list(found.notes)
     if own is not None:
@@ -82,7 +79,7 @@ def open_dataset(
     chosen = _chosen(ids, take, seed, found.name)
     if len(chosen) < len(ids):
         notes.append(f"{len(chosen):,} of {len(ids):,} pictures, chosen with seed {seed}")
-    items = _hashed(found, chosen, skip_bad, progress)
+    items = _hashed(found, chosen, skip_bad, runtime)
     return DataSet(_title(found, len(items), len(ids), min_aesthetic), found.kind, items, tuple(notes), found)
 
 
@@ -109,31 +106,28 @@ def _find(
     split: str | None,
     eyes: bool,
     training: bool,
-    offline: bool,
-    announce: Say | None,
-    progress: Progress | None,
+    runtime: Runtime,
 ) -> Source:
     """The source that a name or path means."""
     match _name(source):
         case None:
             pass
         case coco.NAME:
-            return coco.open_coco(eyes=eyes, offline=offline, announce=announce, progress=progress)
+            return coco.open_coco(eyes=eyes, runtime=runtime)
         case name:
             return drawn.open_drawn(name, count, seed, training)
     path, name = Path(source), os.fspath(source)
     if not path.exists():
         if HUB_ID.fullmatch(name) and path.suffix.lower() not in {".zip", ".tar", *SUFFIXES}:
-            if announce:
-                announce(f"{name} is no path here: asking the hub for a data set of that name")
-            return open_hub_set(name, split=split, scored=scored, offline=offline, announce=announce, progress=progress)
+            runtime.notify(f"{name} is no path here: asking the hub for a data set of that name")
+            return open_hub_set(name, split=split, scored=scored, runtime=runtime)
         raise _unknown(name, path)
     if split is not None:
         raise UsageError(f"{name} lies here and has no splits; --split is for data sets on the hub. Leave it out.")
-    return _local(path, scored, progress)
+    return _local(path, scored, runtime)
 
 
-def _local(path: Path, scored: bool, progress: Progress | None) -> Source:
+def _local(path: Path, scored: bool, runtime: Runtime) -> Source:
     suffix = path.suffix.lower()
     if path.is_dir():
         tars = [file for file in files_below(path) if file.suffix.lower() == ".tar"]
@@ -141,13 +135,13 @@ def _local(path: Path, scored: bool, progress: Progress | None) -> Source:
             return open_folder(path)
         if next(pictures(path), None) is not None:
             raise UsageError(f"{path} holds both pictures and .tar shards. Name a folder that holds one kind.")
-        return open_shards(tars, path, f"{path.resolve().name}/", scored=scored, progress=progress)
+        return open_shards(tars, path, f"{path.resolve().name}/", scored=scored, runtime=runtime)
     if not path.is_file():
         raise BadInputError(f"{path} is a device or pipe. A data set is {KINDS}.")
     if suffix == ".zip":
         return open_zip(path)
     if suffix == ".tar":
-        return open_shards([path], path.parent, path.name, scored=scored, progress=progress)
+        return open_shards([path], path.parent, path.name, scored=scored, runtime=runtime)
     if suffix in SUFFIXES:
         raise one_picture(path)
     raise UsageError(f"{path} is no data set. It can be {KINDS}.")
@@ -203,7 +197,7 @@ def _chosen(ids: tuple[str, ...], take: int | None, seed: int, name: str) -> tup
     return tuple(ids[int(place)] for place in np.sort(places))
 
 
-def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, progress: Progress | None) -> tuple[Item, ...]:
+def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, runtime: Runtime) -> tuple[Item, ...]:
     """Each picture read once for its sha256, by some threads."""
     names = list(ids)
     items: list[Item] = []
@@ -222,8 +216,7 @@ def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, progress: Progre
             for start in range(0, len(names), PORTION):  # so that no million of results is waiting
                 for found in pool.map(item, names[start : start + PORTION]):
                     items.append(found)
-                    if progress:
-                        progress(len(items), len(names), "reading pictures")
+                    runtime.progress(len(items), len(names), "reading pictures")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

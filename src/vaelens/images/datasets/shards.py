@@ -13,8 +13,9 @@ from typing import cast
 
 from vaelens.errors import BadInputError
 from vaelens.images.datasets.folders import too_large
-from vaelens.images.datasets.items import MAX_BYTES, Progress, Source, by_id, clean_id
+from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, clean_id
 from vaelens.images.reading import SUFFIXES
+from vaelens.runtime import DEFAULT, Runtime
 
 # What lists of LAION, its descendants and COYO call their aesthetic score, the first found counts.
 SCORES = (
@@ -48,7 +49,7 @@ class Shard:
 
 
 def open_shards(
-    paths: Sequence[Path], root: Path, name: str, *, scored: bool = False, progress: Progress | None = None
+    paths: Sequence[Path], root: Path, name: str, *, scored: bool = False, runtime: Runtime = DEFAULT
 ) -> Source:
     """The pictures in tar files; ids are a tar's path below `root` and the key: 00000.tar/000000012.
 
@@ -69,8 +70,7 @@ def open_shards(
             fields |= shard.data[key].keys()
             if (score := aesthetic_score(shard.data[key])) is not None:
                 scores[f"{prefix}/{key}"] = score
-        if progress:
-            progress(done, len(paths), "indexing shards")
+        runtime.progress(done, len(paths), "indexing shards")
     members = by_id(found, name)
     if not members:
         raise BadInputError(f"{name} holds no pictures ({', '.join(sorted(SUFFIXES))}). Name other shards.")

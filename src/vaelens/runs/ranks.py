@@ -1,25 +1,24 @@
-"""More processes and machines on one evaluation, through Accelerate: `torchrun ... -m vaelens evaluate ...`.
+"""Several processes on one run, joined through Accelerate: `torchrun ... -m vaelens evaluate ...` or finetune.
 
-Whole chunks go round the ranks, so nothing is padded and no picture counts twice. At the end rank 0 takes over
-what its folder lacks; where all ranks share one folder, nothing has to be sent.
+Tensors are averaged here, by one sum over all processes: nothing wraps a network, so nothing can be bypassed.
 """
 
 import atexit
 import importlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from vaelens.errors import UsageError
-from vaelens.evaluation.folder import RunFolder
-from vaelens.report.record import json_text
+from vaelens.files import json_text
 
-PORTION = 256  # units sent at once
+T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # ranks may finish far apart
 
 
@@ -44,10 +43,15 @@ class Ranks:
         """What each rank gives, in their order, for all of them."""
         if self.count == 1:
             return [one]
-        from accelerate import utils  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
+        return _utils().gather_object([one])
 
-        accelerate: Any = utils
-        return accelerate.gather_object([one])
+    def from_first(self, one: T) -> T:
+        """What rank 0 gives, for all of them."""
+        if self.count == 1:
+            return one
+        held: list[Any] = [one]
+        _utils().broadcast_object_list(held)
+        return held[0]
 
     def agree(
         self, plan: Mapping[str, Any], would: str = "measure", same: str = "pictures, packages, --batch and --threads"
@@ -62,25 +66,10 @@ class Ranks:
                     f"Give all machines the same {same}."
                 )
 
-    def gather(self, folder: RunFolder, vaes: Iterable[str]) -> None:
-        """Bring every unit that rank 0's folder lacks, and another rank's has, into rank 0's."""
-        if self.count == 1:
-            return
-        from accelerate import utils  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
+def _utils() -> Any:
+    from accelerate import utils  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
 
-        accelerate: Any = utils
-        folder.refresh()
-        units = [(chunk, vae) for chunk in range(folder.chunks) for vae in vaes]
-        asked: list[Any] = [[unit for unit in units if not folder.is_done(*unit)]]
-        accelerate.broadcast_object_list(asked)  # what rank 0 lacks
-        lacking = cast(list[tuple[int, str]], asked[0])
-        for start in range(0, len(lacking), PORTION):  # a portion at a time is in memory
-            portion = lacking[start : start + PORTION]
-            mine = [] if self.is_first else [unit for unit in portion if folder.is_done(*unit)]
-            sent: Any = accelerate.gather_object([(unit, folder.unit(*unit)) for unit in mine])
-            if self.is_first:
-                for (chunk, vae), (rows, bad, features) in cast(list[Any], sent):
-                    folder.add(chunk, vae, rows, bad, features)
+    return utils
 
 
 def join_ranks(device: str) -> Ranks:
@@ -107,3 +96,31 @@ def leave() -> None:
     distributed: Any = torch.distributed
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@torch.no_grad()
+def mean_over_ranks(tensors: Sequence[Tensor], ranks: int) -> None:
+    """Put the mean over all processes in the place of each of these tensors, which are of one precision."""
+    if ranks == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    _sum(flat)
+    flat /= ranks
+    start = 0
+    for tensor in tensors:
+        tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+        start += tensor.numel()
+
+
+def any_rank(flag: bool, ranks: int, device: torch.device) -> bool:
+    """Whether it is so in any process."""
+    if ranks == 1:
+        return flag
+    held = torch.tensor([float(flag)], device=device)
+    _sum(held)
+    return bool(held.item() > 0)
+
+
+def _sum(tensor: Tensor) -> None:
+    distributed: Any = torch.distributed
+    distributed.all_reduce(tensor)

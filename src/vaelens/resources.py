@@ -1,17 +1,25 @@
-"""What a piece of work took: seconds, and how far memory rose; and how many threads it has."""
+"""What work takes of the machine, and how it computes: time, memory, threads, full precision, random state.
+
+Each context puts back what it found: settings of torch are settings of the whole process.
+"""
 
 import contextlib
 import ctypes
 import gc
 import os
+import platform
+import sys
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+
+from vaelens.errors import ResourceError
 
 PAUSE = 0.002  # seconds between two looks at the process' memory
 STATM = Path("/proc/self/statm")
@@ -95,3 +103,72 @@ def _resident() -> int | None:
         return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+@contextmanager
+def full_precision(device: torch.device | str) -> Generator[None]:
+    """Full fp32 inside: autocast off on `device`, no TF32 and no bfloat16 in products, then all as it was before.
+
+    These are settings of the whole process.
+    """
+    backends = torch.backends
+    settings = cast(
+        "tuple[Any, ...]",
+        (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv),  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    )
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        with torch.autocast(torch.device(device).type, enabled=False):
+            yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's MemoryError, or torch's RuntimeErrors on the CPU and on devices."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
+
+
+@contextmanager
+def out_of_memory(message: str) -> Generator[None]:
+    """In this context memory that runs out is a ResourceError with this message: what failed, and what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(message) from error
+
+
+@contextmanager
+def seeded(seed: int) -> Generator[None]:
+    """In this context torch's CPU generator begins at the seed; afterwards it is what it was."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+def processor(device: str) -> str:
+    """What computes on a device of this kind: results of two differ in their last bits."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def peak_memory() -> int | None:
+    """The process' largest resident size in bytes; None where the system doesn't tell."""
+    if os.name != "posix":
+        return None
+    import resource  # noqa: PLC0415  (POSIX only)
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,121 @@
+"""Where a call runs, what it may fetch, and whom it tells: one object, from the public call down to the last file.
+
+Public functions take these as flat keyword arguments; `Runtime.of` checks them once, and everything below gets the
+object.
+"""
+
+import difflib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from vaelens.errors import UsageError
+
+Notify = Callable[[str], object]
+Progress = Callable[[int, int, str], object]
+ShouldStop = Callable[[], bool]
+
+CPU = torch.device("cpu")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def silent(*_: object) -> None:
+    """Tells nobody: a notice, a step of progress or a line of a log that no one asked for."""
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def log(notice: str) -> None:
+    """A notice to the log `vaelens`, at level INFO: where notices go that no caller takes."""
+    logging.getLogger("vaelens").info(notice)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The surroundings of a call.
+
+    `device` and `dtype` are where and in which precision VAEs run; `offline` allows only what is on this machine.
+    `notify` gets notices, a sentence each; `progress` gets (done, total, what) before each step; `should_stop` is asked
+    between steps.
+    """
+
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+    offline: bool = False
+    notify: Notify = log
+    progress: Progress = silent
+    should_stop: ShouldStop = never
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        offline: bool = False,
+        notify: Notify | None = None,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> "Runtime":
+        """From what a caller names. Raises UsageError for a device or dtype that can't be had here."""
+        return cls(
+            find_device(device), find_dtype(dtype), offline, notify or log, progress or silent, should_stop or never
+        )
+
+    def on(self, device: torch.device) -> "Runtime":
+        """The same on another device."""
+        return replace(self, device=device)
+
+    def quietly(self) -> "Runtime":
+        """The same, without notices and progress."""
+        return replace(self, notify=silent, progress=silent)
+
+
+DEFAULT = Runtime()  # float32 on the CPU, online, notices to the log
+
+
+def find_device(device: str) -> torch.device:
+    """The torch device; `auto` takes cuda, else mps, else the CPU. Raises UsageError where it isn't there."""
+    usable = available_devices()
+    if device == "auto":
+        return torch.device(usable[-1])
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in usable or (found.index or 0) >= _count(found.type):
+        raise UsageError(f"no device {device!r} here; usable: auto, {', '.join(usable)}.")
+    return found
+
+
+def available_devices() -> list[str]:
+    """The kinds of device that torch can use here, the CPU first, the fastest last."""
+    devices = ["cpu"]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    if torch.cuda.is_available():
+        devices.append("cuda")
+    return devices
+
+
+def find_dtype(dtype: str) -> torch.dtype:
+    """The torch dtype by its name. Raises UsageError for another than float32, float16, bfloat16."""
+    if dtype not in DTYPES:
+        near = difflib.get_close_matches(dtype, DTYPES, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(DTYPES)}."
+        raise UsageError(f"no dtype is called {dtype!r}. {hint}")
+    return DTYPES[dtype]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """float32, bfloat16, ...: as options and records write it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _count(kind: str) -> int:
+    return torch.cuda.device_count() if kind == "cuda" else 1
