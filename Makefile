@@ -9,13 +9,13 @@ demo: .venv/product.stamp
 	@$(BIN)/vaelens compare "a smiling face with blue eyes and red hair on a yellow background" --seed 0 \
 		--photo examples/astronaut.png --boxes examples/boxes.csv -o demo
 	@echo
-	@$(BIN)/vaelens evaluate drawn --take 24 --preset offline -o demo/evaluation
+	@$(BIN)/vaelens evaluate synthetic --take 24 --preset offline -o demo/evaluation
 	@echo
-	@echo "One latent, three decoders, a generated picture and a photograph:"
+	@echo "One latent, three decoders, a generated image and a photo:"
 	@echo "  the page (slider, flicker, heat map):  demo/index.html   (open it in a browser)"
 	@echo "  the labelled sheet:                    demo/sheet.png"
 	@echo "  what was run, with fingerprints:       demo/run.json"
-	@echo "Measured on 24 drawn pictures:           demo/evaluation/report.html"
+	@echo "Measured on 24 synthetic images:           demo/evaluation/report.html"
 	@echo "The same, live:                          $(BIN)/vaelens serve"
 
 test: lint

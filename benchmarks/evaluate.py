@@ -3,7 +3,7 @@
     python -m venv bench && bench/bin/pip install -c constraints.txt -e '.[bench]'
     bench/bin/python benchmarks/evaluate.py
 
-Both stacks measure the same pictures through the same VAEs with the same networks, threads and batch, in turns
+Both stacks measure the same images through the same VAEs with the same networks, threads and batch, in turns
 (A B A B ...); the tables show medians, and the run fails where their rows differ. Ten minutes on two cores.
 README.md says what is measured.
 """
@@ -40,14 +40,14 @@ sys.path.insert(0, str(ROOT / "tests"))
 from random_trunks import write_trunks  # noqa: E402
 
 from vaelens.evaluation.folder import ORIGINALS, RunFolder, missing_units  # noqa: E402
+from vaelens.evaluation.images import read_chunk  # noqa: E402
 from vaelens.evaluation.instruments import Instruments  # noqa: E402
 from vaelens.evaluation.measuring import reconstruct_chunk  # noqa: E402
 from vaelens.evaluation.originals import OriginalsCache  # noqa: E402
-from vaelens.evaluation.pictures import read_chunk  # noqa: E402
 from vaelens.evaluation.preparation import saved_originals  # noqa: E402
 from vaelens.evaluation.presets import PRESETS, Preset  # noqa: E402
 from vaelens.evaluation.work import Work  # noqa: E402
-from vaelens.images.datasets.items import DataSet  # noqa: E402
+from vaelens.images.datasets.items import Dataset  # noqa: E402
 from vaelens.images.datasets.opening import open_dataset  # noqa: E402
 from vaelens.images.faces import draw_face  # noqa: E402
 from vaelens.images.letters import draw_letters  # noqa: E402
@@ -71,7 +71,7 @@ PRESET = Preset(
 # dB, SSIM, PSIM; a rounded-off bit of the VAE's output may turn a whole 8-bit step where it is truncated.
 ALLOWED = {"psnr": 2e-3, "ssim": 1e-4, "psim": 1e-3}
 LIBRARIES = ("vaelens", "torch", "diffusers", "torchmetrics", "scipy", "numpy", "pillow", "opencv-python-headless")
-DIMENSION, COUNT = 2048, 5000  # of the Frechet distance: Inception's features, COCO's pictures
+DIMENSION, COUNT = 2048, 5000  # of the Frechet distance: Inception's features, COCO's images
 
 FULL = "a VAE of kl-f8's size with random weights"
 
@@ -91,14 +91,14 @@ def main() -> None:
             name: path for name, path in write_trunks(place / "networks").items() if name in ("inception", "vgg16")
         }
         networks = load_networks(["inception", "vgg16"], paths)
-        pictures = write_pictures(place / "pictures", max(options.pictures, options.full_pictures))
-        bench = Bench(pictures, networks, options.batch, options.rounds)
+        images = write_images(place / "images", max(options.images, options.full_images))
+        bench = Bench(images, networks, options.batch, options.rounds)
         tiny = load("tiny-kl-f8")
         small = {"tiny-kl-f8": tiny, "tiny-kl-f8 again": tiny}
         runs: dict[str, Callable[[], Result]] = {
-            "small": lambda: against(bench, small, options.pictures, place / "small"),
-            "full": lambda: against(bench, {FULL: random_full_vae()}, options.full_pictures, place / "full"),
-            "ranks": lambda: ranks(pictures, paths, options.pictures, place / "ranks"),
+            "small": lambda: against(bench, small, options.images, place / "small"),
+            "full": lambda: against(bench, {FULL: random_full_vae()}, options.full_images, place / "full"),
+            "ranks": lambda: ranks(images, paths, options.images, place / "ranks"),
             "frechet": lambda: frechet(options.rounds),
         }
         for name in options.only or runs:
@@ -113,8 +113,8 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=16, help="through the small VAE, and for the ranks")
-    parser.add_argument("--full-pictures", type=int, default=4, help="through the VAE of Stable Diffusion's size")
+    parser.add_argument("--images", type=int, default=16, help="through the small VAE, and for the ranks")
+    parser.add_argument("--full-images", type=int, default=4, help="through the VAE of Stable Diffusion's size")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -127,22 +127,22 @@ def parsed() -> argparse.Namespace:
 class Bench:
     """What both stacks measure, with which networks and in which batches, and how often."""
 
-    pictures: Path
+    images: Path
     networks: Networks
     batch: int
     rounds: int
 
 
 def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> Result:
-    """Both stacks in turns over `count` pictures: seconds of each round, their medians' rates, parts, agreement."""
+    """Both stacks in turns over `count` images: seconds of each round, their medians' rates, parts, agreement."""
     folders = {name: vae.save(place / f"vae{number}") for number, (name, vae) in enumerate(vaes.items())}
-    chosen = sorted(bench.pictures.glob("*.jpg"))[:count]
-    dataset = only(open_dataset(str(bench.pictures)), {file.name for file in chosen})
+    chosen = sorted(bench.images.glob("*.jpg"))[:count]
+    dataset = only(open_dataset(str(bench.images)), {file.name for file in chosen})
     instruments = Instruments(PRESET, bench.networks, torch.device("cpu"))
     inception, vgg = (bench.networks[name].module for name in ("inception", "vgg16"))
     peer = ObviousStack(folders, inception, vgg, bench.batch)
 
-    def ours(number: int, of: DataSet = dataset) -> RunFolder:
+    def ours(number: int, of: Dataset = dataset) -> RunFolder:
         folder = RunFolder(place / f"run{number}", [item.id for item in of.items], bench.batch)
         folder.begin({"preset": PRESET.as_dict(), "vaes": {}})
         cache = OriginalsCache(place / f"cache{number}", {}, ["inception"])  # empty: nothing is known from before
@@ -164,12 +164,12 @@ def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> R
     each = count * len(vaes)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return {
-        "pictures": count,
+        "images": count,
         "vaes": list(vaes),
         "seconds": seconds,
-        "pictures_a_second": {name: each / median for name, median in medians.items()},
+        "images_a_second": {name: each / median for name, median in medians.items()},
         "times_as_fast": medians[THEIRS] / medians[OURS],
-        "milliseconds_a_picture_and_vae": {
+        "milliseconds_a_image_and_vae": {
             OURS: our_parts(bench, vaes, dataset, instruments, folder),
             THEIRS: {k: 1000 * v / each / bench.rounds for k, v in peer.parts.items()},
         },
@@ -178,9 +178,9 @@ def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> R
 
 
 def our_parts(
-    bench: Bench, vaes: Mapping[str, VAE], dataset: DataSet, instruments: Instruments, done: RunFolder
+    bench: Bench, vaes: Mapping[str, VAE], dataset: Dataset, instruments: Instruments, done: RunFolder
 ) -> dict[str, float]:
-    """Milliseconds of each part a picture and VAE, one after another; in a run, reading overlaps with the rest."""
+    """Milliseconds of each part an image and VAE, one after another; in a run, reading overlaps with the rest."""
     parts: dict[str, float] = defaultdict(float)
     again = RunFolder(done.path.with_name("parts"), done.ids, done.batch)
     again.begin({"preset": PRESET.as_dict(), "vaes": {}})
@@ -228,7 +228,7 @@ def agreement(folder: RunFolder, vaes: list[str], rows: Mapping[Any, Any], featu
     return largest
 
 
-def ranks(pictures: Path, paths: Mapping[str, Path], count: int, place: Path) -> Result:
+def ranks(images: Path, paths: Mapping[str, Path], count: int, place: Path) -> Result:
     """Whole runs of the command: one process of one thread, two of one each, one of two; with its start and report."""
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     named = [f"--network={name}={path}" for name, path in paths.items()]
@@ -238,11 +238,11 @@ def ranks(pictures: Path, paths: Mapping[str, Path], count: int, place: Path) ->
         "2 ranks, 1 thread each": (torchrun, "1"),
         "1 process, 2 threads": ([], "2"),
     }
-    found: Result = {"pictures": count, "seconds": {}, "measuring_seconds": {}}
+    found: Result = {"images": count, "seconds": {}, "measuring_seconds": {}}
     rows: dict[str, list[str]] = {}
     for number, (kind, (launcher, threads)) in enumerate(kinds.items()):
         output = place / str(number)
-        command = ["-m", "vaelens", "evaluate", str(pictures), "--take", str(count), "--preset", "card-2022"]
+        command = ["-m", "vaelens", "evaluate", str(images), "--take", str(count), "--preset", "card-2022"]
         command += ["--vae", "tiny-kl-f8", *named, "--threads", threads, "--quiet", "-o", str(output)]
         cache = {"VAELENS_CACHE": str(place / f"cache{number}")}
         began = time.perf_counter()
@@ -277,7 +277,7 @@ def frechet(rounds: int) -> Result:
     if apart > 1e-6:
         sys.exit(f"the Frechet distances differ: {values}")
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return {"pictures": COUNT, "dimension": DIMENSION, "seconds": seconds, "medians": medians,
+    return {"images": COUNT, "dimension": DIMENSION, "seconds": seconds, "medians": medians,
             "times_as_fast": medians["scipy sqrtm"] / medians[OURS], "relative_difference": apart}  # fmt: skip
 
 
@@ -294,18 +294,18 @@ def by_scipy(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(apart @ apart + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * np.trace(root))
 
 
-def write_pictures(folder: Path, count: int) -> Path:
+def write_images(folder: Path, count: int) -> Path:
     """Drawn faces and letters as JPEG files of 640x480, the size of most of COCO's."""
     folder.mkdir(parents=True)
     for number, draw in zip(range(count), itertools.cycle([draw_face, draw_letters])):
-        picture = Image.fromarray(draw(number).pixels).resize((640, 480), Image.Resampling.BICUBIC)
-        picture.save(folder / f"{number:03d}.jpg", quality=95)
+        image = Image.fromarray(draw(number).pixels).resize((640, 480), Image.Resampling.BICUBIC)
+        image.save(folder / f"{number:03d}.jpg", quality=95)
     return folder
 
 
-def only(dataset: DataSet, ids: set[str]) -> DataSet:
+def only(dataset: Dataset, ids: set[str]) -> Dataset:
     items = tuple(item for item in dataset.items if item.id in ids)
-    return DataSet(dataset.name, dataset.kind, items, dataset.notes, dataset.source)
+    return Dataset(dataset.name, dataset.kind, items, dataset.notes, dataset.source)
 
 
 def random_full_vae() -> VAE:

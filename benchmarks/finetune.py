@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from random_trunks import random_heads, random_vgg16  # noqa: E402
 
+from vaelens.finetuning.images import Batch  # noqa: E402
 from vaelens.finetuning.perceptual import Perceptual  # noqa: E402
-from vaelens.finetuning.pictures import Batch  # noqa: E402
 from vaelens.finetuning.recipe import Recipe, find_recipe  # noqa: E402
 from vaelens.finetuning.state import State  # noqa: E402
 from vaelens.finetuning.step import Setting, update  # noqa: E402
@@ -150,7 +150,7 @@ def summary(rounds: dict[str, list[Result]], options: argparse.Namespace) -> Res
     return {
         "conditions": conditions,
         "seconds_a_step": seconds,
-        "pictures_a_second": {stack: options.batch / value for stack, value in seconds.items()},
+        "images_a_second": {stack: options.batch / value for stack, value in seconds.items()},
         "peak_memory_bytes": memory,
         "times_as_fast": seconds[USUAL] / seconds[OURS],
         "largest_differences": differences,

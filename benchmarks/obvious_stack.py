@@ -81,7 +81,7 @@ class ObviousStack:
         self.parts[name] += time.perf_counter() - began
 
 
-_psnr = PeakSignalNoiseRatio(data_range=1.0)  # pools over a batch, so that it sees one picture at a time
+_psnr = PeakSignalNoiseRatio(data_range=1.0)  # pools over a batch, so that it sees one image at a time
 
 
 def _square(file: Path) -> np.ndarray:

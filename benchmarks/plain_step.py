@@ -40,7 +40,7 @@ class PlainStep:
         self.trained, self.average = trained, [p.detach().clone() for p in trained]
 
     def step_on(self, image: Tensor) -> Callable[[], dict[str, float]]:
-        """The step on these pictures, [b,3,h,w] in [0,1]."""
+        """The step on these images, [b,3,h,w] in [0,1]."""
         x = image * 2 - 1
 
         def step() -> dict[str, float]:

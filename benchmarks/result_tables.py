@@ -27,8 +27,8 @@ def _conditions(of: Result) -> str:
 
 
 def _against(of: Result) -> str:
-    rates, parts = of["pictures_a_second"], of["milliseconds_a_picture_and_vae"]
-    rows = [("pictures a second", f"{rates[OURS]:.3g}", f"{rates[THEIRS]:.3g}")]
+    rates, parts = of["images_a_second"], of["milliseconds_a_image_and_vae"]
+    rows = [("images a second", f"{rates[OURS]:.3g}", f"{rates[THEIRS]:.3g}")]
     rows += [
         (
             f"of it {part}, ms",
@@ -38,16 +38,16 @@ def _against(of: Result) -> str:
     ]
     differences = ", ".join(f"{name} {value:.1g}" for name, value in of["largest_differences"].items())
     return (
-        f"**{of['pictures']} pictures through {' and '.join(of['vaes'])}: {of['times_as_fast']:.2f} times as fast.** "
+        f"**{of['images']} images through {' and '.join(of['vaes'])}: {of['times_as_fast']:.2f} times as fast.** "
         f"Largest differences between the two stacks' numbers: {differences}.\n\n"
-        + _table(("a picture and VAE", OURS, THEIRS), rows)
+        + _table(("an image and VAE", OURS, THEIRS), rows)
     )
 
 
 def _ranks(of: Result) -> str:
     rows = [(kind, f"{of['seconds'][kind]:.1f}", f"{of['measuring_seconds'][kind]:.1f}") for kind in of["seconds"]]
     return (
-        f"**1 against 2 ranks**, {of['pictures']} pictures through tiny-kl-f8, card-2022. Both give the same rows.\n\n"
+        f"**1 against 2 ranks**, {of['images']} images through tiny-kl-f8, card-2022. Both give the same rows.\n\n"
         + _table(("", "whole command, s", "measuring, s"), rows)
     )
 
@@ -55,7 +55,7 @@ def _ranks(of: Result) -> str:
 def _frechet(of: Result) -> str:
     rows = [(name, f"{median:.1f}", len(of["seconds"][name])) for name, median in of["medians"].items()]
     return (
-        f"**Frechet distance**, {of['pictures']} pictures, {of['dimension']} features: {of['times_as_fast']:.1f} times "
+        f"**Frechet distance**, {of['images']} images, {of['dimension']} features: {of['times_as_fast']:.1f} times "
         f"as fast, relative difference {of['relative_difference']:.1g}.\n\n" + _table(("", "s", "rounds"), rows)
     )
 
@@ -72,7 +72,7 @@ def finetune_markdown(of: Result) -> str:
     differences = ", ".join(f"{name} {value:.1g}" for name, value in of["largest_differences"].items())
     rows = [
         ("seconds a step", *(f"{of['seconds_a_step'][stack]:.2f}" for stack in (OURS, USUAL))),
-        ("pictures a second", *(f"{of['pictures_a_second'][stack]:.3g}" for stack in (OURS, USUAL))),
+        ("images a second", *(f"{of['images_a_second'][stack]:.3g}" for stack in (OURS, USUAL))),
         ("peak memory, GB", *(f"{of['peak_memory_bytes'][stack] / 1e9:.2f}" for stack in (OURS, USUAL))),
     ]
     return (

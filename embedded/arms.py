@@ -3,7 +3,7 @@
     python embedded/arms.py SEED -o RUNS
 
 After `trio.py train` of tiny-kl-f8. Trains control, tiny-ft-ema, tiny-ft-mse and control-twice with this seed, and
-measures each on the same PICTURES drawn pictures of unseen seeds (`vaelens evaluate`, preset offline) in RUNS/measured,
+measures each on the same IMAGES synthetic images of unseen seeds (`vaelens evaluate`, preset offline) in RUNS/measured,
 where rows stay. Seeds may run side by side; a stopped one goes on. About half an hour on one core.
 """
 
@@ -12,20 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trio import is_whole, pictures, place, train
+from trio import images, is_whole, place, train
 
 import vaelens
 from vaelens.evaluation.running import evaluate
-from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.items import Dataset
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.vae import VAE
 
 BASE = "tiny-kl-f8"
 ARMS = ("control", "tiny-ft-ema", "tiny-ft-mse", "control-twice")
-PICTURES = 500
+IMAGES = 500
 PRESET = "offline"
 UNSEEN = 9  # the seed of their set; trainings look at those of their own seed
-BATCH = 4  # pictures a chunk: evaluate's on a CPU
+BATCH = 4  # images a chunk: evaluate's on a CPU
 
 
 def loaded(runs: Path, name: str, seed: int) -> VAE:
@@ -40,13 +40,13 @@ def row_name(name: str, seed: int) -> str:
     return name if is_whole(name) else f"{name} {seed}"
 
 
-def unseen(count: int = PICTURES) -> DataSet:
-    """Drawn pictures that no training sees, nor looks at on its way."""
-    return open_dataset("drawn", take=count, seed=UNSEEN)
+def unseen(count: int = IMAGES) -> Dataset:
+    """Synthetic images that no training sees, nor looks at on its way."""
+    return open_dataset("synthetic", take=count, seed=UNSEEN)
 
 
-def measure(vaes: list[VAE], dataset: DataSet, folder: Path) -> None:
-    """The pictures through VAEs; what the folder already has isn't measured again."""
+def measure(vaes: list[VAE], dataset: Dataset, folder: Path) -> None:
+    """The images through VAEs; what the folder already has isn't measured again."""
     evaluate(vaes, dataset, preset=PRESET, output=folder, batch=BATCH, threads=1, device="cpu", notify=print)
 
 
@@ -55,8 +55,8 @@ def run_arms(
     seed: int,
     dtype: str,
     *,
-    data: Sequence[DataSet],
-    count: int = PICTURES,
+    data: Sequence[Dataset],
+    count: int = IMAGES,
     changed: Mapping[str, Any] | None = None,
 ) -> None:
     """One seed's arms, each trained on `data` and then measured on `count` others; tiny-kl-f8 itself first."""
@@ -73,7 +73,7 @@ def main() -> None:
     cli.add_argument("-o", "--out", type=Path, required=True)
     cli.add_argument("--dtype", default="bfloat16", help="of the networks in training")
     a = cli.parse_args()
-    run_arms(a.out, a.seed, a.dtype, data=pictures(a.out))
+    run_arms(a.out, a.seed, a.dtype, data=images(a.out))
 
 
 if __name__ == "__main__":

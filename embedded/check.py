@@ -1,9 +1,9 @@
-"""PSNR of a VAE on held-out photographs, each beside that of an 8x down-and-up (Pillow's BICUBIC).
+"""PSNR of a VAE on held-out photos, each beside that of an 8x down-and-up (Pillow's BICUBIC).
 
     python embedded/check.py [--vae VAE ...] [PHOTO ...]
 
-The bicubic picture carries 3 numbers a cell of 8x8 pixels, a latent 4: an f8c4 VAE that can't beat it has
-learnt nothing. Without --vae: the embedded ones. Without photographs: astronaut at 256 and 512 and chelsea at
+The bicubic image carries 3 numbers a cell of 8x8 pixels, a latent 4: an f8c4 VAE that can't beat it has
+learnt nothing. Without --vae: the embedded ones. Without photos: astronaut at 256 and 512 and chelsea at
 256, from scikit-image's wheel.
 """
 
@@ -27,7 +27,7 @@ FACTOR = 8
 
 
 def held_out() -> dict[str, Image.Image]:
-    """The held-out photographs: the middle square, resized (Pillow BICUBIC, antialiased)."""
+    """The held-out photos: the middle square, resized (Pillow BICUBIC, antialiased)."""
     photos: dict[str, Image.Image] = {}
     for name, side in HELD_OUT:
         photo = Image.open(SKIMAGE / f"{name}.png").convert("RGB")
@@ -39,7 +39,7 @@ def held_out() -> dict[str, Image.Image]:
 
 
 def bicubic(photo: Image.Image) -> Image.Image:
-    """The photograph at an eighth of its size and back."""
+    """The photo at an eighth of its size and back."""
     small = photo.resize((photo.width // FACTOR, photo.height // FACTOR), Image.Resampling.BICUBIC)
     return small.resize(photo.size, Image.Resampling.BICUBIC)
 
@@ -47,7 +47,7 @@ def bicubic(photo: Image.Image) -> Image.Image:
 def scores(
     reconstruct: Callable[[Tensor], Tensor], photos: Iterable[tuple[str, Image.Image]]
 ) -> dict[str, tuple[float, float]]:
-    """PSNR in dB of the rounded reconstruction and of the bicubic picture, by photograph."""
+    """PSNR in dB of the rounded reconstruction and of the bicubic image, by photo."""
     found: dict[str, tuple[float, float]] = {}
     for name, photo in photos:
         original, reduced = (torch.tensor(np.asarray(p)).permute(2, 0, 1)[None] for p in (photo, bicubic(photo)))
@@ -69,7 +69,7 @@ def main() -> None:
             print(f"{name:<16} {of} {vae:6.2f} dB   bicubic {base:6.2f} dB   {vae - base:+.2f}")
         gains = [vae - base for vae, base in found.values()]
         told = f"{np.mean(gains):+.2f} dB over bicubic (from {min(gains):+.2f} to {max(gains):+.2f})"
-        print(f"{'mean':<16} {of} {told}, {len(found)} photographs", flush=True)
+        print(f"{'mean':<16} {of} {told}, {len(found)} photos", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the three small networks can do, on photographs and on drawings that none of them was trained on.
+"""What the three small networks can do, on photos and on drawings that none of them was trained on.
 
     python embedded/check_measures.py [PHOTO ...]
 
 Prints psim-small over ladders of one damage each, its order beside PSNR's and SSIM's, fd-small of damaged and of
-different sets, and the share of letters that the glyph reader reads. Without photographs: five of scikit-image's.
+different sets, and the share of letters that the glyph reader reads. Without photos: five of scikit-image's.
 About five minutes on one core. Needs scikit-image and SciPy.
 """
 
@@ -46,25 +46,25 @@ def square(photo: Image.Image, side: int = 256) -> Image.Image:
     return photo.crop((left, top, left + m, top + m)).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def blurred(picture: Image.Image, sigma: float) -> Image.Image:
-    return picture.filter(ImageFilter.GaussianBlur(sigma))
+def blurred(image: Image.Image, sigma: float) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(sigma))
 
 
-def noisy(picture: Image.Image, sigma: float) -> Image.Image:
+def noisy(image: Image.Image, sigma: float) -> Image.Image:
     """Gaussian noise of this spread in 8-bit steps, the same pattern at each strength."""
-    noise = np.random.default_rng(0).normal(0, sigma, (picture.height, picture.width, 3))
-    return Image.fromarray(np.clip((np.asarray(picture) + noise).round(), 0, 255).astype(np.uint8))
+    noise = np.random.default_rng(0).normal(0, sigma, (image.height, image.width, 3))
+    return Image.fromarray(np.clip((np.asarray(image) + noise).round(), 0, 255).astype(np.uint8))
 
 
-def jpeg(picture: Image.Image, quality: float) -> Image.Image:
+def jpeg(image: Image.Image, quality: float) -> Image.Image:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=int(quality))
+    image.save(file, "JPEG", quality=int(quality))
     return Image.open(file).convert("RGB")
 
 
-def reduced(picture: Image.Image, factor: float) -> Image.Image:
-    small = picture.resize((round(picture.width / factor), round(picture.height / factor)), Image.Resampling.BICUBIC)
-    return small.resize(picture.size, Image.Resampling.BICUBIC)
+def reduced(image: Image.Image, factor: float) -> Image.Image:
+    small = image.resize((round(image.width / factor), round(image.height / factor)), Image.Resampling.BICUBIC)
+    return small.resize(image.size, Image.Resampling.BICUBIC)
 
 
 @functools.cache
@@ -72,9 +72,9 @@ def tiny() -> vaelens.VAE:
     return vaelens.load("tiny-kl-f8", device="cpu")
 
 
-def through_vae(picture: Image.Image, share: float = 1.0) -> Image.Image:
-    """The reconstruction by tiny-kl-f8, mixed into the picture by this share."""
-    return image_of(torch.lerp(tensor(picture), _again(picture.tobytes(), picture.size), share))
+def through_vae(image: Image.Image, share: float = 1.0) -> Image.Image:
+    """The reconstruction by tiny-kl-f8, mixed into the image by this share."""
+    return image_of(torch.lerp(tensor(image), _again(image.tobytes(), image.size), share))
 
 
 @functools.lru_cache(maxsize=300)
@@ -92,13 +92,13 @@ LADDERS: dict[str, tuple[Callable[[Image.Image, float], Image.Image], tuple[floa
 }
 
 
-def at(damage: Callable[[Image.Image, float], Image.Image], strength: float, picture: Image.Image) -> Image.Image:
+def at(damage: Callable[[Image.Image, float], Image.Image], strength: float, image: Image.Image) -> Image.Image:
     """The damage at this strength; partial(at, damage, strength) is a Damage."""
-    return damage(picture, strength)
+    return damage(image, strength)
 
 
-def tensor(picture: Image.Image) -> Tensor:
-    return from_uint8(torch.tensor(np.asarray(picture)).permute(2, 0, 1)[None])
+def tensor(image: Image.Image) -> Tensor:
+    return from_uint8(torch.tensor(np.asarray(image)).permute(2, 0, 1)[None])
 
 
 def image_of(image: Tensor) -> Image.Image:
@@ -108,12 +108,12 @@ def image_of(image: Tensor) -> Image.Image:
 Rungs = dict[str, list[tuple[float, float, float]]]
 
 
-def measured(net: SmallPerceptual, picture: Image.Image) -> Rungs:
-    """psim-small, PSNR and SSIM of each rung of each ladder against the picture."""
+def measured(net: SmallPerceptual, image: Image.Image) -> Rungs:
+    """psim-small, PSNR and SSIM of each rung of each ladder against the image."""
     found: Rungs = {}
-    x = tensor(picture)
+    x = tensor(image)
     for name, (damage, strengths) in LADDERS.items():
-        rungs = [tensor(damage(picture, strength)) for strength in strengths]
+        rungs = [tensor(damage(image, strength)) for strength in strengths]
         with torch.no_grad():
             distances = [psim_small(net, y, x).item() for y in rungs]
         found[name] = [
@@ -129,8 +129,8 @@ def agreement(found: Rungs) -> tuple[float, float]:
     return by_psnr, by_ssim
 
 
-def moments(net: SmallFrechet, pictures: Sequence[Image.Image], damage: Damage = lambda p: p) -> Moments:
-    pixels = [torch.tensor(np.asarray(damage(p))).permute(2, 0, 1) for p in pictures]
+def moments(net: SmallFrechet, images: Sequence[Image.Image], damage: Damage = lambda p: p) -> Moments:
+    pixels = [torch.tensor(np.asarray(damage(p))).permute(2, 0, 1) for p in images]
     with torch.no_grad():
         features = [frechet_features(net, torch.stack(pixels[i : i + 20])) for i in range(0, len(pixels), 20)]
     return Moments.of(torch.cat(features))
@@ -173,8 +173,8 @@ def show_perceptual(photos: dict[str, Image.Image], drawings: Sequence[Image.Ima
         print(f"psim-small, {name}: itself {psim_small(net, x, x).item():.1e}")
         for ladder, rungs in found.items():
             print(f"  {ladder:<18} {_row(LADDERS[ladder][1], [r[0] for r in rungs], 4)}")
-    for what, pictures in (("photographs", [*photos.values()]), ("drawings", drawings)):
-        orders = [(*agreement(measured(net, p)), *agreement(measured(untrained, p))) for p in pictures]
+    for what, images in (("photos", [*photos.values()]), ("drawings", drawings)):
+        orders = [(*agreement(measured(net, p)), *agreement(measured(untrained, p))) for p in images]
         found = np.array(orders)
         mean, worst = found.mean(axis=0), found.min(axis=0)
         print(f"order over {sum(len(s) for _, s in LADDERS.values())} damages, Spearman, {len(found)} {what}:")

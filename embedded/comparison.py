@@ -1,7 +1,7 @@
 """From the rows of RUNS/measured to what docs/proof.md says of the arms: means, and differences over all seeds.
 
-A difference is taken picture by picture, and each picture's averaged over the seeds; so its interval (BCa bootstrap,
-95 %) is that of the pictures, and each seed's own mean stands beside it. A Frechet distance belongs to a set: there the
+A difference is taken image by image, and each image's averaged over the seeds; so its interval (BCa bootstrap,
+95 %) is that of the images, and each seed's own mean stands beside it. A Frechet distance belongs to a set: there the
 distances' jackknife values are averaged over the seeds.
 """
 
@@ -20,7 +20,7 @@ from vaelens.errors import UsageError
 from vaelens.evaluation.folder import ORIGINALS, RunFolder, missing_units
 from vaelens.evaluation.plan import read_plan
 from vaelens.evaluation.results import Row
-from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.items import Dataset
 from vaelens.metrics.frechet import Jackknife, jackknife
 from vaelens.metrics.statistics import paired
 from vaelens.report.tables import Better
@@ -34,7 +34,7 @@ BETTER: dict[str, Better] = {
     "ssim": "higher",
     "psim_small": "lower",
 }
-ON_SOME = ("letters", "eyes")  # pictures that have none have no value
+ON_SOME = ("letters", "eyes")  # images that have none have no value
 PAIRS = (
     ("control", BASE),
     ("tiny-ft-ema", "control"),
@@ -46,16 +46,16 @@ Value = tuple[float, float, float]  # with its 95 % interval
 
 @dataclass(frozen=True)
 class Rows:
-    """What RUNS/measured says of some VAEs: each measure's values, one a picture, and their Frechet distances."""
+    """What RUNS/measured says of some VAEs: each measure's values, one an image, and their Frechet distances."""
 
     values: Mapping[str, Mapping[str, np.ndarray]]
     distances: Mapping[str, Jackknife]
-    originals_read: float  # % of the letters that can be read on the pictures themselves
+    originals_read: float  # % of the letters that can be read on the images themselves
     weights: Mapping[str, str]  # fingerprints
 
     @classmethod
-    def of(cls, runs: Path, dataset: DataSet, names: Sequence[str]) -> "Rows":
-        """Raises UsageError where rows are missing, or a score that each picture has isn't a number."""
+    def of(cls, runs: Path, dataset: Dataset, names: Sequence[str]) -> "Rows":
+        """Raises UsageError where rows are missing, or a score that each image has isn't a number."""
         path = runs / "measured"
         folder = RunFolder(path, [item.id for item in dataset.items], BATCH)
         folder.refresh()
@@ -68,7 +68,7 @@ class Rows:
         for name, columns in values.items():
             for key, column in columns.items():
                 if key not in ON_SOME and not np.isfinite(column).all():
-                    raise UsageError(f"{path}: {key} of {name} isn't a number on each picture. Look at its pictures.")
+                    raise UsageError(f"{path}: {key} of {name} isn't a number on each image. Look at its images.")
         reference = folder.moments(ORIGINALS, "small")
         distances = jackknife(reference, {name: folder.moments(name, "small") for name in names})
         own = [row.letters for row in rows[names[0]] if row.letters and row.letters[2]]
@@ -78,7 +78,7 @@ class Rows:
         return cls(values, distances, mean(100 * top / count for _, top, count in own), weights)
 
     def value(self, name: str, measure: str) -> float:
-        """A VAE's mean over pictures, or its distance."""
+        """A VAE's mean over images, or its distance."""
         return self.distances[name].value if measure == FRECHET else mean(self.values[name][measure])
 
     def difference(self, pairs: Sequence[tuple[str, str]], measure: str) -> Value:
@@ -104,7 +104,7 @@ class Difference:
     by_seed: tuple[float, ...]
 
 
-def compared(runs: Path, dataset: DataSet, seeds: Sequence[int]) -> dict[str, Any]:
+def compared(runs: Path, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
     """The arms' part of the record. Raises UsageError where rows are missing or are of other weights than the files."""
     vaes = {name: {row_name(name, seed): loaded(runs, name, seed) for seed in seeds} for name in (BASE, *ARMS)}
     rows = Rows.of(runs, dataset, [name for of in vaes.values() for name in of])
@@ -118,13 +118,13 @@ def compared(runs: Path, dataset: DataSet, seeds: Sequence[int]) -> dict[str, An
     bicubic = {name: base for name, (_, base) in scores(lambda image: image, photos.items()).items()}
     found = {arm: [scores(vae.reconstruct, photos.items()) for vae in of.values()] for arm, of in vaes.items()}
     return {
-        "pictures": len(dataset.items),
+        "images": len(dataset.items),
         "seeds": list(seeds),
         "weights": dict(rows.weights),
         "originals_read": rows.originals_read,
         "arms": {arm: {key: [rows.value(name, key) for name in of] for key in BETTER} for arm, of in vaes.items()},
         "differences": [asdict(difference) for difference in differences(rows, seeds)],
-        "photographs": {
+        "photos": {
             photo: {"bicubic": bicubic[photo]} | {arm: [one[photo][0] for one in each] for arm, each in found.items()}
             for photo in photos
         },
@@ -143,7 +143,7 @@ def differences(rows: Rows, seeds: Sequence[int]) -> list[Difference]:
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Each measure's values, one a picture; letters: the % of a page's that are read, eyes: PSNR over their boxes."""
+    """Each measure's values, one an image; letters: the % of a page's that are read, eyes: PSNR over their boxes."""
     found = {key: [_number(row.scores[key]) for row in rows] for key in ("psnr", "ssim", "psim_small")}
     eyes = [[_number(region["psnr"]) for region in row.regions if region["label"] == "eye"] for row in rows]
     found["eyes"] = [mean(of) if of else math.nan for of in eyes]
@@ -163,6 +163,6 @@ def mean(values: Iterable[float]) -> float:
 
 
 def averaged(each: Sequence[Jackknife]) -> Jackknife:
-    """The mean of several distances on the same pictures, group by group."""
+    """The mean of several distances on the same images, group by group."""
     groups = zip(*(one.left_out for one in each), strict=True)
     return Jackknife(statistics.fmean(one.value for one in each), tuple(statistics.fmean(group) for group in groups))

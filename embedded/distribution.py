@@ -2,8 +2,8 @@
 
     python embedded/distribution.py -o RUNS
 
-After `trio.py train` of both. On the drawn pictures of RUNS/measured: reconstruction, by `vaelens evaluate`. On PROBED
-of each kind: what the decoders make of latents with noise, of the middle between two pictures' latents, and of latents
+After `trio.py train` of both. On the synthetic images of RUNS/measured: reconstruction by `vaelens evaluate`. On PROBED
+of each kind: what the decoders make of latents with noise, of the middle between two images' latents, and of latents
 drawn at random. Noise is given in the spread that each channel has over all of these latents, so that it means the same
 for both. Leaves RUNS/distribution.json and RUNS/distribution.png. About ten minutes on one core.
 """
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from comparison import BETTER, Rows, mean
 from vaelens.files import json_text, write_atomic
-from vaelens.images.datasets.items import DataSet
-from vaelens.images.reading import decode_picture
+from vaelens.images.datasets.items import Dataset
+from vaelens.images.reading import decode_image_file
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
 from vaelens.metrics.frechet import Moments, jackknife
@@ -34,7 +34,7 @@ from vaelens.vae import VAE
 
 AUTOENCODER = "tiny-ae"
 BOTH = (AUTOENCODER, BASE)
-PROBED = 100  # pictures of each kind
+PROBED = 100  # images of each kind
 NOISE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)  # its spread, in that of the channel
 SHOWN_NOISE = (0.1, 0.2, 0.4)
 GROUPS = 20  # of the jackknife
@@ -42,7 +42,7 @@ GROUPS = 20  # of the jackknife
 
 @dataclass(frozen=True)
 class Probe:
-    """One VAE's latents [n,c,h,w] of the probed pictures, and each channel's mean and spread over them, [1,c,1,1]."""
+    """One VAE's latents [n,c,h,w] of the probed images, and each channel's mean and spread over them, [1,c,1,1]."""
 
     vae: VAE
     latents: Tensor
@@ -55,14 +55,14 @@ class Probe:
         return cls(vae, z, z.mean(dim=(0, 2, 3), keepdim=True), z.std(dim=(0, 2, 3), keepdim=True))
 
     def decoded(self, latents: Tensor) -> Tensor:
-        """A picture as it would be saved, [1,3,h,w] in [0,1]."""
+        """An image as it would be saved, [1,3,h,w] in [0,1]."""
         return from_uint8(to_uint8(self.vae.decode(latents)))
 
     def plain(self, number: int) -> Tensor:
         return self.latents[number : number + 1]
 
     def noisy(self, number: int, strength: float) -> Tensor:
-        """A picture's latents with noise, which belongs to its number: both VAEs get the same."""
+        """An image's latents with noise, which belongs to its number: both VAEs get the same."""
         return self.plain(number) + strength * self.std * _normal(self.latents, number)
 
     def middle(self, number: int, other: int) -> Tensor:
@@ -87,7 +87,7 @@ class Probe:
         }  # fmt: skip
 
 
-def probe(runs: Path, dataset: DataSet) -> tuple[dict[str, Any], np.ndarray]:
+def probe(runs: Path, dataset: Dataset) -> tuple[dict[str, Any], np.ndarray]:
     """The record of all comparisons, and a sheet of what the decoders made, uint8 [h,w,3]."""
     vaes = {name: loaded(runs, name, 0) for name in BOTH}
     measure(list(vaes.values()), dataset, runs / "measured")
@@ -95,7 +95,7 @@ def probe(runs: Path, dataset: DataSet) -> tuple[dict[str, Any], np.ndarray]:
     for item in dataset.items:
         of_kind = kinds.setdefault(item.id.partition("-")[0], [])
         if len(of_kind) < PROBED:
-            of_kind.append(decode_picture(dataset.read(item), item.id).image)
+            of_kind.append(decode_image_file(dataset.read(item), item.id).image)
     images = [image for of_kind in kinds.values() for image in of_kind]
     couples = _couples([len(of_kind) for of_kind in kinds.values()])
     probes = {name: Probe.of(vae, images) for name, vae in vaes.items()}
@@ -110,8 +110,8 @@ def probe(runs: Path, dataset: DataSet) -> tuple[dict[str, Any], np.ndarray]:
     return record, sheet(probes, couples, [0, len(images) - 1])
 
 
-def reconstruction(runs: Path, dataset: DataSet) -> dict[str, Any]:
-    """Each measure of both on all pictures, and VAE - autoencoder with its interval."""
+def reconstruction(runs: Path, dataset: Dataset) -> dict[str, Any]:
+    """Each measure of both on all images, and VAE - autoencoder with its interval."""
     rows = Rows.of(runs, dataset, BOTH)
     found: dict[str, Any] = {}
     for key in BETTER:
@@ -121,7 +121,7 @@ def reconstruction(runs: Path, dataset: DataSet) -> dict[str, Any]:
 
 
 def with_noise(probes: dict[str, Probe], images: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """What noise costs: each picture against itself without noise, VAE - autoencoder with its interval."""
+    """What noise costs: each image against itself without noise, VAE - autoencoder with its interval."""
     before = {name: _scores(one, images, one.plain) for name, one in probes.items()}
     found: list[dict[str, Any]] = []
     for strength in NOISE:
@@ -138,10 +138,10 @@ def with_noise(probes: dict[str, Probe], images: Sequence[Tensor]) -> list[dict[
 
 
 def invented(probes: dict[str, Probe], images: Sequence[Tensor], couples: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """fd-small, against the pictures, of what is decoded from latents that no picture has; VAE - autoencoder.
+    """fd-small, against the images, of what is decoded from latents that no image has; VAE - autoencoder.
 
-    middle: halfway between two pictures of a kind; blended: the same two blended as pixels, encoded and decoded;
-    middle_beyond_blended: the difference of these, from which goes what each decoder loses on any picture.
+    middle: halfway between two images of a kind; blended: the same two blended as pixels, encoded and decoded;
+    middle_beyond_blended: the difference of these, from which goes what each decoder loses on any image.
     """
     real = _moments(images)
     made: dict[str, dict[str, list[Moments]]] = {"reconstructed": {}, "middle": {}, "blended": {}, "random": {}}
@@ -162,7 +162,7 @@ def invented(probes: dict[str, Probe], images: Sequence[Tensor], couples: Sequen
 
 
 def sheet(probes: dict[str, Probe], couples: Sequence[tuple[int, int]], numbers: Sequence[int]) -> np.ndarray:
-    """Both decoders' pictures of the latents that were measured, to look at."""
+    """Both decoders' images of the latents that were measured, to look at."""
     headings = ["reconstructed", *(f"noise {strength}" for strength in SHOWN_NOISE), "halfway", "random"]
     rows: list[SheetRow] = []
     for name, one in probes.items():
@@ -174,9 +174,9 @@ def sheet(probes: dict[str, Probe], couples: Sequence[tuple[int, int]], numbers:
 
 
 def _couples(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Each picture with another of its kind.
+    """Each image with another of its kind.
 
-    With the one GROUPS further on, so that both of PROBED pictures' couples are left out by the jackknife together;
+    With the one GROUPS further on, so that both of PROBED images' couples are left out by the jackknife together;
     with the next where there are too few for that.
     """
     starts = np.cumsum([0, *counts])
@@ -188,7 +188,7 @@ def _couples(counts: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _scores(one: Probe, images: Sequence[Tensor], latents: Callable[[int], Tensor]) -> dict[str, np.ndarray]:
-    """PSNR and psim-small of each picture decoded from such latents."""
+    """PSNR and psim-small of each image decoded from such latents."""
     network = load_small_perceptual()
     values: dict[str, list[float]] = {"psnr": [], "psim_small": []}
     for number, image in enumerate(images):
@@ -199,11 +199,11 @@ def _scores(one: Probe, images: Sequence[Tensor], latents: Callable[[int], Tenso
     return {key: np.array(column) for key, column in values.items()}
 
 
-def _moments(pictures: Sequence[Tensor]) -> list[Moments]:
-    """Of fd-small's features, in groups of every GROUPS-th picture."""
+def _moments(images: Sequence[Tensor]) -> list[Moments]:
+    """Of fd-small's features, in groups of every GROUPS-th image."""
     network = load_small_frechet()
     with torch.no_grad():
-        features = torch.cat([frechet_features(network, to_uint8(picture)) for picture in pictures])
+        features = torch.cat([frechet_features(network, to_uint8(image)) for image in images])
     return [Moments.of(features[group::GROUPS]) for group in range(min(GROUPS, len(features)))]
 
 

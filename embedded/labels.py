@@ -1,4 +1,4 @@
-"""A small network that reads a scene's attributes from its picture, trained apart from tiny-sd, which it judges.
+"""A small network that reads a scene's attributes from its image, trained apart from tiny-sd, which it judges.
 
     python embedded/labels.py draw -o RUN                   drawings reconstructed by tiny-kl-f8; some ten minutes
     python embedded/labels.py train -o RUN                  the network, into embedded/labels.safetensors; ten minutes
@@ -83,7 +83,7 @@ def reconstructed(wanted: list[Scene], first: int, quick: bool = False) -> Tenso
 
 @torch.no_grad()
 def read(network: Labels, image: Tensor) -> list[Scene]:
-    """What the network sees in pictures [b,3,256,256] in [0,1]."""
+    """What the network sees in images [b,3,256,256] in [0,1]."""
     network.eval()
     best = {head: scores.argmax(1).tolist() for head, scores in network(image).items()}
     seen: list[Scene] = []

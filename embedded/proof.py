@@ -1,6 +1,6 @@
 """Write docs/proof.md: do the recipes do what they are for, and what is a VAE's distribution good for.
 
-    python embedded/proof.py record -o RUNS     docs/proof.json and pictures, from what arms.py and distribution.py left
+    python embedded/proof.py record -o RUNS     docs/proof.json and images, from what arms.py and distribution.py left
     python embedded/proof.py page               docs/proof.md, from docs/proof.json
 
 The page's numbers and verdicts all come from the record: `page` needs no training.
@@ -58,7 +58,7 @@ def page(record: Record) -> str:
         record["made"],
         dtype=dtype,
         threads=f"{threads} thread{'s' if threads > 1 else ''}",
-        pictures=arms["pictures"],
+        images=arms["images"],
         seeds=", ".join(map(str, arms["seeds"])),
         of_arm=f"{record['updates']['tiny-ft-ema']:,}",
         of_begun=f"{record['updates']['begun']:,}",
@@ -67,10 +67,10 @@ def page(record: Record) -> str:
         arms=table_markdown(arms_table(arms)),
         originals_read=number(arms["originals_read"], 1),
         by_chance=f"one of {2 ** (len(arms['seeds']) - 1)}",
-        too_high=f"{too_high_percent(arms['pictures'], FEATURES):.0f}",
+        too_high=f"{too_high_percent(arms['images'], FEATURES):.0f}",
         count=len(arms["differences"]),
         questions="\n".join(questions),
-        photographs=table_markdown(photographs_table(arms)),
+        photos=table_markdown(photographs_table(arms)),
         probed=vae["probed"],
         reconstruction=table_markdown(reconstruction_table(vae)),
         latents=table_markdown(latents_table(vae)),
@@ -91,7 +91,7 @@ def verdict(difference: Record) -> str:
 
 
 def excludes_zero(low: float | None, high: float | None) -> bool:
-    """Whether an interval is there and has 0 outside; too few pictures have none, which a record writes as null."""
+    """Whether an interval is there and has 0 outside; too few images have none, which a record writes as null."""
     return low is not None and high is not None and (low > 0 or high < 0)
 
 
@@ -122,21 +122,21 @@ def frechet_verdict(difference: Record) -> str:
     """Whether the published order, ft-EMA before ft-MSE, shows."""
     told = verdict(difference)
     if told == UNDECIDED:
-        return "Which of ft-EMA and ft-MSE is nearer to the pictures is not resolved at this scale."
+        return "Which of ft-EMA and ft-MSE is nearer to the images is not resolved at this scale."
     if told.startswith("tiny-ft-ema"):
-        return "ft-EMA is nearer to the pictures than ft-MSE, as published."
-    return "ft-MSE is nearer to the pictures than ft-EMA, unlike published."
+        return "ft-EMA is nearer to the images than ft-MSE, as published."
+    return "ft-MSE is nearer to the images than ft-EMA, unlike published."
 
 
 def photographs_verdict(arms: Record) -> str:
-    """By how much the best of the shipped trio (seed 0) beats bicubic on each photograph."""
+    """By how much the best of the shipped trio (seed 0) beats bicubic on each photo."""
     shipped = arms["seeds"].index(0)
     gains: list[str] = []
-    for photo, of in arms["photographs"].items():
+    for photo, of in arms["photos"].items():
         each = {arm: of[arm][0 if arm == BASE else shipped] for arm in (BASE, "tiny-ft-ema", "tiny-ft-mse")}
         best = max(each, key=lambda arm: each[arm])
         gains.append(f"{photo} {number(each[best] - of['bicubic'], 2, signed=True)} dB (`{best}`)")
-    return f"The best of the shipped three, chosen for each photograph, against bicubic: {', '.join(gains)}."
+    return f"The best of the shipped three, chosen for each photo, against bicubic: {', '.join(gains)}."
 
 
 def distribution_in_short(vae: Record) -> list[str]:
@@ -155,7 +155,7 @@ def distribution_in_short(vae: Record) -> list[str]:
     lines.append(f"What noise on the latents costs the VAE and the autoencoder: at {'; at '.join(costs)}.")
     halfway = vae["unseen_latents"]["middle_beyond_blended"]
     lines.append(
-        "Halfway between two pictures' latents, beyond what the decoder makes of the two blended as pixels: fd-small "
+        "Halfway between two images' latents, beyond what the decoder makes of the two blended as pixels: fd-small "
         f"{number(halfway[BASE], 2, signed=True)} (VAE) and {number(halfway[AUTOENCODER], 2, signed=True)} "
         f"(autoencoder), {side(halfway['difference'], 'fd_small')}."
     )
@@ -201,8 +201,8 @@ def pair_table(arms: Record, first: str, second: str) -> Table:
 
 def photographs_table(arms: Record) -> Table:
     names = ("bicubic", BASE, *ARMS)
-    rows = [(photo, *(ranged(of[name]) for name in names)) for photo, of in arms["photographs"].items()]
-    return Table(tuple(map(Column, ("photograph", *names))), tuple(rows))
+    rows = [(photo, *(ranged(of[name]) for name in names)) for photo, of in arms["photos"].items()]
+    return Table(tuple(map(Column, ("photo", *names))), tuple(rows))
 
 
 def ranged(value: float | Sequence[float]) -> str:
@@ -248,9 +248,9 @@ def noise_table(vae: Record) -> Table:
 
 def invented_table(vae: Record) -> Table:
     titles = {
-        "reconstructed": "pictures, reconstructed",
-        "blended": "two pictures blended as pixels, reconstructed",
-        "middle": "halfway between two pictures' latents",
+        "reconstructed": "images, reconstructed",
+        "blended": "two images blended as pixels, reconstructed",
+        "middle": "halfway between two images' latents",
         "middle_beyond_blended": "halfway, less the blended ones",
         "random": "random latents",
     }

@@ -1,4 +1,4 @@
-"""docs/proof.json and the pictures of docs/proof.md, from what arms.py and distribution.py left in RUNS."""
+"""docs/proof.json and the images of docs/proof.md, from what arms.py and distribution.py left in RUNS."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from trio import TRAININGS, place
 from comparison import compared
 from vaelens.errors import UsageError
 from vaelens.files import json_text, write_atomic
-from vaelens.images.datasets.items import DataSet
-from vaelens.images.reading import decode_picture
+from vaelens.images.datasets.items import Dataset
+from vaelens.images.reading import decode_image_file
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png, from_uint8, to_pixels
 from vaelens.resources import processor
@@ -76,18 +76,18 @@ def _one(by_name: dict[str, Any]) -> Any:
     return first
 
 
-def arms_sheet(runs: Path, dataset: DataSet) -> np.ndarray:
+def arms_sheet(runs: Path, dataset: Dataset) -> np.ndarray:
     """Eyes and letters, original and through each decoder of seed 0; uint8 [h,w,3]."""
     photos = held_out()
     originals = {name: torch.tensor(np.asarray(photos[name])).permute(2, 0, 1)[None] for name in PHOTO_WINDOWS}
-    pictures = {name: (from_uint8(pixels), PHOTO_WINDOWS[name]) for name, pixels in originals.items()}
+    images = {name: (from_uint8(pixels), PHOTO_WINDOWS[name]) for name, pixels in originals.items()}
     for item in (dataset.items[0], dataset.items[-1]):  # a face, a page of letters
-        pictures[item.id] = decode_picture(dataset.read(item), item.id).image, DRAWN_WINDOW
+        images[item.id] = decode_image_file(dataset.read(item), item.id).image, DRAWN_WINDOW
     vaes = [loaded(runs, arm, 0) for arm in SHOWN_ARMS]
     rows: list[SheetRow] = []
-    for name, (picture, (left, top)) in pictures.items():
+    for name, (image, (left, top)) in images.items():
         window = (slice(top, top + SIDE), slice(left, left + SIDE))
-        each = [picture, *(vae.reconstruct(picture) for vae in vaes)]
+        each = [image, *(vae.reconstruct(image) for vae in vaes)]
         cells = (to_pixels(one)[window].repeat(LARGER, axis=0).repeat(LARGER, axis=1) for one in each)
         rows.append(SheetRow(name, tuple(map(np.ascontiguousarray, cells))))
     return draw_sheet(rows, ["original", *SHOWN_ARMS])

@@ -42,8 +42,8 @@ COUNT, BATCH, LESSONS = 16_000, 32, 2000
 WARM_UP, EMA, CLIP = 300, 0.999, 1.0
 UNSAID = 0.1  # captions replaced by the empty prompt, for guidance
 TOKENS, WIDTH = 24, 96
-CHUNK = 32  # pictures encoded at once
-DETAILS, WEIGHT = ("iris", "mouth"), 8.0  # an iris is a hundredth of the picture, and a tenth of what is asked for
+CHUNK = 32  # images encoded at once
+DETAILS, WEIGHT = ("iris", "mouth"), 8.0  # an iris is a hundredth of the image, and a tenth of what is asked for
 
 
 def unseen(scene: Scene) -> bool:
@@ -223,7 +223,7 @@ class Stage:
         return self.rate * min(1.0, (update + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * update / self.updates))
 
 
-# The first stage's text encoder learnt along with the UNet, and its pictures' eyes had any colour; the second continues
+# The first stage's text encoder learnt along with the UNet, and its images' eyes had any colour; the second continues
 # its UNet with a text encoder that is taught before and stays as it is, and looks harder at irises and mouths.
 STAGES = {
     "begun": Stage(9000, 1.2e-3, weight=1.0, taught=False),

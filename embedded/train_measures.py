@@ -1,4 +1,4 @@
-"""Train the three small networks of psim-small, fd-small and the glyph reader, on drawn pictures' labels alone.
+"""Train the three small networks of psim-small, fd-small and the glyph reader, on synthetic images' labels alone.
 
     python embedded/train_measures.py -o RUN                      all three, one after another
     python embedded/train_measures.py -o RUN --only fd-small
@@ -36,7 +36,7 @@ Rng = np.random.Generator
 
 
 def drawn(kind: str, first: int, count: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [n,256,256,3] and boxes float32 [m,6]: picture, label, left, top, right, bottom; drawn once."""
+    """Images uint8 [n,256,256,3] and boxes float32 [m,6]: image, label, left, top, right, bottom; drawn once."""
     file = folder / f"{kind}-{first}-{count}.npz"
     if not file.exists():
         drawings = [DRAW[kind](seed) for seed in range(first, first + count)]
@@ -52,34 +52,34 @@ def label_maps(pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """What stands at each pixel, uint8 [n,256,256], an index of LABELS: ellipses for parts, boxes for glyphs."""
     maps = np.zeros(pixels.shape[:3], dtype=np.uint8)
     ys, xs = np.mgrid[0:256, 0:256] + 0.5
-    for picture, label, left, top, right, bottom in boxes[np.argsort(boxes[:, 1], kind="stable")]:
+    for image, label, left, top, right, bottom in boxes[np.argsort(boxes[:, 1], kind="stable")]:
         if label >= 5:
-            maps[int(picture), round(top) : round(bottom), round(left) : round(right)] = label
+            maps[int(image), round(top) : round(bottom), round(left) : round(right)] = label
         else:
             across, down = (2 * xs - left - right) / (right - left), (2 * ys - top - bottom) / (bottom - top)
-            maps[int(picture)][across**2 + down**2 < 1] = label
+            maps[int(image)][across**2 + down**2 < 1] = label
     return maps
 
 
-def damaged(picture: Image.Image, rng: Rng, most: int = 3) -> tuple[Image.Image, int]:
-    """The picture with one known damage, or none, and its label below DAMAGES; strengths below `most`."""
+def damaged(image: Image.Image, rng: Rng, most: int = 3) -> tuple[Image.Image, int]:
+    """The image with one known damage, or none, and its label below DAMAGES; strengths below `most`."""
     kind, level = int(rng.integers(-1, 4)), int(rng.integers(most))
     if kind < 0:
-        return picture, 0
+        return image, 0
     strength = rng.uniform(*sorted((BLUR, NOISE, JPEG, REDUCE)[kind][level : level + 2]))
     if kind == 0:
-        picture = picture.filter(ImageFilter.GaussianBlur(strength))
+        image = image.filter(ImageFilter.GaussianBlur(strength))
     elif kind == 1:
-        noisy = np.asarray(picture) + rng.normal(0, strength, (*picture.size[::-1], 3))
-        picture = Image.fromarray(np.clip(noisy.round(), 0, 255).astype(np.uint8))
+        noisy = np.asarray(image) + rng.normal(0, strength, (*image.size[::-1], 3))
+        image = Image.fromarray(np.clip(noisy.round(), 0, 255).astype(np.uint8))
     elif kind == 2:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=round(strength))
-        picture = Image.open(file)
+        image.save(file, "JPEG", quality=round(strength))
+        image = Image.open(file)
     else:
-        small = picture.resize([max(1, round(n / strength)) for n in picture.size], Image.Resampling.BICUBIC)
-        picture = small.resize(picture.size, Image.Resampling.BICUBIC)
-    return picture, 1 + 3 * kind + level
+        small = image.resize([max(1, round(n / strength)) for n in image.size], Image.Resampling.BICUBIC)
+        image = small.resize(image.size, Image.Resampling.BICUBIC)
+    return image, 1 + 3 * kind + level
 
 
 def recoloured(pixels: np.ndarray, rng: Rng) -> np.ndarray:
@@ -92,31 +92,31 @@ class Crops:
 
     def __init__(self, first: int, counts: tuple[int, int], regions: tuple[int, int], side: int, folder: Path) -> None:
         pools = [drawn(kind, first, count, folder) for kind, count in zip(DRAW, counts, strict=True)]
-        self.pictures = np.concatenate([pixels for pixels, _ in pools])
+        self.images = np.concatenate([pixels for pixels, _ in pools])
         self.maps = np.concatenate([label_maps(*pool) for pool in pools])
         self.regions, self.side = regions, side
 
     def batch(self, rng: Rng, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pictures damaged and clean [count,3,s,s] in [0,1], label maps [count,s,s], damages [count]."""
+        """Images damaged and clean [count,3,s,s] in [0,1], label maps [count,s,s], damages [count]."""
         crops = [self._crop(rng) for _ in range(count)]
         pixels, clean, maps, damages = (torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
         pixels, clean = (p.permute(0, 3, 1, 2).float().div(255) for p in (pixels, clean))
         return pixels.contiguous(memory_format=torch.channels_last), clean, maps.long(), damages
 
     def _crop(self, rng: Rng) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        i, region = int(rng.integers(len(self.pictures))), int(rng.integers(self.regions[0], self.regions[1] + 1))
+        i, region = int(rng.integers(len(self.images))), int(rng.integers(self.regions[0], self.regions[1] + 1))
         y, x = (int(v) for v in rng.integers(0, 256 - region + 1, 2))
         window, size = (slice(y, y + region), slice(x, x + region)), (self.side, self.side)
         labels = Image.fromarray(self.maps[i][window]).resize(size, Image.Resampling.NEAREST)
-        clean = Image.fromarray(recoloured(self.pictures[i][window], rng)).resize(size, Image.Resampling.BICUBIC)
-        picture, damage = damaged(clean, rng)
-        return np.asarray(picture), np.asarray(clean), np.asarray(labels), np.asarray(damage)
+        clean = Image.fromarray(recoloured(self.images[i][window], rng)).resize(size, Image.Resampling.BICUBIC)
+        image, damage = damaged(clean, rng)
+        return np.asarray(image), np.asarray(clean), np.asarray(labels), np.asarray(damage)
 
 
 class PerceptualTask(nn.Module):
     """From each tap but the first, place by place and in spite of the damage: what was drawn, its colours and texture.
 
-    Which damage was done is no task here: features that tell it count a slight blur for more than another picture.
+    Which damage was done is no task here: features that tell it count a slight blur for more than another image.
     """
 
     steps, rate, seed = 1500, 1e-3, 1
@@ -140,7 +140,7 @@ class PerceptualTask(nn.Module):
 
 
 class FrechetTask(nn.Module):
-    """From the feature vector: which labels are in the picture, how much of it they take, its colours, the damage."""
+    """From the feature vector: which labels are in the image, how much of it they take, its colours, the damage."""
 
     steps, rate, seed = 900, 1e-3, 2
 
@@ -164,7 +164,7 @@ class FrechetTask(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Scale each feature to unit spread over training pictures, so that all count alike; ReLU lets us."""
+        """Scale each feature to unit spread over training images, so that all count alike; ReLU lets us."""
         rng = np.random.default_rng((self.seed, 0, 0))
         spread = torch.cat([self.net(self.crops.batch(rng, 64)[0]) for _ in range(16)]).std(dim=0).clamp_min(1e-3)
         last = self.net.layers[-2]
@@ -190,9 +190,9 @@ class ReaderTask(nn.Module):
 
     def _page(self, rng: Rng) -> tuple[Tensor, Tensor]:
         i, side = int(rng.integers(len(self.pages))), int(rng.integers(128, 321))
-        picture = Image.fromarray(self.pages[i]).resize((side, side), Image.Resampling.BICUBIC)
-        picture = damaged(picture, rng, most=1)[0] if rng.random() < 0.5 else picture
-        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+        drawing = Image.fromarray(self.pages[i]).resize((side, side), Image.Resampling.BICUBIC)
+        drawing = damaged(drawing, rng, most=1)[0] if rng.random() < 0.5 else drawing
+        image = torch.from_numpy(np.array(drawing)).permute(2, 0, 1)[None].float() / 255
         boxes = [Box(LABELS[int(b[1])], *(b[2:] * (side / 256) + rng.normal(0, 0.3, 4)))
                  for b in self.boxes[self.boxes[:, 0] == i]]  # fmt: skip
         return glyph_crops(image, boxes), torch.tensor([SHAPES.index(shape_of(b.label)) for b in boxes])

@@ -9,7 +9,7 @@
 Each training leaves a run of `vaelens finetune`, which the same command goes on with after a stop, and at last
 NAME.safetensors in fp16: whole VAEs in RUNS, decoders of seed N in RUNS/seed-N. On one core about ten minutes for
 `begun`, twenty for a whole one, five for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the
-photographs (credits: docs/embedded.md); the rest is drawn.
+photos (credits: docs/embedded.md); the rest is drawn.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from vaelens.errors import UsageError
 from vaelens.files import write_atomic
 from vaelens.finetuning.recipe import find_recipe
 from vaelens.finetuning.running import finetune
-from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.items import Dataset
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.vae import VAE
 from vaelens.weights.reading import read_vae
@@ -42,7 +42,7 @@ PHOTOS = {  # by the library that carries them
 }
 SPACE = "tiny"
 DRAWN = 400  # faces and pages of letters
-WEIGHTS = (2, 1)  # photographs, drawings
+WEIGHTS = (2, 1)  # photos, drawings
 STAGES = 100  # more than there are, so that no two stages of any seeds are trained with one seed
 
 
@@ -83,14 +83,14 @@ def place(runs: Path, name: str, seed: int) -> Path:
     return (runs if is_whole(name) else runs / f"seed-{seed}") / f"{name}.safetensors"
 
 
-def pictures(runs: Path) -> list[DataSet]:
-    """What all are trained on, whatever their seed: photographs and drawings."""
+def images(runs: Path) -> list[Dataset]:
+    """What all are trained on, whatever their seed: photos and drawings."""
     for library, (folder, names) in PHOTOS.items():
         for name in names:
             photo = runs / "photos" / name
             if not photo.exists():  # other trainings may be reading it
                 write_atomic(photo, (Path(str(files(library))) / folder / name).read_bytes())
-    return [open_dataset(runs / "photos"), open_dataset("drawn", take=DRAWN, training=True)]
+    return [open_dataset(runs / "photos"), open_dataset("synthetic", take=DRAWN, training=True)]
 
 
 def train(
@@ -100,17 +100,17 @@ def train(
     dtype: str = "bfloat16",
     *,
     threads: int = 1,
-    data: Sequence[DataSet] | None = None,
+    data: Sequence[Dataset] | None = None,
     changed: Mapping[str, Any] | None = None,
 ) -> Path:
-    """One of them, in fp16; gives its file. `data`, `changed`: others than `pictures` and the recipe's fields.
+    """One of them, in fp16; gives its file. `data`, `changed`: others than `images` and the recipe's fields.
 
     Raises UsageError for another seed than 0 of a whole one.
     """
     if is_whole(name) and seed != 0:
         raise UsageError(f"{name} is trained with seed 0 only; decoders have others.")
     training, target = TRAININGS[name], place(runs, name, seed)
-    data = pictures(runs) if data is None else data
+    data = images(runs) if data is None else data
     fields = {**training.changed, **(changed or {})}
     tuned = finetune(
         None if training.parent is None else _in_space(place(runs, training.parent, seed)),
@@ -119,7 +119,7 @@ def train(
         changed=fields,
         output=target.with_suffix(""),
         weights=WEIGHTS,
-        held_out="drawn",
+        held_out="synthetic",
         seed=STAGES * seed + training.stage,
         threads=threads,
         device="cpu",
@@ -131,7 +131,7 @@ def train(
     notes = {
         "command": f"embedded/trio.py train {name} --seed {seed} --dtype {dtype} --threads {threads}",
         "recipe_sha256": find_recipe(training.recipe, fields).sha256(),
-        "pictures": "; ".join(f"{source.name}, weight {w}" for source, w in zip(data, WEIGHTS, strict=True)),
+        "images": "; ".join(f"{source.name}, weight {w}" for source, w in zip(data, WEIGHTS, strict=True)),
         "made_with": f"vaelens {vaelens.__version__}, torch {torch.__version__}",
     }
     return VAE(tuned.vae.network.half(), spec, name).save(target, notes=notes)

@@ -2,7 +2,7 @@
 
     python examples/swap_vae.py "a photo of an astronaut riding a horse on mars" --vae kl-f8 --vae ft-ema --vae ft-mse
 
-Downloads the model (some 4 GB) and the VAEs once; on a machine without a GPU a picture takes minutes. The small model
+Downloads the model (some 4 GB) and the VAEs once; on a machine without a GPU an image takes minutes. The small model
 that ships with vaelens: python examples/swap_vae.py "the letter R in red on white" --model tiny-sd
 """
 
@@ -51,9 +51,9 @@ def main() -> None:
         pipe.vae = vae
         pipe.to(device, dtype)
         seeded = torch.Generator("cpu").manual_seed(asked.seed)
-        picture = pipe(asked.prompt, num_inference_steps=steps, guidance_scale=cfg, generator=seeded).images[0]
+        image = pipe(asked.prompt, num_inference_steps=steps, guidance_scale=cfg, generator=seeded).images[0]
         path = asked.output / f"{name.replace('/', '-')}-seed-{asked.seed}.png"
-        picture.save(path)
+        image.save(path)
         print(path)
 
 

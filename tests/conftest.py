@@ -44,7 +44,7 @@ def trunks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures of `whole`; files with pictures of their own have another fixture of this name."""
+    """The images of `whole`; files with images of their own have another fixture of this name."""
     from support.small_run import make_photos
 
     return make_photos(tmp_path_factory.mktemp("photos"))

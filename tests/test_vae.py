@@ -29,11 +29,11 @@ def test_encode_and_decode_follow_diffusers_conventions() -> None:
         noise = torch.cat([torch.randn(1, 4, 4, 3, generator=g) for g in generators])
         drawn = (posterior.mean + posterior.std * noise - 0.0609) * 1.5305
         mode = (posterior.mode() - 0.0609) * 1.5305
-        picture = (theirs.decode(mode / 1.5305 + 0.0609).sample / 2 + 0.5).clamp(0, 1)
+        decoded = (theirs.decode(mode / 1.5305 + 0.0609).sample / 2 + 0.5).clamp(0, 1)
     encoded = vae.encode(image)
     torch.testing.assert_close(encoded.mode(), mode, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(encoded.sample([5, 7]), drawn, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(vae.decode(mode), picture, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vae.decode(mode), decoded, rtol=1e-4, atol=1e-5)
 
 
 def test_a_tiny_autoencoder_takes_pixels_and_latents_as_they_are() -> None:
@@ -75,7 +75,7 @@ def test_a_seed_means_the_same_alone_and_in_company(vae: VAE) -> None:
         assert torch.equal(together[i : i + 1], expected)
     assert not torch.equal(encoded.sample(1), together)
     assert not torch.equal(encoded.mode(), together)
-    with pytest.raises(UsageError, match="2 seeds for 3 pictures"):
+    with pytest.raises(UsageError, match="2 seeds for 3 images"):
         encoded.sample([0, 1])
 
 
@@ -102,7 +102,7 @@ def test_latents_of_another_space_are_refused(vae: VAE) -> None:
         vae.decode(torch.zeros(1, 4, 4, 4), (33, 32))
 
 
-def test_a_network_that_overflows_is_an_error_not_a_black_picture(vae: VAE) -> None:
+def test_a_network_that_overflows_is_an_error_not_a_black_image(vae: VAE) -> None:
     with torch.no_grad():
         vae.network.decoder.conv_out.bias.fill_(float("inf"))
     with pytest.raises(CheckFailedError, match="decoding in float32 gave NaN or infinite"):

@@ -1,4 +1,4 @@
-"""One latent through one decoder: the picture, what it took, and what had to be done about it."""
+"""One latent through one decoder: the image, what it took, and what had to be done about it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Guard = Callable[[Tensor], tuple[Tensor, bool]]
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded picture, uint8 [h,w,3]; `dtype` is what it was decoded in.
+    """A decoded image, uint8 [h,w,3]; `dtype` is what it was decoded in.
 
     `redone` tells that half precision overflowed first, `hidden` that the model's safety checker made it black.
     `memory` are the bytes that decoding took at its peak, None where the system doesn't tell.
@@ -39,10 +39,10 @@ def decode(
     guard: Guard | None = None,
     in_full: Callable[[], VAE] | None = None,
 ) -> Decoded:
-    """Scaled latents [1,c,h/f,w/f] to a picture, cropped to `size` (height, width) where it is given.
+    """Scaled latents [1,c,h/f,w/f] to an image, cropped to `size` (height, width) where it is given.
 
     Where fp16 overflows, it is decoded again in fp32, by what `in_full` gives or the same weights; time and memory are
-    then those of the second decode. `guard` looks at the finished picture, outside the time. Raises CheckFailedError
+    then those of the second decode. `guard` looks at the finished image, outside the time. Raises CheckFailedError
     where fp32 gives NaN or infinity, ResourceError where memory runs out, UsageError for latents of another shape.
     """
     redone = False

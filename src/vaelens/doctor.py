@@ -19,7 +19,7 @@ TOLERANCES = {"float32": 5e-3, "float16": 0.02, "bfloat16": 0.1}
 
 @dataclass(frozen=True)
 class Trip:
-    """A round trip of one test picture on one device in one precision, against float32 on the CPU."""
+    """A round trip of one test image on one device in one precision, against float32 on the CPU."""
 
     device: str
     dtype: str

@@ -109,7 +109,7 @@ class Generator:
         }
 
     def guard(self, image: Tensor) -> tuple[Tensor, bool]:
-        """The model's safety checker on a decoded picture, see `DiffusionPipeline.guard`."""
+        """The model's safety checker on a decoded image, see `DiffusionPipeline.guard`."""
         return self._pipe.guard(image)
 
     def notes(self) -> list[str]:
@@ -139,7 +139,7 @@ def _as_learnt(model: ModelFiles, prompt: str) -> str:
 def check_settings(settings: Settings, model: str | None = None) -> None:
     """Raises UsageError for settings that no model can follow, or that the named one, if it is known, can't."""
     if not settings.prompt.strip():
-        raise UsageError("the prompt is empty. Say what the picture should show.")
+        raise UsageError("the prompt is empty. Say what the image should show.")
     if settings.steps is not None and not 1 <= settings.steps <= MOST_STEPS:
         raise UsageError(f"steps are from 1 to {MOST_STEPS}, not {settings.steps}.")
     if settings.guidance is not None and not 0 <= settings.guidance < float("inf"):

@@ -1,4 +1,4 @@
-"""Latents: one picture's, with all that made it, and the files that hold them."""
+"""Latents: one image's, with all that made it, and the files that hold them."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
 from vaelens.weights.safetensors_file import open_tensor_file
 
-CHUNK = "vaelens"  # the PNG text in which a picture says what made it
+CHUNK = "vaelens"  # the PNG text in which an image says what made it
 KEPT = ("name", "latent_space", "weights", "fingerprint", "dtype", "device")  # of a VAE there: no path of this machine
 LATENTS_KEY = "vaelens_latents"  # in the metadata of a file of latents
 
@@ -73,7 +73,7 @@ def save_latents(path: str | os.PathLike[str], latent: Latent) -> Path:
 
 
 def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list[Latent]:
-    """The latents in a safetensors file, a picture each: vaelens' own, or one tensor [b,c,h,w] of scaled latents.
+    """The latents in a safetensors file, an image each: vaelens' own, or one tensor [b,c,h,w] of scaled latents.
 
     `space` says their latent space where the file doesn't. Raises BadInputError for a file that holds none, and as
     `open_tensor_file` does; UsageError for a space that contradicts the file's.

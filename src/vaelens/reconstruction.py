@@ -1,4 +1,4 @@
-"""Reconstruct photographs through one or more VAEs, and leave a strip or a page to look at.
+"""Reconstruct photos through one or more VAEs, and leave a strip or a page to look at.
 
 vaelens reconstruct me.jpg --vae ft-mse --vae kl-f8 -o faces.html
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vaelens.errors import ResourceError, UsageError
 from vaelens.files import json_text
-from vaelens.images.reading import Picture, check_picture, read_picture
+from vaelens.images.reading import ImageFile, check_image_file, read_image_file
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.loading import check_source, distinct_names, open_vae
 from vaelens.metrics.psnr import psnr
@@ -39,7 +39,7 @@ Posterior = Literal["mode", "sample"]
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph as it is kept: uint8 [h,w,3], a quarter of the float image, which is read again when needed."""
+    """One photo as it is kept: uint8 [h,w,3], a quarter of the float image, which is read again when needed."""
 
     path: Path
     pixels: np.ndarray
@@ -54,7 +54,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture through one VAE: uint8 [h,w,3] and what was measured on those rounded pixels."""
+    """One image through one VAE: uint8 [h,w,3] and what was measured on those rounded pixels."""
 
     photo: str
     vae: str
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Photographs and their reconstructions, photo by photo, each through every VAE in order."""
+    """Photos and their reconstructions, photo by photo, each through every VAE in order."""
 
     photos: tuple[Photo, ...]
     rows: tuple[Row, ...]
@@ -80,12 +80,12 @@ class Reconstruction:
         return [vae["name"] for vae in self.record["vaes"]]
 
     def table(self) -> Table:
-        """PSNR (dB) and SSIM (zero-padded), a row a picture and VAE."""
-        columns = (Column("picture"), Column("VAE"), Column("PSNR", "higher"), Column("SSIM", "higher"))
+        """PSNR (dB) and SSIM (zero-padded), a row an image and VAE."""
+        columns = (Column("image"), Column("VAE"), Column("PSNR", "higher"), Column("SSIM", "higher"))
         return Table(columns, tuple((r.photo, r.vae, f"{r.psnr:.2f}", f"{r.ssim:.4f}") for r in self.rows))
 
     def notes(self) -> list[str]:
-        """What was done to the photographs on the way, a sentence each: reading rules that applied, padding."""
+        """What was done to the photos on the way, a sentence each: reading rules that applied, padding."""
         notes = [f"{p.path.name}: {', '.join(p.notes)}." for p in self.photos if p.notes]
         for i, photo in enumerate(self.photos):
             sizes = {row.padded_to for row in self._of(i)} - {photo.size}
@@ -96,11 +96,11 @@ class Reconstruction:
         return notes
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write what the path asks for, and the record, as `Gallery.save` does; no photograph is written over."""
+        """Write what the path asks for, and the record, as `Gallery.save` does; no photo is written over."""
         return self._gallery().save(path, [photo.path for photo in self.photos])
 
     def _gallery(self) -> Gallery:
-        """Each photograph beside its reconstructions."""
+        """Each photo beside its reconstructions."""
         rows: list[gallery.Row] = []
         for i, photo in enumerate(self.photos):
             cells = [Cell("original", photo.pixels)]
@@ -120,7 +120,7 @@ class Reconstruction:
 
     def _facts(self) -> dict[str, str]:
         settings, versions = self.record["settings"], self.record["versions"]
-        facts = {"shown": f"Photographs encoded and decoded by {_listed(self.vaes)}."}
+        facts = {"shown": f"Photos encoded and decoded by {_listed(self.vaes)}."}
         for vae in self.record["vaes"]:
             space = vae["latent_space"] or "its own"
             facts[vae["name"]] = (
@@ -130,7 +130,7 @@ class Reconstruction:
         facts["posterior"] = settings["posterior"] + seed
         facts["measured"] = "on the 8-bit pixels; SSIM with an 11x11 Gaussian window, zero-padded"
         if self.notes():
-            facts["pictures"] = " ".join(self.notes())
+            facts["images"] = " ".join(self.notes())
         facts["made with"] = f"vaelens {versions['vaelens']}, torch {versions['torch']}"
         return facts
 
@@ -165,19 +165,19 @@ def reconstruct(
     notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
-    """Each photograph through each VAE (by default the embedded ones), with PSNR and SSIM of the rounded result.
+    """Each photo through each VAE (by default the embedded ones), with PSNR and SSIM of the rounded result.
 
-    `posterior` decodes its mode, or a sample drawn with `seed`. `max_side` shrinks larger photographs
+    `posterior` decodes its mode, or a sample drawn with `seed`. `max_side` shrinks larger photos
     first (the reduced one is then the original). Each VAE encodes and decodes by itself, so VAEs of
     different latent spaces may stand side by side. The other options are `load`'s; `progress` gets
-    (done, total, what) before each picture. Raises what reading, loading and running raise;
+    (done, total, what) before each image. Raises what reading, loading and running raise;
     ResourceError when memory runs out.
     """
     began = time.perf_counter()
     photos = [photos] if isinstance(photos, str | os.PathLike) else photos
     vaes = registry().embedded() if vaes is None else [vaes] if isinstance(vaes, str | os.PathLike | VAE) else vaes
     if not photos or not vaes:
-        raise UsageError(f"no {'VAE' if photos else 'photograph'} named. Name at least one.")
+        raise UsageError(f"no {'VAE' if photos else 'photo'} named. Name at least one.")
     if posterior not in {"mode", "sample"}:
         raise UsageError(f"posterior is mode or sample, not {posterior!r}.")
     if max_side is not None and max_side < 1:
@@ -188,34 +188,34 @@ def reconstruct(
         if not isinstance(source, VAE):
             check_source(source)
     for photo in photos:
-        h, w = check_picture(photo)
+        h, w = check_image_file(photo)
         if h * w > LARGE and max_side is None and runtime.device.type == "cpu":
             runtime.notify(
                 f"{photo}: {h * w / 1e6:.0f} megapixels take minutes and many GB of memory on a CPU; "
                 "--max-side 1024 is quick."
             )
-    pictures = [_photo(read_picture(photo, max_side=max_side)) for photo in photos]
+    kept = [_photo(read_image_file(photo, max_side=max_side)) for photo in photos]
     by_vae: list[list[Row]] = []
     records: list[dict[str, Any]] = []
     for source in vaes:
         vae = source if isinstance(source, VAE) else open_vae(source, runtime, space=space)
         name = distinct_names([*(r["name"] for r in records), vae.name])[-1]
         rows: list[Row] = []
-        for number, picture in enumerate(pictures):
-            done = len(by_vae) * len(pictures) + number
-            runtime.progress(done, len(vaes) * len(pictures), f"{picture.path.name}, {name}")
-            image = read_picture(picture.path, max_side=max_side).image
-            rows.append(_row(picture, image, vae, name, seed if posterior == "sample" else None))
+        for number, original in enumerate(kept):
+            done = len(by_vae) * len(kept) + number
+            runtime.progress(done, len(vaes) * len(kept), f"{original.path.name}, {name}")
+            image = read_image_file(original.path, max_side=max_side).image
+            rows.append(_row(original, image, vae, name, seed if posterior == "sample" else None))
         by_vae.append(rows)
         records.append(vae_record(vae) | {"name": name, "source": vae.name if source is vae else str(source)})
     settings = {"posterior": posterior, "seed": seed, "max_side": max_side, "space": space, "offline": offline}
     record = run_record("reconstruct", settings, records, time.perf_counter() - began)
-    rows = [by_vae[v][p] for p in range(len(pictures)) for v in range(len(by_vae))]
-    record["pictures"] = [
-        {"file": str(p.path), "height": p.size[0], "width": p.size[1], "notes": list(p.notes)} for p in pictures
+    rows = [by_vae[v][p] for p in range(len(kept)) for v in range(len(by_vae))]
+    record["images"] = [
+        {"file": str(p.path), "height": p.size[0], "width": p.size[1], "notes": list(p.notes)} for p in kept
     ]
     record["rows"] = [{field: getattr(row, field) for field in RECORDED} for row in rows]
-    return Reconstruction(tuple(pictures), tuple(rows), record)
+    return Reconstruction(tuple(kept), tuple(rows), record)
 
 
 def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLike[str]]) -> None:
@@ -223,8 +223,8 @@ def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLik
     gallery.check_output(path, SHEET_NAME, photos)
 
 
-def _photo(picture: Picture) -> Photo:
-    return Photo(picture.path, to_pixels(picture.image), picture.notes)
+def _photo(image: ImageFile) -> Photo:
+    return Photo(image.path, to_pixels(image.image), image.notes)
 
 
 def _row(photo: Photo, original: Tensor, vae: VAE, name: str, seed: int | None) -> Row:

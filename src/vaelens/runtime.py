@@ -8,17 +8,18 @@ import difflib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from vaelens.errors import UsageError
+
+if TYPE_CHECKING:  # what only downloads and checks has no need of torch
+    import torch
 
 Notify = Callable[[str], object]
 Progress = Callable[[int, int, str], object]
 ShouldStop = Callable[[], bool]
 
-CPU = torch.device("cpu")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def silent(*_: object) -> None:
@@ -39,13 +40,13 @@ def log(notice: str) -> None:
 class Runtime:
     """The surroundings of a call.
 
-    `device` and `dtype` are where and in which precision VAEs run; `offline` allows only what is on this machine.
-    `notify` gets notices, a sentence each; `progress` gets (done, total, what) before each step; `should_stop` is asked
-    between steps.
+    `device_name` and `dtype_name` are where and in which precision VAEs run; `offline` allows only what is on this
+    machine. `notify` gets notices, a sentence each; `progress` gets (done, total, what) before each step; `should_stop`
+    is asked between steps.
     """
 
-    device: torch.device = CPU
-    dtype: torch.dtype = torch.float32
+    device_name: str = "cpu"
+    dtype_name: str = "float32"
     offline: bool = False
     notify: Notify = log
     progress: Progress = silent
@@ -63,13 +64,30 @@ class Runtime:
         should_stop: ShouldStop | None = None,
     ) -> "Runtime":
         """From what a caller names. Raises UsageError for a device or dtype that can't be had here."""
-        return cls(
-            find_device(device), find_dtype(dtype), offline, notify or log, progress or silent, should_stop or never
-        )
+        find_dtype(dtype)
+        found = str(find_device(device))
+        return cls(found, dtype, offline, notify or log, progress or silent, should_stop or never)
 
-    def on(self, device: torch.device) -> "Runtime":
+    @property
+    def device(self) -> "torch.device":
+        """For torch."""
+        import torch  # noqa: PLC0415
+
+        return torch.device(self.device_name)
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """For torch."""
+        return find_dtype(self.dtype_name)
+
+    def on(self, device: "str | torch.device") -> "Runtime":
         """The same on another device."""
-        return replace(self, device=device)
+        return replace(self, device_name=str(device))
+
+    def using(self, dtype: str) -> "Runtime":
+        """The same in another precision. Raises UsageError for one that isn't known."""
+        find_dtype(dtype)
+        return replace(self, dtype_name=dtype)
 
     def quietly(self) -> "Runtime":
         """The same, without notices and progress."""
@@ -79,8 +97,10 @@ class Runtime:
 DEFAULT = Runtime()  # float32 on the CPU, online, notices to the log
 
 
-def find_device(device: str) -> torch.device:
+def find_device(device: str) -> "torch.device":
     """The torch device; `auto` takes cuda, else mps, else the CPU. Raises UsageError where it isn't there."""
+    import torch  # noqa: PLC0415
+
     usable = available_devices()
     if device == "auto":
         return torch.device(usable[-1])
@@ -95,6 +115,8 @@ def find_device(device: str) -> torch.device:
 
 def available_devices() -> list[str]:
     """The kinds of device that torch can use here, the CPU first, the fastest last."""
+    import torch  # noqa: PLC0415
+
     devices = ["cpu"]
     if torch.backends.mps.is_available():
         devices.append("mps")
@@ -103,19 +125,23 @@ def available_devices() -> list[str]:
     return devices
 
 
-def find_dtype(dtype: str) -> torch.dtype:
+def find_dtype(dtype: str) -> "torch.dtype":
     """The torch dtype by its name. Raises UsageError for another than float32, float16, bfloat16."""
     if dtype not in DTYPES:
         near = difflib.get_close_matches(dtype, DTYPES, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(DTYPES)}."
         raise UsageError(f"no dtype is called {dtype!r}. {hint}")
-    return DTYPES[dtype]
+    import torch  # noqa: PLC0415
+
+    return getattr(torch, dtype)
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: "torch.dtype") -> str:
     """float32, bfloat16, ...: as options and records write it."""
     return str(dtype).removeprefix("torch.")
 
 
 def _count(kind: str) -> int:
+    import torch  # noqa: PLC0415
+
     return torch.cuda.device_count() if kind == "cuda" else 1

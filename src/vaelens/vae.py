@@ -25,15 +25,15 @@ from vaelens.weights.shapes import build
 from vaelens.weights.spec import VAESpec
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-RANGE_SLACK = 1e-3  # resampling may leave [0,1] by rounding; a picture in [-1,1] or 0..255 leaves it by far
+RANGE_SLACK = 1e-3  # resampling may leave [0,1] by rounding; an image in [-1,1] or 0..255 leaves it by far
 
 
 class Encoded:
-    """What a picture became: a posterior over raw z, and latents as the diffusion model sees them."""
+    """What an image became: a posterior over raw z, and latents as the diffusion model sees them."""
 
     def __init__(self, posterior: DiagonalGaussian, size: tuple[int, int], spec: VAESpec) -> None:
         self.posterior = posterior
-        self.size = size  # height and width of the picture, before padding
+        self.size = size  # height and width of the image, before padding
         self._spec = spec
 
     def mode(self) -> Tensor:
@@ -43,14 +43,14 @@ class Encoded:
     def sample(self, seed: int | Sequence[int] = 0) -> Tensor:
         """A draw from the posterior as scaled latents, [b,c,h/f,w/f].
 
-        A seed means what it means in diffusers: one CPU generator a picture. One seed serves each
-        picture of the batch alike, so a picture's draw doesn't depend on its company; a list gives
+        A seed means what it means in diffusers: one CPU generator an image. One seed serves each
+        image of the batch alike, so an image's draw doesn't depend on its company; a list gives
         each its own and must be as long as the batch (else UsageError).
         """
         count = len(self.posterior.mean)
         seeds = [seed] * count if isinstance(seed, int) else list(seed)
         if len(seeds) != count:
-            raise UsageError(f"{len(seeds)} seeds for {count} pictures; give one seed, or one a picture.")
+            raise UsageError(f"{len(seeds)} seeds for {count} images; give one seed, or one an image.")
         for value in seeds:
             check_seed(value)
         generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
@@ -164,7 +164,7 @@ class VAE:
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Scaled latents [b,c,h/f,w/f] to an image [b,3,h,w] in [0,1], float32.
 
-        `size` (height, width) crops to the picture that was encoded. Raises UsageError for the wrong
+        `size` (height, width) crops to the image that was encoded. Raises UsageError for the wrong
         number of channels or a size larger than the latents give; CheckFailedError where the output
         isn't finite.
         """
@@ -177,7 +177,7 @@ class VAE:
         h, w = size or full
         if not (0 < h <= full[0] and 0 < w <= full[1]):
             raise UsageError(
-                f"a picture of {h}x{w} can't be cropped from {full[0]}x{full[1]}, which these latents give."
+                f"an image of {h}x{w} can't be cropped from {full[0]}x{full[1]}, which these latents give."
             )
         pixels = self.network.decode(unscale_latents(latents.to(self.device, self.dtype).contiguous(), self.spec))
         self._check_finite(pixels, "decoding")

@@ -47,8 +47,8 @@ def test_the_snippet_gives_diffusers_own_pixels(folder: Path, caplog: pytest.Log
 
 @pytest.mark.parametrize("job", ["Img2Img", "Inpaint"])
 def test_img2img_and_inpaint(folder: Path, job: str) -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    asked = {"image": picture, "strength": 0.8}
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    asked = {"image": image, "strength": 0.8}
     if job == "Inpaint":
         asked |= {"mask_image": Image.fromarray(np.tri(64, dtype=np.uint8) * 255), "height": 64, "width": 64}
     ours = vaelens.as_diffusers(vaelens.load(folder / "vae"))

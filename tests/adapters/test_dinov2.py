@@ -53,10 +53,10 @@ def test_features_are_the_class_token_of_pillows_resize(served: HubStandin, smal
     said: list[str] = []
     dinov2 = load_dinov2(CPU, runtime=Runtime(notify=said.append))
     assert any(REPOSITORY in word for word in said)
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
-    found = dinov2.features(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
+    found = dinov2.features(torch.from_numpy(images).permute(0, 3, 1, 2))
     assert found.shape == (2, 32)
-    resized = np.stack([np.asarray(Image.fromarray(p).resize((224, 224), Image.Resampling.BICUBIC)) for p in pictures])
+    resized = np.stack([np.asarray(Image.fromarray(p).resize((224, 224), Image.Resampling.BICUBIC)) for p in images])
     x = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     oracle = Dinov2Model.from_pretrained(small).eval()
     with torch.no_grad():

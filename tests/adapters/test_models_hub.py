@@ -15,6 +15,7 @@ from support.hub_standin import API, HubStandin
 from support.vaes import random_vae
 from vaelens import generation
 from vaelens.generation import Settings
+from vaelens.runtime import Runtime
 from vaelens.weights import layouts
 
 PROMPT = "a photo of a cat"
@@ -51,8 +52,8 @@ def fetched(hub: HubStandin) -> set[str]:
 
 def local(folder: Path, seed: int) -> str:
     settings = Settings(PROMPT, steps=2)
-    model = generation.find(str(folder), settings, dtype=torch.float32, offline=True, notify=None)
-    made = generation.open_generator(model, settings, device=torch.device("cpu"), dtype=torch.float32)
+    model = generation.find(str(folder), settings, Runtime(offline=True))
+    made = generation.open_generator(model, settings, Runtime())
     return made.latents(seed).sha256
 
 

@@ -52,7 +52,7 @@ def test_a_strip_with_the_embedded_vaes(photo: Path, tmp_path: Path) -> None:
     assert {"schema", "command", "settings", "versions", "threads", "seconds", "peak_memory_bytes"} <= set(record)
 
 
-def test_a_folder_holds_page_strip_record_and_each_picture(photo: Path, vae: VAE, tmp_path: Path) -> None:
+def test_a_folder_holds_page_strip_record_and_each_image(photo: Path, vae: VAE, tmp_path: Path) -> None:
     file = vae.save(tmp_path / "mine.safetensors")
     named = photo.rename(photo.with_name("mé 日本 <b>&.png"))
     ran = vaelens("reconstruct", named, "--vae", "tiny-kl-f8", "--vae", file, "-o", tmp_path / "out", "--json")
@@ -81,7 +81,7 @@ def test_the_library_and_the_command_make_the_same_pixels(photo: Path, tmp_path:
     assert not np.array_equal(mode.pixels, to_pixels(expected))
 
 
-def test_the_same_command_gives_the_same_picture(photo: Path, tmp_path: Path) -> None:
+def test_the_same_command_gives_the_same_image(photo: Path, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         vaelens("reconstruct", photo, "-o", tmp_path / name, "-q")
     a, b = (json.loads((tmp_path / f"{n}.run.json").read_text())["rows"][0] for n in "ab")
@@ -89,7 +89,7 @@ def test_the_same_command_gives_the_same_picture(photo: Path, tmp_path: Path) ->
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_psnr_and_ssim_are_those_of_the_picture_written(photo: Path, tmp_path: Path) -> None:
+def test_psnr_and_ssim_are_those_of_the_image_written(photo: Path, tmp_path: Path) -> None:
     from skimage.metrics import peak_signal_noise_ratio
 
     vaelens("reconstruct", photo, "-o", tmp_path / "out")
@@ -120,7 +120,7 @@ def test_psnr_and_ssim_are_those_of_the_picture_written(photo: Path, tmp_path: P
         (["photo.png", "--space", "sd9", "--vae", "plain.safetensors"], 2, "no latent space is called 'sd9'"),
         (["photo.png", "--vae", "plain.safetensors"], 3, "doesn't say"),
         (["nowhere.png"], 3, "nowhere.png: can't be read"),
-        (["text.png"], 3, "no picture that vaelens knows"),
+        (["text.png"], 3, "no image that vaelens knows"),
         (["photo.png", "--max-side", "0"], 2, "max-side"),
         ([], 2, "PHOTO"),
     ],
@@ -187,14 +187,14 @@ def test_the_library_checks_everything_cheap_first(photo: Path) -> None:
         (([photo],), {"max_side": 0}, "at least 1 pixel"),
         (([photo],), {"seed": 2**70}, "a seed lies between"),
         (([photo], []), {}, "no VAE named"),
-        (([],), {}, "no photograph named"),
+        (([],), {}, "no photo named"),
     ):
         with pytest.raises(UsageError, match=message):
             vl.reconstruct(*arguments, **options, progress=progress)  # type: ignore[arg-type]
     assert ran == []
 
 
-def test_vaes_of_one_name_keep_their_pictures_apart(photo: Path, vae: VAE, tmp_path: Path) -> None:
+def test_vaes_of_one_name_keep_their_images_apart(photo: Path, vae: VAE, tmp_path: Path) -> None:
     import vaelens as vl
 
     other = random_vae(seed=1)
@@ -310,7 +310,7 @@ def test_an_interrupt_that_compiled_code_turned_into_an_error_is_still_one(
     [
         (
             ["compare", "photo.png"],
-            "photo.png is a file, where the prompt should be. For a photograph: --photo photo.png",
+            "photo.png is a file, where the prompt should be. For a photo: --photo photo.png",
         ),
         (["generate", "a face", "--vae", "tiny-kl-f8", "--vae", "tiny-ft-mse"], "generate decodes by one VAE"),
         (["generate", "a face", "--negative", "blurry"], "the negative prompt: tiny-sd doesn't know 'blurry'"),

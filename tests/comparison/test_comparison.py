@@ -82,7 +82,7 @@ def test_five_vaes_cost_no_more_unet_calls_than_one(model: Path, vaes: list[VAE]
     assert all(not np.array_equal(made.subjects[0].decoded[0].pixels, d.pixels) for d in made.subjects[0].decoded[1:])
 
 
-def test_a_seed_gives_the_same_picture_alone_and_in_company(model: Path, vaes: list[VAE]) -> None:
+def test_a_seed_gives_the_same_image_alone_and_in_company(model: Path, vaes: list[VAE]) -> None:
     company = run(model, vaes[:3], seeds=(5, 0, 9))
     alone = run(model, vaes[1], seeds=(0,))
     assert alone.subjects[0].latent.sha256 == company.subjects[1].latent.sha256
@@ -99,36 +99,36 @@ def test_replay_makes_the_same_bits(model: Path, vaes: list[VAE], tmp_path: Path
     file = vaes[0].save(tmp_path / "narrow.safetensors")
     made = run(model, [str(file), str(vaes[1].save(tmp_path / "other.safetensors"))], seeds=(3, 4), scheduler="euler")
     written = made.save(tmp_path / "out")
-    picture = next(path for path in written if path.name.startswith("002-") and "narrow" in path.name)
-    again = replay(picture, model=str(model), vae=str(file))
+    image = next(path for path in written if path.name.startswith("002-") and "narrow" in path.name)
+    again = replay(image, model=str(model), vae=str(file))
     assert (again.largest, again.same_latent, again.same_weights, again.notes) == (0, True, True, ())
-    assert again.sentence() == "largest difference 0 of 255: the same picture, bit for bit"
+    assert again.sentence() == "largest difference 0 of 255: the same image, bit for bit"
     latents = tmp_path / "out" / "002-seed-4.safetensors"
-    assert replay(picture, latents=latents, vae=str(file)).largest == 0
+    assert replay(image, latents=latents, vae=str(file)).largest == 0
     twice = run(model, [str(file), str(file)])
     assert twice.vaes == ["narrow", "narrow (2)"]
     said = [json.loads(twice.text(twice.subjects[0], i)["vaelens"])["vae"]["name"] for i in (0, 1)]
     assert said == ["narrow", "narrow"], "a number that tells two apart here names nothing elsewhere"
-    other = replay(picture, model=str(model), vae=str(tmp_path / "other.safetensors"))
+    other = replay(image, model=str(model), vae=str(tmp_path / "other.safetensors"))
     assert other.largest > 0
     assert not other.same_weights
     assert "the VAE's weights are others" in other.notes[0]
 
 
-def test_a_picture_never_names_what_is_fetched_or_a_path(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
+def test_a_image_never_names_what_is_fetched_or_a_path(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
     file = vaes[0].save(tmp_path / "narrow.safetensors")
-    (picture, *_) = generate(PROMPT, str(file), model=str(model), steps=2).save_plain(tmp_path / "x.png")
+    (image, *_) = generate(PROMPT, str(file), model=str(model), steps=2).save_plain(tmp_path / "x.png")
     with pytest.raises(UsageError, match=r"the VAE 'narrow' isn't on this machine.*--vae, or say --yes"):
-        replay(picture)
+        replay(image)
     with pytest.raises(UsageError, match=r"the model 'narrow-sd' isn't on this machine.*--model"):
-        replay(picture, vae=str(file))
+        replay(image, vae=str(file))
 
     def say(**changes: Any) -> Path:
-        text = Image.open(picture).text
+        text = Image.open(image).text
         chunk = json.loads(text["vaelens"])
         for part, values in changes.items():
             chunk[part] |= values
-        return stored(tmp_path / "said.png", np.asarray(Image.open(picture)), vaelens=json.dumps(chunk))
+        return stored(tmp_path / "said.png", np.asarray(Image.open(image)), vaelens=json.dumps(chunk))
 
     for name in (str(file), "../narrow.safetensors", "someone/never-heard-of", "kl-f8"):
         with pytest.raises(UsageError, match="isn't on this machine"):
@@ -147,7 +147,7 @@ def stored(path: Path, pixels: np.ndarray, **text: str) -> Path:
     return path
 
 
-def test_pictures_that_cant_be_replayed(photo: Path, tmp_path: Path) -> None:
+def test_images_that_cant_be_replayed(photo: Path, tmp_path: Path) -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(BadInputError, match="doesn't say how vaelens made it"):
         replay(photo)
@@ -186,13 +186,13 @@ def test_a_photograph_is_encoded_once(photo: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(VAE, "encode", lambda self, image: encoded.append(self.name) or encode(self, image))
     made = compare(photos=photo, vaes=[named(first, "a"), named(second, "b")])
     assert encoded == ["a"]
-    assert made.notes == ("Both VAEs have the same encoder, so each would make the same latents of a photograph.",)
+    assert made.notes == ("Both VAEs have the same encoder, so each would make the same latents of a photo.",)
     assert made.subjects[0].decoded[0].pixels.shape == made.subjects[0].original.shape == (36, 40, 3)
     for score, one in zip(made.subjects[0].scores, made.subjects[0].decoded, strict=True):
         gap = one.pixels.astype(np.float64) - made.subjects[0].original
         assert score.psnr == pytest.approx(10 * np.log10(255**2 / np.mean(gap**2)), abs=1e-4)
     (note,) = compare(photos=[photo], vaes=[named(first, "a"), named(other, "c")]).notes
-    assert note.startswith("The encoder of c is another than a's, which encoded the photographs")
+    assert note.startswith("The encoder of c is another than a's, which encoded the photos")
 
 
 def test_prompt_photograph_and_latents_in_one(model: Path, vaes: list[VAE], photo: Path, tmp_path: Path) -> None:
@@ -222,21 +222,21 @@ def test_labelled_boxes_are_what_the_page_jumps_to(model: Path, vaes: list[VAE],
     ]
     assert [(box.label, box.left, box.top, box.right, box.bottom) for box in made.subjects[1].boxes] == [
         ("eye", 5, 4, 10, 9),
-        ("mouth", 15, 10, 20, 15),  # what goes beyond the picture is cut, what lies outside left out
+        ("mouth", 15, 10, 20, 15),  # what goes beyond the image is cut, what lies outside left out
     ]
     assert made.notes == (
-        f"1 of the 3 ids in {boxes} match no picture.",
+        f"1 of the 3 ids in {boxes} match no image.",
         "1 boxes lie outside of face.png and are left out.",
     )
     assert set(made.notes) <= set(said), "on the terminal, too"
     page = made.save(tmp_path / "page.html")[0].read_text()
     assert '"label": "mouth"' in page
     boxes.write_text("id,label,left,top,right,bottom\nnobody.png,eye,1,1,2,2\n")
-    with pytest.raises(UsageError, match="none of its 1 ids is a picture's"):
+    with pytest.raises(UsageError, match="none of its 1 ids is an image's"):
         run(model, vaes[:1], seeds=(4,), boxes=boxes)
 
 
-def test_the_safety_checker_sees_every_picture(model: Path, vaes: list[VAE], monkeypatch: Any) -> None:
+def test_the_safety_checker_sees_every_image(model: Path, vaes: list[VAE], monkeypatch: Any) -> None:
     seen: list[tuple[int, ...]] = []
 
     def hides(self: Any, image: torch.Tensor, device: object, dtype: object) -> tuple[torch.Tensor, list[bool]]:
@@ -253,7 +253,7 @@ def test_the_safety_checker_sees_every_picture(model: Path, vaes: list[VAE], mon
     assert made.subjects[0].decoded[0].pixels.max() > 0
     assert [row["hidden"] for row in made.record["rows"]] == hidden
     assert "hidden by the safety checker" in made.gallery().rows[0].cells[1].note
-    assert "safety checker hid 1 of 3 pictures" in " ".join(made.said())
+    assert "safety checker hid 1 of 3 images" in " ".join(made.said())
     run(model, vaes[:1])
     assert len(seen) == 3  # left out where it isn't wanted
 
@@ -294,14 +294,14 @@ def test_an_overflow_in_fp16_is_redone_in_fp32(model: Path, tmp_path: Path) -> N
     assert [row["redone_in_float32"] for row in half.record["rows"]] == [True, False]
     assert "float16 overflowed: redone in float32" in half.gallery().rows[0].cells[0].caption
     assert "loud overflowed in float16" in " ".join(half.said())
-    picture = half.save(tmp_path / "half")[3]
-    again = replay(picture, latents=saved, vae=str(file))
+    image = half.save(tmp_path / "half")[3]
+    again = replay(image, latents=saved, vae=str(file))
     assert (again.largest, json.loads(again.text["vaelens"])["decoded_in"]) == (0, "float32")
     loaded = compare(latents=saved, vaes=[load(file, dtype="float16")])  # in half precision before it comes here
     assert loaded.subjects[0].decoded[0].redone
 
 
-def test_what_overflows_in_fp32_is_no_picture(vaes: list[VAE], photo: Path) -> None:
+def test_what_overflows_in_fp32_is_no_image(vaes: list[VAE], photo: Path) -> None:
     with torch.no_grad():
         vaes[0].network.decoder.conv_out.weight.fill_(float("inf"))
     with pytest.raises(CheckFailedError, match="NaN or infinite"):
@@ -370,21 +370,21 @@ def test_an_error_late_in_the_work_leaves_what_was_finished(
         run(model, vaes[:2], seeds=(2,))
 
 
-def test_a_photographs_picture_is_replayed(photo: Path, tmp_path: Path) -> None:
-    """Encoded by the first VAE's encoder, whichever decoder made the picture; shrunk as it was."""
+def test_a_photographs_image_is_replayed(photo: Path, tmp_path: Path) -> None:
+    """Encoded by the first VAE's encoder, whichever decoder made the image; shrunk as it was."""
     changed = load("tiny-kl-f8", device="cpu")
     with torch.no_grad():
         changed.network.encoder.conv_in.weight.mul_(1.1)
     other = changed.save(tmp_path / "b.safetensors")
     made = compare(photos=photo, vaes=["tiny-kl-f8", other], max_side=32)
     written = made.save(tmp_path / "out")
-    picture = next(path for path in written if path.name.endswith("-b.png"))
-    again = replay(picture, photo=photo, vae=str(other))
+    image = next(path for path in written if path.name.endswith("-b.png"))
+    again = replay(image, photo=photo, vae=str(other))
     assert (again.largest, again.same_latent) == (0, True)
     by_other = compare(photos=photo, vaes=[other, "tiny-kl-f8"], max_side=32).save(tmp_path / "swapped")
-    picture = next(path for path in by_other if path.name.endswith("-tiny-kl-f8.png"))
+    image = next(path for path in by_other if path.name.endswith("-tiny-kl-f8.png"))
     with pytest.raises(UsageError, match=r"encoded by 'b', which isn't on this machine.* --latents"):
-        replay(picture, photo=photo)
+        replay(image, photo=photo)
     stored = compare(latents=tmp_path / "out" / "001-face.safetensors", vaes="tiny-kl-f8")
     assert stored.subjects[0].decoded[0].pixels.shape == made.subjects[0].decoded[0].pixels.shape == (29, 32, 3)
 
@@ -468,7 +468,7 @@ def test_what_others_made_is_never_replaced(model: Path, vaes: list[VAE], tmp_pa
             check_plain_output(tmp_path / name, 1)
 
 
-def test_an_earlier_runs_pictures_dont_stay_beside_a_page_that_doesnt_know_them(
+def test_an_earlier_runs_images_dont_stay_beside_a_page_that_doesnt_know_them(
     model: Path, vaes: list[VAE], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -512,12 +512,12 @@ def test_the_noise_levels_spacing_is_told_to_other_tools(model: Path, vaes: list
     assert "Sampler: DPM++ 2M, Schedule type: Karras" in said[1]
 
 
-def test_a_sheet_says_what_its_pictures_say(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
+def test_a_sheet_says_what_its_images_say(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
     made = run(model, vaes[:2], seeds=(0, 1))
     (sheet, _) = made.save(tmp_path / "sheet.png")
     parts = json.loads(Image.open(sheet).text["vaelens"])["sheet"]
     assert [(part["made"]["seed"], part["vae"]["name"]) for part in parts] == [
         (0, "v0"), (0, "v1"), (1, "v0"), (1, "v1")
     ]  # fmt: skip
-    with pytest.raises(BadInputError, match="a sheet of 4 pictures"):
+    with pytest.raises(BadInputError, match="a sheet of 4 images"):
         replay(sheet)

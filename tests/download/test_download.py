@@ -32,6 +32,7 @@ PROGRAM = """
 import json, sys
 from vaelens.download.hub import RemoteFile, access, cached, fetch, try_fetch
 from vaelens.errors import VaelensError
+from vaelens.runtime import Runtime
 def say(notice):
     print(notice, file=sys.stderr)
 try:
@@ -71,7 +72,7 @@ def a_file(filename: str = WEIGHTS, **more: object) -> str:
 
 
 def fetching(filename: str = WEIGHTS, offline: bool = False, call: str = "fetch", **more: object) -> str:
-    return f"{call}({a_file(filename, **more)}, offline={offline}, notify=say)"
+    return f"{call}({a_file(filename, **more)}, Runtime(offline={offline}, notify=say))"
 
 
 def start(

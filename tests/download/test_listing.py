@@ -1,4 +1,4 @@
-"""Lists of a repository's files, and files of data sets, against a stand-in for the hub.
+"""Lists of a repository's files, and files of datasets, against a stand-in for the hub.
 
 The token is in the environment of each, and no error or notice may show it.
 """
@@ -18,7 +18,7 @@ from vaelens.download.listing import Listing, list_files
 from vaelens.errors import NetworkError, UsageError
 from vaelens.runtime import Runtime
 
-REPO = "someone/pictures"
+REPO = "someone/images"
 STORED = f"datasets/{REPO}"
 SECRET = "hf_secretsecretsecretsecretsecret"
 FILES = {f"data/test-{i}.tar": bytes([i]) * 1000 for i in range(6)}
@@ -38,7 +38,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandin]
         monkeypatch.setenv("HF_TOKEN", SECRET)
         for name, content in reversed(FILES.items()):
             hub.add(STORED, name, content)
-        hub.add(STORED, "README.md", b"# Pictures", lfs=False)
+        hub.add(STORED, "README.md", b"# Images", lfs=False)
         yield hub
 
 
@@ -52,7 +52,8 @@ def notices() -> Iterator[list[str]]:
 @pytest.fixture
 def listed(hub: HubStandin, notices: list[str]) -> Callable[..., Listing]:
     def listed(repo: str = REPO, **more: object) -> Listing:
-        return list_files(repo, **{"repo_type": "dataset", "announce": notices.append, **more})  # type: ignore[arg-type]
+        runtime = Runtime(offline=bool(more.pop("offline", False)), notify=notices.append)
+        return list_files(repo, **{"repo_type": "dataset", "runtime": runtime, **more})  # type: ignore[arg-type]
 
     return listed
 
@@ -84,8 +85,8 @@ def test_a_listed_file_comes_from_the_data_set_and_is_found_again(
     file = listed().files[1]
     path = fetch(file, runtime=Runtime(notify=notices.append))
     assert path.read_bytes() == FILES["data/test-0.tar"]
-    assert "datasets--someone--pictures" in path.parts
-    assert notices == [f"downloading data set {REPO} data/test-0.tar at {hub.commit(STORED)}, 1,000 bytes"]
+    assert "datasets--someone--images" in path.parts
+    assert notices == [f"downloading dataset {REPO} data/test-0.tar at {hub.commit(STORED)}, 1,000 bytes"]
     hub.requests.clear()
     assert cached(file) == fetch(file) == path
     assert hub.requests == []
@@ -95,7 +96,7 @@ def test_a_listed_file_comes_from_the_data_set_and_is_found_again(
 def test_what_a_data_set_lacks_is_named_with_its_page(hub: HubStandin) -> None:
     with pytest.raises(NetworkError) as error:
         fetch(RemoteFile(REPO, "data/nothing.tar", repo_type="dataset"))
-    assert f"data set {REPO} data/nothing.tar: there is no such file" in str(error.value)
+    assert f"dataset {REPO} data/nothing.tar: there is no such file" in str(error.value)
     assert f"{hub.endpoint}/datasets/{REPO}/tree/main" in str(error.value)
 
 
@@ -119,13 +120,13 @@ def test_the_listing_of_a_commit_is_kept_and_that_of_a_branch_is_current(hub: Hu
 def test_offline_the_last_listing_serves(
     hub: HubStandin, listed: Lister, notices: list[str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    with pytest.raises(NetworkError, match=f"data set {REPO}: not in the cache, and offline"):
+    with pytest.raises(NetworkError, match=f"dataset {REPO}: not in the cache, and offline"):
         listed(offline=True)
     listing = listed()
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "environment")
     assert listed(offline=how == "argument") == listing
-    assert notices == [f"offline: using the list of files of data set {REPO} from before"]
+    assert notices == [f"offline: using the list of files of dataset {REPO} from before"]
     assert hub.requests == []
 
 
@@ -141,7 +142,7 @@ def test_offline_a_snapshot_serves_and_says_that_it_may_be_less(
         ("data/test-1.tar", 1000, SHA256["data/test-1.tar"]),
     ]
     assert fetch(found.files[1], runtime=Runtime(offline=True)).read_bytes() == FILES["data/test-1.tar"]
-    assert notices == [f"offline: using the 2 cached files of data set {REPO}, which may not be all"]
+    assert notices == [f"offline: using the 2 cached files of dataset {REPO}, which may not be all"]
 
 
 def test_a_network_that_is_down_is_named_and_the_last_listing_used(
@@ -157,7 +158,7 @@ def test_a_network_that_is_down_is_named_and_the_last_listing_used(
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
     assert listed() == listing
     assert f"{nobody} refuses the connection" in notices[-1]
-    assert notices[-1].endswith(f"Using the list of files of data set {REPO} from before.")
+    assert notices[-1].endswith(f"Using the list of files of dataset {REPO} from before.")
 
 
 @pytest.mark.parametrize(
@@ -167,8 +168,8 @@ def test_a_network_that_is_down_is_named_and_the_last_listing_used(
         (REPO, "main", {"status": 403}, ["403", "HF_TOKEN"]),
         (REPO, "main", {"status": 429}, ["too many requests"]),
         (REPO, "main", {"html": True}, ["an HTML page came back", "login page"]),
-        ("someone/nothing", "main", {}, ["data set someone/nothing: ", "no such repository"]),
-        (REPO, "v9", {}, [f"data set {REPO} at v9: ", "no such revision", f"/datasets/{REPO}/tree/main"]),
+        ("someone/nothing", "main", {}, ["dataset someone/nothing: ", "no such repository"]),
+        (REPO, "v9", {}, [f"dataset {REPO} at v9: ", "no such revision", f"/datasets/{REPO}/tree/main"]),
     ],
 )
 def test_a_refusal_is_named_with_what_to_do(

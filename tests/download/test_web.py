@@ -28,7 +28,8 @@ SOURCE = Path(__file__).parents[2] / "src"
 PROGRAM = """
 import sys
 from vaelens.download.web import WebFile, fetch_web
-print(fetch_web(WebFile((sys.argv[1],), "weights.pth", sha256=sys.argv[2] or None), notify=print))
+from vaelens.runtime import Runtime
+print(fetch_web(WebFile((sys.argv[1],), "weights.pth", sha256=sys.argv[2] or None), Runtime(notify=print)))
 """
 
 

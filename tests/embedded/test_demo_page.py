@@ -1,4 +1,4 @@
-"""The page that `make demo` ends with, as the Makefile asks for it: one generated and one photographed picture through
+"""The page that `make demo` ends with, as the Makefile asks for it: one generated and one photographed image through
 the embedded trio, every mode of the viewer used in a browser."""
 
 import os
@@ -47,7 +47,7 @@ def panel(view: View, number: int) -> Any:
 
 
 def pixels(demo: Path, number: int) -> dict[str, np.ndarray]:
-    """The pictures that lie beside the page, by layer."""
+    """The images that lie beside the page, by layer."""
     files = [next(demo.glob(f"{number + 1:03d}-*-{name}.png")) for name in TRIO]
     found = {name: np.array(Image.open(file)) for name, file in zip(TRIO, files, strict=True)}
     if number == PHOTOGRAPH:
@@ -86,7 +86,7 @@ def test_every_mode_works_on_the_demos_page(view: View, demo: Path, number: int)
     assert "scale(1)" not in transforms[0]
 
 
-def test_the_eyes_are_jumped_to_in_both_pictures(view: View) -> None:
+def test_the_eyes_are_jumped_to_in_both_images(view: View) -> None:
     for number in (GENERATED, PHOTOGRAPH):
         one = panel(view, number)
         assert one.locator(".where-to option").all_inner_texts()[0] == "Eyes (2)"
@@ -96,7 +96,7 @@ def test_the_eyes_are_jumped_to_in_both_pictures(view: View) -> None:
         assert float(re.findall(r"scale\(([\d.]+)\)", transform)[0]) > 2
 
 
-def test_it_is_one_latent_a_picture_and_says_so(view: View, demo: Path) -> None:
+def test_it_is_one_latent_a_image_and_says_so(view: View, demo: Path) -> None:
     text = view.page.locator("main, body").first.inner_text()
     assert "sha256" in text
     assert "All 3 VAEs have the same encoder" in text
@@ -104,5 +104,5 @@ def test_it_is_one_latent_a_picture_and_says_so(view: View, demo: Path) -> None:
     assert view.page.locator(".panel").count() == 2
     view.page.get_by_role("button", name="日本語").click()
     assert view.page.evaluate("document.documentElement.lang") == "ja"
-    for picture in demo.glob("0*.png"):
-        assert Image.open(picture).text["vaelens"], picture.name
+    for image in demo.glob("0*.png"):
+        assert Image.open(image).text["vaelens"], image.name

@@ -1,4 +1,4 @@
-"""The embedded VAEs: small, in a latent space of their own, and better than enlarging a small picture."""
+"""The embedded VAEs: small, in a latent space of their own, and better than enlarging a small image."""
 
 import importlib.util
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_each_says_how_it_was_made(name: str) -> None:
 
 
 def test_their_scale_gives_latents_unit_spread() -> None:
-    """On drawn faces of unseen seeds; the scale was measured on the training pictures."""
+    """On drawn faces of unseen seeds; the scale was measured on the training images."""
     vae = vl.load("tiny-kl-f8", device="cpu")
     faces = [torch.tensor(draw_face(seed).pixels).permute(2, 0, 1)[None] for seed in range(9000, 9006)]
     latents = torch.cat([vae.encode(from_uint8(face)).mode() for face in faces])

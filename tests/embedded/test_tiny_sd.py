@@ -71,11 +71,11 @@ def test_with_nothing_named_it_draws_and_the_trio_decodes(tmp_path: Path) -> Non
     assert [vae["name"] for vae in record["vaes"]] == TRIO
     assert len({row["latents_sha256"] for row in record["rows"]}) == 1
     assert (record["model"]["model"], record["subjects"][0]["made"]["steps"]) == ("tiny-sd", 25)
-    picture = next((tmp_path / "out").glob("*-tiny-ft-mse.png"))
-    again = run("-m", "vaelens", "replay", picture, "-o", "again.png", cwd=tmp_path)
+    image = next((tmp_path / "out").glob("*-tiny-ft-mse.png"))
+    again = run("-m", "vaelens", "replay", image, "-o", "again.png", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "largest difference 0 of 255: the same picture, bit for bit" in again.stdout
-    assert np.array_equal(Image.open(picture), Image.open(tmp_path / "again.png"))
+    assert "largest difference 0 of 255: the same image, bit for bit" in again.stdout
+    assert np.array_equal(Image.open(image), Image.open(tmp_path / "again.png"))
 
 
 def test_seeds_differ_and_each_is_the_same_alone_and_among_others() -> None:

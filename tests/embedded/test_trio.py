@@ -1,4 +1,4 @@
-"""The scripts that train the embedded VAEs and write docs/proof.md, end to end on a few updates and pictures."""
+"""The scripts that train the embedded VAEs and write docs/proof.md, end to end on a few updates and images."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import vaelens as vl
 from support.training import small_presets
 from vaelens.errors import UsageError
-from vaelens.images.datasets import DataSet, open_dataset
+from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.metrics.frechet import Jackknife
 from vaelens.weights.fingerprint import fingerprint
 from vaelens.weights.reading import read_vae
@@ -30,7 +30,7 @@ SHORT: dict[str, Any] = {
     "data.batch": 2, "run.preset": "smaller", "optimizer.warm_up": 0, "optimizer.cool_down": 0,
 }  # fmt: skip
 OF_DECODERS = {"gan.start": 0, "gan.warm_up": 0, "gan.layers": 1}
-PICTURES = 12
+IMAGES = 12
 WHOLE = ("begun", "tiny-kl-f8", "tiny-ae")
 
 
@@ -46,23 +46,23 @@ def scripts() -> Generator[SimpleNamespace]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> list[DataSet]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
     photos = tmp_path_factory.mktemp("data") / "photos"
     photos.mkdir()
     for name in ("astronaut", "chelsea"):
         Image.open(ROOT / "examples" / f"{name}.png").resize((96, 96)).save(photos / f"{name}.png")
-    return [open_dataset(photos), open_dataset("drawn", take=2, training=True)]
+    return [open_dataset(photos), open_dataset("synthetic", take=2, training=True)]
 
 
 @pytest.fixture(scope="module")
-def runs(scripts: SimpleNamespace, data: list[DataSet], tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
-    """All trainings with one seed, each measured on a few pictures."""
+def runs(scripts: SimpleNamespace, data: list[Dataset], tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """All trainings with one seed, each measured on a few images."""
     path = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch, small_presets():
         patch.setattr(scripts.arms, "PRESET", "smaller")
         for name in WHOLE:
             scripts.trio.train(name, path, dtype="float32", data=data, changed=SHORT)
-        scripts.arms.run_arms(path, 0, "float32", data=data, count=PICTURES, changed=SHORT | OF_DECODERS)
+        scripts.arms.run_arms(path, 0, "float32", data=data, count=IMAGES, changed=SHORT | OF_DECODERS)
         yield path
 
 
@@ -77,9 +77,7 @@ def test_one_encoder_and_the_command_in_every_file(scripts: SimpleNamespace, run
     for name, vae in read.items():
         assert {tensor.dtype for tensor in vae.tensors.values()} == {torch.float16}
         assert vae.metadata["command"] == f"embedded/trio.py train {name} --seed 0 --dtype float32 --threads 1"
-        assert (
-            vae.metadata["pictures"] == "photos (2 pictures), weight 2; drawn faces and letters (2 pictures), weight 1"
-        )
+        assert vae.metadata["images"] == "photos (2 images), weight 2; drawn faces and letters (2 images), weight 1"
     assert len({vae.spec.scaling_factor for name, vae in read.items() if name not in WHOLE}) == 1
 
 
@@ -115,12 +113,12 @@ def test_shipping_parts_encoder_and_decoders(
 
 
 def test_arms_that_are_there_are_neither_trained_nor_measured_again(
-    scripts: SimpleNamespace, data: list[DataSet], runs: Path
+    scripts: SimpleNamespace, data: list[Dataset], runs: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (runs / "seed-0" / "control" / "checkpoints").rglob("*")}
     rows = (runs / "measured" / "rows.jsonl").read_bytes()
     weights = scripts.arms.loaded(runs, "control", 0).fingerprint
-    scripts.arms.run_arms(runs, 0, "float32", data=data, count=PICTURES, changed=SHORT | OF_DECODERS)
+    scripts.arms.run_arms(runs, 0, "float32", data=data, count=IMAGES, changed=SHORT | OF_DECODERS)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (runs / "measured" / "rows.jsonl").read_bytes() == rows
     assert scripts.arms.loaded(runs, "control", 0).fingerprint == weights
@@ -131,7 +129,7 @@ def test_arms_that_are_there_are_neither_trained_nor_measured_again(
 def test_the_page_says_what_the_rows_say(
     scripts: SimpleNamespace, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unseen = scripts.arms.unseen(PICTURES)
+    unseen = scripts.arms.unseen(IMAGES)
     monkeypatch.setattr(scripts.distribution, "PROBED", 3)
     monkeypatch.setattr(scripts.distribution, "NOISE", (0.05, 0.4))
     photo = next(iter(scripts.comparison.held_out().values())).resize((64, 64))
@@ -183,8 +181,8 @@ def test_the_page_says_what_the_rows_say(
         scripts.comparison.Rows.of(runs, unseen, ["tiny-kl-f8", "control 1"])
 
 
-def test_differences_pair_pictures_and_seeds(scripts: SimpleNamespace) -> None:
-    """Each seed's arm against the same seed's, picture by picture."""
+def test_differences_pair_images_and_seeds(scripts: SimpleNamespace) -> None:
+    """Each seed's arm against the same seed's, image by image."""
     rng = np.random.default_rng(0)
     base = {seed: 20 + 5 * rng.normal(size=40) for seed in range(3)}  # seeds lie far apart, the arms close together
     better = {seed: base[seed] + 0.5 + 0.01 * rng.normal(size=40) for seed in range(3)}
@@ -194,7 +192,7 @@ def test_differences_pair_pictures_and_seeds(scripts: SimpleNamespace) -> None:
     rows = scripts.comparison.Rows(values, distances, 90.0, {})
     value, low, high = rows.difference([(f"a {n}", f"b {n}") for n in base], "psnr")
     assert 0.49 < low < value < high < 0.51
-    assert rows.difference([("a 0", "b 1")], "psnr")[2] > 0.6, "other seeds' pictures are other numbers"
+    assert rows.difference([("a 0", "b 1")], "psnr")[2] > 0.6, "other seeds' images are other numbers"
     assert rows.difference([(f"a {n}", f"b {n}") for n in base], "fd_small") == pytest.approx((-1, -1, -1))
     assert rows.value("b 2", "fd_small") == 5
 
@@ -224,7 +222,7 @@ def test_each_seed_s_own_difference_stands_beside_the_mean(
         ("psnr", (0.5, -0.1, 1.1), (0.4, 0.5, 0.6), "not told apart"),
     ],
 )
-def test_a_verdict_needs_pictures_and_seeds(
+def test_a_verdict_needs_images_and_seeds(
     scripts: SimpleNamespace, measure: str, value: tuple[float, ...], by_seed: tuple[float, ...], told: str
 ) -> None:
     difference = {"first": "a", "second": "b", "measure": measure, "by_seed": by_seed}

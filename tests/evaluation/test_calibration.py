@@ -22,7 +22,7 @@ from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=4)
-PICTURES = 5
+IMAGES = 5
 FAST = {"batch": 2, "threads": 1, "offline": True}
 TRUTH = ("pillow_bicubic", "mode", "truncate", "valid")
 
@@ -30,7 +30,7 @@ TRUTH = ("pillow_bicubic", "mode", "truncate", "valid")
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         whole = Image.open(SKIMAGE / ("astronaut.png", "chelsea.png", "coffee.png")[number % 3]).convert("RGB")
         whole.crop((9 * number, 5 * number, 300 - number, 290)).save(folder / f"{number}.png")
     return folder
@@ -161,14 +161,14 @@ def test_a_stopped_call_goes_on_and_the_command_prints_it(
     assert kept == [c for c in found[1].as_dict()["combinations"] if c["posterior"] == "mode"]
 
 
-def test_a_bare_file_and_a_corrupt_picture_go_as_the_errors_advise(
+def test_a_bare_file_and_a_corrupt_image_go_as_the_errors_advise(
     photos: Path,
     rewrite: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A file that doesn't say its latent space, and a picture that can't be read: --space and --skip-bad."""
+    """A file that doesn't say its latent space, and an image that can't be read: --space and --skip-bad."""
     from vaelens.cli.main import app
 
     for dimension in ("POSTERIORS", "ROUNDINGS"):
@@ -190,7 +190,7 @@ def test_a_bare_file_and_a_corrupt_picture_go_as_the_errors_advise(
     app([*command, "--space", "tiny", "--skip-bad"], standalone_mode=False)
     assert "Left out of every figure: 1 unreadable: 1.png (" in capsys.readouterr().out
     kept = json.loads((tmp_path / "run" / "calibration.json").read_text())
-    assert kept["pictures"] == 2
+    assert kept["images"] == 2
     assert list(kept["skipped"]) == ["1.png"]
 
 
@@ -200,7 +200,7 @@ def test_nothing_fits(photos: Path, vaes: list[Path], tmp_path: Path, monkeypatc
     table.write_text("[one]\npsnr = 99.90\n")
     monkeypatch.setattr(calibration, "ROUNDINGS", ("truncate",))
     result = calibrate(vaes[0], photos, published=table, output=tmp_path / "run", take=2, **FAST)
-    assert result.pictures == 2
+    assert result.images == 2
     assert len(result.combinations) == 4
     assert result.reproduced == ()
     best = result.combinations[0]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from support.small_run import BATCH, FAST, PICTURES, SMALL, assert_same, quick, rows
+from support.small_run import BATCH, FAST, IMAGES, SMALL, assert_same, quick, rows
 from support.vaes import random_vae
 from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.evaluation.examples import choose, make
@@ -49,9 +49,9 @@ def command(photos: Path, vaes: list[Path], output: Path, *more: str) -> list[st
 def test_what_a_run_leaves(whole: tuple[Path, Results], two_vaes: list[Path]) -> None:
     folder, results = whole
     lines = [json.loads(line) for line in rows(folder)]
-    assert len(lines) == PICTURES * 2
+    assert len(lines) == IMAGES * 2
     assert {line["vae"] for line in lines} == {"one", "two"}
-    assert {line["id"] for line in lines} == {f"{n:02d}.png" for n in range(PICTURES)}
+    assert {line["id"] for line in lines} == {f"{n:02d}.png" for n in range(IMAGES)}
     assert set(lines[0]) == {"id", "vae", "sha256", "finite", "psnr", "ssim", "psim_small"}
     for name in ("report.html", "report.md", "rows.csv", "run.json", "plan.json", "rows.jsonl"):
         assert (folder / name).stat().st_size > 0
@@ -60,7 +60,7 @@ def test_what_a_run_leaves(whole: tuple[Path, Results], two_vaes: list[Path]) ->
     assert (record["settings"]["batch"], record["settings"]["threads"]) == (BATCH, 1)
     assert [vae["name"] for vae in record["vaes"]] == ["one", "two"]
     assert all(vae["fingerprint"] for vae in record["vaes"])
-    assert results.count == PICTURES
+    assert results.count == IMAGES
     psnrs = [line["psnr"] for line in lines if line["vae"] == "one"]
     assert results.spreads["one", "psnr"].mean == pytest.approx(np.mean(psnrs), rel=1e-12)
     assert results.spreads["one", "psnr"].std == pytest.approx(np.std(psnrs), rel=1e-12)
@@ -72,15 +72,15 @@ def test_what_a_run_leaves(whole: tuple[Path, Results], two_vaes: list[Path]) ->
     assert {d["measure"] for d in found["differences"]} == {"psnr", "ssim", "psim_small", "fd_small"}
 
 
-def test_a_row_is_what_the_measures_say_of_the_saved_pictures(whole: tuple[Path, Results], photos: Path) -> None:
+def test_a_row_is_what_the_measures_say_of_the_saved_images(whole: tuple[Path, Results], photos: Path) -> None:
     """One row, computed anew with Pillow and scikit-image from the protocol's words."""
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     number = 5
-    picture = Image.open(photos / f"{number:02d}.png")
-    w, h = (round(side * 256 / min(picture.size)) for side in picture.size)
+    image = Image.open(photos / f"{number:02d}.png")
+    w, h = (round(side * 256 / min(image.size)) for side in image.size)
     left, top = (w - 256) // 2, (h - 256) // 2
-    original = np.asarray(picture.resize((w, h), Image.Resampling.BICUBIC).crop((left, top, left + 256, top + 256)))
+    original = np.asarray(image.resize((w, h), Image.Resampling.BICUBIC).crop((left, top, left + 256, top + 256)))
     network = random_vae(SMALL, seed=1).network
     with torch.no_grad():
         x = torch.from_numpy(original.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -117,10 +117,10 @@ def test_a_shard_that_is_not_the_last_says_what_is_left_as_json(
         "output": str(tmp_path / "run"), "shard": "1/2", "chunks": 2, "chunks_left": 1, "reconstructions_left": 4,
         "measured": None,
     }  # fmt: skip
-    assert (left["measured"]["pictures"], left["measured"]["reconstructions"]) == (2, 4)
+    assert (left["measured"]["images"], left["measured"]["reconstructions"]) == (2, 4)
     app([*shards[1], "2/2"], standalone_mode=False)
     assert "unfinished" not in (found := json.loads(capsys.readouterr().out))
-    assert found["pictures"] == 4
+    assert found["images"] == 4
 
 
 def test_killed_at_random_moments_and_continued(
@@ -169,7 +169,7 @@ def test_features_that_were_lost_are_made_again(
     output = tmp_path / "run"
     shutil.copytree(whole[0], output)
     files = sorted((output / "features").rglob("*.safetensors"))
-    assert len(files) == 3 * PICTURES // BATCH
+    assert len(files) == 3 * IMAGES // BATCH
     kept = [file.read_bytes() for file in files]
     for lost in (files[2], files[9]):  # an original's and a VAE's
         lost.unlink()
@@ -182,7 +182,7 @@ def test_a_vae_can_be_added(whole: tuple[Path, Results], photos: Path, two_vaes:
     evaluate(two_vaes[:1], photos, output=output, **FAST)
     said: list[str] = []
     results = evaluate(two_vaes, photos, output=output, progress=lambda d, t, w: said.append(f"{d}/{t}"), **FAST)
-    assert f"0/{PICTURES}" in said, "only the new VAE is measured"
+    assert f"0/{IMAGES}" in said, "only the new VAE is measured"
     assert_same(output, results, whole)
 
 
@@ -268,7 +268,7 @@ def test_the_record_keeps_every_call_that_measured(photos: Path, two_vaes: list[
         return record
 
     first, second = call(two_vaes[:1]), call(two_vaes)
-    counts = [(one["pictures"], one["reconstructions"]) for one in second["calls"]]
+    counts = [(one["images"], one["reconstructions"]) for one in second["calls"]]
     assert counts == [(4, 4), (4, 4)], "the second measured the other VAE"
     assert second["calls"][0] == first["calls"][0]
     assert "measured: 8 reconstructions in " in (tmp_path / "report.md").read_text()
@@ -309,7 +309,7 @@ def test_two_presets_never_share_a_folder(whole: tuple[Path, Results], photos: P
 def test_another_plan_is_refused_by_name(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], change: dict[str, int]
 ) -> None:
-    with pytest.raises(UsageError, match=f"another run .*{'pictures' if 'take' in change else next(iter(change))}"):
+    with pytest.raises(UsageError, match=f"another run .*{'images' if 'take' in change else next(iter(change))}"):
         evaluate(two_vaes, photos, output=whole[0], **{**FAST, **change})
 
 
@@ -343,7 +343,7 @@ def test_another_vae_of_the_same_name_is_refused(whole: tuple[Path, Results], ph
         evaluate([other], photos, output=whole[0], **FAST)
 
 
-def test_a_corrupt_picture_stops_the_run_or_is_listed(photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
+def test_a_corrupt_image_stops_the_run_or_is_listed(photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in (0, 1, 2, 3, 4):
@@ -357,7 +357,7 @@ def test_a_corrupt_picture_stops_the_run_or_is_listed(photos: Path, two_vaes: li
     assert results.count == 3
     assert {row.id for row in results.rows} == {"00.png", "01.png", "04.png"}
     assert list(results.record["skipped"]) == ["02.png", "03.png"]
-    assert any("2 pictures couldn't be read" in warning for warning in results.warnings)
+    assert any("2 images couldn't be read" in warning for warning in results.warnings)
     with pytest.raises(BadInputError, match=r"--skip-bad goes on without them. The first is 02\.png"):
         evaluate(two_vaes[:1], folder, output=tmp_path / "skipped", **FAST)
     with pytest.raises(BadInputError, match="Nothing measured so far is lost"):
@@ -366,17 +366,17 @@ def test_a_corrupt_picture_stops_the_run_or_is_listed(photos: Path, two_vaes: li
     assert rows(tmp_path / "stopped") == rows(tmp_path / "skipped"), "as it was advised"
     assert again is not None
     for name in (0, 1, 4):
-        (folder / f"{name:02d}.png").write_bytes(b"no picture")
-    with pytest.raises(BadInputError, match="none of the pictures could be read"):
+        (folder / f"{name:02d}.png").write_bytes(b"no image")
+    with pytest.raises(BadInputError, match="none of the images could be read"):
         evaluate(two_vaes[:1], folder, output=tmp_path / "none", skip_bad=True, **FAST)
 
 
-def test_a_chosen_picture_that_is_gone_is_no_example(
+def test_a_chosen_image_that_is_gone_is_no_example(
     photos: Path, two_vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the whole run, nothing may be lost for a picture to look at.
+    """After the whole run, nothing may be lost for an image to look at.
 
-    Of the three chunks of two, the first loses a picture, the second both, and in the third one has changed.
+    Of the three chunks of two, the first loses an image, the second both, and in the third one has changed.
     """
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -387,7 +387,7 @@ def test_a_chosen_picture_that_is_gone_is_no_example(
         assert len(chosen) == 6
         for number in (1, 2, 3):
             (folder / f"{number}.png").unlink()
-        (folder / "5.png").write_bytes(b"no picture")
+        (folder / "5.png").write_bytes(b"no image")
         shown = make(chosen, work)
         assert [example.id for example in shown] == ["0.png"]
         return shown
@@ -407,7 +407,7 @@ def test_an_example_has_the_boxes_that_were_measured_in_it(
         return made
 
     monkeypatch.setattr("vaelens.evaluation.running.make", kept)
-    results = evaluate(two_vaes[:1], "drawn", output=tmp_path / "run", **FAST | {"take": 2, "preset": "offline"})
+    results = evaluate(two_vaes[:1], "synthetic", output=tmp_path / "run", **FAST | {"take": 2, "preset": "offline"})
     assert results is not None
     measured = {row.id: row.regions for row in results.rows}
     assert made
@@ -435,12 +435,12 @@ def test_reconstructions_that_are_not_finite_count_nowhere(photos: Path, tmp_pat
         hook = vae.network.decoder.register_forward_hook(lambda m, i, o: means.append(o.mean(dim=(1, 2, 3))))
         evaluate(vae, photos, output=tmp_path / "before", **FAST)
         hook.remove()
-    threshold = float(torch.cat(means)[:PICTURES].median())
+    threshold = float(torch.cat(means)[:IMAGES].median())
     vae.network.decoder.register_forward_hook(explode)
     results = evaluate(vae, photos, output=tmp_path / "run", **FAST)
     assert results is not None
     finite = [row for row in results.rows if row.finite]
-    assert 0 < len(finite) < PICTURES
+    assert 0 < len(finite) < IMAGES
     assert results.spreads["random", "psnr"].count == len(finite)
     assert results.sets["random", "fd_small"].value is None
     assert any("NaN or infinite" in warning for warning in results.warnings)
@@ -501,7 +501,7 @@ def test_an_output_that_is_no_evaluation_is_left_alone(photos: Path, two_vaes: l
 
 def test_units_go_from_one_folder_to_another(whole: tuple[Path, Results], tmp_path: Path) -> None:
     """What a rank without a shared disk sends is what rank 0 would have had."""
-    ids = [f"{n:02d}.png" for n in range(PICTURES)]
+    ids = [f"{n:02d}.png" for n in range(IMAGES)]
     source, target = RunFolder(whole[0], ids, BATCH), RunFolder(tmp_path / "run", ids, BATCH)
     target.begin(json.loads((whole[0] / "plan.json").read_text()))
     source.refresh()

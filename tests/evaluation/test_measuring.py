@@ -1,4 +1,4 @@
-"""What `evaluate` writes of boxes, letters, equal pictures and changed weights, computed anew from the pictures."""
+"""What `evaluate` writes of boxes, letters, equal images and changed weights, computed anew from the images."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def small_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Four crops of a photograph."""
+    """Four crops of a photo."""
     folder = tmp_path / "photos"
     folder.mkdir()
     whole = Image.fromarray(chelsea())
@@ -66,7 +66,7 @@ def measured(vaes: VAE | Path | Sequence[VAE | Path], source: Path | str, folder
 
 @pytest.fixture
 def turned(tmp_path: Path) -> Path:
-    """One picture, stored 520 wide and 300 high, and upright by its EXIF."""
+    """One image, stored 520 wide and 300 high, and upright by its EXIF."""
     folder = tmp_path / "turned"
     folder.mkdir()
     exif = Image.Exif()
@@ -75,8 +75,8 @@ def turned(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_users_boxes_go_where_the_picture_goes(turned: Path, tmp_path: Path) -> None:
-    """Scaled to 444x256, the middle 256 cut out at 94; the card doesn't turn the picture, and modern does."""
+def test_a_users_boxes_go_where_the_image_goes(turned: Path, tmp_path: Path) -> None:
+    """Scaled to 444x256, the middle 256 cut out at 94; the card doesn't turn the image, and modern does."""
     (tmp_path / "boxes.csv").write_text(CSV)
     boxes = read_boxes(tmp_path / "boxes.csv")["turned.jpg"]
     data = (turned / "turned.jpg").read_bytes()
@@ -97,34 +97,34 @@ def assert_boxes(found: Sequence[Box], expected: Sequence[tuple[str, list[float]
 
 
 def test_a_users_boxes_are_regions_whatever_their_labels(turned: Path, tmp_path: Path) -> None:
-    """L and R are a left and a right eye here, and no letters; the box is that of both pictures' crops."""
+    """L and R are a left and a right eye here, and no letters; the box is that of both images' crops."""
     (tmp_path / "boxes.csv").write_text(CSV)
     results = measured(random_vae(SMALL), turned, tmp_path / "run", boxes=tmp_path / "boxes.csv")
     assert {region.label for region in results.regions} == {"L", "R"}
     assert not results.letters
     (row,) = results.rows
     assert row.letters is None
-    picture = ImageOps.exif_transpose(Image.open(turned / "turned.jpg"))
-    original = np.asarray(picture.resize((256, 444), Image.Resampling.BICUBIC).crop((0, 94, 256, 350)))
+    image = ImageOps.exif_transpose(Image.open(turned / "turned.jpg"))
+    original = np.asarray(image.resize((256, 444), Image.Resampling.BICUBIC).crop((0, 94, 256, 350)))
     again = through(random_vae(SMALL), original)
     crop = slice(76, 146), slice(170, 239)  # L, by hand
     assert row.regions[0]["psnr"] == pytest.approx(peak_signal_noise_ratio(original[crop], again[crop]), abs=0.01)
 
 
 def through(vae: VAE, original: Pixels) -> Pixels:
-    """The picture through the VAE's network, alone, rounded half up."""
+    """The image through the VAE's network, alone, rounded half up."""
     with torch.no_grad():
         x = torch.from_numpy(original.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
         y = vae.network.decode(vae.network.posterior(x).mode())
     return np.floor(((y[0].permute(1, 2, 0).clamp(-1, 1) + 1) / 2 * 255).numpy() + 0.5).astype(np.uint8)
 
 
-def test_drawn_boxes_and_letters_are_those_of_their_own_picture(tmp_path: Path) -> None:
-    results = measured(random_vae(SMALL), "drawn", tmp_path / "run", take=4)
-    pictures = open_dataset("drawn", take=4)
-    assert [row.id for row in results.rows] == [item.id for item in pictures.items]
-    for row, item in zip(results.rows[1::2], pictures.items[1::2], strict=True):  # the second of each chunk
-        original = np.asarray(Image.open(io.BytesIO(pictures.read(item))))
+def test_drawn_boxes_and_letters_are_those_of_their_own_image(tmp_path: Path) -> None:
+    results = measured(random_vae(SMALL), "synthetic", tmp_path / "run", take=4)
+    images = open_dataset("synthetic", take=4)
+    assert [row.id for row in results.rows] == [item.id for item in images.items]
+    for row, item in zip(results.rows[1::2], images.items[1::2], strict=True):  # the second of each chunk
+        original = np.asarray(Image.open(io.BytesIO(images.read(item))))
         again = through(random_vae(SMALL), original)
         assert len(row.regions) == len(item.boxes)
         for region, box in zip(row.regions, item.boxes, strict=True):
@@ -135,9 +135,9 @@ def test_drawn_boxes_and_letters_are_those_of_their_own_picture(tmp_path: Path) 
             assert region["label"] == box.label
             assert region["psnr"] == pytest.approx(peak_signal_noise_ratio(original[crop], again[crop]), abs=0.05)
     assert [row.letters is None for row in results.rows] == [True, True, False, False]
-    for row, item in zip(results.rows[2:], pictures.items[2:], strict=True):
+    for row, item in zip(results.rows[2:], images.items[2:], strict=True):
         image = from_uint8(
-            torch.from_numpy(np.asarray(Image.open(io.BytesIO(pictures.read(item)))).copy()).permute(2, 0, 1)
+            torch.from_numpy(np.asarray(Image.open(io.BytesIO(images.read(item)))).copy()).permute(2, 0, 1)
         )
         ceiling = readable(image[None], item.boxes)
         assert [region["ceiling"] for region in row.regions] == ceiling
@@ -148,8 +148,8 @@ def test_drawn_boxes_and_letters_are_those_of_their_own_picture(tmp_path: Path) 
     assert "L" not in {region.label for region in results.regions}
 
 
-def test_equal_pictures_have_no_psnr_and_win(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One VAE gives back all of its pictures, one the first of each chunk, one none."""
+def test_equal_images_have_no_psnr_and_win(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One VAE gives back all of its images, one the first of each chunk, one none."""
     real = measuring._through
 
     def through(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
@@ -199,9 +199,7 @@ def test_a_vae_that_was_changed_in_place_is_another(photos: Path, tmp_path: Path
     assert after.spreads["one", "psnr"].mean != before.spreads["one", "psnr"].mean
 
 
-def test_a_picture_that_fails_when_a_vae_is_added(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_image_that_fails_when_a_vae_is_added(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails once doesn't cost the folder: the same command goes on when it reads again."""
     vaes = [random_vae(SMALL, seed).save(tmp_path / f"{name}.safetensors") for seed, name in ((1, "one"), (2, "two"))]
     measured(vaes[:1], photos, tmp_path / "run", skip_bad=True)
@@ -212,7 +210,7 @@ def test_a_picture_that_fails_when_a_vae_is_added(
         return prepare(data, name, boxes, preset)
 
     with monkeypatch.context() as patch:
-        patch.setattr("vaelens.evaluation.pictures.prepare", fail)
+        patch.setattr("vaelens.evaluation.images.prepare", fail)
         with pytest.raises(BadInputError, match=r"2\.png could be read before and can't now"):
             evaluate(vaes, photos, output=tmp_path / "run", skip_bad=True, **FAST)  # type: ignore[arg-type]
     results = measured(vaes, photos, tmp_path / "run", skip_bad=True)

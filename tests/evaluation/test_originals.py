@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.small_run import BATCH, PICTURES
+from support.small_run import BATCH, IMAGES
 from vaelens.evaluation.equipment import originals_cache
 from vaelens.evaluation.folder import ORIGINALS, RunFolder
+from vaelens.evaluation.images import Chunk, read_chunk
 from vaelens.evaluation.instruments import Instruments
 from vaelens.evaluation.originals import OriginalsCache
-from vaelens.evaluation.pictures import Chunk, read_chunk
 from vaelens.evaluation.preparation import saved_originals
 from vaelens.evaluation.presets import PRESETS
 from vaelens.evaluation.results import Results
@@ -21,8 +21,8 @@ OFFLINE = PRESETS["offline"]
 
 @pytest.fixture
 def chunks(photos: Path) -> list[Chunk]:
-    pictures = open_dataset(photos)
-    return [read_chunk(pictures, number, BATCH, OFFLINE, skip_bad=False) for number in range(PICTURES // BATCH)]
+    images = open_dataset(photos)
+    return [read_chunk(images, number, BATCH, OFFLINE, skip_bad=False) for number in range(IMAGES // BATCH)]
 
 
 def test_a_chunk_finds_its_own_features_only(chunks: list[Chunk], tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_chunk_finds_its_own_features_only(chunks: list[Chunk], tmp_path: Path
     found = cache.find(chunks[0])
     assert found is not None
     assert torch.equal(found["small"], features["small"])
-    assert cache.find(chunks[1]) is None, "of equal size, but other pictures"
+    assert cache.find(chunks[1]) is None, "of equal size, but other images"
     assert OriginalsCache(tmp_path, {"threads": 2}, ["small"]).find(chunks[0]) is None
     assert OriginalsCache(tmp_path, {"threads": 1}, ["small", "dinov2"]).find(chunks[0]) is None
 
@@ -56,7 +56,7 @@ def test_features_of_another_protocol_are_not_found(
 
 
 def test_an_evaluation_has_the_features_of_each_chunk(whole: tuple[Path, Results], chunks: list[Chunk]) -> None:
-    folder = RunFolder(whole[0], [f"{n:02d}.png" for n in range(PICTURES)], BATCH)
+    folder = RunFolder(whole[0], [f"{n:02d}.png" for n in range(IMAGES)], BATCH)
     folder.refresh()
     instruments = Instruments(OFFLINE, {}, torch.device("cpu"))
     expected = [instruments.features(saved_originals(chunk.pixels, OFFLINE))["small"] for chunk in chunks]

@@ -1,7 +1,7 @@
-"""Whole evaluations against libraries that others wrote, on the same pictures and the same random weights.
+"""Whole evaluations against libraries that others wrote, on the same images and the same random weights.
 
 What `evaluate` says from files on disk is measured again from PNGs of its originals and reconstructions: rFID and
-KID by torch-fidelity, rFID by pytorch-fid, PSNR and SSIM by scikit-image, PSIM and LPIPS by lpips. The pictures
+KID by torch-fidelity, rFID by pytorch-fid, PSNR and SSIM by scikit-image, PSIM and LPIPS by lpips. The images
 themselves are made again by the steps of the published script, written out in numpy, OpenCV and Pillow.
 """
 
@@ -26,8 +26,8 @@ from support import oracles
 from support.vaes import random_vae
 from support.web_standin import WebStandin
 from vaelens.errors import CheckFailedError
+from vaelens.evaluation.images import read_chunk
 from vaelens.evaluation.measuring import noise_seed, reconstruct_chunk
-from vaelens.evaluation.pictures import read_chunk
 from vaelens.evaluation.preparation import saved_originals
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Results
@@ -48,7 +48,7 @@ Pairs = list[tuple[str, Pixels, Pixels]]  # id, original, reconstruction
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs and drawings of several sizes; one is grey and turned by its EXIF, one has alpha."""
+    """Photos and drawings of several sizes; one is grey and turned by its EXIF, one has alpha."""
     folder = tmp_path_factory.mktemp("photos")
     for name in ("astronaut.png", "rocket.jpg"):
         (folder / name).write_bytes((SKIMAGE / name).read_bytes())
@@ -111,7 +111,7 @@ def modern(photos: Path, vaes: list[Path], trunks: Trunks, tmp_path_factory: pyt
 
 
 def pairs(photos: Path, vae: Path, preset: str, take: int | None = None) -> Pairs:
-    """The pictures that an evaluation compares."""
+    """The images that an evaluation compares."""
     from vaelens.loading import load
 
     dataset = open_dataset(photos, take=take, seed=SEED)
@@ -286,10 +286,10 @@ def test_a_modern_row_against_scikit_image_and_lpips(
 ) -> None:
     name, original, again = pairs(photos, vaes[0], "modern", take=3)[-1]
     row = next(row.scores for row in modern.rows if (row.id, row.vae) == (name, "one"))
-    picture = Image.open(photos / name).convert("RGB")
-    width, height = (round(side * 256 / min(picture.size)) for side in picture.size)
+    image = Image.open(photos / name).convert("RGB")
+    width, height = (round(side * 256 / min(image.size)) for side in image.size)
     left, top = (width - 256) // 2, (height - 256) // 2
-    small = picture.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 256, top + 256))
+    small = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 256, top + 256))
     assert np.array_equal(original, np.asarray(small))
     network = random_vae(SMALL, 1).network
     with torch.no_grad():

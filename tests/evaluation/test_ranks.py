@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.small_run import BATCH, FAST, PICTURES, assert_same, quick, rows
+from support.small_run import BATCH, FAST, IMAGES, assert_same, quick, rows
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
 
@@ -67,9 +67,9 @@ def test_on_one_folder_they_change_nothing(
     record = json.loads((output / "run.json").read_text())
     assert record["settings"]["ranks"] == 2
     (call,) = record["calls"]
-    shares = [(one["pictures"], one["reconstructions"]) for one in call["ranks"]]
+    shares = [(one["images"], one["reconstructions"]) for one in call["ranks"]]
     assert shares == [(8, 16), (6, 12)], "four of the seven chunks, and three"
-    assert (call["pictures"], call["reconstructions"]) == (PICTURES, 2 * PICTURES)
+    assert (call["images"], call["reconstructions"]) == (IMAGES, 2 * IMAGES)
     results = evaluate(two_vaes, photos, output=output, **FAST)
     assert_same(output, results, whole)
 

@@ -47,7 +47,7 @@ def simple(**changes: object) -> Results:
     }
     sets = {
         ("A", "rfid"): SetScore(4.7, Interval(4.7, 4.5, 4.9)),
-        ("B", "rfid"): SetScore(None, note="too few pictures"),
+        ("B", "rfid"): SetScore(None, note="too few images"),
     }
     pairs = {("A", "B", "psnr"): Paired(1.1, -0.25, 2.5, 0.625, 0.125, 10, 2)}
     of = {"vaes": ("A", "B"), "measures": ("rfid", "psnr", "ssim"), "spreads": spreads, "sets": sets, "pairs": pairs}
@@ -64,7 +64,7 @@ def test_the_summary_is_a_row_a_vae_with_the_best_in_bold_over_all() -> None:
     assert notes == {
         (0, 1): ["[4.50, 4.90]"],
         (0, 2): ["[24.40, 24.61]", "2 without a value"],
-        (1, 1): ["too few pictures"],
+        (1, 1): ["too few images"],
         (1, 2): ["[23.30, 23.50]", "published 23.4 ± 3.8"],
         (1, 3): ["12 without a value"],
     }
@@ -94,7 +94,7 @@ def test_a_pair_is_said_in_numbers_and_in_words() -> None:
         ("rfid", -0.2, -0.1, "A is better"),
         ("rfid", -0.1, 0.1, "not distinguishable"),
         ("psnr", 0.0, 0.1, "not distinguishable"),
-        ("psnr", math.nan, math.nan, "too few pictures to say"),
+        ("psnr", math.nan, math.nan, "too few images to say"),
     ],
 )
 def test_which_is_better_follows_the_interval_and_the_measure(key: str, low: float, high: float, says: str) -> None:
@@ -132,7 +132,7 @@ def test_regions_and_letters_come_in_the_order_of_the_vaes_whatever_that_of_the_
     assert [row[:2] for row in letters_table(results).rows] == [("all", "A"), ("all", "B"), ("<8", "A"), ("<8", "B")]
 
 
-def test_under_a_picture_stands_what_was_measured_on_it() -> None:
+def test_under_a_image_stands_what_was_measured_on_it() -> None:
     results = simple(measures=("psnr",))
     rows = list(results.rows)
     rows[0] = dataclasses.replace(rows[0], scores={"psnr": None, "ssim": 1.0}, letters=(1, 2, 3))
@@ -276,7 +276,7 @@ def test_markdown_has_the_same_tables_warnings_and_makings() -> None:
     page = report_markdown(made_up(count=12))
     for part in (
         "# 2 VAEs on coco-val2017",
-        "> 12 pictures are few for rFID",
+        "> 12 images are few for rFID",
         "## Differences",
         "published 23.4 ± 3.8",
     ):
@@ -296,7 +296,7 @@ def test_the_speed_is_of_the_calls_that_left_their_times() -> None:
     def said(calls: list[dict[str, object]], seconds: float | None) -> dict[str, str]:
         return facts(dataclasses.replace(simple(), record={"calls": calls, "seconds": seconds}))
 
-    one = {"pictures": 10, "reconstructions": 20, "seconds": 5.0, "measuring_seconds": 4.0}
+    one = {"images": 10, "reconstructions": 20, "seconds": 5.0, "measuring_seconds": 4.0}
     found = said([one], 5.0)
     assert found["measured"] == (
         "20 reconstructions in 4.0 s, 5.00 a second; 4 more by shards or stopped calls, whose times aren't known"
@@ -306,7 +306,7 @@ def test_the_speed_is_of_the_calls_that_left_their_times() -> None:
     assert not {"measured", "time in all"} & set(said([], None))
 
 
-def test_a_long_list_of_skipped_pictures_is_cut_and_counted() -> None:
+def test_a_long_list_of_skipped_images_is_cut_and_counted() -> None:
     for count, cut in ((20, False), (21, True)):
         record = {"skipped": {f"{n}.jpg": "cut off" for n in range(count)}}
         text = facts(dataclasses.replace(simple(), record=record))["skipped"]
@@ -390,7 +390,7 @@ def test_nearly_nothing_measured_is_still_a_report(count: int) -> None:
     assert files["rows.csv"].count(b"\n") == 1 + count
 
 
-def test_plots_are_small_for_many_pictures_and_have_no_dates() -> None:
+def test_plots_are_small_for_many_images_and_have_no_dates() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(24, 3, 50_000)
     b = a + rng.normal(0.3, 0.5, 50_000)
@@ -401,7 +401,7 @@ def test_plots_are_small_for_many_pictures_and_have_no_dates() -> None:
         assert not re.search(r"20\d\d-\d\d|#0[123]000|DejaVu|dc:date", svg)
     assert svgs[1] == plots.scatter(a, b)
     few = plots.scatter(a[:50], b[:50])
-    assert len(re.findall(r"M [\d.]+ [\d.]+ ?L", few)) >= 50, "each picture is a dot of its own"
+    assert len(re.findall(r"M [\d.]+ [\d.]+ ?L", few)) >= 50, "each image is a dot of its own"
 
 
 def test_equal_vaes_and_constant_values_can_be_drawn() -> None:

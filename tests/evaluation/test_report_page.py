@@ -41,7 +41,7 @@ def test_the_tables_hold_the_values(report: Path, open_path: Open) -> None:
     assert len(headings) == 9, "every link leads to its section"
 
 
-def test_the_slider_moves_and_the_measures_stand_under_each_picture(report: Path, open_path: Open) -> None:
+def test_the_slider_moves_and_the_measures_stand_under_each_image(report: Path, open_path: Open) -> None:
     view = open_path(report)
     view.page.locator(".panel").first.scroll_into_view_if_needed()
     panel = view.page.locator(".panel").first

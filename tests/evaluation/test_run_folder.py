@@ -22,7 +22,7 @@ NAMES = (ORIGINALS, "a")
 
 @pytest.fixture
 def few_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums from 11 pictures on, in three groups of up to three chunks, each chunk a block."""
+    """Sums from 11 images on, in three groups of up to three chunks, each chunk a block."""
     for name, value in (("KEPT", 10), ("GROUPS", 3), ("BLOCK", 2)):
         monkeypatch.setattr(module, name, value)
 
@@ -38,7 +38,7 @@ def features_of(name: str, count: int = COUNT) -> Tensor:
 
 
 def add(folder: RunFolder, chunk: int, vae: str = "a", bad: Sequence[str] = ()) -> None:
-    """A unit as `Work` adds it: features and rows of the pictures that aren't bad."""
+    """A unit as `Work` adds it: features and rows of the images that aren't bad."""
     ids = folder.ids_of(chunk)
     good = [name not in bad for name in ids]
     part = slice(chunk * folder.batch, chunk * folder.batch + len(ids))
@@ -65,7 +65,7 @@ def files(folder: RunFolder, kind: str) -> list[Path]:
 
 
 @pytest.mark.usefixtures("few_kept")
-def test_folded_sums_are_those_of_all_pictures(tmp_path: Path) -> None:
+def test_folded_sums_are_those_of_all_images(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     for chunk in ORDER:
         add(folder, chunk)
@@ -77,7 +77,7 @@ def test_folded_sums_are_those_of_all_pictures(tmp_path: Path) -> None:
         assert_equal(total(groups), features_of(name))
 
 
-def test_groups_are_of_pictures_from_the_whole_set(tmp_path: Path) -> None:
+def test_groups_are_of_images_from_the_whole_set(tmp_path: Path) -> None:
     folder = begun(tmp_path, 45, 4)
     for chunk in range(folder.chunks):
         add(folder, chunk)
@@ -87,7 +87,7 @@ def test_groups_are_of_pictures_from_the_whole_set(tmp_path: Path) -> None:
         assert_equal(group, features_of("a", 45)[number::20])
 
 
-def test_of_fewer_pictures_than_groups_each_is_one(tmp_path: Path) -> None:
+def test_of_fewer_images_than_groups_each_is_one(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     for chunk in ORDER:
         add(folder, chunk)
@@ -149,7 +149,7 @@ def test_damaged_and_missing_sums_are_named_and_made_again(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("few_kept")
-def test_a_group_without_readable_pictures(tmp_path: Path) -> None:
+def test_a_group_without_readable_images(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     bad = [name for chunk in (1, 3) for name in folder.ids_of(chunk)]  # all chunks of a group
     for chunk in ORDER:
@@ -176,7 +176,7 @@ def test_what_a_killed_process_left_unfolded(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("chunk", [0, 1])
-def test_a_picture_that_can_not_be_read_any_more(tmp_path: Path, chunk: int) -> None:
+def test_a_image_that_can_not_be_read_any_more(tmp_path: Path, chunk: int) -> None:
     folder = begun(tmp_path)
     add(folder, 0, bad=["000"])
     add(folder, 1)
@@ -196,7 +196,7 @@ def test_a_picture_that_can_not_be_read_any_more(tmp_path: Path, chunk: int) -> 
 
 
 def test_features_of_a_process_that_was_killed_before_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They may be of other pictures than can be read now."""
+    """They may be of other images than can be read now."""
     folder = begun(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "_append", interrupt)

@@ -14,7 +14,7 @@ from vaelens.evaluation.equipment import with_dinov2
 from vaelens.evaluation.folder import ORIGINALS, RunFolder
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Row
-from vaelens.images.datasets.items import DataSet, Item, Source
+from vaelens.images.datasets.items import Dataset, Item, Source
 from vaelens.metrics.frechet import Moments, frechet_distance
 from vaelens.metrics.kid import kid
 
@@ -23,10 +23,10 @@ PRINTED = {"rfid", "psnr", "ssim", "psim"}
 PSNR = {"one": (20.0, 21.0, 22.0, None, 24.0, 25.0, 26.0), "two": (21.0, 23.0, 25.0, 27.0, None, 25.0, 25.0)}
 
 
-def dataset(count: int, kind: str = "folder") -> DataSet:
+def dataset(count: int, kind: str = "folder") -> Dataset:
     ids = tuple(f"{n:04d}" for n in range(count))
     source = Source("made up", kind, ids, lambda name: b"")
-    return DataSet("made up", kind, tuple(Item(name, "0" * 64) for name in ids), (), source)
+    return Dataset("made up", kind, tuple(Item(name, "0" * 64) for name in ids), (), source)
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -37,15 +37,15 @@ def record(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """Seven pictures through two VAEs, the second nearer to the originals in its features."""
-    pictures = dataset(7)
-    folder = RunFolder(tmp_path, [item.id for item in pictures.items], 7)
+    """Seven images through two VAEs, the second nearer to the originals in its features."""
+    images = dataset(7)
+    folder = RunFolder(tmp_path, [item.id for item in images.items], 7)
     folder.begin({"preset": {"name": "made up"}, "vaes": {"one": {}, "two": {}}})
     originals = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
     for far, vae in ((2.0, "one"), (1.0, "two")):
         rows = [
             Row(item.id, vae, item.sha256, True, {"psnr": value})
-            for item, value in zip(pictures.items, PSNR[vae], strict=True)
+            for item, value in zip(images.items, PSNR[vae], strict=True)
         ]
         folder.add(0, vae, rows, [], {ORIGINALS: {"small": originals}, vae: {"small": originals + far}})
     return folder
@@ -143,7 +143,7 @@ def test_a_network_that_was_given_has_no_published_values(network: str, left: se
     assert {key for _, key in found} == left
 
 
-def test_a_picture_that_was_left_out_has_none(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_was_left_out_has_none(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "_published", lambda *_: {("one", "psnr"): "23.4 ± 3.8"})
     preset = dataclasses.replace(PRESETS["offline"], measures=("psnr",))
     named = {"vaes": [{"name": "one"}]}

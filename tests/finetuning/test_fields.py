@@ -11,10 +11,10 @@ import torch
 from support.training import SIZE, batch, folder, judged, network, recipe, state, step
 from support.vaes import random_vae
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.finetuning.pictures import Pictures
+from vaelens.finetuning.images import Images
 from vaelens.finetuning.running import finetune
 from vaelens.finetuning.state import State
-from vaelens.images.datasets import DataSet, open_dataset
+from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.drawing import Box
 from vaelens.resources import using_threads
 
@@ -29,14 +29,14 @@ def _one_thread() -> Generator[None]:
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> DataSet:
-    """A single picture, so that every number means it."""
+def one(tmp_path: Path) -> Dataset:
+    """A single image, so that every number means it."""
     return open_dataset(folder(tmp_path / "one", 1))
 
 
-def pixels(dataset: DataSet, seed: int = 0, **changes: Any) -> np.ndarray:
-    """The first picture of a training by a recipe that changes nothing of it, but for these fields."""
-    return Pictures([dataset], [1.0], recipe(**STILL | changes).data, seed).sample(0).pixels
+def pixels(dataset: Dataset, seed: int = 0, **changes: Any) -> np.ndarray:
+    """The first image of a training by a recipe that changes nothing of it, but for these fields."""
+    return Images([dataset], [1.0], recipe(**STILL | changes).data, seed).sample(0).pixels
 
 
 def test_the_optimizer_is_given_the_rate_of_each_update() -> None:
@@ -68,7 +68,7 @@ def test_a_loss_counts_the_pixels_of_named_boxes_more(labels: list[str], counted
     assert (log["loss"] == pytest.approx(float(apart.mean()), rel=1e-9)) is not bool(counted)
 
 
-def test_a_picture_is_cropped_mirrored_and_recoloured_as_the_recipe_says(one: DataSet) -> None:
+def test_a_image_is_cropped_mirrored_and_recoloured_as_the_recipe_says(one: Dataset) -> None:
     plain = pixels(one)
     assert np.array_equal(pixels(one, data__flip=1.0), plain[:, ::-1])
     recoloured, cropped = pixels(one, data__recolour=1.0), pixels(one, data__crop=[0.5, 0.5])
@@ -78,7 +78,7 @@ def test_a_picture_is_cropped_mirrored_and_recoloured_as_the_recipe_says(one: Da
     assert pixels(one, data__size=24).shape == (24, 24, 3)
 
 
-def test_another_seed_shows_the_same_picture_otherwise(one: DataSet) -> None:
+def test_another_seed_shows_the_same_image_otherwise(one: Dataset) -> None:
     crops = {"data__crop": [0.3, 0.9]}
     assert np.array_equal(pixels(one, 0, **crops), pixels(one, 0, **crops))
     assert not np.array_equal(pixels(one, 0, **crops), pixels(one, 1, **crops))
@@ -111,7 +111,7 @@ def test_a_discriminator_s_gradient_that_is_not_finite_changes_nothing() -> None
 
 
 @pytest.mark.parametrize("field", ["data.flip", "data.recolour"])
-def test_a_cache_is_refused_where_pictures_change_in_any_way(field: str, tmp_path: Path) -> None:
+def test_a_cache_is_refused_where_images_change_in_any_way(field: str, tmp_path: Path) -> None:
     still = {"data.crop": [1.0, 1.0], "data.flip": 0.0, "data.recolour": 0.0, "model.space": "sd1"}
     photos, output = folder(tmp_path / "photos", 6), tmp_path / "run"
     with pytest.raises(UsageError, match=r"--cache.*data\.crop=\[1,1\], data\.flip=0 and data\.recolour=0"):

@@ -59,7 +59,7 @@ def whole(narrow: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def assert_same(run: Path, whole: Path) -> None:
-    """Weights, average, both optimizers, the log, the looks at held-out pictures and what came out: bit for bit."""
+    """Weights, average, both optimizers, the log, the looks at held-out images and what came out: bit for bit."""
     for name in ("checkpoints/000000020/state.safetensors", "log.jsonl", "evaluations.jsonl"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     assert vl.load(run, device="cpu").fingerprint == vl.load(whole, device="cpu").fingerprint
@@ -248,7 +248,7 @@ def test_cached_posteriors_change_nothing_but_the_last_bits(narrow: Path, photos
     logs = []
     for cache in (False, True):
         run = tmp_path / str(cache)
-        train(narrow, photos, run, changed=slow, cache=cache)  # 10 pictures: from the third update on, seen before
+        train(narrow, photos, run, changed=slow, cache=cache)  # 10 images: from the third update on, seen before
         logs.append([json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()])
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
     assert len({f"{loss:.6f}" for loss in logs[0]}) == 6, "and differ from update to update"
@@ -282,17 +282,17 @@ def test_what_does_not_fit_is_said_before_anything_is_done(narrow: Path, photos:
         (UsageError, "continues a VAE. Name it with --from", {"vae": None}),
         (UsageError, "starts from scratch", {"recipe": "tiny-begin", "changed": {"model.space": "own"}}),
         (UsageError, "Did you mean kl-f8", {"vae": Path("kl-f9")}),
-        (BadInputError, "no pictures", {"photos": empty}),
+        (BadInputError, "no images", {"photos": empty}),
         (
             UsageError,
-            "Give at least 16 pictures, lower it with --set run.held_out=7,",
+            "Give at least 16 images, lower it with --set run.held_out=7,",
             {"changed": {"run.held_out": 8}},
         ),
         (UsageError, "is a tiny autoencoder", {"vae": Path("taesd")}),
         (UsageError, "For sd1 there is ft-ema or ft-mse.", {"vae": Path("kl-f8"), "changed": {"model.space": "tiny"}}),
         (UsageError, "don't divide the batch of 4", {"at_once": 3}),
         (UsageError, "2 weights for 1 sources", {"weights": [1, 1]}),
-        (UsageError, "the pictures have none", {"changed": {"loss.box_weight": 2.0}}),
+        (UsageError, "the images have none", {"changed": {"loss.box_weight": 2.0}}),
         (UsageError, "uses no network called vgg16; it uses none", {"networks": {"vgg16": "x"}}),
         (UsageError, "Did you mean loss.pixel", {"changed": {"loss.pixl": "l1"}}),
         (UsageError, "need a multiple of 8. Set it: --set data.size=32", {"changed": {"data.size": 33}}),
@@ -333,13 +333,13 @@ def test_another_training_in_the_folder_is_refused_by_name(whole: Path, narrow: 
             train(narrow, photos, whole, **more)  # type: ignore[arg-type]
 
 
-def test_corrupt_pictures_are_skipped_counted_and_listed(narrow: Path, photos: Path, tmp_path: Path) -> None:
+def test_corrupt_images_are_skipped_counted_and_listed(narrow: Path, photos: Path, tmp_path: Path) -> None:
     small = folder(tmp_path / "small", 12, first=30, side=20)  # smaller than the crop, too
     (small / "33.png").write_bytes((small / "33.png").read_bytes()[:80])
     said: list[str] = []
     changed = {"run.updates": 6, "run.evaluate_every": 6}
     tuned = train(narrow, small, tmp_path / "run", changed=changed, notify=said.append, held_out=photos)
-    assert any(line.startswith("1 picture couldn't be read, and others took their place.") for line in said), said
+    assert any(line.startswith("1 image couldn't be read, and others took their place.") for line in said), said
     assert [name.rpartition(": ")[2] for name in tuned.record["skipped"]] == ["33.png"]
     assert list(json.loads((tmp_path / "run" / "skipped.json").read_text())) == list(tuned.record["skipped"])
 
@@ -374,7 +374,7 @@ def test_several_sources_and_boxes(narrow: Path, photos: Path, tmp_path: Path) -
 def test_boxes_that_nobody_asks_for_are_refused_or_said(narrow: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("id,label,left,top,right,bottom\n00.png,eye,5,5,30,30\n")
     boxes = [tmp_path / "boxes.csv"]
-    with pytest.raises(UsageError, match="boxes labelled eyes, and the pictures have only eye"):
+    with pytest.raises(UsageError, match="boxes labelled eyes, and the images have only eye"):
         train(
             narrow, photos, tmp_path / "no", boxes=boxes, changed={"loss.box_weight": 2.0, "loss.box_labels": ["eyes"]}
         )
@@ -396,7 +396,7 @@ def test_another_file_of_boxes_is_another_training(narrow: Path, photos: Path, t
         train(narrow, photos, tmp_path / "run", boxes=[tmp_path / "1.csv"], **more)
 
 
-def test_a_picture_that_changes_meanwhile_is_no_fault_of_the_training(narrow: Path, tmp_path: Path) -> None:
+def test_a_image_that_changes_meanwhile_is_no_fault_of_the_training(narrow: Path, tmp_path: Path) -> None:
     photos, run = folder(tmp_path / "photos", 14, side=44), tmp_path / "run"
 
     def spoil(done: int, _total: int, _numbers: dict[str, float]) -> None:

@@ -115,7 +115,7 @@ def test_what_a_look_finds_ends_a_training_at_its_newest_good_checkpoint(
     assert [update for update, _, _ in seen] == [0, 2, 4, 6, 8]
 
 
-def test_a_look_measures_pictures_trained_on_beside_those_held_out(
+def test_a_look_measures_images_trained_on_beside_those_held_out(
     narrow: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))

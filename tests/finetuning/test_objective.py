@@ -177,7 +177,7 @@ def test_sums_are_in_float32_where_networks_run_in_bfloat16(files: dict[str, Pat
 
 
 def test_features_of_nothing_give_no_nan(files: dict[str, Path]) -> None:
-    """Flat pictures make whole positions of deep taps 0, where a square root's slope is infinite."""
+    """Flat images make whole positions of deep taps 0, where a square root's slope is infinite."""
     from vaelens.metrics.lpips import LPIPSHeads, lpips
     from vaelens.metrics.psim import psim
 
@@ -242,12 +242,12 @@ def test_patchgan_is_the_known_one() -> None:
     """Parameters and reach of pix2pix's 70-pixel discriminator, for three channels."""
     judge = PatchGAN().eval()
     assert sum(p.numel() for p in judge.parameters()) == 2_765_633
-    picture = torch.zeros(1, 3, 256, 256, requires_grad=True)
-    logits = judge(picture)
+    image = torch.zeros(1, 3, 256, 256, requires_grad=True)
+    logits = judge(image)
     assert logits.shape == (1, 1, 30, 30)
     logits[0, 0, 15, 15].backward()
-    assert picture.grad is not None
-    seen = picture.grad[0].abs().sum(dim=0).nonzero()
+    assert image.grad is not None
+    seen = image.grad[0].abs().sum(dim=0).nonzero()
     assert (seen.max(dim=0).values - seen.min(dim=0).values + 1).tolist() == [70, 70]
     for layers in (1, 2, 3):
         side = smallest(layers)

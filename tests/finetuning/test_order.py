@@ -1,4 +1,4 @@
-"""Which picture is seen when, and what becomes of it."""
+"""Which image is seen when, and what becomes of it."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,25 +8,25 @@ import pytest
 
 from support.training import folder
 from vaelens.errors import BadInputError, UsageError
-from vaelens.finetuning import pictures as pictures_module
+from vaelens.finetuning import images as images_module
 from vaelens.finetuning.held_out import sample_of, split, without
+from vaelens.finetuning.images import Images
 from vaelens.finetuning.order import Order
-from vaelens.finetuning.pictures import Pictures
 from vaelens.finetuning.recipe import find_recipe
 from vaelens.images.crops import Crops, random_square
-from vaelens.images.datasets import DataSet, open_dataset
+from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.drawing import Box
-from vaelens.images.reading import Picture, decode_picture
+from vaelens.images.reading import ImageFile, decode_image_file
 
 DATA = find_recipe("tiny-kl-f8", {"data.size": 24}).data
 
 
 @pytest.fixture
-def eight(tmp_path: Path) -> DataSet:
+def eight(tmp_path: Path) -> Dataset:
     return open_dataset(folder(tmp_path / "eight", 8))
 
 
-def test_every_picture_once_an_epoch_and_each_epoch_anew() -> None:
+def test_every_image_once_an_epoch_and_each_epoch_anew() -> None:
     order = Order([7], [1.0], seed=3)
     epochs = [[order.at(e * 7 + n) for n in range(7)] for e in range(3)]
     for e, seen in enumerate(epochs):
@@ -55,8 +55,8 @@ def test_sources_are_mixed_by_their_weights_and_each_seen_whole() -> None:
     assert Counter(odd.at(n).source for n in range(1030)) == {0: 700, 1: 200, 2: 130}
 
 
-def test_a_sample_is_a_function_of_its_number(eight: DataSet) -> None:
-    one, two = (Pictures([eight], [1.0], DATA, seed=5) for _ in range(2))
+def test_a_sample_is_a_function_of_its_number(eight: Dataset) -> None:
+    one, two = (Images([eight], [1.0], DATA, seed=5) for _ in range(2))
     for number in (0, 7, 30):
         assert np.array_equal(one.sample(number).pixels, two.sample(number).pixels)
     again = [one.sample(n).pixels for n in range(8)], [one.sample(n + 8).pixels for n in range(8)]
@@ -67,20 +67,20 @@ def test_a_sample_is_a_function_of_its_number(eight: DataSet) -> None:
     assert float(ahead[0].image.max()) <= 1
 
 
-def test_pictures_are_decoded_once_while_there_is_room(eight: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_once_while_there_is_room(eight: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def counted(data: bytes, name: str) -> Picture:
+    def counted(data: bytes, name: str) -> ImageFile:
         read.append(name)
-        return decode_picture(data, name)
+        return decode_image_file(data, name)
 
-    monkeypatch.setattr(pictures_module, "decode_picture", counted)
+    monkeypatch.setattr(images_module, "decode_image_file", counted)
 
     def seen(room: int) -> tuple[list[bytes], int]:
         read.clear()
-        monkeypatch.setattr(pictures_module, "KEPT_BYTES", room)
-        pictures = Pictures([eight], [1.0], DATA, seed=5)
-        return [pictures.sample(n).pixels.tobytes() for n in range(24)], len(read)
+        monkeypatch.setattr(images_module, "KEPT_BYTES", room)
+        images = Images([eight], [1.0], DATA, seed=5)
+        return [images.sample(n).pixels.tobytes() for n in range(24)], len(read)
 
     one = 40 * 44 * 3
     (none, first), (some, second), (every, third) = seen(0), seen(3 * one), seen(8 * one)
@@ -88,20 +88,20 @@ def test_pictures_are_decoded_once_while_there_is_room(eight: DataSet, monkeypat
     assert none == some == every
 
 
-def test_bad_pictures_are_passed_over_and_listed(tmp_path: Path) -> None:
+def test_bad_images_are_passed_over_and_listed(tmp_path: Path) -> None:
     path = folder(tmp_path / "some", 4)
     (path / "02.png").write_bytes((path / "02.png").read_bytes()[:60])
     (path / "9-empty.png").touch()
     dataset = open_dataset(path, skip_bad=True)
-    pictures = Pictures([dataset], [1.0], DATA, seed=0)
-    ids = [pictures.sample(n).id for n in range(20)]
+    images = Images([dataset], [1.0], DATA, seed=0)
+    ids = [images.sample(n).id for n in range(20)]
     assert set(ids) == {"00.png", "01.png", "03.png"}
-    assert {name.rpartition(": ")[2] for name in pictures.bad} == {"02.png", "9-empty.png"}
-    assert [Pictures([dataset], [1.0], DATA, seed=0).sample(n).id for n in range(10, 20)] == ids[10:]
+    assert {name.rpartition(": ")[2] for name in images.bad} == {"02.png", "9-empty.png"}
+    assert [Images([dataset], [1.0], DATA, seed=0).sample(n).id for n in range(10, 20)] == ids[10:]
     for name in ("00.png", "01.png", "03.png"):
-        (path / name).write_bytes(b"no picture")
-    with pytest.raises(BadInputError, match="none of its 5 pictures can be read"):
-        Pictures([open_dataset(path, skip_bad=True)], [1.0], DATA, seed=0).sample(0)
+        (path / name).write_bytes(b"no image")
+    with pytest.raises(BadInputError, match="none of its 5 images can be read"):
+        Images([open_dataset(path, skip_bad=True)], [1.0], DATA, seed=0).sample(0)
 
 
 def test_a_whole_square_is_the_area_average() -> None:
@@ -113,7 +113,7 @@ def test_a_whole_square_is_the_area_average() -> None:
 
 
 def test_a_whole_crop_is_always_the_same() -> None:
-    """What --cache rests on, also for pictures that aren't square."""
+    """What --cache rests on, also for images that aren't square."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
     squares = [random_square(pixels, [], Crops(40, (1, 1), 0, 0), np.random.default_rng(n))[0] for n in range(4)]
     assert all(np.array_equal(square, pixels[:, 15:55]) for square in squares)
@@ -134,28 +134,28 @@ def test_boxes_follow_the_crop_and_the_mirror() -> None:
     assert 10 < found < 40, "some boxes are cut away"
 
 
-def test_small_pictures_are_enlarged() -> None:
+def test_small_images_are_enlarged() -> None:
     pixels = np.full((5, 7, 3), 99, dtype=np.uint8)
     square, _ = random_square(pixels, [], Crops(24, (0.5, 1), 0, 0), np.random.default_rng(0))
     assert square.shape == (24, 24, 3)
     assert set(square.ravel()) == {99}
 
 
-def test_only_pictures_that_can_be_read_are_kept_back(tmp_path: Path) -> None:
+def test_only_images_that_can_be_read_are_kept_back(tmp_path: Path) -> None:
     place = folder(tmp_path / "a", 8)
     names = sorted(path.name for path in place.iterdir())
     for name in names[:5]:
-        (place / name).write_bytes(f"{name} is no picture".encode())
+        (place / name).write_bytes(f"{name} is no image".encode())
     dataset = open_dataset(place, skip_bad=True)
     for seed in range(4):  # by chance, one of the three would be chosen each time in 1 of 28 cases
         (rest,), kept = split([dataset], 2, seed=seed)
         assert {item.id for item in kept.items} < set(names[5:])
         assert len(rest.items) == 6
-    with pytest.raises(UsageError, match="only 3 of its pictures can be read"):
+    with pytest.raises(UsageError, match="only 3 of its images can be read"):
         split([dataset], 3, seed=0)
 
 
-def test_pictures_are_kept_back_by_content(tmp_path: Path) -> None:
+def test_images_are_kept_back_by_content(tmp_path: Path) -> None:
     a, b = open_dataset(folder(tmp_path / "a", 8)), open_dataset(folder(tmp_path / "b", 12, first=4))  # 4 to 7 in both
     sources, kept = split([a, b], 6, seed=0)
     contents = {item.sha256 for item in kept.items}

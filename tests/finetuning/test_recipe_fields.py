@@ -178,7 +178,7 @@ def files_of_a_run(name: str) -> Seen:
             "losses": [line["loss"] for line in lines],
             "evaluations": sorted({line["update"] for line in evaluations}),
             "checkpoints": sorted(int(p.name) for p in (run / "checkpoints").iterdir()),
-            "held_out": plan["pictures"],
+            "held_out": plan["images"],
             "preset": plan["preset"]["name"],
         }[name]
 
@@ -238,9 +238,9 @@ CASES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
-    """A folder of pictures to train on, and one for runs; presets that measure small squares, quickly."""
+    """A folder of images to train on, and one for runs; presets that measure small squares, quickly."""
     where = tmp_path_factory.mktemp("runs")
-    PLACE[:] = [where, folder(where / "pictures", 16, side=48)]
+    PLACE[:] = [where, folder(where / "images", 16, side=48)]
     with small_presets():
         yield
 

@@ -168,7 +168,7 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[14:] == pytest.approx([1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
-def test_flat_pictures_and_a_batch_of_one() -> None:
+def test_flat_images_and_a_batch_of_one() -> None:
     wanted = judged(data__batch=1, gan__norm="batch")
     trained = state(wanted)
     flat = batch(1)

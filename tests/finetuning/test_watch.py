@@ -59,7 +59,7 @@ def test_learning_by_heart_is_seen() -> None:
 @pytest.mark.parametrize(
     "course",
     [
-        [(20 + n, 20 + 0.5 * n) for n in range(9)],  # the gap grows, and held-out pictures get better
+        [(20 + n, 20 + 0.5 * n) for n in range(9)],  # the gap grows, and held-out images get better
         [(20 - n, 20 - n) for n in range(9)],  # both get worse together
         [(20 + 0.01 * n, 20 - 0.01 * n) for n in range(9)],  # hardly
         [(20 + 0.3 * n, 20 + 0.2 * (n % 2)) for n in range(9)],  # up and down

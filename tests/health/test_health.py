@@ -20,7 +20,7 @@ from vaelens.health import Health, examination, examine
 from vaelens.health.activations import HALF_LIMIT, block_of, watched, worst_by_block
 from vaelens.health.examination import COLOURS
 from vaelens.health.latents import LatentSums
-from vaelens.health.measurements import PictureSums
+from vaelens.health.measurements import ImageSums
 from vaelens.health.signals import BANDS, band_power, grid_cells, pattern_by_period, pattern_rms
 from vaelens.health.verdicts import THRESHOLDS, Threshold
 from vaelens.images.faces import draw_face
@@ -45,13 +45,13 @@ def few_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "COLOURS", COLOURS[:3])
 
 
-def pictures(count: int = 2, side: int = 64) -> list[Tensor]:
+def images(count: int = 2, side: int = 64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.rand(1, 3, side, side, generator=generator) for _ in range(count)]
 
 
 def quick(vae: VAE, images: Sequence[Tensor | Path | str] | None = None) -> Health:
-    return examine(vae, pictures() if images is None else images, round_trips=1, time_at=())
+    return examine(vae, images() if images is None else images, round_trips=1, time_at=())
 
 
 def verdict(health: Health, about: str) -> str | None:
@@ -146,7 +146,7 @@ def test_chance_is_no_grid_but_a_faint_grid_is_found_under_noise() -> None:
     cell = torch.cat([torch.ones(4), -torch.ones(4)]) / 255
     black = torch.zeros(1, 3, 256, 256)
     for grid, expected in ((0.0, 0.0), (1.0, 1.0)):
-        sums = PictureSums(8)
+        sums = ImageSums(8)
         sums.add(black, (noise + grid * cell.repeat(32))[None])
         assert pattern_rms(sums.grid()) == pytest.approx(expected, abs=0.2)
         cells = grid_cells(noise * 255, 8)
@@ -154,7 +154,7 @@ def test_chance_is_no_grid_but_a_faint_grid_is_found_under_noise() -> None:
         assert pattern_rms(pattern_by_period(cells.mean(dim=0))) > 0.4  # what 961 cells of noise look like
 
 
-def test_pictures_too_small_for_a_grid_and_factors_without_one() -> None:
+def test_images_too_small_for_a_grid_and_factors_without_one() -> None:
     assert grid_cells(torch.rand(3, 15, 64), 8) is None
     assert grid_cells(torch.rand(3, 64, 64), 1) is None
 
@@ -182,7 +182,7 @@ def test_latent_statistics_are_those_of_many_draws_and_of_torchs_kl() -> None:
         assert channel.std == pytest.approx(float(drawn.std()), rel=0.03)
         assert channel.mean == pytest.approx(float(drawn.mean()), abs=0.1)
     total = sum(float(d.sum()) for d in divergence)
-    assert found.kl_per_picture == pytest.approx(total / 4, rel=1e-6)
+    assert found.kl_per_image == pytest.approx(total / 4, rel=1e-6)
     assert found.kl_per_element == pytest.approx(total / sum(d.numel() for d in divergence), rel=1e-6)
     assert [c.dead for c in found.channels] == [None] * 3
 
@@ -272,7 +272,7 @@ def add_pattern(layer: nn.Module, cell: Tensor) -> None:
     layer.register_forward_hook(hook)
 
 
-def test_a_checkerboard_is_measured_on_plain_colours_and_in_pictures() -> None:
+def test_a_checkerboard_is_measured_on_plain_colours_and_in_images() -> None:
     clean = quick(lively())
     assert verdict(clean, "grid on plain") == "fine"
     assert max(pattern_rms(plain.grid) for plain in clean.measured.plain) < 0.05
@@ -285,8 +285,8 @@ def test_a_checkerboard_is_measured_on_plain_colours_and_in_pictures() -> None:
         assert max(plain.grid[4], plain.grid[8]) < 0.05
     assert verdict(health, "grid on plain") == "bad"
     assert "every 2 px" in says(health, "grid on plain")
-    added = health.measured.picture_grid[2] - clean.measured.picture_grid[2]
-    assert verdict(health, "grid in pictures") == "bad"
+    added = health.measured.image_grid[2] - clean.measured.image_grid[2]
+    assert verdict(health, "grid in images") == "bad"
     assert added > 1.5
 
 
@@ -303,7 +303,7 @@ def test_an_upsampler_whose_phases_disagree_shows_at_its_period(level: int, peri
 
 def test_the_largest_activations_of_layers_and_sums() -> None:
     vae = lively()
-    (image,) = pictures(1)
+    (image,) = images(1)
     with watched(vae.network) as watch:
         vae.reconstruct(image)
         vae.reconstruct(image / 2)
@@ -334,7 +334,7 @@ def test_an_activation_beyond_float16_is_named_and_float16_does_fail_there(monke
     assert health.finite
     monkeypatch.setattr(examination, "COLOURS", ())  # a CPU is slow in float16
     vae.network.half()
-    failed = quick(vae, pictures(1, 16))
+    failed = quick(vae, images(1, 16))
     assert not failed.finite
     assert failed.measured.activations["decoder.mid_block.resnets.0.conv1"] == math.inf
 
@@ -370,19 +370,19 @@ def test_drift_of_a_vae_that_fades() -> None:
         assert trip.to_previous == pytest.approx(-20 * math.log10(0.8 * (0.99 ** (n - 1) - 0.99**n)), rel=1e-4)
     assert verdict(health, "round trips") == "bad"
     band = health.measured.bands[0]
-    assert band.ratio is None  # a plain picture has no power anywhere
+    assert band.ratio is None  # a plain image has no power anywhere
 
 
-def test_a_function_that_gives_its_picture_back_is_fine() -> None:
+def test_a_function_that_gives_its_image_back_is_fine() -> None:
     class Identity(Fading):
         def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
             return self.last.clone()
 
     base = lively()
-    health = examine(Identity(base.network, base.spec, "identity"), pictures(), round_trips=2, time_at=())
+    health = examine(Identity(base.network, base.spec, "identity"), images(), round_trips=2, time_at=())
     assert [band.ratio for band in health.measured.bands if band.ratio is not None] == pytest.approx([1.0] * 7)
     assert health.measured.drift[-1].to_original == math.inf
-    for about in ("colour bias", "coarse structure", "detail kept", "detail invented", "grid in pictures",
+    for about in ("colour bias", "coarse structure", "detail kept", "detail invented", "grid in images",
                   "grid on plain", "plain colours", "round trips"):  # fmt: skip
         assert verdict(health, about) == "fine", about
     json.dumps(examination.Health.as_dict(health), default=str)
@@ -402,17 +402,17 @@ def test_what_is_not_finite_is_a_finding(layer: str, failure: str) -> None:
             vae.network.quant_conv.bias[5] = float("nan")
         else:
             getattr(vae.network, layer).conv_out.bias.fill_(float("nan"))
-    health = examine(vae, pictures(), round_trips=4, time_at=(32,))
+    health = examine(vae, images(), round_trips=4, time_at=(32,))
     assert not health.finite
     assert len(health.measured.failures) == 2 + 3
-    assert health.measured.failures[0] == f"picture 1: {failure}"
+    assert health.measured.failures[0] == f"image 1: {failure}"
     assert verdict(health, "finite values") == "bad"
     assert health.measured.bands == ()
     assert (health.measured.latents is None) == (layer != "decoder")
     assert verdict(health, "colour bias") is None
 
 
-def test_one_bad_picture_spoils_only_itself() -> None:
+def test_one_bad_image_spoils_only_itself() -> None:
     class Touchy(VAE):
         def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
             if size == (48, 48):
@@ -420,14 +420,14 @@ def test_one_bad_picture_spoils_only_itself() -> None:
             return super().decode(latents, size)
 
     base = lively()
-    whole = quick(base, pictures(1))
-    odd = quick(Touchy(base.network, base.spec, "touchy"), [torch.rand(1, 3, 48, 48), *pictures(1)])
-    assert odd.measured.failures == ("picture 1: decoding",)
+    whole = quick(base, images(1))
+    odd = quick(Touchy(base.network, base.spec, "touchy"), [torch.rand(1, 3, 48, 48), *images(1)])
+    assert odd.measured.failures == ("image 1: decoding",)
     assert odd.measured.colour_bias == whole.measured.colour_bias
 
 
 def test_a_tiny_autoencoder_has_no_posterior_to_look_at() -> None:
-    health = examine(random_vae(TINY), pictures(), round_trips=2, time_at=(16, 24))
+    health = examine(random_vae(TINY), images(), round_trips=2, time_at=(16, 24))
     assert "no posterior" in says(health, "KL")
     assert verdict(health, "KL") is None
     assert verdict(health, "posterior noise") is None
@@ -440,11 +440,11 @@ def test_a_tiny_autoencoder_has_no_posterior_to_look_at() -> None:
     assert all(timing.encode > 0 < timing.decode for timing in health.measured.timings)
 
 
-def test_without_pictures_the_drawn_ones_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_images_the_drawn_ones_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "DRAWN_SIDE", 32)
     steps: list[tuple[int, int, str]] = []
     health = examine(lively(), round_trips=2, time_at=(16,), progress=lambda *step: steps.append(step))
-    assert health.measured.pictures.startswith("16 drawn pictures (faces and letters, seeds 1000000 to 1000007)")
+    assert health.measured.images.startswith("16 synthetic images (faces and letters, seeds 1000000 to 1000007)")
     assert [step[0] for step in steps] == list(range(steps[0][1]))
     name, first = next(examination._images(None, 512))
     assert name == "drawn face 1000000"
@@ -457,17 +457,17 @@ def test_without_pictures_the_drawn_ones_serve(monkeypatch: pytest.MonkeyPatch) 
 def test_calls_that_can_not_be_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vae = lively()
     with pytest.raises(UsageError, match="at least 1"):
-        examine(vae, pictures(), round_trips=0)
-    with pytest.raises(UsageError, match="no picture named"):
+        examine(vae, images(), round_trips=0)
+    with pytest.raises(UsageError, match="no image named"):
         examine(vae, [])
-    with pytest.raises(BadInputError, match="holds no pictures"):
+    with pytest.raises(BadInputError, match="holds no images"):
         examine(vae, [tmp_path])
 
     def full(_image: Tensor) -> None:
         raise RuntimeError("CUDA out of memory.")
 
     monkeypatch.setattr(vae, "encode", full)
-    with pytest.raises(ResourceError, match="smaller pictures"):
+    with pytest.raises(ResourceError, match="smaller images"):
         quick(vae)
 
 
@@ -496,7 +496,7 @@ def photos(tmp_path: Path) -> Path:
     folder.mkdir()
     for seed in range(2):
         Image.fromarray(draw_face(seed, 80).pixels).save(folder / f"{seed}.png")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -510,11 +510,11 @@ def test_the_command_shows_what_the_library_finds(
     assert ran.returncode == 0, ran.stderr
     assert max(map(len, ran.stdout.splitlines())) <= 80
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
-    assert "2 pictures of yours" in lines
+    assert "2 images of yours" in lines
     assert "finite values everywhere fine" in lines
     monkeypatch.setattr(examination, "COLOURS", COLOURS)
     health = examine(load(file, device="cpu"), [photos], max_side=64, round_trips=2, time_at=())
-    assert health.record["settings"]["pictures"] == 2
+    assert health.record["settings"]["images"] == 2
     for finding in health.findings:
         if finding.about != "time":
             assert " ".join(filter(None, (finding.about, finding.says, finding.verdict or "-"))) in lines

@@ -87,14 +87,14 @@ def test_files_that_are_no_boxes(tmp_path: Path) -> None:
         read_boxes(tmp_path / "d.csv")
 
 
-def test_ids_that_match_no_picture_are_counted_and_none_is_refused() -> None:
+def test_ids_that_match_no_image_are_counted_and_none_is_refused() -> None:
     boxes = {"a": (Box("x", 0, 0, 1, 1),), "b": (), "c": ()}
     assert matching(boxes, frozenset("a"), "b.csv") == (
         {"a": boxes["a"]},
-        "2 of the 3 ids in b.csv match no picture",
+        "2 of the 3 ids in b.csv match no image",
     )
     assert matching({"a": boxes["a"]}, frozenset("ab"), "b.csv")[1] is None
-    with pytest.raises(UsageError, match=r"none of its 3 ids .* 'a', the pictures' first 'A'"):
+    with pytest.raises(UsageError, match=r"none of its 3 ids .* 'a', the images' first 'A'"):
         matching(boxes, frozenset("AB"), "b.csv")
 
 

@@ -1,4 +1,4 @@
-"""Data sets on the hub: parquet, shards, zips and pictures, by splits."""
+"""Datasets on the hub: parquet, shards, zips and images, by splits."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from support.hub_standin import HubStandin
-from support.stored_pictures import content, folder, ids, shards, zipped
+from support.stored_images import content, folder, ids, shards, zipped
 from vaelens.download import hub, listing
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets import open_dataset
@@ -16,7 +16,7 @@ from vaelens.runtime import Runtime
 
 
 class Hub:
-    """A hub with one data set, whose files lie in a folder; `fetched` says what was asked for."""
+    """A hub with one dataset, whose files lie in a folder; `fetched` says what was asked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -59,24 +59,24 @@ def parquet(path: Path, columns: dict[str, list[object]], features: object = Non
     return path
 
 
-def pictures_column(*names: str) -> list[object]:
+def images_column(*names: str) -> list[object]:
     return [{"bytes": content(name), "path": name} for name in names]
 
 
-def test_parquet_with_a_picture_a_row(there: Hub) -> None:
-    parquet(there.root / "data/train-00000-of-00001.parquet", {"image": pictures_column("no")})
-    parquet(there.root / "data/test-00000-of-00001.parquet", {"image": pictures_column("t")})
+def test_parquet_with_a_image_a_row(there: Hub) -> None:
+    parquet(there.root / "data/train-00000-of-00001.parquet", {"image": images_column("no")})
+    parquet(there.root / "data/test-00000-of-00001.parquet", {"image": images_column("t")})
     for part, names in enumerate(["abcde", "fg", "hij"]):
-        columns = {"label": list(range(len(names))), "image": pictures_column(*names)}
+        columns = {"label": list(range(len(names))), "image": images_column(*names)}
         parquet(there.root / f"data/validation-{part:05d}-of-00003.parquet", columns)
     said: list[str] = []
     data = open_dataset("owner/name", runtime=Runtime(notify=said.append))
     assert ids(data) == [f"validation/{row:08d}" for row in range(10)]
     assert [data.read(item) for item in data.items] == [content(name) for name in "abcdefghij"]
-    assert (data.kind, data.name) == ("hub", "owner/name validation (10 pictures)")
+    assert (data.kind, data.name) == ("hub", "owner/name validation (10 images)")
     assert data.notes == (f"owner/name at commit {'c' * 40}",)
     assert there.fetched == [f"data/validation-{part:05d}-of-00003.parquet" for part in range(3)]
-    assert said[0] == "owner/name is no path here: asking the hub for a data set of that name"
+    assert said[0] == "owner/name is no path here: asking the hub for a dataset of that name"
     assert said[1].startswith("owner/name: 3 files, 0 MB")
     assert ids(open_dataset("owner/name", split="test")) == ["test/00000000"]
     assert open_dataset("owner/name", split="val").items == data.items
@@ -84,38 +84,38 @@ def test_parquet_with_a_picture_a_row(there: Hub) -> None:
         open_dataset("owner/name", split="dogs")
 
 
-def test_which_column_holds_the_pictures(there: Hub) -> None:
+def test_which_column_holds_the_images(there: Hub) -> None:
     sound = [{"bytes": b"sound", "path": "a.wav"}]
     kinds = {"audio": {"_type": "Audio"}, "photo_of_it": {"_type": "Image"}}
     for number, (columns, features) in enumerate(
         [
-            ({"audio": sound, "photo_of_it": pictures_column("x")}, kinds),
-            ({"other": pictures_column("y"), "image": pictures_column("x")}, None),
+            ({"audio": sound, "photo_of_it": images_column("x")}, kinds),
+            ({"other": images_column("y"), "image": images_column("x")}, None),
             ({"key": [b"k"], "jpg": [content("x")]}, None),
-            ({"anything": pictures_column("x")}, None),
+            ({"anything": images_column("x")}, None),
         ]
     ):
         parquet(there.root / f"test-{number}.parquet", columns, features=features)
         data = open_dataset("owner/name")
         assert data.read(data.items[-1]) == content("x"), columns
     parquet(there.root / "test-9.parquet", {"text": ["x"], "key": [b"x"]})
-    with pytest.raises(BadInputError, match=r"test-9\.parquet has no column of pictures, only text, key"):
+    with pytest.raises(BadInputError, match=r"test-9\.parquet has no column of images, only text, key"):
         open_dataset("owner/name")
 
 
 def test_scores_in_parquet(there: Hub) -> None:
     for part, scores in enumerate([[4.0, 5.0, None], [6.0]]):
-        columns = {"image": pictures_column(*"abc"[: len(scores)]), "aesthetic": scores}
+        columns = {"image": images_column(*"abc"[: len(scores)]), "aesthetic": scores}
         parquet(there.root / f"train-{part}.parquet", columns)
     data = open_dataset("owner/name", min_aesthetic=5)
     assert ids(data) == ["train/00000001", "train/00000003"]
-    parquet(there.root / "test.parquet", {"image": pictures_column("a"), "beauty": [9.0]})
+    parquet(there.root / "test.parquet", {"image": images_column("a"), "beauty": [9.0]})
     with pytest.raises(UsageError, match="beside them has image, beauty"):
         open_dataset("owner/name", min_aesthetic=5)
 
 
 def test_parquet_that_is_refused(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = parquet(there.root / "test.parquet", {"image": [None, *pictures_column("x")]})
+    path = parquet(there.root / "test.parquet", {"image": [None, *images_column("x")]})
     data = open_dataset("owner/name")
     assert data.read(data.items[0]) == b""
     whole = path.read_bytes()
@@ -125,8 +125,8 @@ def test_parquet_that_is_refused(there: Hub, monkeypatch: pytest.MonkeyPatch) ->
     parquet(path, {"image": [{"bytes": None, "path": "http://x/a.jpg"}]})
     with pytest.raises(BadInputError, match=r"row 0 only names 'http://x/a\.jpg'"):
         open_dataset("owner/name")
-    parquet(path, {"image": pictures_column("x")})
-    parquet(there.root / "val.parquet", {"image": pictures_column("x")}, rows=0)
+    parquet(path, {"image": images_column("x")})
+    parquet(there.root / "val.parquet", {"image": images_column("x")}, rows=0)
     with pytest.raises(BadInputError, match=r"owner/name holds no rows in its split validation"):
         open_dataset("owner/name")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -139,7 +139,7 @@ def test_parquet_that_is_refused(there: Hub, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_split_in_two_configurations_has_to_be_named(there: Hub) -> None:
     for name in ("en", "de"):
-        parquet(there.root / f"{name}/test-00000-of-00001.parquet", {"image": pictures_column(name)})
+        parquet(there.root / f"{name}/test-00000-of-00001.parquet", {"image": images_column(name)})
     with pytest.raises(UsageError, match=r"has test in 2 folders \(de, en\)\. Name one with --split, as de/test"):
         open_dataset("owner/name")
     data = open_dataset("owner/name", split="en/test")
@@ -157,7 +157,7 @@ def test_a_hub_set_of_shards(there: Hub) -> None:
     assert there.fetched == [f"data/0000{i}.tar" for i in range(3)]
 
 
-def test_a_hub_set_of_zips_and_of_pictures(there: Hub) -> None:
+def test_a_hub_set_of_zips_and_of_images(there: Hub) -> None:
     folder(there.root, "val/a.png", "val/b.jpg", "train/c.png", "latest/d.png")
     data = open_dataset("owner/name", take=1)
     assert ids(data) < ["val/c"]
@@ -169,8 +169,8 @@ def test_a_hub_set_of_zips_and_of_pictures(there: Hub) -> None:
     assert data.read(data.items[0]) == content("x/a.png")
 
 
-def test_a_hub_set_without_pictures(there: Hub) -> None:
-    with pytest.raises(BadInputError, match=r"owner/name holds no parquet, \.tar, \.zip or pictures"):
+def test_a_hub_set_without_images(there: Hub) -> None:
+    with pytest.raises(BadInputError, match=r"owner/name holds no parquet, \.tar, \.zip or images"):
         open_dataset("owner/name")
 
 
@@ -179,7 +179,7 @@ def test_a_hub_set_through_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "own"))
-    rows = parquet(tmp_path / "rows.parquet", {"image": pictures_column(*"abc")}).read_bytes()
+    rows = parquet(tmp_path / "rows.parquet", {"image": images_column(*"abc")}).read_bytes()
     with HubStandin() as served:
         address = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)

@@ -128,7 +128,7 @@ def test_boxes_at_the_crops_edge() -> None:
     assert where.map(Box("too small", 200, 0, 203, 40)) is None
 
 
-def test_a_picture_too_long_and_thin_is_refused_with_its_name() -> None:
+def test_a_image_too_long_and_thin_is_refused_with_its_name() -> None:
     pixels = np.zeros((1, 4096, 3), dtype=np.uint8)
     with pytest.raises(BadInputError, match=r"strip\.png is too long and thin \(4096x1\)"):
         resize_and_crop(pixels, 256, "pillow_bicubic", "strip.png")

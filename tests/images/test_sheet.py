@@ -1,4 +1,4 @@
-"""The sheet: every cell's pixels untouched, whatever the pictures' sizes and the names are."""
+"""The sheet: every cell's pixels untouched, whatever the images' sizes and the names are."""
 
 from itertools import pairwise
 
@@ -53,7 +53,7 @@ def test_rows_of_different_sizes_share_their_columns() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "factor"), [(1, 1, 128), (9, 7, 14), (64, 20, 2)])
-def test_a_tiny_picture_is_enlarged_by_whole_pixels(height: int, width: int, factor: int) -> None:
+def test_a_tiny_image_is_enlarged_by_whole_pixels(height: int, width: int, factor: int) -> None:
     cell = noise(height, width)
     sheet = draw_sheet([SheetRow("a.png", (cell,))], ["original"])
     assert find(sheet, np.kron(cell, np.ones((factor, factor, 1), dtype=np.uint8))) is not None
@@ -62,8 +62,8 @@ def test_a_tiny_picture_is_enlarged_by_whole_pixels(height: int, width: int, fac
 def test_enlarging_is_said_under_the_cell() -> None:
     white = {side: draw_sheet([SheetRow("", (np.full((side, side, 3), 255, np.uint8),))], ["A"]) for side in (64, 128)}
     below = {side: ink(sheet)[-45:].sum() for side, sheet in white.items()}
-    assert below[64] > 50, "an enlarged picture has a caption"
-    assert below[128] == 0, "a picture in its own size has none"
+    assert below[64] > 50, "an enlarged image has a caption"
+    assert below[128] == 0, "an image in its own size has none"
 
 
 def test_twenty_columns() -> None:
@@ -97,7 +97,7 @@ def test_long_texts_stay_in_their_column(text: str) -> None:
 
 
 def test_a_shortened_name_keeps_both_ends() -> None:
-    name = "photograph-" + "x" * 200
+    name = "photo-" + "x" * 200
     assert not np.array_equal(text_sheet(title=f"{name}-1.png"), text_sheet(title=f"{name}-2.png"))
     assert not np.array_equal(text_sheet(title=f"A{name}.png"), text_sheet(title=f"B{name}.png"))
 
@@ -144,7 +144,7 @@ def find_frame(sheet: np.ndarray) -> int:
     return int(np.argmax((sheet[:, 40] == 255).all(axis=-1))) - 2
 
 
-def test_a_white_picture_has_an_edge() -> None:
+def test_a_white_image_has_an_edge() -> None:
     sheet = text_sheet()
     top, left = find_frame(sheet) + 2, 32
     assert (sheet[top - 1, left : left + 200] < 230).all()
@@ -169,12 +169,12 @@ def test_what_makes_no_sheet_is_refused(rows: list[SheetRow], headings: list[str
         draw_sheet(rows, headings)
 
 
-def test_a_place_without_a_picture_holds_its_caption_and_no_frame() -> None:
-    picture = np.full((200, 200, 3), 7, np.uint8)
-    sheet = draw_sheet([SheetRow("t", (None, picture), ("made from a prompt", "x"))], ["a", "b"])
+def test_a_place_without_a_image_holds_its_caption_and_no_frame() -> None:
+    image = np.full((200, 200, 3), 7, np.uint8)
+    sheet = draw_sheet([SheetRow("t", (None, image), ("made from a prompt", "x"))], ["a", "b"])
     left = sheet[110:, 31:233]
     assert not (left == RULE).all(-1).any(), "no frame"
     assert (left[:60] != PAPER).any(), "its caption"
     assert (sheet == 7).all(-1).sum() == 200 * 200
-    with pytest.raises(ValueError, match="no cell holds a picture"):
+    with pytest.raises(ValueError, match="no cell holds an image"):
         draw_sheet([SheetRow("t", (None,))], ["a"])

@@ -73,7 +73,7 @@ def test_rank_deficient_against_scipy() -> None:
 
 
 def test_rank_deficient_closed_form() -> None:
-    """Two pictures each: one direction of spread, so the trace of the root is |a.b|."""
+    """Two images each: one direction of spread, so the trace of the root is |a.b|."""
     a, b, apart = (torch.randn(300, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(3))
     expected = apart @ apart + 2 * (a @ a) + 2 * (b @ b) - 4 * abs(a @ b)
     value = distance(torch.stack([a, -a]), torch.stack([apart + b, apart - b]))
@@ -95,7 +95,7 @@ def test_against_torch_fidelity_and_pytorch_fid() -> None:
 
 
 def diagonal(means: Tensor, deviations: Tensor) -> Moments:
-    """Exactly those moments: pictures at mean +/- a multiple of each axis."""
+    """Exactly those moments: images at mean +/- a multiple of each axis."""
     d = len(means)
     axes = torch.diag(deviations * math.sqrt((2 * d - 1) / 2))
     return Moments.of(torch.cat([means + axes, means - axes]))
@@ -109,7 +109,7 @@ def test_closed_form_of_diagonal_gaussians() -> None:
 
 
 @pytest.mark.parametrize(("n", "d", "decades"), [(20, 20, 0), (12, 20, 0), (80, 20, 4), (80, 20, 8), (15, 20, 4)])
-def test_as_exact_as_from_the_pictures_themselves(n: int, d: int, decades: int) -> None:
+def test_as_exact_as_from_the_images_themselves(n: int, d: int, decades: int) -> None:
     """tr (S1 S2)^(1/2) is the sum of the singular values of X1 X2' of the centred features, with nothing squared.
 
     So what singular covariances and spreads over decades cost shows, where the matrix's square root is worse.
@@ -176,7 +176,7 @@ def test_features_are_summed_in_float64() -> None:
 
 def test_what_has_no_distance() -> None:
     x = Moments.of(features(10, 4, 0))
-    with pytest.raises(ValueError, match="at least 2 pictures, not 1"):
+    with pytest.raises(ValueError, match="at least 2 images, not 1"):
         frechet_distance(x, Moments.of(features(1, 4, 0)))
     broken = features(10, 4, 0)
     broken[3, 2] = math.nan
@@ -223,7 +223,7 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 
 def test_a_difference_is_surer_than_its_parts() -> None:
-    """What the pictures have in common drops out, and a VAE that is worse is told from one that is better."""
+    """What the images have in common drops out, and a VAE that is worse is told from one that is better."""
     original = features(400, 16, 0)
     noise = features(400, 16, 5) - 0.4
     sets = {"worse": groups(original + 0.9 * noise), "better": groups(original + 0.8 * noise)}
@@ -237,7 +237,7 @@ def test_a_difference_is_surer_than_its_parts() -> None:
 
 
 def test_jackknife_covers_the_truth() -> None:
-    """Of 60 draws of pictures, the 95 % interval of the distance holds the mean distance in most."""
+    """Of 60 draws of images, the 95 % interval of the distance holds the mean distance in most."""
     values, intervals = [], []
     for seed in range(60):
         x = features(300, 4, 2 * seed)
@@ -250,9 +250,9 @@ def test_jackknife_covers_the_truth() -> None:
 
 def test_jackknife_refuses_what_it_cannot_compare() -> None:
     x = features(40, 4, 0)
-    with pytest.raises(ValueError, match="groups of kl-f8 don't hold the same pictures"):
+    with pytest.raises(ValueError, match="groups of kl-f8 don't hold the same images"):
         jackknife(groups(x), {"kl-f8": groups(x[:39])})
-    with pytest.raises(ValueError, match="only 1 holds pictures"):
+    with pytest.raises(ValueError, match="only 1 holds images"):
         jackknife(groups(x, 1), {"a": groups(x, 1)})
     empty = [*groups(x, 4), Moments.of(x[:0])]
     assert len(jackknife(empty, {"a": empty})["a"].left_out) == 4

@@ -36,14 +36,14 @@ def bytes_of(*shape: int, seed: int = 0) -> Tensor:
 
 
 def smooth(size: int, count: int = 2) -> Tensor:
-    """Pictures with broad shapes and some noise, so that pooling leaves something to tell them by."""
+    """Images with broad shapes and some noise, so that pooling leaves something to tell them by."""
     small = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     large = torch.nn.functional.interpolate(small, size=(size, size), mode="bicubic").clamp(0, 1)
     return (large * 200 + bytes_of(count, 3, size, size) / 5).to(torch.uint8)
 
 
 def relative(measured: Tensor, expected: Tensor) -> float:
-    """The largest difference against the spread of the features over pictures, the part that FID sees."""
+    """The largest difference against the spread of the features over images, the part that FID sees."""
     assert (expected[0] - expected[1]).norm() > 1, "features that don't differ prove nothing"
     return float((measured - expected).abs().max() / (expected[0] - expected[1]).abs().max())
 
@@ -59,29 +59,29 @@ def by_pytorch_fid(weights: Path) -> nn.Module:
 
 
 def test_the_trunk_against_both(inception: nn.Module, by_torch_fidelity: nn.Module, by_pytorch_fid: nn.Module) -> None:
-    pictures = smooth(299)
-    x = (pictures.float() - 128) / 128  # both resize 299 pixels to what they were
+    images = smooth(299)
+    x = (images.float() - 128) / 128  # both resize 299 pixels to what they were
     measured = inception(x)
     assert measured.shape == (2, 2048)
-    assert relative(measured, by_torch_fidelity(pictures)[0]) < 1e-6
+    assert relative(measured, by_torch_fidelity(images)[0]) < 1e-6
     assert relative(measured, by_pytorch_fid((x + 1) / 2)[0].flatten(1)) < 1e-6
 
 
 def test_features_from_bytes_against_both(
     inception: nn.Module, by_torch_fidelity: nn.Module, by_pytorch_fid: nn.Module
 ) -> None:
-    pictures = smooth(256)
-    one = inception(torch_fidelity(pictures))
-    assert relative(one, by_torch_fidelity(pictures)[0]) < 1e-5
-    other = inception(pytorch_fid(pictures))
-    assert relative(other, by_pytorch_fid(pictures / 255)[0].flatten(1)) < 1e-5
+    images = smooth(256)
+    one = inception(torch_fidelity(images))
+    assert relative(one, by_torch_fidelity(images)[0]) < 1e-5
+    other = inception(pytorch_fid(images))
+    assert relative(other, by_pytorch_fid(images / 255)[0].flatten(1)) < 1e-5
     assert relative(other, one) > 1e-4, "the two ways must stay two"
 
 
 @pytest.mark.parametrize("size", [(256, 256), (299, 299), (32, 32), (64, 100), (300, 601), (1, 7)])
 def test_the_resize_of_tensorflow_1_exactly(size: tuple[int, int]) -> None:
-    pictures = bytes_of(2, 3, *size)
-    assert torch.equal(torch_fidelity(pictures), (oracles.torch_fidelity_resize(pictures.float()) - 128) / 128)
+    images = bytes_of(2, 3, *size)
+    assert torch.equal(torch_fidelity(images), (oracles.torch_fidelity_resize(images.float()) - 128) / 128)
 
 
 @pytest.mark.parametrize("name", PREPROCESSINGS)
@@ -93,5 +93,5 @@ def test_inputs_lie_in_their_range_and_only_bytes_are_taken(name: str) -> None:
     white = 127 / 128 if name == "torch_fidelity" else 1.0
     torch.testing.assert_close(high, torch.full((3, 299, 299), white), rtol=0, atol=1e-6)
     for wrong in (ends.float() / 255, ends[:, :1], ends[0], ends[:0]):
-        with pytest.raises(ValueError, match="8-bit pictures"):
+        with pytest.raises(ValueError, match="8-bit images"):
             prepare(wrong)

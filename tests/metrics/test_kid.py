@@ -26,7 +26,7 @@ def torch_fidelity_kid(x: Tensor, y: Tensor, subsets: int, size: int, seed: int)
 
 @pytest.mark.parametrize(("n", "m", "subsets", "size"), [(300, 250, 20, 60), (130, 150, 30, 100), (90, 90, 40, 5)])
 def test_against_torch_fidelity(n: int, m: int, subsets: int, size: int) -> None:
-    """Few large subsets go through one kernel of all pictures, many small ones through one each."""
+    """Few large subsets go through one kernel of all images, many small ones through one each."""
     x, y = features(n, 1).double(), features(m, 2, scale=4.0).double()
     mean, std = torch_fidelity_kid(x, y, subsets, size, seed=2020)
     assert mean > 1
@@ -44,7 +44,7 @@ def test_float32_features_as_stored_against_torch_fidelity() -> None:
     assert math.isclose(kid(x, y, 10, 50).mean, kid(x.double(), y.double(), 10, 50).mean, rel_tol=1e-15)
 
 
-def test_fewer_pictures_than_a_subset() -> None:
+def test_fewer_images_than_a_subset() -> None:
     x, y = features(30, 1), features(30, 2)
     ours = kid(x, y)
     assert (ours.subset_size, ours.std, len(ours.values)) == (30, None, 1)
@@ -87,9 +87,9 @@ def test_differences_on_the_same_subsets() -> None:
 
 def test_what_cannot_be_compared() -> None:
     x = features(50, 0)
-    with pytest.raises(ValueError, match="at least 2 pictures, not 1"):
+    with pytest.raises(ValueError, match="at least 2 images, not 1"):
         kid(x[:1], x)
-    with pytest.raises(ValueError, match="from the same pictures"):
+    with pytest.raises(ValueError, match="from the same images"):
         kid_each({"a": x, "b": x[:40]}, x)
     with pytest.raises(ValueError, match="same subsets"):
         kid(x, x, 5, 10).minus(kid(x, x, 5, 11))

@@ -83,7 +83,7 @@ def test_ssim_map_against_scikit_image() -> None:
     assert (found - torch.as_tensor(expected)[:, 5:-5, 5:-5]).abs().max() < 1e-12
 
 
-def test_ssim_of_a_picture_is_the_same_alone_and_in_company() -> None:
+def test_ssim_of_a_image_is_the_same_alone_and_in_company() -> None:
     x, y = pair()
     assert torch.equal(ssim_map(y, x, "zero")[1:], ssim_map(y[1:], x[1:], "zero"))
 
@@ -93,7 +93,7 @@ def test_the_two_paddings_differ() -> None:
     assert (ssim(y, x) - ssim(y, x, padding="valid")).abs().min() > 1e-3
 
 
-def test_ssim_of_equal_pictures_is_one_at_any_size() -> None:
+def test_ssim_of_equal_images_is_one_at_any_size() -> None:
     for size in ((1, 1), (7, 9), (1, 50)):
         x = torch.rand(1, 3, *size)
         assert math.isclose(ssim(x, x), 1, abs_tol=1e-12)

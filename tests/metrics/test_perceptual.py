@@ -31,7 +31,7 @@ def heads_of(network: type[VGG16 | AlexNet]) -> LPIPSHeads:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> tuple[Tensor, Tensor]:
+def images() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.rand(2, 3, 64, 72, generator=generator), torch.rand(2, 3, 64, 72, generator=generator)
 
@@ -41,8 +41,8 @@ def vgg() -> nn.Module:
     return filled(VGG16, random_vgg16())
 
 
-def test_psim_is_half_the_lpips_baseline(vgg: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
-    x, y = pictures
+def test_psim_is_half_the_lpips_baseline(vgg: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
     oracle = oracles.lpips_model("vgg", random_vgg16(), heads=None)
     expected = oracle(2 * x - 1, 2 * y - 1).flatten().double() / 2
     measured = psim(vgg(normalised(x)), vgg(normalised(y)))
@@ -53,9 +53,9 @@ def test_psim_is_half_the_lpips_baseline(vgg: nn.Module, pictures: tuple[Tensor,
 
 
 @pytest.mark.parametrize("net", ["vgg", "alex"])
-def test_lpips_against_lpips(net: Literal["vgg", "alex"], pictures: tuple[Tensor, Tensor]) -> None:
+def test_lpips_against_lpips(net: Literal["vgg", "alex"], images: tuple[Tensor, Tensor]) -> None:
     build, random_trunk = NETWORKS[net]
-    x, y = pictures
+    x, y = images
     state, heads = random_trunk(), random_heads(build.WIDTHS)
     expected = oracles.lpips_model(net, state, heads)(2 * x - 1, 2 * y - 1).flatten().double()
     network = filled(build, state)
@@ -64,8 +64,8 @@ def test_lpips_against_lpips(net: Literal["vgg", "alex"], pictures: tuple[Tensor
     torch.testing.assert_close(measured, expected, rtol=0, atol=1e-6)
 
 
-def test_equal_pictures_have_no_distance(vgg: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
-    taps = vgg(normalised(pictures[0]))
+def test_equal_images_have_no_distance(vgg: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    taps = vgg(normalised(images[0]))
     assert psim(taps, taps).abs().max() < 1e-9
     assert lpips(taps, taps, heads_of(VGG16)).abs().max() == 0
 
@@ -86,8 +86,8 @@ def test_the_epsilon_is_added_to_each_norm() -> None:
     assert math.isclose(psim([x], [torch.ones(1, 1, 1, 1)]), 1 - 0.5, rel_tol=1e-6)
 
 
-def test_maps_have_the_taps_sizes_and_their_means_are_psim(vgg: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
-    x, y = (vgg(normalised(picture)) for picture in pictures)
+def test_maps_have_the_taps_sizes_and_their_means_are_psim(vgg: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    x, y = (vgg(normalised(image)) for image in images)
     maps = psim_maps(x, y)
     assert [tuple(m.shape) for m in maps] == [(2, 64, 72), (2, 32, 36), (2, 16, 18), (2, 8, 9), (2, 4, 4)]
     torch.testing.assert_close(sum(m.mean(dim=(1, 2)) for m in maps), psim(x, y), rtol=1e-12, atol=0)

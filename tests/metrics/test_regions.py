@@ -38,7 +38,7 @@ def test_a_box_is_cut_at_the_edges_and_refused_outside() -> None:
     assert region_psnr(image, reference, eye(-9, -3, 8, 5)) == region_psnr(image, reference, eye(0, 0, 8, 5))
     assert region_psnr(image, reference, eye(45, 33, 99, 99)) == region_psnr(image, reference, eye(45, 33, 52, 40))
     for box in (eye(52, 3, 60, 8), eye(-5, 3, 0, 8), eye(3, 40, 8, 44), eye(3, -4, 8, -1), eye(-3, -3, -3, -3)):
-        with pytest.raises(ValueError, match="of eye lies outside of the picture of 52x40 pixels"):
+        with pytest.raises(ValueError, match="of eye lies outside of the image of 52x40 pixels"):
             region_psnr(image, reference, box)
 
 
@@ -84,13 +84,13 @@ def test_psim_of_the_cells_centred_in_the_box() -> None:
         assert math.isclose(region_psim(maps, box, (40, 52)), expected, rel_tol=1e-12)
 
 
-def test_psim_of_a_whole_picture_is_the_sum_of_the_taps_means() -> None:
+def test_psim_of_a_whole_image_is_the_sum_of_the_taps_means() -> None:
     maps = [torch.rand(20, 26), torch.rand(10, 13), torch.rand(3, 4)]
     whole = float(sum(cells.double().mean() for cells in maps))
     assert math.isclose(region_psim(maps, eye(0, 0, 52, 40), (40, 52)), whole, rel_tol=1e-12)
 
 
-def test_gradient_energy_of_a_faded_picture_is_the_square_of_its_contrast() -> None:
+def test_gradient_energy_of_a_faded_image_is_the_square_of_its_contrast() -> None:
     _, reference = pair()
     reference = reference.double()
     assert gradient_energy(reference, reference, eye(3, 3, 9, 9)) == 1

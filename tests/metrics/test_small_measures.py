@@ -1,4 +1,4 @@
-"""The small networks that ship: they rank damages, tell sets apart and read letters, on pictures they never saw."""
+"""The small networks that ship: they rank damages, tell sets apart and read letters, on images they never saw."""
 
 import functools
 import importlib.util
@@ -41,10 +41,10 @@ def perceptual() -> SmallPerceptual:
 def photo(name: str, side: int = 256) -> Image.Image:
     """The middle of an example."""
     with Image.open(ROOT / "examples" / f"{name}.png") as opened:
-        picture = opened.convert("RGB")
-    m = min(picture.size)
-    left, top = (picture.width - m) // 2, (picture.height - m) // 2
-    return picture.crop((left, top, left + m, top + m)).resize((side, side), Image.Resampling.BICUBIC)
+        image = opened.convert("RGB")
+    m = min(image.size)
+    left, top = (image.width - m) // 2, (image.height - m) // 2
+    return image.crop((left, top, left + m, top + m)).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def test_they_are_small_and_say_how_they_were_made() -> None:
@@ -61,8 +61,8 @@ def test_they_are_small_and_say_how_they_were_made() -> None:
 def test_psim_small_rises_with_every_damage_to_a_photograph(
     name: str, check: ModuleType, perceptual: SmallPerceptual, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = photo(name, 160)
-    found = check.measured(perceptual, picture)
+    image = photo(name, 160)
+    found = check.measured(perceptual, image)
     for ladder, rungs in found.items():
         assert all(np.diff([0.0, *(distance for distance, _, _ in rungs)]) > 0), (ladder, rungs)
     light, vae = found["JPEG, quality"][0][0], found["tiny-kl-f8, share"][-1][0]
@@ -70,7 +70,7 @@ def test_psim_small_rises_with_every_damage_to_a_photograph(
     assert light < vae < coarse
     # Detail that is gone counts for more than noise on top of it; the untrained network has it the other way.
     assert found["blur, sigma"][2][0] > found["noise, sigma/255"][3][0]
-    x = check.tensor(picture)
+    x = check.tensor(image)
     assert small.psim_small(perceptual, x.flip(3), x) > coarse  # what is there counts for more than how sharp it is
     by_psnr, by_ssim = check.agreement(found)
     with capsys.disabled():
@@ -78,11 +78,11 @@ def test_psim_small_rises_with_every_damage_to_a_photograph(
     assert min(by_psnr, by_ssim) > 0.7
 
 
-def test_equal_pictures_are_no_distance_apart(check: ModuleType, perceptual: SmallPerceptual) -> None:
+def test_equal_images_are_no_distance_apart(check: ModuleType, perceptual: SmallPerceptual) -> None:
     """Also where nothing is to be seen: a vector of zeros would count 1."""
     grey = torch.linspace(0, 1, 8).view(8, 1, 1, 1).expand(8, 3, 64, 64)
-    pictures = [photo("chelsea", 128), *(Image.fromarray(draw(7, 128).pixels) for draw in (draw_face, draw_letters))]
-    images = [grey, *(check.tensor(p) for p in pictures), torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 32, 32)]
+    batch = [photo("chelsea", 128), *(Image.fromarray(draw(7, 128).pixels) for draw in (draw_face, draw_letters))]
+    images = [grey, *(check.tensor(p) for p in batch), torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 32, 32)]
     for image in images:
         assert small.psim_small(perceptual, image, image).abs().max() < 1e-6
 
@@ -99,25 +99,25 @@ def test_taps_are_full_precision_whatever_surrounds_them(check: ModuleType, perc
 
 def test_fd_small_grows_with_damage_and_tells_sets_apart(check: ModuleType) -> None:
     net = small.load_small_frechet()
-    pictures = [
+    images = [
         Image.fromarray(draw(s, 128).pixels) for draw in (draw_face, draw_letters) for s in range(310_000, 310_010)
     ]
     whole = photo("astronaut", 512)
-    pictures += [whole.crop((x, y, x + 128, y + 128)) for x in range(0, 512, 128) for y in range(0, 512, 128)]
-    clean = check.moments(net, pictures)
+    images += [whole.crop((x, y, x + 128, y + 128)) for x in range(0, 512, 128) for y in range(0, 512, 128)]
+    clean = check.moments(net, images)
     assert frechet_distance(clean, clean) < 1e-6
-    halves = frechet_distance(check.moments(net, pictures[::2]), check.moments(net, pictures[1::2]))
-    sets = [check.moments(net, pictures[:10]), check.moments(net, pictures[10:20]), check.moments(net, pictures[20:])]
+    halves = frechet_distance(check.moments(net, images[::2]), check.moments(net, images[1::2]))
+    sets = [check.moments(net, images[:10]), check.moments(net, images[10:20]), check.moments(net, images[20:])]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert frechet_distance(sets[i], sets[j]) > 2 * halves
     for ladder in ("blur, sigma", "noise, sigma/255", "JPEG, quality"):
         damage, strengths = check.LADDERS[ladder]
         steps = [functools.partial(check.at, damage, strength) for strength in strengths[::2]]
-        found = [frechet_distance(clean, check.moments(net, pictures, step)) for step in steps]
+        found = [frechet_distance(clean, check.moments(net, images, step)) for step in steps]
         assert all(np.diff([0.0, *found]) > 0), (ladder, found)
 
 
-def test_features_are_of_pictures_one_by_one() -> None:
+def test_features_are_of_images_one_by_one() -> None:
     net = small.load_small_frechet()
     pixels = torch.randint(0, 256, (3, 3, 96, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = small.frechet_features(net, pixels)
@@ -179,7 +179,7 @@ def test_no_boxes_and_wrong_inputs() -> None:
     image = torch.zeros(1, 3, 32, 32)
     assert read_glyphs(image, []) == []
     assert readable(image, []) == []
-    with pytest.raises(ValueError, match="one picture"):
+    with pytest.raises(ValueError, match="one image"):
         read_glyphs(torch.zeros(2, 3, 32, 32), [Box("a", 0, 0, 9, 9)])
     with pytest.raises(ValueError, match="one shape"):
         small.psim_small(small.load_small_perceptual(), image, torch.zeros(1, 3, 32, 31))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from vaelens.metrics.statistics import Interval, few_pictures_warning, paired, spread, student_t
+from vaelens.metrics.statistics import Interval, few_images_warning, paired, spread, student_t
 
 
 def values(n: int, seed: int = 0) -> np.ndarray:
@@ -113,8 +113,8 @@ def test_paired_is_the_same_with_the_same_seed_only() -> None:
     assert paired(first, second, "higher") != paired(first, second, "higher", seed=1)
 
 
-def test_many_pictures_are_drawn_in_blocks() -> None:
-    """4 million positions at a time: with 3000 pictures, several blocks, the last one smaller."""
+def test_many_images_are_drawn_in_blocks() -> None:
+    """4 million positions at a time: with 3000 images, several blocks, the last one smaller."""
     first, second = values(3000), values(3000, 1)
     result = paired(first.tolist(), second.tolist(), "higher")
     half = 1.96 * (first - second).std() / math.sqrt(3000)
@@ -129,13 +129,13 @@ def test_equal_differences_have_no_interval_and_nothing_has_none() -> None:
     assert (equal.low, equal.high, equal.ties, equal.decided) == (0, 0, 1, False)
     few = paired([2.0] * 5, [1.0] * 5, "higher")
     assert math.isnan(few.low)
-    assert (few.difference, few.won, few.decided) == (1, 1, False), "five pictures decide nothing"
+    assert (few.difference, few.won, few.decided) == (1, 1, False), "five images decide nothing"
     nothing = paired([math.nan], [1.0], "higher")
     assert (nothing.count, nothing.dropped, nothing.decided) == (0, 1, False)
     assert math.isnan(nothing.difference)
 
 
-def test_paired_needs_the_same_pictures() -> None:
+def test_paired_needs_the_same_images() -> None:
     with pytest.raises(ValueError, match="not from 2 and 1"):
         paired([1.0, 2.0], [1.0], "higher")
 
@@ -146,18 +146,18 @@ def test_interval_excludes_zero() -> None:
     assert not Interval(1, -0.1, 2).excludes_zero
 
 
-def test_few_pictures_are_warned_of() -> None:
-    assert few_pictures_warning(50_000, 1900) is None
-    at_6 = few_pictures_warning(10_650, 2048)
+def test_few_images_are_warned_of() -> None:
+    assert few_images_warning(50_000, 1900) is None
+    at_6 = few_images_warning(10_650, 2048)
     assert at_6 is not None
     assert "about 6 %" in at_6
-    at_11 = few_pictures_warning(5_330, 2048)
+    at_11 = few_images_warning(5_330, 2048)
     assert at_11 is not None
     assert "about 11 %" in at_11
-    coco = few_pictures_warning(5000, 2048)
+    coco = few_images_warning(5000, 2048)
     assert coco is not None
     assert "more than 11 %" in coco
-    singular = few_pictures_warning(200, 2048)
+    singular = few_images_warning(200, 2048)
     assert singular is not None
     assert "far too high" in singular
     assert "10,240" in singular

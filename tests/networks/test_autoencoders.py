@@ -62,14 +62,14 @@ def test_autoencoder_kl_agrees_with_diffusers(name: str) -> None:
     x, y = pixels.clone().requires_grad_(), pixels.clone().requires_grad_()
     moments, expected = ours.moments(x), theirs.encode(y).latent_dist.parameters
     assert relative(moments, expected) < TOLERANCE
-    picture = ours.decode(DiagonalGaussian.from_moments(moments).mode())
-    expected_picture = theirs.decode(theirs.encode(y).latent_dist.mode()).sample
-    assert relative(picture, expected_picture) < TOLERANCE
+    image = ours.decode(DiagonalGaussian.from_moments(moments).mode())
+    expected_image = theirs.decode(theirs.encode(y).latent_dist.mode()).sample
+    assert relative(image, expected_image) < TOLERANCE
 
     # a target that depends on every output, the log-variance included
-    weights = torch.randn_like(picture)
-    ((picture * weights).sum() + moments.square().sum()).backward()
-    ((expected_picture * weights).sum() + expected.square().sum()).backward()
+    weights = torch.randn_like(image)
+    ((image * weights).sum() + moments.square().sum()).backward()
+    ((expected_image * weights).sum() + expected.square().sum()).backward()
     assert relative(x.grad, y.grad) < TOLERANCE
     compare_gradients(ours, theirs)
 
@@ -86,11 +86,11 @@ def test_tiny_autoencoder_agrees_with_diffusers(channels: int) -> None:
     x, y = pixels.clone().requires_grad_(), pixels.clone().requires_grad_()
     latents, expected = ours.posterior(x).mode(), theirs.encode(2 * y - 1).latents  # diffusers' pixels lie in [-1,1]
     assert relative(latents, expected) < TOLERANCE
-    picture, expected_picture = ours.decode(latents), theirs.decode(expected).sample / 2 + 0.5
-    assert relative(picture, expected_picture) < TOLERANCE
-    weights = torch.randn_like(picture)
-    (picture * weights).sum().backward()
-    (expected_picture * weights).sum().backward()
+    image, expected_image = ours.decode(latents), theirs.decode(expected).sample / 2 + 0.5
+    assert relative(image, expected_image) < TOLERANCE
+    weights = torch.randn_like(image)
+    (image * weights).sum().backward()
+    (expected_image * weights).sum().backward()
     assert relative(x.grad, y.grad) < TOLERANCE
     compare_gradients(ours, theirs)
 

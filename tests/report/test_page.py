@@ -34,7 +34,7 @@ def test_hostile_texts_add_no_element_and_no_attribute() -> None:
     assert shape(page_of(HOSTILE)) == shape(page_of("harmless"))
 
 
-def test_the_data_is_json_with_the_pictures_byte_for_byte() -> None:
+def test_the_data_is_json_with_the_images_byte_for_byte() -> None:
     page = page_of(HOSTILE)
     (panel,) = json.loads(Parsed(page).texts["data"])
     assert (panel["title"], panel["width"], panel["height"]) == (HOSTILE, 320, 240)
@@ -60,9 +60,9 @@ def test_the_page_names_no_other_place_and_its_policy_comes_first() -> None:
 
 
 def test_facts_stand_in_their_order_and_shown_stands_above() -> None:
-    page = render_page("t", [], NO_TABLE, {"Seed": "0", "shown": "Two photographs.", "Command": "vaelens"})
-    assert page.count("Two photographs.") == 1
-    assert page.index("Two photographs.") < page.index("<main>") < page.index("Seed") < page.index("Command")
+    page = render_page("t", [], NO_TABLE, {"Seed": "0", "shown": "Two photos.", "Command": "vaelens"})
+    assert page.count("Two photos.") == 1
+    assert page.index("Two photos.") < page.index("<main>") < page.index("Seed") < page.index("Command")
     assert "Measured</h2>" not in page
     assert "How it was made</h2>" not in render_page("t", [], NO_TABLE, {})
 
@@ -85,7 +85,7 @@ def test_layers_that_cannot_lie_over_each_other_are_refused(panel: Panel, says: 
         render_page("t", [panel], NO_TABLE, {})
 
 
-def test_the_best_of_each_picture_is_known() -> None:
+def test_the_best_of_each_image_is_known() -> None:
     assert best_cells(RESULTS) == {(1, 2), (0, 3), (3, 2), (2, 3), (3, 3)}
 
 

@@ -79,7 +79,7 @@ def test_the_selects_choose_the_layers_and_both_sides_are_named(open_page: Open)
 
 
 @pytest.mark.parametrize("over", [STACK, FIRST, SECOND])
-def test_the_wheel_zooms_every_picture_to_the_same_region(open_page: Open, over: str) -> None:
+def test_the_wheel_zooms_every_image_to_the_same_region(open_page: Open, over: str) -> None:
     view = open_page(QUARTERS)
     assert view.colour(FIRST, 0.2, 0.2) == YELLOW
     for _ in range(3):
@@ -87,7 +87,7 @@ def test_the_wheel_zooms_every_picture_to_the_same_region(open_page: Open, over:
     (transform,) = view.transforms()
     scale = float(re.findall(r"scale\(([\d.]+)\)", transform)[0])
     assert scale == pytest.approx(np.exp(1.2), rel=1e-4)
-    # The point under the pointer stays: nine tenths of the picture at nine tenths of the view.
+    # The point under the pointer stays: nine tenths of the image at nine tenths of the view.
     assert float(re.findall(r"translate\((-[\d.]+)%", transform)[0]) == pytest.approx(-90 * (scale - 1), rel=0.01)
     assert [view.colour(place, 0.2, 0.2) for place in (FIRST, SECOND, STACK)] == [RED, GREEN, RED]
     assert view.colour(STACK, 0.8, 0.2) == GREEN
@@ -199,12 +199,12 @@ def test_pixels_are_exact_in_their_own_size_and_sharp_when_large(open_page: Open
 @pytest.mark.parametrize("shape", [(1, 1), (9, 7), (1, 4096), (4096, 1), (771, 513)])
 def test_any_size_fits_any_window(open_page: Open, width: int, shape: tuple[int, int]) -> None:
     panel = panel_of(*[solid(RED, shape[1], shape[0])] * 20, title="x" * 300, name="v" * 300)
-    table = Table((Column("picture"), Column("PSNR", "higher")), (("x" * 300, "1"),))
+    table = Table((Column("image"), Column("PSNR", "higher")), (("x" * 300, "1"),))
     view = open_page(render_page("y" * 300, [panel], table, {"shown": "z" * 300, "Command": "c" * 300}), width=width)
     assert view.page.evaluate("document.documentElement.scrollWidth") <= width
     boxes = view.page.eval_on_selector_all(".view", "all => all.map(v => [v.clientWidth, v.clientHeight])")
     assert len(boxes) == 21
-    assert np.min(boxes) >= 30, "a picture too small to be seen or touched"
+    assert np.min(boxes) >= 30, "an image too small to be seen or touched"
     assert np.max([h for _, h in boxes]) <= 1300
     widest = max(view.page.eval_on_selector_all(".row figure", "all => all.map(f => f.clientWidth)"))
     assert widest <= max(120, *[w for w, _ in boxes[1:]]), "a name widens its figure"

@@ -76,7 +76,7 @@ def test_the_heat_map_is_that_of_numpy(open_page: Open, colours: np.ndarray) -> 
     assert view.page.locator(".heat").get_attribute("aria-label") == "Heat map of vae-2 against vae-1, gain ×2"
 
 
-def test_the_heat_map_lies_over_the_picture_and_zooms_with_it(open_page: Open) -> None:
+def test_the_heat_map_lies_over_the_image_and_zooms_with_it(open_page: Open) -> None:
     left, right = solid(RED), solid(RED)
     right[120:, 160:] = GREEN
     view = open_page(render_page("t", [panel_of(left, right)], NO_TABLE, {}))
@@ -109,14 +109,14 @@ def test_the_values_under_the_pointer_are_those_of_the_file(open_page: Open, sha
     h, w = shape
     layers = [np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8) for seed in range(3)]
     view = open_page(render_page("t", [panel_of(*layers)], NO_TABLE, {}), height=900)
-    assert read(view) == ("Point at a picture to read its pixels", [["–"] * 3] * 3)
+    assert read(view) == ("Point at an image to read its pixels", [["–"] * 3] * 3)
     names = view.page.locator(".values th").all_inner_texts()
     assert names == ["original", "vae-1", "vae-2"]
     for view_of in (STACK, FIRST, SECOND):
         view.page.locator(view_of).scroll_into_view_if_needed()
         left, top, width, height = view.box(view_of)
         by = min(width / w, height / h)
-        spare = ((width - by * w) / 2, (height - by * h) / 2)  # beside a picture that is longer than its view
+        spare = ((width - by * w) / 2, (height - by * h) / 2)  # beside an image that is longer than its view
         for x, y in ((0, 0), (w - 1, h - 1), (w // 3, h // 2)):
             middle = (left + spare[0] + (x + 0.5) * by, top + spare[1] + (y + 0.5) * by)
             view.page.mouse.move(*(np.ceil(place - 0.5) for place in middle))  # a mouse stands on whole pixels
@@ -128,7 +128,7 @@ def test_the_values_under_the_pointer_are_those_of_the_file(open_page: Open, sha
         view.page.mouse.move(*view.point(STACK, 0.01, 0.01))
         assert read(view)[1] == [["–"] * 3] * 3
     view.page.mouse.move(1, 1)
-    assert read(view) == ("Point at a picture to read its pixels", [["–"] * 3] * 3)
+    assert read(view) == ("Point at an image to read its pixels", [["–"] * 3] * 3)
 
 
 def test_the_values_are_right_in_a_zoomed_view_in_every_mode(open_page: Open) -> None:
@@ -184,7 +184,7 @@ def test_a_crosshair_reads_pixels_by_keys_alone(open_page: Open) -> None:
     expect(view, 51, 0, layers)
     x, y, w, h = view.box(".cross")
     left, top, width, height = view.box(STACK)
-    assert left <= x + w / 2 <= left + width, "the pictures follow the crosshair"
+    assert left <= x + w / 2 <= left + width, "the images follow the crosshair"
     assert top <= y + h / 2 <= top + height
     view.press("Escape")
     assert not view.page.locator(".cross").is_visible()
@@ -265,7 +265,7 @@ def boxed(boxes: tuple[Box, ...]) -> str:
 
 
 def seen(view: View) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what every view shows, in the picture's pixels."""
+    """Left, top, right and bottom of what every view shows, in the image's pixels."""
     (transform,) = view.transforms()
     left, top, scale = (float(n) for n in re.findall(r"-?[\d.]+", transform))
     x, y = -left / 100 / scale, -top / 100 / scale
@@ -285,7 +285,7 @@ def test_jumping_leads_from_box_to_box_by_kind(open_page: Open) -> None:
         left, top, right, bottom = seen(view)
         assert (left <= box.left, top <= box.top, right >= box.right, bottom >= box.bottom) == (True,) * 4
         width, height = box.right - box.left, box.bottom - box.top
-        # Half a side of margin on each side, but for the picture's edge and the shape of the view.
+        # Half a side of margin on each side, but for the image's edge and the shape of the view.
         assert min((right - left) / width, (bottom - top) / height) == pytest.approx(2, abs=0.01)
 
     view.page.get_by_role("button", name="Next").click()
@@ -303,7 +303,7 @@ def test_jumping_leads_from_box_to_box_by_kind(open_page: Open) -> None:
     at(BOXES[0], "A 1 / 2")
     choice.select_option(index=4)
     assert view.text(".which") == "1 / 1"
-    assert seen(view)[2:] == pytest.approx((320, 240)), "no farther than the picture's edge"
+    assert seen(view)[2:] == pytest.approx((320, 240)), "no farther than the image's edge"
     view.page.get_by_role("button", name="日本語").click()
     assert view.page.locator(".where-to option").all_text_contents()[:3] == ["目（2）", "文字（2）", "logo（1）"]
 
@@ -316,7 +316,7 @@ def test_without_boxes_there_is_nothing_to_jump_to(open_page: Open) -> None:
     assert view.transforms() == {"translate(0%, 0%) scale(1)"}
 
 
-def test_a_live_page_may_take_pictures_from_its_own_address(browser) -> None:
+def test_a_live_page_may_take_images_from_its_own_address(browser) -> None:
     html = render_page("t", [], NO_TABLE, {}).replace("img-src data:", "img-src 'self'").replace('href="data:,"', "")
     layers = [NOISE[0], NOISE[1]]
     context = browser.new_context(viewport={"width": 1000, "height": 1300})

@@ -7,7 +7,7 @@
         assert [r.method for r in hub.requests_for("config.json")] == ["HEAD", "HEAD", "HEAD", "HEAD", "GET"]
 
 It answers `/{repo}/resolve/{revision}/{file}` as the hub does: ETag (sha256, or git's sha1 for small
-files), X-Repo-Commit, Range, and the hub's X-Error-Code where something doesn't exist; a data set is the repository
+files), X-Repo-Commit, Range, and the hub's X-Error-Code where something doesn't exist; a dataset is the repository
 `datasets/owner/name`. `/api/{models|datasets}/{repo}/revision/...` and `/tree/...` list it, in pages of
 `PAGE` entries whose links name the hub's own address; their faults are those of the file `API`. The hub library
 reads its environment when it is imported, so programs under test run in a process of their own.

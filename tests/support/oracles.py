@@ -37,9 +37,9 @@ def torch_fidelity_inception(weights: Path) -> nn.Module:
     return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights)).eval()
 
 
-def torch_fidelity_resize(pictures: Tensor) -> Tensor:
+def torch_fidelity_resize(images: Tensor) -> Tensor:
     """Float [b,3,h,w] to [b,3,299,299], as TensorFlow 1 resizes."""
-    return interpolate_bilinear_2d_like_tensorflow1x(pictures, size=(299, 299), align_corners=False)
+    return interpolate_bilinear_2d_like_tensorflow1x(images, size=(299, 299), align_corners=False)
 
 
 def pytorch_fid_inception(weights: Path) -> nn.Module:

@@ -21,13 +21,13 @@ def solid(colour: tuple[int, int, int], width: int = 320, height: int = 240) -> 
     return np.full((height, width, 3), colour, dtype=np.uint8)
 
 
-def panel_of(*pictures: np.ndarray, title: str = "photo.png", name: str = "vae") -> Panel:
-    names = ["original", *(f"{name}-{number}" for number in range(1, len(pictures)))]
+def panel_of(*images: np.ndarray, title: str = "photo.png", name: str = "vae") -> Panel:
+    names = ["original", *(f"{name}-{number}" for number in range(1, len(images)))]
     layers = tuple(
         Layer(name, encode_png(p), "24.31 dB" if name != "original" else "")
-        for name, p in zip(names, pictures, strict=True)
+        for name, p in zip(names, images, strict=True)
     )
-    return Panel(title, pictures[0].shape[1], pictures[0].shape[0], layers)
+    return Panel(title, images[0].shape[1], images[0].shape[0], layers)
 
 
 def page_of(text: str) -> str:
@@ -56,7 +56,7 @@ class Parsed(HTMLParser):
 
 
 RESULTS = Table(
-    (Column("picture"), Column("vae"), Column("PSNR", "higher"), Column("LPIPS", "lower"), Column("ms")),
+    (Column("image"), Column("vae"), Column("PSNR", "higher"), Column("LPIPS", "lower"), Column("ms")),
     (
         ("a", "A", "24.5", "0.2", "9"),
         ("a", "B", "25.5", "0.3", "8"),

@@ -49,8 +49,8 @@ RECORD = {
     "seconds": 123.4,
     "peak_memory_bytes": 3_210_000_000,
     "calls": [
-        {"pictures": 150, "reconstructions": 300, "seconds": 80.0, "measuring_seconds": 70.0},
-        {"pictures": 50, "reconstructions": 100, "seconds": 43.4, "measuring_seconds": 30.0},
+        {"images": 150, "reconstructions": 300, "seconds": 80.0, "measuring_seconds": 70.0},
+        {"images": 50, "reconstructions": 100, "seconds": 43.4, "measuring_seconds": 30.0},
     ],
     "skipped": {"broken.jpg": "cut off"},
 }
@@ -67,11 +67,11 @@ def made_up(
     """Results as `evaluate` would give them: correlated scores, and with `full` regions, letters, published values."""
     rng = np.random.default_rng(0)
     measures = find_preset(preset).measures
-    of_pictures = [key for key in measures if MEASURES[key].of == "picture"]
+    of_images = [key for key in measures if MEASURES[key].of == "image"]
     ease, scores = rng.normal(size=count), {}
     for number, vae in enumerate(vaes):
         own = GAINS[number % 4] / 3.5 + 0.15 * rng.normal(size=count)
-        for key in of_pictures:
+        for key in of_images:
             mean, std = BASE[key]
             sign = 1 if MEASURES[key].better == "higher" else -1
             scores[vae, key] = mean + sign * std * (ease + own + 0.1 * rng.normal(size=count))
@@ -82,7 +82,7 @@ def made_up(
             vae,
             f"{n:064x}",
             True,
-            {key: float(scores[vae, key][n]) for key in of_pictures},
+            {key: float(scores[vae, key][n]) for key in of_images},
             tuple(
                 {"label": label, "box": [3 * n, 4, 3 * n + 9, 14], "stratum": "8-16", "psnr": 20 + n / 7, "ssim": None}
                 for label in regions
@@ -112,7 +112,7 @@ def made_up(
         pairs={
             (a, b, key): paired(scores[a, key], scores[b, key], MEASURES[key].better, resamples=200)
             for a, b in pairs
-            for key in of_pictures
+            for key in of_images
         },
         set_pairs={(a, b, key): Interval(0.31, 0.12, 0.5) for a, b in pairs for key in measures if key in SETS},
         regions=tuple(
@@ -128,7 +128,7 @@ def made_up(
             for i, vae in enumerate(vaes)
         ),
         published={(vaes[0], "psnr"): "23.4 ± 3.8", (vaes[0], "rfid"): "4.99"} if full else {},
-        warnings=(f"{count} pictures are few for rFID in 2048 dimensions.",) if full else (),
+        warnings=(f"{count} images are few for rFID in 2048 dimensions.",) if full else (),
         record=RECORD | {"vaes": [{"name": vae, "dtype": "float32", "fingerprint": FINGERPRINT} for vae in vaes]},
     )
 

@@ -155,7 +155,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-LAYER = {"name": "v", "note": "", "picture": 0}
+LAYER = {"name": "v", "note": "", "image": 0}
 
 
 PANEL = {"title": "seed 0", "note": "", "width": 8, "height": 8, "layers": [LAYER]}
@@ -164,7 +164,7 @@ PANEL = {"title": "seed 0", "note": "", "width": 8, "height": 8, "layers": [LAYE
 TOKEN = "a-token-of-enough-length"
 
 
-def picture(side: int = 64) -> bytes:
+def image(side: int = 64) -> bytes:
     out = io.BytesIO()
     Image.fromarray(draw_face(0, side).pixels).save(out, "PNG")
     return out.getvalue()

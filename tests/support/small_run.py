@@ -1,4 +1,4 @@
-"""A small evaluation to compare others with: 14 photographs through two random VAEs, and what tests do with it."""
+"""A small evaluation to compare others with: 14 photos through two random VAEs, and what tests do with it."""
 
 import os
 from pathlib import Path
@@ -13,15 +13,15 @@ from vaelens.evaluation.running import evaluate
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
-PICTURES = 14
+IMAGES = 14
 BATCH = 2  # 7 chunks
 SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
 FAST = {"preset": "offline", "batch": BATCH, "threads": 1}
 
 
 def make_photos(folder: Path) -> Path:
-    """Crops of photographs, of several sizes."""
-    for number in range(PICTURES):
+    """Crops of photos, of several sizes."""
+    for number in range(IMAGES):
         whole = Image.open(SKIMAGE / ("astronaut.png", "chelsea.png", "coffee.png")[number % 3]).convert("RGB")
         x, y, side = 11 * number, 7 * number, 60 + 9 * number
         whole.crop((x, y, x + side + 20 * (number % 2), y + side)).save(folder / f"{number:02d}.png")

@@ -1,4 +1,4 @@
-"""What the tests of training share: a narrow network, a recipe for it, and made-up pictures."""
+"""What the tests of training share: a narrow network, a recipe for it, and made-up images."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vaelens.evaluation.presets import PRESETS
-from vaelens.finetuning.pictures import Batch, Sample
+from vaelens.finetuning.images import Batch, Sample
 from vaelens.finetuning.recipe import Recipe, find_recipe
 from vaelens.finetuning.running import Tuned, finetune
 from vaelens.finetuning.state import State
@@ -63,7 +63,7 @@ def small_presets() -> Generator[None]:
 
 
 def recipe(name: str = "tiny-begin", **changes: Any) -> Recipe:
-    """A recipe with short times and small pictures, from scratch a VAE's; `loss__pixel="mse"` changes a field."""
+    """A recipe with short times and small images, from scratch a VAE's; `loss__pixel="mse"` changes a field."""
     usual = QUICK | (DISTRIBUTION | SIMPLE if name == "tiny-begin" else {})
     return find_recipe(name, usual | {key.replace("__", "."): value for key, value in changes.items()})
 
@@ -85,7 +85,7 @@ def state(wanted: Recipe, dtype: torch.dtype = torch.float32) -> State:
 
 
 def batch(count: int = 4, start: int = 0, boxes: tuple[tuple[Box, ...], ...] | None = None) -> Batch:
-    """Made-up pictures with these numbers."""
+    """Made-up images with these numbers."""
     pixels = [
         np.random.default_rng(n).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for n in range(start, start + count)
     ]
@@ -101,7 +101,7 @@ def setting(wanted: Recipe, **more: Any) -> Setting:
 
 
 def step(trained: State, wanted: Recipe, made: Batch | None = None, parts: int = 1, **more: Any) -> dict[str, float]:
-    """One update on made-up pictures, cut into parts."""
+    """One update on made-up images, cut into parts."""
     whole = made or batch(wanted.data.batch, trained.updates * wanted.data.batch)
     size = len(whole.numbers) // parts
     cut = [

@@ -76,7 +76,7 @@ def open_page(open_path: "Open", tmp_path: Path) -> "Open":
 
 
 class View:
-    """A page with one photograph, looked at through its pixels."""
+    """A page with one photo, looked at through its pixels."""
 
     def __init__(self, page) -> None:
         self.page, self.handle, self.session = page, page.locator(".handle"), None
@@ -145,9 +145,9 @@ THREE = render_page("t", [panel_of(solid(RED), solid(GREEN), solid(BLUE))], NO_T
 
 
 def quarters(lower_right: tuple[int, int, int]) -> np.ndarray:
-    picture = solid(YELLOW)
-    picture[120:, 160:] = lower_right
-    return picture
+    image = solid(YELLOW)
+    image[120:, 160:] = lower_right
+    return image
 
 
 QUARTERS = render_page("t", [panel_of(quarters(RED), quarters(GREEN), quarters(BLUE))], NO_TABLE, {})

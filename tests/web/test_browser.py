@@ -97,7 +97,7 @@ def test_what_doesnt_fit_is_disabled_with_the_reason_and_faults_are_told(visit: 
     assert tiny.locator("input").is_checked()
     assert "the letter R in red on white" in view.text("#examples")
     view.page.click("#go")
-    assert view.text("#trouble") == "Say what the picture should show, or upload one."
+    assert view.text("#trouble") == "Say what the image should show, or upload one."
     view.page.fill("#prompt", "a castle")
     with view.page.expect_response("**/api/jobs") as answer:
         view.page.click("#go")

@@ -95,14 +95,14 @@ def test_no_path_leads_out_of_the_store(server: Served) -> None:
         "%252e%252e%252f" * 3,
     ]
     for up in ups:
-        for base in ("/", "/static/", "/api/jobs/", f"/api/jobs/{job}/", f"/api/jobs/{job}/pictures/"):
+        for base in ("/", "/static/", "/api/jobs/", f"/api/jobs/{job}/", f"/api/jobs/{job}/images/"):
             for end in ("etc/passwd", "secret.txt", "job.json", "pyproject.toml", "%2fetc%2fpasswd", "job.json%00.png"):
                 answer = server.send(f"GET {base}{up}{end} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
                                      "Connection: close\r\n\r\n".encode())  # fmt: skip
                 assert int(answer.split()[1]) in REFUSED, f"{base}{up}{end}"
                 assert b"secret" not in answer
     for number in ("-1", "2", "0.png", "%D9%A1", "1e3", "99999999"):
-        assert server.raw("GET", f"/api/jobs/{job}/pictures/{number}")[0] == 404
+        assert server.raw("GET", f"/api/jobs/{job}/images/{number}")[0] == 404
     for number in ("../../" + job, "0" * 31 + "/", job.upper() + "x", "/etc/passwd"):
         status, answer = server.ask("POST", "/api/jobs", {"upload": number[:64], "vaes": server.vaes})
         assert (status, "isn't here any more" in answer["error"]) == (422, True)
@@ -267,17 +267,17 @@ def test_every_answer_has_its_headers_and_errors_are_json(server: Served) -> Non
 
 def test_an_odd_address_is_told_in_a_sentence(server: Served) -> None:
     job = server.wait(server.start())["id"]
-    status, answer = server.ask("GET", f"/api/jobs/{job}/pictures/0?download=zzz")
+    status, answer = server.ask("GET", f"/api/jobs/{job}/images/0?download=zzz")
     assert (status, set(answer)) == (422, {"error"})
     assert answer["error"].startswith("download: ")
 
 
-def test_a_picture_that_was_deleted_is_not_shown_again(server: Served) -> None:
+def test_a_image_that_was_deleted_is_not_shown_again(server: Served) -> None:
     job = server.wait(server.start())["id"]
-    status, headers, _ = server.raw("GET", f"/api/jobs/{job}/pictures/0")
+    status, headers, _ = server.raw("GET", f"/api/jobs/{job}/images/0")
     assert (status, headers["cache-control"]) == (200, "private, no-cache")
     known = {"If_None_Match": headers["etag"]}
-    assert server.raw("GET", f"/api/jobs/{job}/pictures/0", **known)[::2] == (304, b"")
-    assert server.raw("GET", f"/api/jobs/{job}/pictures/1", **known)[0] == 200
+    assert server.raw("GET", f"/api/jobs/{job}/images/0", **known)[::2] == (304, b"")
+    assert server.raw("GET", f"/api/jobs/{job}/images/1", **known)[0] == 200
     assert server.ask("DELETE", f"/api/jobs/{job}")[0] == 204
-    assert server.raw("GET", f"/api/jobs/{job}/pictures/0", **known)[0] == 404
+    assert server.raw("GET", f"/api/jobs/{job}/images/0", **known)[0] == 404

@@ -17,7 +17,7 @@ from vaelens.web.choices import Choices
 from vaelens.web.store import Store
 
 Visit = Callable[..., View]
-PICTURE = """(text) => {
+IMAGE = """(text) => {
   const data = new DataTransfer();
   data.items.add(new File([new Uint8Array([137, 80, 78, 71])], "x.png", { type: "image/png" }));
   if (text) data.setData("text/plain", text);
@@ -158,7 +158,7 @@ def test_a_cancel_that_failed_can_be_tried_again(visit: Visit, server: Served) -
     cancel.click()
     view.until("document.querySelector('#now-what').textContent.endsWith('cancelled')")
     view.page.fill("#prompt", "")
-    view.page.get_by_role("button", name="Use these settings").click()  # of a job without pictures, too
+    view.page.get_by_role("button", name="Use these settings").click()  # of a job without images, too
     assert (view.page.input_value("#prompt"), view.page.input_value("#steps")) == ("a photo of a cat", "900")
 
 
@@ -202,13 +202,13 @@ def test_text_stays_text_when_it_is_pasted_or_dropped(visit: Visit) -> None:
     view, uploads = visit(), list[str]()
     view.page.on("request", lambda request: uploads.append(request.url) if "/api/uploads" in request.url else None)
     paste = f"""(text) => {{
-      const data = ({PICTURE})(text);
+      const data = ({IMAGE})(text);
       const event = new ClipboardEvent("paste", {{ clipboardData: data, bubbles: true, cancelable: true }});
       document.querySelector("#prompt").dispatchEvent(event);
       return event.defaultPrevented;
     }}"""
     drop = f"""([files, text, where]) => {{
-      const data = files ? ({PICTURE})(text) : new DataTransfer();
+      const data = files ? ({IMAGE})(text) : new DataTransfer();
       if (!files) data.setData("text/plain", text);
       const all = ["dragover", "drop"].map((kind) => new DragEvent(kind, {{ dataTransfer: data, bubbles: true, cancelable: true }}));
       for (const event of all) document.querySelector(where).dispatchEvent(event);

@@ -109,13 +109,13 @@ def test_the_end_of_the_server_keeps_what_a_job_has_made(offer: Choices, tmp_pat
         assert found["state"] == "interrupted"
         assert 1 <= len(found["panels"]) < 16
         assert found["bytes"] == sum(file.stat().st_size for file in tmp_path.rglob("result/*")) > 0
-        assert served.raw("GET", f"/api/jobs/{job}/pictures/0")[0] == 200
+        assert served.raw("GET", f"/api/jobs/{job}/images/0")[0] == 200
 
 
 def test_an_uploads_copy_counts(server: Served) -> None:
-    from support.served import picture
+    from support.served import image
 
-    _, upload = server.upload(picture())
+    _, upload = server.upload(image())
     done = server.wait(server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": server.vaes})[1]["id"])
     place = server.running.store.folder / "jobs" / done["id"]
     assert done["bytes"] == sum(f.stat().st_size for name in ("result", "upload") for f in (place / name).iterdir())
@@ -234,7 +234,7 @@ def test_a_thumbnail_is_means_of_blocks(h: int, w: int) -> None:
     assert np.array_equal(small, pixels) == (max(h, w) <= work.THUMB)
 
 
-def test_the_history_shows_a_small_picture(server: Served) -> None:
+def test_the_history_shows_a_small_image(server: Served) -> None:
     job = server.wait(server.start())["id"]
     status, headers, png = server.raw("GET", f"/api/jobs/{job}/thumbnail")
     assert (status, headers["content-type"], png[:4]) == (200, "image/png", b"\x89PNG")

@@ -19,7 +19,7 @@ from PIL import Image
 from support.served import (
     JSON,
     Served,
-    picture,
+    image,
     serving,
 )
 from vaelens.comparison.running import compare
@@ -34,7 +34,7 @@ def pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_a_job_gives_the_pictures_that_compare_gives(server: Served) -> None:
+def test_a_job_gives_the_images_that_compare_gives(server: Served) -> None:
     done = server.wait(server.start(seeds=[3, 4], negative="a dog", cfg=2.5, size="72x64", scheduler="euler"))
     assert [panel["title"] for panel in done["panels"]] == ["seed 3", "seed 4"]
     assert [(panel["width"], panel["height"]) for panel in done["panels"]] == [(72, 64)] * 2
@@ -43,7 +43,7 @@ def test_a_job_gives_the_pictures_that_compare_gives(server: Served) -> None:
     same = compare("a cat", [sources[v] for v in server.vaes], seeds=[3, 4], model=sources[server.model], **options)
     for panel, subject in zip(done["panels"], same.subjects, strict=True):
         for layer, decoded in zip(panel["layers"], subject.decoded, strict=True):
-            status, headers, png = server.raw("GET", f"/api/jobs/{done['id']}/pictures/{layer['picture']}")
+            status, headers, png = server.raw("GET", f"/api/jobs/{done['id']}/images/{layer['image']}")
             assert (status, headers["content-type"]) == (200, "image/png")
             assert np.array_equal(pixels(png), decoded.pixels)
             assert json.loads(Image.open(io.BytesIO(png)).text["vaelens"])["made"]["prompt"] == "a cat"
@@ -61,18 +61,18 @@ def test_what_can_be_downloaded(server: Served) -> None:
         assert headers["content-disposition"].startswith('attachment; filename="vaelens-')
     status, record = server.ask("GET", f"/api/jobs/{job}/record")
     assert (status, [vae["name"] for vae in record["vaes"]]) == (200, ["vae-0", "vae-1"])
-    assert "attachment" in server.raw("GET", f"/api/jobs/{job}/pictures/0?download=1")[1]["content-disposition"]
+    assert "attachment" in server.raw("GET", f"/api/jobs/{job}/images/0?download=1")[1]["content-disposition"]
 
 
 def test_an_upload_goes_through_the_vaes(server: Served) -> None:
-    status, upload = server.upload(picture(), "face%20one.png")
+    status, upload = server.upload(image(), "face%20one.png")
     assert (status, upload["width"], upload["height"], upload["name"]) == (201, 64, 64, "face_one.png")
     status, job = server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": server.vaes})
     assert status == 202
     done = server.wait(job["id"])
     assert [layer["name"] for layer in done["panels"][0]["layers"]] == ["original", "vae-0", "vae-1"]
-    original = server.raw("GET", f"/api/jobs/{job['id']}/pictures/0")[2]
-    assert np.array_equal(pixels(original), pixels(picture()))
+    original = server.raw("GET", f"/api/jobs/{job['id']}/images/0")[2]
+    assert np.array_equal(pixels(original), pixels(image()))
     assert str(server.running.store.folder) not in json.dumps(server.ask("GET", f"/api/jobs/{job['id']}/record")[1])
 
 
@@ -90,7 +90,7 @@ def test_an_upload_goes_through_the_vaes(server: Served) -> None:
         ({"vaes": ["kl-f8"]}, "offers no such VAE"),
         ({"cfg": -1}, "guidance is 0 or more"),
         ({"path": "/etc/passwd"}, "path"),
-        ({"prompt": None}, "say what the picture should show, or upload one"),
+        ({"prompt": None}, "say what the image should show, or upload one"),
     ],
 )
 def test_what_cant_be_done_is_refused_in_a_sentence(server: Served, changes: dict[str, Any], sentence: str) -> None:
@@ -104,7 +104,7 @@ def test_vaes_of_another_space_are_refused_in_the_librarys_words(server: Served)
     tiny = [vae.id for vae in server.offer.vaes.values() if vae.space == "tiny"]
     status, answer = server.ask("POST", "/api/jobs", server.wanted(vaes=tiny))
     assert (status, "has the latent space sd1" in answer["error"]) == (422, True)
-    _, upload = server.upload(picture())
+    _, upload = server.upload(image())
     status, answer = server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": [tiny[0], server.vaes[0]]})
     assert (status, "no latent serves both" in answer["error"]) == (422, True)
     assert "/" not in answer["error"]
@@ -149,7 +149,7 @@ def test_the_next_server_finds_the_history_and_what_was_interrupted(offer: Choic
     (tmp_path / "jobs" / ("0" * 32) / "job.json").write_text("{damaged")
     with serving(offer, tmp_path) as served:
         assert served.job(done["id"]) == done
-        assert served.raw("GET", f"/api/jobs/{done['id']}/pictures/1")[0] == 200
+        assert served.raw("GET", f"/api/jobs/{done['id']}/images/1")[0] == 200
         assert [served.job(job)["state"] for job in (running, waiting)] == ["interrupted"] * 2
         assert len(served.ask("GET", "/api/jobs")[1]["jobs"]) == 3
 

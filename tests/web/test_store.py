@@ -62,7 +62,7 @@ def test_only_uploads_of_ours_go_at_the_start(tmp_path: Path) -> None:
         {"created": 7},
         {"panels": [{"title": "seed 0"}]},
         {"panels": [{**PANEL, "layers": []}]},
-        {"panels": [{**PANEL, "layers": [{**LAYER, "picture": -1}]}]},
+        {"panels": [{**PANEL, "layers": [{**LAYER, "image": -1}]}]},
         {"panels": 3},
         {"said": "x"},
         {"bytes": "many"},
@@ -88,4 +88,4 @@ def test_a_short_job_file_breaks_nothing(offer: Choices, tmp_path: Path) -> None
     (tmp_path / "jobs" / short / "job.json").write_text(json.dumps({"id": short, "state": "done"}))
     with serving(offer, tmp_path) as served:
         assert served.ask("GET", "/api/jobs")[1]["jobs"] == []
-        assert served.raw("GET", f"/api/jobs/{short}/pictures/0")[0] == 404
+        assert served.raw("GET", f"/api/jobs/{short}/images/0")[0] == 404

@@ -1,4 +1,4 @@
-"""Uploads to the served page: their names, what is no picture, how many at a time, and how long they may take."""
+"""Uploads to the served page: their names, what is no image, how many at a time, and how long they may take."""
 
 import errno
 import json
@@ -57,9 +57,9 @@ def test_an_uploads_name_is_only_a_name(server: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [(b"", "is empty"), (b"<svg xmlns=''/>", "SVG"), (b"text", "no picture")]
+    ("content", "sentence"), [(b"", "is empty"), (b"<svg xmlns=''/>", "SVG"), (b"text", "no image")]
 )
-def test_an_upload_that_is_no_picture_is_refused(server: Served, content: bytes, sentence: str) -> None:
+def test_an_upload_that_is_no_image_is_refused(server: Served, content: bytes, sentence: str) -> None:
     status, answer = server.upload(content)
     assert (status, sentence in answer["error"]) == (422, True), answer
     assert str(server.running.store.folder) not in answer["error"]

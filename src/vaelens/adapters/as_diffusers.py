@@ -19,7 +19,7 @@ def as_diffusers(vae: VAE) -> Any:
 
     It shares `vae`'s weights: `.to(device)` and `.to(dtype)` move both. What goes in and comes out is diffusers'
     convention: pixels in [-1,1], raw z, `encode(x).latent_dist`, `decode(z).sample`; `config` holds the factors by
-    which pipelines scale. Nothing is padded or clamped. `enable_slicing()` decodes a batch's pictures one by one, and
+    which pipelines scale. Nothing is padded or clamped. `enable_slicing()` decodes a batch's images one by one, and
     Accelerate's hooks run, so that offloading moves it. Where half precision overflows, use bfloat16 or float32:
     `config.force_upcast` tells SDXL's pipeline so for fp16.
     """
@@ -67,13 +67,13 @@ def _model_class() -> type:
             self.use_slicing = False
 
         def enable_slicing(self) -> None:
-            """Decode a batch's pictures one by one, for less memory."""
+            """Decode a batch's images one by one, for less memory."""
             self.use_slicing = True
 
         def enable_tiling(self, use_tiling: bool = True) -> None:
             """Refused: tiles have seams, and what vaelens decodes has the pixels of the whole."""
             if use_tiling:
-                raise NotImplementedError("vaelens doesn't decode in tiles; use smaller pictures or enable_slicing().")
+                raise NotImplementedError("vaelens doesn't decode in tiles; use smaller images or enable_slicing().")
 
         def disable_slicing(self) -> None:
             """Take a batch at once again."""
@@ -121,7 +121,7 @@ class _Distribution:
         return self._posterior.mode()
 
     def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """A draw of raw z; one generator for the batch, or one a picture, as in diffusers."""
+        """A draw of raw z; one generator for the batch, or one an image, as in diffusers."""
         return self._posterior.sample(torch.default_generator if generator is None else generator)
 
 

@@ -32,7 +32,7 @@ DECISIVE = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "a
 
 
 class DiffusionPipeline:
-    """One model, ready to make latents, one picture at a time.
+    """One model, ready to make latents, one image at a time.
 
     `scheduler` is the name of its scheduler's class, `side` the size in pixels that it was trained for.
     """
@@ -116,9 +116,9 @@ class DiffusionPipeline:
 
     @torch.no_grad()
     def guard(self, image: Tensor) -> tuple[Tensor, bool]:
-        """A picture [1,3,h,w] in [0,1] as the safety checker lets it through, and whether that hid it (black then).
+        """An image [1,3,h,w] in [0,1] as the safety checker lets it through, and whether that hid it (black then).
 
-        Without a checker the picture is as it was.
+        Without a checker the image is as it was.
         """
         if not self.has_guard:
             return image, False

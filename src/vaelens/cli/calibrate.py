@@ -13,7 +13,7 @@ def calibrate(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="The pictures that the figures are of: coco-val2017, or any that `evaluate` takes."
+            metavar="SOURCE", help="The images that the figures are of: coco-val2017, or any that `evaluate` takes."
         ),
     ] = "coco-val2017",
     vae: Annotated[
@@ -38,7 +38,7 @@ def calibrate(
         Path, typer.Option("-o", "--output", metavar="FOLDER", help="For an evaluation each way; goes on from there.")
     ] = Path("calibration"),
     take: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Only so many pictures.", show_default=False)
+        int | None, typer.Option(min=1, metavar="N", help="Only so many images.", show_default=False)
     ] = None,
     skip_bad: options.SkipBad = False,
     batch: options.Batch = None,

@@ -11,7 +11,7 @@ from vaelens.cli.output import progress, result, result_json, result_table, say,
 
 def compare(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="What the picture should show.", show_default=False)
+        str | None, typer.Argument(metavar="PROMPT", help="What the image should show.", show_default=False)
     ] = None,
     vae: generating.Vaes = None,
     seed: generating.Seeds = None,
@@ -28,17 +28,17 @@ def compare(
     ] = None,
     photo: Annotated[
         list[Path] | None,
-        typer.Option("--photo", metavar="FILE", help="Encode a photograph once. Repeatable.", show_default=False),
+        typer.Option("--photo", metavar="FILE", help="Encode a photo once. Repeatable.", show_default=False),
     ] = None,
     max_side: Annotated[
         int | None,
-        typer.Option(min=1, metavar="PIXELS", help="Shrink larger photographs first.", show_default=False),
+        typer.Option(min=1, metavar="PIXELS", help="Shrink larger photos first.", show_default=False),
     ] = None,
     boxes: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What the page jumps to: a CSV or JSONL of id,label,left,top,right,bottom; an id is a photograph's "
+            help="What the page jumps to: a CSV or JSONL of id,label,left,top,right,bottom; an id is a photo's "
             "file name, or `seed 0`.",
             show_default=False,
         ),
@@ -64,7 +64,7 @@ def compare(
     from vaelens.report.gallery import check_ours, check_output
 
     if prompt is not None and not photo and Path(prompt[:255]).is_file():
-        raise UsageError(f"{prompt} is a file, where the prompt should be. For a photograph: --photo {prompt}.")
+        raise UsageError(f"{prompt} is a file, where the prompt should be. For a photo: --photo {prompt}.")
     inputs = [*(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, outcome.SHEET_NAME, inputs)
     if output.suffix:

@@ -1,4 +1,4 @@
-"""`vaelens evaluate`: VAEs measured on a data set, to a report."""
+"""`vaelens evaluate`: VAEs measured on a dataset, to a report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder, a zip, webdataset shards, a Hugging Face data set (owner/name), coco-val2017, or drawn.",
+            help="A folder, a zip, webdataset shards, a Hugging Face dataset (owner/name), coco-val2017, or drawn.",
             show_default=False,
         ),
     ],
@@ -31,10 +31,10 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of --take and of the posterior's noise.")] = 0,
     min_aesthetic: Annotated[
         float | None,
-        typer.Option(metavar="SCORE", help="Only pictures whose shard gives them at least this.", show_default=False),
+        typer.Option(metavar="SCORE", help="Only images whose shard gives them at least this.", show_default=False),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a Hugging Face data set.", show_default=False)
+        str | None, typer.Option(metavar="NAME", help="Of a Hugging Face dataset.", show_default=False)
     ] = None,
     boxes: Annotated[
         Path | None,
@@ -63,7 +63,7 @@ def evaluate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure VAEs on a data set: rFID, PSNR, SSIM, PSIM, LPIPS, with a report. The same command again goes on.
+    """Measure VAEs on a dataset: rFID, PSNR, SSIM, PSIM, LPIPS, with a report. The same command again goes on.
 
     Examples:
 

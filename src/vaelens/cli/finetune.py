@@ -1,4 +1,4 @@
-"""`vaelens finetune`: pictures and a recipe to a better decoder, or a VAE."""
+"""`vaelens finetune`: images and a recipe to a better decoder, or a VAE."""
 
 import signal
 import tomllib
@@ -21,7 +21,7 @@ def finetune(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DATA", help="Pictures: what `evaluate` takes, or drawn. Several are mixed.", show_default=False
+            metavar="DATA", help="Images: what `evaluate` takes, or drawn. Several are mixed.", show_default=False
         ),
     ] = None,
     start: Annotated[
@@ -63,9 +63,7 @@ def finetune(
     ] = None,
     held_out: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATA", help="Pictures to measure on; else some of DATA are kept back.", show_default=False
-        ),
+        typer.Option(metavar="DATA", help="Images to measure on; else some of DATA are kept back.", show_default=False),
     ] = None,
     take: Annotated[
         int | None,
@@ -80,7 +78,7 @@ def finetune(
         typer.Option(
             min=1,
             metavar="N",
-            help="Pictures in one pass, over all processes; less takes less memory.",
+            help="Images in one pass, over all processes; less takes less memory.",
             show_default=False,
         ),
     ] = None,
@@ -107,7 +105,7 @@ def finetune(
 
     vaelens finetune photos/ --from kl-f8 --recipe ft-mse -o runs/mine
 
-    vaelens finetune drawn --recipe tiny-begin --set run.updates=1000 -o runs/begun
+    vaelens finetune synthetic --recipe tiny-begin --set run.updates=1000 -o runs/begun
 
     vaelens finetune --explain ft-mse
     """
@@ -117,7 +115,7 @@ def finetune(
         _explain(explain, changed, json)
         return
     if not data:
-        raise UsageError("no pictures named. Name a folder, a zip, shards, a data set on the hub, or drawn.")
+        raise UsageError("no images named. Name a folder, a zip, shards, a dataset on the hub, or drawn.")
     from vaelens.finetuning.running import Interrupted
     from vaelens.finetuning.running import finetune as run
 

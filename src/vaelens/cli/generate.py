@@ -1,4 +1,4 @@
-"""`vaelens generate`: pictures of a prompt, by the model's own VAE or any other of its latent space."""
+"""`vaelens generate`: images of a prompt, by the model's own VAE or any other of its latent space."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from vaelens.cli.output import progress, result, result_json, say, set_level
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture should show.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the image should show.", show_default=False)],
     vae: Annotated[
         list[str] | None,
         typer.Option("--vae", metavar="VAE", help="One; by default the model's own.", show_default=False),
@@ -28,7 +28,7 @@ def generate(
         typer.Option(
             "-o", "--output", metavar="PATH", help="A .png, or a folder/ for several seeds, with the latents."
         ),
-    ] = Path("picture.png"),
+    ] = Path("image.png"),
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     space: options.Space = None,
@@ -37,7 +37,7 @@ def generate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make a picture of PROMPT a seed, with all that made it in its PNG text (`vaelens replay` makes it again).
+    """Make an image of PROMPT a seed, with all that made it in its PNG text (`vaelens replay` makes it again).
 
     Example: vaelens generate "the letter R in red on white" --seed 0 -o letter.png
     """

@@ -26,11 +26,11 @@ def inspect(
         typer.Option(
             "--photos",
             metavar="PATH",
-            help="With --health: pictures or folders of them. Repeatable; by default drawn faces and letters.",
+            help="With --health: images or folders of them. Repeatable; by default drawn faces and letters.",
         ),
     ] = None,
     max_side: Annotated[
-        int, typer.Option(min=1, metavar="PIXELS", help="With --health: shrink larger photographs to this first.")
+        int, typer.Option(min=1, metavar="PIXELS", help="With --health: shrink larger photos to this first.")
     ] = 512,
     round_trips: Annotated[
         int, typer.Option(min=1, metavar="N", help="With --health: encode and decode again and again, N times.")
@@ -38,7 +38,7 @@ def inspect(
     time_at: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, metavar="PIXELS", help="With --health: the side of pictures to take times with. Repeatable; 256."
+            min=1, metavar="PIXELS", help="With --health: the side of images to take times with. Repeatable; 256."
         ),
     ] = None,
     device: options.Device = "auto",
@@ -68,7 +68,7 @@ def inspect(
 
     vae = load(source, device=device, dtype=dtype, space=space, offline=offline, notify=say)
     if not photos:
-        say("No --photos named: drawn faces and letters serve. They are simpler than photographs.")
+        say("No --photos named: drawn faces and letters serve. They are simpler than photos.")
     with progress() as step:
         examined = examine(
             vae, photos or None, max_side=max_side, round_trips=round_trips, time_at=time_at or (256,), progress=step

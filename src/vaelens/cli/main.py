@@ -28,7 +28,6 @@ from vaelens.cli import (
 )
 from vaelens.cli.output import failure, is_verbose, result
 from vaelens.errors import ResourceError, VaelensError
-from vaelens.resources import is_out_of_memory
 
 
 def _version(asked: bool) -> None:
@@ -82,8 +81,10 @@ def main() -> None:
         _leave(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001  (the last resort for what nobody foresaw)
         _leave_if_interrupted()
+        from vaelens.resources import is_out_of_memory
+
         if is_out_of_memory(error):
-            _leave("out of memory. Use a smaller picture (--max-side 1024), or fewer.", ResourceError.exit_code)
+            _leave("out of memory. Use a smaller image (--max-side 1024), or fewer.", ResourceError.exit_code)
         what = f"{type(error).__name__}: {error}"
         _leave(f"an unexpected error, {what}. This is a fault in vaelens: please report it with -v's output.", 1)
 

@@ -32,10 +32,10 @@ Space = Annotated[
         help="The latent space (sd1, sdxl, sd3, flux1, ...) of a VAE file that doesn't say it.",
     ),
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that can't be read, and list them.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read, and list them.")]
 Batch = Annotated[
     int | None,
-    typer.Option("--batch", min=1, metavar="N", help="Pictures at once; 4 on a CPU, else 16.", show_default=False),
+    typer.Option("--batch", min=1, metavar="N", help="Images at once; 4 on a CPU, else 16.", show_default=False),
 ]
 Threads = Annotated[
     int | None,

@@ -50,7 +50,7 @@ def result_json(value: Any) -> None:
 
 
 def result_table(table: "Table", title: str | None = None) -> None:
-    """A table on stdout, with the best value of each picture in bold where a terminal shows it."""
+    """A table on stdout, with the best value of each image in bold where a terminal shows it."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""`vaelens reconstruct`: photographs through VAEs, to a strip, a page or a folder."""
+"""`vaelens reconstruct`: photos through VAEs, to a strip, a page or a folder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from vaelens.cli.output import progress, result, result_json, result_table, say,
 
 
 def reconstruct(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Picture files.", show_default=False)],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files.", show_default=False)],
     vae: options.Vaes = None,
     output: Annotated[
         Path,
@@ -23,7 +23,7 @@ def reconstruct(
     max_side: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="PIXELS", help="Shrink larger photographs to this many pixels first.", show_default=False
+            min=1, metavar="PIXELS", help="Shrink larger photos to this many pixels first.", show_default=False
         ),
     ] = None,
     device: options.Device = "auto",

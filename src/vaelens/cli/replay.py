@@ -1,4 +1,4 @@
-"""`vaelens replay`: make a picture again from what its PNG says."""
+"""`vaelens replay`: make an image again from what its PNG says."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,18 +10,18 @@ from vaelens.cli.output import result, result_json, say, set_level
 
 
 def replay(
-    picture: Annotated[Path, typer.Argument(metavar="FILE.png", help="A picture by vaelens.", show_default=False)],
+    image: Annotated[Path, typer.Argument(metavar="FILE.png", help="An image by vaelens.", show_default=False)],
     model: generating.Model = None,
     vae: Annotated[
         str | None, typer.Option("--vae", metavar="VAE", help="Where its own isn't here.", show_default=False)
     ] = None,
     photo: Annotated[
-        Path | None, typer.Option("--photo", metavar="FILE", help="The photograph behind it.", show_default=False)
+        Path | None, typer.Option("--photo", metavar="FILE", help="The photo behind it.", show_default=False)
     ] = None,
     latents: Annotated[
         Path | None, typer.Option("--latents", metavar="FILE", help="The latents behind it.", show_default=False)
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Let what the picture names be downloaded.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Let what the image names be downloaded.")] = False,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="PATH", help="Keep the new .png.", show_default=False),
@@ -36,7 +36,7 @@ def replay(
 ) -> None:
     """Make FILE.png again from its own text, and print the largest difference from it.
 
-    Nothing that the picture names is downloaded unless you say --yes.
+    Nothing that the image names is downloaded unless you say --yes.
     """
     set_level(quiet, verbose)
     from vaelens.errors import UsageError
@@ -47,11 +47,11 @@ def replay(
     if output is not None:
         target = writable_path(output)
         if output.suffix.lower() != ".png":
-            raise UsageError(f"-o {output}: the new picture is a .png. Name one.")
-        if any(given.exists() and target.exists() and target.samefile(given) for given in (picture, photo) if given):
+            raise UsageError(f"-o {output}: the new image is a .png. Name one.")
+        if any(given.exists() and target.exists() and target.samefile(given) for given in (image, photo) if given):
             raise UsageError(f"-o {output} is one of the inputs and would be lost. Choose another output.")
     made = replaying.replay(
-        picture, model=model, vae=vae, photo=photo, latents=latents, yes=yes, device=device, space=space, notify=say
+        image, model=model, vae=vae, photo=photo, latents=latents, yes=yes, device=device, space=space, notify=say
     )
     for note in made.notes:
         say(note)

@@ -65,7 +65,7 @@ def serve(
     cache already. Nothing is downloaded on the page's word. Example: vaelens serve --model sd-v1-4
     """
     set_level(quiet, verbose)
-    from vaelens.runtime import Runtime, find_dtype
+    from vaelens.runtime import Runtime
     from vaelens.web.choices import settle
     from vaelens.web.door import Door, is_loopback
     from vaelens.web.serving import distinct, prepare
@@ -82,7 +82,7 @@ def serve(
         vae or [],
         guard=not no_safety_checker,
         space=space,
-        runtime=Runtime(dtype=find_dtype(dtype), offline=offline, notify=say),
+        runtime=Runtime(dtype_name=dtype, offline=offline, notify=say),
     )
     running = prepare(
         choices,

@@ -8,7 +8,7 @@ from vaelens.cli.output import result, result_json, result_table, set_level
 if TYPE_CHECKING:
     from vaelens.report.tables import Table
 
-SETS = {"coco-val2017": "COCO 2017 val, 256x256, 5,000 pictures", "laion-aesthetics-5": "LAION-Aesthetics 5+, 10,000"}
+SETS = {"coco-val2017": "COCO 2017 val, 256x256, 5,000 images", "laion-aesthetics-5": "LAION-Aesthetics 5+, 10,000"}
 
 
 def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
@@ -52,7 +52,7 @@ def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose:
     for key, title in SETS.items():
         result("")
         result_table(_scores(key), title=f"As published, on {title}")
-    result("\nHigher is better for PSNR (dB) and SSIM, lower for rFID and PSIM; ± is the spread over pictures.")
+    result("\nHigher is better for PSNR (dB) and SSIM, lower for rFID and PSIM; ± is the spread over images.")
     result("The two sets can't be compared. ft-MSE has the better PSNR because of its loss, not its steps.")
 
 

@@ -1,4 +1,4 @@
-"""What is labelled in the pictures, the user's own boxes: what a page's viewer jumps to."""
+"""What is labelled in the images, the user's own boxes: what a page's viewer jumps to."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,23 @@ from pathlib import Path
 from vaelens.comparison.subjects import Subject, seed_title, stored_title
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.drawing import Box
-from vaelens.images.reading import check_picture
+from vaelens.images.reading import check_image_file
 from vaelens.latents import Latent
 
 File = str | os.PathLike[str]
 
 
 class Labels:
-    """Boxes by subject, in pixels of the picture as it is read, before `max_side` shrinks it.
+    """Boxes by subject, in pixels of the image as it is read, before `max_side` shrinks it.
 
-    A photograph's id is its file name, a generated picture's its title (`seed 0`). `notes` say what fits no picture.
+    A photo's id is its file name, a generated image's its title (`seed 0`). `notes` say what fits no image.
     Raises what `read_boxes` and `matching` raise.
     """
 
     def __init__(
         self, path: File | None, seeds: Sequence[int], latents: Sequence[Latent], photos: Sequence[File]
     ) -> None:
-        self._longer = {Path(photo).name: max(check_picture(photo)) for photo in photos}
+        self._longer = {Path(photo).name: max(check_image_file(photo)) for photo in photos}
         self._boxes: Mapping[str, tuple[Box, ...]] = {}
         self.notes: list[str] = []
         if path is not None:
@@ -33,7 +33,7 @@ class Labels:
             self.notes += [f"{unmatched}."] if unmatched else []
 
     def on(self, subject: Subject) -> Subject:
-        """The subject with its boxes, in its own pixels; what lies outside the picture is left out."""
+        """The subject with its boxes, in its own pixels; what lies outside the image is left out."""
         h, w = subject.decoded[0].pixels.shape[:2]
         scale = max(h, w) / self._longer.get(subject.title, max(h, w))
         boxes = [_scaled(box, scale, h, w) for box in self._boxes.get(subject.title, ())]

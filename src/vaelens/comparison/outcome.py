@@ -1,4 +1,4 @@
-"""What a comparison leaves: pictures with all that made them, as page, sheet, folder, or plain PNGs."""
+"""What a comparison leaves: images with all that made them, as page, sheet, folder, or plain PNGs."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vaelens.comparison.picture_text import picture_text
+from vaelens.comparison.image_text import image_text
 from vaelens.comparison.subjects import Scores, Subject
 from vaelens.decoding import Decoded
 from vaelens.errors import UsageError, VaelensError
@@ -48,12 +48,12 @@ class Comparison:
         return [vae["name"] for vae in self.record["vaes"]]
 
     def table(self) -> Table:
-        """A row a picture: PSNR and SSIM where there is an original, what decoding took, how far it is from the first.
+        """A row an image: PSNR and SSIM where there is an original, what decoding took, how far it is from the first.
 
         The distance is the mean and the largest |difference| of 8-bit values.
         """
         scored = any(subject.scores for subject in self.subjects)
-        names = ["picture", "VAE", *["PSNR", "SSIM"] * scored, "seconds", "+MB"]
+        names = ["image", "VAE", *["PSNR", "SSIM"] * scored, "seconds", "+MB"]
         several = len(self.vaes) > 1
         better = {"PSNR": "higher", "SSIM": "higher"}
         columns = [Column(name, better.get(name)) for name in names]  # pyright: ignore[reportArgumentType]
@@ -78,20 +78,20 @@ class Comparison:
                 said.append(f"{subject.title}: {name} overflowed in float16 and was decoded again in float32.")
         hidden = sum(one.hidden for _, _, one in every)
         if hidden:
-            said.append(f"The model's safety checker hid {hidden} of {len(every)} pictures (--no-safety-checker).")
+            said.append(f"The model's safety checker hid {hidden} of {len(every)} images (--no-safety-checker).")
         return said
 
     def save(self, path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> list[Path]:
-        """Write a page (.html), a labelled sheet (.png) or a folder with both, each picture and each latent alone.
+        """Write a page (.html), a labelled sheet (.png) or a folder with both, each image and each latent alone.
 
         The record lies beside it. None of `inputs` is written over. Raises as `Gallery.save` does.
         """
         return self.gallery().save(path, inputs)
 
     def save_plain(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write each picture by itself, without labels: `.png` one alone, anything else a folder; the record beside it.
+        """Write each image by itself, without labels: `.png` one alone, anything else a folder; the record beside it.
 
-        Raises UsageError for several pictures in one file, and what writing raises.
+        Raises UsageError for several images in one file, and what writing raises.
         """
         target, record = Path(path), (json_text(self.record) + "\n").encode()
         if target.suffix.lower() == ".png":
@@ -112,7 +112,7 @@ class Comparison:
         return list(contents)
 
     def gallery(self) -> Gallery:
-        """The pictures in rows, a row a subject, and all that is written beside them."""
+        """The images in rows, a row a subject, and all that is written beside them."""
         rows: list[gallery.Row] = []
         with_original = any(subject.original is not None for subject in self.subjects)
         for subject in self.subjects:
@@ -140,11 +140,11 @@ class Comparison:
         )
 
     def text(self, subject: Subject, number: int) -> dict[str, str]:
-        """The PNG text of a subject's picture by the `number`-th VAE, see `picture_text`."""
-        return picture_text(self.record, subject, number)
+        """The PNG text of a subject's image by the `number`-th VAE, see `image_text`."""
+        return image_text(self.record, subject, number)
 
     def _sheet_text(self) -> dict[str, str]:
-        """A sheet's PNG text: what each of its pictures says of itself, a list under the usual key."""
+        """A sheet's PNG text: what each of its images says of itself, a list under the usual key."""
         every = [self.text(subject, i) for subject in self.subjects for i in range(len(subject.decoded))]
         parts = [json.loads(text[CHUNK]) for text in every]
         text = {"Software": f"vaelens {self.record['versions']['vaelens']}", "vae": ", ".join(self.vaes)}
@@ -173,7 +173,7 @@ class Comparison:
         facts["time and memory"] = "of each decode; memory at its peak, beyond what was taken before"
         if several:
             facts["mean |d|, largest"] = (
-                f"difference from {self.vaes[0]}'s picture in 8-bit values: how far apart, not which is better"
+                f"difference from {self.vaes[0]}'s image in 8-bit values: how far apart, not which is better"
             )
         if self.notes or self.said():
             facts["notes"] = " ".join([*self.notes, *self.said()])
@@ -184,7 +184,7 @@ class Comparison:
         return facts
 
 
-def check_plain_output(path: Path, pictures: int) -> None:
+def check_plain_output(path: Path, images: int) -> None:
     """Whether `save_plain` may write there, asked before any work. Raises UsageError."""
     if path.suffix.lower() != ".png":
         other = path.suffix.lower() in {*SUFFIXES, *gallery.PAGES}
@@ -193,8 +193,8 @@ def check_plain_output(path: Path, pictures: int) -> None:
         record = writable_path(path / gallery.RECORD_NAME)
         gallery.check_ours(record, [record])
         return
-    if pictures > 1:
-        raise UsageError(f"-o {path} is one picture, and {pictures} are asked for. Name a folder.")
+    if images > 1:
+        raise UsageError(f"-o {path} is one image, and {images} are asked for. Name a folder.")
     writable_path(path)
     writable_path(path.with_suffix(f".{gallery.RECORD_NAME}"))
 

@@ -17,9 +17,9 @@ def encoder_notes(vaes: Sequence[VAE], photos: int) -> list[str]:
     others = [vae.name for vae in vaes[1:] if not first.is_same(vae.fingerprint.encoder)]
     if not others:
         which = "Both VAEs" if len(vaes) == 2 else f"All {len(vaes)} VAEs"
-        return [f"{which} have the same encoder, so each would make the same latents of a photograph."]
+        return [f"{which} have the same encoder, so each would make the same latents of a photo."]
     return [
-        f"The encoder of {', '.join(others)} is another than {vaes[0].name}'s, which encoded the photographs: its own "
+        f"The encoder of {', '.join(others)} is another than {vaes[0].name}'s, which encoded the photos: its own "
         "latents would differ a little. `vaelens reconstruct` lets each VAE encode for itself."
     ]
 

@@ -6,7 +6,6 @@ vaelens compare "the letter R in red on white" --seed 0 -o letter.html
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from vaelens.comparison.recording import encoder_notes, results, vae_records
 from vaelens.comparison.subjects import Decoders, Step, Stopped, Subject
 from vaelens.errors import UsageError, VaelensError
 from vaelens.generation import Generator, Settings
-from vaelens.images.reading import check_picture
+from vaelens.images.reading import check_image_file
 from vaelens.latents import Latent, read_latents
 from vaelens.loading import distinct_names, open_vae
 from vaelens.report.record import run_record
@@ -58,14 +57,14 @@ def compare(
     should_stop: ShouldStop | None = None,
     own_vae: bool = False,
 ) -> Comparison:
-    """Latents from a prompt (one a seed), a file or photographs, each decoded by every VAE.
+    """Latents from a prompt (one a seed), a file or photos, each decoded by every VAE.
 
     A seed (0 where none is named) is denoised once, alone, whatever the number of VAEs, by `model`: a known name, a
     diffusers folder, a hub id or a single-file checkpoint. With none named, by the model of the VAEs' latent space, or
     the embedded one. None for steps, guidance, size and scheduler: the model's own. Guidance is diffusers' (0 and 1:
-    none), size is height and width. A photograph is encoded once, by the first VAE's encoder, to its posterior's mode.
+    none), size is height and width. A photo is encoded once, by the first VAE's encoder, to its posterior's mode.
     With no VAE named, those known for the latent space serve, or with `own_vae` the model's own. `boxes` is a file of
-    what is labelled in the pictures (`images.boxes`), for the page's viewer to jump to; ids are photographs' file
+    what is labelled in the images (`images.boxes`), for the page's viewer to jump to; ids are photos' file
     names, or `seed 0`.
 
     `notify` gets notices, `progress` (done, total, what); `should_stop` is asked at each step. An interrupt, that, or
@@ -93,7 +92,7 @@ def compare(
             safety_checker=None if safety_checker else False,
         )  # fmt: skip
     if max_side is not None and not photos:
-        raise UsageError("max_side (--max-side) shrinks photographs, and there is none. Leave it out.")
+        raise UsageError("max_side (--max-side) shrinks photos, and there is none. Leave it out.")
     read = _check(wanted, runtime, space, vaes=named, model=model, latents=latents, photos=photos, max_side=max_side)
     seeds = generation.check_seeds([0] if seeds is None else list(seeds)) if wanted else []
     labels = Labels(boxes, seeds, read, photos)
@@ -139,7 +138,7 @@ def compare(
 
 
 def generate(prompt: str, vae: Choice | None = None, **options: Any) -> Comparison:
-    """Pictures of a prompt, one a seed, by one VAE: the model's own where none is named. Options are `compare`'s."""
+    """Images of a prompt, one a seed, by one VAE: the model's own where none is named. Options are `compare`'s."""
     return compare(prompt, None if vae is None else [vae], own_vae=True, **options)
 
 
@@ -166,7 +165,7 @@ def _check(
     if wanted is not None:
         generation.check_settings(wanted, model)
     for photo in photos:
-        check_picture(photo)
+        check_image_file(photo)
     read = read_latents(latents, space) if latents is not None else []
     if read and read[0].space is None:
         raise UsageError(f"{latents} doesn't say which latent space its latents have. Name it, e.g. --space sd1.")
@@ -201,7 +200,7 @@ def _in_float32(source: Choice, runtime: Runtime, space: str | None) -> VAE:
     """The VAE once more, for where half precision overflows."""
     if isinstance(source, VAE):
         return source.to(torch.float32)
-    return open_vae(source, replace(runtime, dtype=torch.float32), space=space)
+    return open_vae(source, runtime.using("float32"), space=space)
 
 
 def _stepping(total: int, runtime: Runtime) -> Step:

@@ -14,7 +14,7 @@ from vaelens.errors import CheckFailedError, VaelensError
 from vaelens.files import sha256_file
 from vaelens.generation import Generator
 from vaelens.images.drawing import Box
-from vaelens.images.reading import read_picture
+from vaelens.images.reading import read_image_file
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.latents import Latent
 from vaelens.metrics.psnr import psnr
@@ -26,7 +26,7 @@ Step = Callable[[str], None]  # told what comes next, before it is done; it may 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured on a reconstruction's 8-bit pixels against its photograph: dB, and SSIM zero-padded."""
+    """What was measured on a reconstruction's 8-bit pixels against its photo: dB, and SSIM zero-padded."""
 
     psnr: float
     ssim: float
@@ -34,7 +34,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Subject:
-    """One latent through every decoder. A photograph's has the original, uint8 [h,w,3], and scores.
+    """One latent through every decoder. A photo's has the original, uint8 [h,w,3], and scores.
 
     `boxes` are what is labelled in it, in its pixels. `stopped` is what ended the decoding before the last VAE, if
     anything did; `decoded` then has the first ones.
@@ -68,7 +68,7 @@ class Decoders:
     def decode(
         self, latent: Latent, step: Step, size: tuple[int, int] | None = None, generator: Generator | None = None
     ) -> tuple[tuple[Decoded, ...], BaseException | None]:
-        """The latent through each VAE; each picture then goes past the model's safety checker, where it has one.
+        """The latent through each VAE; each image then goes past the model's safety checker, where it has one.
 
         Gives what was decoded, and what stopped it after the first VAE, if anything did: denoising took far longer.
         """
@@ -101,12 +101,12 @@ class Decoders:
 
 
 def seed_title(seed: int) -> str:
-    """What the picture of a seed is called."""
+    """What the image of a seed is called."""
     return f"seed {seed}"
 
 
 def stored_title(latent: Latent, number: int) -> str:
-    """What the picture of a file's `number`-th latent is called."""
+    """What the image of a file's `number`-th latent is called."""
     seed = latent.made.get("seed")
     return f"latents {number}" + (f", seed {seed}" if seed is not None else "")
 
@@ -122,17 +122,17 @@ def generated(decoders: Decoders, generator: Generator, seed: int, step: Step) -
 def stored(decoders: Decoders, latent: Latent, number: int, step: Step) -> Subject:
     """A latent that was read from a file, the `number`-th there, from 1."""
     title = stored_title(latent, number)
-    size = latent.made.get("photo_size")  # a photograph's latent covers whole cells
+    size = latent.made.get("photo_size")  # a photo's latent covers whole cells
     decoded, stopped = decoders.decode(latent, lambda name: step(f"{title}, {name}"), tuple(size) if size else None)
     note = str(latent.made.get("prompt", ""))
     return Subject(title, f"latents-{number}", latent, decoded, note=note, stopped=stopped)
 
 
 def photographed(decoders: Decoders, path: Path, max_side: int | None, step: Step) -> Subject:
-    """A photograph, encoded once by the first VAE to its posterior's mode, and measured against itself."""
+    """A photo, encoded once by the first VAE to its posterior's mode, and measured against itself."""
     step(f"{path.name}, encoding")
-    picture, encoder = read_picture(path, max_side=max_side), decoders.vaes[0]
-    encoded = encoder.encode(picture.image)
+    photo, encoder = read_image_file(path, max_side=max_side), decoders.vaes[0]
+    encoded = encoder.encode(photo.image)
     made = {
         "photo": path.name,
         "photo_sha256": sha256_file(path),
@@ -144,10 +144,10 @@ def photographed(decoders: Decoders, path: Path, max_side: int | None, step: Ste
     }
     latent = Latent(encoded.mode().float().cpu(), encoder.spec.latent_space, made)
     decoded, stopped = decoders.decode(latent, lambda name: step(f"{path.name}, {name}"), encoded.size)
-    reference = from_uint8(to_uint8(picture.image))
+    reference = from_uint8(to_uint8(photo.image))
     scores: list[Scores] = []
     for one in decoded:
         image = from_uint8(torch.tensor(one.pixels).permute(2, 0, 1)[None])
         scores.append(Scores(float(psnr(image, reference)), float(ssim(image, reference))))
-    original, note = to_pixels(picture.image), ", ".join(picture.notes)
+    original, note = to_pixels(photo.image), ", ".join(photo.notes)
     return Subject(path.name, path.stem, latent, decoded, original, tuple(scores), note, stopped=stopped)

@@ -241,7 +241,7 @@ def _asked(file: RemoteFile) -> Asked:
 
 
 def named(repo: str, repo_type: RepoType) -> str:
-    return f"data set {repo}" if repo_type == "dataset" else repo
+    return f"dataset {repo}" if repo_type == "dataset" else repo
 
 
 def page_of(repo: str, repo_type: RepoType) -> str:

@@ -1,4 +1,4 @@
-"""What a repository on the hub holds, listed at one commit, so that a data set stays the same while it is measured."""
+"""What a repository on the hub holds, listed at one commit, so that a dataset stays the same while it is measured."""
 
 import json
 from contextlib import suppress

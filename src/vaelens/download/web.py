@@ -1,4 +1,4 @@
-"""Files from plain web addresses, checked: weights of metric networks, archives of data sets.
+"""Files from plain web addresses, checked: weights of metric networks, archives of datasets.
 
 They lie in `cache_folder()` under their names. A download goes on where an earlier one broke or was killed,
 and gets its name when it has been checked. A copy brought from elsewhere may be put there by hand.

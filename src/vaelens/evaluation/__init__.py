@@ -1,1 +1,1 @@
-"""A data set through VAEs: pictures to rows, rows to results, results to a report."""
+"""A dataset through VAEs: images to rows, rows to results, results to a report."""

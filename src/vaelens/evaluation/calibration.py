@@ -1,6 +1,6 @@
 """`calibrate`: which way of measuring gives a published table?
 
-The published tables don't say how they were measured. This measures the same VAEs on the same pictures in all ways
+The published tables don't say how they were measured. This measures the same VAEs on the same images in all ways
 that are likely, resize x posterior x rounding x SSIM's padding, and ranks the ways by how many printed figures they
 give again, digit for digit.
 
@@ -104,9 +104,9 @@ class Calibration:
     """All combinations, the best first: the one that reproduces most figures, and of those the nearest."""
 
     source: str
-    pictures: int
+    images: int
     combinations: tuple[Combination, ...]
-    skipped: Mapping[str, str] = field(default_factory=dict[str, str])  # pictures left out, with the reason
+    skipped: Mapping[str, str] = field(default_factory=dict[str, str])  # images left out, with the reason
 
     @property
     def reproduced(self) -> tuple[Combination, ...]:
@@ -130,7 +130,7 @@ class Calibration:
 
     @property
     def left_out(self) -> str:
-        """Which pictures couldn't be read, in words; empty where all could."""
+        """Which images couldn't be read, in words; empty where all could."""
         return f"Left out of every figure: {listed(self.skipped)}" if self.skipped else ""
 
     def ranking(self) -> Table:
@@ -158,7 +158,7 @@ class Calibration:
         """For JSON."""
         return {
             "source": self.source,
-            "pictures": self.pictures,
+            "images": self.images,
             "skipped": dict(self.skipped),
             "verdict": self.verdict,
             "reproduced": [c.name for c in self.reproduced],
@@ -219,7 +219,7 @@ def calibrate(
         say(f"{number} of {len(ways)}: {resize}, {posterior}, {rounding}")
         preset = Preset(
             name=f"calibrate {resize} {posterior} {rounding}",
-            reading="plain",  # in 2022 nobody turned pictures upright or followed profiles
+            reading="plain",  # in 2022 nobody turned images upright or followed profiles
             resize=resize,
             side=256,
             posterior=posterior,
@@ -242,9 +242,9 @@ def calibrate(
     assert results is not None
     combinations.sort(key=lambda c: (-c.fitting, c.total))
     found = Calibration(results.source, results.count, tuple(combinations), skipped)
-    theirs = next(iter(_cards().values())).pictures
-    if published is None and found.pictures != theirs:
-        say(f"Mind: the model cards' figures are of {theirs:,} pictures, and these are {found.pictures:,}.")
+    theirs = next(iter(_cards().values())).images
+    if published is None and found.images != theirs:
+        say(f"Mind: the model cards' figures are of {theirs:,} images, and these are {found.images:,}.")
     write_atomic(Path(output) / "calibration.json", json_text(found.as_dict()).encode())
     return found
 
@@ -307,7 +307,7 @@ def _digits(figure: Decimal) -> int:
 
 
 def _measures(figures: Iterable[str]) -> tuple[str, ...]:
-    """What has to be measured for these figures; PSNR in any case, by which the report orders pictures."""
+    """What has to be measured for these figures; PSNR in any case, by which the report orders images."""
     wanted = {name.removesuffix(SPREAD) for name in figures} | {"psnr"}
     keys = {"rfid": ("rfid",), "psnr": ("psnr",), "ssim": ("ssim_zero", "ssim_valid"), "psim": ("psim",)}
     return tuple(measure for key, of_key in keys.items() if key in wanted for measure in of_key)

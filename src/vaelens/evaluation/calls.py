@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from vaelens.resources import peak_memory
 
-COUNTS = ("pictures", "reconstructions")
+COUNTS = ("images", "reconstructions")
 TIMES = ("seconds", "measuring_seconds")
 
 Call = Mapping[str, Any]
@@ -23,7 +23,7 @@ def share(measured: Mapping[str, float]) -> dict[str, Any]:
 def call_record(shares: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any] | None:
     """One call from its ranks' shares, `seconds` being all of it but the report; None where nothing was measured.
 
-    pictures and reconstructions are all ranks' together; measuring_seconds and peak_memory_bytes are the largest.
+    images and reconstructions are all ranks' together; measuring_seconds and peak_memory_bytes are the largest.
     """
     if not any(one["reconstructions"] for one in shares):
         return None

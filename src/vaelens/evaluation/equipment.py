@@ -35,7 +35,7 @@ def with_dinov2(preset: Preset) -> Preset:
 
 
 def check_networks(preset: Preset, paths: Mapping[str, Source], runtime: Runtime) -> None:
-    """What can be told before the data set is opened: whether the networks are there, or may be downloaded.
+    """What can be told before the dataset is opened: whether the networks are there, or may be downloaded.
 
     Raises UsageError for a network that the preset doesn't use; NetworkError, naming the preset offline, where one is
     missing and the runtime is offline; BadInputError for a given file that isn't there. Announces downloads.

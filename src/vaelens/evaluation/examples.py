@@ -1,4 +1,4 @@
-"""Pictures to look at beside the numbers: the worst, the best, and those on which the VAEs differ most."""
+"""Images to look at beside the numbers: the worst, the best, and those on which the VAEs differ most."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,26 +7,26 @@ import numpy as np
 from torch import Tensor
 
 from vaelens.errors import CheckFailedError
+from vaelens.evaluation.images import read_chunk
 from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.measuring import reconstruct_chunk
-from vaelens.evaluation.pictures import read_chunk
 from vaelens.evaluation.preparation import saved_originals
 from vaelens.evaluation.results import Example, Results
 from vaelens.evaluation.work import Work
 
-EACH = 3  # pictures of a kind
+EACH = 3  # images of a kind
 BY = ("psim", "lpips_vgg", "psim_small", "psnr")  # the first of these that was measured orders them
 
 
 def choose(results: Results) -> dict[str, str]:
-    """Picture ids, each with why it was chosen."""
+    """Image ids, each with why it was chosen."""
     key = next(key for key in BY if key in results.measures)
     measure = MEASURES[key]
     sign = 1 if measure.better == "higher" else -1
     of: dict[str, dict[str, float]] = {}
     for row in results.rows:
         value = row.scores.get(key)
-        if value is None:  # equal pictures, or a reconstruction that isn't finite
+        if value is None:  # equal images, or a reconstruction that isn't finite
             of.setdefault(row.id, {})[row.vae] = math.inf if row.finite else -math.inf
         else:
             of.setdefault(row.id, {})[row.vae] = sign * value
@@ -48,9 +48,9 @@ def choose(results: Results) -> dict[str, str]:
 
 
 def make(chosen: Mapping[str, str], work: Work) -> list[Example]:
-    """The chosen pictures as they were measured: reconstructed in the same chunks, so to the same pixels.
+    """The chosen images as they were measured: reconstructed in the same chunks, so to the same pixels.
 
-    One that can't be read any more is left out, and so are those of a chunk in which a picture has changed: everything
+    One that can't be read any more is left out, and so are those of a chunk in which an image has changed: everything
     is measured by now, and the report is written without them.
     """
     number_of = {item.id: number for number, item in enumerate(work.dataset.items)}
@@ -58,7 +58,7 @@ def make(chosen: Mapping[str, str], work: Work) -> list[Example]:
     for number in sorted({number_of[name] // work.folder.batch for name in chosen}):
         try:
             chunk = read_chunk(work.dataset, number, work.folder.batch, work.preset, skip_bad=True)
-        except CheckFailedError:  # a picture of it has changed
+        except CheckFailedError:  # an image of it has changed
             continue
         if not any(item.id in chosen for item in chunk.items):
             continue
@@ -70,7 +70,7 @@ def make(chosen: Mapping[str, str], work: Work) -> list[Example]:
         for b, item in enumerate(chunk.items):
             if item.id in chosen:
                 again = {name: pixels[b] for name, pixels in made.items()}
-                examples[item.id] = Example(item.id, chosen[item.id], originals[b], again, chunk.pictures[b].boxes)
+                examples[item.id] = Example(item.id, chosen[item.id], originals[b], again, chunk.images[b].boxes)
     return [examples[name] for name in chosen if name in examples]
 
 

@@ -19,11 +19,11 @@ TASK = "image-to-image"  # the hub's task that a reconstruction is nearest to
 
 
 def rows_csv(results: Results) -> bytes:
-    """One row a picture and VAE: id, vae, sha256, finite, a column a measure, and letters where any were read.
+    """One row an image and VAE: id, vae, sha256, finite, a column a measure, and letters where any were read.
 
     Numbers read back as the same floats. A score that can't be had is empty.
     """
-    keys = [key for key in results.measures if MEASURES[key].of == "picture"]
+    keys = [key for key in results.measures if MEASURES[key].of == "image"]
     letters = ("letters_read", "letters_ceiling", "letters") if any(row.letters for row in results.rows) else ()
     head = ("id", "vae", "sha256", "finite", *keys, *letters)
     lines = (
@@ -47,7 +47,7 @@ def results_dict(results: Results) -> dict[str, Any]:
     """All that was found but the rows, for JSON: scores with intervals, differences, regions and letters."""
     scores = {
         vae: {
-            key: asdict(results.spreads[vae, key] if MEASURES[key].of == "picture" else results.sets[vae, key])
+            key: asdict(results.spreads[vae, key] if MEASURES[key].of == "image" else results.sets[vae, key])
             for key in results.measures
         }
         for vae in results.vaes
@@ -60,7 +60,7 @@ def results_dict(results: Results) -> dict[str, Any]:
     return {
         "source": results.source,
         "preset": results.preset.name,
-        "pictures": results.count,
+        "images": results.count,
         "scores": scores,
         "differences": differences,
         "regions": [asdict(region) for region in results.regions],
@@ -84,7 +84,7 @@ def model_indexes(results: Results) -> dict[str, bytes]:
                     "dataset": {
                         "name": results.source,
                         "type": slug(results.source),
-                        "args": {"pictures": results.count, "side": results.preset.side},
+                        "args": {"images": results.count, "side": results.preset.side},
                     },
                     "metrics": metrics,
                 }
@@ -97,13 +97,13 @@ def model_indexes(results: Results) -> dict[str, bytes]:
 
 def _metric(results: Results, vae: str, key: str) -> dict[str, Any] | None:
     measure, preset = MEASURES[key], results.preset.name
-    of: dict[str, Any] = {"preset": preset, "pictures": results.count}
-    if measure.of == "picture":
+    of: dict[str, Any] = {"preset": preset, "images": results.count}
+    if measure.of == "image":
         spread = results.spreads.get((vae, key))
         if spread is None:
             return None
         value, interval = spread.mean, Interval(spread.mean, spread.low, spread.high)
-        of |= {"std": spread.std, "pictures": spread.count}
+        of |= {"std": spread.std, "images": spread.count}
     else:
         score = results.sets.get((vae, key))
         if score is None or score.value is None:
@@ -133,7 +133,7 @@ def _cell(value: Any) -> str:
 
 
 def slug(text: str) -> str:
-    """Text as a file name and as the hub's id of a data set: letters, digits, -, _ and . only."""
+    """Text as a file name and as the hub's id of a dataset: letters, digits, -, _ and . only."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "unnamed"
 
 

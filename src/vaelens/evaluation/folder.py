@@ -3,9 +3,9 @@
 | file              | holds                                                                               |
 |-------------------|-------------------------------------------------------------------------------------|
 | plan.json         | what is measured and how; a run goes on only under the same plan                     |
-| rows.jsonl        | one line a picture and VAE, appended a unit at a time; their order has no meaning    |
+| rows.jsonl        | one line an image and VAE, appended a unit at a time; their order has no meaning    |
 | features/NAME/    | one file a chunk: fp32 features of the originals and of each VAE's reconstructions   |
-| sums/NAME/        | beyond KEPT pictures: one file a group, float64 sums in place of its features        |
+| sums/NAME/        | beyond KEPT images: one file a group, float64 sums in place of its features        |
 | report.html, ...  | OURS: what a finished run writes, and may write anew                                 |
 
 A unit is one chunk through one VAE. It is done when its rows and its features are there. Several processes may
@@ -35,13 +35,13 @@ from vaelens.evaluation.results import Row
 from vaelens.files import explained, json_text, write_atomic
 from vaelens.metrics.frechet import Moments
 
-KEPT = 50_000  # pictures whose features are kept; beyond, their sums in GROUPS groups
-GROUPS = 20  # of pictures from the whole set each, so that a set sorted by class has no group of one class
-BLOCK = 4096  # pictures whose features are summed at once
+KEPT = 50_000  # images whose features are kept; beyond, their sums in GROUPS groups
+GROUPS = 20  # of images from the whole set each, so that a set sorted by class has no group of one class
+BLOCK = 4096  # images whose features are summed at once
 ORIGINALS = ""  # in the place of a VAE's name; no VAE is called that
 
 Features = Mapping[str, Mapping[str, Tensor]]  # ORIGINALS or a VAE -> extractor -> [b,d]
-Bad = tuple[str, str]  # a picture that couldn't be read: id and reason
+Bad = tuple[str, str]  # an image that couldn't be read: id and reason
 
 
 class RunFolder:
@@ -102,7 +102,7 @@ class RunFolder:
     ) -> None:
         """Store a unit: `features` has {extractor: [b,d]} for ORIGINALS and for the VAE, fp32.
 
-        Raises BadInputError, storing nothing, where pictures that can be read aren't those of the chunk's other VAEs.
+        Raises BadInputError, storing nothing, where images that can be read aren't those of the chunk's other VAEs.
         """
         with self._lock():
             self._take_in()
@@ -120,15 +120,15 @@ class RunFolder:
                 self._fold(self._group_of(chunk), name)
 
     def rows(self, vaes: Sequence[str]) -> list[Row]:
-        """Every row of these VAEs in the manifest's order, each picture through each VAE in the order given."""
+        """Every row of these VAEs in the manifest's order, each image through each VAE in the order given."""
         return [self._rows[name, vae] for name in self.ids for vae in vaes if (name, vae) in self._rows]
 
     def bad(self) -> dict[str, str]:
-        """The pictures that couldn't be read, with the reason, in the manifest's order."""
+        """The images that couldn't be read, with the reason, in the manifest's order."""
         return {name: self._bad[name] for name in self.ids if name in self._bad}
 
     def features(self, name: str, extractor: str) -> Tensor | None:
-        """[n,d] fp32 of the readable pictures in the manifest's order; None where only sums are kept."""
+        """[n,d] fp32 of the readable images in the manifest's order; None where only sums are kept."""
         if self._folds():
             return None
         return self._joined(range(self.chunks), name, extractor)
@@ -136,7 +136,7 @@ class RunFolder:
     def moments(self, name: str, extractor: str) -> list[Moments]:
         """The float64 sums of the groups, GROUPS or fewer; NaN where a reconstruction wasn't finite.
 
-        A group has every GROUPS-th picture; beyond KEPT, whole chunks (`_group_of`). Groups of which no picture could
+        A group has every GROUPS-th image; beyond KEPT, whole chunks (`_group_of`). Groups of which no image could
         be read are left out. Raises BadInputError where stored sums are damaged or gone.
         """
         if not self._folds():
@@ -234,7 +234,7 @@ class RunFolder:
             values = json.loads(line)
             name = values["id"]
             if name not in self._index:
-                raise ValueError(f"{name!r} is not of this data set")
+                raise ValueError(f"{name!r} is not of this dataset")
             if "bad" in values:
                 self._bad[name] = values["bad"]
             else:
@@ -292,7 +292,7 @@ class RunFolder:
 
     def _joined(self, chunks: Iterable[int], name: str, extractor: str) -> Tensor:
         parts = [self._read_features(chunk, name) for chunk in chunks]
-        return torch.cat([part[extractor] for part in parts if part])  # a chunk without readable pictures has none
+        return torch.cat([part[extractor] for part in parts if part])  # a chunk without readable images has none
 
     def _fold(self, group: int, name: str) -> None:
         """Put float64 sums, added in the order of the chunks, in the place of a complete group's features."""

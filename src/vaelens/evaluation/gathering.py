@@ -1,6 +1,6 @@
 """What several ranks measured, brought together in rank 0's folder.
 
-Whole chunks go round the ranks, so nothing is padded and no picture counts twice. Where all ranks share one folder,
+Whole chunks go round the ranks, so nothing is padded and no image counts twice. Where all ranks share one folder,
 nothing has to be sent.
 """
 

@@ -1,4 +1,4 @@
-"""The instruments of a preset: every measure of a picture, and the features behind the measures of a set.
+"""The instruments of a preset: every measure of an image, and the features behind the measures of a set.
 
 Networks run in fp32 with TF32 and autocast off. What concerns the originals is computed once a chunk and serves
 every VAE.
@@ -42,7 +42,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One value a picture, [b] float64, for each measure; and maps for measuring regions."""
+    """One value an image, [b] float64, for each measure; and maps for measuring regions."""
 
     values: dict[str, Tensor]
     image: Tensor

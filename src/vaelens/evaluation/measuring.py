@@ -1,4 +1,4 @@
-"""One chunk through one VAE: the unit of work. A pure function of the pictures, the VAE, the preset and the seed."""
+"""One chunk through one VAE: the unit of work. A pure function of the images, the VAE, the preset and the seed."""
 
 import hashlib
 import math
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import CheckFailedError, ResourceError
+from vaelens.evaluation.images import Chunk
 from vaelens.evaluation.instruments import Comparison, Instruments, Reference
 from vaelens.evaluation.measures import MEASURES
-from vaelens.evaluation.pictures import Chunk
 from vaelens.evaluation.preparation import saved
 from vaelens.evaluation.presets import Preset
 from vaelens.evaluation.results import Row
@@ -35,7 +35,7 @@ class Reconstructed:
 
 
 def reconstruct_chunk(vae: VAE, chunk: Chunk, preset: Preset, seed: int) -> Reconstructed:
-    """The chunk's pictures through the VAE as the preset has it. Raises ResourceError when memory runs out."""
+    """The chunk's images through the VAE as the preset has it. Raises ResourceError when memory runs out."""
     image = from_uint8(chunk.pixels)
     seeds = [noise_seed(seed, item.sha256) for item in chunk.items]
     try:
@@ -52,7 +52,7 @@ def reconstruct_chunk(vae: VAE, chunk: Chunk, preset: Preset, seed: int) -> Reco
 
 
 def noise_seed(seed: int, sha256: str) -> int:
-    """The seed of a picture's posterior noise: of the run's seed and the picture's content, of nothing else."""
+    """The seed of an image's posterior noise: of the run's seed and the image's content, of nothing else."""
     return int.from_bytes(hashlib.sha256(f"{seed} {sha256}".encode()).digest()[:8], "big") >> 1
 
 
@@ -68,14 +68,14 @@ def measure(
     Raises CheckFailedError for a score that isn't a number.
     """
     found = instruments.compare(made.pixels, reference)
-    keys = [key for key in instruments.measures if MEASURES[key].of == "picture"]
+    keys = [key for key in instruments.measures if MEASURES[key].of == "image"]
     rows: list[Row] = []
     for b, item in enumerate(chunk.items):
         if not made.finite[b]:
             rows.append(Row(item.id, name, item.sha256, False, dict.fromkeys(keys)))
             continue
         scores = {key: _score(found.values[key][b], key, item.id, name) for key in keys}
-        boxes = chunk.pictures[b].boxes
+        boxes = chunk.images[b].boxes
         regions = _regions(found, reference, boxes, b)
         letters = _read(found, reference, boxes, regions, b)
         rows.append(Row(item.id, name, item.sha256, True, scores, tuple(regions), letters))
@@ -94,20 +94,20 @@ def _through(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tenso
         if not is_out_of_memory(error):
             raise
         raise ResourceError(
-            f"out of memory on {vae.device} with {len(image)} pictures at once through {vae.name}. "
+            f"out of memory on {vae.device} with {len(image)} images at once through {vae.name}. "
             "Take a smaller --batch in another folder, or --dtype bfloat16."
         ) from error
 
 
-def _score(value: Tensor, key: str, picture: str, vae: str) -> float | None:
-    """None for the infinite PSNR of equal pictures, and for nothing else."""
+def _score(value: Tensor, key: str, image: str, vae: str) -> float | None:
+    """None for the infinite PSNR of equal images, and for nothing else."""
     score = float(value)
     if math.isfinite(score):
         return score
     if key == "psnr" and score == math.inf:
         return None
     raise CheckFailedError(
-        f"{picture} through {vae}: {MEASURES[key].title} came out as {score}, though the pictures are finite. "
+        f"{image} through {vae}: {MEASURES[key].title} came out as {score}, though the images are finite. "
         "Check the machine's memory and the files given with --network, and run the same command again."
     )
 
@@ -134,7 +134,7 @@ def _read(
 ) -> tuple[int, int, int] | None:
     """Note in each glyph's region whether it can be read, here and on the original.
 
-    Gives the numbers of the whole picture, None for one without glyphs.
+    Gives the numbers of the whole image, None for one without glyphs.
     """
     glyphs = [(box, region) for box, region in zip(boxes, regions, strict=True) if box.glyph]
     if not glyphs:

@@ -1,4 +1,4 @@
-"""What the extractors said of original pictures, kept between runs: keyed by content, never by path or date."""
+"""What the extractors said of original images, kept between runs: keyed by content, never by path or date."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from vaelens.errors import VaelensError
-from vaelens.evaluation.pictures import Chunk
+from vaelens.evaluation.images import Chunk
 from vaelens.files import write_atomic
 
 

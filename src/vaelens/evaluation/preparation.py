@@ -1,4 +1,4 @@
-"""From a picture file's bytes to the 8-bit square that a preset measures, and back from a VAE's output to 8 bits."""
+"""From an image file's bytes to the 8-bit square that a preset measures, and back from a VAE's output to 8 bits."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 from vaelens.evaluation.presets import Preset
 from vaelens.images.drawing import Box
-from vaelens.images.reading import decode_picture, decode_plain
+from vaelens.images.reading import decode_image_file, decode_plain
 from vaelens.images.resizing import placement, resize_and_crop
 from vaelens.images.writing import to_pixels
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as a preset sees it: uint8 [side,side,3], and the boxes that are left in it, in its pixels."""
+    """An image as a preset sees it: uint8 [side,side,3], and the boxes that are left in it, in its pixels."""
 
     pixels: np.ndarray
     boxes: tuple[Box, ...]
@@ -23,7 +23,7 @@ class Prepared:
 
 def prepare(data: bytes, name: str, boxes: tuple[Box, ...], preset: Preset) -> Prepared:
     """Decode, resize and crop as the preset has it. Raises BadInputError, naming it, where it can't be read."""
-    pixels = decode_plain(data, name) if preset.reading == "plain" else to_pixels(decode_picture(data, name).image)
+    pixels = decode_plain(data, name) if preset.reading == "plain" else to_pixels(decode_image_file(data, name).image)
     square = resize_and_crop(pixels, preset.side, preset.resize, name)
     height, width = pixels.shape[:2]
     where = placement(height, width, preset.side)

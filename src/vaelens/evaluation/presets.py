@@ -14,7 +14,7 @@ from vaelens.images.resizing import Way
 
 @dataclass(frozen=True)
 class Preset:
-    """How a picture becomes what is measured, from its file's bytes on."""
+    """How an image becomes what is measured, from its file's bytes on."""
 
     name: str
     reading: Literal["plain", "rules"]  # Pillow's convert("RGB") alone; or images/reading.py's rules
@@ -23,7 +23,7 @@ class Preset:
     posterior: Literal["sample", "mode"]
     rounding: Literal["truncate", "half-up"]  # to 8 bits; truncated originals go through the same saving
     ssim_padding: Literal["zero", "valid"]
-    inception: Literal["torch_fidelity", "pytorch_fid"] | None  # how 8-bit pictures become Inception's input
+    inception: Literal["torch_fidelity", "pytorch_fid"] | None  # how 8-bit images become Inception's input
     measures: tuple[str, ...]  # keys of measures.py, in the order of the columns
 
     def as_dict(self) -> dict[str, Any]:

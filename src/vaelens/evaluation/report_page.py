@@ -1,4 +1,4 @@
-"""report.html: tables, plots and pictures of one evaluation on a page that opens from disk."""
+"""report.html: tables, plots and images of one evaluation on a page that opens from disk."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ from vaelens.report.tables import escaped
 
 PLOTTED_PAIRS = 6  # the pairs of four VAEs; of more VAEs, only those with the first one
 
-Values = Mapping[tuple[str, str], np.ndarray]  # (VAE, measure) -> one value a picture, nan where there is none
+Values = Mapping[tuple[str, str], np.ndarray]  # (VAE, measure) -> one value an image, nan where there is none
 
 
 def report_html(results: Results, examples: Sequence[Example]) -> str:
@@ -63,13 +63,13 @@ def _scores(results: Results) -> str:
 
 def _distributions(results: Results, values: Values) -> str:
     figures: list[str] = []
-    for key in _of_pictures(results):
+    for key in _of_images(results):
         each = [one[np.isfinite(one)] for one in (values[vae, key] for vae in results.vaes)]
         if any(map(len, each)):
             figures.append(_figure(plots.distributions(each, _label(key)), f"{MEASURES[key].title} of each VAE", ""))
     if not figures:
         return ""
-    lead = _lead("How many pictures have which value. The marks at the bottom are the means.")
+    lead = _lead("How many images have which value. The marks at the bottom are the means.")
     return lead + _legend(results, results.vaes) + _grid(figures)
 
 
@@ -85,7 +85,7 @@ def _pairs(results: Results, values: Values) -> str:
     if not parts:
         return ""
     lead = (
-        "Left: each picture's value with the first VAE (to the right) against the second (upwards); on the diagonal "
+        "Left: each image's value with the first VAE (to the right) against the second (upwards); on the diagonal "
         "they are equal. Right: the differences first − second in order, in the colour of the VAE that is better."  # noqa: RUF001
     )
     if len(plotted) < len(pairs):
@@ -96,7 +96,7 @@ def _pairs(results: Results, values: Values) -> str:
 def _pair(results: Results, values: Values, first: str, second: str) -> list[str]:
     numbers = (results.vaes.index(first), results.vaes.index(second))
     figures: list[str] = []
-    for key in _of_pictures(results):
+    for key in _of_images(results):
         a, b = values[first, key], values[second, key]
         both = np.isfinite(a) & np.isfinite(b)
         if (first, second, key) in results.pairs and both.any():
@@ -150,7 +150,7 @@ def _note(row: Row | None) -> str:
 
 def _values(results: Results) -> Values:
     number_of = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in results.rows))}
-    keys = _of_pictures(results)
+    keys = _of_images(results)
     values = {(vae, key): np.full(len(number_of), np.nan) for vae in results.vaes for key in keys}
     for row in results.rows:
         for key in keys:
@@ -160,8 +160,8 @@ def _values(results: Results) -> Values:
     return values
 
 
-def _of_pictures(results: Results) -> list[str]:
-    return [key for key in results.measures if MEASURES[key].of == "picture"]
+def _of_images(results: Results) -> list[str]:
+    return [key for key in results.measures if MEASURES[key].of == "image"]
 
 
 def _label(key: str) -> str:

@@ -15,9 +15,9 @@ UNDECIDED = "not distinguishable"
 
 
 def summary_table(results: Results) -> Table:
-    """One row a VAE as in the model cards: mean ± std of a picture's measures, the value of a set's.
+    """One row a VAE as in the model cards: mean ± std of an image's measures, the value of a set's.
 
-    Each cell's notes: the 95 % interval, how many pictures have no value, and the published one where there is one.
+    Each cell's notes: the 95 % interval, how many images have no value, and the published one where there is one.
     """
     measures = [MEASURES[key] for key in results.measures]
     notes: dict[tuple[int, int], tuple[str, ...]] = {}
@@ -112,7 +112,7 @@ def letters_table(results: Results) -> Table:
 def verdict(found: Paired | Interval, first: str, second: str, measure: Measure) -> str:
     """Which of the two is better, where 0 lies outside the interval."""
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
-        return "too few pictures to say"
+        return "too few images to say"
     if not (found.decided if isinstance(found, Paired) else found.excludes_zero):
         return UNDECIDED
     return f"{first if (found.low > 0) == (measure.better == 'higher') else second} is better"
@@ -134,7 +134,7 @@ def interval(low: float, high: float, digits: int, signed: bool = False) -> str:
 
 
 def _score(results: Results, vae: str, measure: Measure) -> tuple[str, tuple[str, ...]]:
-    if measure.of == "picture":
+    if measure.of == "image":
         spread = results.spreads.get((vae, measure.key))
         if spread is None:
             return "", ()

@@ -21,27 +21,27 @@ ROUNDING = {
     "truncate": "truncated to 8 bits, originals too",
     "half-up": "rounded to 8 bits",
 }
-PADDING = {"zero": "zero-padded at the borders", "valid": "only where the whole window lies inside the picture"}
+PADDING = {"zero": "zero-padded at the borders", "valid": "only where the whole window lies inside the image"}
 INCEPTION = {"torch_fidelity": "torch-fidelity", "pytorch_fid": "pytorch-fid"}
 
 SPREAD = (
-    "mean ± std is over the pictures: the std says how much pictures differ from each other. It is not an error of "
+    "mean ± std is over the images: the std says how much images differ from each other. It is not an error of "
     "the mean; the 95 % interval in brackets under it is."
 )
 BOLD = "Bold is the best in a column, ↑ where higher is better and ↓ where lower is."
 PUBLISHED = "Published values are those of the model cards, on the same set by the same preset."
 PAIRED = (
-    "Every VAE saw the same pictures, so VAEs are compared picture by picture: the interval of the difference is far "
-    "narrower than those of the two means, which may well overlap. Where it contains 0, the pictures don't tell "
+    "Every VAE saw the same images, so VAEs are compared image by image: the interval of the difference is far "
+    "narrower than those of the two means, which may well overlap. Where it contains 0, the images don't tell "
     "the two VAEs apart. Of twenty comparisons that make no difference, about one is decided by chance."
 )
 SETS = (
-    "Distances of whole sets fall with the number of pictures and depend on what they show: they compare only within "
+    "Distances of whole sets fall with the number of images and depend on what they show: they compare only within "
     "one set. Their differences have jackknife intervals."
 )
 REGIONS = (
-    "Measured on the marked regions of whole reconstructed pictures, by the size of a region's shorter side after "
-    "resizing. Regions of one picture aren't independent."
+    "Measured on the marked regions of whole reconstructed images, by the size of a region's shorter side after "
+    "resizing. Regions of one image aren't independent."
 )
 LETTERS = (
     "The share of drawn letters that a small reader reads right, on the reconstructions and, as the ceiling, on the "
@@ -62,8 +62,8 @@ def title(results: Results) -> str:
 def shown(results: Results) -> str:
     """One line under the title: how much of the set, how large, and by which preset."""
     side = results.preset.side
-    pictures = f"{results.count:,} picture{'s' * (results.count != 1)}"
-    return f"{pictures} of {side} x {side} pixels, preset {results.preset.name}"
+    images = f"{results.count:,} image{'s' * (results.count != 1)}"
+    return f"{images} of {side} x {side} pixels, preset {results.preset.name}"
 
 
 def key(results: Results) -> list[tuple[str, str]]:
@@ -108,17 +108,17 @@ def facts(results: Results) -> dict[str, str]:
     found |= {
         name: str(settings[field])
         for name, field in (
-            ("pictures", "pictures"),
+            ("images", "images"),
             ("manifest sha256", "manifest_sha256"),
             ("boxes sha256", "boxes_sha256"),
-            ("pictures a batch", "batch"),
+            ("images a batch", "batch"),
             ("seed", "seed"),
             ("ranks", "ranks"),
         )
         if settings.get(field) is not None
     }
     if record.get("notes"):
-        found["data set"] = " ".join(map(str, record["notes"]))
+        found["dataset"] = " ".join(map(str, record["notes"]))
     skipped = _mapping(record.get("skipped"))
     if skipped:
         found["skipped"] = listed(skipped)
@@ -135,7 +135,7 @@ def facts(results: Results) -> dict[str, str]:
 
 
 def listed(skipped: Mapping[str, Any]) -> str:
-    """How many pictures couldn't be read, and the first of them with the reasons."""
+    """How many images couldn't be read, and the first of them with the reasons."""
     first = "; ".join(f"{name} ({why})" for name, why in list(skipped.items())[:20])
     return f"{len(skipped)} unreadable: {first}{'; ...' if len(skipped) > 20 else ''}"
 

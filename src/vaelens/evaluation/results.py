@@ -11,11 +11,11 @@ from vaelens.metrics.statistics import Interval, Paired, Spread
 
 @dataclass(frozen=True)
 class Row:
-    """One picture through one VAE; a score is None where it is infinite (PSNR of equal pictures) or can't be had."""
+    """One image through one VAE; a score is None where it is infinite (PSNR of equal images) or can't be had."""
 
     id: str
     vae: str
-    sha256: str  # of the picture's file
+    sha256: str  # of the image's file
     finite: bool
     scores: Mapping[str, float | None]  # measure key -> value
     regions: tuple[Mapping[str, Any], ...] = ()  # measure_regions' dicts; a glyph's has read and ceiling too
@@ -33,7 +33,7 @@ class SetScore:
 
 @dataclass(frozen=True)
 class RegionSpread:
-    """One measure on one kind of region, of one size: the spread over all such regions of all pictures."""
+    """One measure on one kind of region, of one size: the spread over all such regions of all images."""
 
     vae: str
     label: str  # eye, iris, mouth, face; "letter" for all glyphs
@@ -55,7 +55,7 @@ class Letters:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to look at: uint8 [h,w,3] originals and reconstructions, and why it was chosen."""
+    """An image to look at: uint8 [h,w,3] originals and reconstructions, and why it was chosen."""
 
     id: str
     why: str
@@ -68,15 +68,15 @@ class Example:
 class Results:
     """All that a report says. `record` is run.json's content."""
 
-    source: str  # the data set as a report names it
+    source: str  # the dataset as a report names it
     preset: Preset
-    count: int  # pictures
+    count: int  # images
     vaes: tuple[str, ...]
     measures: tuple[str, ...]  # keys, in the order of columns
-    rows: tuple[Row, ...]  # in the manifest's order, each picture through every VAE
-    spreads: Mapping[tuple[str, str], Spread]  # (VAE, measure of a picture)
+    rows: tuple[Row, ...]  # in the manifest's order, each image through every VAE
+    spreads: Mapping[tuple[str, str], Spread]  # (VAE, measure of an image)
     sets: Mapping[tuple[str, str], SetScore]  # (VAE, measure of the set)
-    pairs: Mapping[tuple[str, str, str], Paired]  # (first, second, measure of a picture); first is the later-named VAE
+    pairs: Mapping[tuple[str, str, str], Paired]  # (first, second, measure of an image); first is the later-named VAE
     set_pairs: Mapping[tuple[str, str, str], Interval]  # (first, second, measure of the set): first - second
     regions: tuple[RegionSpread, ...]
     letters: tuple[Letters, ...]

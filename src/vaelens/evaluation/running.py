@@ -1,4 +1,4 @@
-"""`evaluate`: a data set through VAEs, measured by a preset, in a folder from which a stopped run goes on.
+"""`evaluate`: a dataset through VAEs, measured by a preset, in a folder from which a stopped run goes on.
 
 vaelens evaluate photos/ --vae kl-f8 --vae ft-mse --preset modern -o report
 """
@@ -33,7 +33,7 @@ from vaelens.evaluation.results import Results
 from vaelens.evaluation.summary import summarise
 from vaelens.evaluation.work import Work
 from vaelens.files import json_text, write_atomic
-from vaelens.images.datasets.items import DataSet, boxes_sha256, manifest_sha256
+from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
 from vaelens.loading import check_source, is_published
@@ -41,16 +41,16 @@ from vaelens.report.record import run_record, vae_record
 from vaelens.resources import using_threads
 from vaelens.runs.ranks import join_ranks
 from vaelens.runs.versions import DECISIVE, versions
-from vaelens.runtime import Notify, Progress, Runtime, dtype_name
+from vaelens.runtime import Notify, Progress, Runtime
 from vaelens.vae import VAE, check_seed
 
-BATCH = {"cpu": 4}  # pictures a chunk; a full VAE takes about half a GB a picture of 256x256
+BATCH = {"cpu": 4}  # images a chunk; a full VAE takes about half a GB an image of 256x256
 BATCH_ON_DEVICE = 16
 
 
 def evaluate(  # noqa: PLR0915, PLR0912  (one call, readable from top to bottom)
     vaes: Source | VAE | Sequence[Source | VAE],
-    source: Source | DataSet,
+    source: Source | Dataset,
     *,
     preset: str | Preset = "modern",
     output: Source = "evaluation",
@@ -73,13 +73,13 @@ def evaluate(  # noqa: PLR0915, PLR0912  (one call, readable from top to bottom)
     progress: Progress | None = None,
     unfinished: Callable[[dict[str, Any]], None] | None = None,
 ) -> Results | None:
-    """Measure VAEs on a data set; leaves rows, features and a report in the folder `output`.
+    """Measure VAEs on a dataset; leaves rows, features and a report in the folder `output`.
 
-    source: a folder, a zip, webdataset shards, a hub data set, coco-val2017 or drawn (`open_dataset`'s, with take,
+    source: a folder, a zip, webdataset shards, a hub dataset, coco-val2017 or drawn (`open_dataset`'s, with take,
     seed, min_aesthetic, split and boxes), or a set that is open already. preset: a name of `presets.PRESETS`. The
     same call again goes on where it stopped, or adds a VAE. shard "2/3" measures the second third of the
     chunks; under torchrun the ranks share them.
-    batch: pictures a chunk; threads: of the CPU; both are part of the plan, since they change the last bits.
+    batch: images a chunk; threads: of the CPU; both are part of the plan, since they change the last bits.
     networks: files to use in place of the published metric networks, by name.
 
     Gives the results, or None where chunks are left for other shards or ranks; `unfinished` is then told, on the first
@@ -110,7 +110,7 @@ def evaluate(  # noqa: PLR0915, PLR0912  (one call, readable from top to bottom)
     count = batch or int(begun.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
     with using_threads(threads or int(begun.get("threads", 0)) or torch.get_num_threads()) as used:
         check_networks(protocol, networks or {}, runtime)
-        dataset = source if isinstance(source, DataSet) else open_dataset(
+        dataset = source if isinstance(source, Dataset) else open_dataset(
             source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, skip_bad=skip_bad,
             runtime=runtime,
     )  # fmt: skip
@@ -125,13 +125,13 @@ def evaluate(  # noqa: PLR0915, PLR0912  (one call, readable from top to bottom)
         plan: dict[str, Any] = {
             "schema": 1,
             "preset": protocol.as_dict(),
-            "pictures": len(dataset.items),
+            "images": len(dataset.items),
             "manifest_sha256": manifest_sha256(dataset.items),
             "boxes_sha256": boxes_sha256(dataset.items),
             "batch": count,
             "threads": used,
             "device": kind,
-            "dtype": dtype_name(runtime.dtype),
+            "dtype": runtime.dtype_name,
             "seed": seed,
             "networks": networks_used,
             "versions": {k: v for k, v in versions().items() if k in DECISIVE},
@@ -196,11 +196,11 @@ def _checked(vaes: Source | VAE | Sequence[Source | VAE]) -> list[Source | VAE]:
 
 
 def _check_bad(folder: RunFolder, skip_bad: bool) -> None:
-    """Raises BadInputError where pictures were left out and now shouldn't be, and where none is left."""
+    """Raises BadInputError where images were left out and now shouldn't be, and where none is left."""
     bad = folder.bad()
     if bad and (not skip_bad or len(bad) == len(folder.ids)):
         name, why = next(iter(bad.items()))
-        which = "none of the pictures" if len(bad) == len(folder.ids) else f"{len(bad)} of the pictures"
+        which = "none of the images" if len(bad) == len(folder.ids) else f"{len(bad)} of the images"
         could = "could be read" if which.startswith("none") else "couldn't be read; --skip-bad goes on without them"
         raise BadInputError(f"{folder.path}: {which} {could}. The first is {name}: {why}")
 
@@ -231,7 +231,7 @@ def _part(shard: str | None) -> tuple[int, int]:
     return number - 1, count
 
 
-def _say_first(say: Notify, dataset: DataSet, loaded: Mapping[str, VAE], records: Mapping[str, Any]) -> None:
+def _say_first(say: Notify, dataset: Dataset, loaded: Mapping[str, VAE], records: Mapping[str, Any]) -> None:
     """What to know before numbers come: what there is to say of the set, and which VAE is which."""
     for note in dataset.notes:
         say(f"{dataset.name}: {note}.")

@@ -11,11 +11,11 @@ from vaelens.evaluation.instruments import EXTRACTORS
 from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Letters, RegionSpread, Results, Row, SetScore
-from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.items import Dataset
 from vaelens.metrics.frechet import Jackknife, jackknife
 from vaelens.metrics.kid import kid_each
 from vaelens.metrics.regions import STRATA
-from vaelens.metrics.statistics import Interval, Paired, few_pictures_warning, paired, spread
+from vaelens.metrics.statistics import Interval, Paired, few_images_warning, paired, spread
 from vaelens.runtime import Progress, silent
 from vaelens.weights.registry import registry
 
@@ -29,7 +29,7 @@ REGION_MEASURES = {
 }  # in rows, in tables
 LETTER = "letter"  # what all glyphs together are called
 ALL_SIZES = "all"
-FEW = 30  # pictures
+FEW = 30  # images
 FEWEST_GROUPS = 10  # for a jackknife whose interval means something
 
 Scores = dict[tuple[str, str], SetScore]
@@ -38,7 +38,7 @@ Differences = dict[tuple[str, str, str], Interval]
 
 def summarise(
     folder: RunFolder,
-    dataset: DataSet,
+    dataset: Dataset,
     preset: Preset,
     record: Mapping[str, Any],
     progress: Progress = silent,
@@ -46,11 +46,11 @@ def summarise(
     """Everything that a report says, from a folder in which all units are done; the VAEs are the record's."""
     vaes = [vae["name"] for vae in record["vaes"]]
     rows = folder.rows(vaes)
-    of_picture = [key for key in preset.measures if MEASURES[key].of == "picture"]
+    of_image = [key for key in preset.measures if MEASURES[key].of == "image"]
     of_set = [key for key in preset.measures if MEASURES[key].of == "set"]
-    columns = {(vae, key): [_number(row, key) for row in rows if row.vae == vae] for vae in vaes for key in of_picture}
+    columns = {(vae, key): [_number(row, key) for row in rows if row.vae == vae] for vae in vaes for key in of_image}
     pairs: dict[tuple[str, str, str], Paired] = {}
-    compared = [(first, second, key) for first, second in _couples(vaes) for key in of_picture]
+    compared = [(first, second, key) for first, second in _couples(vaes) for key in of_image]
     for first, second, key in compared:
         progress(len(pairs), len(compared), f"{MEASURES[key].title} of {first} against {second}, by bootstrap")
         pairs[first, second, key] = paired(columns[first, key], columns[second, key], MEASURES[key].better)
@@ -84,15 +84,13 @@ def summarise(
     )
 
 
-def _cautions(folder: RunFolder, dataset: DataSet, rows: Sequence[Row], vaes: Sequence[str]) -> list[str]:
+def _cautions(folder: RunFolder, dataset: Dataset, rows: Sequence[Row], vaes: Sequence[str]) -> list[str]:
     """What a reader should know of the set before the numbers."""
     bad = len(folder.bad())
-    found = (
-        [f"{bad} picture{'s' * (bad > 1)} couldn't be read and {'are' if bad > 1 else 'is'} left out."] if bad else []
-    )
+    found = [f"{bad} image{'s' * (bad > 1)} couldn't be read and {'are' if bad > 1 else 'is'} left out."] if bad else []
     count = len(folder.ids) - len(folder.bad())
     if count < FEW:
-        found.append(f"{count} pictures are few: what differs here may not differ on others.")
+        found.append(f"{count} images are few: what differs here may not differ on others.")
     boxes = sum(len(item.boxes) for item in dataset.items if item.id not in folder.bad())
     measured = sum(len(row.regions) for row in rows if row.vae == vaes[0])
     if measured < boxes and all(row.finite for row in rows):
@@ -102,7 +100,7 @@ def _cautions(folder: RunFolder, dataset: DataSet, rows: Sequence[Row], vaes: Se
 
 
 def _number(row: Row, key: str) -> float:
-    """A score as a number: infinite for the PSNR of equal pictures, NaN where there is none."""
+    """A score as a number: infinite for the PSNR of equal images, NaN where there is none."""
     value = row.scores[key]
     return value if value is not None else math.inf if row.finite and key == "psnr" else math.nan
 
@@ -126,10 +124,10 @@ def _frechet(
     count, dimension = sum(group.count for group in reference), len(reference[0].total)
     largest = max(group.count for group in reference)
     if count - largest < 2:  # are left when a group is left out
-        return scores | {(vae, key): SetScore(None, None, "too few pictures") for vae in finite}, {}, []
+        return scores | {(vae, key): SetScore(None, None, "too few images") for vae in finite}, {}, []
 
     def step(done: int, total: int) -> None:
-        progress(done, total, f"{title}, leaving out groups of pictures")
+        progress(done, total, f"{title}, leaving out groups of images")
 
     found: dict[str, Jackknife] = jackknife(reference, finite, step)
     enough = len(next(iter(found.values())).left_out) >= FEWEST_GROUPS if found else False
@@ -140,7 +138,7 @@ def _frechet(
         for first, second in _couples(vaes)
         if enough and first in found and second in found
     }
-    warning = few_pictures_warning(count, dimension)
+    warning = few_images_warning(count, dimension)
     return scores, differences, [f"{title}: {warning}"] if warning else []
 
 
@@ -149,9 +147,9 @@ def _kid(folder: RunFolder, vaes: Sequence[str]) -> tuple[Scores, Differences, l
     extractor = EXTRACTORS["kid"]
     originals = folder.features(ORIGINALS, extractor)
     if originals is None:
-        return {(vae, "kid"): SetScore(None, None, "features aren't kept for so many pictures") for vae in vaes}, {}, []
+        return {(vae, "kid"): SetScore(None, None, "features aren't kept for so many images") for vae in vaes}, {}, []
     if len(originals) < 2:
-        return {(vae, "kid"): SetScore(None, None, "too few pictures") for vae in vaes}, {}, []
+        return {(vae, "kid"): SetScore(None, None, "too few images") for vae in vaes}, {}, []
     sets = {vae: folder.features(vae, extractor) for vae in vaes}
     finite = {vae: values for vae, values in sets.items() if values is not None and values.isfinite().all()}
     scores: Scores = {
@@ -160,7 +158,7 @@ def _kid(folder: RunFolder, vaes: Sequence[str]) -> tuple[Scores, Differences, l
     found = kid_each(finite, originals) if finite else {}
     for vae, one in found.items():
         if one.std is None:
-            note = f"{one.subset_size} pictures"
+            note = f"{one.subset_size} images"
         else:
             note = f"± {one.std * THOUSAND:.3f}, {len(one.values)} x {one.subset_size}"
         if vae != vaes[0] and vaes[0] in found:
@@ -209,7 +207,7 @@ def _size(stratum: str) -> int:
     return -1 if stratum == ALL_SIZES else STRATA.index(stratum)
 
 
-def _published(dataset: DataSet, preset: Preset, record: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+def _published(dataset: Dataset, preset: Preset, record: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """What the model cards print, where the set and all of the protocol are theirs, for each measure its networks."""
     measures = tuple(key for key in preset.measures if key != "fd_dinov2")  # one more column changes no other
     if replace(preset, measures=measures) != PRESETS["card-2022"]:
@@ -222,7 +220,7 @@ def _published(dataset: DataSet, preset: Preset, record: Mapping[str, Any]) -> d
     for vae in record["vaes"]:
         entry = registry().vaes.get(vae["name"]) if vae.get("published") and vae["dtype"] == "float32" else None
         for score in entry.scores if entry else ():
-            if score.set == dataset.kind and score.pictures == len(dataset.items):
+            if score.set == dataset.kind and score.images == len(dataset.items):
                 printed = {
                     "rfid": f"{score.rfid:.2f}",
                     "psnr": f"{score.psnr:.1f} ± {score.psnr_std:.1f}",

@@ -1,4 +1,4 @@
-"""The work of one process: whole chunks through VAEs, from pictures to rows and features in the folder."""
+"""The work of one process: whole chunks through VAEs, from images to rows and features in the folder."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from vaelens.errors import ResourceError
 from vaelens.evaluation.folder import ORIGINALS, RunFolder
+from vaelens.evaluation.images import Chunk, read_ahead
 from vaelens.evaluation.instruments import Instruments
 from vaelens.evaluation.measuring import measure, reconstruct_chunk
 from vaelens.evaluation.originals import OriginalsCache
-from vaelens.evaluation.pictures import Chunk, read_ahead
 from vaelens.evaluation.preparation import saved_originals
 from vaelens.evaluation.presets import Preset
-from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.items import Dataset
 from vaelens.resources import is_out_of_memory
 from vaelens.runtime import Progress, silent
 from vaelens.vae import VAE
@@ -22,7 +22,7 @@ from vaelens.vae import VAE
 class Work:
     """What is measured, with what, and where it is kept."""
 
-    dataset: DataSet
+    dataset: Dataset
     preset: Preset
     instruments: Instruments
     vaes: Mapping[str, VAE]
@@ -32,12 +32,12 @@ class Work:
     cache: OriginalsCache
 
     def measure(self, wanted: Mapping[int, Sequence[str]], progress: Progress = silent) -> dict[str, float]:
-        """These chunks, each through the VAEs named; gives the pictures, reconstructions and measuring_seconds.
+        """These chunks, each through the VAEs named; gives the images, reconstructions and measuring_seconds.
 
         The originals of a chunk are decoded, resized and featurised once for all VAEs. Raises what reading and
         running raise; what was finished before is in the folder.
         """
-        began, done, pictures = time.perf_counter(), 0, 0
+        began, done, images = time.perf_counter(), 0, 0
         total = sum(len(self.folder.ids_of(chunk)) * len(names) for chunk, names in wanted.items())
         for chunk in read_ahead(self.dataset, list(wanted), self.folder.batch, self.preset, self.skip_bad):
             names = wanted[chunk.number]
@@ -48,12 +48,12 @@ class Work:
                 if not is_out_of_memory(error):
                     raise
                 raise ResourceError(
-                    f"out of memory with {len(chunk.items)} pictures at once. Take a smaller --batch in another folder."
+                    f"out of memory with {len(chunk.items)} images at once. Take a smaller --batch in another folder."
                 ) from error
             done += len(chunk.items) * len(names)
-            pictures += len(chunk.items)
+            images += len(chunk.items)
         took = round(time.perf_counter() - began, 3)
-        return {"pictures": pictures, "reconstructions": done, "measuring_seconds": took}
+        return {"images": images, "reconstructions": done, "measuring_seconds": took}
 
     def _measure_chunk(self, chunk: Chunk, names: Sequence[str]) -> None:
         if not chunk.items:  # none could be read

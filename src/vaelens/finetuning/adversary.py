@@ -27,7 +27,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, elements: int =
     """How much larger the reconstruction's gradient is, a scalar.
 
     |reconstruction| / (|adversarial| + 1e-4), at most 1e4, where both are gradients at the decoder's last weight, the
-    first one of a loss summed over a picture. `elements`: by what a loss that is a mean was divided; the bounds follow,
+    first one of a loss summed over an image. `elements`: by what a loss that is a mean was divided; the bounds follow,
     so that both forms of a recipe train alike.
     """
     ours, theirs = (gradient.detach().square().sum().sqrt() for gradient in (reconstruction, adversarial))

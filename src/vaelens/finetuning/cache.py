@@ -1,17 +1,17 @@
-"""Posteriors kept from the first look at a picture on: the encoder is frozen, and a picture always the same crop.
+"""Posteriors kept from the first look at an image on: the encoder is frozen, and an image always the same crop.
 
 Each is computed by itself, so that what is kept doesn't depend on its company, nor on where a run was stopped.
 """
 
 import torch
 
-from vaelens.finetuning.pictures import Batch
+from vaelens.finetuning.images import Batch
 from vaelens.finetuning.step import Setting
 from vaelens.networks.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 
 
 class PosteriorCache:
-    """Moments of pictures by id and content, on the CPU: 32 KB a picture of 256x256 for an f8c4 VAE."""
+    """Moments of images by id and content, on the CPU: 32 KB an image of 256x256 for an f8c4 VAE."""
 
     def __init__(self, network: AutoencoderKL, setting: Setting) -> None:
         self._network = network

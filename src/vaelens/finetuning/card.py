@@ -44,11 +44,11 @@ report is [{report}/report.html]({report}/report.html).
 
 ## Training
 
-{updates:,} updates of {batch} pictures, seed {seed}, recipe `{recipe}` (sha256 `{sha}`), from {start}. {which}
+{updates:,} updates of {batch} images, seed {seed}, recipe `{recipe}` (sha256 `{sha}`), from {start}. {which}
 
-Pictures:
+Images:
 
-{pictures}
+{images}
 
 {guessed} of the recipe's {fields} fields were published by nobody, or changed: they are our choice.
 
@@ -90,7 +90,7 @@ def model_card(t: Training, before: VAE | None, tuned: VAE, record: Mapping[str,
         sha=recipe.sha256()[:12],
         start=start,
         which=" ".join(_which(t)),
-        pictures="\n".join(
+        images="\n".join(
             f"- {one['name']}, weight {one['weight']:g}, manifest `{one['manifest_sha256'][:12]}`" for one in sources
         ),
         guessed=sum(note.origin != "published" for note in notes),

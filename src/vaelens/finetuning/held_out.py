@@ -1,4 +1,4 @@
-"""The pictures kept back from training, and what a network makes of them."""
+"""The images kept back from training, and what a network makes of them."""
 
 import dataclasses
 import hashlib
@@ -11,36 +11,36 @@ import numpy as np
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.evaluation.images import read_chunk
 from vaelens.evaluation.instruments import EXTRACTORS, Instruments
 from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.measuring import measure, reconstruct_chunk
-from vaelens.evaluation.pictures import read_chunk
 from vaelens.evaluation.preparation import saved_originals
-from vaelens.images.datasets.items import DataSet, Item, Source
-from vaelens.images.reading import decode_picture
+from vaelens.images.datasets.items import Dataset, Item, Source
+from vaelens.images.reading import decode_image_file
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.metrics.frechet import Moments, frechet_distance
 from vaelens.vae import VAE
 
-STRIP = 4  # pictures of a strip
-CHUNK = 4  # pictures measured at once
+STRIP = 4  # images of a strip
+CHUNK = 4  # images measured at once
 MOST = 0.5  # of a source that may be kept back
-LEAST = 2  # pictures to measure on
+LEAST = 2  # images to measure on
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a VAE reached on a set: the mean of each measure of a picture, and each measure of the set, by key."""
+    """What a VAE reached on a set: the mean of each measure of an image, and each measure of the set, by key."""
 
     values: Mapping[str, float]
     finite: bool
 
 
-def split(sources: Sequence[DataSet], count: int, seed: int) -> tuple[list[DataSet], DataSet]:
-    """The sources without `count` pictures, shared evenly among them, and these as a set of their own.
+def split(sources: Sequence[Dataset], count: int, seed: int) -> tuple[list[Dataset], Dataset]:
+    """The sources without `count` images, shared evenly among them, and these as a set of their own.
 
-    By content, so that the same pictures are kept back wherever they lie, and copies of one never stand on both sides;
-    only pictures that can be read. Raises UsageError where more than half of a source would be kept back.
+    By content, so that the same images are kept back wherever they lie, and copies of one never stand on both sides;
+    only images that can be read. Raises UsageError where more than half of a source would be kept back.
     """
     kept: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
@@ -49,14 +49,14 @@ def split(sources: Sequence[DataSet], count: int, seed: int) -> tuple[list[DataS
             fewer = len(sources) * int(MOST * min(len(one.items) for one in sources))
             lower = f" lower it with --set run.held_out={fewer}," if fewer >= LEAST else ""
             raise UsageError(
-                f"{share} pictures of {source.name} would be kept back for measuring, more than half. Give at least "
-                f"{math.ceil(share / MOST)} pictures,{lower} or name others with --held-out."
+                f"{share} images of {source.name} would be kept back for measuring, more than half. Give at least "
+                f"{math.ceil(share / MOST)} images,{lower} or name others with --held-out."
             )
         order = sorted(source.items, key=lambda item: hashlib.sha256(f"{seed} {item.sha256}".encode()).digest())
         sound = list(itertools.islice((item for item in order if _can_be_read(source, item)), share + 1))
         if len(sound) <= share:
             raise UsageError(
-                f"{source.name}: only {len(sound)} of its pictures can be read, too few to train on some and keep "
+                f"{source.name}: only {len(sound)} of its images can be read, too few to train on some and keep "
                 f"{share} back. Look at the others, lower run.held_out, or name others with --held-out."
             )
         kept += [(number, item) for item in sound[:share]]
@@ -64,30 +64,30 @@ def split(sources: Sequence[DataSet], count: int, seed: int) -> tuple[list[DataS
     rest = [dataclasses.replace(s, items=tuple(i for i in s.items if i.sha256 not in contents)) for s in sources]
     for source in rest:
         if not source.items:
-            raise UsageError(f"{source.name}: all its pictures are copies of ones kept back. Give more pictures.")
+            raise UsageError(f"{source.name}: all its images are copies of ones kept back. Give more images.")
     return rest, _joined(sources, kept, "held out of")
 
 
-def _can_be_read(source: DataSet, item: Item) -> bool:
+def _can_be_read(source: Dataset, item: Item) -> bool:
     try:
-        decode_picture(source.read(item), item.id)
+        decode_image_file(source.read(item), item.id)
     except BadInputError:
         return False
     return True
 
 
-def without(sources: Sequence[DataSet], held_out: DataSet) -> tuple[list[DataSet], int]:
-    """The sources without copies of held-out pictures, and how many there were; UsageError where none is left."""
+def without(sources: Sequence[Dataset], held_out: Dataset) -> tuple[list[Dataset], int]:
+    """The sources without copies of held-out images, and how many there were; UsageError where none is left."""
     contents = {item.sha256 for item in held_out.items}
     rest = [dataclasses.replace(s, items=tuple(i for i in s.items if i.sha256 not in contents)) for s in sources]
     for source in rest:
         if not source.items:
-            raise UsageError(f"{source.name}: all its pictures stand in {held_out.name} too. Hold others out.")
+            raise UsageError(f"{source.name}: all its images stand in {held_out.name} too. Hold others out.")
     return rest, sum(len(a.items) - len(b.items) for a, b in zip(sources, rest, strict=True))
 
 
-def _joined(sources: Sequence[DataSet], kept: Sequence[tuple[int, Item]], what: str) -> DataSet:
-    """Pictures of several sources as one set; ids tell the source where there are several."""
+def _joined(sources: Sequence[Dataset], kept: Sequence[tuple[int, Item]], what: str) -> Dataset:
+    """Images of several sources as one set; ids tell the source where there are several."""
     names = [f"{n}/" if len(sources) > 1 else "" for n in range(len(sources))]
     homes = {f"{names[n]}{item.id}": (sources[n], item) for n, item in kept}
     items = tuple(dataclasses.replace(homes[name][1], id=name) for name in sorted(homes))
@@ -98,11 +98,11 @@ def _joined(sources: Sequence[DataSet], kept: Sequence[tuple[int, Item]], what: 
 
     title = f"{what} {' and '.join(source.name for source in sources)}"
     ids = tuple(item.id for item in items)
-    return DataSet(f"{title} ({len(items)} pictures)", "held-out", items, (), Source(title, "held-out", ids, read))
+    return Dataset(f"{title} ({len(items)} images)", "held-out", items, (), Source(title, "held-out", ids, read))
 
 
-def sample_of(sources: Sequence[DataSet], count: int, seed: int) -> DataSet:
-    """At most `count` of their pictures, chosen by the seed, to see how a network does on what it was trained on."""
+def sample_of(sources: Sequence[Dataset], count: int, seed: int) -> Dataset:
+    """At most `count` of their images, chosen by the seed, to see how a network does on what it was trained on."""
     chosen: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
         order = np.random.default_rng((seed, number)).permutation(len(source.items))
@@ -111,7 +111,7 @@ def sample_of(sources: Sequence[DataSet], count: int, seed: int) -> DataSet:
     return _joined(sources, chosen, "some of")
 
 
-def score(vae: VAE, dataset: DataSet, instruments: Instruments, seed: int) -> Scores:
+def score(vae: VAE, dataset: Dataset, instruments: Instruments, seed: int) -> Scores:
     """Measure as `evaluate` does, in memory. Leaves out what can't be read; BadInputError where none is left."""
     columns: dict[str, list[float]] = {}
     features: dict[str, tuple[Moments, Moments]] = {}
@@ -134,7 +134,7 @@ def score(vae: VAE, dataset: DataSet, instruments: Instruments, seed: int) -> Sc
                 if value is not None:
                     columns.setdefault(key, []).append(value)
     if not columns and finite:
-        raise BadInputError(f"{dataset.name}: none of its pictures can be read. Hold others out.")
+        raise BadInputError(f"{dataset.name}: none of its images can be read. Hold others out.")
     values = {key: math.fsum(column) / len(column) for key, column in columns.items()}
     for key in instruments.measures:
         if MEASURES[key].of == "set" and key != "kid" and finite and features[EXTRACTORS[key]][0].count > 1:
@@ -142,8 +142,8 @@ def score(vae: VAE, dataset: DataSet, instruments: Instruments, seed: int) -> Sc
     return Scores({key: values[key] for key in instruments.measures if key in values}, finite)
 
 
-def draw_strip(vaes: Mapping[str, VAE], dataset: DataSet, instruments: Instruments, seed: int) -> np.ndarray:
-    """The first pictures that can be read, original | each VAE, uint8 [h,w,3]."""
+def draw_strip(vaes: Mapping[str, VAE], dataset: Dataset, instruments: Instruments, seed: int) -> np.ndarray:
+    """The first images that can be read, original | each VAE, uint8 [h,w,3]."""
     rows: list[SheetRow] = []
     for number in range(len(dataset.items)):
         chunk = read_chunk(dataset, number, 1, instruments.preset, skip_bad=True)

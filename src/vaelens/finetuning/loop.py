@@ -1,4 +1,4 @@
-"""The loop, on one page: pictures, an update, a line, a look at held-out pictures, a checkpoint, and again."""
+"""The loop, on one page: images, an update, a line, a look at held-out images, a checkpoint, and again."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -13,12 +13,12 @@ from vaelens.evaluation.instruments import Instruments
 from vaelens.finetuning import checkpoints
 from vaelens.finetuning.cache import PosteriorCache
 from vaelens.finetuning.held_out import Scores, draw_strip, score
-from vaelens.finetuning.pictures import Pictures
+from vaelens.finetuning.images import Images
 from vaelens.finetuning.records import EVALUATIONS, LOG, Records
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import NotFiniteError, Setting, update
 from vaelens.finetuning.watch import ADVICE, WIDENING, Finding, Watch
-from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.items import Dataset
 from vaelens.runs.ranks import Ranks, any_rank, mean_over_ranks
 from vaelens.runtime import silent
 from vaelens.vae import VAE
@@ -31,15 +31,15 @@ KEPT = WIDENING + 1  # checkpoints of evaluations: as far back as a finding may 
 
 @dataclass
 class Training:
-    """All that the loop works with. `at_once`: pictures in one pass over all processes; it divides the batch."""
+    """All that the loop works with. `at_once`: images in one pass over all processes; it divides the batch."""
 
     run: Path
     state: State
     setting: Setting
     spec: VAESpec
-    pictures: Pictures
-    held_out: DataSet
-    trained_on: DataSet
+    images: Images
+    held_out: Dataset
+    trained_on: Dataset
     instruments: Instruments
     at_once: int
     ranks: Ranks
@@ -52,7 +52,7 @@ class Training:
     kept: list[int] = field(default_factory=list[int])  # the updates of the last evaluations
 
     def portions(self) -> Iterator[range]:
-        """The numbers of the pictures of each pass from here to the end, for this process."""
+        """The numbers of the images of each pass from here to the end, for this process."""
         batch, mine = self.setting.recipe.data.batch, self.at_once // self.ranks.count
         for count in range(self.state.updates, self.setting.recipe.run.updates):
             for start in range(count * batch, (count + 1) * batch, self.at_once):
@@ -70,9 +70,9 @@ def train(t: Training) -> Literal["finished", "interrupted"] | Finding:
         t.records.cut(-1)  # of a process that was killed before its first checkpoint
         finding = evaluate(t)
         checkpoint(t)
-    batches = t.pictures.ahead(t.portions())
+    batches = t.images.ahead(t.portions())
     while state.updates < run.updates and finding is None:
-        # Pictures -> one update.
+        # Images -> one update.
         made = ((batch, t.cache and t.cache.posterior(batch)) for batch in (next(batches) for _ in range(parts)))
         try:
             log = update(state, made, parts, t.setting)
@@ -86,7 +86,7 @@ def train(t: Training) -> Literal["finished", "interrupted"] | Finding:
             t.records.add(LOG, {"update": n, **line})
             t.show(n, run.updates, line)
             finding = t.watch.log(n, line)
-        # A look at pictures that it has never seen.
+        # A look at images that it has never seen.
         if (n % run.evaluate_every == 0 or last) and finding is None:
             finding = evaluate(t)
         # A checkpoint; a process that was asked to stop leaves one too.
@@ -116,7 +116,7 @@ def recall(t: Training) -> None:
 
 
 def evaluate(t: Training) -> Finding | None:
-    """Measure the released weights, and the raw ones where these are others, on held-out pictures."""
+    """Measure the released weights, and the raw ones where these are others, on held-out images."""
     n, seed = t.state.updates, t.setting.seed
     t.kept = [*t.kept, n][-KEPT:]
     finding = None
@@ -132,7 +132,7 @@ def evaluate(t: Training) -> Finding | None:
         t.records.strip(n, draw_strip(vaes, t.held_out, t.instruments, seed))
         t.show(n, t.setting.recipe.run.updates, {f"held-out {key}": value for key, value in found.values.items()})
         if not (found.finite and on_trained.finite):
-            finding = Finding(f"a picture came out NaN or infinite. {ADVICE}", n - 1)
+            finding = Finding(f"an image came out NaN or infinite. {ADVICE}", n - 1)
         else:
             finding = t.watch.evaluation(n, _psnr(on_trained.values), _psnr(found.values))
     return t.ranks.collect(finding)[0]  # what the first one found holds for all
@@ -152,7 +152,7 @@ def roll_back(t: Training, finding: Finding) -> None:
 
 
 def _psnr(values: Mapping[str, float]) -> float:
-    """Infinite where every picture came back as it was."""
+    """Infinite where every image came back as it was."""
     return values.get("psnr", math.inf)
 
 

@@ -1,7 +1,7 @@
-"""What is asked of a reconstruction: the losses of a recipe as functions of pictures in [0,1] or [-1,1].
+"""What is asked of a reconstruction: the losses of a recipe as functions of images in [0,1] or [-1,1].
 
 kl-f8's loss, in the form of its authors (Rombach et al. 2022, https://arxiv.org/abs/2112.10752, and the code of
-CompVis/latent-diffusion): |x - x'| + LPIPS for each element, summed over a picture and averaged over pictures, plus
+CompVis/latent-diffusion): |x - x'| + LPIPS for each element, summed over an image and averaged over images, plus
 a weight times KL. The mean form is the same divided by the number of elements.
 """
 
@@ -16,7 +16,7 @@ from vaelens.images.drawing import Box
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 
 Pixel = Literal["l1", "mse", "charbonnier"]
-Distance = Callable[[Tensor, Tensor], Tensor]  # pictures [b,3,h,w] in [0,1], twice -> [b]
+Distance = Callable[[Tensor, Tensor], Tensor]  # images [b,3,h,w] in [0,1], twice -> [b]
 CHARBONNIER = 1e-3  # the loss's bend: below, a difference counts by its square (Charbonnier et al. 1994)
 GLYPH = "glyph"
 
@@ -39,7 +39,7 @@ def reconstruction_loss(
     """The loss, a scalar, and its parts for a log: `pixel` and `perceptual`, means over the batch.
 
     made, wanted: [b,3,h,w] in [-1,1], the range in which the published weights were chosen
-    weights: how much each pixel counts in the pixel loss, [b,1,h,w]; a picture's weighted mean takes the mean's place
+    weights: how much each pixel counts in the pixel loss, [b,1,h,w]; an image's weighted mean takes the mean's place
     """
     found = differences(loss.pixel, made, wanted)
     if weights is None:
@@ -61,15 +61,15 @@ def kl_loss(loss: Loss, posterior: DiagonalGaussian) -> Tensor:
     return each.mean() if loss.reduction == "sum" else each.mean() / posterior.mean[0].numel()
 
 
-def elements(loss: Loss, picture: Tensor) -> int:
-    """What a mean over a picture is multiplied by to be the recipe's reduction."""
-    return picture[0].numel() if loss.reduction == "sum" else 1
+def elements(loss: Loss, image: Tensor) -> int:
+    """What a mean over an image is multiplied by to be the recipe's reduction."""
+    return image[0].numel() if loss.reduction == "sum" else 1
 
 
 def converted(recipe: Recipe, latent_elements: int) -> Recipe:
-    """The same recipe in the other reduction, for latents of so many elements a picture.
+    """The same recipe in the other reduction, for latents of so many elements an image.
 
-    Its losses and gradients are the given one's divided by a picture's elements (sum to mean), or multiplied; a fixed
+    Its losses and gradients are the given one's divided by an image's elements (sum to mean), or multiplied; a fixed
     GAN weight and the clipping norm with them. An adaptive weight follows by itself (`adversary.adaptive_weight`).
     """
     loss, gan, optimizer = recipe.loss, recipe.gan, recipe.optimizer
@@ -88,16 +88,16 @@ def converted(recipe: Recipe, latent_elements: int) -> Recipe:
 def pixel_weights(loss: Loss, boxes: Sequence[Sequence[Box]], size: int) -> Tensor | None:
     """How much each pixel counts, [b,1,size,size]: `box_weight` inside the labelled boxes, 1 outside.
 
-    boxes: of each picture, in its pixels. None where every pixel counts alike.
+    boxes: of each image, in its pixels. None where every pixel counts alike.
     """
     if loss.box_weight == 1:
         return None
     weights = torch.ones(len(boxes), 1, size, size)
-    for picture, found in zip(weights, boxes, strict=True):
+    for image, found in zip(weights, boxes, strict=True):
         for box in found:
             if is_named(box, loss.box_labels):
                 rows = slice(max(0, round(box.top)), max(0, round(box.bottom)))
-                picture[:, rows, max(0, round(box.left)) : max(0, round(box.right))] = loss.box_weight
+                image[:, rows, max(0, round(box.left)) : max(0, round(box.right))] = loss.box_weight
     return weights
 
 

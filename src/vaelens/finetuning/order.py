@@ -1,6 +1,6 @@
-"""Which picture is seen when: a function of the seed and a counter, so there is nothing to restore after a stop.
+"""Which image is seen when: a function of the seed and a counter, so there is nothing to restore after a stop.
 
-The n-th picture of a training (counted over all processes) comes from a source by a fixed pattern of the sources'
+The n-th image of a training (counted over all processes) comes from a source by a fixed pattern of the sources'
 weights, and from within it by a permutation that each epoch draws anew.
 """
 
@@ -19,7 +19,7 @@ LONGEST = 1000  # looks after which the pattern of the sources begins again, at 
 
 @dataclass(frozen=True)
 class Seen:
-    """One look at a picture: which source, which of its pictures, in which round through it."""
+    """One look at an image: which source, which of its images, in which round through it."""
 
     source: int
     index: int
@@ -41,7 +41,7 @@ class Order:
             seen[source] += 1
 
     def at(self, count: int) -> Seen:
-        """The picture seen after so many others."""
+        """The image seen after so many others."""
         whole, place = divmod(count, len(self._pattern))
         source = self._pattern[place]
         position = whole * self._counts[source] + self._before[place]

@@ -1,9 +1,9 @@
-"""What comes out of a training: a VAE in both layouts, a report on held-out pictures, and a model card.
+"""What comes out of a training: a VAE in both layouts, a report on held-out images, and a model card.
 
 RUN/vae/                 the released weights (the running average, where there is one), diffusers' layout
 RUN/vae-ldm.safetensors  the same in the LDM layout, for A1111, ComfyUI and the original code
 RUN/raw/                 the last raw weights, where the released ones are an average
-RUN/report/              `evaluate` on the held-out pictures: before, raw, released
+RUN/report/              `evaluate` on the held-out images: before, raw, released
 RUN/README.md            the model card
 """
 
@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from vaelens.evaluation.pictures import read_chunk
+from vaelens.evaluation.images import read_chunk
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
 from vaelens.files import write_atomic
 from vaelens.finetuning.card import LDM_FILE, RAW_FOLDER, REPORT, VAE_FOLDER, model_card
 from vaelens.finetuning.loop import Training, raw_vae, released_vae
-from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.items import Dataset
 from vaelens.images.writing import from_uint8
 from vaelens.runtime import silent
 from vaelens.vae import VAE
@@ -70,8 +70,8 @@ def _before(vae: VAE) -> VAE:
 
 
 @torch.no_grad()
-def _scale(vae: VAE, dataset: DataSet, t: Training) -> float:
-    """One over the spread of the latents of pictures trained on, so that what a diffusion model sees has spread 1."""
+def _scale(vae: VAE, dataset: Dataset, t: Training) -> float:
+    """One over the spread of the latents of images trained on, so that what a diffusion model sees has spread 1."""
     found: list[torch.Tensor] = []
     for number in range(len(dataset.items)):
         chunk = read_chunk(dataset, number, 1, t.instruments.preset, skip_bad=True)

@@ -1,4 +1,4 @@
-"""The perceptual part of a loss: one frozen network, always in eval mode, through which gradients reach the picture."""
+"""The perceptual part of a loss: one frozen network, always in eval mode, through which gradients reach the image."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ NETWORKS = {"lpips-vgg": ("vgg16", "lpips-vgg"), "psim": ("vgg16",), "psim-small
 
 
 class Perceptual(nn.Module):
-    """A distance of pictures [b,3,h,w] in [0,1], at least 16 pixels a side, one value a picture: [b].
+    """A distance of images [b,3,h,w] in [0,1], at least 16 pixels a side, one value an image: [b].
 
     `train()` leaves it in eval mode: a dropout in the distance would make the loss another one at every step.
     """
@@ -29,7 +29,7 @@ class Perceptual(nn.Module):
         super().__init__()
         self.trunk = trunk
         self._between = between
-        self._shift = shift  # whether the trunk wants `normalised` pictures
+        self._shift = shift  # whether the trunk wants `normalised` images
         self.train(False)
         self.requires_grad_(False)
 

@@ -60,7 +60,7 @@ class Model(_Table):
 class Loss(_Table):
     """What a reconstruction is judged by.
 
-    "sum": over a picture's pixels and channels (and the latent's elements), mean over pictures, as published;
+    "sum": over an image's pixels and channels (and the latent's elements), mean over images, as published;
     "mean": over all. `objective.converted` turns one's weights into the other's.
     """
 
@@ -106,10 +106,10 @@ class Ema(_Table):
 
 
 class Data(_Table):
-    """What becomes of a picture: a random square of it, resized by area, and turned over or recoloured at random."""
+    """What becomes of an image: a random square of it, resized by area, and turned over or recoloured at random."""
 
     size: Some
-    batch: Some  # pictures an update, over all processes
+    batch: Some  # images an update, over all processes
     crop: tuple[Share, Share]  # the square's side as a share of the shorter side, from and to
     flip: Share  # how often it is mirrored
     recolour: Share  # how often its colours are changed
@@ -122,7 +122,7 @@ class Run(_Table):
     evaluate_every: Some
     checkpoint_every: Some
     log_every: Some
-    held_out: Annotated[int, Field(ge=2)]  # pictures to measure on, kept back or given
+    held_out: Annotated[int, Field(ge=2)]  # images to measure on, kept back or given
     preset: str  # what they are measured by
 
 
@@ -171,9 +171,9 @@ class Recipe(_Table):
              loss.perceptual != "none" or loss.perceptual_weight == 0),
             ("loss: kl_weight asks for a trained encoder, and model.trains is decoder",
              m.trains == "all" or loss.kl_weight == 0),
-            ("data.size: a perceptual network sees pictures from 16 pixels up",
+            ("data.size: a perceptual network sees images from 16 pixels up",
              loss.perceptual_weight == 0 or self.data.size >= 16),
-            (f"gan: {gan.layers} layers judge pictures from {smallest(gan.layers)} pixels up; data.size is less",
+            (f"gan: {gan.layers} layers judge images from {smallest(gan.layers)} pixels up; data.size is less",
              gan.weight == 0 or self.data.size >= smallest(gan.layers)),
             (f"gan: a group norm's width is a multiple of {GROUPS}",
              gan.weight == 0 or gan.norm != "group" or gan.width % GROUPS == 0),
@@ -196,7 +196,7 @@ class Recipe(_Table):
 
     @property
     def has_random_crops(self) -> bool:
-        """Whether a picture is another one each time it is seen."""
+        """Whether an image is another one each time it is seen."""
         d = self.data
         return d.crop[0] != d.crop[1] or d.crop[1] != 1 or d.flip > 0 or d.recolour > 0
 

@@ -40,7 +40,7 @@ class Records:
             raise explained(error, file) from error
 
     def strip(self, updates: int, pixels: np.ndarray) -> None:
-        """Keep a strip of held-out pictures."""
+        """Keep a strip of held-out images."""
         if self._writes:
             write_atomic(self.run / "strips" / f"{updates:09d}.png", encode_png(pixels))
 

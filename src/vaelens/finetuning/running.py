@@ -1,4 +1,4 @@
-"""`finetune`: pictures and a recipe to a VAE, in a folder from which a stopped training goes on.
+"""`finetune`: images and a recipe to a VAE, in a folder from which a stopped training goes on.
 
 vaelens finetune photos/ --from ft-mse --recipe ft-mse -o runs/mine
 """
@@ -23,10 +23,10 @@ from vaelens.files import json_text, write_atomic
 from vaelens.finetuning.cache import PosteriorCache
 from vaelens.finetuning.checkpoints import clean, restore_newest
 from vaelens.finetuning.held_out import sample_of
+from vaelens.finetuning.images import Images
 from vaelens.finetuning.loop import Show, Training, train
 from vaelens.finetuning.outcome import release
 from vaelens.finetuning.perceptual import NETWORKS, load_perceptual
-from vaelens.finetuning.pictures import Pictures
 from vaelens.finetuning.recipe import Recipe, find_recipe
 from vaelens.finetuning.records import Records
 from vaelens.finetuning.run_folder import begun, hold_to
@@ -44,7 +44,7 @@ from vaelens.finetuning.starting import (
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import Setting
 from vaelens.finetuning.watch import Finding
-from vaelens.images.datasets.items import DataSet, boxes_sha256, manifest_sha256
+from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import using_threads
 from vaelens.runs.lock import alone
@@ -58,7 +58,7 @@ AUTOCASTS = {"float32": None, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a training gave: the VAE, its scores on held-out pictures, the record; `path` works as --vae."""
+    """What a training gave: the VAE, its scores on held-out images, the record; `path` works as --vae."""
 
     path: Path
     vae: VAE
@@ -76,13 +76,13 @@ class Interrupted(Exception):  # noqa: N818  (no error: it was asked for)
 
 def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
     vae: Source | VAE | None,
-    data: Source | DataSet | Sequence[Source | DataSet],
+    data: Source | Dataset | Sequence[Source | Dataset],
     *,
     recipe: Source | Recipe = "ft-mse",
     output: Source = "run",
     weights: Sequence[float] | None = None,
     boxes: Sequence[Source] | None = None,
-    held_out: Source | DataSet | None = None,
+    held_out: Source | Dataset | None = None,
     take: int | None = None,
     seed: int = 0,
     changed: Mapping[str, Any] | None = None,
@@ -102,14 +102,14 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
     """Train a VAE, or a better decoder for one; leaves it with its record in the folder `output`.
 
     vae: what is continued; None for a recipe that starts from scratch
-    data: one or more of `open_dataset`'s sources (drawn ones: pictures that are never measured on), or sets that are
+    data: one or more of `open_dataset`'s sources (drawn ones: images that are never measured on), or sets that are
     open already, mixed by `weights`, alike without
     boxes: a file of labelled boxes for each source, for a recipe that weights them
-    held_out: pictures to measure on, at most run.held_out; without it so many of the data are kept back
+    held_out: images to measure on, at most run.held_out; without it so many of the data are kept back
     take: at most so many of each source, chosen by the seed
     changed: fields of the recipe to set otherwise, {"run.updates": 500}
     cache: keep the posteriors of a frozen encoder; not with random crops
-    at_once: pictures in one pass, over all processes
+    at_once: images in one pass, over all processes
     dtype: the networks' precision, float32 or bfloat16 (autocast; the default on cuda). Weights, losses and averages
     are float32 in any case
     show: called with each line of the log; should_stop: asked after each update
@@ -155,7 +155,7 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
             "networks_run_in": precision,
             "cache": cache,
         }
-        ranks.agree(plan, "train", "pictures, packages and options")
+        ranks.agree(plan, "train", "images, packages and options")
         refused = ranks.collect(hold_to(path, found, plan) if ranks.is_first else None)[0]
         if refused:
             raise UsageError(refused)
@@ -168,7 +168,7 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
             state=state,
             setting=setting,
             spec=start.spec,
-            pictures=Pictures(material.sources, material.weights, plan_of.data, seed),
+            images=Images(material.sources, material.weights, plan_of.data, seed),
             held_out=material.held_out,
             trained_on=sample_of(material.sources, len(material.held_out.items), seed),
             instruments=instruments,
@@ -181,7 +181,7 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
             should_stop=should_stop or (lambda: False),
         )
         ended = train(training)
-        skipped = _list_bad(path, training.pictures.bad, say, ranks)
+        skipped = _list_bad(path, training.images.bad, say, ranks)
         if ended == "interrupted":
             raise Interrupted(state.updates)
         if plan_of.model.trains == "decoder":
@@ -221,7 +221,7 @@ def _check_options(recipe: Recipe, precision: str, cache: bool, seed: int) -> No
         raise UsageError(f"networks train in {' or '.join(AUTOCASTS)}, not {precision}: float16 has too little range.")
     if cache and recipe.has_random_crops:
         raise UsageError(
-            "--cache keeps one posterior a picture, and this recipe shows another crop each time. Leave it out, or set "
+            "--cache keeps one posterior an image, and this recipe shows another crop each time. Leave it out, or set "
             "data.crop=[1,1], data.flip=0 and data.recolour=0."
         )
     if cache and recipe.model.trains != "decoder":
@@ -237,7 +237,7 @@ def _tell_of_late_gan(recipe: Recipe, say: Notify) -> None:
 
 
 def _networks(recipe: Recipe, given: Mapping[str, Source]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The given files of the networks that the loss uses, and of those that the held-out pictures are measured by."""
+    """The given files of the networks that the loss uses, and of those that the held-out images are measured by."""
     judges = {*NETWORKS[judge_name(recipe)]}
     measures = {name for key in find_preset(recipe.run.preset).measures for name in MEASURES[key].networks}
     for name in given:
@@ -278,7 +278,7 @@ def _restore(path: Path, state: State, ranks: Ranks, say: Notify) -> bool:
 
 
 def _list_bad(path: Path, bad: Mapping[str, str], say: Notify, ranks: Ranks) -> dict[str, str]:
-    """All pictures that couldn't be read, by any process, now or before a stop; with the reason."""
+    """All images that couldn't be read, by any process, now or before a stop; with the reason."""
     file = path / "skipped.json"
     found: dict[str, str] = {}
     with suppress(OSError, ValueError, TypeError):  # none yet, or damaged: what is known now counts
@@ -288,6 +288,6 @@ def _list_bad(path: Path, bad: Mapping[str, str], say: Notify, ranks: Ranks) -> 
     if found and ranks.is_first:
         name, why = next(iter(found.items()))
         count = len(found)
-        say(f"{count} picture{'s' * (count > 1)} couldn't be read, and others took their place. {name}: {why}")
+        say(f"{count} image{'s' * (count > 1)} couldn't be read, and others took their place. {name}: {why}")
         write_atomic(file, json_text(found).encode())
     return found

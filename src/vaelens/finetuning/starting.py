@@ -1,4 +1,4 @@
-"""What a training starts from: the VAE or fresh weights, the pictures, and how many of them at once."""
+"""What a training starts from: the VAE or fresh weights, the images, and how many of them at once."""
 
 import dataclasses
 import os
@@ -15,9 +15,9 @@ from vaelens.finetuning.held_out import sample_of, split, without
 from vaelens.finetuning.objective import is_named
 from vaelens.finetuning.recipe import ANY, Recipe, find_recipe, recipe_names
 from vaelens.finetuning.state import FROZEN, State
-from vaelens.images.datasets.drawn import SETS, is_for_training
-from vaelens.images.datasets.items import DataSet
+from vaelens.images.datasets.items import Dataset
 from vaelens.images.datasets.opening import open_dataset
+from vaelens.images.datasets.synthetic import SETS, is_for_training
 from vaelens.loading import check_source, open_vae
 from vaelens.networks.autoencoder_kl import Attention, AutoencoderKL, AutoencoderKLConfig, ResnetBlock
 from vaelens.report.record import vae_record
@@ -29,7 +29,7 @@ from vaelens.weights.spec import VAESpec
 
 Source = str | os.PathLike[str]
 
-AT_ONCE = {"cpu": 4 * 256 * 256}  # pixels of pictures in one pass of one process
+AT_ONCE = {"cpu": 4 * 256 * 256}  # pixels of images in one pass of one process
 AT_ONCE_ON_DEVICE = 12 * 256 * 256
 
 
@@ -45,44 +45,44 @@ class Start:
 
 @dataclass(frozen=True)
 class Material:
-    """The pictures of a training: sources with their weights, and a set that is kept back."""
+    """The images of a training: sources with their weights, and a set that is kept back."""
 
-    sources: tuple[DataSet, ...]
+    sources: tuple[Dataset, ...]
     weights: tuple[float, ...]
-    held_out: DataSet
+    held_out: Dataset
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which pictures a user asks for: what `finetune` takes, checked as far as can be told at once."""
+    """Which images a user asks for: what `finetune` takes, checked as far as can be told at once."""
 
-    sources: tuple[Source | DataSet, ...]
+    sources: tuple[Source | Dataset, ...]
     weights: tuple[float, ...]
     boxes: tuple[Source | None, ...]
-    held_out: Source | DataSet | None
+    held_out: Source | Dataset | None
     take: int | None
     seed: int
 
     @classmethod
     def of(
         cls,
-        data: Source | DataSet | Sequence[Source | DataSet],
+        data: Source | Dataset | Sequence[Source | Dataset],
         *,
         weights: Sequence[float] | None,
         boxes: Sequence[Source] | None,
-        held_out: Source | DataSet | None,
+        held_out: Source | Dataset | None,
         take: int | None,
         seed: int,
     ) -> "Wanted":
         """Raises UsageError for no source, other numbers of weights or boxes than sources, or boxes of an open set."""
-        sources = [data] if isinstance(data, str | os.PathLike | DataSet) else list(data)
+        sources = [data] if isinstance(data, str | os.PathLike | Dataset) else list(data)
         if not sources:
-            raise UsageError("no pictures named. Name a folder, or another source.")
+            raise UsageError("no images named. Name a folder, or another source.")
         for what, given in (("weights", weights), ("files of boxes", boxes)):
             if given and len(given) != len(sources):
                 raise UsageError(f"{len(given)} {what} for {len(sources)} sources; give one each, or none.")
-        if boxes and any(isinstance(source, DataSet) for source in sources):
-            raise UsageError("a data set that is open already was opened with its boxes; give it without others.")
+        if boxes and any(isinstance(source, Dataset) for source in sources):
+            raise UsageError("a dataset that is open already was opened with its boxes; give it without others.")
         mix = tuple(float(weight) for weight in weights or [1.0] * len(sources))
         return cls(tuple(sources), mix, tuple(boxes or [None] * len(sources)), held_out, take, seed)
 
@@ -131,7 +131,7 @@ def start_from(vae: Source | VAE | None, recipe: Recipe, seed: int, space: str |
 def straighten(network: AutoencoderKL) -> None:
     """First weights with which colours go straight through all of the latent's channels, in place.
 
-    Residual branches begin at zero, so that the way from picture to latent and back begins as one without them
+    Residual branches begin at zero, so that the way from image to latent and back begins as one without them
     (Zhang et al. 2019, Fixup); what stands around the latent keeps its channels apart: quant_conv and post_quant_conv
     are the identity, the encoder's last convolution is orthogonal (Saxe et al. 2014). In torch's own weights that
     chain lets up to a hundred times more of one direction through than of another, which then stays empty for long.
@@ -161,12 +161,12 @@ def check_encoder(start: Start, state: State) -> None:
 
 
 def gather(wanted: Wanted, recipe: Recipe, runtime: Runtime) -> Material:
-    """Open the sources and keep pictures back. Raises what opening raises, and as `split`."""
+    """Open the sources and keep images back. Raises what opening raises, and as `split`."""
     sources = [
         _open(source, boxes, wanted, runtime) for source, boxes in zip(wanted.sources, wanted.boxes, strict=True)
     ]
     for source in sources:
-        if source.kind == "drawn" and not all(is_for_training(item.id) for item in source.items):
+        if source.kind == "synthetic" and not all(is_for_training(item.id) for item in source.items):
             raise UsageError(f"{source.name}: these are measured on. Open them with training=True, or name them.")
     _check_boxes(sources, wanted, recipe, runtime)
     for source in sources:
@@ -176,7 +176,7 @@ def gather(wanted: Wanted, recipe: Recipe, runtime: Runtime) -> Material:
         sources, kept = split(sources, recipe.run.held_out, wanted.seed)
     else:
         kept = wanted.held_out
-        if not isinstance(kept, DataSet):
+        if not isinstance(kept, Dataset):
             kept = open_dataset(
                 kept, take=recipe.run.held_out if kept in SETS else None, seed=wanted.seed, skip_bad=True,
                 runtime=runtime,
@@ -184,12 +184,12 @@ def gather(wanted: Wanted, recipe: Recipe, runtime: Runtime) -> Material:
         kept = _at_most(kept, recipe.run.held_out, wanted.seed)
         sources, copies = without(sources, kept)
         if copies:
-            runtime.notify(f"{copies} of the pictures stand in {kept.name} too, and are not trained on.")
+            runtime.notify(f"{copies} of the images stand in {kept.name} too, and are not trained on.")
     return Material(tuple(sources), wanted.weights, kept)
 
 
-def _check_boxes(sources: Sequence[DataSet], wanted: Wanted, recipe: Recipe, runtime: Runtime) -> None:
-    """Raises UsageError where the recipe weights boxes that no picture has; says it where it weights none."""
+def _check_boxes(sources: Sequence[Dataset], wanted: Wanted, recipe: Recipe, runtime: Runtime) -> None:
+    """Raises UsageError where the recipe weights boxes that no image has; says it where it weights none."""
     if recipe.loss.box_weight == 1:
         if any(wanted.boxes):
             runtime.notify("The boxes are measured, but not weighted: the recipe's loss.box_weight is 1.")
@@ -199,11 +199,11 @@ def _check_boxes(sources: Sequence[DataSet], wanted: Wanted, recipe: Recipe, run
     if not any(is_named(box, recipe.loss.box_labels) for box in every):
         have = f"only {', '.join(sorted(labels)[:8])}" if labels else "none"
         asked = f" labelled {' or '.join(recipe.loss.box_labels)}" if recipe.loss.box_labels else ""
-        raise UsageError(f"the recipe weights boxes{asked}, and the pictures have {have}. Give them with --boxes.")
+        raise UsageError(f"the recipe weights boxes{asked}, and the images have {have}. Give them with --boxes.")
 
 
 def pass_size(given: int | None, begun: int | None, recipe: Recipe, kind: str, ranks: int) -> int:
-    """Pictures in one pass over all processes: a divisor of the batch and a multiple of the processes.
+    """Images in one pass over all processes: a divisor of the batch and a multiple of the processes.
 
     As `given`, else as the run was begun with, else the largest one that a device should bear. Raises UsageError where
     there is none.
@@ -214,14 +214,14 @@ def pass_size(given: int | None, begun: int | None, recipe: Recipe, kind: str, r
     if given is None and begun is not None:
         if begun not in fitting:
             raise UsageError(
-                f"this run was begun with {begun} pictures at once, which {processes} can't share. Go on with a number "
+                f"this run was begun with {begun} images at once, which {processes} can't share. Go on with a number "
                 f"of processes that divides {begun}."
             )
         return begun
     if given is not None:
         if given not in fitting:
             raise UsageError(
-                f"{given} pictures at once don't divide the batch of {batch} evenly over {processes}. Choose another "
+                f"{given} images at once don't divide the batch of {batch} evenly over {processes}. Choose another "
                 "number, or another batch with --set data.batch=N."
             )
         return given
@@ -231,17 +231,17 @@ def pass_size(given: int | None, begun: int | None, recipe: Recipe, kind: str, r
     return max((n for n in fitting if n <= room), default=fitting[0])
 
 
-def _open(source: Source | DataSet, boxes: Source | None, wanted: Wanted, runtime: Runtime) -> DataSet:
-    """A source to train on; at most `take` of it. Pictures that can't be read are passed over later."""
-    found = source if isinstance(source, DataSet) else open_dataset(
+def _open(source: Source | Dataset, boxes: Source | None, wanted: Wanted, runtime: Runtime) -> Dataset:
+    """A source to train on; at most `take` of it. Images that can't be read are passed over later."""
+    found = source if isinstance(source, Dataset) else open_dataset(
         source, take=wanted.take if source in SETS else None, seed=wanted.seed, boxes=boxes, skip_bad=True,
         training=True, runtime=runtime,
     )  # fmt: skip
     return found if wanted.take is None else _at_most(found, wanted.take, wanted.seed)
 
 
-def _at_most(dataset: DataSet, count: int, seed: int) -> DataSet:
-    """The set, or so many of its pictures, chosen by the seed, where it has more."""
+def _at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """The set, or so many of its images, chosen by the seed, where it has more."""
     if count >= len(dataset.items):
         return dataset
     return dataclasses.replace(sample_of([dataset], count, seed), name=f"{count:,} of {dataset.name}")

@@ -1,6 +1,6 @@
 """What a training is between two updates: networks, their running average, optimizers, and one counter.
 
-Everything else (which pictures, their noise, the rates) is a function of the counter and the seed.
+Everything else (which images, their noise, the rates) is a function of the counter and the seed.
 """
 
 from collections.abc import Iterator, Mapping

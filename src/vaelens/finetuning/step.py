@@ -1,6 +1,6 @@
 """One update: a decoder's step, and its judge's.
 
-The losses depend on the decoder only through its picture. So their gradients at the picture are taken once each; the
+The losses depend on the decoder only through its image. So their gradients at the image are taken once each; the
 adaptive weight needs the last convolution's gradient of each, which is cheap; then one backward pass through the
 decoder carries their weighted sum. It is exact, and saves one of two backward passes.
 """
@@ -21,13 +21,13 @@ from vaelens.finetuning.adversary import (
     is_heard,
     is_learning,
 )
+from vaelens.finetuning.images import Batch
 from vaelens.finetuning.objective import (
     Distance,
     kl_loss,
     pixel_weights,
     reconstruction_loss,
 )
-from vaelens.finetuning.pictures import Batch
 from vaelens.finetuning.recipe import Optimizer, Recipe
 from vaelens.finetuning.state import State
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
@@ -40,7 +40,7 @@ class NotFiniteError(CheckFailedError):
 
 @dataclass(frozen=True)
 class Setting:
-    """What an update needs beside its state and pictures. `autocast`: the precision of the networks on the device."""
+    """What an update needs beside its state and images. `autocast`: the precision of the networks on the device."""
 
     recipe: Recipe
     perceptual: Distance | None
@@ -58,7 +58,7 @@ def update(
 ) -> dict[str, Tensor]:
     """One update of the generator, and of the discriminator where it learns; gives scalars for a log, on the device.
 
-    portions: this process' pictures in `count` equal parts, each with its posterior where that is known (a cache).
+    portions: this process' images in `count` equal parts, each with its posterior where that is known (a cache).
     Raises NotFiniteError, with weights, averages and optimizers as they were before, where a gradient isn't finite.
     """
     recipe = setting.recipe
@@ -98,7 +98,7 @@ def update(
 def _portion(
     state: State, batch: Batch, posterior: DiagonalGaussian | None, count: int, setting: Setting
 ) -> dict[str, Tensor]:
-    """Forward and backward of some pictures; adds a `count`th of their gradients to what is there."""
+    """Forward and backward of some images; adds a `count`th of their gradients to what is there."""
     recipe, network = setting.recipe, state.network
     weight = next(network.parameters())
     wanted = (batch.image.to(weight.device, weight.dtype) * 2 - 1).contiguous()
@@ -113,17 +113,17 @@ def _portion(
             z = posterior.sample([torch.Generator().manual_seed(noise_seed(setting.seed, n)) for n in batch.numbers])
         made = network.decode(z).to(weight.dtype)
 
-    picture = made.detach().requires_grad_()
+    image = made.detach().requires_grad_()
     with setting.networks(weight.device):
         loss, parts = reconstruction_loss(
-            recipe.loss, picture, wanted, setting.perceptual, None if counts is None else counts.to(weight)
+            recipe.loss, image, wanted, setting.perceptual, None if counts is None else counts.to(weight)
         )
-    (gradient,) = torch.autograd.grad(loss, picture)
+    (gradient,) = torch.autograd.grad(loss, image)
     log = {"loss": loss, **parts}
     if state.discriminator is not None and is_heard(recipe.gan, state.updates):
         with setting.networks(weight.device):
-            heard = generator_loss(state.discriminator(picture).to(weight.dtype))
-        (adversarial,) = torch.autograd.grad(heard, picture)
+            heard = generator_loss(state.discriminator(image).to(weight.dtype))
+        (adversarial,) = torch.autograd.grad(heard, image)
         share = _adversarial_share(state, made, gradient, adversarial, setting)
         gradient = gradient + share * adversarial
         log |= {"generator": heard, "gan_weight": torch.as_tensor(share)}
@@ -147,7 +147,7 @@ def _portion(
 def _adversarial_share(
     state: State, made: Tensor, gradient: Tensor, adversarial: Tensor, setting: Setting
 ) -> Tensor | float:
-    """By what the discriminator's gradient at the picture is multiplied."""
+    """By what the discriminator's gradient at the image is multiplied."""
     recipe = setting.recipe
     if recipe.gan.weighting == "fixed":
         return recipe.gan.weight
@@ -172,7 +172,7 @@ def rate_at(optimizer: Optimizer, updates: int, total: int) -> float:
 
 
 def noise_seed(seed: int, number: int) -> int:
-    """The seed of a picture's posterior noise: of the training's seed and the picture's number, of nothing else."""
+    """The seed of an image's posterior noise: of the training's seed and the image's number, of nothing else."""
     return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:8], "big") >> 1
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 PERFECT = 0.01  # a judge's hinge loss below this: it is sure of everything, and teaches nothing
 CLUELESS = 1e-3  # its mean logits of real and made are this close, and its loss that of one who knows nothing
 PATIENCE = 20  # log lines in a row
-WIDENING = 4  # evaluations in a row over which the gap grows while the held-out pictures get worse
+WIDENING = 4  # evaluations in a row over which the gap grows while the held-out images get worse
 GAP_DB = 0.5  # by at least so much, in all
 ADVICE = "A lower optimizer.rate, or a smaller gan.weight, may help."
 
@@ -54,7 +54,7 @@ class Watch:
         return None
 
     def evaluation(self, update: int, trained: float, held_out: float) -> Finding | None:
-        """PSNR in dB on pictures trained on and held out, of the weights that will be released."""
+        """PSNR in dB on images trained on and held out, of the weights that will be released."""
         self.evaluations.append((update, trained, held_out))
         last = self.evaluations[-WIDENING - 1 :]
         if len(last) <= WIDENING:
@@ -65,7 +65,7 @@ class Watch:
         if not (grows and worse):
             return None
         reason = (
-            f"it learns its pictures by heart: over {WIDENING} evaluations the held-out pictures lost "
-            f"{last[0][2] - held_out:.2f} dB, and those trained on drew away. More pictures or fewer updates may help."
+            f"it learns its images by heart: over {WIDENING} evaluations the held-out images lost "
+            f"{last[0][2] - held_out:.2f} dB, and those trained on drew away. More images or fewer updates may help."
         )
         return Finding(reason, last[0][0])

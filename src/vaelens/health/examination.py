@@ -1,4 +1,4 @@
-"""Examine one VAE: run pictures, plain colours and round trips through it, measure, and say what it means.
+"""Examine one VAE: run images, plain colours and round trips through it, measure, and say what it means.
 
 vaelens inspect ft-mse --health
 """
@@ -17,11 +17,11 @@ from torch import Tensor
 from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError
 from vaelens.health.activations import watched
 from vaelens.health.latents import LatentSums
-from vaelens.health.measurements import Measured, PictureSums, Plain, Timing, Trip, measure_plain
+from vaelens.health.measurements import ImageSums, Measured, Plain, Timing, Trip, measure_plain
 from vaelens.health.verdicts import THRESHOLDS, Finding, findings
 from vaelens.images.faces import draw_face
 from vaelens.images.letters import draw_letters
-from vaelens.images.reading import SUFFIXES, check_picture, read_picture
+from vaelens.images.reading import SUFFIXES, check_image_file, read_image_file
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.psnr import psnr
 from vaelens.networks.tiny import TinyAutoencoder
@@ -33,7 +33,7 @@ from vaelens.weights.registry import registry
 DRAWN = 16  # faces and pages of letters by turns
 DRAWN_SIDE = 256
 FIRST_SEED = 1_000_000  # seeds from here on are kept from all training
-DRIFT_PICTURES = 2
+DRIFT_IMAGES = 2
 REPEATS = 3  # of the timing; the median is told
 GREYS = (0.1, 0.3, 0.5, 0.7, 0.9)
 LOW, HIGH = 0.25, 0.75  # of the colours: away from 0 and 1, where clamping hides what is wrong
@@ -41,7 +41,7 @@ COLOURS = (
     *((grey,) * 3 for grey in GREYS),
     *((HIGH if n & 4 else LOW, HIGH if n & 2 else LOW, HIGH if n & 1 else LOW) for n in range(1, 7)),
 )
-# Latent cells along a plain picture, and along each edge that isn't measured: zero padding is felt some cells deep.
+# Latent cells along a plain image, and along each edge that isn't measured: zero padding is felt some cells deep.
 PLAIN_CELLS, PLAIN_MARGIN = 24, 8
 
 Source = str | os.PathLike[str] | Tensor
@@ -103,7 +103,7 @@ class _Run:
 
 def examine(
     vae: VAE,
-    pictures: Sequence[Source] | None = None,
+    images: Sequence[Source] | None = None,
     *,
     max_side: int = 512,
     round_trips: int = 8,
@@ -112,21 +112,21 @@ def examine(
 ) -> Health:
     """Examine a VAE on the device and in the dtype that it was loaded with.
 
-    `pictures` are files, folders of them, or images [1,3,h,w] in [0,1]; without any, drawn faces and letters
-    serve, the same in every run. Files larger than `max_side` are shrunk to it. One picture is in memory
+    `images` are files, folders of them, or images [1,3,h,w] in [0,1]; without any, drawn faces and letters
+    serve, the same in every run. Files larger than `max_side` are shrunk to it. One image is in memory
     at a time, but for the first two, which go round `round_trips` times, by the posterior's mode and
-    unrounded. `time_at` are the sides of square pictures to take times with; none, no times. `progress`
+    unrounded. `time_at` are the sides of square images to take times with; none, no times. `progress`
     gets (done, total, what) before each pass.
 
-    NaN and infinity are findings. Raises UsageError for numbers that can't be or no picture, BadInputError
-    for a picture that can't be read or a folder without any, and ResourceError when memory runs out.
+    NaN and infinity are findings. Raises UsageError for numbers that can't be or no image, BadInputError
+    for an image that can't be read or a folder without any, and ResourceError when memory runs out.
     """
     began = time.perf_counter()
     if min(round_trips, max_side, *time_at) < 1:
         raise UsageError("round trips, the sides to take times at and the largest side are each at least 1.")
-    sources = None if pictures is None else _listed(pictures)
+    sources = None if images is None else _listed(images)
     count = DRAWN if sources is None else len(sources)
-    trips = min(count, DRIFT_PICTURES) * (round_trips - 1)
+    trips = min(count, DRIFT_IMAGES) * (round_trips - 1)
     run = _Run(vae, progress, count + len(COLOURS) + trips + len(time_at) * (REPEATS + 1))
     try:
         measured = _measure(run, sources, max_side, round_trips, time_at)
@@ -134,10 +134,10 @@ def examine(
         if not is_out_of_memory(error):
             raise
         raise ResourceError(
-            f"out of memory on {vae.device} while {vae.name} was examined. Use smaller pictures (--max-side 256), or "
+            f"out of memory on {vae.device} while {vae.name} was examined. Use smaller images (--max-side 256), or "
             "run where there is more memory."
         ) from error
-    settings = {"max_side": max_side, "round_trips": round_trips, "time_at": list(time_at), "pictures": count}
+    settings = {"max_side": max_side, "round_trips": round_trips, "time_at": list(time_at), "images": count}
     record = run_record("inspect --health", settings, [vae_record(vae)], time.perf_counter() - began)
     return Health(measured, findings(measured), record)
 
@@ -146,7 +146,7 @@ def _measure(
     run: _Run, sources: list[Path | Tensor] | None, max_side: int, round_trips: int, time_at: Sequence[int]
 ) -> Measured:
     vae, factor = run.vae, run.vae.spec.factor
-    latents, sums = LatentSums(), PictureSums(factor)
+    latents, sums = LatentSums(), ImageSums(factor)
     first: list[tuple[Tensor, Tensor]] = []
     with watched(vae.network) as watch:
         for number, (name, image) in enumerate(_images(sources, max_side)):
@@ -155,14 +155,14 @@ def _measure(
                 latents.add(encoded.posterior)
             if again is not None:
                 sums.add(image, again)
-                if number < DRIFT_PICTURES:
+                if number < DRIFT_IMAGES:
                     first.append((image, again))
         plain = tuple(found for colour in COLOURS if (found := _plain(run, colour)) is not None)
         drift = _drift(run, first, round_trips)
     space = registry().spaces.get(vae.spec.latent_space or "")
     raw = not isinstance(vae.network, TinyAutoencoder)  # a tiny one gives latents that are scaled already
     return Measured(
-        pictures=_described(sources),
+        images=_described(sources),
         failures=tuple(run.failures),
         latents=latents.result(),
         scaling_factor=vae.spec.scaling_factor,
@@ -170,7 +170,7 @@ def _measure(
         registered_scale=space.scaling_factor if space and raw else None,
         colour_bias=sums.colour_bias(),
         bands=sums.bands(),
-        picture_grid=sums.grid(),
+        image_grid=sums.grid(),
         plain=plain,
         drift=drift,
         activations=watch.largest(),
@@ -178,10 +178,10 @@ def _measure(
     )
 
 
-def _listed(pictures: Sequence[Source]) -> list[Path | Tensor]:
+def _listed(images: Sequence[Source]) -> list[Path | Tensor]:
     """Folders opened up, and every header looked at before any work."""
     found: list[Path | Tensor] = []
-    for source in pictures:
+    for source in images:
         if isinstance(source, Tensor):
             found.append(source)
             continue
@@ -189,25 +189,25 @@ def _listed(pictures: Sequence[Source]) -> list[Path | Tensor]:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
             if not inside:
-                raise BadInputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))}). Name another folder.")
+                raise BadInputError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}). Name another folder.")
             found += inside
         else:
             found.append(path)
     if not found:
-        raise UsageError("no picture named. Name files or folders, or none at all for drawn faces and letters.")
+        raise UsageError("no image named. Name files or folders, or none at all for drawn faces and letters.")
     for source in found:
         if isinstance(source, Path):
-            check_picture(source)
+            check_image_file(source)
     return found
 
 
 def _described(sources: list[Path | Tensor] | None) -> str:
     if sources is None:
         return (
-            f"{DRAWN} drawn pictures (faces and letters, seeds {FIRST_SEED} to {FIRST_SEED + DRAWN // 2 - 1}) of "
+            f"{DRAWN} synthetic images (faces and letters, seeds {FIRST_SEED} to {FIRST_SEED + DRAWN // 2 - 1}) of "
             f"{DRAWN_SIDE}x{DRAWN_SIDE}"
         )
-    return f"{len(sources)} picture{'s' if len(sources) > 1 else ''} of yours"
+    return f"{len(sources)} image{'s' if len(sources) > 1 else ''} of yours"
 
 
 def _images(sources: list[Path | Tensor] | None, max_side: int) -> Iterator[tuple[str, Tensor]]:
@@ -220,9 +220,9 @@ def _images(sources: list[Path | Tensor] | None, max_side: int) -> Iterator[tupl
         return
     for number, source in enumerate(sources):
         if isinstance(source, Tensor):
-            yield f"picture {number + 1}", source.detach().cpu()
+            yield f"image {number + 1}", source.detach().cpu()
         else:
-            yield source.name, read_picture(source, max_side=max_side).image
+            yield source.name, read_image_file(source, max_side=max_side).image
 
 
 def _plain(run: _Run, colour: tuple[float, ...]) -> Plain | None:
@@ -235,14 +235,14 @@ def _plain(run: _Run, colour: tuple[float, ...]) -> Plain | None:
 
 
 def _drift(run: _Run, first: list[tuple[Tensor, Tensor]], round_trips: int) -> tuple[Trip, ...]:
-    """PSNR after 1, 2, 4, ... and the last trip; ends early where a picture doesn't come back finite."""
+    """PSNR after 1, 2, 4, ... and the last trip; ends early where an image doesn't come back finite."""
     told = {round_trips} | {2**n for n in range(round_trips.bit_length()) if 2**n <= round_trips}
     found: list[Trip] = []
     now = [again for _, again in first]
     before = [original for original, _ in first]
     for number in range(1, round_trips + 1 if first else 1):
         if number > 1:
-            after = [run.trip(image, f"round trip {number} of picture {i + 1}")[1] for i, image in enumerate(now)]
+            after = [run.trip(image, f"round trip {number} of image {i + 1}")[1] for i, image in enumerate(now)]
             before, now = now, [image for image in after if image is not None]
             if len(now) < len(before):
                 break

@@ -1,4 +1,4 @@
-"""Statistics of a VAE's latents, streamed picture by picture: spread, scale, noise, KL and dead channels."""
+"""Statistics of a VAE's latents, streamed image by image: spread, scale, noise, KL and dead channels."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from torch import Tensor
 
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 
-# A channel whose posterior means vary less than this share of the middle channel's tells pictures apart no more.
+# A channel whose posterior means vary less than this share of the middle channel's tells images apart no more.
 CONSTANT = 0.05
-# Below this KL, in nats an element, a channel's posterior is the prior, whatever the picture.
+# Below this KL, in nats an element, a channel's posterior is the prior, whatever the image.
 COLLAPSED = 0.05
 
 
@@ -38,7 +38,7 @@ class Latents:
     sigma: float | None
     noise_share: float | None
     kl_per_element: float | None
-    kl_per_picture: float | None  # its mean over the pictures; grows with their size
+    kl_per_image: float | None  # its mean over the images; grows with their size
     channels: tuple[Channel, ...]
 
     @property
@@ -53,7 +53,7 @@ class LatentSums:
     def __init__(self) -> None:
         self._sums: Tensor | None = None  # [c,5]: mean, mean^2, sigma, sigma^2, KL
         self._elements = 0  # of one channel
-        self._pictures = 0
+        self._images = 0
         self._has_posterior = False
 
     def add(self, posterior: DiagonalGaussian) -> None:
@@ -67,7 +67,7 @@ class LatentSums:
         sums = terms.sum(dim=(0, 2, 3))
         self._sums = sums if self._sums is None else self._sums + sums
         self._elements += mean[:, 0].numel()
-        self._pictures += len(mean)
+        self._images += len(mean)
         self._has_posterior = posterior.logvar is not None
 
     def result(self) -> Latents | None:
@@ -100,7 +100,7 @@ class LatentSums:
             )
             for i in range(len(mean))
         )
-        kl_per_picture = float(self._sums[:, 4].sum()) / self._pictures
+        kl_per_image = float(self._sums[:, 4].sum()) / self._images
         return Latents(
             mean=float(overall[0]),
             std=std,
@@ -108,7 +108,7 @@ class LatentSums:
             sigma=float(overall[2]) if has else None,
             noise_share=_share(float(overall[3]), variance) if has else None,
             kl_per_element=float(overall[4]) if has else None,
-            kl_per_picture=kl_per_picture if has else None,
+            kl_per_image=kl_per_image if has else None,
             channels=channels,
         )
 

@@ -46,7 +46,7 @@ class Trip:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds for one square picture, and the device's peak of memory meanwhile (None on a CPU)."""
+    """Median seconds for one square image, and the device's peak of memory meanwhile (None on a CPU)."""
 
     side: int
     encode: float
@@ -58,7 +58,7 @@ class Timing:
 class Measured:
     """All that was measured; None and empty where nothing finite came out. Levels are 8-bit levels."""
 
-    pictures: str  # which, in words
+    images: str  # which, in words
     failures: tuple[str, ...]  # every pass that gave NaN or infinity
     latents: Latents | None
     scaling_factor: float  # as the file or the registry says it
@@ -66,14 +66,14 @@ class Measured:
     registered_scale: float | None  # the latent space's own, where the network gives raw z
     colour_bias: tuple[float, ...] | None  # mean signed error of R, G, B, in levels
     bands: tuple[Band, ...]
-    picture_grid: dict[int, float]  # RMS of the pattern in the pictures' errors, by period, in levels
+    image_grid: dict[int, float]  # RMS of the pattern in the images' errors, by period, in levels
     plain: tuple[Plain, ...]
     drift: tuple[Trip, ...]
     activations: dict[str, float]  # largest absolute output a layer
     timings: tuple[Timing, ...]
 
 
-class PictureSums:
+class ImageSums:
     """Running sums over originals and reconstructions of any size: colour, spectrum, grid."""
 
     def __init__(self, factor: int) -> None:
@@ -87,7 +87,7 @@ class PictureSums:
         self._squares = 0.0
 
     def add(self, image: Tensor, again: Tensor) -> None:
-        """Count one pair in; both [1,3,h,w] in [0,1], on the CPU. Pictures weigh by their pixels."""
+        """Count one pair in; both [1,3,h,w] in [0,1], on the CPU. Images weigh by their pixels."""
         pixels = image.shape[2] * image.shape[3]
         error = (again[0].double() - image[0].double()) * LEVELS
         self._pixels += pixels

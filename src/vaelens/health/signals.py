@@ -1,4 +1,4 @@
-"""What pictures say about a decoder, as pure functions: spectra by scale, and patterns that repeat on its grid."""
+"""What images say about a decoder, as pure functions: spectra by scale, and patterns that repeat on its grid."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def band_power(image: Tensor) -> Tensor:
 
     The mean is taken away and a Hann window laid over it, without which the jump from one edge to the
     opposite one passes for fine detail. Divided by the window's power, so that the bands add up to the
-    picture's variance under the window (Parseval).
+    image's variance under the window (Parseval).
     """
     x = image.cpu().double().numpy()
     h, w = x.shape[1:]
@@ -37,7 +37,7 @@ def grid_cells(image: Tensor, factor: int) -> Tensor | None:
 
     image is [c,h,w], aligned with the grid at its top left corner. What is taken away is a centred moving
     average over one period: exact for a linear slope, and blind to what repeats. So the mean over n is the
-    pattern that repeats in every cell. None where the picture has fewer than two cells, or the factor is
+    pattern that repeats in every cell. None where the image has fewer than two cells, or the factor is
     odd or 1.
     """
     c, h, w = image.shape
@@ -88,5 +88,5 @@ def _folded(pattern: Tensor, period: int) -> Tensor:
 
 
 def _hann(n: int) -> np.ndarray:
-    """A Hann window of n samples at the pixels' centres, so that none is zero however small the picture."""
+    """A Hann window of n samples at the pixels' centres, so that none is zero however small the image."""
     return np.sin((np.arange(n) + 0.5) * (math.pi / n)) ** 2

@@ -26,7 +26,7 @@ def header(health: Health) -> list[str]:
     return [
         f"{vae['name']}: {space}, weights {vae['weights']}",
         f"{vae['dtype']} on {vae['device']}, {record['threads']} threads; {record['seconds']:.1f} s{peak}",
-        health.measured.pictures,
+        health.measured.images,
     ]
 
 
@@ -95,7 +95,7 @@ def details(health: Health) -> Iterator[tuple[str, Table]]:
     if measured.drift:
         names = ("round trips", "PSNR to the original", "to the one before")
         rows = tuple((str(t.number), f"{t.to_original:.2f}", f"{t.to_previous:.2f}") for t in measured.drift)
-        yield "Drift (dB, the mean over pictures)", _table(names, rows)
+        yield "Drift (dB, the mean over images)", _table(names, rows)
     worst = worst_by_block(measured.activations)[:WORST]
     if worst:
         rows = tuple((layer, f"{top:.4g}", f"{HALF_LIMIT / top:.3g}" if top else "inf") for layer, top in worst)
@@ -113,7 +113,7 @@ def details(health: Health) -> Iterator[tuple[str, Table]]:
             )
             for t in measured.timings
         )
-        yield "Time for one picture, the median", _table(names, rows)
+        yield "Time for one image, the median", _table(names, rows)
 
 
 def _table(names: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> Table:

@@ -38,14 +38,14 @@ class Threshold:
 
 THRESHOLDS = {
     "finite values": Threshold(
-        1, 1, "passes with NaN or infinity", "One NaN spreads to the whole picture, which comes out black."
+        1, 1, "passes with NaN or infinity", "One NaN spreads to the whole image, which comes out black."
     ),
-    "KL": Threshold(0.5, 0.1, "nats an element", "With so little the latents hardly depend on the picture any more."),
+    "KL": Threshold(0.5, 0.1, "nats an element", "With so little the latents hardly depend on the image any more."),
     "posterior noise": Threshold(
         0.1,
         0.5,
         "of the latents' variance",
-        "A sampled latent differs by this much from the next one of the same picture; the published VAEs have next "
+        "A sampled latent differs by this much from the next one of the same image; the published VAEs have next "
         "to none.",
     ),
     "latent scale": Threshold(
@@ -53,19 +53,19 @@ THRESHOLDS = {
         2.5,
         "times too large or too small",
         "A diffusion model expects latents of unit spread; another scaling_factor's VAE gives grey or glaring "
-        "pictures. Drawn pictures alone shift it by up to a third.",
+        "images. Synthetic images alone shift it by up to a third.",
     ),
     "latent centre": Threshold(
         0.75, 2, "standard deviations off 0", "A diffusion model expects latents around 0; the shift_factor is wrong."
     ),
     "dead channels": Threshold(
-        1, 1, "channels", "A channel that is the same for every picture is capacity lost, and a sign of a broken file."
+        1, 1, "channels", "A channel that is the same for every image is capacity lost, and a sign of a broken file."
     ),
     "colour bias": Threshold(
         1,
         5,
         "levels of 255",
-        "One level is lost in rounding; the published kl-f8 darkens by two; five over a whole picture are seen.",
+        "One level is lost in rounding; the published kl-f8 darkens by two; five over a whole image are seen.",
     ),
     "coarse structure": Threshold(
         1.1,
@@ -85,7 +85,7 @@ THRESHOLDS = {
         "times the power in the band that has most",
         "Texture that wasn't there: the decoder sharpens or rings.",
     ),
-    "grid in pictures": Threshold(
+    "grid in images": Threshold(
         0.5,
         2,
         "levels of 255",
@@ -107,7 +107,7 @@ THRESHOLDS = {
         0.25,
         1,
         "of 65504, the largest number in float16",
-        "Beyond it float16 gives black pictures; other pictures may reach four times what these do. float32 and "
+        "Beyond it float16 gives black images; other images may reach four times what these do. float32 and "
         "bfloat16 are safe.",
     ),
 }
@@ -136,7 +136,7 @@ def findings(measured: Measured) -> tuple[Finding, ...]:
         *_of_latents(measured),
         _of_colour(measured),
         *_of_bands(measured.bands),
-        _of_grid("grid in pictures", [measured.picture_grid]),
+        _of_grid("grid in images", [measured.image_grid]),
         _of_grid("grid on plain", [plain.grid for plain in measured.plain]),
         _of_plain(measured),
         _of_drift(measured),
@@ -155,10 +155,10 @@ def _of_latents(measured: Measured) -> tuple[Finding, ...]:
     if latents is None:
         subjects = ("KL", "posterior noise", "latent scale", "latent centre", "dead channels")
         return tuple(Finding(about, NOTHING) for about in subjects)
-    if latents.kl_per_element is None or latents.kl_per_picture is None or latents.noise_share is None:
+    if latents.kl_per_element is None or latents.kl_per_image is None or latents.noise_share is None:
         kl, noise = (Finding(about, NO_POSTERIOR) for about in ("KL", "posterior noise"))
     else:
-        says = f"{latents.kl_per_element:.2f} nats an element, {latents.kl_per_picture:,.0f} a picture"
+        says = f"{latents.kl_per_element:.2f} nats an element, {latents.kl_per_image:,.0f} an image"
         kl = _judged("KL", latents.kl_per_element, says)
         says = f"sigma {latents.sigma:.3g}, {_percent(latents.noise_share)} of the latents' variance"
         noise = _judged("posterior noise", latents.noise_share, says)

@@ -4,7 +4,7 @@
     portraits/anna.jpg,eye,310,205.5,362,238
 
 In JSON lines the same names: {"id": "portraits/anna.jpg", "label": "eye", "left": 310, ...}. Left and top lie
-inside the box, right and bottom outside, in pixels of the picture as a preset reads
+inside the box, right and bottom outside, in pixels of the image as a preset reads
 it (card-2022 doesn't turn it upright, the others do), from its top left corner. Other
 columns are ignored.
 """
@@ -31,7 +31,7 @@ VISIBLE = 2  # COCO: 0 not marked, 1 marked but hidden, 2 visible
 
 
 def read_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
-    """The boxes of a .csv or .jsonl file by picture id, in the file's order.
+    """The boxes of a .csv or .jsonl file by image id, in the file's order.
 
     Raises UsageError for another kind of file; BadInputError for one that can't be read or holds no box, and,
     with the line's number, for a line without an id, a label or four finite numbers with left < right and
@@ -91,11 +91,11 @@ def matching(
     known = {name: found for name, found in boxes.items() if name in ids}
     if not known:
         raise UsageError(
-            f"{where}: none of its {len(boxes):,} ids is a picture's. Its first is {next(iter(boxes))!r}, "
-            f"the pictures' first {min(ids)!r}; write them alike."
+            f"{where}: none of its {len(boxes):,} ids is an image's. Its first is {next(iter(boxes))!r}, "
+            f"the images' first {min(ids)!r}; write them alike."
         )
     missing = len(boxes) - len(known)
-    return known, f"{missing:,} of the {len(boxes):,} ids in {where} match no picture" if missing else None
+    return known, f"{missing:,} of the {len(boxes):,} ids in {where} match no image" if missing else None
 
 
 def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]:

@@ -1,4 +1,4 @@
-"""Random squares of pictures for training, with the boxes that are left in them."""
+"""Random squares of images for training, with the boxes that are left in them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from vaelens.images.drawing import Box
 
 @dataclass(frozen=True)
 class Crops:
-    """What becomes of a picture: a square of `shares` (from, to) of its shorter side, `size` pixels wide afterwards.
+    """What becomes of an image: a square of `shares` (from, to) of its shorter side, `size` pixels wide afterwards.
 
     flip, recolour: how often it is mirrored, and how often its colours are changed, 0 to 1
     """
@@ -26,10 +26,10 @@ class Crops:
 def random_square(
     pixels: np.ndarray, boxes: Sequence[Box], how: Crops, rng: np.random.Generator
 ) -> tuple[np.ndarray, tuple[Box, ...]]:
-    """A square of a picture, uint8 [size,size,3], and what is left of its boxes, in the square's pixels.
+    """A square of an image, uint8 [size,size,3], and what is left of its boxes, in the square's pixels.
 
     Side and place are random, but for shares of (1, 1), which mean the middle square; resized by area (Pillow's BOX),
-    or enlarged by BICUBIC where the picture is too small. Boxes of which less than half is left are dropped.
+    or enlarged by BICUBIC where the image is too small. Boxes of which less than half is left are dropped.
     """
     height, width = (int(n) for n in pixels.shape[:2])
     side = min(height, width) * float(rng.uniform(*how.shares))
@@ -50,7 +50,7 @@ def random_square(
 
 
 def recoloured(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The picture with its channels mixed up, and brightness, colour balance and contrast changed; uint8."""
+    """The image with its channels mixed up, and brightness, colour balance and contrast changed; uint8."""
     values = pixels[..., rng.permutation(3)] / 255.0
     values = np.clip(values * rng.uniform(0.6, 1.3, 3), 0, 1) ** rng.uniform(0.7, 1.5)
     return (values * 255 + 0.5).astype(np.uint8)

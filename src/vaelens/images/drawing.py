@@ -1,7 +1,7 @@
-"""What drawn pictures have in common: labels that are exact because we drew them, and backgrounds.
+"""What synthetic images have in common: labels that are exact because we drew them, and backgrounds.
 
-Pictures are drawn four times too large and reduced by area, so that edges are smooth and a label's
-box is known to a quarter of a pixel. A seed fixes a picture, bit for bit, for one Pillow and NumPy.
+Images are drawn four times too large and reduced by area, so that edges are smooth and a label's
+box is known to a quarter of a pixel. A seed fixes an image, bit for bit, for one Pillow and NumPy.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Box:
-    """A labelled region in pixels of the finished picture: left and top inside, right and bottom outside.
+    """A labelled region in pixels of the finished image: left and top inside, right and bottom outside.
 
     glyph: one character that we drew, its label, which the glyph reader may be asked for. A user's label, or another
     set's, is never one, also where it is a single letter.
@@ -32,14 +32,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished picture, uint8 [h,w,3], with everything that was drawn into it on purpose."""
+    """A finished image, uint8 [h,w,3], with everything that was drawn into it on purpose."""
 
     pixels: np.ndarray
     boxes: tuple[Box, ...]
 
 
 def finish(canvas: Image.Image, boxes: list[Box]) -> Drawing:
-    """Reduce an oversampled canvas and its boxes (in canvas pixels) to the finished picture."""
+    """Reduce an oversampled canvas and its boxes (in canvas pixels) to the finished image."""
     k = OVERSAMPLING
     small = canvas.reduce(k)
     scaled = tuple(replace(b, left=b.left / k, top=b.top / k, right=b.right / k, bottom=b.bottom / k) for b in boxes)

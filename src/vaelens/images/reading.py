@@ -1,4 +1,4 @@
-"""Reading pictures, with one defined rule for each kind of file.
+"""Reading images, with one defined rule for each kind of file.
 
 | a file with        | becomes                                                                          |
 |--------------------|----------------------------------------------------------------------------------|
@@ -12,7 +12,7 @@
 | an ICC profile     | converted to sRGB, perceptual intent (sRGB itself untouched; a broken one ignored) |
 | several frames or pages | the first                                                                     |
 
-Anything but the plain case is said in the picture's notes. More than MAX_PIXELS pixels, and formats that
+Anything but the plain case is said in the image's notes. More than MAX_PIXELS pixels, and formats that
 are programs or layers (SVG, EPS, PDF, PSD), are refused from the header.
 """
 
@@ -41,8 +41,8 @@ REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as it was read: image [1,3,h,w] in [0,1], float32, and what was done to it on the way.
+class ImageFile:
+    """An image as it was read: image [1,3,h,w] in [0,1], float32, and what was done to it on the way.
 
     `path` is the file, or the name that was given with the bytes.
     """
@@ -59,22 +59,22 @@ class Picture:
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """The picture at `path` as an image [1,3,h,w] in [0,1], float32. Rules and errors: `read_picture`."""
-    return read_picture(path).image
+    """The image at `path` as an image [1,3,h,w] in [0,1], float32. Rules and errors: `read_image_file`."""
+    return read_image_file(path).image
 
 
-def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width from the header, as it is stored; raises as `read_picture` does, but for damage inside."""
+def check_image_file(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width from the header, as it is stored; raises as `read_image_file` does, but for damage inside."""
     with _opened_file(Path(path)) as opened:
         return opened.height, opened.width
 
 
-def read_picture(path: str | os.PathLike[str], max_side: int | None = None) -> Picture:
-    """The picture at `path` by the rules above, with notes on those that applied.
+def read_image_file(path: str | os.PathLike[str], max_side: int | None = None) -> ImageFile:
+    """The image at `path` by the rules above, with notes on those that applied.
 
     `max_side` shrinks a larger one (Lanczos) so that its longer side has that many pixels.
 
-    Raises BadInputError for a file that is missing, empty, truncated, no picture, of a refused format, or
+    Raises BadInputError for a file that is missing, empty, truncated, no image, of a refused format, or
     larger than MAX_PIXELS.
     """
     file = Path(path)
@@ -82,7 +82,7 @@ def read_picture(path: str | os.PathLike[str], max_side: int | None = None) -> P
 
 
 def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
-    """A PNG's text chunks; nothing for another kind of picture. Raises as `read_picture` does.
+    """A PNG's text chunks; nothing for another kind of image. Raises as `read_image_file` does.
 
     Pillow refuses text that unpacks to more than a megabyte a chunk, and 64 in all.
     """
@@ -92,14 +92,14 @@ def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
         return {key: str(value) for key, value in getattr(opened, "text", {}).items()}
 
 
-def decode_picture(data: bytes, name: str) -> Picture:
-    """A picture file's bytes by the rules above; `name` is what messages call it. Raises as `read_picture` does."""
+def decode_image_file(data: bytes, name: str) -> ImageFile:
+    """An image file's bytes by the rules above; `name` is what messages call it. Raises as `read_image_file` does."""
     file = Path(name)
     return _decoded(_opened(BytesIO(data), data[:HEAD], file), file, None)
 
 
 def decode_plain(data: bytes, name: str) -> np.ndarray:
-    """A picture file's bytes to uint8 [h,w,3] by Pillow's convert("RGB") and nothing else.
+    """An image file's bytes to uint8 [h,w,3] by Pillow's convert("RGB") and nothing else.
 
     The table above doesn't hold: no EXIF orientation, no profile, alpha dropped, 16-bit grey as Pillow has it.
     What is refused is the same, with the same messages.
@@ -114,7 +114,7 @@ def decode_plain(data: bytes, name: str) -> np.ndarray:
             return np.array(frame.convert("RGB"), dtype=np.uint8)
 
 
-def _decoded(opened: Image.Image, file: Path, max_side: int | None) -> Picture:
+def _decoded(opened: Image.Image, file: Path, max_side: int | None) -> ImageFile:
     notes: list[str] = []
     with opened:
         count = getattr(opened, "n_frames", 1)
@@ -131,26 +131,26 @@ def _decoded(opened: Image.Image, file: Path, max_side: int | None) -> Picture:
     if max_side is not None and max(image.shape[2:]) > max_side:
         image = _shrunk(image, max_side)
         notes.append(f"shrunk from {upright.width}x{upright.height}")
-    return Picture(file, image, tuple(notes))
+    return ImageFile(file, image, tuple(notes))
 
 
 def _opened_file(file: Path) -> Image.Image:
     try:
         if file.exists() and not file.is_file() and not file.is_dir():
-            raise BadInputError(f"{file} is a device or pipe, not a picture file. Save the picture first.")
+            raise BadInputError(f"{file} is a device or pipe, not an image file. Save the image first.")
         with file.open("rb") as stream:
             head = stream.read(HEAD)
     except IsADirectoryError as error:
-        raise BadInputError(f"{file} is a folder, not a picture. Name the picture files.") from error
+        raise BadInputError(f"{file} is a folder, not an image. Name the image files.") from error
     except OSError as error:
         raise BadInputError(f"{file}: can't be read: {error.strerror}. Check the path.") from error
     return _opened(file, head, file)
 
 
 def _opened(source: Path | BytesIO, head: bytes, file: Path) -> Image.Image:
-    """The picture with its header read; `head` is how the file begins, `file` what messages call it."""
+    """The image with its header read; `head` is how the file begins, `file` what messages call it."""
     if not head:
-        raise BadInputError(f"{file} is empty, not a picture. Copy it anew.")
+        raise BadInputError(f"{file} is empty, not an image. Copy it anew.")
     kind = next((name for magic, name in REFUSED.items() if head.startswith(magic)), None)
     if kind is None and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<svg" in head.lower():
         kind = "SVG"
@@ -162,11 +162,11 @@ def _opened(source: Path | BytesIO, head: bytes, file: Path) -> Image.Image:
             opened = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise BadInputError(f"{file} is no picture that vaelens knows ({known}). Convert it to PNG first.") from error
+        raise BadInputError(f"{file} is no image that vaelens knows ({known}). Convert it to PNG first.") from error
     except Image.DecompressionBombError as error:
         raise BadInputError(_too_large(file, None)) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadInputError(f"{file}: a damaged picture: {error}. Copy it anew.") from error
+        raise BadInputError(f"{file}: a damaged image: {error}. Copy it anew.") from error
     if opened.width * opened.height > MAX_PIXELS:
         opened.close()
         raise BadInputError(_too_large(file, opened.size))
@@ -182,20 +182,20 @@ def _loaded(opened: Image.Image, file: Path) -> Image.Image:
     try:
         opened.load()
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BadInputError(f"{file}: a damaged or incomplete picture: {error}. Copy it anew.") from error
+        raise BadInputError(f"{file}: a damaged or incomplete image: {error}. Copy it anew.") from error
     return opened
 
 
-def _tensor(picture: Image.Image, form: str | None, notes: list[str], file: Path) -> Tensor:
+def _tensor(image: Image.Image, form: str | None, notes: list[str], file: Path) -> Tensor:
     """An upright frame of any mode to [1,3,h,w] in [0,1]."""
-    if picture.mode in DEEP_GREY or (picture.mode == "I" and form == "PPM"):
-        ignored = [what for what in ("icc_profile", "transparency") if what in picture.info]
+    if image.mode in DEEP_GREY or (image.mode == "I" and form == "PPM"):
+        ignored = [what for what in ("icc_profile", "transparency") if what in image.info]
         notes.append("16-bit grey, scaled" + (f", its {' and '.join(ignored)} ignored" if ignored else ""))
-        grey = np.asarray(picture).astype(np.float32) / 65535
+        grey = np.asarray(image).astype(np.float32) / 65535
         return torch.as_tensor(grey).expand(1, 3, *grey.shape).contiguous()
-    if picture.mode in {"I", "F"}:
+    if image.mode in {"I", "F"}:
         raise _no_range(file)
-    flat = _converted(_over_white(picture, notes), notes)
+    flat = _converted(_over_white(image, notes), notes)
     pixels = np.array(flat, dtype=np.uint8)
     return torch.as_tensor(pixels).permute(2, 0, 1)[None].contiguous().to(torch.float32) / 255
 
@@ -211,42 +211,42 @@ def _shrunk(image: Tensor, side: int) -> Tensor:
     return torch.as_tensor(np.stack([np.asarray(plane) for plane in planes]))[None].clamp(0, 1)
 
 
-def _over_white(picture: Image.Image, notes: list[str]) -> Image.Image:
-    """The picture without alpha; a profile stays attached."""
-    if not picture.has_transparency_data:
-        return picture
-    layer = picture.convert("RGBA")
+def _over_white(image: Image.Image, notes: list[str]) -> Image.Image:
+    """The image without alpha; a profile stays attached."""
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
     if layer.getchannel("A").getextrema() == (255, 255):
         flat = layer.convert("RGB")
     else:
         notes.append("alpha laid over white")
         flat = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    flat.info = dict(picture.info)
-    if picture.mode in {"L", "LA"} and flat.info.pop("icc_profile", None):
+    flat.info = dict(image.info)
+    if image.mode in {"L", "LA"} and flat.info.pop("icc_profile", None):
         notes.append("grey with alpha: its colour profile ignored")  # it describes one channel
     return flat
 
 
-def _converted(picture: Image.Image, notes: list[str]) -> Image.Image:
+def _converted(image: Image.Image, notes: list[str]) -> Image.Image:
     """To RGB, by the profile that is attached, if there is one that works."""
-    profile = cast(bytes | None, picture.info.get("icc_profile"))
-    if picture.mode in {"LAB", "YCbCr", "HSV"}:
-        notes.append(f"{picture.mode} colours, converted plainly")
-    if picture.mode not in {"RGB", "L", "CMYK"}:
-        picture = picture.convert("L" if picture.mode == "1" else "RGB")
+    profile = cast(bytes | None, image.info.get("icc_profile"))
+    if image.mode in {"LAB", "YCbCr", "HSV"}:
+        notes.append(f"{image.mode} colours, converted plainly")
+    if image.mode not in {"RGB", "L", "CMYK"}:
+        image = image.convert("L" if image.mode == "1" else "RGB")
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
             name = ImageCms.getProfileDescription(source).strip()
-            if "sRGB" in name and picture.mode == "RGB":
-                return picture
+            if "sRGB" in name and image.mode == "RGB":
+                return image
             srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            converted = ImageCms.profileToProfile(picture, source, srgb, outputMode="RGB")
+            converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             notes.append(f"colour profile ignored, it is broken or doesn't fit ({error})")
         else:
             notes.append(f"converted from the colour profile {name!r} to sRGB")
             return cast(Image.Image, converted)
-    if picture.mode == "CMYK":
+    if image.mode == "CMYK":
         notes.append("CMYK without a usable profile, converted plainly")
-    return picture.convert("RGB")
+    return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""From a decoded picture to the square that is measured, and where a labelled box lands in it.
+"""From a decoded image to the square that is measured, and where a labelled box lands in it.
 
 | way              | preset    | shortest side to `side` by                                                  |
 |------------------|-----------|-----------------------------------------------------------------------------|
@@ -6,7 +6,7 @@
 | `pillow_bicubic` | modern    | Pillow's bicubic on bytes: antialiased                                      |
 
 Both scale by side / shortest side, round the long side (half to even), and cut the centre square out at
-(long - side) // 2. A picture smaller than `side` is enlarged, as both protocols do.
+(long - side) // 2. An image smaller than `side` is enlarged, as both protocols do.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ SMALLEST = 2.0  # pixels a side: below, a box says nothing about what it frames
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture went: it was scaled by (scale_x, scale_y), and the crop's corner lies at (left, top) of that."""
+    """Where an image went: it was scaled by (scale_x, scale_y), and the crop's corner lies at (left, top) of that."""
 
     scale_x: float
     scale_y: float
@@ -36,7 +36,7 @@ class Placement:
     side: int
 
     def map(self, box: Box) -> Box | None:
-        """A box of the source picture in the crop's pixels, clipped to the crop.
+        """A box of the source image in the crop's pixels, clipped to the crop.
 
         None if less than half of its area is left, or what is left is under 2 pixels wide or high.
         """
@@ -56,15 +56,15 @@ def resized_size(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def placement(height: int, width: int, side: int) -> Placement:
-    """Where a picture of this size goes, by either way."""
+    """Where an image of this size goes, by either way."""
     h, w = resized_size(height, width, side)
     return Placement(w / width, h / height, (w - side) // 2, (h - side) // 2, side)
 
 
-def resize_and_crop(pixels: np.ndarray, side: int, way: Way, name: str = "the picture") -> np.ndarray:
-    """A decoded picture, uint8 [h,w,3], to the centre square, uint8 [side,side,3].
+def resize_and_crop(pixels: np.ndarray, side: int, way: Way, name: str = "the image") -> np.ndarray:
+    """A decoded image, uint8 [h,w,3], to the centre square, uint8 [side,side,3].
 
-    Raises BadInputError, naming the picture, for one so long and thin that it can't be scaled in memory;
+    Raises BadInputError, naming the image, for one so long and thin that it can't be scaled in memory;
     UsageError for an unknown way, a side below 1, or without OpenCV where it is needed.
     """
     if way not in WAYS or side < 1:

@@ -1,6 +1,6 @@
-"""A labelled sheet: pictures beside their reconstructions, pixel for pixel.
+"""A labelled sheet: images beside their reconstructions, pixel for pixel.
 
-One column a version, one row a picture. A picture's pixel is a pixel of the sheet, so what a VAE does to
+One column a version, one row an image. An image's pixel is a pixel of the sheet, so what a VAE does to
 an eye or a letter is seen as it is and not as a resampling made it.
 """
 
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 32
 GAP = 16
-NARROWEST = 176  # a column has room for "24.31 dB  SSIM 0.812" even above a picture one pixel wide
-ENLARGED_BELOW = 128  # a longer side under this is enlarged: a picture of one pixel can't be looked at
+NARROWEST = 176  # a column has room for "24.31 dB  SSIM 0.812" even above an image one pixel wide
+ENLARGED_BELOW = 128  # a longer side under this is enlarged: an image of one pixel can't be looked at
 LINE = 1.35  # line height over font size
 
 PAPER, INK, QUIET, RULE = (246, 246, 246), (24, 24, 24), (92, 92, 92), (205, 205, 205)
@@ -28,7 +28,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One picture in its versions: `cells` are uint8 [h,w,3], all of one size, one a column.
+    """One image in its versions: `cells` are uint8 [h,w,3], all of one size, one a column.
 
     `title` is the file's name; the size is written beside it. `captions` has one text a cell, or none at all. Where
     there is no such version the cell is None, and its caption stands in its place.
@@ -67,14 +67,14 @@ def _check(rows: Sequence[SheetRow], headings: Sequence[str]) -> None:
             raise ValueError(
                 f"{row.title}: {len(row.cells)} cells and {len(row.captions)} captions for {len(headings)} headings"
             )
-        pictures = [cell for cell in row.cells if cell is not None]
-        if not pictures:
-            raise ValueError(f"{row.title}: no cell holds a picture")
-        for cell in pictures:
+        images = [cell for cell in row.cells if cell is not None]
+        if not images:
+            raise ValueError(f"{row.title}: no cell holds an image")
+        for cell in images:
             if cell.dtype != np.uint8 or cell.ndim != 3 or cell.shape[2] != 3 or cell.size == 0:
                 raise ValueError(f"{row.title}: a cell is {cell.dtype} {list(cell.shape)}, not uint8 [h,w,3]")
-            if cell.shape != pictures[0].shape:
-                raise ValueError(f"{row.title}: cells of {list(cell.shape)} and {list(pictures[0].shape)} in one row")
+            if cell.shape != images[0].shape:
+                raise ValueError(f"{row.title}: cells of {list(cell.shape)} and {list(images[0].shape)} in one row")
 
 
 def _factor(row: SheetRow) -> int:
@@ -177,12 +177,12 @@ def _glyph(character: str) -> str:
         return " "
     if kind in {"Mn", "Me", "Cf"}:  # accents that stand alone here, joiners, marks of direction
         return ""
-    if _picture(character) == _picture("\uffff"):  # never a character, so it shows the font's box for "missing"
+    if _image(character) == _image("\uffff"):  # never a character, so it shows the font's box for "missing"
         return REPLACED.get(character, "-" if kind == "Pd" else "?")
     return character
 
 
-def _picture(character: str) -> bytes:
+def _image(character: str) -> bytes:
     canvas = Image.new("L", (32, 32))
     ImageDraw.Draw(canvas).text((4, 4), character, 255, _font(CAPTION))
     return canvas.tobytes()

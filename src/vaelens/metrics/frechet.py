@@ -2,11 +2,11 @@
 
 |mean1 - mean2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2), in float64; 0 is equal, lower is better. With S = F F'
 the last trace is the sum of the singular values of F1' F2: no square root of a matrix is taken, nothing turns
-complex, and factors of low rank (fewer pictures than features) are as good as any.
+complex, and factors of low rank (fewer images than features) are as good as any.
 
-Moments are sums, so sets merge by adding. The jackknife leaves out one group of pictures at a time, which tells
-how much a distance, or the difference between two, hangs on which pictures were measured. A distance from n
-pictures is too high by about 1/n, so an interval is one for this many pictures, not for the limit of many.
+Moments are sums, so sets merge by adding. The jackknife leaves out one group of images at a time, which tells
+how much a distance, or the difference between two, hangs on which images were measured. A distance from n
+images is too high by about 1/n, so an interval is one for this many images, not for the limit of many.
 """
 
 import math
@@ -54,26 +54,26 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """Over n - 1, as pytorch-fid and torch-fidelity take it. Raises ValueError for fewer than two pictures."""
+        """Over n - 1, as pytorch-fid and torch-fidelity take it. Raises ValueError for fewer than two images."""
         if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 pictures, not {self.count}")
+            raise ValueError(f"a covariance needs at least 2 images, not {self.count}")
         return (self.outer - torch.outer(self.total, self.mean)) / (self.count - 1)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """Never negative. Raises ValueError for fewer than two pictures and for features that aren't finite."""
+    """Never negative. Raises ValueError for fewer than two images and for features that aren't finite."""
     return _distance(_Gaussian.of(a), _Gaussian.of(b))
 
 
 @dataclass(frozen=True)
 class Jackknife:
-    """A distance, or a difference of two, and what it is with each group of pictures left out in turn."""
+    """A distance, or a difference of two, and what it is with each group of images left out in turn."""
 
     value: float
     left_out: tuple[float, ...]
 
     def minus(self, other: "Jackknife") -> "Jackknife":
-        """The difference, group by group: what both VAEs owe to the pictures drops out."""
+        """The difference, group by group: what both VAEs owe to the images drops out."""
         pairs = zip(self.left_out, other.left_out, strict=True)
         return Jackknife(self.value - other.value, tuple(a - b for a, b in pairs))
 
@@ -93,18 +93,18 @@ def jackknife(
 ) -> dict[str, Jackknife]:
     """The Frechet distance of each named set from the reference, whole and with each group left out.
 
-    reference, sets[name]: the moments of the same groups of pictures, of about equal size (20 are usual).
-    Groups without pictures are passed over. progress(done, all) is called after each distance. Raises
-    ValueError where the groups of a set aren't the reference's, where fewer than two groups hold pictures,
-    or where fewer than two pictures are left.
+    reference, sets[name]: the moments of the same groups of images, of about equal size (20 are usual).
+    Groups without images are passed over. progress(done, all) is called after each distance. Raises
+    ValueError where the groups of a set aren't the reference's, where fewer than two groups hold images,
+    or where fewer than two images are left.
     """
     counts = [group.count for group in reference]
     for name, groups in sets.items():
         if [group.count for group in groups] != counts:
-            raise ValueError(f"the groups of {name} don't hold the same pictures as the reference's")
+            raise ValueError(f"the groups of {name} don't hold the same images as the reference's")
     kept = [i for i, count in enumerate(counts) if count]
     if len(kept) < 2:
-        raise ValueError(f"a jackknife leaves out one group of several, and only {len(kept)} holds pictures")
+        raise ValueError(f"a jackknife leaves out one group of several, and only {len(kept)} holds images")
     whole, wholes = _sum(reference), {name: _sum(groups) for name, groups in sets.items()}
     values: dict[str, list[float]] = {name: [] for name in sets}
     for step, out in enumerate([None, *kept]):

@@ -1,4 +1,4 @@
-"""From 8-bit pictures to what Inception sees: the two ways that are in use, by name.
+"""From 8-bit images to what Inception sees: the two ways that are in use, by name.
 
 FID depends on this step. `torch_fidelity` is TensorFlow 1's resize, as in the original FID code and the
 published VAE tables; `pytorch_fid` is PyTorch's resize, whose pixels lie half a pixel elsewhere. Neither
@@ -14,13 +14,13 @@ from torch.nn import functional as F
 SIDE = 299
 
 
-def torch_fidelity(pictures: Tensor) -> Tensor:
+def torch_fidelity(images: Tensor) -> Tensor:
     """uint8 [b,3,h,w] to [b,3,299,299] in [-1,1): TensorFlow 1's bilinear resize, then (x - 128) / 128.
 
     Bit for bit what torch-fidelity 0.3.0 computes on the CPU. Output pixel i lies at i h / 299, so that the
     first pixels coincide, and what lies beyond the last pixel repeats it. ValueError for other input.
     """
-    x = _checked(pictures)
+    x = _checked(images)
     left, right, weight = _neighbours(x.shape[3], x.device)
     # Width first, over all rows: each value is the same as if the rows had been picked before, and fewer are made.
     low = x.index_select(3, left)
@@ -31,12 +31,12 @@ def torch_fidelity(pictures: Tensor) -> Tensor:
     return (x - 128) / 128
 
 
-def pytorch_fid(pictures: Tensor) -> Tensor:
+def pytorch_fid(images: Tensor) -> Tensor:
     """uint8 [b,3,h,w] to [b,3,299,299] in [-1,1]: x / 255, PyTorch's bilinear resize, then 2 x - 1, as pytorch-fid.
 
     ValueError for other input.
     """
-    x = _checked(pictures) / 255
+    x = _checked(images) / 255
     return 2 * F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False) - 1
 
 
@@ -46,10 +46,10 @@ PREPROCESSINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _checked(pictures: Tensor) -> Tensor:
-    if pictures.dtype != torch.uint8 or pictures.dim() != 4 or pictures.shape[1] != 3 or 0 in pictures.shape:
-        raise ValueError(f"Inception takes 8-bit pictures [b,3,h,w], not {pictures.dtype} {tuple(pictures.shape)}")
-    return pictures.float()
+def _checked(images: Tensor) -> Tensor:
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"Inception takes 8-bit images [b,3,h,w], not {images.dtype} {tuple(images.shape)}")
+    return images.float()
 
 
 def _neighbours(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

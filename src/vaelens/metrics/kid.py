@@ -2,7 +2,7 @@
 
 The kernel is (x.y / d + 1)^3. The mean over random subsets, drawn as torch-fidelity 0.3.0 draws them, computed
 in float64. 0 is equal (and as it is unbiased, values around 0 may be negative); lower is better. Unlike the
-Frechet distance it doesn't grow when pictures are few.
+Frechet distance it doesn't grow when images are few.
 """
 
 import math
@@ -23,7 +23,7 @@ ROWS = 1024  # of a kernel matrix at a time
 class Kid:
     """mean and std (ddof 0) over the subsets' `values`.
 
-    subset_size: how many pictures a subset has: what was asked, or all pictures where there are fewer. Then every
+    subset_size: how many images a subset has: what was asked, or all images where there are fewer. Then every
     subset is the whole set, and std is None: there is nothing to spread.
     """
 
@@ -53,24 +53,24 @@ def kid_each(
     subset_size: int = SUBSET_SIZE,
     seed: int = SEED,
 ) -> dict[str, Kid]:
-    """The KID of each named set [n,d] from features_y [m,d], all on the same subsets of pictures.
+    """The KID of each named set [n,d] from features_y [m,d], all on the same subsets of images.
 
-    Raises ValueError for sets of different sizes, and for fewer than two pictures.
+    Raises ValueError for sets of different sizes, and for fewer than two images.
     """
     sizes = {tuple(features.shape) for features in sets.values()}
     if len(sizes) != 1:
-        raise ValueError(f"the sets come from the same pictures, not from {sorted(sizes)}")
+        raise ValueError(f"the sets come from the same images, not from {sorted(sizes)}")
     n, m = sizes.pop()[0], len(features_y)
     size = min(subset_size, n, m)
     if size < 2:
-        raise ValueError(f"KID needs at least 2 pictures, not {size}")
+        raise ValueError(f"KID needs at least 2 images, not {size}")
     whole = size == n == m
     rng = np.random.RandomState(seed)
     drawn = [
         (torch.as_tensor(rng.choice(n, size, replace=False)), torch.as_tensor(rng.choice(m, size, replace=False)))
         for _ in range(1 if whole else subsets)
     ]
-    # One kernel of all pictures costs n^2, one a subset costs subsets x size^2.
+    # One kernel of all images costs n^2, one a subset costs subsets x size^2.
     batches = [drawn] if max(n, m) ** 2 <= len(drawn) * size**2 else [[pair] for pair in drawn]
     values: dict[str, list[Tensor]] = {name: [] for name in sets}
     for batch in batches:

@@ -57,7 +57,7 @@ def glyph_crops(image: Tensor, boxes: Sequence[Box]) -> Tensor:
     box. Raises ValueError for another shape of image.
     """
     if image.ndim != 4 or image.shape[:2] != (1, 3):
-        raise ValueError(f"glyphs are read from one picture, [1,3,h,w], not {list(image.shape)}")
+        raise ValueError(f"glyphs are read from one image, [1,3,h,w], not {list(image.shape)}")
     luma = (image[0].float() * image.new_tensor(LUMA, dtype=torch.float32).view(3, 1, 1)).sum(dim=0)
     corners = torch.tensor([(b.left, b.top, b.right, b.bottom) for b in boxes], dtype=torch.float32)
     low, high = corners.to(luma.device).view(-1, 2, 2).unbind(dim=1)  # [n,2] each: x and y

@@ -32,14 +32,14 @@ class LPIPSHeads(nn.Module):
 
 
 def lpips(taps_x: Sequence[Tensor], taps_y: Sequence[Tensor], heads: LPIPSHeads) -> Tensor:
-    """One value a picture, [b], float64, from the taps [b,c_i,h_i,w_i] of both and that network's heads.
+    """One value an image, [b], float64, from the taps [b,c_i,h_i,w_i] of both and that network's heads.
 
     The network sees images as `psim.normalised` makes them. Raises ValueError where shapes differ.
     """
     check_taps(taps_x, taps_y)
     total = torch.zeros(taps_x[0].shape[0], dtype=torch.float64, device=taps_x[0].device)
     for x, y, weight in zip(taps_x, taps_y, heads.weights(), strict=True):
-        # One picture at a time: faster than a batch, whose differences leave the processor's cache.
+        # One image at a time: faster than a batch, whose differences leave the processor's cache.
         maps = [torch.einsum("chw,c->hw", (_unit(a) - _unit(b)).square(), weight) for a, b in zip(x, y, strict=True)]
         total = total + torch.stack(maps).mean(dim=(1, 2), dtype=torch.float64)
     return total

@@ -1,7 +1,7 @@
 """PSIM, the perceptual distance of the published VAE tables: VGG16's features compared by cosine.
 
 At each of the five taps of `networks.vgg.VGG16`, one minus the cosine of the angle between the channel
-vectors of the two pictures, averaged over the positions; the sum over taps. No learned weights, so it isn't
+vectors of the two images, averaged over the positions; the sum over taps. No learned weights, so it isn't
 LPIPS. 1e-10 is added to each norm: a vector of zeros has the cosine 0, and counts 1. 0 is equal; lower is
 better. Definition: the evaluation scripts of pesser/stable-diffusion.
 """
@@ -24,27 +24,27 @@ def normalised(image: Tensor) -> Tensor:
 
 
 def psim(taps_x: Sequence[Tensor], taps_y: Sequence[Tensor]) -> Tensor:
-    """One value a picture, [b], float64, from the taps [b,c_i,h_i,w_i] of both; ValueError where shapes differ."""
+    """One value an image, [b], float64, from the taps [b,c_i,h_i,w_i] of both; ValueError where shapes differ."""
     return torch.stack([distances.mean(dim=(1, 2)) for distances in psim_maps(taps_x, taps_y)]).sum(dim=0)
 
 
 def psim_maps(taps_x: Sequence[Tensor], taps_y: Sequence[Tensor]) -> list[Tensor]:
-    """Where the pictures differ: one minus the cosine at each position of each tap, a list of [b,h_i,w_i], float64.
+    """Where the images differ: one minus the cosine at each position of each tap, a list of [b,h_i,w_i], float64.
 
     Raises ValueError where shapes differ.
     """
     check_taps(taps_x, taps_y)
-    # One picture at a time: ten times faster than a batch, whose products leave the processor's cache.
+    # One image at a time: ten times faster than a batch, whose products leave the processor's cache.
     return [
         torch.stack([1 - _cosine(a, b) for a, b in zip(x, y, strict=True)]) for x, y in zip(taps_x, taps_y, strict=True)
     ]
 
 
 def check_taps(taps_x: Sequence[Tensor], taps_y: Sequence[Tensor]) -> None:
-    """Raises ValueError unless both are the taps of as many pictures of one shape."""
+    """Raises ValueError unless both are the taps of as many images of one shape."""
     shapes = [[tuple(tap.shape) for tap in taps] for taps in (taps_x, taps_y)]
     if shapes[0] != shapes[1] or not shapes[0]:
-        raise ValueError(f"two pictures' taps have one shape each, not {shapes[0]} and {shapes[1]}")
+        raise ValueError(f"two images' taps have one shape each, not {shapes[0]} and {shapes[1]}")
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:

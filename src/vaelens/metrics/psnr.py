@@ -5,12 +5,12 @@ from torch import Tensor
 
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
-    """One value a picture, [b], float64, over all of channels, height and width.
+    """One value an image, [b], float64, over all of channels, height and width.
 
-    image, reference: [b,c,h,w] in [0,1], of the same shape (else ValueError). Equal pictures give
+    image, reference: [b,c,h,w] in [0,1], of the same shape (else ValueError). Equal images give
     infinity.
     """
     if image.shape != reference.shape:
-        raise ValueError(f"PSNR compares pictures of one shape, not {tuple(image.shape)} and {tuple(reference.shape)}")
+        raise ValueError(f"PSNR compares images of one shape, not {tuple(image.shape)} and {tuple(reference.shape)}")
     error = (image.double() - reference.double()).square().mean(dim=(1, 2, 3))
     return -10 * torch.log10(error)

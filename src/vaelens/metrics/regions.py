@@ -1,7 +1,7 @@
-"""Measures of one box in a picture: an eye, a letter. The whole picture is reconstructed; only the looking is local.
+"""Measures of one box in an image: an eye, a letter. The whole image is reconstructed; only the looking is local.
 
-A box, in pixels of the picture that is measured, is rounded outward to whole pixels and cut at the picture's
-edges. PSNR as for a picture; SSIM and PSIM from the whole picture's maps, at the places whose centre lies in
+A box, in pixels of the image that is measured, is rounded outward to whole pixels and cut at the image's
+edges. PSNR as for an image; SSIM and PSIM from the whole image's maps, at the places whose centre lies in
 the box, so that they see the box's surroundings too; the gradient energy says whether edges survived.
 """
 
@@ -38,11 +38,11 @@ def measure_regions(
     image (a reconstruction), reference (its original): [3,h,w] in [0,1]. ssim_map: [3,h,w] zero-padded or
     [3,h-10,w-10] valid, of `ssim.ssim_map`. psim_maps: [h_i,w_i] a tap, one minus the cosine (a measure that
     weighs its taps gives them weighted); None leaves psim None. Raises ValueError for a box that lies
-    outside of the picture.
+    outside of the image.
     """
     if image.shape != reference.shape:
         raise ValueError(
-            f"regions are compared in pictures of one shape, not {tuple(image.shape)} and {tuple(reference.shape)}"
+            f"regions are compared in images of one shape, not {tuple(image.shape)} and {tuple(reference.shape)}"
         )
     size = (image.shape[1], image.shape[2])
     image, reference = image.double(), reference.double()
@@ -74,9 +74,9 @@ def region_psnr(image: Tensor, reference: Tensor, box: Box) -> float:
 
 
 def region_ssim(ssim_map: Tensor, box: Box, size: tuple[int, int]) -> float | None:
-    """The mean of the map [3,h',w'] of a picture of size (h, w), over the windows whose centre is in the box.
+    """The mean of the map [3,h',w'] of an image of size (h, w), over the windows whose centre is in the box.
 
-    None where no window of a valid map has its centre there: the box lies in the picture's outer 5 pixels.
+    None where no window of a valid map has its centre there: the box lies in the image's outer 5 pixels.
     """
     rows, columns = _pixels(box, size)
     border = (size[0] - ssim_map.shape[1]) // 2
@@ -87,7 +87,7 @@ def region_ssim(ssim_map: Tensor, box: Box, size: tuple[int, int]) -> float | No
 def region_psim(psim_maps: Sequence[Tensor], box: Box, size: tuple[int, int]) -> float:
     """The sum over taps of the mean over the cells whose centre is in the box, or over the nearest ones.
 
-    psim_maps: [h_i,w_i] a tap, of a picture of size (h, w): a cell covers h/h_i x w/w_i pixels.
+    psim_maps: [h_i,w_i] a tap, of an image of size (h, w): a cell covers h/h_i x w/w_i pixels.
     """
     rows, columns = _pixels(box, size)
     total = 0.0
@@ -105,7 +105,7 @@ def gradient_energy(image: Tensor, reference: Tensor, box: Box) -> float | None:
     original's; both [3,h,w]. None where the original is flat.
     """
     rows, columns = _pixels(box, (image.shape[1], image.shape[2]))
-    energy, of_original = (_energy(picture[:, rows, columns].double()) for picture in (image, reference))
+    energy, of_original = (_energy(plane[:, rows, columns].double()) for plane in (image, reference))
     return energy / of_original if of_original else None
 
 
@@ -114,12 +114,12 @@ def _energy(part: Tensor) -> float:
 
 
 def _pixels(box: Box, size: tuple[int, int]) -> tuple[slice, slice]:
-    """The rows and columns of a picture (h, w) that the box touches: at least one of each."""
+    """The rows and columns of an image (h, w) that the box touches: at least one of each."""
     rows = slice(max(math.floor(box.top), 0), min(max(math.ceil(box.bottom), math.floor(box.top) + 1), size[0]))
     columns = slice(max(math.floor(box.left), 0), min(max(math.ceil(box.right), math.floor(box.left) + 1), size[1]))
     if rows.start >= rows.stop or columns.start >= columns.stop:
         edges = (box.left, box.top, box.right, box.bottom)
-        raise ValueError(f"the box {edges} of {box.label} lies outside of the picture of {size[1]}x{size[0]} pixels")
+        raise ValueError(f"the box {edges} of {box.label} lies outside of the image of {size[1]}x{size[0]} pixels")
     return rows, columns
 
 
@@ -130,7 +130,7 @@ def _shifted(pixels: slice, border: int) -> slice:
 def _cells(pixels: slice, size: int, count: int) -> slice:
     """Of `count` cells over `size` pixels, those with their centre between the pixels' edges; else the nearest one.
 
-    A tap of an odd size drops the last row; its cells are still taken to cover the picture evenly.
+    A tap of an odd size drops the last row; its cells are still taken to cover the image evenly.
     """
     cell = size / count
     start = math.ceil(pixels.start / cell - 0.5)

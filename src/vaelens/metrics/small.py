@@ -22,13 +22,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def psim_small(net: SmallPerceptual, image: Tensor, reference: Tensor) -> Tensor:
-    """PSIM's form over the small network's taps: one value a picture, [b]; 0 is equal, lower is better.
+    """PSIM's form over the small network's taps: one value an image, [b]; 0 is equal, lower is better.
 
     image, reference: [b,3,h,w] in [0,1], of one shape, each side at least 16 (else ValueError).
     """
     if image.shape != reference.shape:
         shapes = f"{tuple(image.shape)} and {tuple(reference.shape)}"
-        raise ValueError(f"psim-small compares pictures of one shape, not {shapes}")
+        raise ValueError(f"psim-small compares images of one shape, not {shapes}")
     return psim(perceptual_taps(net, image), perceptual_taps(net, reference))
 
 
@@ -39,12 +39,12 @@ def perceptual_taps(net: SmallPerceptual, image: Tensor) -> list[Tensor]:
 
 
 def frechet_features(net: SmallFrechet, pixels: Tensor) -> Tensor:
-    """fd-small's features of 8-bit pictures, uint8 [b,3,h,w] -> float32 [b,64]; meant for 256x256.
+    """fd-small's features of 8-bit images, uint8 [b,3,h,w] -> float32 [b,64]; meant for 256x256.
 
-    Raises ValueError for anything but uint8: features of unrounded pictures are others.
+    Raises ValueError for anything but uint8: features of unrounded images are others.
     """
     if pixels.dtype != torch.uint8:
-        raise ValueError(f"fd-small's features are of 8-bit pictures (uint8), not of {pixels.dtype}")
+        raise ValueError(f"fd-small's features are of 8-bit images (uint8), not of {pixels.dtype}")
     with full_precision(pixels.device):
         return net(pixels.float() / 255)
 

@@ -17,7 +17,7 @@ C1, C2 = 0.01**2, 0.03**2
 
 
 def ssim(image: Tensor, reference: Tensor, padding: Literal["zero", "valid"] = "zero") -> Tensor:
-    """One value a picture, [b], float64: the mean of `ssim_map`, which says what is taken and refused."""
+    """One value an image, [b], float64: the mean of `ssim_map`, which says what is taken and refused."""
     return ssim_map(image, reference, padding).mean(dim=(1, 2, 3))
 
 
@@ -25,13 +25,13 @@ def ssim_map(image: Tensor, reference: Tensor, padding: Literal["zero", "valid"]
     """The similarity around each pixel, float64.
 
     image, reference: [b,c,h,w] in [0,1], of the same shape. `zero` pads the borders with zeros and so
-    gives a map as large as the picture, at any size (the published VAE tables did this); `valid` takes
+    gives a map as large as the image, at any size (the published VAE tables did this); `valid` takes
     only windows that lie inside, and needs at least 11x11 pixels: its map is [b,c,h-10,w-10], where
     [..., 0, 0] belongs to the window centred on pixel (5, 5). The two differ by more than the published
     VAEs do, so never mix them. Raises ValueError on a wrong shape.
     """
     if image.shape != reference.shape:
-        raise ValueError(f"SSIM compares pictures of one shape, not {tuple(image.shape)} and {tuple(reference.shape)}")
+        raise ValueError(f"SSIM compares images of one shape, not {tuple(image.shape)} and {tuple(reference.shape)}")
     if padding == "valid" and min(image.shape[2:]) < WINDOW:
         raise ValueError(f"SSIM without padding needs {WINDOW}x{WINDOW} pixels, not {tuple(image.shape[2:])}")
     pad = WINDOW // 2 if padding == "zero" else 0

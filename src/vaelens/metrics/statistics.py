@@ -1,7 +1,7 @@
 """What a column of values says, and what it doesn't: spread, 95 % intervals, paired differences.
 
-Values that are infinite or not numbers (the PSNR of two equal pictures is infinite) are left out and counted.
-Sums are exactly rounded, so a mean is the same for any order of the pictures and any number of shards. The
+Values that are infinite or not numbers (the PSNR of two equal images is infinite) are left out and counted.
+Sums are exactly rounded, so a mean is the same for any order of the images and any number of shards. The
 bootstrap draws by position: give it values in the manifest's order, and it gives the same interval again.
 """
 
@@ -36,7 +36,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """`mean` +/- `std` over `count` pictures as the model cards print it (ddof 0; how pictures differ, no error).
+    """`mean` +/- `std` over `count` images as the model cards print it (ddof 0; how images differ, no error).
 
     low, high: the 95 % interval of the mean by Student's t, NaN for fewer than two values.
     dropped: how many values were infinite or not numbers and count nowhere. No value at all: mean and std are NaN.
@@ -52,10 +52,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two VAEs on the same pictures: the mean of first - second, with its 95 % bootstrap interval (BCa).
+    """Two VAEs on the same images: the mean of first - second, with its 95 % bootstrap interval (BCa).
 
-    won, ties: shares of the pictures, 0 to 1, on which the first is better, and on which both are equal; an infinite
-    PSNR beats any other. dropped: pictures left out of the difference since one of the two values was infinite or not
+    won, ties: shares of the images, 0 to 1, on which the first is better, and on which both are equal; an infinite
+    PSNR beats any other. dropped: images left out of the difference since one of the two values was infinite or not
     a number. None left: difference, low and high are NaN; no two numbers at all: won and ties too. Below FEWEST pairs
     low and high are NaN: resampling them says nothing.
     """
@@ -94,14 +94,14 @@ def paired(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Paired:
-    """Compare two VAEs picture by picture; the same pictures in the same order in both (else ValueError).
+    """Compare two VAEs image by image; the same images in the same order in both (else ValueError).
 
-    The interval is Efron's BCa bootstrap of the mean difference over resampled pictures (1987,
-    https://doi.org/10.1080/01621459.1987.10478410): a few pictures on which a VAE fails make differences
+    The interval is Efron's BCa bootstrap of the mean difference over resampled images (1987,
+    https://doi.org/10.1080/01621459.1987.10478410): a few images on which a VAE fails make differences
     lopsided, and the plain percentiles lag behind that.
     """
     if len(first) != len(second):
-        raise ValueError(f"paired values come from the same pictures, not from {len(first)} and {len(second)}")
+        raise ValueError(f"paired values come from the same images, not from {len(first)} and {len(second)}")
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     both = np.isfinite(a) & np.isfinite(b)
     difference = a[both] - b[both]
@@ -174,24 +174,24 @@ def _within(angle: float, degrees: int) -> float:
 
 
 def too_high_percent(count: int, dimension: int) -> float:
-    """By how many percent a Frechet distance from `count` pictures in `dimension` features is about too high.
+    """By how many percent a Frechet distance from `count` images in `dimension` features is about too high.
 
-    A toy's with a known distance, paired as reconstructions are: 11 % at 2.6 pictures a dimension, 6 % at 5.2, 1 % at
+    A toy's with a known distance, paired as reconstructions are: 11 % at 2.6 images a dimension, 6 % at 5.2, 1 % at
     26, that is about 29 over their ratio. It says nothing below 2.6.
     """
     return 29 / (count / dimension)
 
 
-def few_pictures_warning(count: int, dimension: int) -> str | None:
-    """What to say beside a Frechet distance from `count` pictures in `dimension` features; None from 26 to 1 on."""
+def few_images_warning(count: int, dimension: int) -> str | None:
+    """What to say beside a Frechet distance from `count` images in `dimension` features; None from 26 to 1 on."""
     ratio = count / dimension
     if ratio >= 26:
         return None
-    what = f"{count} pictures for {dimension} features"
+    what = f"{count} images for {dimension} features"
     if count <= dimension:
         return (
             f"{what} are too few for a Frechet distance, and its value is far too high. Compare it only between VAEs "
-            f"on these same pictures, or measure at least {dimension * 5:,}."
+            f"on these same images, or measure at least {dimension * 5:,}."
         )
     much = f"by about {too_high_percent(count, dimension):.0f} %" if ratio >= 2.6 else "by more than 11 %"
-    return f"{what}: this Frechet distance is too high {much}; compare it only with values from as many pictures."
+    return f"{what}: this Frechet distance is too high {much}; compare it only with values from as many images."

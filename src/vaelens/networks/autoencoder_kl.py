@@ -85,18 +85,18 @@ class DiagonalGaussian:
         """One draw, mean + std * noise, [b,c,h/f,w/f].
 
         The noise is drawn on the generator's device, so a CPU generator gives the same noise
-        everywhere. A list holds one generator a picture; its length must be b (else ValueError).
+        everywhere. A list holds one generator an image; its length must be b (else ValueError).
         """
         if isinstance(generator, list):
             if len(generator) != len(self.mean):
-                raise ValueError(f"{len(generator)} generators for {len(self.mean)} pictures")
+                raise ValueError(f"{len(generator)} generators for {len(self.mean)} images")
             noise = torch.cat([_noise(self.mean[i : i + 1], g) for i, g in enumerate(generator)])
         else:
             noise = _noise(self.mean, generator)
         return self.mean + self.std * noise
 
     def kl(self) -> Tensor:
-        """KL(q || N(0, 1)) in nats, summed over a picture's elements, [b]. A point has none: 0."""
+        """KL(q || N(0, 1)) in nats, summed over an image's elements, [b]. A point has none: 0."""
         if self.logvar is None:
             return self.mean.new_zeros(len(self.mean))
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))

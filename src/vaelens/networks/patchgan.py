@@ -19,8 +19,8 @@ GROUPS = 16  # of "group": divides every width from 16 up
 class PatchGAN(nn.Module):
     """Pixels [b,3,h,w] to one logit a patch, [b,1,h/2^n,w/2^n] less a rim; above 0 is real.
 
-    `layers` convolutions halve the picture, two more judge it; a picture's side is at least `smallest(layers)`.
-    With norm "batch" a logit depends on the other pictures of the batch, with "group" and "none" on its own alone.
+    `layers` convolutions halve the image, two more judge it; an image's side is at least `smallest(layers)`.
+    With norm "batch" a logit depends on the other images of the batch, with "group" and "none" on its own alone.
     """
 
     def __init__(self, width: int = 64, layers: int = 3, norm: Norm = "batch") -> None:

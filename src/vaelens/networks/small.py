@@ -1,6 +1,6 @@
-"""The three small networks that ship with vaelens, trained on drawn pictures (docs/small-measures.md).
+"""The three small networks that ship with vaelens, trained on synthetic images (docs/small-measures.md).
 
-`SmallPerceptual` gives feature maps to compare (psim-small), `SmallFrechet` one vector a picture
+`SmallPerceptual` gives feature maps to compare (psim-small), `SmallFrechet` one vector an image
 (fd-small), `GlyphReader` the scores of what a glyph might be. No normalisation layers: what is
 stored is what runs.
 """

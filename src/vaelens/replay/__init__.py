@@ -1,1 +1,1 @@
-"""A picture made again from what its PNG says of itself."""
+"""An image made again from what its PNG says of itself."""

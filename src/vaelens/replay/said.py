@@ -1,4 +1,4 @@
-"""What a picture says of itself, read and checked: it may come from anywhere."""
+"""What an image says of itself, read and checked: it may come from anywhere."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Served(BaseModel):
 
 
 class Photographed(BaseModel):
-    """How a latent was made from a photograph; the encoder is the first VAE's, not always the decoder's."""
+    """How a latent was made from a photo; the encoder is the first VAE's, not always the decoder's."""
 
     photo: str
     encoder: str
@@ -38,7 +38,7 @@ class Photographed(BaseModel):
 
 
 class Said(BaseModel):
-    """What a picture says of itself. It may come from anywhere: names in it are names, never paths."""
+    """What an image says of itself. It may come from anywhere: names in it are names, never paths."""
 
     made: dict[str, Any]
     vae: Served
@@ -50,27 +50,27 @@ class Said(BaseModel):
     versions: dict[str, str]
 
 
-def read_said(picture: File) -> Said:
-    text = read_text(picture)
+def read_said(image: File) -> Said:
+    text = read_text(image)
     if CHUNK not in text:
         hint = " It has another tool's `parameters`: generate with those." if "parameters" in text else ""
-        raise BadInputError(f"{picture} doesn't say how vaelens made it; `generate` and `compare` write that.{hint}")
+        raise BadInputError(f"{image} doesn't say how vaelens made it; `generate` and `compare` write that.{hint}")
     try:
         said = json.loads(text[CHUNK])
         if isinstance(said, dict) and "sheet" in said:
             count = len(cast(dict[str, list[Any]], said)["sheet"])
             raise BadInputError(
-                f"{picture} is a sheet of {count} pictures; replay takes one alone. `compare -o FOLDER/` writes each."
+                f"{image} is a sheet of {count} images; replay takes one alone. `compare -o FOLDER/` writes each."
             )
         return Said.model_validate(said)
     except (ValidationError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0][:100]
-        raise BadInputError(f"{picture}: what it says of itself can't be replayed ({first}).") from error
+        raise BadInputError(f"{image}: what it says of itself can't be replayed ({first}).") from error
 
 
-def text_again(picture: File, latent: Latent, decoder: VAE, made: Decoded, threads: int) -> dict[str, str]:
-    """What the new picture says of itself."""
-    text = read_text(picture)
+def text_again(image: File, latent: Latent, decoder: VAE, made: Decoded, threads: int) -> dict[str, str]:
+    """What the new image says of itself."""
+    text = read_text(image)
     vae = {key: value for key, value in vae_record(decoder).items() if key in KEPT}
     changed = {"vae": vae, "decoded_in": made.dtype, "latents_sha256": latent.sha256}
     changed |= {"hidden": made.hidden, "versions": versions(), "threads": threads}

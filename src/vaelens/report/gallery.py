@@ -1,4 +1,4 @@
-"""Pictures in versions, written as a page, a labelled sheet, or a folder with both; and the record beside them."""
+"""Images in versions, written as a page, a labelled sheet, or a folder with both; and the record beside them."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from vaelens.report.tables import Table
 PAGES = {".html", ".htm"}
 SINGLE = {".png", *PAGES}
 OURS = re.compile(r"\d{3}-.*\.(png|safetensors)", re.DOTALL)
-NUMBERED = re.compile(r"\d{3}-")  # how the names of a folder's pictures and latents begin
+NUMBERED = re.compile(r"\d{3}-")  # how the names of a folder's images and latents begin
 PAGE_NAME, RECORD_NAME = "index.html", "run.json"
 
 
@@ -31,7 +31,7 @@ class Cell:
     """One version: uint8 [h,w,3], what was measured on it, and the text chunks of a PNG of its own.
 
     `caption` stands on the sheet, `note` on the page. Without `text` it gets no file of its own in a folder. Of a
-    `blank` one only the caption is shown, on the sheet: the picture has no such version.
+    `blank` one only the caption is shown, on the sheet: the image has no such version.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture in all its versions, of one size; `file` begins the names of their files in a folder."""
+    """One image in all its versions, of one size; `file` begins the names of their files in a folder."""
 
     title: str
     file: str
@@ -136,7 +136,7 @@ def check_output(path: str | os.PathLike[str], sheet_name: str, inputs: Sequence
 
 
 def check_folder(target: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Raises UsageError for an input that lies in the output folder under a name that pictures there are given."""
+    """Raises UsageError for an input that lies in the output folder under a name that images there are given."""
     for given in map(Path, inputs):
         if NUMBERED.match(given.name) and given.resolve().parent == target.resolve():
             raise UsageError(

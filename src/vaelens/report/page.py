@@ -1,4 +1,4 @@
-"""Pages: one HTML file that holds its pictures, opens from disk and never reaches for the network.
+"""Pages: one HTML file that holds its images, opens from disk and never reaches for the network.
 
 `render_page` is the viewer alone, `render_report` sections with the viewer among them.
 """
@@ -16,8 +16,8 @@ from string import Template
 from vaelens.images.drawing import Box
 from vaelens.report.tables import Table, escaped, table_html
 
-PICTURES, MEASURED, HOW = "Pictures", "Measured", "How it was made"
-SPOKEN = {PICTURES: "pictures", MEASURED: "measured", HOW: "made"}  # headings that the viewer can translate: strings.js
+IMAGES, MEASURED, HOW = "Images", "Measured", "How it was made"
+SPOKEN = {IMAGES: "images", MEASURED: "measured", HOW: "made"}  # headings that the viewer can translate: strings.js
 SHOWN = "shown"  # the fact that is the line under the page's title
 SCRIPTS = ("strings.js", "heatmap.js", "region.js", "readout.js", "jumping.js", "panel.js", "viewer.js")
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -25,7 +25,7 @@ PNG_HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 @dataclass(frozen=True)
 class Layer:
-    """One picture of a panel, the original or one reconstruction, with what was measured on it, or ""."""
+    """One image of a panel, the original or one reconstruction, with what was measured on it, or ""."""
 
     name: str
     png: bytes
@@ -34,7 +34,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Panel:
-    """One photograph with all its versions, the original first, all `width` x `height` pixels.
+    """One photo with all its versions, the original first, all `width` x `height` pixels.
 
     `note` is the line under the title, or "". `boxes` are what a viewer can jump to, in the panel's pixels.
     """
@@ -59,7 +59,7 @@ def render_page(title: str, panels: Sequence[Panel], table: Table, facts: Mappin
     """The whole page as text for a UTF-8 file: the panels, the table if it has rows, and the facts in order.
 
     The fact named "shown" is the line under the title. Any text may hold markup: none of it takes effect.
-    The page's policy lets only its own script and style run and only pictures inside it load.
+    The page's policy lets only its own script and style run and only images inside it load.
 
     Raises ValueError for a panel without layers, and for a layer that isn't a PNG of the panel's size: layers
     of different sizes would be laid over each other wrongly.
@@ -79,7 +79,7 @@ def render_report(
     facts: Mapping[str, str],
     style: str = "",
 ) -> str:
-    """A page of sections, those with pictures to look at between `above` and `below`, under the same policy.
+    """A page of sections, those with images to look at between `above` and `below`, under the same policy.
 
     Whoever makes the sections escapes the texts in them; title, `shown`, panels and facts may hold any markup.
     Each section can be reached from a line of links at the top. `style` is CSS beyond that of the page.
@@ -88,8 +88,8 @@ def render_report(
     """
     sections = [_section(part.heading, part.html, anchor=True) for part in above]
     if panels:
-        sections.append(f'<h2 class="pictures" id="pictures"{_spoken(PICTURES)}>{PICTURES}</h2>')
-    headings = [part.heading for part in above] + [PICTURES] * bool(panels) + [part.heading for part in below]
+        sections.append(f'<h2 class="images" id="images"{_spoken(IMAGES)}>{IMAGES}</h2>')
+    headings = [part.heading for part in above] + [IMAGES] * bool(panels) + [part.heading for part in below]
     headings += [HOW] * bool(facts)
     links = "".join(f'<a href="#{_anchor(heading)}"{_spoken(heading)}>{escaped(heading)}</a>\n' for heading in headings)
     rest = "".join(_section(part.heading, part.html, anchor=True) for part in below) + _facts(facts)

@@ -1,7 +1,7 @@
 """Plots of what was measured, as SVG that fits light and dark pages.
 
-No name of a VAE or picture is drawn into a plot: those stand beside it, as text of the page. The same values give
-the same bytes: no dates, no random ids. Of many pictures a plot draws counts, so that it stays small.
+No name of a VAE or image is drawn into a plot: those stand beside it, as text of the page. The same values give
+the same bytes: no dates, no random ids. Of many images a plot draws counts, so that it stays small.
 """
 
 import base64
@@ -88,7 +88,7 @@ def image_tag(svg: str, alt: str) -> str:
 
 
 def distributions(values: Sequence[np.ndarray], label: str) -> str:
-    """Histograms over each other, one for each [n] of finite values, in parts of its pictures; a mark at each mean.
+    """Histograms over each other, one for each [n] of finite values, in parts of its images; a mark at each mean.
 
     `label` is the values' name. Raises ValueError where there is none at all.
     """
@@ -104,15 +104,15 @@ def distributions(values: Sequence[np.ndarray], label: str) -> str:
             line: dict[str, Any] = {"color": _colour(number), "linestyle": _stroke(number)}
             axes.stairs(100 * counts / len(one), edges, baseline=None, **line)
             axes.axvline(float(one.mean()), 0, 0.05, linewidth=2.5, color=_colour(number))
-        axes.set(xlabel=label, ylabel="pictures, %", xlim=(low, high))
+        axes.set(xlabel=label, ylabel="images, %", xlim=(low, high))
         axes.set_ylim(bottom=0)
     return svg[0]
 
 
 def scatter(first: np.ndarray, second: np.ndarray) -> str:
-    """Each picture's value with one VAE, to the right, against another's, upwards, [n] each; equal on the diagonal.
+    """Each image's value with one VAE, to the right, against another's, upwards, [n] each; equal on the diagonal.
 
-    Many pictures are counted in cells, the darker the more (by the logarithm). Raises ValueError for none.
+    Many images are counted in cells, the darker the more (by the logarithm). Raises ValueError for none.
     """
     low, high = _limits(np.concatenate([first, second]))
     with _plot() as (axes, svg):
@@ -133,14 +133,14 @@ def scatter(first: np.ndarray, second: np.ndarray) -> str:
 
 
 def differences(first: np.ndarray, second: np.ndarray, better: Better, vaes: tuple[int, int]) -> str:
-    """The differences first - second of [n] pictures from the least to the largest.
+    """The differences first - second of [n] images from the least to the largest.
 
     The area between curve and 0 has the colour of the VAE (by number) that is better there.
-    Raises ValueError for no pictures.
+    Raises ValueError for no images.
     """
     ordered = np.sort(first - second)
     if not len(ordered):
-        raise ValueError("no pictures")
+        raise ValueError("no images")
     share = np.linspace(0, 100, min(CURVE, max(2, len(ordered))))
     curve = np.quantile(ordered, share / 100)
     above, below = vaes if better == "higher" else vaes[::-1]
@@ -150,7 +150,7 @@ def differences(first: np.ndarray, second: np.ndarray, better: Better, vaes: tup
         axes.fill_between(share, curve, 0, where=(curve <= 0).tolist(), color=_colour(below), **filled)
         axes.plot(share, curve, color=_INK, linewidth=1)
         axes.axhline(0, color=_RULE, linewidth=0.8)
-        axes.set(xlabel="pictures in order, %", ylabel=f"first {MINUS} second", xlim=(0, 100))
+        axes.set(xlabel="images in order, %", ylabel=f"first {MINUS} second", xlim=(0, 100))
     return svg[0]
 
 

@@ -29,7 +29,7 @@ class Column:
 class Table:
     """Rows of texts, each as long as `columns`; rows whose first `shared` cells are equal compete for the best value.
 
-    By default that is the first cell, the picture; with 0 all rows compete. A cell may be a number, or mean ± std,
+    By default that is the first cell, the image; with 0 all rows compete. A cell may be a number, or mean ± std,
     which counts by its mean. `notes` are further lines of a cell, by (row, column), shown smaller.
     """
 

@@ -54,9 +54,9 @@ class Ranks:
         return held[0]
 
     def agree(
-        self, plan: Mapping[str, Any], would: str = "measure", same: str = "pictures, packages, --batch and --threads"
+        self, plan: Mapping[str, Any], would: str = "measure", same: str = "images, packages, --batch and --threads"
     ) -> None:
-        """Raises UsageError on every rank unless all have the same plan: pictures, versions, threads, batch ..."""
+        """Raises UsageError on every rank unless all have the same plan: images, versions, threads, batch ..."""
         plans: list[dict[str, Any]] = self.collect(json.loads(json_text(plan)))
         for number, other in enumerate(plans):
             changed = [key for key in other if other[key] != plans[0].get(key)]

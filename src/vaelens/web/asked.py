@@ -9,12 +9,12 @@ from vaelens import generation
 from vaelens.comparison.choosing import choose
 from vaelens.errors import UsageError
 from vaelens.generation import Settings
-from vaelens.runtime import Runtime, find_dtype
+from vaelens.runtime import Runtime
 from vaelens.vae import check_seed
 from vaelens.web.choices import Choices, Decoder, Model, find
 
 MOST_SEEDS, MOST_VAES, PROMPT_LENGTH = 16, 16, 2000
-MAX_SIDE = 1024  # photographs are shrunk to it unless another is asked for
+MAX_SIDE = 1024  # photos are shrunk to it unless another is asked for
 Id = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -57,7 +57,7 @@ def check(asked: Asked, choices: Choices, *, dtype: str, guard: bool) -> tuple[M
     """The model and the VAEs that serve. Raises UsageError where they can't, in the library's words."""
     vaes = [find(choices.vaes, wanted, "VAE") for wanted in dict.fromkeys(asked.vaes)]
     if (asked.prompt is None) == (asked.upload is None):
-        raise UsageError("say what the picture should show, or upload one: one of the two.")
+        raise UsageError("say what the image should show, or upload one: one of the two.")
     settings = asked.settings(guard)
     model = None
     if settings is not None:
@@ -70,7 +70,7 @@ def check(asked: Asked, choices: Choices, *, dtype: str, guard: bool) -> tuple[M
     if not _fit(model, vaes):
         sources = [vae.source for vae in vaes]
         opened = model.source if model else None
-        choose(settings, sources, opened, own=False, runtime=Runtime(dtype=find_dtype(dtype), offline=True))
+        choose(settings, sources, opened, own=False, runtime=Runtime(dtype_name=dtype, offline=True))
         raise UsageError("these VAEs don't decode that model's latents. Tick those of its latent space.")
     return model, vaes
 

@@ -13,7 +13,7 @@ from vaelens.download.hub import RemoteFile, cached
 from vaelens.errors import UsageError, VaelensError
 from vaelens.generation import LARGEST, MOST_STEPS
 from vaelens.loading import open_vae
-from vaelens.runtime import CPU, DEFAULT, DTYPES, Runtime
+from vaelens.runtime import DEFAULT, Runtime
 from vaelens.weights.registry import registry
 
 _Choice = TypeVar("_Choice")
@@ -38,7 +38,7 @@ class Model:
     space: str | None
     steps: int
     guidance: float
-    side: int | None = None  # of the pictures that it makes where no size is asked for, if that is known
+    side: int | None = None  # of the images that it makes where no size is asked for, if that is known
     scenes: bool = False
 
     def shown(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def settle(
         if own is not None:
             _add(decoders, own)
     for source in vaes:
-        vae = open_vae(source, replace(runtime, device=CPU, dtype=DTYPES["float32"]), space=space)
+        vae = open_vae(source, runtime.on("cpu").using("float32"), space=space)
         _add(decoders, Decoder(_id("vae", source), vae.name, source, vae.spec.latent_space, usual=True))
     for name in registry().models:
         if _id("model", name) not in found and (files := _cached_model(name, half, guard)) is not None:
@@ -181,9 +181,9 @@ def _model(source: str, files: ModelFiles) -> Model:
 
 
 def _side(folder: Path) -> int | None:
-    """Of a model's pictures in pixels, from its small files; None where they don't say.
+    """Of a model's images in pixels, from its small files; None where they don't say.
 
-    A latent's pixel is eight of the picture's where there is no VAE's config, as in diffusers.
+    A latent's pixel is eight of the image's where there is no VAE's config, as in diffusers.
     """
     try:
         latent = int(_config(folder / "unet")["sample_size"])

@@ -110,7 +110,7 @@ class Guard:
     def _refused_body(self, scope: Scope, headers: Headers, method: str) -> tuple[int, str] | None:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and scope["path"] == UPLOADS and not kind.startswith("image/"):
-            return 415, "an upload is a picture, sent as it is with the type image/png, image/jpeg or the like."
+            return 415, "an upload is an image, sent as it is with the type image/png, image/jpeg or the like."
         if method == "POST" and scope["path"] != UPLOADS and kind != "application/json":
             return 415, "send JSON, with the content type application/json."
         length, limit = headers.get("content-length", "0"), self._limit(scope["path"])

@@ -27,7 +27,7 @@ class _Progress(_Values):
 class _Layer(_Values):
     name: str
     note: str
-    picture: Count
+    image: Count
 
 
 class _Panel(_Values):

@@ -64,15 +64,15 @@ def add_jobs(app: FastAPI, workshop: Workshop, queue: Queue) -> None:
 
 
 def add_results(app: FastAPI, workshop: Workshop, queue: Queue) -> None:
-    """A job's pictures and downloads."""
+    """A job's images and downloads."""
     store = workshop.store
 
-    async def picture(request: Request, job: str, number: str, download: bool = False) -> Response:
+    async def image(request: Request, job: str, number: str, download: bool = False) -> Response:
         layers = [layer for panel in known(queue.get(job))["panels"] for layer in panel["layers"]]
         wanted = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else -1
-        known(next((layer for layer in layers if layer["picture"] == wanted), None))
+        known(next((layer for layer in layers if layer["image"] == wanted), None))
         more = saved_as(f"{job[:8]}-{wanted}", "png") if download else {}
-        return await _png(request, f"{job}-{wanted}", lambda: store.picture(job, wanted), more)
+        return await _png(request, f"{job}-{wanted}", lambda: store.image(job, wanted), more)
 
     async def thumbnail(request: Request, job: str) -> Response:
         known(queue.get(job))
@@ -84,7 +84,7 @@ def add_results(app: FastAPI, workshop: Workshop, queue: Queue) -> None:
         content = known(await run_in_threadpool(store.result, job, name))
         return Response(content, media_type=kind, headers=saved_as(job[:8], suffix))
 
-    app.get("/api/jobs/{job}/pictures/{number}")(picture)
+    app.get("/api/jobs/{job}/images/{number}")(image)
     app.get("/api/jobs/{job}/thumbnail")(thumbnail)
     app.get("/api/jobs/{job}/{what}")(download)
 
@@ -92,7 +92,7 @@ def add_results(app: FastAPI, workshop: Workshop, queue: Queue) -> None:
 async def _png(
     request: Request, tag: str, read: Callable[[], bytes | None], more: dict[str, str] | None = None
 ) -> Response:
-    """A picture never changes. Yet a browser asks each time, so that it doesn't show one that was deleted."""
+    """An image never changes. Yet a browser asks each time, so that it doesn't show one that was deleted."""
     headers = {"Cache-Control": "private, no-cache", "ETag": f'"{tag}"'} | (more or {})
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)

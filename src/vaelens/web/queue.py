@@ -189,7 +189,7 @@ class Queue:
             return {"state": "failed", "error": self._workshop.cleaned(str(error))}
         except BaseException as error:  # noqa: BLE001
             if is_out_of_memory(error):
-                return {"state": "failed", "error": "out of memory. Ask for a smaller picture, or fewer VAEs."}
+                return {"state": "failed", "error": "out of memory. Ask for a smaller image, or fewer VAEs."}
             self._workshop.report(error)
             return {"state": "failed", "error": f"an unexpected error ({type(error).__name__})."}
         cut = asked.prompt is not None and len(made.panels) < len(set(asked.seeds))  # a stop left something out

@@ -43,7 +43,7 @@ class Store:
         self.uploads = Uploads(uploads)
 
     def _claim(self, *places: Path) -> None:
-        # Prompts and pictures are nobody else's business, so what is made is readable by its owner only. A folder that
+        # Prompts and images are nobody else's business, so what is made is readable by its owner only. A folder that
         # was there keeps its mode: it may be one that others work in.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         there = {one.name for one in self.folder.iterdir()} - {LOCK}
@@ -76,10 +76,10 @@ class Store:
         """Raises what writing raises."""
         write_atomic(self._job(job["id"]) / JOB, job_text(job))
 
-    def write_result(self, job: str, files: Mapping[str, bytes], pictures: Sequence[bytes]) -> int:
+    def write_result(self, job: str, files: Mapping[str, bytes], images: Sequence[bytes]) -> int:
         """All that came out, or nothing: gives its bytes on disk. Raises what writing raises."""
         place = self._job(job) / RESULT
-        contents = dict(files) | {f"{number}.png": png for number, png in enumerate(pictures)}
+        contents = dict(files) | {f"{number}.png": png for number, png in enumerate(images)}
         try:
             for name, content in contents.items():
                 write_atomic(place / name, content)
@@ -92,8 +92,8 @@ class Store:
         """A file of a job's result, by a name that the server knows."""
         return self._read(self._job(job) / RESULT / name)
 
-    def picture(self, job: str, number: int) -> bytes | None:
-        """One picture of a job's result."""
+    def image(self, job: str, number: int) -> bytes | None:
+        """One image of a job's result."""
         return self._read(self._job(job) / RESULT / f"{number:d}.png")
 
     def delete_job(self, job: str) -> None:
@@ -110,7 +110,7 @@ class Store:
         return name, len(content)
 
     def upload_of(self, job: str) -> Path | None:
-        """The picture that a job was given."""
+        """The image that a job was given."""
         with suppress(OSError):
             return next((self._job(job) / UPLOAD).iterdir(), None)
         return None

@@ -1,4 +1,4 @@
-"""The route that takes a picture. Disks may be slow, so nothing of it is written in the loop that answers everybody."""
+"""The route that takes an image. Disks may be slow, so nothing of it is written in the loop that answers everybody."""
 
 import asyncio
 from pathlib import Path
@@ -19,10 +19,10 @@ BLOCK = 2**20  # bytes that are written at a time
 
 
 def add_uploads(app: FastAPI, workshop: Workshop) -> None:
-    """A picture's bytes, as image/..."""
+    """An image's bytes, as image/..."""
     uploads, under_way = workshop.store.uploads, [0]
 
-    async def upload(request: Request, name: str = "picture") -> Response:
+    async def upload(request: Request, name: str = "image") -> Response:
         if under_way[0] >= MOST_UPLOADS:
             return failure(429, "several uploads are under way. Try again in a moment.", {"Retry-After": "2"})
         under_way[0] += 1

@@ -1,4 +1,4 @@
-"""The pictures that were uploaded and wait for a job: the newest ones, known in memory and lying in one folder.
+"""The images that were uploaded and wait for a job: the newest ones, known in memory and lying in one folder.
 
 While it comes, an upload is the file `<id>.part`; then it is `<id>/<its name>`, so that no name can be in the way.
 """
@@ -9,14 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.images.reading import check_picture
+from vaelens.images.reading import check_image_file
 from vaelens.report.gallery import file_name
 from vaelens.web.ids import ID, new_id
 
 KEPT_UPLOADS = 32  # that no job has taken lately; the oldest go first
 UPLOAD_PIXELS = 2**24
 PART = ".part"
-GONE = "that upload isn't here any more. Upload the picture again."
+GONE = "that upload isn't here any more. Upload the image again."
 
 
 class Uploads:
@@ -38,13 +38,13 @@ class Uploads:
     def finish(self, number: str, name: str) -> tuple[str, int, int]:
         """Its name here, height and width from the header; nothing is decoded.
 
-        Raises BadInputError for what is no picture, and OSError.
+        Raises BadInputError for what is no image, and OSError.
         """
         place = self._folder / number
-        called = place / (file_name(Path(name.replace("\\", "/")).name) or "picture")
+        called = place / (file_name(Path(name.replace("\\", "/")).name) or "image")
         place.mkdir(mode=0o700)
         (self._folder / (number + PART)).rename(called)
-        h, w = check_picture(called)
+        h, w = check_image_file(called)
         if h * w > UPLOAD_PIXELS:
             raise BadInputError(
                 f"{called.name} has {w}x{h} pixels; an upload has at most {UPLOAD_PIXELS}. Make it smaller first."

@@ -29,7 +29,7 @@ FOLDERS = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:\\|~?/)(?:[^\s:,;'\"()/\\]+[/\\])
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job shows: panels for the viewer, whose layers name pictures by number; sentences; bytes on disk."""
+    """What a job shows: panels for the viewer, whose layers name images by number; sentences; bytes on disk."""
 
     panels: list[dict[str, Any]]
     said: list[str]
@@ -85,10 +85,10 @@ class Workshop:
             options |= {"steps": settings.steps, "guidance": settings.guidance, "size": settings.size}
             options |= {"scheduler": settings.scheduler, "safety_checker": self.guard, "seeds": asked.seeds}
         else:
-            picture = self.store.upload_of(job)
-            if picture is None:
-                raise BadInputError("the uploaded picture isn't there any more. Upload it again.")
-            options |= {"photos": [picture], "max_side": asked.max_side}
+            image = self.store.upload_of(job)
+            if image is None:
+                raise BadInputError("the uploaded image isn't there any more. Upload it again.")
+            options |= {"photos": [image], "max_side": asked.max_side}
         try:
             made = running.compare(vaes=kept.get(wanted), **options)
             if isinstance(made.failure, ResourceError):
@@ -112,21 +112,21 @@ class Workshop:
     def _keep(self, job: str, made: Comparison) -> Outcome:
         gallery = made.gallery()
         panels: list[dict[str, Any]] = []
-        pictures: list[bytes] = []
+        images: list[bytes] = []
         for row in gallery.rows:
             h, w = row.cells[0].pixels.shape[:2]
             layers: list[dict[str, Any]] = []
             for cell in row.cells:
                 if cell.blank:  # a decoder that wasn't reached before the work was stopped
                     continue
-                layers.append({"name": cell.name, "note": cell.note, "picture": len(pictures)})
-                pictures.append(encode_png(cell.pixels, cell.text))
+                layers.append({"name": cell.name, "note": cell.note, "image": len(images)})
+                images.append(encode_png(cell.pixels, cell.text))
             panels.append({"title": row.title, "note": row.note, "width": w, "height": h, "layers": layers})
         record = (json_text(made.record) + "\n").encode()
         files = {PAGE: gallery.page(), SHEET: gallery.sheet(), RECORD: record}
         shown = [cell for cell in gallery.rows[0].cells if not cell.blank]
         files[THUMBNAIL] = encode_png(_thumbnail(shown[-1].pixels))
-        size = self.store.write_result(job, files, pictures)
+        size = self.store.write_result(job, files, images)
         return Outcome(panels, [self.cleaned(sentence) for sentence in (*made.notes, *made.said())], size)
 
 

@@ -54,10 +54,10 @@ class Training(_Table):
 
 
 class Score(_Table):
-    """Published scores on one set of pictures; `_std` is the spread over pictures, not an error."""
+    """Published scores on one set of images; `_std` is the spread over images, not an error."""
 
     set: str
-    pictures: int
+    images: int
     rfid: float
     psnr: float
     psnr_std: float

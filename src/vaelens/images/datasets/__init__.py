@@ -1,14 +1,14 @@
-"""Data sets to measure on: each picture has an id, its file's bytes and their sha256, and maybe labelled boxes.
+"""Datasets to measure on: each image has an id, its file's bytes and their sha256, and maybe labelled boxes.
 
     data = open_dataset("photos/", take=500, seed=0)
-    data.name                     # "photos (seeded 500 of 12,345 pictures)"
+    data.name                     # "photos (seeded 500 of 12,345 images)"
     data.read(data.items[0])      # the stored file, bytes
 
-One file a kind of set (folders.py, zips.py, shards.py, hub_sets.py, coco.py, drawn.py), each giving a `Source`;
+One file a kind of set (folders.py, zips.py, shards.py, hub_sets.py, coco.py, synthetic.py), each giving a `Source`;
 opening.py chooses among them, and takes and hashes what was asked for.
 """
 
-from vaelens.images.datasets.items import DataSet, Item, manifest_sha256
+from vaelens.images.datasets.items import Dataset, Item, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 
-__all__ = ["DataSet", "Item", "manifest_sha256", "open_dataset"]
+__all__ = ["Dataset", "Item", "manifest_sha256", "open_dataset"]

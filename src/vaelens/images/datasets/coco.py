@@ -1,4 +1,4 @@
-"""COCO 2017's 5,000 validation pictures, downloaded once and checked, with boxes on the eyes of people."""
+"""COCO 2017's 5,000 validation images, downloaded once and checked, with boxes on the eyes of people."""
 
 import tomllib
 from dataclasses import replace
@@ -27,7 +27,7 @@ def open_coco(*, eyes: bool = True, runtime: Runtime = DEFAULT) -> Source:
         file = WebFile(**table[what] | {"urls": tuple(table[what]["urls"])})
         return fetch_web(file, runtime)
 
-    zipped = open_zip(fetched("pictures"))
+    zipped = open_zip(fetched("images"))
     members = by_id(((name.removeprefix(FOLDER), name) for name in zipped.ids), NAME)
     boxes = coco_eye_boxes(fetched("annotations")) if eyes else {}
 

@@ -1,4 +1,4 @@
-"""A folder of pictures, searched through to the bottom."""
+"""A folder of images, searched through to the bottom."""
 
 import os
 from collections import deque
@@ -11,29 +11,29 @@ from vaelens.images.reading import SUFFIXES
 
 
 def open_folder(folder: Path) -> Source:
-    """The pictures below a folder, by their suffixes; ids are their paths in it, with forward slashes.
+    """The images below a folder, by their suffixes; ids are their paths in it, with forward slashes.
 
     Hidden files and folders are left out. Links are followed, each real folder once, so that loops end.
 
-    Raises BadInputError for a folder without pictures, one that can't be read, and a picture that is a
+    Raises BadInputError for a folder without images, one that can't be read, and an image that is a
     broken link or no ordinary file.
     """
     files = by_id(
-        ((clean_id(str(path.relative_to(folder)), str(folder)), path) for path in pictures(folder)), str(folder)
+        ((clean_id(str(path.relative_to(folder)), str(folder)), path) for path in images(folder)), str(folder)
     )
     if not files:
-        raise BadInputError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}). {_advice(folder)}")
+        raise BadInputError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}). {_advice(folder)}")
     return Source(folder.resolve().name or str(folder), "folder", tuple(files), lambda name: read_file(files[name]))
 
 
-def pictures(folder: Path) -> Iterator[Path]:
-    """Every picture file below a folder; raises BadInputError as `open_folder` does."""
+def images(folder: Path) -> Iterator[Path]:
+    """Every image file below a folder; raises BadInputError as `open_folder` does."""
     for path in files_below(folder):
         if path.suffix.lower() not in SUFFIXES:
             continue
         if not path.is_file():
             what = "a device or pipe" if path.exists() else "a link that leads nowhere"
-            raise BadInputError(f"{path} is {what}, not a picture. Take it out of the folder.")
+            raise BadInputError(f"{path} is {what}, not an image. Take it out of the folder.")
         yield path
 
 
@@ -54,13 +54,13 @@ def files_below(folder: Path) -> Iterator[Path]:
         linked = [here / entry.name for entry in shown if entry.is_symlink() and (here / entry.name).is_dir()]
         folders = {*inner, *linked}
         yield from (here / entry.name for entry in shown if here / entry.name not in folders)
-        # Links wait until the last: a folder's own path names its pictures, where there is one.
+        # Links wait until the last: a folder's own path names its images, where there is one.
         waiting.extendleft(linked)
         waiting.extend(reversed(inner))
 
 
 def read_file(path: Path) -> bytes:
-    """One picture's file, whole. Raises BadInputError where it can't be read or is too large for a picture."""
+    """One image's file, whole. Raises BadInputError where it can't be read or is too large for an image."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -73,12 +73,12 @@ def read_file(path: Path) -> bytes:
 
 def too_large(name: str, size: int) -> BadInputError:
     """The refusal of a file beyond MAX_BYTES."""
-    return BadInputError(f"{name} has {size:,} bytes; a picture's file may have {MAX_BYTES:,}. Leave it out.")
+    return BadInputError(f"{name} has {size:,} bytes; an image's file may have {MAX_BYTES:,}. Leave it out.")
 
 
-def one_picture(path: Path) -> UsageError:
-    """The refusal of a single picture where a set is wanted."""
-    return UsageError(f"{path} is one picture, and a measurement needs a set. Name its folder, {path.parent}.")
+def one_image(path: Path) -> UsageError:
+    """The refusal of a single image where a set is wanted."""
+    return UsageError(f"{path} is one image, and a measurement needs a set. Name its folder, {path.parent}.")
 
 
 def _advice(folder: Path) -> str:

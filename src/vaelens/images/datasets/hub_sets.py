@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face hub: parquet files with a picture a row, or shards, zips or pictures as files."""
+"""Datasets on the Hugging Face hub: parquet files with an image a row, or shards, zips or images as files."""
 
 import re
 from collections.abc import Sequence
@@ -32,22 +32,22 @@ def open_hub_set(
     scored: bool = False,
     runtime: Runtime = DEFAULT,
 ) -> Source:
-    """The pictures of a data set on the hub, as it is now; its commit stands in the notes.
+    """The images of a dataset on the hub, as it is now; its commit stands in the notes.
 
     A split is the files with its name in theirs, between separators: validation, or en/validation where
     several folders have one. Without `split`: validation, else test, else train, else everything.
     In parquet, ids are the split and the row, validation/00000012; else the files' paths, and within shards
-    and zips the names there. Shards, parquet and zips are downloaded when the set is opened, single pictures
+    and zips the names there. Shards, parquet and zips are downloaded when the set is opened, single images
     when they are read.
 
     Raises UsageError for a split that isn't there or lies in several folders, and without pyarrow where it is
-    needed; BadInputError for a repository without pictures; and what downloads raise.
+    needed; BadInputError for a repository without images; and what downloads raise.
     """
     there = listing.list_files(repo, repo_type="dataset", runtime=runtime)
     shown = [file for file in there.files if not any(p.startswith(".") for p in file.filename.split("/"))]
     form = next((form for form in FORMS if any(_suffix(file) in form for file in shown)), None)
     if form is None:
-        raise BadInputError(f"The data set {repo} holds no parquet, .tar, .zip or pictures. Name another one.")
+        raise BadInputError(f"The dataset {repo} holds no parquet, .tar, .zip or images. Name another one.")
     part, files = choose_split(repo, [file for file in shown if _suffix(file) in form], split)
     name, notes = f"{repo} {part}", (f"{repo} at commit {there.commit}",)
     if form is SUFFIXES:
@@ -87,17 +87,17 @@ def choose_split(
     names = sorted(file.filename for file in files)
     if split:
         more = ", ..." if len(names) > SHOWN else ""
-        raise UsageError(f"The data set {repo} has no split {split!r}. Its files: {', '.join(names[:SHOWN])}{more}.")
+        raise UsageError(f"The dataset {repo} has no split {split!r}. Its files: {', '.join(names[:SHOWN])}{more}.")
     return "train", _in_one_folder(repo, "train", files)  # as the hub itself calls what has no splits
 
 
 def _in_one_folder(repo: str, part: str, files: Sequence[hub.RemoteFile]) -> tuple[hub.RemoteFile, ...]:
-    """The files by name; parquet in two folders is two configurations, often of the same pictures."""
+    """The files by name; parquet in two folders is two configurations, often of the same images."""
     folders = sorted({str(PurePosixPath(file.filename).parent) for file in files if _suffix(file) == ".parquet"})
     if len(folders) > 1:
         first = folders[0] if part in PurePosixPath(folders[0]).parts else f"{folders[0]}/{part}"
         raise UsageError(
-            f"The data set {repo} has {part} in {len(folders)} folders ({', '.join(folders[:SHOWN])}). "
+            f"The dataset {repo} has {part} in {len(folders)} folders ({', '.join(folders[:SHOWN])}). "
             f"Name one with --split, as {first}."
         )
     return tuple(sorted(files, key=lambda file: file.filename))

@@ -1,4 +1,4 @@
-"""What a data set is made of: sources of stored pictures, and the items taken from one."""
+"""What a dataset is made of: sources of stored images, and the items taken from one."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from vaelens.images.drawing import Box
 T = TypeVar("T")
 
 UNREADABLE = "unreadable"  # in the place of a sha256
-MAX_BYTES = 2**29  # one picture's file: more than the largest picture we read takes, uncompressed
+MAX_BYTES = 2**29  # one image's file: more than the largest image we read takes, uncompressed
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: an id unique in its set, the sha256 of its file's bytes, boxes in pixels as a preset reads it."""
+    """One image: an id unique in its set, the sha256 of its file's bytes, boxes in pixels as a preset reads it."""
 
     id: str
     sha256: str
@@ -28,14 +28,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """Stored pictures before any is chosen or read.
+    """Stored images before any is chosen or read.
 
     name: how a report calls it
     kind: folder, zip, shards, hub, coco-val2017 or drawn
     read: from an id to the stored bytes; any number of threads may call it
     boxes: from an id to its labelled boxes
     scores: aesthetic scores by id; None where nobody asked
-    fields: what is stored beside the pictures, named where no score is found
+    fields: what is stored beside the images, named where no score is found
     """
 
     name: str
@@ -49,8 +49,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """The chosen pictures of a source, sorted by id; `name` is what a report calls it, `notes` what it has to say."""
+class Dataset:
+    """The chosen images of a source, sorted by id; `name` is what a report calls it, `notes` what it has to say."""
 
     name: str
     kind: str
@@ -59,7 +59,7 @@ class DataSet:
     source: Source
 
     def read(self, item: Item) -> bytes:
-        """The stored file of one picture, whole; any number of threads may call it.
+        """The stored file of one image, whole; any number of threads may call it.
 
         Raises BadInputError if it can't be read any more, CheckFailedError if it isn't what it was when the
         set was opened.
@@ -100,6 +100,6 @@ def by_id(pairs: Iterable[tuple[str, T]], where: str) -> dict[str, T]:
     found: dict[str, T] = {}
     for name, value in pairs:
         if name in found:
-            raise BadInputError(f"{where} holds two pictures that would both be called {name!r}. Rename one.")
+            raise BadInputError(f"{where} holds two images that would both be called {name!r}. Rename one.")
         found[name] = value
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Opening a data set by what the user calls it: which kind it is, which pictures are taken, and their hashes."""
+"""Opening a dataset by what the user calls it: which kind it is, which images are taken, and their hashes."""
 
 import difflib
 import hashlib
@@ -13,20 +13,20 @@ import numpy as np
 from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.boxes import matching, read_boxes
-from vaelens.images.datasets import coco, drawn
-from vaelens.images.datasets.folders import files_below, one_picture, open_folder, pictures
+from vaelens.images.datasets import coco, synthetic
+from vaelens.images.datasets.folders import files_below, images, one_image, open_folder
 from vaelens.images.datasets.hub_sets import open_hub_set
-from vaelens.images.datasets.items import UNREADABLE, DataSet, Item, Source
+from vaelens.images.datasets.items import UNREADABLE, Dataset, Item, Source
 from vaelens.images.datasets.shards import SCORES, open_shards
 from vaelens.images.datasets.zips import open_zip
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
 
-NAMES = (coco.NAME, *drawn.SETS)
-KINDS = f"a folder of pictures or of .tar shards, a .zip, a .tar, owner/name on the hub, {', '.join(NAMES)}"
+NAMES = (coco.NAME, *synthetic.SETS)
+KINDS = f"a folder of images or of .tar shards, a .zip, a .tar, owner/name on the hub, {', '.join(NAMES)}"
 THREADS = 4
-PORTION = 4096  # pictures handed to the threads at once
+PORTION = 4096  # images handed to the threads at once
 
 
 def open_dataset(
@@ -40,20 +40,20 @@ def open_dataset(
     skip_bad: bool = False,
     training: bool = False,
     runtime: Runtime = DEFAULT,
-) -> DataSet:
-    """The pictures of `source`, chosen, hashed and sorted by id; a path wins over a hub id.
+) -> Dataset:
+    """The images of `source`, chosen, hashed and sorted by id; a path wins over a hub id.
 
     take: so many, chosen by `seed` without replacement (drawn sets: so many drawn, 200 without it)
-    min_aesthetic: of shards, only pictures with at least this aesthetic score
-    split: of a hub data set; without it validation, else test, else train
+    min_aesthetic: of shards, only images with at least this aesthetic score
+    split: of a hub dataset; without it validation, else test, else train
     boxes: a CSV or JSONL file of labelled boxes (`read_boxes`), in place of those that the set itself has
-    training: of a drawn set, pictures that are never measured on
+    training: of a drawn set, images that are never measured on
     skip_bad: files that can't even be read stay in the set, with UNREADABLE for a hash; reading them raises again
 
-    Each chosen picture's file is read once, whole; whether it is a picture shows when it is decoded. Where
-    files lie and in which order doesn't matter: the same pictures under the same names make the same set.
+    Each chosen image's file is read once, whole; whether it is an image shows when it is decoded. Where
+    files lie and in which order doesn't matter: the same images under the same names make the same set.
 
-    Raises UsageError for a set that isn't known, more pictures than there are, or an option that the set can't
+    Raises UsageError for a set that isn't known, more images than there are, or an option that the set can't
     follow; BadInputError for what is missing, empty or damaged; and what downloads raise.
     """
     _check_options(source, take, min_aesthetic, split)
@@ -78,16 +78,16 @@ def open_dataset(
         notes += [note] if note else []
     chosen = _chosen(ids, take, seed, found.name)
     if len(chosen) < len(ids):
-        notes.append(f"{len(chosen):,} of {len(ids):,} pictures, chosen with seed {seed}")
+        notes.append(f"{len(chosen):,} of {len(ids):,} images, chosen with seed {seed}")
     items = _hashed(found, chosen, skip_bad, runtime)
-    return DataSet(_title(found, len(items), len(ids), min_aesthetic), found.kind, items, tuple(notes), found)
+    return Dataset(_title(found, len(items), len(ids), min_aesthetic), found.kind, items, tuple(notes), found)
 
 
 def _check_options(
     source: str | os.PathLike[str], take: int | None, min_aesthetic: float | None, split: str | None
 ) -> None:
     if take is not None and take < 1:
-        raise UsageError(f"{take} pictures can't be taken. Take 1 or more.")
+        raise UsageError(f"{take} images can't be taken. Take 1 or more.")
     if (name := _name(source)) and (min_aesthetic is not None or split is not None):
         raise UsageError(f"{name} has neither aesthetic scores nor splits. Leave --min-aesthetic and --split out.")
 
@@ -115,15 +115,15 @@ def _find(
         case coco.NAME:
             return coco.open_coco(eyes=eyes, runtime=runtime)
         case name:
-            return drawn.open_drawn(name, count, seed, training)
+            return synthetic.open_synthetic(name, count, seed, training)
     path, name = Path(source), os.fspath(source)
     if not path.exists():
         if HUB_ID.fullmatch(name) and path.suffix.lower() not in {".zip", ".tar", *SUFFIXES}:
-            runtime.notify(f"{name} is no path here: asking the hub for a data set of that name")
+            runtime.notify(f"{name} is no path here: asking the hub for a dataset of that name")
             return open_hub_set(name, split=split, scored=scored, runtime=runtime)
         raise _unknown(name, path)
     if split is not None:
-        raise UsageError(f"{name} lies here and has no splits; --split is for data sets on the hub. Leave it out.")
+        raise UsageError(f"{name} lies here and has no splits; --split is for datasets on the hub. Leave it out.")
     return _local(path, scored, runtime)
 
 
@@ -133,27 +133,27 @@ def _local(path: Path, scored: bool, runtime: Runtime) -> Source:
         tars = [file for file in files_below(path) if file.suffix.lower() == ".tar"]
         if not tars:
             return open_folder(path)
-        if next(pictures(path), None) is not None:
-            raise UsageError(f"{path} holds both pictures and .tar shards. Name a folder that holds one kind.")
+        if next(images(path), None) is not None:
+            raise UsageError(f"{path} holds both images and .tar shards. Name a folder that holds one kind.")
         return open_shards(tars, path, f"{path.resolve().name}/", scored=scored, runtime=runtime)
     if not path.is_file():
-        raise BadInputError(f"{path} is a device or pipe. A data set is {KINDS}.")
+        raise BadInputError(f"{path} is a device or pipe. A dataset is {KINDS}.")
     if suffix == ".zip":
         return open_zip(path)
     if suffix == ".tar":
         return open_shards([path], path.parent, path.name, scored=scored, runtime=runtime)
     if suffix in SUFFIXES:
-        raise one_picture(path)
-    raise UsageError(f"{path} is no data set. It can be {KINDS}.")
+        raise one_image(path)
+    raise UsageError(f"{path} is no dataset. It can be {KINDS}.")
 
 
 def _unknown(name: str, path: Path) -> UsageError | BadInputError:
     near = difflib.get_close_matches(name, NAMES, 1, 0.7)
     if near:
-        return UsageError(f"There is no data set {name!r}. Did you mean {near[0]}?")
+        return UsageError(f"There is no dataset {name!r}. Did you mean {near[0]}?")
     if path.is_symlink():
         return BadInputError(f"{path} is a link that leads nowhere. Mend it, or name what it should lead to.")
-    return BadInputError(f"{path}: there is no such file or folder. A data set is {KINDS}.")
+    return BadInputError(f"{path}: there is no such file or folder. A dataset is {KINDS}.")
 
 
 def _with_boxes(source: Source, boxes: dict[str, tuple[Box, ...]], where: str) -> tuple[Source, str | None]:
@@ -166,39 +166,39 @@ def _with_boxes(source: Source, boxes: dict[str, tuple[Box, ...]], where: str) -
 
 
 def _beautiful(source: Source, least: float) -> tuple[tuple[str, ...], str | None]:
-    """The ids with a score of `least` or more, and a note on pictures without any."""
+    """The ids with a score of `least` or more, and a note on images without any."""
     if not source.scores:
         beside = (
             f"what lies beside them has {', '.join(source.fields)}" if source.fields else "nothing lies beside them"
         )
         raise UsageError(
-            f"The pictures of {source.name} have no aesthetic score ({beside}; looked for: {', '.join(SCORES)}). "
+            f"The images of {source.name} have no aesthetic score ({beside}; looked for: {', '.join(SCORES)}). "
             "Leave --min-aesthetic out."
         )
     scores = source.scores
     ids = tuple(name for name in source.ids if name in scores and scores[name] >= least)
     if not ids:
         raise UsageError(
-            f"No picture of {source.name} has an aesthetic score of {least:g} or more; "
+            f"No image of {source.name} has an aesthetic score of {least:g} or more; "
             f"the highest is {max(scores.values()):g}. Lower --min-aesthetic."
         )
     missing = len(source.ids) - len(scores)
-    return ids, f"{missing:,} pictures without an aesthetic score left out" if missing else None
+    return ids, f"{missing:,} images without an aesthetic score left out" if missing else None
 
 
 def _chosen(ids: tuple[str, ...], take: int | None, seed: int, name: str) -> tuple[str, ...]:
     if take is None or take == len(ids):
         return ids
     if take > len(ids):
-        raise UsageError(f"{name} has {len(ids):,} pictures to choose from, not {take:,}. Take fewer.")
+        raise UsageError(f"{name} has {len(ids):,} images to choose from, not {take:,}. Take fewer.")
     if seed < 0:
-        raise UsageError(f"{seed} is no seed to choose pictures by. Seeds begin at 0.")
+        raise UsageError(f"{seed} is no seed to choose images by. Seeds begin at 0.")
     places = np.random.default_rng(seed).choice(len(ids), take, replace=False)
     return tuple(ids[int(place)] for place in np.sort(places))
 
 
 def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, runtime: Runtime) -> tuple[Item, ...]:
-    """Each picture read once for its sha256, by some threads."""
+    """Each image read once for its sha256, by some threads."""
     names = list(ids)
     items: list[Item] = []
 
@@ -207,7 +207,7 @@ def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, runtime: Runtime
             digest = hashlib.sha256(source.read(name)).hexdigest()
         except BadInputError as error:
             if not skip_bad:
-                raise BadInputError(f"{error} Or leave such pictures out with --skip-bad, which lists them.") from error
+                raise BadInputError(f"{error} Or leave such images out with --skip-bad, which lists them.") from error
             digest = UNREADABLE
         return Item(name, digest, source.boxes(name))
 
@@ -216,7 +216,7 @@ def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, runtime: Runtime
             for start in range(0, len(names), PORTION):  # so that no million of results is waiting
                 for found in pool.map(item, names[start : start + PORTION]):
                     items.append(found)
-                    runtime.progress(len(items), len(names), "reading pictures")
+                    runtime.progress(len(items), len(names), "reading images")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -228,6 +228,4 @@ def _title(source: Source, count: int, of: int, min_aesthetic: float | None) -> 
     if min_aesthetic is not None:
         which = f"seeded {count:,}" if count < of else f"all {count:,}"
         return f"LAION-like: {which} with aesthetic >= {min_aesthetic:g} from {source.name}"
-    return (
-        f"{source.name} (seeded {count:,} of {of:,} pictures)" if count < of else f"{source.name} ({count:,} pictures)"
-    )
+    return f"{source.name} (seeded {count:,} of {of:,} images)" if count < of else f"{source.name} ({count:,} images)"

@@ -1,4 +1,4 @@
-"""Parquet files with a picture a row, as the hub keeps data sets. The only home of pyarrow."""
+"""Parquet files with an image a row, as the hub keeps datasets. The only home of pyarrow."""
 
 import bisect
 import json
@@ -15,7 +15,7 @@ from vaelens.images.datasets.folders import too_large
 from vaelens.images.datasets.items import MAX_BYTES, Source
 from vaelens.images.datasets.shards import SCORES, aesthetic_score
 
-COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
+COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image", "photo")
 GROUPS_KEPT = 2  # row groups in memory: threads that read consecutive rows are in two at most
 
 
@@ -41,11 +41,11 @@ def require_pyarrow(what: str) -> tuple[Any, Any]:
 
 
 def open_parquet(paths: Sequence[Path], split: str, name: str, *, scored: bool = False) -> Source:
-    """The pictures in parquet files, rows counted through all of them in the order given: split/00000012.
+    """The images in parquet files, rows counted through all of them in the order given: split/00000012.
 
     With `scored` a column with an aesthetic score is read too.
 
-    Raises BadInputError for a damaged file, one without a picture column, and where there is no row.
+    Raises BadInputError for a damaged file, one without an image column, and where there is no row.
     """
     groups: list[Group] = []
     scores: dict[str, float] = {}
@@ -81,9 +81,9 @@ def _indexed(path: Path, first: int, name: str, scored: bool) -> tuple[list[Grou
     try:
         with parquet.ParquetFile(path) as opened:
             fields = tuple(map(str, opened.schema_arrow.names))
-            column = _picture_column(arrow, opened.schema_arrow)
+            column = _image_column(arrow, opened.schema_arrow)
             if column is None:
-                raise BadInputError(f"{name}: {path.name} has no column of pictures, only {', '.join(fields)}.")
+                raise BadInputError(f"{name}: {path.name} has no column of images, only {', '.join(fields)}.")
             groups: list[Group] = []
             for index in range(opened.num_row_groups):
                 rows = int(opened.metadata.row_group(index).num_rows)
@@ -95,15 +95,15 @@ def _indexed(path: Path, first: int, name: str, scored: bool) -> tuple[list[Grou
         raise _damaged(name, path, error) from error
 
 
-def _picture_column(arrow: Any, schema: Any) -> str | None:
-    """The column marked as pictures, else one of {bytes, path}, else bytes under one of COLUMNS' names."""
+def _image_column(arrow: Any, schema: Any) -> str | None:
+    """The column marked as images, else one of {bytes, path}, else bytes under one of COLUMNS' names."""
     marked = cast(dict[str, Any], _features(schema.metadata or {}))
     structs = [f.name for f in schema if arrow.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
-    pictures = [f for f in structs if not marked or _is_image(marked.get(f))]
-    if not pictures:
+    images = [f for f in structs if not marked or _is_image(marked.get(f))]
+    if not images:
         binary = [f.name for f in schema if arrow.types.is_binary(f.type) or arrow.types.is_large_binary(f.type)]
-        pictures = [f for f in binary if f in COLUMNS]
-    return min(pictures, key=lambda f: COLUMNS.index(f) if f in COLUMNS else len(COLUMNS), default=None)
+        images = [f for f in binary if f in COLUMNS]
+    return min(images, key=lambda f: COLUMNS.index(f) if f in COLUMNS else len(COLUMNS), default=None)
 
 
 def _features(metadata: dict[bytes, bytes]) -> object:
@@ -119,7 +119,7 @@ def _is_image(feature: Any) -> bool:
 
 
 class _Rows:
-    """Pictures by row, with the row groups read last kept in memory."""
+    """Images by row, with the row groups read last kept in memory."""
 
     def __init__(self, groups: Sequence[Group], name: str) -> None:
         self._groups = [group for group in groups if group.rows]
@@ -137,8 +137,8 @@ class _Rows:
             value = found.get("bytes")
             if value is None and found.get("path"):
                 raise BadInputError(
-                    f"{self._name}: row {row} only names {found['path']!r}, which isn't in the data set. "
-                    "Download its pictures as its card says, and name their folder."
+                    f"{self._name}: row {row} only names {found['path']!r}, which isn't in the dataset. "
+                    "Download its images as its card says, and name their folder."
                 )
         data = cast(bytes, value or b"")
         if len(data) > MAX_BYTES:

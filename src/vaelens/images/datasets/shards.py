@@ -33,7 +33,7 @@ BLOCK = 512  # a tar's unit
 
 @dataclass(frozen=True)
 class Member:
-    """Where a picture lies: `size` bytes from `offset` on."""
+    """Where an image lies: `size` bytes from `offset` on."""
 
     path: Path
     offset: int
@@ -42,22 +42,22 @@ class Member:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one tar holds, by key: its pictures, and the data beside them."""
+    """What one tar holds, by key: its images, and the data beside them."""
 
-    pictures: dict[str, Member]
+    images: dict[str, Member]
     data: dict[str, dict[str, object]]
 
 
 def open_shards(
     paths: Sequence[Path], root: Path, name: str, *, scored: bool = False, runtime: Runtime = DEFAULT
 ) -> Source:
-    """The pictures in tar files; ids are a tar's path below `root` and the key: 00000.tar/000000012.
+    """The images in tar files; ids are a tar's path below `root` and the key: 00000.tar/000000012.
 
     Each tar is gone through once, by its headers, and read at random later. With `scored` the json beside
-    each picture is read for its aesthetic score.
+    each image is read for its aesthetic score.
 
-    Raises BadInputError for a tar that is damaged, incomplete or compressed, one key with two pictures, and
-    where there is no picture at all.
+    Raises BadInputError for a tar that is damaged, incomplete or compressed, one key with two images, and
+    where there is no image at all.
     """
     found: list[tuple[str, Member]] = []
     scores: dict[str, float] = {}
@@ -65,15 +65,15 @@ def open_shards(
     for done, path in enumerate(sorted(paths), 1):
         shard = index_tar(path, scored=scored)
         prefix = clean_id(str(path.relative_to(root)), str(root))
-        found += [(f"{prefix}/{key}", member) for key, member in shard.pictures.items()]
-        for key in shard.pictures.keys() & shard.data.keys():
+        found += [(f"{prefix}/{key}", member) for key, member in shard.images.items()]
+        for key in shard.images.keys() & shard.data.keys():
             fields |= shard.data[key].keys()
             if (score := aesthetic_score(shard.data[key])) is not None:
                 scores[f"{prefix}/{key}"] = score
         runtime.progress(done, len(paths), "indexing shards")
     members = by_id(found, name)
     if not members:
-        raise BadInputError(f"{name} holds no pictures ({', '.join(sorted(SUFFIXES))}). Name other shards.")
+        raise BadInputError(f"{name} holds no images ({', '.join(sorted(SUFFIXES))}). Name other shards.")
     return Source(
         name,
         "shards",
@@ -95,11 +95,11 @@ def index_tar(path: Path, *, scored: bool = False) -> Shard:
                     continue
                 key = clean_id(str(name.with_suffix("")), str(path))
                 if name.suffix.lower() in SUFFIXES:
-                    if key in shard.pictures:
-                        raise BadInputError(f"{path} holds two pictures with the key {key!r}. Rename one.")
+                    if key in shard.images:
+                        raise BadInputError(f"{path} holds two images with the key {key!r}. Rename one.")
                     if member.size > MAX_BYTES:
                         raise too_large(f"{path}: {member.name}", member.size)
-                    shard.pictures[key] = Member(path, member.offset_data, member.size)
+                    shard.images[key] = Member(path, member.offset_data, member.size)
                 elif scored and name.suffix.lower() == ".json" and member.size <= MAX_JSON:
                     opened = tar.extractfile(member)
                     shard.data[key] = _json(opened.read() if opened else b"")
@@ -111,7 +111,7 @@ def index_tar(path: Path, *, scored: bool = False) -> Shard:
 
 
 def read_member(member: Member) -> bytes:
-    """One picture's bytes. Raises BadInputError where they can't be read any more."""
+    """One image's bytes. Raises BadInputError where they can't be read any more."""
     try:
         with member.path.open("rb") as file:
             file.seek(member.offset)

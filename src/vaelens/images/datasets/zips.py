@@ -1,4 +1,4 @@
-"""Pictures inside a zip, read at random without unpacking it."""
+"""Images inside a zip, read at random without unpacking it."""
 
 import os
 import zipfile
@@ -15,20 +15,20 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImpl
 
 
 def open_zip(path: Path) -> Source:
-    """The pictures inside a zip, by their suffixes; ids are the members' names. Hidden members are left out.
+    """The images inside a zip, by their suffixes; ids are the members' names. Hidden members are left out.
 
-    Raises BadInputError for a damaged or locked zip, one without pictures, a member that says it is larger
-    than a picture can be, or a name that leads out of the archive. Never more than a member's stated size is
+    Raises BadInputError for a damaged or locked zip, one without images, a member that says it is larger
+    than an image can be, or a name that leads out of the archive. Never more than a member's stated size is
     unpacked, one member at a time.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            listed = [member for member in archive.infolist() if _is_picture(member)]
+            listed = [member for member in archive.infolist() if _is_image(member)]
     except DAMAGE as error:
         raise BadInputError(f"{path}: a damaged or incomplete zip: {error}. Copy or download it anew.") from error
     members = by_id(((clean_id(member.filename, str(path)), member) for member in listed), str(path))
     if not members:
-        raise BadInputError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))}). Name another file.")
+        raise BadInputError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}). Name another file.")
     for name, member in members.items():
         if member.flag_bits & 1 or member.compress_type not in METHODS:
             why = "locked with a password" if member.flag_bits & 1 else "packed in a way that can't be read here"
@@ -39,14 +39,14 @@ def open_zip(path: Path) -> Source:
     return Source(path.name, "zip", tuple(members), lambda name: reader.read(members[name]))
 
 
-def _is_picture(member: zipfile.ZipInfo) -> bool:
+def _is_image(member: zipfile.ZipInfo) -> bool:
     name = PurePosixPath(member.filename.replace("\\", "/"))
     hidden = any(part.startswith(".") and part != ".." for part in name.parts) or "__MACOSX" in name.parts
     return not member.is_dir() and not hidden and name.suffix.lower() in SUFFIXES
 
 
 class _Reader:
-    """An archive kept open: reading its directory anew for each picture would take longer than the picture."""
+    """An archive kept open: reading its directory anew for each image would take longer than the image."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

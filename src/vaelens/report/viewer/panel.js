@@ -1,8 +1,8 @@
-// One photograph's panel: the large view in three ways (slider, flicker, heat map) and all its versions in a row.
+// One photo's panel: the large view in three ways (slider, flicker, heat map) and all its versions in a row.
 // All texts go in as textContent, never as markup.
 
 const STEP = 1.5; // zoom by a button or a key
-const GAP = 16; // px between pictures of the row, as in the style
+const GAP = 16; // px between images of the row, as in the style
 const MODES = ["slider", "flicker", "heat"];
 const GAINS = 6; // the highest gain as a power of two
 const USUAL_GAIN = 3; // likewise: x8 shows what a good decoder still gets wrong
@@ -34,7 +34,7 @@ function build(panel) {
   readout = makeReadout(panel, part, views, region);
   const jump = makeJump(panel, part, region);
 
-  function picture(place, layer) {
+  function image(place, layer) {
     const image = place.appendChild(new Image());
     image.src = layer.src;
     image.alt = layer.name;
@@ -46,7 +46,7 @@ function build(panel) {
     const figure = row.appendChild(document.createElement("figure"));
     const view = figure.appendChild(document.createElement("div"));
     view.className = "view";
-    picture(view, layer);
+    image(view, layer);
     label(figure.appendChild(document.createElement("figcaption")), layer);
     return view;
   }
@@ -60,7 +60,7 @@ function build(panel) {
     }
   }
 
-  // Sizes: whole multiples of the picture's pixels where they fit, so that at rest no pixel is resampled.
+  // Sizes: whole multiples of the image's pixels where they fit, so that at rest no pixel is resampled.
   function layout() {
     const room = row.clientWidth;
     const count = layers.length;
@@ -102,7 +102,7 @@ function build(panel) {
   // All layers lie over each other, decoded when shown (decoding = "sync"), so that none ever blinks.
   function turnTo(layer) {
     if (!flick.children.length) {
-      for (const each of layers) picture(flick, each).decoding = "sync";
+      for (const each of layers) image(flick, each).decoding = "sync";
       region.show();
     }
     shown = layer;

@@ -1,7 +1,7 @@
-// Each photograph has one region (a scale and a corner), and every picture of it shows that region: those of the large
+// Each photo has one region (a scale and a corner), and every image of it shows that region: those of the large
 // view and those side by side. Here is what shows it, and the fingers and wheels that move it.
 
-const CLOSEST = 8; // at the highest zoom so many picture pixels span a view
+const CLOSEST = 8; // at the highest zoom so many image pixels span a view
 const LONGEST = 4; // a view's sides differ by no more than this factor, so that 1 x 4096 has a place to be seen in
 const MARGIN = 0.5; // around a box that is jumped to, in parts of its side
 const PAUSE = 250; // ms in which a turn of the wheel goes on with what it began: scrolling the page, or zooming
@@ -12,13 +12,13 @@ let scrolledAt = -PAUSE;
 let zoomedAt = -PAUSE;
 addEventListener("scroll", () => (scrolledAt = performance.now()), { passive: true });
 
-// views: the elements whose pictures are moved; changed(scale) is called after each move.
+// views: the elements whose images are moved; changed(scale) is called after each move.
 function makeRegion(panel, views, changed) {
   const ratio = clamp(panel.width / panel.height, 1 / LONGEST, LONGEST);
   const highest = Math.max(1, panel.width / CLOSEST, panel.height / CLOSEST);
-  let [x, y, scale] = [0, 0, 1]; // x, y: its corner in parts of the view; scale 1: the whole picture
+  let [x, y, scale] = [0, 0, 1]; // x, y: its corner in parts of the view; scale 1: the whole image
 
-  // Of a view: CSS pixels a picture's pixel at scale 1, and the margins of a picture longer than its view.
+  // Of a view: CSS pixels an image's pixel at scale 1, and the margins of an image longer than its view.
   function fit(view) {
     const [width, height] = [view.clientWidth, view.clientHeight];
     const by = Math.min(width / panel.width, height / panel.height);
@@ -61,7 +61,7 @@ function makeRegion(panel, views, changed) {
       move(u / scale - u / to, v / scale - v / to, to);
     },
 
-    // The picture's pixel under a point of the window, or null beside the picture.
+    // The image's pixel under a point of the window, or null beside the image.
     pixelAt(view, clientX, clientY) {
       const { by, width, height, left, top } = fit(view);
       const box = view.getBoundingClientRect();
@@ -85,7 +85,7 @@ function makeRegion(panel, views, changed) {
       return { x: clamp(px, 0, panel.width - 1), y: clamp(py, 0, panel.height - 1) };
     },
 
-    // So far that a box in the picture's pixels fills the view but for a margin, or only so that it is in view.
+    // So far that a box in the image's pixels fills the view but for a margin, or only so that it is in view.
     lookAt(box, closely = true) {
       const { by, width, height, left, top } = fit(views[0]);
       const share = Math.max(((box.right - box.left) * by) / width, ((box.bottom - box.top) * by) / height);

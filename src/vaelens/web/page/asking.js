@@ -52,11 +52,11 @@ async function act(method, path) {
 
 async function upload(file) {
   trouble("");
-  if (!file.type.startsWith("image/")) return trouble(word("notPicture"));
+  if (!file.type.startsWith("image/")) return trouble(word("notImage"));
   if (file.size > LARGEST) return trouble(word("tooLarge"));
   trouble(word("uploading", { name: file.name }));
   try {
-    const { id, name } = await ask("POST", `/api/uploads?name=${encodeURIComponent(file.name || "picture")}`, file, file.type);
+    const { id, name } = await ask("POST", `/api/uploads?name=${encodeURIComponent(file.name || "image")}`, file, file.type);
     unpick();
     picked = { id, name, url: URL.createObjectURL(file) };
     trouble("");
@@ -73,18 +73,18 @@ function unpick() {
   settleTicks();
 }
 
-// Only files: text that comes with a picture, as from an office program, is what is meant where text can be typed.
-const isPicture = (data) => Boolean(data?.types.includes("Files")) && !data.types.includes("text/plain");
+// Only files: text that comes with an image, as from an office program, is what is meant where text can be typed.
+const isImage = (data) => Boolean(data?.types.includes("Files")) && !data.types.includes("text/plain");
 
 function paste(event) {
-  if (!isPicture(event.clipboardData) || !event.clipboardData.files[0]) return;
+  if (!isImage(event.clipboardData) || !event.clipboardData.files[0]) return;
   event.preventDefault();
   upload(event.clipboardData.files[0]);
 }
 
 function drag(event) {
   const data = event.dataTransfer;
-  const taken = isPicture(data);
+  const taken = isImage(data);
   $("drop").classList.toggle("over", taken && event.type === "dragover");
   if (event.type === "dragleave" || !data?.types.includes("Files")) return; // text goes where it is dropped
   if (taken || !event.target.closest?.("textarea, input")) event.preventDefault(); // else the browser would leave for it

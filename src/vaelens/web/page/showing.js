@@ -14,7 +14,7 @@ const past = () => newest().filter(hasEnded);
 const inAddress = () => location.hash.slice(1);
 const current = () => jobs.get(inAddress()) ?? (guest?.id === inAddress() ? guest : undefined);
 
-// Puts these elements into the list, and moves none that stays: that would lose its focus, and load its picture again.
+// Puts these elements into the list, and moves none that stays: that would lose its focus, and load its image again.
 function put(list, lines) {
   for (const line of [...list.children]) if (!lines.includes(line)) line.remove();
   lines.forEach((line, i) => list.children[i] === line || list.insertBefore(line, list.children[i] ?? null));
@@ -65,7 +65,7 @@ function showNow() {
   showDownloads(job);
   if (shown === `${job.id} ${job.panels.length}`) return;
   shown = `${job.id} ${job.panels.length}`;
-  const src = (layer) => `/api/jobs/${job.id}/pictures/${layer.picture}`;
+  const src = (layer) => `/api/jobs/${job.id}/images/${layer.image}`;
   const layers = (panel) => panel.layers.map((layer) => ({ ...layer, src: src(layer) }));
   window.vaelensViewer.show($("viewer"), job.panels.map((panel) => ({ ...panel, note: panel.note === job.asked.prompt ? "" : panel.note, layers: layers(panel) })));
 }
@@ -79,7 +79,7 @@ function showDownloads(job) {
   const several = job.panels.length > 1;
   for (const panel of job.panels)
     for (const layer of panel.layers)
-      all.push(link(several ? `${panel.title}, ${layer.name}` : layer.name, `/api/jobs/${job.id}/pictures/${layer.picture}?download=1`));
+      all.push(link(several ? `${panel.title}, ${layer.name}` : layer.name, `/api/jobs/${job.id}/images/${layer.image}?download=1`));
   const again = hasEnded(job) && job.asked.prompt ? [button(word("again"), () => (use(job), $("prompt").focus()), "last")] : [];
   const what = job.panels.length ? [make("span", "", word("download")), ...all] : [];
   $("downloads").hidden = !what.length && !again.length;

@@ -2,10 +2,10 @@
 
 const WORDS = {
   en: {
-    lead: "One latent, every decoder: type a prompt or upload a picture, tick VAEs, and look at what differs.",
+    lead: "One latent, every decoder: type a prompt or upload an image, tick VAEs, and look at what differs.",
     lost: "The server doesn't answer. This page goes on as soon as it is back.",
-    prompt: "What should the picture show?", try: "Try: {text}",
-    upload: "Upload a picture", orDrop: "or drop or paste one here", remove: "Remove", uploading: "Uploading {name}",
+    prompt: "What should the image show?", try: "Try: {text}",
+    upload: "Upload an image", orDrop: "or drop or paste one here", remove: "Remove", uploading: "Uploading {name}",
     model: "Model", vaes: "VAEs to compare", notSpace: "another latent space ({space})", ownOf: "belongs to {name}",
     seeds: "Seeds", seedsHint: "several with spaces, at most 16", nextSeed: "Next seed",
     more: "More", steps: "Steps", cfg: "Guidance", size: "Size", scheduler: "Scheduler", modelsOwn: "the model's own",
@@ -16,10 +16,10 @@ const WORDS = {
     interrupted: "interrupted: the server ended first", loading: "loading the model and the VAEs",
     stepOf: "{done} of {total}", cancelling: "cancelling",
     download: "Download", page: "Page", sheet: "Sheet", record: "Record", show: "Show {title}",
-    older: "Show older ones", told: "{title}: {state}.", maxSide: "Longest side in pixels; larger pictures are shrunk",
+    older: "Show older ones", told: "{title}: {state}.", maxSide: "Longest side in pixels; larger images are shrunk",
     progress: "Progress", sureDelete: "Delete this result and its files?",
-    noVae: "Tick at least one VAE.", badSeeds: "Seeds are whole numbers from -2^63 to 2^64 - 1, at most 16.", notNumber: "{name}: type a number.", noSubject: "Say what the picture should show, or upload one.",
-    notPicture: "That is no picture.", tooLarge: "That is more than 32 MiB.", unreachable: "The server doesn't answer.",
+    noVae: "Tick at least one VAE.", badSeeds: "Seeds are whole numbers from -2^63 to 2^64 - 1, at most 16.", notNumber: "{name}: type a number.", noSubject: "Say what the image should show, or upload one.",
+    notImage: "That is no image.", tooLarge: "That is more than 32 MiB.", unreachable: "The server doesn't answer.",
   },
   ja: {
     lead: "1 つの潜在表現を、すべてのデコーダーで。プロンプトを入力するか画像をアップロードし、VAE を選んで違いを見比べます。",
@@ -39,7 +39,7 @@ const WORDS = {
     older: "以前のものを表示", told: "{title}：{state}。", maxSide: "長辺の画素数（これより大きい画像は縮小）",
     progress: "進み具合", sureDelete: "この結果とファイルを削除しますか？",
     noVae: "VAE を 1 つ以上選んでください。", badSeeds: "シードは -2^63 から 2^64 - 1 までの整数で、16 個までです。", notNumber: "{name}：数値を入力してください。", noSubject: "描くものを入力するか、画像をアップロードしてください。",
-    notPicture: "画像ではありません。", tooLarge: "32 MiB を超えています。", unreachable: "サーバーが応答しません。",
+    notImage: "画像ではありません。", tooLarge: "32 MiB を超えています。", unreachable: "サーバーが応答しません。",
   },
 };
 

@@ -1,4 +1,4 @@
-"""Made-up folders, zips and shards of pictures, whose contents only stand for pictures."""
+"""Made-up folders, zips and shards of images, whose contents only stand for images."""
 
 import io
 import json
@@ -6,15 +6,15 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from vaelens.images.datasets import DataSet
+from vaelens.images.datasets import Dataset
 
 
 def content(name: str) -> bytes:
-    """Stands for a picture's file: data sets don't look inside."""
-    return f"the picture {name}".encode()
+    """Stands for an image's file: datasets don't look inside."""
+    return f"the image {name}".encode()
 
 
-def ids(data: DataSet) -> list[str]:
+def ids(data: Dataset) -> list[str]:
     return [item.id for item in data.items]
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a data set in chunks, decoded ahead of what measures them."""
+"""The images of a dataset in chunks, decoded ahead of what measures them."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +12,7 @@ from torch import Tensor
 from vaelens.errors import BadInputError
 from vaelens.evaluation.preparation import Prepared, prepare
 from vaelens.evaluation.presets import Preset
-from vaelens.images.datasets.items import DataSet, Item
+from vaelens.images.datasets.items import Dataset, Item
 
 LOADERS = 2  # threads: Pillow decodes outside the interpreter's lock
 AHEAD = 4  # chunks
@@ -20,23 +20,23 @@ AHEAD = 4  # chunks
 
 @dataclass(frozen=True)
 class Chunk:
-    """The pictures of one chunk that could be read, and those that couldn't (id, reason)."""
+    """The images of one chunk that could be read, and those that couldn't (id, reason)."""
 
     number: int
     items: tuple[Item, ...]
-    pictures: tuple[Prepared, ...]
+    images: tuple[Prepared, ...]
     bad: tuple[tuple[str, str], ...]
 
     @cached_property
     def pixels(self) -> Tensor:
         """uint8 [b,3,side,side]."""
-        pixels = torch.as_tensor(np.stack([picture.pixels for picture in self.pictures]))
+        pixels = torch.as_tensor(np.stack([image.pixels for image in self.images]))
         # Made contiguous: on channels-last input torch's group norm on the CPU loses three digits, some levels of 255.
         return pixels.permute(0, 3, 1, 2).contiguous()
 
 
-def read_chunk(dataset: DataSet, number: int, batch: int, preset: Preset, skip_bad: bool) -> Chunk:
-    """The `number`th `batch` consecutive pictures, prepared.
+def read_chunk(dataset: Dataset, number: int, batch: int, preset: Preset, skip_bad: bool) -> Chunk:
+    """The `number`th `batch` consecutive images, prepared.
 
     Raises BadInputError for one that can't be read, unless `skip_bad`.
     """
@@ -48,13 +48,13 @@ def read_chunk(dataset: DataSet, number: int, batch: int, preset: Preset, skip_b
         except BadInputError as error:
             if not skip_bad:
                 raise BadInputError(
-                    f"{error} Nothing measured so far is lost; --skip-bad leaves such pictures out and lists them."
+                    f"{error} Nothing measured so far is lost; --skip-bad leaves such images out and lists them."
                 ) from error
             bad.append((item.id, str(error)))
-    return Chunk(number, tuple(item for item, _ in good), tuple(picture for _, picture in good), tuple(bad))
+    return Chunk(number, tuple(item for item, _ in good), tuple(image for _, image in good), tuple(bad))
 
 
-def read_ahead(dataset: DataSet, numbers: Sequence[int], batch: int, preset: Preset, skip_bad: bool) -> Iterator[Chunk]:
+def read_ahead(dataset: Dataset, numbers: Sequence[int], batch: int, preset: Preset, skip_bad: bool) -> Iterator[Chunk]:
     """These chunks in this order, each decoded by a thread while earlier ones are measured. Raises as `read_chunk`."""
     with ThreadPoolExecutor(LOADERS) as pool:
         ahead: list[Future[Chunk]] = []

@@ -1,4 +1,4 @@
-"""What a picture says of itself in its PNG text: for `replay`, for people, and for other tools."""
+"""What an image says of itself in its PNG text: for `replay`, for people, and for other tools."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ SPACINGS = {  # of the noise levels: its name there by diffusers' option
 }
 
 
-def picture_text(record: Mapping[str, Any], subject: Subject, number: int) -> dict[str, str]:
-    """The PNG text of a subject's picture by the `number`-th VAE.
+def image_text(record: Mapping[str, Any], subject: Subject, number: int) -> dict[str, str]:
+    """The PNG text of a subject's image by the `number`-th VAE.
 
     All that made it as JSON (for `replay`), in words, and as other tools read it (`parameters`).
     """

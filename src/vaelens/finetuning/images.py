@@ -1,6 +1,6 @@
-"""The pictures of an update: crops of a data set's pictures, each a function of the seed, the epoch and the picture.
+"""The images of an update: crops of a dataset's images, each a function of the seed, the epoch and the image.
 
-A picture that can't be read is left out, with the next one of its source in its place, and listed.
+An image that can't be read is left out, with the next one of its source in its place, and listed.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -15,19 +15,19 @@ from vaelens.errors import BadInputError
 from vaelens.finetuning.order import Order
 from vaelens.finetuning.recipe import Data
 from vaelens.images.crops import Crops, random_square
-from vaelens.images.datasets.items import DataSet, Item
+from vaelens.images.datasets.items import Dataset, Item
 from vaelens.images.drawing import Box
-from vaelens.images.reading import decode_picture
+from vaelens.images.reading import decode_image_file
 from vaelens.images.writing import to_pixels
 
 LOADERS = 2  # threads
 AHEAD = 2  # batches
-KEPT_BYTES = 2**29  # of decoded pictures; decoding one anew takes as long as half a small network's update
+KEPT_BYTES = 2**29  # of decoded images; decoding one anew takes as long as half a small network's update
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture as it is trained on: uint8 [size,size,3], the boxes left in it, and where it came from."""
+    """One image as it is trained on: uint8 [size,size,3], the boxes left in it, and where it came from."""
 
     pixels: np.ndarray
     boxes: tuple[Box, ...]
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive pictures of a training: image [b,3,s,s] in [0,1], boxes and the numbers their noise is seeded by."""
+    """Consecutive images of a training: image [b,3,s,s] in [0,1], boxes and the numbers their noise is seeded by."""
 
     image: Tensor
     boxes: tuple[tuple[Box, ...], ...]
@@ -45,10 +45,10 @@ class Batch:
     samples: tuple[Sample, ...]
 
 
-class Pictures:
-    """The pictures of a training by number. `bad` lists those that couldn't be read, with the reason."""
+class Images:
+    """The images of a training by number. `bad` lists those that couldn't be read, with the reason."""
 
-    def __init__(self, sources: Sequence[DataSet], weights: Sequence[float], data: Data, seed: int) -> None:
+    def __init__(self, sources: Sequence[Dataset], weights: Sequence[float], data: Data, seed: int) -> None:
         self._sources = tuple(sources)
         self._crops = Crops(data.size, data.crop, data.flip, data.recolour)
         self._seed = seed
@@ -57,7 +57,7 @@ class Pictures:
         self._kept: dict[str, np.ndarray] = {}
 
     def sample(self, number: int) -> Sample:
-        """The picture with this number. Raises BadInputError where no picture of its source can be read."""
+        """The image with this number. Raises BadInputError where no image of its source can be read."""
         seen = self._order.at(number)
         source, why = self._sources[seen.source], ""
         for step in range(len(source.items)):
@@ -74,19 +74,19 @@ class Pictures:
             rng = np.random.default_rng((self._seed, seen.epoch, number))
             square, boxes = random_square(pixels, item.boxes, self._crops, rng)
             return Sample(square, boxes, item.id, item.sha256)
-        raise BadInputError(f"{source.name}: none of its {len(source.items)} pictures can be read. The last: {why}")
+        raise BadInputError(f"{source.name}: none of its {len(source.items)} images can be read. The last: {why}")
 
-    def _pixels(self, source: DataSet, item: Item) -> np.ndarray:
-        """A picture, uint8 [h,w,3]; those that came first stay in memory by their sha256, up to KEPT_BYTES of them."""
+    def _pixels(self, source: Dataset, item: Item) -> np.ndarray:
+        """An image, uint8 [h,w,3]; those that came first stay in memory by their sha256, up to KEPT_BYTES of them."""
         found = self._kept.get(item.sha256)
         if found is None:
-            found = to_pixels(decode_picture(source.read(item), item.id).image)
+            found = to_pixels(decode_image_file(source.read(item), item.id).image)
             if sum(pixels.nbytes for pixels in list(self._kept.values())) + found.nbytes <= KEPT_BYTES:
                 self._kept[item.sha256] = found
         return found
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """The pictures with these numbers."""
+        """The images with these numbers."""
         samples = [self.sample(number) for number in numbers]
         pixels = torch.as_tensor(np.stack([sample.pixels for sample in samples]))
         image = pixels.permute(0, 3, 1, 2).contiguous().float() / 255

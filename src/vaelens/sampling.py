@@ -1,0 +1,165 @@
+"""What is asked of a diffusion model, declared once.
+
+The command line, the page's form, the record and `replay` are derived from `Sampling`: a new option is a field here,
+its effect in `adapters/pipelines.py`, and a keyword of `compare`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vaelens.errors import UsageError
+
+CELL = 8  # pixels per latent cell, for every model that can be used
+MOST_SEEDS = 10_000
+SCHEDULERS = ("ddim", "pndm", "euler", "euler-a", "heun", "dpm++2m", "dpm++2m-karras", "unipc")
+SEEDS = re.compile(r"(-?\d{1,25})(?:-(\d{1,25}))?")  # one, or the first and last of several
+SIZE = re.compile(r"(\d+)(?:\s*[xX*]\s*(\d+))?")
+
+Size = tuple[int, int]  # height and width in pixels
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field of `Sampling` is asked for: its flags on the command line, its help text, its limits.
+
+    `minimum` and `maximum` are inclusive; of a size they hold for each side, which is a multiple of `multiple`.
+    """
+
+    flags: tuple[str, ...]
+    help: str
+    metavar: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    multiple: int = 1
+    choices: tuple[str, ...] = ()
+
+
+def _option(default: Any, *flags: str, **details: Any) -> Any:
+    return field(default=default, metadata={"option": Option(flags, **details)})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What to sample: the prompt, and the options of sampling. None means the model's own default.
+
+    Names and meanings are those of diffusers' pipelines. `size` is height and width in pixels. Raises UsageError for a
+    value outside its limits.
+    """
+
+    prompt: str
+    negative_prompt: str | None = _option(
+        None, "--negative-prompt", metavar="PROMPT", help="What the image should not show."
+    )
+    steps: int | None = _option(
+        None, "--steps", metavar="N", minimum=1, maximum=1000, help="Denoising steps. Default: the model's."
+    )
+    guidance_scale: float | None = _option(
+        None,
+        "--guidance-scale",
+        "--cfg",
+        metavar="G",
+        minimum=0,
+        help="Classifier-free guidance; 0 and 1 turn it off. Default: the model's.",
+    )
+    size: Size | None = _option(
+        None,
+        "--size",
+        metavar="WxH",
+        minimum=CELL,
+        maximum=4096,
+        multiple=CELL,
+        help="Image size in pixels: 512, or 768x512 (multiples of 8). Default: the model's.",
+    )
+    scheduler: str | None = _option(
+        None, "--scheduler", metavar="NAME", choices=SCHEDULERS, help="{choices}. Default: the model's."
+    )
+    safety_checker: bool = _option(
+        True, "--no-safety-checker", help="Do not run the model's safety checker, if it has one."
+    )
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise UsageError("the prompt is empty. Describe what the image should show.")
+        for name, option in options().items():
+            _check(name, option, getattr(self, name))
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON; `from_record` is its inverse."""
+        return dataclasses.asdict(self) | {"size": None if self.size is None else list(self.size)}
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> "Sampling":
+        """From what `as_record` gave, read from a file; other keys are ignored.
+
+        Raises UsageError for values outside their limits, and KeyError or TypeError for a record that isn't one.
+        """
+        known: dict[str, Any] = {f.name: values[f.name] for f in dataclasses.fields(cls)}
+        if known["size"] is not None:
+            known["size"] = tuple(known["size"])
+        return cls(**known)
+
+
+def options() -> dict[str, Option]:
+    """The options of sampling by field name, in the order to show."""
+    return {f.name: f.metadata["option"] for f in dataclasses.fields(Sampling) if "option" in f.metadata}
+
+
+def defaults() -> dict[str, Any]:
+    """The default of each option by field name."""
+    return {f.name: f.default for f in dataclasses.fields(Sampling) if "option" in f.metadata}
+
+
+def parse_size(text: str) -> Size:
+    """Height and width from "512" or "768x512" (width x height). Raises UsageError."""
+    found = SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"a size is one side, 512, or width x height, 768x512; {shortened(text)!r} isn't.")
+    width = int(found[1])
+    return int(found[2] or width), width
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from "0", "0,1,5", "0 1 5" or "0-7". Raises UsageError."""
+    found: list[int] = []
+    for part in re.split(r"[,\s]+", text.strip()):
+        one = SEEDS.fullmatch(part)
+        if one is None:
+            raise UsageError(f"seeds are whole numbers: 0, or 0,1,5, or 0-7; {shortened(text)!r} isn't.")
+        first, last = int(one[1]), int(one[2] or one[1])
+        if not 0 <= last - first < MOST_SEEDS:
+            raise UsageError(f"{shortened(part)!r} is no range of seeds: it goes up, by at most {MOST_SEEDS:,}.")
+        found += range(first, last + 1)
+    return found
+
+
+def shortened(text: str) -> str:
+    """Text that fits into a message."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check(name: str, option: Option, value: Any) -> None:
+    if value is None:
+        return
+    label = name.replace("_", " ")
+    if option.choices and value not in option.choices:
+        raise UsageError(f"no {label} is called {value!r}. Known: {', '.join(option.choices)}.")
+    if name == "size":
+        for side in value:
+            if side % option.multiple or not _within(side, option):
+                low, high = int(option.minimum or 0), int(option.maximum or 0)
+                near = min(max(low, round(side / option.multiple) * option.multiple), high)
+                raise UsageError(
+                    f"sides are multiples of {option.multiple} pixels from {low} to {high}; {value[1]}x{value[0]} has "
+                    f"{side}. Nearest: {near}."
+                )
+    elif option.minimum is not None and not _within(value, option):
+        upper = f"{option.minimum:g} to {option.maximum:g}" if option.maximum is not None else f"{option.minimum:g} up"
+        raise UsageError(f"{label} must be a number from {upper}, not {value:g}.")
+
+
+def _within(value: float, option: Option) -> bool:
+    low, high = option.minimum, option.maximum
+    return (low is None or value >= low) and (value <= high if high is not None else value < float("inf"))
