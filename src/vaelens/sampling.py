@@ -165,6 +165,6 @@ def _check(name: str, option: Option, value: Any) -> None:
                     f"{value[1]}x{value[0]} has a side of {side} pixels; sides are multiples of {option.multiple} from "
                     f"{low} to {high}. Nearest: {nearest}."
                 )
-    elif low is not None and not low <= value < math.inf or (high is not None and value > high):
-        limits = f"from {low:g} to {high:g}" if high is not None else f"{low:g} or more"
-        raise UsageError(f"{label} must be {limits}, not {value:g}.")
+    elif (low is not None and not low <= value < math.inf) or (high is not None and value > high):
+        limits = f"{low:g} to {high:g}" if high is not None else f"{low:g} up"
+        raise UsageError(f"{label} must be a number from {limits}, not {value:g}.")

@@ -46,7 +46,7 @@ def reconnect(view: View) -> None:
     [
         ("steps", "0", "steps are from 1 to 1000"),
         ("steps", "2.5", "steps: "),
-        ("cfg", "-1", "guidance is 0 or more"),
+        ("cfg", "-1", "guidance scale must be a number from 0 up"),
         ("size", "65", "multiples of 8"),
     ],
 )

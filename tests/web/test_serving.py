@@ -22,7 +22,7 @@ from support.served import (
     image,
     serving,
 )
-from vaelens.comparison.running import compare
+from vaelens.comparison.workflow import compare
 from vaelens.errors import ResourceError, UsageError
 from vaelens.web import store as storing
 from vaelens.web import work
@@ -39,14 +39,17 @@ def test_a_job_gives_the_images_that_compare_gives(server: Served) -> None:
     assert [panel["title"] for panel in done["panels"]] == ["seed 3", "seed 4"]
     assert [(panel["width"], panel["height"]) for panel in done["panels"]] == [(72, 64)] * 2
     sources = {one.id: one.source for one in (*server.offer.models.values(), *server.offer.vaes.values())}
-    options: dict[str, Any] = {"negative": "a dog", "guidance": 2.5, "size": (64, 72), "scheduler": "euler", "steps": 2}
-    same = compare("a cat", [sources[v] for v in server.vaes], seeds=[3, 4], model=sources[server.model], **options)
-    for panel, subject in zip(done["panels"], same.subjects, strict=True):
+    options: dict[str, Any] = {"negative_prompt": "a dog", "guidance_scale": 2.5, "size": (64, 72), "steps": 2}
+    options |= {"scheduler": "euler", "model": sources[server.model]}
+    same = compare("a cat", [sources[v] for v in server.vaes], seeds=[3, 4], **options)
+    for panel, subject in zip(done["panels"], same.images, strict=True):
         for layer, decoded in zip(panel["layers"], subject.decoded, strict=True):
             status, headers, png = server.raw("GET", f"/api/jobs/{done['id']}/images/{layer['image']}")
             assert (status, headers["content-type"]) == (200, "image/png")
             assert np.array_equal(pixels(png), decoded.pixels)
-            assert json.loads(Image.open(io.BytesIO(png)).text["vaelens"])["made"]["prompt"] == "a cat"
+            assert (
+                json.loads(Image.open(io.BytesIO(png)).text["vaelens"])["provenance"]["sampling"]["prompt"] == "a cat"
+            )
     assert done["bytes"] == sum(f.stat().st_size for f in server.running.store.folder.rglob("result/*"))
 
 
@@ -83,12 +86,12 @@ def test_an_upload_goes_through_the_vaes(server: Served) -> None:
         ({"vaes": []}, "vaes"),
         ({"seeds": [2**70]}, "a seed lies between"),
         ({"seeds": list(range(17))}, "seeds"),
-        ({"steps": 0}, "steps are from 1 to 1000"),
+        ({"steps": 0}, "steps must be a number from 1 to 1000"),
         ({"size": "65"}, "multiples of 8"),
         ({"scheduler": "never"}, "no scheduler is called 'never'"),
         ({"model": "0" * 16}, "offers no such model"),
         ({"vaes": ["kl-f8"]}, "offers no such VAE"),
-        ({"cfg": -1}, "guidance is 0 or more"),
+        ({"cfg": -1}, "guidance scale must be a number from 0 up"),
         ({"path": "/etc/passwd"}, "path"),
         ({"prompt": None}, "say what the image should show, or upload one"),
     ],

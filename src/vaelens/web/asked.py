@@ -6,10 +6,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vaelens import generation
-from vaelens.comparison.choosing import choose
+from vaelens.comparison.selection import select
 from vaelens.errors import UsageError
-from vaelens.generation import Settings
 from vaelens.runtime import Runtime
+from vaelens.sampling import Sampling, parse_size
 from vaelens.vae import check_seed
 from vaelens.web.choices import Choices, Decoder, Model, find
 
@@ -35,12 +35,12 @@ class Asked(BaseModel):
     upload: Id | None = None
     max_side: Annotated[int, Field(ge=8, le=4096)] = MAX_SIDE
 
-    def settings(self, guard: bool) -> Settings | None:
+    def settings(self, guard: bool) -> Sampling | None:
         """What is asked of the model; None for an upload. Raises UsageError for a size that is none."""
         if self.prompt is None:
             return None
-        size = generation.parse_size(self.size) if self.size else None
-        return Settings(self.prompt, self.negative or None, self.steps, self.cfg, size, self.scheduler, guard)
+        size = parse_size(self.size) if self.size else None
+        return Sampling(self.prompt, self.negative or None, self.steps, self.cfg, size, self.scheduler, guard)
 
 
 def read(body: bytes) -> Asked:
@@ -66,11 +66,11 @@ def check(asked: Asked, choices: Choices, *, dtype: str, guard: bool) -> tuple[M
         model = find(choices.models, asked.model, "model")
         for seed in asked.seeds:
             check_seed(seed)
-        generation.check_settings(settings, model.source)
+        generation.check_prompts(settings, model.source)
     if not _fit(model, vaes):
         sources = [vae.source for vae in vaes]
         opened = model.source if model else None
-        choose(settings, sources, opened, own=False, runtime=Runtime(dtype_name=dtype, offline=True))
+        select(settings, sources, opened, runtime=Runtime(dtype_name=dtype, offline=True))
         raise UsageError("these VAEs don't decode that model's latents. Tick those of its latent space.")
     return model, vaes
 

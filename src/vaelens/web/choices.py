@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from vaelens.adapters.models import ModelFiles, bring, find_model
-from vaelens.adapters.pipelines import SCHEDULERS
+from vaelens.adapters.models import ModelFiles, download, find_model
 from vaelens.download.hub import RemoteFile, cached
 from vaelens.errors import UsageError, VaelensError
-from vaelens.generation import LARGEST, MOST_STEPS
 from vaelens.loading import open_vae
 from vaelens.runtime import DEFAULT, Runtime
+from vaelens.sampling import SCHEDULERS, options
 from vaelens.weights.registry import registry
 
 _Choice = TypeVar("_Choice")
@@ -97,8 +96,8 @@ class Choices:
             "models": [model.shown() for model in self.models.values()],
             "vaes": [vae.shown() for vae in self.vaes.values()],
             "schedulers": list(SCHEDULERS),
-            "most_steps": MOST_STEPS,
-            "largest": LARGEST,
+            "most_steps": options()["steps"].maximum,
+            "largest": options()["size"].maximum,
         }
 
     def sources(self) -> dict[str, str]:
@@ -120,14 +119,13 @@ def settle(
     """
     found: dict[str, Model] = {}
     decoders: dict[str, Decoder] = {}
-    half = runtime.dtype.itemsize == 2
     embedded = registry().embedded_model()
     for source in dict.fromkeys([*models, embedded]):
         if source.lower() == embedded:
             _add(found, _embedded(embedded))
             continue
-        files = find_model(source, half=half, guard=guard, runtime=runtime)
-        bring(files, runtime)
+        files = find_model(source, runtime, safety_checker=guard)
+        download(files, runtime)
         _add(found, _model(source, files))
         own = _own(files, found[_id("model", source)])
         if own is not None:
@@ -136,7 +134,7 @@ def settle(
         vae = open_vae(source, runtime.on("cpu").using("float32"), space=space)
         _add(decoders, Decoder(_id("vae", source), vae.name, source, vae.spec.latent_space, usual=True))
     for name in registry().models:
-        if _id("model", name) not in found and (files := _cached_model(name, half, guard)) is not None:
+        if _id("model", name) not in found and (files := _cached_model(name, runtime, guard)) is not None:
             _add(found, _model(name, files))
     for name, entry in registry().vaes.items():
         if _id("vae", name) not in decoders and (entry.embedded or _is_cached(name)):
@@ -176,8 +174,8 @@ def _embedded(name: str) -> Model:
 def _model(source: str, files: ModelFiles) -> Model:
     known = registry().models.get(source.lower())
     name = source.lower() if known else files.name
-    kind = files.kind
-    return Model(_id("model", source), name, source, files.space, kind.steps, kind.guidance, _side(files.folder))
+    own = files.pipeline
+    return Model(_id("model", source), name, source, files.space, own.steps, own.guidance_scale, _side(files.folder))
 
 
 def _side(folder: Path) -> int | None:
@@ -205,12 +203,12 @@ def _own(files: ModelFiles, model: Model) -> Decoder | None:
     return Decoder(_id("own", model.source), f"{model.name}'s own", files.vae, model.space, own_of=model.id)
 
 
-def _cached_model(name: str, half: bool, guard: bool) -> ModelFiles | None:
+def _cached_model(name: str, runtime: Runtime, guard: bool) -> ModelFiles | None:
     try:
-        files = find_model(name, half=half, guard=guard, runtime=Runtime(offline=True))
+        files = find_model(name, Runtime(dtype_name=runtime.dtype_name, offline=True), safety_checker=guard)
     except VaelensError:
         return None
-    return files if all(cached(file) for file in files.lacking) else None
+    return files if all(cached(file) for file in files.to_download) else None
 
 
 def _is_cached(name: str) -> bool:

@@ -3,15 +3,15 @@
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vaelens.adapters.libraries import diffusers
-from vaelens.comparison import running
-from vaelens.comparison.outcome import Comparison
+from vaelens.comparison import workflow
+from vaelens.comparison.results import Comparison
 from vaelens.errors import BadInputError, ResourceError
 from vaelens.files import json_text
 from vaelens.images.writing import encode_png
@@ -81,16 +81,14 @@ class Workshop:
         options |= {"progress": progress, "should_stop": should_stop}
         settings = asked.settings(self.guard)
         if settings is not None:
-            options |= {"prompt": settings.prompt, "negative": settings.negative, "model": model and model.source}
-            options |= {"steps": settings.steps, "guidance": settings.guidance, "size": settings.size}
-            options |= {"scheduler": settings.scheduler, "safety_checker": self.guard, "seeds": asked.seeds}
+            options |= asdict(settings) | {"model": model and model.source, "seeds": asked.seeds}
         else:
             image = self.store.upload_of(job)
             if image is None:
                 raise BadInputError("the uploaded image isn't there any more. Upload it again.")
             options |= {"photos": [image], "max_side": asked.max_side}
         try:
-            made = running.compare(vaes=kept.get(wanted), **options)
+            made = workflow.compare(vaes=kept.get(wanted), **options)
             if isinstance(made.failure, ResourceError):
                 kept.clear()
             return self._keep(job, made)
@@ -127,7 +125,7 @@ class Workshop:
         shown = [cell for cell in gallery.rows[0].cells if not cell.blank]
         files[THUMBNAIL] = encode_png(_thumbnail(shown[-1].pixels))
         size = self.store.write_result(job, files, images)
-        return Outcome(panels, [self.cleaned(sentence) for sentence in (*made.notes, *made.said())], size)
+        return Outcome(panels, [self.cleaned(sentence) for sentence in (*made.notes, *made.warnings())], size)
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:
