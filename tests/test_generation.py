@@ -187,10 +187,7 @@ def test_foreign_latents_are_read_one_by_one(tmp_path: Path) -> None:
         ({"guidance_scale": -1.0}, "from 0 up, not -1"),
         ({"guidance_scale": float("nan")}, "not nan"),
         ({"guidance_scale": float("inf")}, "not inf"),
-        (
-            {"size": (500, 512)},
-            "512x500 has a side of 500 pixels; sides are multiples of 8 from 8 to 4096",
-        ),
+        ({"size": (500, 512)}, "512x500 has a side of 500 pixels; sides are multiples of 8 from 8 to 4096"),
         ({"size": (500, 512)}, "Nearest: 496"),
         ({"size": (0, 512)}, "Nearest: 8"),
         ({"scheduler": "eulr"}, "no scheduler is called 'eulr'. Known: ddim"),
@@ -215,11 +212,7 @@ def test_prompts_outside_the_small_language_are_refused() -> None:
 @pytest.mark.parametrize(
     ("source", "error", "words"),
     [
-        (
-            "tiny-ds",
-            UsageError,
-            "'tiny-ds'.* Did you mean tiny-sd",
-        ),
+        ("tiny-ds", UsageError, "'tiny-ds'.* Did you mean tiny-sd"),
         ("nowhere/at/all", BadInputError, "no such file or folder"),
         ("model.safetensors", BadInputError, "no such file or folder"),
         ("", UsageError, "empty name"),

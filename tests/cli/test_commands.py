@@ -307,10 +307,7 @@ def test_an_interrupt_that_compiled_code_turned_into_an_error_is_still_one(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            ["compare", "photo.png"],
-            "--photo photo.png",
-        ),
+        (["compare", "photo.png"], "--photo photo.png"),
         (
             ["generate", "a face", "--vae", "tiny-kl-f8", "--vae", "tiny-ft-mse"],
             "generate decodes with one VAE, but 2 are named",

@@ -109,7 +109,7 @@ def test_vaes_of_another_space_are_refused_in_the_librarys_words(server: Served)
     assert (status, "has the latent space sd1" in answer["error"]) == (422, True)
     _, upload = server.upload(image())
     status, answer = server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": [tiny[0], server.vaes[0]]})
-    assert (status, "no latent serves both" in answer["error"]) == (422, True)
+    assert (status, "no latent fits both" in answer["error"]) == (422, True)
     assert "/" not in answer["error"]
 
 
