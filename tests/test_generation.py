@@ -17,7 +17,7 @@ from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, Usa
 from vaelens.generation import LatentGenerator
 from vaelens.latents import METADATA_KEY, Latent, read_latents, save_latents
 from vaelens.runtime import Runtime
-from vaelens.sampling import Sampling, parse_seeds
+from vaelens.sampling import Sampling
 
 PROMPT = "a photo of a cat"
 
@@ -178,27 +178,6 @@ def test_foreign_latents_are_read_one_by_one(tmp_path: Path) -> None:
         read_latents(tmp_path / "odd.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        ({"prompt": "  "}, "the prompt is empty"),
-        ({"steps": 0}, "from 1 to 1000, not 0"),
-        ({"steps": 100000}, "from 1 to 1000, not 100000"),
-        ({"guidance_scale": -1.0}, "from 0 up, not -1"),
-        ({"guidance_scale": float("nan")}, "not nan"),
-        ({"guidance_scale": float("inf")}, "not inf"),
-        ({"size": (500, 512)}, "512x500 has a side of 500 pixels; sides are multiples of 8 from 8 to 4096"),
-        ({"size": (500, 512)}, "Nearest: 496"),
-        ({"size": (0, 512)}, "Nearest: 8"),
-        ({"scheduler": "eulr"}, "no scheduler is called 'eulr'. Known: ddim"),
-    ],
-)
-def test_sampling_outside_its_limits_is_refused(asked: dict[str, Any], words: str) -> None:
-    with pytest.raises(UsageError) as error:
-        Sampling(**{"prompt": "a"} | asked)
-    assert words in str(error.value)
-
-
 def test_prompts_outside_the_small_language_are_refused() -> None:
     generation.check_prompts(Sampling("a smiling face", "the letter R"), "tiny-sd")
     astronaut = "an astronaut riding a horse"
@@ -243,19 +222,6 @@ def test_models_that_arent_stable_diffusion(folders: dict[str, Path], tmp_path: 
     wrong = changed(folders["sd"], tmp_path / "wrong", _class_name="StableDiffusionXLPipeline")
     with pytest.raises(BadInputError, match="without text_encoder_2, tokenizer_2"):
         opened(wrong)
-
-
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("0", [0]), ("0,1 , 5", [0, 1, 5]), ("3 4", [3, 4]), ("0-2", [0, 1, 2]), ("-3", [-3])]
-)
-def test_seeds_are_parsed(text: str, seeds: list[int]) -> None:
-    assert parse_seeds(text) == seeds
-
-
-@pytest.mark.parametrize("text", ["", "a", "1.5", "2-1", "0-", "0-99999", "1,,b"])
-def test_what_isnt_a_list_of_seeds_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="seeds"):
-        parse_seeds(text)
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "safety_checker"])

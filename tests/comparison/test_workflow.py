@@ -1,63 +1,24 @@
-"""One latent, every decoder: the same latent under all, as many UNet calls for five as for one, the same bits again."""
+"""One latent, every decoder: one latent under all, as many UNet calls for five as for one, interrupts, refusals."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from support import pipelines
+from support.comparisons import PROMPT, named, run
 from support.vaes import random_vae
 from vaelens.adapters.pipelines import DiffusionPipeline
-from vaelens.comparison.results import Comparison, check_plain_output
-from vaelens.comparison.workflow import compare, generate
-from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError
-from vaelens.images.faces import draw_face
+from vaelens.comparison.workflow import compare
+from vaelens.errors import CheckFailedError, ResourceError, UsageError
 from vaelens.latents import Latent, PromptProvenance, save_latents
 from vaelens.loading import load
 from vaelens.replay.reproduction import replay
-from vaelens.report.gallery import check_output
-from vaelens.resources import using_threads
 from vaelens.vae import VAE
-
-PROMPT = "a photo of a cat"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pipelines.write(pipelines.sd(with_safety_checker=True), tmp_path_factory.mktemp("models") / "narrow-sd")
-
-
-@pytest.fixture
-def vaes() -> list[VAE]:
-    return [named(random_vae(seed=seed), f"v{seed}") for seed in range(5)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with using_threads(1):
-        yield
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "face.png"
-    Image.fromarray(draw_face(0, 40).pixels[:36]).save(path)
-    return path
-
-
-def named(vae: VAE, name: str) -> VAE:
-    vae.name = name
-    return vae
-
-
-def run(model: Path, vaes: Any, seeds: Any = (0,), **more: Any) -> Comparison:
-    options = {"model": str(model), "steps": 3, "safety_checker": False} | more
-    return compare(PROMPT, vaes, seeds=seeds, **options)
 
 
 def test_five_vaes_cost_no_more_unet_calls_than_one(model: Path, vaes: list[VAE], monkeypatch: Any) -> None:
@@ -74,6 +35,7 @@ def test_five_vaes_cost_no_more_unet_calls_than_one(model: Path, vaes: list[VAE]
     one = len(calls)
     calls.clear()
     made = run(model, vaes, seeds=(0, 1))
+    assert repr(made) == "Comparison(2 latents, 5 VAEs: v0, v1, v2, v3, v4)"
     assert len(calls) == one == 2 * 4  # PNDM asks one time more than it has steps
     for image, described in zip(made.images, made.record["images"], strict=True):
         of_rows = {row["latents_sha256"] for row in made.record["rows"] if row["image"] == image.title}
@@ -95,85 +57,14 @@ def test_a_seed_gives_the_same_image_alone_and_in_company(model: Path, vaes: lis
     assert np.array_equal(alone.images[0].decoded[0].pixels, want)
 
 
-def test_replay_gives_the_same_bits(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
-    file = vaes[0].save(tmp_path / "narrow.safetensors")
-    made = run(model, [str(file), str(vaes[1].save(tmp_path / "other.safetensors"))], seeds=(3, 4), scheduler="euler")
-    written = made.save(tmp_path / "out")
-    image = next(path for path in written if path.name.startswith("002-") and "narrow" in path.name)
-    again = replay(image, model=str(model), vae=str(file))
-    assert (again.largest, again.same_latent, again.same_weights, again.notes) == (0, True, True, ())
-    assert again.sentence() == "largest difference 0 of 255: the same image, bit for bit"
-    latents = tmp_path / "out" / "002-seed-4.safetensors"
-    assert replay(image, latents=latents, vae=str(file)).largest == 0
-    twice = run(model, [str(file), str(file)])
-    assert twice.vaes == ["narrow", "narrow (2)"]
-    names = [twice.png_metadata(twice.images[0], i).vae.name for i in (0, 1)]
-    assert names == ["narrow", "narrow"], "a number that tells two apart here names nothing elsewhere"
-    other = replay(image, model=str(model), vae=str(tmp_path / "other.safetensors"))
-    assert other.largest > 0
-    assert not other.same_weights
-    assert "the VAE's weights" in other.notes[0]
-
-
-def test_metadata_starts_no_download_and_names_no_path(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
-    file = vaes[0].save(tmp_path / "narrow.safetensors")
-    (image, *_) = generate(PROMPT, str(file), model=str(model), steps=2).save_plain(tmp_path / "x.png")
-    with pytest.raises(UsageError, match=r"the VAE 'narrow' isn't on this machine.*--vae"):
-        replay(image)
-    with pytest.raises(UsageError, match=r"the model 'narrow-sd' isn't on this machine.*--model"):
-        replay(image, vae=str(file))
-
-    def changed(vae: str = "narrow", model: dict[str, str] | None = None, steps: int = 2) -> Path:
-        metadata = json.loads(Image.open(image).text["vaelens"])
-        metadata["vae"]["name"] = vae
-        metadata["provenance"]["model"] |= model or {}
-        metadata["provenance"]["sampling"]["steps"] = steps
-        return stored(tmp_path / "changed.png", np.asarray(Image.open(image)), vaelens=json.dumps(metadata))
-
-    for name in (str(file), "../narrow.safetensors", "someone/never-heard-of", "kl-f8"):
-        with pytest.raises(UsageError, match="isn't on this machine"):
-            replay(changed(vae=name))
-    for name in (str(model), "someone/never-heard-of", "sd-v1-4"):
-        with pytest.raises(UsageError, match=r"the model .* isn't on this machine"):
-            replay(changed(model={"name": name, "source": "hub"}), vae=str(file))
-    with pytest.raises(BadInputError, match="from 1 to 1000"):
-        replay(changed(steps=10**9), vae=str(file))
-
-
-def stored(path: Path, pixels: np.ndarray, **text: str) -> Path:
-    from vaelens.images.writing import encode_png
-
-    path.write_bytes(encode_png(np.asarray(pixels), text))
-    return path
-
-
-def test_images_without_usable_metadata_cant_be_replayed(photo: Path, tmp_path: Path) -> None:
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    with pytest.raises(BadInputError, match="no metadata of vaelens"):
-        replay(photo)
-    with pytest.raises(BadInputError, match="another tool's `parameters`"):
-        replay(stored(tmp_path / "a.png", pixels, parameters="a cat\nSteps: 20"))
-    for text in ("{", "[]", "null", '{"provenance": {}}', "[" * 100_000):
-        with pytest.raises(BadInputError, match="can't be replayed"):
-            replay(stored(tmp_path / "a.png", pixels, vaelens=text))
-
-
-def test_png_text_is_read_by_other_tools(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
-    made = run(model, vaes[:2], seeds=(0,), negative_prompt="a dog: ugly", guidance_scale=0.0)
-    made.save(tmp_path / "out")
-    text = Image.open(tmp_path / "out" / "001-seed-0-2-v1.png").text
-    assert text["parameters"].splitlines() == [
-        PROMPT,
-        "Negative prompt: a dog: ugly",
-        "Steps: 3, Sampler: PLMS, CFG scale: 0, Seed: 0, Size: 64x64, Model: narrow-sd, VAE: v1, Version: vaelens "
-        + made.record["versions"]["vaelens"],
-    ]
-    chunk = json.loads(text["vaelens"])
-    assert chunk["provenance"]["seed"] == chunk["provenance"]["sampling"]["guidance_scale"] == 0
-    assert chunk["vae"]["fingerprint"] == made.record["vaes"][1]["fingerprint"]
-    assert chunk["latents_sha256"] == made.images[0].latent.sha256
-    assert str(tmp_path) not in json.dumps(text)
-    assert {"versions", "threads"} <= set(chunk)
+def test_seed_0_and_guidance_scale_0_are_taken_literally(model: Path, vaes: list[VAE]) -> None:
+    made = run(model, vaes[0], seeds=(0,), guidance_scale=0.0)
+    source = made.images[0].latent.provenance
+    assert isinstance(source, PromptProvenance)
+    assert (source.seed, source.sampling.guidance_scale) == (0, 0.0)
+    again = run(model, vaes[0], seeds=(0,), guidance_scale=1.0)
+    assert again.images[0].latent.sha256 == made.images[0].latent.sha256
+    assert run(model, vaes[0], guidance_scale=7.5).images[0].latent.sha256 != made.images[0].latent.sha256
 
 
 def test_a_photo_is_encoded_once(photo: Path, monkeypatch: Any) -> None:
@@ -284,10 +175,10 @@ def test_an_overflow_in_fp16_is_decoded_again_in_fp32(model: Path, tmp_path: Pat
         loud.network.decoder.conv_out.weight.div_(3e4)
     file = loud.save(tmp_path / "loud.safetensors")
     quiet = random_vae(seed=1).save(tmp_path / "quiet.safetensors")
-    run(model, str(file)).save(tmp_path / "one")
+    run(model, file).save(tmp_path / "one")
     saved = tmp_path / "one" / "001-seed-0.safetensors"
-    half = compare(latents=saved, vaes=[str(file), str(quiet)], dtype="float16")
-    full = compare(latents=saved, vaes=[str(file)])
+    half = compare(latents=saved, vaes=[file, quiet], dtype="float16")
+    full = compare(latents=saved, vaes=file)
     first, second = half.images[0].decoded
     assert (first.retried_in_float32, first.dtype) == (True, "float32")
     assert (second.retried_in_float32, second.dtype) == (False, "float16")
@@ -371,30 +262,11 @@ def test_an_error_late_in_the_work_leaves_what_was_finished(
         run(model, vaes[:2], seeds=(2,))
 
 
-def test_a_photos_image_is_replayed(photo: Path, tmp_path: Path) -> None:
-    """Encoded by the first VAE's encoder, whichever decoder made the image; shrunk as it was."""
-    changed = load("tiny-kl-f8", device="cpu")
-    with torch.no_grad():
-        changed.network.encoder.conv_in.weight.mul_(1.1)
-    other = changed.save(tmp_path / "b.safetensors")
-    made = compare(photos=photo, vaes=["tiny-kl-f8", other], max_side=32)
-    written = made.save(tmp_path / "out")
-    image = next(path for path in written if path.name.endswith("-b.png"))
-    again = replay(image, photo=photo, vae=str(other))
-    assert (again.largest, again.same_latent) == (0, True)
-    by_other = compare(photos=photo, vaes=[other, "tiny-kl-f8"], max_side=32).save(tmp_path / "swapped")
-    image = next(path for path in by_other if path.name.endswith("-tiny-kl-f8.png"))
-    with pytest.raises(UsageError, match=r"encoded by 'b', which isn't on this machine.* --latents"):
-        replay(image, photo=photo)
-    stored = compare(latents=tmp_path / "out" / "001-face.safetensors", vaes="tiny-kl-f8")
-    assert stored.images[0].decoded[0].pixels.shape == made.images[0].decoded[0].pixels.shape == (29, 32, 3)
-
-
 Refuse = Callable[[Path, list[VAE]], object]
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("attempt", "words"),
     [
         (lambda m, v: compare(vaes=v), "nothing to decode"),
         (lambda m, v: run(m, []), "no VAE named"),
@@ -412,113 +284,12 @@ Refuse = Callable[[Path, list[VAE]], object]
         (lambda m, v: compare("an astronaut"), "tiny-sd doesn't know 'astronaut'"),
     ],
 )
-def test_what_cant_be_compared_is_refused(model: Path, vaes: list[VAE], asked: Refuse, words: str) -> None:
+def test_what_cant_be_compared_is_refused(model: Path, vaes: list[VAE], attempt: Refuse, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        asked(model, vaes)
-
-
-def test_seed_0_and_guidance_scale_0_are_taken_literally(model: Path, vaes: list[VAE]) -> None:
-    made = run(model, vaes[0], seeds=(0,), guidance_scale=0.0)
-    source = made.images[0].latent.provenance
-    assert isinstance(source, PromptProvenance)
-    assert (source.seed, source.sampling.guidance_scale) == (0, 0.0)
-    again = run(model, vaes[0], seeds=(0,), guidance_scale=1.0)
-    assert again.images[0].latent.sha256 == made.images[0].latent.sha256
-    assert run(model, vaes[0], guidance_scale=7.5).images[0].latent.sha256 != made.images[0].latent.sha256
-
-
-def test_a_full_disk_loses_nothing(model: Path, vaes: list[VAE], tmp_path: Path, monkeypatch: Any) -> None:
-    import errno
-    import os
-
-    made, target = run(model, vaes[:2]), tmp_path / "sheet.png"
-    target.write_bytes(b"what was there")
-    folder = tmp_path / "folder"
-    before = {path: path.read_bytes() for path in run(model, vaes[2:4]).save(folder)}
-    kept, room = os.fsync, [0]
-
-    def full(handle: int) -> None:
-        room[0] -= 1
-        if room[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        kept(handle)
-
-    monkeypatch.setattr(os, "fsync", full)
-    for files in range(len(before) - 1):  # so many have room
-        for output in (target, folder) if files == 0 else (folder,):
-            room[0] = files
-            with pytest.raises(ResourceError, match="not written, the disk is full"):
-                made.save(output)
-    assert target.read_bytes() == b"what was there"
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before, "old and new are never mixed"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "sheet.png"]
-
-
-def test_foreign_files_are_never_replaced(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
-    made, out = run(model, vaes[0]), tmp_path / "out"
-    written = made.save(out)
-    latents = next(path for path in written if path.suffix == ".safetensors")
-    with pytest.raises(UsageError, match="where files of such names are replaced"):
-        check_output(out, "sheet.png", [latents])
-    foreign = tmp_path / "foreign" / "run.json"
-    foreign.parent.mkdir()
-    foreign.write_text("{}")
-    for check in (lambda: check_plain_output(foreign.parent, 2), lambda: check_output(foreign.parent, "sheet.png")):
-        with pytest.raises(UsageError, match="was not made by vaelens and would be lost"):
-            check()
-    for name in ("x.gif", "x.jpg", "x.html"):
-        with pytest.raises(UsageError, match="generate writes a"):
-            check_plain_output(tmp_path / name, 1)
-
-
-def test_images_of_an_earlier_run_in_the_folder_are_removed(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(model, vaes[:2], seeds=(0, 1)).save(out)
-    (out / "notes.txt").write_text("mine")
-    (out / "holiday.png").write_bytes(b"mine")
-    written = run(model, vaes[0], seeds=(7,)).save(out)
-    assert {path.name for path in out.iterdir()} == {path.name for path in written} | {"notes.txt", "holiday.png"}
-    plain = tmp_path / "plain"
-    run(model, vaes[0], seeds=(0, 1)).save_plain(plain)
-    run(model, vaes[0], seeds=(5,)).save_plain(plain)
-    assert sorted(path.name for path in plain.iterdir()) == ["001-seed-5-v0.png", "001-seed-5.safetensors", "run.json"]
-
-
-def test_repr_of_a_comparison(model: Path, vaes: list[VAE]) -> None:
-    assert repr(run(model, vaes[:2], seeds=3)) == "Comparison(1 latents, 2 VAEs: v0, v1)"
-
-
-def test_paths_are_accepted_wherever_names_are(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
-    file = vaes[0].save(tmp_path / "a.safetensors")
-    made = compare(PROMPT, [file], model=model, steps=2, safety_checker=False)
-    made.save(tmp_path / "x.html")
-    assert compare(latents=latents_of(made, tmp_path), vaes=file).images[0].latent.sha256
-
-
-def latents_of(made: Comparison, folder: Path) -> Path:
-    return save_latents(folder / "latents.safetensors", made.images[0].latent)
+        attempt(model, vaes)
 
 
 def test_latents_of_another_shape_are_refused_at_once(tmp_path: Path) -> None:
     file = save_latents(tmp_path / "wide.safetensors", Latent(torch.zeros(1, 16, 4, 4), "sd1"))
     with pytest.raises(UsageError, match=r"16 channels.* sd1 have 4"):
         compare(latents=file, vaes="kl-f8", offline=True)
-
-
-def test_parameters_name_the_schedule_type(model: Path, vaes: list[VAE]) -> None:
-    plain, spaced = (run(model, vaes[0], scheduler=name) for name in ("dpm++2m", "dpm++2m-karras"))
-    assert plain.images[0].latent.sha256 != spaced.images[0].latent.sha256
-    texts = [made.png_metadata(made.images[0], 0).text()["parameters"] for made in (plain, spaced)]
-    assert ["Schedule type: Karras" in text for text in texts] == [False, True]
-    assert "Sampler: DPM++ 2M, Schedule type: Karras" in texts[1]
-
-
-def test_a_sheet_has_the_metadata_of_its_images(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
-    made = run(model, vaes[:2], seeds=(0, 1))
-    (sheet, _) = made.save(tmp_path / "sheet.png")
-    parts = json.loads(Image.open(sheet).text["vaelens"])["sheet"]
-    assert [(part["provenance"]["seed"], part["vae"]["name"]) for part in parts] == [
-        (0, "v0"), (0, "v1"), (1, "v0"), (1, "v1")
-    ]  # fmt: skip
-    with pytest.raises(BadInputError, match="a sheet of 4 images"):
-        replay(sheet)
