@@ -29,8 +29,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: pipelines.write(pipe, place / name) for name, pipe in pipes.items()}
 
 
-def opened(folder: Path, **asked: Any) -> LatentGenerator:
-    sampling, runtime = Sampling(**{"prompt": PROMPT, "steps": 4} | asked), Runtime(offline=True)
+def opened(folder: Path, **options: Any) -> LatentGenerator:
+    sampling, runtime = Sampling(**{"prompt": PROMPT, "steps": 4} | options), Runtime(offline=True)
     model = find_model(str(folder), runtime, safety_checker=sampling.safety_checker)
     return generation.open_generator(model, sampling, runtime)
 
@@ -194,7 +194,7 @@ def test_prompts_outside_the_small_language_are_refused() -> None:
         ("tiny-ds", UsageError, "'tiny-ds'.* Did you mean tiny-sd"),
         ("nowhere/at/all", BadInputError, "no such file or folder"),
         ("model.safetensors", BadInputError, "no such file or folder"),
-        ("", UsageError, "empty name"),
+        ("", UsageError, "name is empty"),
     ],
 )
 def test_models_that_arent_there(source: str, error: type[Exception], words: str) -> None:
@@ -244,7 +244,7 @@ def test_one_missing_weight_is_caught(folders: dict[str, Path], tmp_path: Path, 
 
 def test_foreign_code_isnt_run(folders: dict[str, Path], tmp_path: Path) -> None:
     target = changed(folders["sd"], tmp_path / "odd", scheduler=["somebody", "OddScheduler"])
-    with pytest.raises(UnsafeFileError, match="scheduler is a OddScheduler of somebody"):
+    with pytest.raises(UnsafeFileError, match=r"scheduler is somebody\.OddScheduler"):
         opened(target)
 
 

@@ -61,8 +61,8 @@ def local(folder: Path, seed: int) -> str:
 def test_a_model_on_the_hub_without_its_vae(hub: HubStandin, folders: Folders, tmp_path: Path, kind: str) -> None:
     space, scale = {"sd": ("sd1", 0.18215), "sdxl": ("sdxl", 0.13025)}[kind]
     vae = random_vae(space=space, scale=scale).save(tmp_path / "own.safetensors")
-    asked = ("compare", PROMPT, "--model", f"someone/{kind}", "--vae", vae, "--steps", 2, "--seed", 4)
-    ran = vaelens(hub, tmp_path, *asked, "-o", "out.html")
+    arguments = ("compare", PROMPT, "--model", f"someone/{kind}", "--vae", vae, "--steps", 2, "--seed", 4)
+    ran = vaelens(hub, tmp_path, *arguments, "-o", "out.html")
     assert ran.returncode == 0, ran.stderr
     record = json.loads((tmp_path / "out.run.json").read_text())
     assert record["images"][0]["latents_sha256"] == local(folders[kind], 4)
@@ -72,7 +72,7 @@ def test_a_model_on_the_hub_without_its_vae(hub: HubStandin, folders: Folders, t
     assert VAE_WEIGHTS not in fetched(hub)
     assert f"downloading someone/{kind} {UNET}" in ran.stderr
     hub.requests.clear()
-    assert vaelens(hub, tmp_path, *asked, "--offline", "-o", "again.html").returncode == 0
+    assert vaelens(hub, tmp_path, *arguments, "--offline", "-o", "again.html").returncode == 0
     assert hub.requests == []
 
 
@@ -172,8 +172,8 @@ def test_a_single_file_checkpoint(hub: HubStandin, tmp_path: Path) -> None:
     tensors |= {f"first_stage_model.{n}": t for n, t in layouts.to_ldm(vae.network.state_dict()).items()}
     save_file({n: t.contiguous().clone() for n, t in tensors.items()}, tmp_path / "mine.safetensors")
     own = vae.save(tmp_path / "own.safetensors")
-    asked = ("generate", PROMPT, "--model", "mine.safetensors", "--vae", own, "--steps", 2, "-o", "x.png")
-    ran = vaelens(hub, tmp_path, *asked)
+    arguments = ("generate", PROMPT, "--model", "mine.safetensors", "--vae", own, "--steps", 2, "-o", "x.png")
+    ran = vaelens(hub, tmp_path, *arguments)
     assert ran.returncode == 0, ran.stderr
     record = json.loads((tmp_path / "x.run.json").read_text())
     assert record["images"][0]["latents_sha256"] == local(folder, 0)

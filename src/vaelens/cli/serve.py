@@ -67,8 +67,8 @@ def serve(
     from vaelens.web.serving import distinct, prepare
     from vaelens.web.store import default_folder
 
-    made = token is None and not is_loopback(host)
-    token = secrets.token_urlsafe(24) if made else token
+    generated = token is None and not is_loopback(host)
+    token = secrets.token_urlsafe(24) if generated else token
     Door(host, port, token).check()
     devices = distinct(device or ["auto"])
     if len(devices) < len(device or ["auto"]):
@@ -93,8 +93,8 @@ def serve(
         report=traceback.print_exception if verbose else None,
     )
     entry = running.address + (f"?token={quote(token, safe='')}" if token else "")
-    result(entry if made or not token else running.address + "?token=...")
-    if token and not made:  # it may be written down in a log, where whoever named it doesn't expect it
+    result(entry if generated or not token else running.address + "?token=...")
+    if token and not generated:  # the user's own secret isn't printed: output may end up in a log
         notice("Open it with your token in place of the dots.")
     notice(f"The history is in {running.store.folder}. Ctrl-C stops the server.")
     if open_it:
@@ -104,4 +104,4 @@ def serve(
     finally:
         if not running.close():
             notice("Warning: a running job could not be stopped. It is marked as interrupted.")
-            os._exit(INTERRUPTED)  # its thread is inside torch, where an ordinary end would abort the process
+            os._exit(INTERRUPTED)  # its thread is inside torch, where a normal exit would abort the process
