@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from support import pipelines
+from support.comparisons import save_latents
 from vaelens import generation
 from vaelens.adapters.models import find_model
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, UsageError
 from vaelens.generation import LatentGenerator
-from vaelens.latents import METADATA_KEY, Latent, read_latents, save_latents
+from vaelens.latents import METADATA_KEY, Latent, read_latents
 from vaelens.runtime import Runtime
 from vaelens.sampling import Sampling
 

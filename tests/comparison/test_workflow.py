@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from support import pipelines
-from support.comparisons import PROMPT, named, run
+from support.comparisons import PROMPT, named, run, save_latents
 from support.vaes import random_vae
 from vaelens.adapters.pipelines import DiffusionPipeline
 from vaelens.comparison.workflow import compare
 from vaelens.errors import CheckFailedError, ResourceError, UsageError
-from vaelens.latents import Latent, PromptProvenance, save_latents
+from vaelens.latents import Latent, PromptProvenance
 from vaelens.loading import load
 from vaelens.replay.reproduction import replay
 from vaelens.vae import VAE

@@ -12,6 +12,7 @@ from support.vaes import random_vae
 from vaelens.comparison.results import Comparison
 from vaelens.comparison.workflow import compare
 from vaelens.images.faces import draw_face
+from vaelens.latents import Latent, latents_bytes
 from vaelens.resources import using_threads
 from vaelens.vae import VAE
 
@@ -44,6 +45,11 @@ def photo(tmp_path: Path) -> Path:
 def named(vae: VAE, name: str) -> VAE:
     vae.name = name
     return vae
+
+
+def save_latents(path: Path, latent: Latent) -> Path:
+    path.write_bytes(latents_bytes(latent))
+    return path
 
 
 def run(model: Path, vaes: Any, seeds: Any = (0,), **more: Any) -> Comparison:
