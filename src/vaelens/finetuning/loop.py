@@ -135,7 +135,7 @@ def evaluate(t: Training) -> Finding | None:
             finding = Finding(f"an image came out NaN or infinite. {ADVICE}", n - 1)
         else:
             finding = t.watch.evaluation(n, _psnr(on_trained.values), _psnr(found.values))
-    return t.ranks.collect(finding)[0]  # what the first one found holds for all
+    return t.ranks.gather(finding)[0]  # what the first one found holds for all
 
 
 def checkpoint(t: Training) -> None:

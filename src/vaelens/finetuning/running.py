@@ -47,7 +47,7 @@ from vaelens.finetuning.watch import Finding
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import using_threads
-from vaelens.runs.lock import alone
+from vaelens.runs.lock import exclusive_run
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, find_device, log, silent
@@ -137,7 +137,7 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
         runtime = runtime.on(local)
     size = pass_size(at_once, found.get("at_once"), plan_of, kind, ranks.count)
     count = threads or int(found.get("threads", 0)) or torch.get_num_threads()
-    with using_threads(count) as used, alone(path, ranks.number):
+    with using_threads(count) as used, exclusive_run(path, ranks.number):
         # Everything cheap is checked before anything heavy is loaded.
         judged, measured = _networks(plan_of, networks or {})
         preset = find_preset(plan_of.run.preset)
@@ -155,8 +155,8 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
             "networks_run_in": precision,
             "cache": cache,
         }
-        ranks.agree(plan, "train", "images, packages and options")
-        refused = ranks.collect(hold_to(path, found, plan) if ranks.is_first else None)[0]
+        ranks.require_same(plan)
+        refused = ranks.gather(hold_to(path, found, plan) if ranks.is_first else None)[0]
         if refused:
             raise UsageError(refused)
         state = State(start.network, plan_of, seed)
@@ -186,7 +186,7 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
             raise Interrupted(state.updates)
         if plan_of.model.trains == "decoder":
             check_encoder(start, state)
-        record = run_record("finetune", {k: v for k, v in plan.items() if k not in {"versions", "schema"}}, [], 0.0)
+        record = run_record("finetune", {k: v for k, v in plan.items() if k not in {"versions", "schema", "command"}}, [], 0.0)
         record |= {"recipe": plan_of.name, "updates": state.updates, "skipped": skipped}
         record |= {"stopped": ended.reason if isinstance(ended, Finding) else None, "ranks": ranks.count}
         tuned, results = release(training, start.vae, record, measured, offline=offline)
@@ -258,6 +258,7 @@ def _plan(recipe: Recipe, start: Start, material: Material, networks: Mapping[st
     kept = material.held_out
     return {
         "schema": 1,
+        "command": "finetune",
         "recipe": recipe.as_dict(),
         "from": start.identity,
         "sources": sources,
@@ -283,7 +284,7 @@ def _list_bad(path: Path, bad: Mapping[str, str], say: Notify, ranks: Ranks) -> 
     found: dict[str, str] = {}
     with suppress(OSError, ValueError, TypeError):  # none yet, or damaged: what is known now counts
         found = dict(json.loads(file.read_bytes()))
-    for one in ranks.collect(dict(bad)):
+    for one in ranks.gather(dict(bad)):
         found |= one
     if found and ranks.is_first:
         name, why = next(iter(found.items()))
