@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.evaluation.equipment import build_instruments, check_networks
-from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.loaded_preset import check_networks, load_preset, published_networks
 from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.results import Results
 from vaelens.files import json_text, write_atomic
@@ -143,11 +142,11 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
         preset = find_preset(plan_of.run.preset)
         check_networks(preset, measured, runtime)
         perceptual, loss_networks = load_perceptual(judge_name(plan_of), judged, runtime.device, runtime)
-        instruments, measuring = build_instruments(preset, measured, runtime)
+        instruments = load_preset(preset, measured, runtime)
         start = start_from(vae, plan_of, seed, space, runtime)
         material = gather(wanted, plan_of, runtime)
         plan = {
-            **_plan(plan_of, start, material, loss_networks | measuring),
+            **_plan(plan_of, start, material, loss_networks | instruments.networks),
             "seed": seed,
             "at_once": size,
             "threads": used,
@@ -186,7 +185,8 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
             raise Interrupted(state.updates)
         if plan_of.model.trains == "decoder":
             check_encoder(start, state)
-        record = run_record("finetune", {k: v for k, v in plan.items() if k not in {"versions", "schema", "command"}}, [], 0.0)
+        settings = {k: v for k, v in plan.items() if k not in {"versions", "schema", "command"}}
+        record = run_record("finetune", settings, [], 0.0)
         record |= {"recipe": plan_of.name, "updates": state.updates, "skipped": skipped}
         record |= {"stopped": ended.reason if isinstance(ended, Finding) else None, "ranks": ranks.count}
         tuned, results = release(training, start.vae, record, measured, offline=offline)
@@ -239,7 +239,7 @@ def _tell_of_late_gan(recipe: Recipe, say: Notify) -> None:
 def _networks(recipe: Recipe, given: Mapping[str, Source]) -> tuple[dict[str, Path], dict[str, Path]]:
     """The given files of the networks that the loss uses, and of those that the held-out images are measured by."""
     judges = {*NETWORKS[judge_name(recipe)]}
-    measures = {name for key in find_preset(recipe.run.preset).measures for name in MEASURES[key].networks}
+    measures = {*published_networks(find_preset(recipe.run.preset))}
     for name in given:
         if name not in judges | measures:
             used = ", ".join(sorted(judges | measures)) or "none"
