@@ -1,7 +1,7 @@
 """The small networks that ship with vaelens, and the two measures they give: psim-small and fd-small.
 
 They rank, offline, by their own lights, and are no PSIM and no rFID: their numbers can't be compared with
-published ones (docs/small-measures.md). All run in float32.
+published ones (docs/small-metrics.md). All run in float32.
 """
 
 from pathlib import Path
