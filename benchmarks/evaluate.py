@@ -37,12 +37,13 @@ from scipy.linalg import sqrtm
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from vaelens.evaluation.images import read_chunk  # noqa: E402
-from vaelens.evaluation.measuring import reconstruct_chunk  # noqa: E402
-from vaelens.evaluation.originals import OriginalsCache  # noqa: E402
 
 from support.random_trunks import write_trunks  # noqa: E402
-from vaelens.evaluation.folder import ORIGINALS, RunFolder  # noqa: E402
+from vaelens.evaluation.chunks import quantize_originals, read_chunk  # noqa: E402
+from vaelens.evaluation.feature_files import ORIGINALS, OriginalsCache  # noqa: E402
+from vaelens.evaluation.folder import RunFolder  # noqa: E402
+from vaelens.evaluation.loaded_preset import LoadedPreset, load_preset  # noqa: E402
+from vaelens.evaluation.measurement import Measurement, reconstruct_chunk  # noqa: E402
 from vaelens.evaluation.presets import PRESETS, Preset  # noqa: E402
 from vaelens.images.datasets.items import Dataset  # noqa: E402
 from vaelens.images.datasets.opening import open_dataset  # noqa: E402

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from arms import ARMS, BASE, BATCH, loaded, row_name
 from check import held_out, scores
-from vaelens.evaluation.plan import read_plan
 
 from vaelens.errors import UsageError
-from vaelens.evaluation.folder import ORIGINALS, RunFolder
+from vaelens.evaluation.feature_files import ORIGINALS
+from vaelens.evaluation.folder import COMMAND, RunFolder
 from vaelens.evaluation.results import Row
 from vaelens.images.datasets.items import Dataset
 from vaelens.metrics.frechet import Jackknife, jackknife

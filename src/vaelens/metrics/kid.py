@@ -70,7 +70,7 @@ def kid_each(
         (torch.as_tensor(rng.choice(n, size, replace=False)), torch.as_tensor(rng.choice(m, size, replace=False)))
         for _ in range(1 if whole else subsets)
     ]
-    # One kernel of all images costs n^2, one a subset costs subsets x size^2.
+    # One kernel of all images costs n^2, one per subset costs subsets x size^2.
     batches = [drawn] if max(n, m) ** 2 <= len(drawn) * size**2 else [[pair] for pair in drawn]
     values: dict[str, list[Tensor]] = {name: [] for name in sets}
     for batch in batches:
