@@ -464,7 +464,7 @@ def test_a_missing_network_names_the_way_out(
         evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", notify=said.append)
     assert any("needs inception, vgg16" in word and "MB, downloaded once" in word for word in said)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UsageError, match="uses no network called vgg19"):
+    with pytest.raises(UsageError, match="needs no network called vgg19"):
         evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", networks={"vgg19": "x.pth"})
 
 
