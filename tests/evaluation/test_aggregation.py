@@ -16,7 +16,7 @@ from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Row
 from vaelens.images.datasets.items import Dataset, Item, Source
 from vaelens.metrics.frechet import Moments, frechet_distance
-from vaelens.metrics.kid import kid
+from vaelens.metrics.kid import kid_each
 
 CARD = PRESETS["card-2022"]
 PRINTED = {"rfid", "psnr", "ssim", "psim"}
@@ -85,7 +85,7 @@ def test_kid_is_of_a_hundred_subsets_of_a_thousand(folder: RunFolder, monkeypatc
     rows |= {vae: torch.randn(1200, 4, generator=generator) + far for vae, far in (("one", 0.5), ("two", 0.2))}
     monkeypatch.setattr(RunFolder, "features", lambda self, name, extractor: rows[name])
     found = dataset_scores.kid_scores(folder, "inception", ["one", "two"], print)
-    one, two = (kid(rows[vae], rows[ORIGINALS], 100, 1000, 2020) for vae in ("one", "two"))
+    one, two = (kid_each({vae: rows[vae]}, rows[ORIGINALS], 100, 1000, 2020)[vae] for vae in ("one", "two"))
     assert found.scores["one"].value == pytest.approx(1000 * one.mean, rel=1e-9)
     assert found.scores["two"].value == pytest.approx(1000 * two.mean, rel=1e-9)
     assert one.std is not None

@@ -152,18 +152,6 @@ def count_lines(output: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def test_a_torn_line_is_cut_off(
-    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
-) -> None:
-    output = tmp_path / "run"
-    evaluate(two_vaes, photos, output=output, shard="1/2", **FAST)
-    file = output / "rows.jsonl"
-    torn = file.read_bytes()
-    file.write_bytes(torn[: len(torn) - 100])
-    results = evaluate(two_vaes, photos, output=output, **FAST)
-    assert_same(output, results, whole)
-
-
 def test_features_that_were_lost_are_made_again(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
 ) -> None:

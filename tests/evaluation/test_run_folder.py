@@ -215,11 +215,3 @@ def test_features_of_a_process_that_was_killed_before_its_rows(tmp_path: Path, m
 
 def interrupt(*_args: object) -> None:
     raise KeyboardInterrupt
-
-
-def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
-    name = "caf\udce9"
-    add(begun(tmp_path), 0, name)
-    again = begun(tmp_path)
-    assert again.is_done(0, name)
-    assert [row.vae for row in again.rows([name])] == [name] * 2
