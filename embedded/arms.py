@@ -15,7 +15,7 @@ from typing import Any
 from trio import images, is_whole, place, train
 
 import vaelens
-from vaelens.evaluation.running import evaluate
+from vaelens.evaluation.run import evaluate
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.vae import VAE

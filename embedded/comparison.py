@@ -17,13 +17,14 @@ from arms import ARMS, BASE, BATCH, loaded, row_name
 from check import held_out, scores
 
 from vaelens.errors import UsageError
-from vaelens.evaluation.folder import ORIGINALS, RunFolder, missing_units
-from vaelens.evaluation.plan import read_plan
+from vaelens.evaluation.feature_files import ORIGINALS
+from vaelens.evaluation.folder import COMMAND, RunFolder
 from vaelens.evaluation.results import Row
 from vaelens.images.datasets.items import Dataset
 from vaelens.metrics.frechet import Jackknife, jackknife
 from vaelens.metrics.statistics import paired
 from vaelens.report.tables import Better
+from vaelens.runs.plan import read_plan
 
 FRECHET = "fd_small"
 BETTER: dict[str, Better] = {
@@ -59,7 +60,7 @@ class Rows:
         path = runs / "measured"
         folder = RunFolder(path, [item.id for item in dataset.items], BATCH)
         folder.refresh()
-        if missing_units(folder, names):
+        if folder.missing(names):
             raise UsageError(
                 f"{path} lacks rows of {' or '.join(names)}. Let arms.py and distribution.py come to an end."
             )
@@ -69,10 +70,10 @@ class Rows:
             for key, column in columns.items():
                 if key not in ON_SOME and not np.isfinite(column).all():
                     raise UsageError(f"{path}: {key} of {name} isn't a number on each image. Look at its images.")
-        reference = folder.moments(ORIGINALS, "small")
-        distances = jackknife(reference, {name: folder.moments(name, "small") for name in names})
+        reference = folder.moments(ORIGINALS, "fd-small")
+        distances = jackknife(reference, {name: folder.moments(name, "fd-small") for name in names})
         own = [row.letters for row in rows[names[0]] if row.letters and row.letters[2]]
-        plan = read_plan(path)
+        plan = read_plan(path, COMMAND)
         assert plan is not None  # its rows are there
         weights = {name: plan["vaes"][name]["weights"] for name in names}
         return cls(values, distances, mean(100 * top / count for _, top, count in own), weights)

@@ -21,7 +21,7 @@ from proof_record import write_record
 from trio import TRAININGS
 
 from comparison import BETTER, PAIRS
-from vaelens.evaluation.report_tables import interval, number
+from vaelens.evaluation.report.score_tables import interval, number
 from vaelens.files import write_atomic
 from vaelens.metrics.statistics import too_high_percent
 from vaelens.report.tables import Column, Table, table_markdown

@@ -36,8 +36,8 @@ def _presets() -> Generator[None]:
 def _plain_report(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `whole`, which has a real one: its page takes longer than such a training."""
     assert whole.is_dir()
-    monkeypatch.setattr("vaelens.evaluation.running.make", lambda chosen, work: [])
-    monkeypatch.setattr("vaelens.evaluation.reporting.report_html", lambda results, examples: "")
+    monkeypatch.setattr("vaelens.evaluation.run.make_examples", lambda chosen, run: [])
+    monkeypatch.setattr("vaelens.evaluation.report.report_files.report_html", lambda results, examples: "")
 
 
 @pytest.fixture(scope="module")

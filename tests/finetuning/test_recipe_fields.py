@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from vaelens.evaluation.equipment import Access
 
 from support.training import DECODER, SIZE, batch, folder, gradients, judged, recipe, small_presets, state, step
 from vaelens.errors import UsageError
-from vaelens.evaluation.equipment import Access
 from vaelens.finetuning.objective import pixel_weights
 from vaelens.finetuning.perceptual import load_perceptual
 from vaelens.finetuning.recipe import Recipe, field_names

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vaelens.evaluation.exports import model_indexes
-from vaelens.evaluation.report_tables import pairs_table, summary_table
+from vaelens.evaluation.report.exports import model_indexes
+from vaelens.evaluation.report.score_tables import pairs_table, summary_table
 from vaelens.evaluation.results import Results
 from vaelens.finetuning.explanation import FieldNote, explain
 from vaelens.finetuning.loop import Training

@@ -11,15 +11,14 @@ import numpy as np
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.evaluation.images import read_chunk
-from vaelens.evaluation.instruments import EXTRACTORS, Instruments
-from vaelens.evaluation.measures import MEASURES
-from vaelens.evaluation.measuring import measure, reconstruct_chunk
-from vaelens.evaluation.preparation import saved_originals
+from vaelens.evaluation.chunks import quantize_originals, read_chunk
+from vaelens.evaluation.loaded_preset import LoadedPreset
+from vaelens.evaluation.measurement import measure_chunk, reconstruct_chunk
+from vaelens.evaluation.metric_table import dataset_metrics
 from vaelens.images.datasets.items import Dataset, Item, Source
 from vaelens.images.reading import decode_image_file
 from vaelens.images.sheet import SheetRow, draw_sheet
-from vaelens.metrics.frechet import Moments, frechet_distance
+from vaelens.metrics.frechet import Moments
 from vaelens.vae import VAE
 
 STRIP = 4  # images of a strip
@@ -111,7 +110,7 @@ def sample_of(sources: Sequence[Dataset], count: int, seed: int) -> Dataset:
     return _joined(sources, chosen, "some of")
 
 
-def score(vae: VAE, dataset: Dataset, instruments: Instruments, seed: int) -> Scores:
+def score(vae: VAE, dataset: Dataset, instruments: LoadedPreset, seed: int) -> Scores:
     """Measure as `evaluate` does, in memory. Leaves out what can't be read; BadInputError where none is left."""
     columns: dict[str, list[float]] = {}
     features: dict[str, tuple[Moments, Moments]] = {}
@@ -120,10 +119,10 @@ def score(vae: VAE, dataset: Dataset, instruments: Instruments, seed: int) -> Sc
         chunk = read_chunk(dataset, number, CHUNK, instruments.preset, skip_bad=True)
         if not chunk.items:
             continue
-        originals = saved_originals(chunk.pixels, instruments.preset)
+        originals = quantize_originals(chunk.pixels, instruments.preset)
         made = reconstruct_chunk(vae, chunk, instruments.preset, seed)
         finite = finite and all(made.finite)
-        rows, after = measure(made, chunk, vae.name, instruments, instruments.reference(originals))
+        rows, after = measure_chunk(made, chunk, vae.name, instruments, instruments.batch(originals))
         before = instruments.features(originals)
         for key in after:
             both = Moments.of(before[key]), Moments.of(after[key])
@@ -136,13 +135,13 @@ def score(vae: VAE, dataset: Dataset, instruments: Instruments, seed: int) -> Sc
     if not columns and finite:
         raise BadInputError(f"{dataset.name}: none of its images can be read. Hold others out.")
     values = {key: math.fsum(column) / len(column) for key, column in columns.items()}
-    for key in instruments.measures:
-        if MEASURES[key].of == "set" and key != "kid" and finite and features[EXTRACTORS[key]][0].count > 1:
-            values[key] = frechet_distance(*features[EXTRACTORS[key]])
-    return Scores({key: values[key] for key in instruments.measures if key in values}, finite)
+    for metric in dataset_metrics(instruments.preset.metrics):
+        if metric.distance and finite and features[metric.extractor][0].count > 1:
+            values[metric.key] = metric.distance(*features[metric.extractor])
+    return Scores({key: values[key] for key in instruments.preset.metrics if key in values}, finite)
 
 
-def draw_strip(vaes: Mapping[str, VAE], dataset: Dataset, instruments: Instruments, seed: int) -> np.ndarray:
+def draw_strip(vaes: Mapping[str, VAE], dataset: Dataset, instruments: LoadedPreset, seed: int) -> np.ndarray:
     """The first images that can be read, original | each VAE, uint8 [h,w,3]."""
     rows: list[SheetRow] = []
     for number in range(len(dataset.items)):
@@ -150,7 +149,7 @@ def draw_strip(vaes: Mapping[str, VAE], dataset: Dataset, instruments: Instrumen
         if not chunk.items:
             continue
         made = [reconstruct_chunk(vae, chunk, instruments.preset, seed).pixels for vae in vaes.values()]
-        cells = [_pixels(saved_originals(chunk.pixels, instruments.preset)), *(_pixels(one) for one in made)]
+        cells = [_pixels(quantize_originals(chunk.pixels, instruments.preset)), *(_pixels(one) for one in made)]
         rows.append(SheetRow(chunk.items[0].id, tuple(cells)))
         if len(rows) == STRIP:
             break

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from vaelens.errors import CheckFailedError
-from vaelens.evaluation.instruments import Instruments
+from vaelens.evaluation.loaded_preset import LoadedPreset
 from vaelens.finetuning import checkpoints
 from vaelens.finetuning.cache import PosteriorCache
 from vaelens.finetuning.held_out import Scores, draw_strip, score
@@ -40,7 +40,7 @@ class Training:
     images: Images
     held_out: Dataset
     trained_on: Dataset
-    instruments: Instruments
+    instruments: LoadedPreset
     at_once: int
     ranks: Ranks
     records: Records
@@ -135,7 +135,7 @@ def evaluate(t: Training) -> Finding | None:
             finding = Finding(f"an image came out NaN or infinite. {ADVICE}", n - 1)
         else:
             finding = t.watch.evaluation(n, _psnr(on_trained.values), _psnr(found.values))
-    return t.ranks.collect(finding)[0]  # what the first one found holds for all
+    return t.ranks.gather(finding)[0]  # what the first one found holds for all
 
 
 def checkpoint(t: Training) -> None:

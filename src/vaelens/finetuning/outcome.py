@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from vaelens.evaluation.images import read_chunk
+from vaelens.evaluation.chunks import read_chunk
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.running import evaluate
+from vaelens.evaluation.run import evaluate
 from vaelens.files import write_atomic
 from vaelens.finetuning.card import LDM_FILE, RAW_FOLDER, REPORT, VAE_FOLDER, model_card
 from vaelens.finetuning.loop import Training, raw_vae, released_vae

@@ -6,10 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vaelens.errors import BadInputError, UsageError
-from vaelens.files import json_text, write_atomic
+from vaelens.errors import UsageError
 from vaelens.runs.lock import LOCK
-from vaelens.runs.plan import ELSEWHERE, any_plan, changes, refuse_changes
+from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
 
 
 def begun(path: Path) -> dict[str, Any]:
@@ -17,16 +16,9 @@ def begun(path: Path) -> dict[str, Any]:
 
     Raises BadInputError for a damaged one.
     """
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"-o {path} is a file, and a training needs a folder. Choose another.")
-    found = any_plan(path)
+    found = read_plan(path, "finetune", ("at_once", "threads"))
     if found is None and path.is_dir() and any(not entry.name.startswith(LOCK) for entry in path.iterdir()):
-        raise UsageError(f"{path} holds other things, and no training. {ELSEWHERE}")
-    if found is not None and "recipe" not in found:
-        raise UsageError(f"{path} holds a run of another command. {ELSEWHERE}")
-    numbers = [found.get(name) for name in ("at_once", "threads")] if found else []
-    if found is not None and not (isinstance(found["recipe"], dict) and all(type(n) is int and n > 0 for n in numbers)):
-        raise BadInputError(f"{path / 'plan.json'} is damaged. {ELSEWHERE}")
+        raise UsageError(f"{path} holds other files, but no training. {CHOOSE_ANOTHER}")
     return found or {}
 
 
@@ -35,12 +27,11 @@ def hold_to(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> st
 
     The reason is given, not raised, so that all processes can raise it.
     """
-    text = json_text(plan)
     if not found:
-        write_atomic(path / "plan.json", text.encode())
+        write_plan(path, plan)
         return None
     try:
-        refuse_changes(path, changes(dict(found), json.loads(text)))
+        refuse_differences(path, differences(dict(found), as_stored(plan)))
     except UsageError as error:
         return str(error)
     reason = None

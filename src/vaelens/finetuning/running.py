@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.evaluation.equipment import build_instruments, check_networks
-from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.loaded_preset import check_networks, load_preset, published_networks
 from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.results import Results
 from vaelens.files import json_text, write_atomic
@@ -47,7 +46,7 @@ from vaelens.finetuning.watch import Finding
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import using_threads
-from vaelens.runs.lock import alone
+from vaelens.runs.lock import exclusive_run
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, find_device, log, silent
@@ -137,17 +136,17 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
         runtime = runtime.on(local)
     size = pass_size(at_once, found.get("at_once"), plan_of, kind, ranks.count)
     count = threads or int(found.get("threads", 0)) or torch.get_num_threads()
-    with using_threads(count) as used, alone(path, ranks.number):
+    with using_threads(count) as used, exclusive_run(path, ranks.number):
         # Everything cheap is checked before anything heavy is loaded.
         judged, measured = _networks(plan_of, networks or {})
         preset = find_preset(plan_of.run.preset)
         check_networks(preset, measured, runtime)
         perceptual, loss_networks = load_perceptual(judge_name(plan_of), judged, runtime.device, runtime)
-        instruments, measuring = build_instruments(preset, measured, runtime)
+        instruments = load_preset(preset, measured, runtime)
         start = start_from(vae, plan_of, seed, space, runtime)
         material = gather(wanted, plan_of, runtime)
         plan = {
-            **_plan(plan_of, start, material, loss_networks | measuring),
+            **_plan(plan_of, start, material, loss_networks | instruments.networks),
             "seed": seed,
             "at_once": size,
             "threads": used,
@@ -155,8 +154,8 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
             "networks_run_in": precision,
             "cache": cache,
         }
-        ranks.agree(plan, "train", "images, packages and options")
-        refused = ranks.collect(hold_to(path, found, plan) if ranks.is_first else None)[0]
+        ranks.require_same(plan)
+        refused = ranks.gather(hold_to(path, found, plan) if ranks.is_first else None)[0]
         if refused:
             raise UsageError(refused)
         state = State(start.network, plan_of, seed)
@@ -186,7 +185,8 @@ def finetune(  # noqa: PLR0915  (one call, readable from top to bottom)
             raise Interrupted(state.updates)
         if plan_of.model.trains == "decoder":
             check_encoder(start, state)
-        record = run_record("finetune", {k: v for k, v in plan.items() if k not in {"versions", "schema"}}, [], 0.0)
+        settings = {k: v for k, v in plan.items() if k not in {"versions", "schema", "command"}}
+        record = run_record("finetune", settings, [], 0.0)
         record |= {"recipe": plan_of.name, "updates": state.updates, "skipped": skipped}
         record |= {"stopped": ended.reason if isinstance(ended, Finding) else None, "ranks": ranks.count}
         tuned, results = release(training, start.vae, record, measured, offline=offline)
@@ -239,7 +239,7 @@ def _tell_of_late_gan(recipe: Recipe, say: Notify) -> None:
 def _networks(recipe: Recipe, given: Mapping[str, Source]) -> tuple[dict[str, Path], dict[str, Path]]:
     """The given files of the networks that the loss uses, and of those that the held-out images are measured by."""
     judges = {*NETWORKS[judge_name(recipe)]}
-    measures = {name for key in find_preset(recipe.run.preset).measures for name in MEASURES[key].networks}
+    measures = {*published_networks(find_preset(recipe.run.preset))}
     for name in given:
         if name not in judges | measures:
             used = ", ".join(sorted(judges | measures)) or "none"
@@ -258,6 +258,7 @@ def _plan(recipe: Recipe, start: Start, material: Material, networks: Mapping[st
     kept = material.held_out
     return {
         "schema": 1,
+        "command": "finetune",
         "recipe": recipe.as_dict(),
         "from": start.identity,
         "sources": sources,
@@ -283,7 +284,7 @@ def _list_bad(path: Path, bad: Mapping[str, str], say: Notify, ranks: Ranks) -> 
     found: dict[str, str] = {}
     with suppress(OSError, ValueError, TypeError):  # none yet, or damaged: what is known now counts
         found = dict(json.loads(file.read_bytes()))
-    for one in ranks.collect(dict(bad)):
+    for one in ranks.gather(dict(bad)):
         found |= one
     if found and ranks.is_first:
         name, why = next(iter(found.items()))
