@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from support.vaes import NARROW, TINY, random_vae
+from support.vaes import TINY, random_vae
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, UsageError
+from vaelens.families.kl import PROJECTIONS, from_ldm, to_ldm
 from vaelens.networks.tiny import TinyAutoencoderConfig
 from vaelens.vae import VAE
-from vaelens.weights import layouts
 from vaelens.weights.reading import read_vae
 from vaelens.weights.registry import PublishedFile, registry
 
@@ -28,15 +28,15 @@ def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_ldm_to_diffusers_to_ldm_gives_the_same_bytes(vae: VAE) -> None:
-    ldm = layouts.to_ldm(vae.network.state_dict())
+    ldm = to_ldm(vae.network.state_dict())
     assert len(ldm) == 248
-    assert same_bytes(layouts.to_ldm(layouts.to_diffusers(ldm, "ldm")), ldm)
-    assert same_bytes(layouts.to_diffusers(ldm, "ldm"), dict(vae.network.state_dict()))
+    assert same_bytes(to_ldm(from_ldm(ldm)), ldm)
+    assert same_bytes(from_ldm(ldm), dict(vae.network.state_dict()))
 
 
 def test_ldm_names_are_those_of_the_original_code(vae: VAE) -> None:
     """Names and shapes as CompVis' checkpoints have them, written down by hand."""
-    ldm = layouts.to_ldm(vae.network.state_dict())
+    ldm = to_ldm(vae.network.state_dict())
     network = vae.network.state_dict()
     for name, diffusers_name in {
         "encoder.down.1.block.0.nin_shortcut.weight": "encoder.down_blocks.1.resnets.0.conv_shortcut.weight",
@@ -82,8 +82,7 @@ def test_diffusers_names_of_2022_are_understood(vae: VAE, vae_file: Path, tmp_pa
     assert same_bytes(read_vae(file).tensors, dict(vae.network.state_dict()))
 
     def as_convolutions(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        projections = layouts.PROJECTIONS
-        return {old(n): t[:, :, None, None] if n.endswith(projections) else t for n, t in tensors.items()}
+        return {old(n): t[:, :, None, None] if n.endswith(PROJECTIONS) else t for n, t in tensors.items()}
 
     file = rewrite(vae_file, tmp_path / "older.safetensors", as_convolutions)
     assert same_bytes(read_vae(file).tensors, dict(vae.network.state_dict()))
@@ -106,7 +105,7 @@ def test_a_vae_may_lie_in_several_files(vae: VAE, tmp_path: Path, rewrite: Rewri
     decoder = rewrite(
         whole, tmp_path / "b.safetensors", lambda t: {n: v for n, v in t.items() if not n.startswith(of_encoder)}
     )
-    read = read_vae(decoder, rest=[encoder])
+    read = read_vae(decoder, other_files=[encoder])
     assert same_bytes(read.tensors, dict(vae.network.state_dict()))
     assert (read.files, read.spec, read.metadata["command"]) == ((decoder, encoder), vae.spec, "mine")
     assert read.fingerprint == read_vae(whole).fingerprint
@@ -117,9 +116,9 @@ def test_a_vae_may_lie_in_several_files(vae: VAE, tmp_path: Path, rewrite: Rewri
         encoder, tmp_path / "c.safetensors", metadata={"vaelens": json.dumps(spec | {"scaling_factor": 2.0})}
     )
     with pytest.raises(BadInputError, match="scaling_factor"):
-        read_vae(decoder, rest=[other])
+        read_vae(decoder, other_files=[other])
     with pytest.raises(BadInputError, match=r"b\.safetensors and .*whole\.safetensors both hold decoder\."):
-        read_vae(decoder, rest=[whole])
+        read_vae(decoder, other_files=[whole])
 
 
 def test_two_vaes_in_one_file_are_refused(vae_file: Path, tmp_path: Path, rewrite: Rewrite) -> None:
@@ -242,7 +241,7 @@ def test_a_diffusers_folder_and_a_pipeline_around_it(vae: VAE, tmp_path: Path) -
     for path in (folder, folder.parent):
         read = read_vae(path)
         assert read.spec == vae.spec
-        assert read.sources["scaling_factor"] == "config.json"
+        assert read.source_of["scaling_factor"] == "config.json"
 
 
 def test_diffusers_loads_what_we_save(vae: VAE, tmp_path: Path) -> None:
@@ -267,7 +266,7 @@ def test_full_size_shapes_name_the_spaces_that_fit(tmp_path: Path) -> None:
     """Both SD 1.x and SDXL have these shapes; only the caller can say which."""
     big = random_vae(registry().spec("kl-f8").config)
     big.network.half()
-    tensors = {n: t.contiguous() for n, t in layouts.to_ldm(big.network.state_dict()).items()}
+    tensors = {n: t.contiguous() for n, t in to_ldm(big.network.state_dict()).items()}
     file = tmp_path / "someones.safetensors"
     save_file(tensors, file)
     with pytest.raises(BadInputError, match="its shapes fit sd1 and sdxl"):
@@ -285,7 +284,7 @@ def test_full_size_shapes_name_the_spaces_that_fit(tmp_path: Path) -> None:
         read_vae(checkpoint, space="sd1")
     read = read_vae(checkpoint)
     assert read.spec.latent_space == "sdxl"
-    assert read.sources["scaling_factor"] == "the checkpoint's other tensors (sdxl)"
+    assert read.source_of["scaling_factor"] == "the checkpoint's other tensors (sdxl)"
 
 
 def test_a_published_file_is_known_by_its_content(
@@ -299,14 +298,14 @@ def test_a_published_file_is_known_by_its_content(
             "configs": {**registry().configs, "sd": {**registry().configs["sd"], "block_out_channels": [4, 8, 16, 16],
                                                      "norm_num_groups": 4}},
             "vaes": {**registry().vaes, "ft-mse": registry().vaes["ft-mse"].model_copy(
-                update={"also": (PublishedFile(name="x", sha256=sha256_file(file)),)})},
+                update={"other_files": (PublishedFile(name="x", sha256=sha256_file(file)),)})},
         }
     )  # fmt: skip
-    for module in ("reading", "settling"):
+    for module in ("reading", "spec_sources"):
         monkeypatch.setattr(f"vaelens.weights.{module}.registry", lambda: known)
     read = read_vae(file)
     assert (read.known_as, read.spec.latent_space) == ("ft-mse", "sd1")
-    assert "sha256 is ft-mse's" in read.sources["scaling_factor"]
+    assert "sha256 is ft-mse's" in read.source_of["scaling_factor"]
 
 
 @pytest.mark.parametrize(
@@ -319,13 +318,13 @@ def test_a_published_file_is_known_by_its_content(
         ("latents_mean", [0.0], r"asks for latents_mean = \[0.0\]"),
         ("_class_name", "AutoencoderDC", "describes AutoencoderDC"),
         ("_class_name", "AutoencoderTiny", "asks for act_fn = 'silu'"),
-        ("norm_num_groups", "4", "norm_num_groups is '4' by config.json, where a whole number should stand"),
-        ("norm_num_groups", [4], "where a whole number should stand"),
-        ("norm_num_groups", True, "where a whole number should stand"),
-        ("block_out_channels", 4, "where a list of whole numbers should stand"),
-        ("scaling_factor", "0.18215", "where a number above 0 should stand"),
-        ("scaling_factor", 0, "where a number above 0 should stand"),
-        ("scaling_factor", float("nan"), "where a number above 0 should stand"),
+        ("norm_num_groups", "4", "norm_num_groups is '4' by config.json, Input should be a valid integer"),
+        ("norm_num_groups", [4], "Input should be a valid integer"),
+        ("norm_num_groups", True, "Input should be a valid integer"),
+        ("block_out_channels", 4, "Input should be a valid tuple"),
+        ("scaling_factor", "0.18215", "Input should be a valid number"),
+        ("scaling_factor", 0, "greater than 0"),
+        ("scaling_factor", float("nan"), "finite number"),
         ("down_block_types", None, "asks for down_block_types = None"),
         ("down_block_types", [["DownEncoderBlock2D"]], "asks for down_block_types"),
     ],
@@ -346,7 +345,7 @@ def test_a_config_json_without_scale_means_diffusers_default(vae: VAE, tmp_path:
     del config["scaling_factor"], config["shift_factor"]
     (folder / "config.json").write_text(json.dumps(config))
     read = read_vae(folder)
-    assert (read.spec.scaling_factor, read.sources["scaling_factor"]) == (0.18215, "diffusers' default")
+    assert (read.spec.scaling_factor, read.source_of["scaling_factor"]) == (0.18215, "diffusers' default")
     assert read_vae(folder, space=None).spec.latent_space == "sd1"
 
 
@@ -363,7 +362,7 @@ def test_a_tiny_folder_of_another_depth_or_kind_is_refused(vae: VAE, tmp_path: P
         with pytest.raises(BadInputError, match=message):
             read_vae(tiny)
     (full / "config.json").write_text(json.dumps(described))
-    with pytest.raises(BadInputError, match=r"config\.json describes a tiny network, the tensors are a kl one's"):
+    with pytest.raises(BadInputError, match=r"config\.json describes a tiny .*, the tensors are those of a full VAE"):
         read_vae(full)
 
 
@@ -396,9 +395,10 @@ def test_damaged_metadata_is_an_error(vae_file: Path, tmp_path: Path, rewrite: R
         *(
             (json.dumps(whole | change), message)
             for change, message in (
-                ({"pixel_range": [1, 1]}, "where a lower and an upper bound should stand"),
-                ({"pixel_range": None}, "where a lower and an upper bound should stand"),
-                ({"latent_space": {"a": 1}}, "where a name should stand"),
+                ({"pixel_range": [1, 1]}, "the lower bound must lie below"),
+                ({"pixel_range": None}, "pixel_range is None by the file's metadata"),
+                ({"latent_space": {"a": 1}}, "valid string"),
+                ({"kind": "tiny"}, "describes a tiny autoencoder"),
                 ({"latent_space": "sdxl"}, "the latent space is sdxl by the file's metadata, but .* those of sd1"),
                 ({"scaling_factor": 0.13025}, "the latent space is sd1 by the file's metadata, but .* those of sdxl"),
             )
@@ -467,9 +467,9 @@ def test_fingerprint_by_hand() -> None:
     """The definition, spelt out for one tensor a half."""
     import hashlib
 
+    from vaelens.families.kl import FAMILY
     from vaelens.weights.fingerprint import fingerprint
 
     tensors = {"decoder.a": torch.tensor([1.0, 2.0]), "encoder.b": torch.tensor([[3.0]])}
     expected = hashlib.sha256(b"decoder.a|[2]|float32|" + struct.pack("<2f", 1, 2)).hexdigest()
-    assert fingerprint(tensors).decoder.stored == expected
-    assert NARROW.factor == 8
+    assert fingerprint(tensors, FAMILY).decoder.stored == expected

@@ -41,8 +41,8 @@ def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose:
     names = ("name", "space", "train steps", "trained", "from", "licence")
     result_table(Table(tuple(map(Column, names)), tuple(rows)))
     result("")
-    spaces = tuple((name, space.behind) for name, space in known.spaces.items())
-    result_table(Table((Column("space"), Column("behind")), spaces))
+    spaces = tuple((name, space.used_by) for name, space in known.spaces.items())
+    result_table(Table((Column("space"), Column("used by")), spaces))
     result("A VAE can replace another only inside one space.\n")
     models = tuple(
         (name, entry.space, entry.repo or "ships with vaelens", entry.licence) for name, entry in known.models.items()

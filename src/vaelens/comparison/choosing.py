@@ -63,7 +63,7 @@ def choose(
         runtime.notify(f"{found.name}'s own VAE decodes.")
         return Chosen(found, (found.vae,))
     wanted = found.space if found is not None else latents_space
-    known = registry().spaces[wanted].compared if wanted in registry().spaces else ()
+    known = registry().spaces[wanted].default_vaes if wanted in registry().spaces else ()
     if wanted is not None and not known:
         raise UsageError(f"no VAE is known for the latent space {wanted}. Name one with --vae.")
     served = list(known) or registry().embedded()
@@ -117,7 +117,7 @@ def _check_match(what: str, space: str | None, vaes: Spaces, own: str | None = N
 
 
 def _called(space: str | None) -> str:
-    behind = registry().spaces[space].behind if space in registry().spaces else ""
+    behind = registry().spaces[space].used_by if space in registry().spaces else ""
     return f"{space} ({behind})" if behind else space or "its own, unknown to vaelens"
 
 

@@ -170,11 +170,10 @@ def _check(
     if read and read[0].space is None:
         raise UsageError(f"{latents} doesn't say which latent space its latents have. Name it, e.g. --space sd1.")
     for one in read[:1]:
-        known = registry().spaces.get(one.space or "")
-        if known is not None and known.config is not None:
-            want, have = registry().space_spec(one.space or "").latent_channels, one.tensor.shape[1]
-            if want != have:
-                raise UsageError(f"{latents}: its latents have {have} channels, and those of {one.space} have {want}.")
+        known, have = registry().space_spec(one.space or ""), one.tensor.shape[1]
+        if known is not None and known.latent_channels != have:
+            want = known.latent_channels
+            raise UsageError(f"{latents}: its latents have {have} channels, and those of {one.space} have {want}.")
     return read
 
 

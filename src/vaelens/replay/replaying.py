@@ -27,9 +27,9 @@ from vaelens.replay.said import File, Photographed, Said, Size, read_said, text_
 from vaelens.resources import using_threads
 from vaelens.runs.versions import versions
 from vaelens.runtime import Notify, Runtime, find_device, log
+from vaelens.tensors.file_types import PICKLED
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
-from vaelens.weights.safetensors_file import PICKLED
 
 LOCAL = {".safetensors", *PICKLED}  # endings of files, not of repositories
 DECIDES = ("torch", "diffusers", "transformers", "platform")  # versions on which the last bits depend
