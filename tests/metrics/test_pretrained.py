@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ HEADS = Path(oracles.lpips.__file__).parent / "weights" / "v0.1"
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and no way to the network."""
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pretrained, "fetch_web", lambda file, **o: real_fetch(file, **{**o, "offline": True}))
+    monkeypatch.setattr(pretrained, "fetch_web", lambda file, runtime: real_fetch(file, replace(runtime, offline=True)))
     (tmp_path / "cache").mkdir()
     return tmp_path / "cache"
 

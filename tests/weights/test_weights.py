@@ -318,7 +318,7 @@ def test_a_published_file_is_known_by_its_content(
         ("latents_mean", [0.0], r"asks for latents_mean = \[0.0\]"),
         ("_class_name", "AutoencoderDC", "describes AutoencoderDC"),
         ("_class_name", "AutoencoderTiny", "asks for act_fn = 'silu'"),
-        ("norm_num_groups", "4", "norm_num_groups is '4' by config.json, Input should be a valid integer"),
+        ("norm_num_groups", "4", "norm_num_groups is '4' by config.json: Input should be a valid integer"),
         ("norm_num_groups", [4], "Input should be a valid integer"),
         ("norm_num_groups", True, "Input should be a valid integer"),
         ("block_out_channels", 4, "Input should be a valid tuple"),
@@ -428,7 +428,7 @@ def test_tiny_autoencoders_read_in_diffusers_names_and_in_halves(
         return edit
 
     encoder = rewrite(saved, tmp_path / "tae_encoder.safetensors", half("encoder", 0), metadata={})
-    with pytest.raises(BadInputError, match=r"tae_decoder\.safetensors, isn't beside it"):
+    with pytest.raises(BadInputError, match=r"tae_decoder\.safetensors isn't beside it"):
         read_vae(encoder)
     decoder = rewrite(saved, tmp_path / "tae_decoder.safetensors", half("decoder", 1), metadata={})
     for given in (encoder, decoder):
