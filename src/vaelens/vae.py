@@ -156,9 +156,10 @@ class VAE:
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Scaled latents [b,c,h/f,w/f] to an image [b,3,h,w] in [0,1], float32.
 
-        `size` (height, width) of the image that was encoded crops away its padding. A decoder that enlarges gives
-        both h and w, and what is cropped, enlarged alike. Raises UsageError for the wrong number of channels or a
-        size larger than the latents give; CheckFailedError where the output isn't finite.
+        `size` (height, width) of the image that was encoded crops away its padding. A decoder that enlarges gives its
+        own, larger size; where `size` is given, it is averaged down to that, so that it can be compared with the
+        original. Raises UsageError for the wrong number of channels or a size larger than the latents give;
+        CheckFailedError where the output isn't finite.
         """
         family, factor = self.spec.family, self.spec.factor
         if latents.dim() != 4 or latents.shape[1] != self.spec.latent_channels:
@@ -172,22 +173,21 @@ class VAE:
             raise UsageError(
                 f"an image of {h}x{w} can't be cropped from {full[0]}x{full[1]}, which these latents give."
             )
-        h, w = (side * self.spec.decoded_factor // factor for side in (h, w))
+        enlarged = self.spec.decoded_factor // factor
         z = family.to_z(latents.to(self.device, self.dtype).contiguous(), self.spec, self.network)
         pixels = family.decode(self.network, z)
         self._check_finite(pixels, "decoding")
         low, high = self.spec.pixel_range
-        return ((pixels[..., :h, :w].float() - low) / (high - low)).clamp(0, 1)
+        image = ((pixels[..., : h * enlarged, : w * enlarged].float() - low) / (high - low)).clamp(0, 1)
+        return F.avg_pool2d(image, enlarged) if size and enlarged > 1 else image
 
     def to(self, dtype: torch.dtype) -> "VAE":
         """A copy in another precision. What a narrower one rounded away doesn't come back in a wider one."""
-        return VAE(copy.deepcopy(self.network).to(dtype), self.spec, self.name)
+        network = nn.Module.to(copy.deepcopy(self.network), dtype)  # diffusers' own `to` prints a warning
+        return VAE(network, self.spec, self.name)
 
     def reconstruct(self, image: Tensor, seed: int | None = None) -> Tensor:
-        """decode(encode(image)): of the posterior's mode, or of a sample where a seed is given.
-
-        The same size as the image, unless the decoder enlarges.
-        """
+        """decode(encode(image)), of the same size: of the posterior's mode, or of a sample where a seed is given."""
         encoded = self.encode(image)
         return self.decode(encoded.mode() if seed is None else encoded.sample(seed), encoded.size)
 
