@@ -20,3 +20,11 @@ def random_vae(
     values = {"scaling_factor": scale, "shift_factor": shift, "pixel_range": family.pixel_range, **family.convention}
     torch.manual_seed(seed)
     return VAE(build_network(config), VAESpec(config, space, **values), "random")
+
+
+def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether names, shapes, dtypes and values are the same."""
+    return a.keys() == b.keys() and all(
+        a[n].shape == b[n].shape and a[n].dtype == b[n].dtype and a[n].numpy().tobytes() == b[n].numpy().tobytes()
+        for n in a
+    )

@@ -158,5 +158,4 @@ class DiffusersFamily(Family):
     """A family whose network is the first of `diffusers_classes`, made with `diffusers_arguments`."""
 
     def is_network(self, network: Any, config: Any) -> bool:
-        held = {f: tuple(v) if isinstance(v, list) else v for f, v in dict(network.config).items()}
-        return all(held.get(f) == v for f, v in self.diffusers_arguments(config).items())
+        return all(network.config.get(f) == v for f, v in self.diffusers_arguments(config).items())

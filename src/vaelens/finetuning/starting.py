@@ -104,7 +104,7 @@ def check_start(vae: Source | VAE | None, recipe: Recipe, space: str | None = No
         check_source(vae)
         name = os.fspath(vae).lower()
         if not Path(vae).expanduser().exists() and name in registry().vaes:  # before its download
-            _check_kind(registry().spec(name).family.trainable, name)
+            _check_family(registry().spec(name), name)
             _check_space(registry().vaes[name].space, name, recipe)
 
 
@@ -257,16 +257,16 @@ def _check_size(recipe: Recipe, spec: VAESpec) -> None:
 
 
 def _check_continued(vae: VAE, recipe: Recipe) -> None:
-    _check_kind(vae.spec.family.trainable, vae.name)
+    _check_family(vae.spec, vae.name)
     usual = vae.spec.family.pixel_range
     if vae.spec.pixel_range != usual:
         raise UsageError(f"{vae.name} has pixels in {vae.spec.pixel_range}; recipes are for VAEs with {usual}.")
     _check_space(vae.spec.latent_space, vae.name, recipe)
 
 
-def _check_kind(full: bool, name: str) -> None:
-    if not full:
-        raise UsageError(f"{name} is a tiny autoencoder; recipes are for full VAEs (AutoencoderKL).")
+def _check_family(spec: VAESpec, name: str) -> None:
+    if not spec.family.trainable:
+        raise UsageError(f"{name} is {spec.family.title}; recipes are for full VAEs (AutoencoderKL).")
 
 
 def _check_space(space: str | None, name: str, recipe: Recipe) -> None:

@@ -179,9 +179,11 @@ def _space_sources(raw: _Raw, space: str | None) -> list[SpecSource]:
     for by, name in named:
         if name is not None:
             spec = registry().space_spec(name)
-            same = spec is not None and spec.family is raw.family
             title = f"{by} ({name})"
-            sources.append(spec_source(title, spec) if same else SpecSource(title, {"latent_space": name}))
+            if spec is not None and spec.family is raw.family:
+                sources.append(spec_source(title, spec))
+            else:
+                sources.append(SpecSource(title, {"latent_space": name}))
     return sources
 
 
