@@ -53,7 +53,7 @@ def test_pickled_files_are_refused_by_name_and_not_opened(tmp_path: Path, suffix
 
 def test_differences_are_listed_in_full_numbers() -> None:
     expected = {f"a{i}": (1,) for i in range(9)} | {"b": (2, 3)}
-    with pytest.raises(BadInputError, match=r"x.pth: .* my network: 9 missing \(a0, .*a5, \.\.\.\); 1 unexpected \(c\); "
+    with pytest.raises(BadInputError, match=r"x.pth: .* network: 9 missing \(a0, .*a5, \.\.\.\); 1 unexpected \(c\); "
                                             r"1 misshapen \(b \[3\] instead of \[2, 3\]\). Advice"):  # fmt: skip
         check_shapes({"b": (3,), "c": ()}, expected, "x.pth", "my network", "Advice.")
     check_shapes(expected, expected, "x.pth", "my network", "")
