@@ -45,6 +45,7 @@ from vaelens.evaluation.folder import RunFolder  # noqa: E402
 from vaelens.evaluation.loaded_preset import LoadedPreset, load_preset  # noqa: E402
 from vaelens.evaluation.measurement import Measurement, reconstruct_chunk  # noqa: E402
 from vaelens.evaluation.presets import PRESETS, Preset  # noqa: E402
+from vaelens.families.known import build_network  # noqa: E402
 from vaelens.images.datasets.items import Dataset  # noqa: E402
 from vaelens.images.datasets.opening import open_dataset  # noqa: E402
 from vaelens.images.faces import draw_face  # noqa: E402
@@ -59,7 +60,6 @@ from vaelens.resources import full_precision  # noqa: E402
 from vaelens.runtime import Runtime  # noqa: E402
 from vaelens.vae import VAE  # noqa: E402
 from vaelens.weights.registry import registry  # noqa: E402
-from vaelens.weights.shapes import build  # noqa: E402
 
 SEED = 0
 # card-2022's path, but SSIM of whole windows only: torchmetrics has no zero padding, and rows are compared.
@@ -311,7 +311,7 @@ def only(dataset: Dataset, ids: set[str]) -> Dataset:
 def random_full_vae() -> VAE:
     """A VAE of kl-f8's config with PyTorch's random weights: the time doesn't depend on what they are."""
     spec = registry().spec("kl-f8")
-    return VAE(build(spec.config), spec, "random")
+    return VAE(build_network(spec.config), spec, "random")
 
 
 def free_port() -> str:

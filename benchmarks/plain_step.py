@@ -12,19 +12,19 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vaelens.families.kl import FAMILY
+from vaelens.families.spec import VAESpec
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import noise_seed, rate_at
 from vaelens.metrics.psim import normalised
-from vaelens.weights.config_json import config_json
-from vaelens.weights.spec import VAESpec
 
 
 class PlainStep:
     """The same weights, recipe, noise and networks as `state`'s training."""
 
     def __init__(self, state: State, recipe: Recipe, vgg: nn.Module, heads: nn.Module, seed: int) -> None:
-        described = config_json(VAESpec(state.network.config, None, 1.0, 0.0, (-1.0, 1.0)))
+        described = FAMILY.to_config_json(VAESpec(state.network.config, None, 1.0, 0.0, FAMILY.pixel_range))
         self.vae = AutoencoderKL.from_config(described)
         self.vae.load_state_dict(state.network.state_dict())
         self.vae.encoder.requires_grad_(False)

@@ -34,7 +34,7 @@ from vaelens.images.datasets.opening import open_dataset
 from vaelens.vae import VAE
 from vaelens.weights.reading import read_vae
 from vaelens.weights.registry import embedded_paths, registry
-from vaelens.weights.settling import METADATA_KEY, metadata_text
+from vaelens.weights.spec_sources import METADATA_KEY, metadata_text
 
 PHOTOS = {  # by the library that carries them
     "skimage": ("data", ("coffee.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg", "rocket.jpg")),

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.sampling import Sampling, Size
+from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
-from vaelens.weights.safetensors_file import open_tensor_file
 
 METADATA_KEY = "vaelens_latents"  # in the metadata of a file of latents
 
@@ -85,13 +85,13 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
     """The latents in a safetensors file, one per image: vaelens' own, or one tensor [b,c,h,w] of scaled latents.
 
     `space` is their latent space where the file names none. Raises BadInputError for a file that holds none, and as
-    `open_tensor_file` does; UsageError for a space that contradicts the file's.
+    `open_safetensors` does; UsageError for a space that contradicts the file's.
     """
     if Path(path).is_dir() or Path(path).suffix.lower() != ".safetensors":
         raise BadInputError(
             f"{path}: latents are read from .safetensors files, as `compare -o FOLDER/` writes them. Name one."
         )
-    opened = open_tensor_file(Path(path))
+    opened = open_safetensors(Path(path))
     names = [name for name, shape in opened.shapes.items() if len(shape) == 4]
     if len(opened.shapes) != 1 or len(names) != 1:
         some = ", ".join(f"{n} {list(s)}" for n, s in list(opened.shapes.items())[:3]) or "nothing"

@@ -7,15 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from vaelens.adapters.autoencoders import build_network
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import sha256_file
 from vaelens.runtime import DEFAULT, Notify, Runtime
+from vaelens.tensors.file_types import PICKLED
 from vaelens.vae import VAE
 from vaelens.weights.config_json import space_of_config
 from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae
 from vaelens.weights.registry import Entry, embedded_paths, registry
-from vaelens.weights.safetensors_file import PICKLED
 
 
 def load(
@@ -29,11 +30,10 @@ def load(
 ) -> VAE:
     """The VAE that `source` names: a name of the registry, a file or folder, or a hub id `owner/name`.
 
-    An existing path wins over a name. `device` is auto, cpu, cuda, cuda:N or mps; `dtype` float32,
-    float16 or bfloat16, the precision it runs in. `space` names the latent space of files that don't say
-    their own; a known name says it. `offline` uses only what is on this machine; `notify` gets a sentence before a
-    download. Raises UsageError for an unknown name, device or dtype, and whatever reading and
-    downloading raise.
+    An existing path wins over a name. `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is float32, float16 or
+    bfloat16, the precision it runs in. `space` is the latent space of a file that doesn't say it. `offline` uses only
+    what is on this machine; `notify` is called with a sentence before a download. Raises UsageError for an unknown
+    name, device or dtype, and what reading and downloading raise.
     """
     return open_vae(source, Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify), space=space)
 
@@ -42,7 +42,13 @@ def open_vae(source: str | os.PathLike[str], runtime: Runtime, *, space: str | N
     """As `load`, on the runtime's device and in its precision."""
     weights, name = read(source, runtime, space=space)
     return VAE.from_tensors(
-        weights.tensors, weights.spec, name, device=runtime.device, dtype=runtime.dtype, fingerprint=weights.fingerprint
+        weights.tensors,
+        weights.spec,
+        name,
+        device=runtime.device,
+        dtype=runtime.dtype,
+        fingerprint=weights.fingerprint,
+        build=build_network,
     )
 
 
@@ -55,13 +61,13 @@ def read(
     if space is not None:
         registry().check_space(space)
     if path.exists():
-        weights = read_vae(path, space=space)
+        weights = read_vae(path, space=space, build=build_network)
         return weights, weights.known_as or path.stem
     if text.lower() in registry().vaes:
         name = text.lower()
         files = _files(registry().vaes[name], runtime)
-        return read_vae(files[0], name=name, rest=files[1:]), name
-    return read_vae(_hub_folder(text, runtime), space=space), text
+        return read_vae(files[0], name=name, other_files=files[1:], build=build_network), name
+    return read_vae(_hub_folder(text, runtime), space=space, build=build_network), text
 
 
 def check_source(source: str | os.PathLike[str]) -> str:
@@ -101,7 +107,7 @@ def space_of(source: str | os.PathLike[str], runtime: Runtime = DEFAULT, *, spac
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """The names, numbered where two VAEs of one name would look alike: a, a (2)."""
+    """The names, numbered where two are the same: a, a (2)."""
     distinct: list[str] = []
     for name in names:
         candidate, number = name, 2
@@ -120,7 +126,7 @@ def is_published(source: str | os.PathLike[str]) -> bool:
 
 
 def _files(entry: Entry, runtime: Runtime) -> list[Path]:
-    """An entry's files on this machine, downloaded where they aren't."""
+    """An entry's files on this machine, downloaded if they aren't there."""
     if entry.embedded:
         return embedded_paths(entry)
     assert entry.repo is not None
@@ -158,7 +164,7 @@ def _describes_vae(config: Path) -> bool:
 
 
 def describe(source: str | os.PathLike[str], runtime: Runtime = DEFAULT, *, space: str | None = None) -> dict[str, Any]:
-    """What a VAE is, for people and records: its file, each field of its spec with who said it, fingerprints."""
+    """A VAE for display and records: its file, each field of its spec and where it comes from, its fingerprints."""
     weights, name = read(source, runtime, space=space)
     spec = asdict(weights.spec)
     fields = {**spec.pop("config"), **spec}
@@ -169,13 +175,14 @@ def describe(source: str | os.PathLike[str], runtime: Runtime = DEFAULT, *, spac
             "bytes": sum(file.stat().st_size for file in weights.files),
             "layout": weights.layout + (f", under {weights.prefix}" if weights.prefix else ""),
             "network": type(weights.spec.config).__name__.removesuffix("Config"),
+            "family": weights.spec.family.name,
             "parameters": sum(t.numel() for t in weights.tensors.values()),
             "tensors": len(weights.tensors),
             "stored as": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in weights.tensors.values()})),
             "dropped": ", ".join(weights.dropped) or "nothing",
         },
         "spec": {
-            f: {"value": v, "source": weights.sources.get(f, "nobody" if v is None else "the network's family")}
+            f: {"value": v, "source": weights.source_of.get(f, "nothing" if v is None else "the default of the family")}
             for f, v in fields.items()
         },
         "metadata": weights.metadata,

@@ -1,100 +1,91 @@
-"""The one object: a network with its spec. Ranges, scaling and sizes are settled here and nowhere else."""
+"""The one object: a network with its spec. Pixel ranges, scaling and padding are applied here and nowhere else."""
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaelens.errors import CheckFailedError, UsageError
+from vaelens.families.known import build_network
+from vaelens.families.spec import VAESpec
 from vaelens.files import write_atomic
-from vaelens.networks.autoencoder_kl import AutoencoderKL, DiagonalGaussian
-from vaelens.networks.tiny import TinyAutoencoder
-from vaelens.weights import layouts
-from vaelens.weights.config_json import config_json
+from vaelens.networks.autoencoder_kl import DiagonalGaussian
+from vaelens.tensors.file_types import PICKLED
 from vaelens.weights.fingerprint import Checksum, Fingerprint, checksum, fingerprint
-from vaelens.weights.safetensors_file import PICKLED
-from vaelens.weights.settling import METADATA_KEY, metadata_text
-from vaelens.weights.shapes import build
-from vaelens.weights.spec import VAESpec
+from vaelens.weights.spec_sources import METADATA_KEY, metadata_text
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 RANGE_SLACK = 1e-3  # resampling may leave [0,1] by rounding; an image in [-1,1] or 0..255 leaves it by far
 
 
 class Encoded:
-    """What an image became: a posterior over raw z, and latents as the diffusion model sees them."""
+    """An encoded image: the posterior over raw z, and latents as the diffusion model sees them."""
 
-    def __init__(self, posterior: DiagonalGaussian, size: tuple[int, int], spec: VAESpec) -> None:
+    def __init__(
+        self, posterior: DiagonalGaussian, size: tuple[int, int], to_latents: Callable[[Tensor], Tensor]
+    ) -> None:
         self.posterior = posterior
         self.size = size  # height and width of the image, before padding
-        self._spec = spec
+        self._to_latents = to_latents
 
     def mode(self) -> Tensor:
         """The posterior's mode as scaled latents, [b,c,h/f,w/f]."""
-        return scale_latents(self.posterior.mode(), self._spec)
+        return self._to_latents(self.posterior.mode())
 
     def sample(self, seed: int | Sequence[int] = 0) -> Tensor:
-        """A draw from the posterior as scaled latents, [b,c,h/f,w/f].
+        """A sample of the posterior as scaled latents, [b,c,h/f,w/f].
 
-        A seed means what it means in diffusers: one CPU generator an image. One seed serves each
-        image of the batch alike, so an image's draw doesn't depend on its company; a list gives
-        each its own and must be as long as the batch (else UsageError).
+        A seed means what it means in diffusers: one CPU generator per image. One seed is used for each image of the
+        batch, so that an image's sample doesn't depend on the others; a list has one per image and must be as long as
+        the batch (else UsageError).
         """
         count = len(self.posterior.mean)
         seeds = [seed] * count if isinstance(seed, int) else list(seed)
         if len(seeds) != count:
-            raise UsageError(f"{len(seeds)} seeds for {count} images; give one seed, or one an image.")
+            raise UsageError(f"{len(seeds)} seeds for {count} images; give one seed, or one per image.")
         for value in seeds:
             check_seed(value)
         generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
-        return scale_latents(self.posterior.sample(generators), self._spec)
+        return self._to_latents(self.posterior.sample(generators))
 
 
 def check_seed(seed: int) -> None:
-    """Raises UsageError for a number that torch can't be seeded with."""
+    """Raises UsageError for a number that torch doesn't take as a seed."""
     if not -(2**63) <= seed < 2**64:
         raise UsageError(f"a seed lies between -2^63 and 2^64 - 1; {seed} doesn't.")
 
 
 def latents_sha256(latents: Tensor) -> str:
-    """sha256 of the fp32 values, in hexadecimal: what proves that two decoders saw one latent."""
+    """sha256 of the fp32 values, in hexadecimal: proves that two decoders were given the same latent."""
     return hashlib.sha256(latents.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def scale_latents(z: Tensor, spec: VAESpec) -> Tensor:
-    """Raw z to what the diffusion model sees: (z - shift_factor) * scaling_factor."""
-    return (z - spec.shift_factor) * spec.scaling_factor
-
-
-def unscale_latents(latents: Tensor, spec: VAESpec) -> Tensor:
-    """What the diffusion model sees to raw z; the inverse of `scale_latents`."""
-    return latents / spec.scaling_factor + spec.shift_factor
 
 
 class VAE:
     """One VAE, ready to run.
 
     Images are [b,3,h,w] in [0,1], float32, of any size from 1x1 up; latents [b,c,h/f,w/f] are scaled.
-    `network` is the plain network on raw pixels and raw z, for training and research.
+    `network` is the plain network on raw pixels and raw z, for training and research; `spec.family` knows how it is
+    called. Raises UsageError for the network of another config.
     """
 
     def __init__(
         self,
-        network: AutoencoderKL | TinyAutoencoder,
+        network: Any,
         spec: VAESpec,
         name: str,
         fingerprint: Fingerprint | None = None,
     ) -> None:
-        if network.config != spec.config:
+        if not spec.family.is_network(network, spec.config):
             raise UsageError(f"{name}: the network's config isn't the spec's.")
-        self.network = network.eval()
+        self.network: Any = network.eval()
         self.spec = spec
         self.name = name
         self._identified: tuple[Checksum, Fingerprint] | None = None
@@ -111,8 +102,9 @@ class VAE:
         device: torch.device,
         dtype: torch.dtype,
         fingerprint: Fingerprint | None = None,
+        build: Callable[[Any], nn.Module] = build_network,
     ) -> "VAE":
-        """A VAE from tensors under their diffusers names, each of which the network must have, and no other."""
+        """A VAE from tensors under their diffusers names: exactly those of the network that `build` gives."""
         with torch.device("meta"):
             network = build(spec.config)
         cast = {n: t.to(device=device, dtype=dtype) for n, t in tensors.items()}
@@ -125,7 +117,7 @@ class VAE:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device that it runs on."""
         return next(self.network.parameters()).device
 
     @property
@@ -135,11 +127,11 @@ class VAE:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the weights in the network: as they were stored, unless they were changed since they were loaded."""
+        """Of the weights as they were stored; of the present ones where they were changed since."""
         tensors = self.network.state_dict()
         present = checksum(tensors)
         if self._identified is None or self._identified[0] != present:
-            self._identified = present, fingerprint(tensors)
+            self._identified = present, fingerprint(tensors, self.spec.family)
         return self._identified[1]
 
     @torch.no_grad()
@@ -156,77 +148,83 @@ class VAE:
         image = image.to(self.device, torch.float32).contiguous()
         padded = F.pad(image, (0, -w % factor, 0, -h % factor), mode="replicate")
         low, high = self.spec.pixel_range
-        posterior = self.network.posterior((padded * (high - low) + low).to(self.dtype))
+        posterior = self.spec.family.encode(self.network, (padded * (high - low) + low).to(self.dtype))
         self._check_finite(posterior.mean, "encoding")
-        return Encoded(posterior, (h, w), self.spec)
+        return Encoded(posterior, (h, w), lambda z: self.spec.family.to_latents(z, self.spec, self.network))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Scaled latents [b,c,h/f,w/f] to an image [b,3,h,w] in [0,1], float32.
 
-        `size` (height, width) crops to the image that was encoded. Raises UsageError for the wrong
-        number of channels or a size larger than the latents give; CheckFailedError where the output
-        isn't finite.
+        `size` (height, width) of the image that was encoded crops away its padding. A decoder that enlarges gives its
+        own, larger size; where `size` is given, it is averaged down to that, so that it can be compared with the
+        original. Raises UsageError for the wrong number of channels or a size larger than the latents give;
+        CheckFailedError where the output isn't finite.
         """
+        family, factor = self.spec.family, self.spec.factor
         if latents.dim() != 4 or latents.shape[1] != self.spec.latent_channels:
             raise UsageError(
                 f"{self.name} decodes latents [b,{self.spec.latent_channels},h,w] of the latent space "
                 f"{self.spec.latent_space}, not {list(latents.shape)}. They were made for another space's VAE."
             )
-        full = latents.shape[2] * self.spec.factor, latents.shape[3] * self.spec.factor
+        full = latents.shape[2] * factor, latents.shape[3] * factor
         h, w = size or full
         if not (0 < h <= full[0] and 0 < w <= full[1]):
             raise UsageError(
                 f"an image of {h}x{w} can't be cropped from {full[0]}x{full[1]}, which these latents give."
             )
-        pixels = self.network.decode(unscale_latents(latents.to(self.device, self.dtype).contiguous(), self.spec))
+        enlarged = self.spec.decoded_factor // factor
+        z = family.to_z(latents.to(self.device, self.dtype).contiguous(), self.spec, self.network)
+        pixels = family.decode(self.network, z)
         self._check_finite(pixels, "decoding")
         low, high = self.spec.pixel_range
-        return ((pixels[..., :h, :w].float() - low) / (high - low)).clamp(0, 1)
+        image = ((pixels[..., : h * enlarged, : w * enlarged].float() - low) / (high - low)).clamp(0, 1)
+        return F.avg_pool2d(image, enlarged) if size and enlarged > 1 else image
 
     def to(self, dtype: torch.dtype) -> "VAE":
-        """The same weights in another precision, as another VAE; what was rounded away isn't back in a wider one."""
-        tensors = self.network.state_dict()
-        return VAE.from_tensors(tensors, self.spec, self.name, device=self.device, dtype=dtype)
+        """A copy in another precision. What a narrower one rounded away doesn't come back in a wider one."""
+        network = nn.Module.to(copy.deepcopy(self.network), dtype)  # diffusers' own `to` prints a warning
+        return VAE(network, self.spec, self.name)
 
     def reconstruct(self, image: Tensor, seed: int | None = None) -> Tensor:
-        """decode(encode(image)), the same size: by the posterior's mode, or by a draw where a seed is given."""
+        """decode(encode(image)), of the same size: of the posterior's mode, or of a sample where a seed is given."""
         encoded = self.encode(image)
         return self.decode(encoded.mode() if seed is None else encoded.sample(seed), encoded.size)
 
     def save(
         self,
         path: str | os.PathLike[str],
-        layout: Literal["diffusers", "ldm"] = "diffusers",
+        layout: str = "diffusers",
         notes: Mapping[str, str] | None = None,
     ) -> Path:
-        """Write the VAE in its present precision; gives the path written.
+        """Write the VAE in its present precision; returns the path written.
 
-        A path ending in .safetensors is one file in either layout; any other is a diffusers folder with
-        config.json. The complete spec goes into the file's metadata, beside `notes`. Raises UsageError
-        where layout and path or network don't fit, and as `write_atomic` does.
+        A path ending in .safetensors is one file, in any layout of the VAE's family that can be written ("diffusers";
+        "ldm" for full VAEs); any other path is a diffusers folder with config.json. The complete spec goes into the
+        file's metadata, beside `notes`. Raises UsageError where layout and path or family don't fit, and as
+        `write_atomic` does.
         """
-        target = Path(path)
-        if layout not in {"diffusers", "ldm"}:
-            raise UsageError(f"a layout is diffusers or ldm, not {layout!r}.")
+        target, family = Path(path), self.spec.family
+        layouts = {one.name: one.from_diffusers for one in family.layouts if one.from_diffusers}
+        if layout not in layouts:
+            raise UsageError(
+                f"{self.name} is {family.title}, saved in the layout {' or '.join(layouts)}, not {layout}."
+            )
         if target.suffix.lower() in PICKLED:
             raise UsageError(f"{target}: vaelens writes no pickled files. End the name in .safetensors.")
         if notes and {METADATA_KEY, "format"} & set(notes):
             raise UsageError(f"notes can't be called {METADATA_KEY!r} or 'format': the file's own metadata are.")
-        tensors = {n: t.detach().cpu().contiguous() for n, t in self.network.state_dict().items()}
-        if layout == "ldm":
-            if isinstance(self.network, TinyAutoencoder):
-                raise UsageError(f"{self.name} is a tiny autoencoder; the LDM layout is for full VAEs.")
-            tensors = {n: t.contiguous() for n, t in layouts.to_ldm(tensors).items()}
+        tensors = {n: t.detach().cpu() for n, t in self.network.state_dict().items()}
+        tensors = {n: t.contiguous() for n, t in layouts[layout](tensors).items()}
         metadata = {"format": "pt", METADATA_KEY: metadata_text(self.spec), **(notes or {})}
         weights = safetensors_bytes(tensors, metadata)
         if target.suffix == ".safetensors":
             return write_atomic(target, weights)
-        if layout == "ldm":
-            raise UsageError(f"{target}: the LDM layout is a single file; end its name in .safetensors.")
-        described = config_json(self.spec)
+        if layout != "diffusers":
+            raise UsageError(f"{target}: the layout {layout} is a single file; end its name in .safetensors.")
+        config = family.to_config_json(self.spec)
         write_atomic(target / WEIGHTS_NAME, weights)
-        write_atomic(target / "config.json", json.dumps(described, indent=2).encode())
+        write_atomic(target / "config.json", json.dumps(config, indent=2).encode())
         return target
 
     def _checked_image(self, image: Tensor) -> tuple[int, int]:

@@ -14,10 +14,10 @@ from support import pipelines
 from support.hub_standin import API, HubStandin
 from support.vaes import random_vae
 from vaelens.adapters.models import find_model
+from vaelens.families.kl import to_ldm
 from vaelens.generation import open_generator
 from vaelens.runtime import Runtime
 from vaelens.sampling import Sampling
-from vaelens.weights import layouts
 
 PROMPT = "a photo of a cat"
 WITHOUT_CHECKER = ("compare", PROMPT, "--model", "someone/sd", "--steps", 1, "--no-safety-checker", "-o", "x.png")
@@ -169,7 +169,7 @@ def test_a_single_file_checkpoint(hub: HubStandin, tmp_path: Path) -> None:
     text = {n: t for n, t in pipe.text_encoder.state_dict().items() if "position_ids" not in n}
     text = {n if n.startswith("text_model.") else f"text_model.{n}": t for n, t in text.items()}
     tensors |= {f"cond_stage_model.transformer.{n}": t for n, t in text.items()}
-    tensors |= {f"first_stage_model.{n}": t for n, t in layouts.to_ldm(vae.network.state_dict()).items()}
+    tensors |= {f"first_stage_model.{n}": t for n, t in to_ldm(vae.network.state_dict()).items()}
     save_file({n: t.contiguous().clone() for n, t in tensors.items()}, tmp_path / "mine.safetensors")
     own = vae.save(tmp_path / "own.safetensors")
     arguments = ("generate", PROMPT, "--model", "mine.safetensors", "--vae", own, "--steps", 2, "-o", "x.png")

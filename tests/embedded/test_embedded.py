@@ -49,7 +49,7 @@ def test_they_are_small() -> None:
 @pytest.mark.parametrize("name", TRIO)
 def test_each_says_how_it_was_made(name: str) -> None:
     path, *rest = embedded_paths(registry().find(name))
-    weights = read_vae(path, name=name, rest=rest)
+    weights = read_vae(path, name=name, other_files=rest)
     assert weights.spec.latent_space == "tiny"
     assert {t.dtype for t in weights.tensors.values()} == {torch.float16}
     assert weights.metadata["command"].startswith(f"embedded/trio.py train {name} --seed 0 ")

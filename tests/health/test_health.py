@@ -304,7 +304,7 @@ def test_an_upsampler_whose_phases_disagree_shows_at_its_period(level: int, peri
 def test_the_largest_activations_of_layers_and_sums() -> None:
     vae = lively()
     (image,) = images(1)
-    with watched(vae.network) as watch:
+    with watched(vae.network, vae.spec.family.residual_blocks) as watch:
         vae.reconstruct(image)
         vae.reconstruct(image / 2)
     found = watch.largest()

@@ -6,11 +6,11 @@ from diffusers import AutoencoderKL as DiffusersKL
 from diffusers import AutoencoderTiny as DiffusersTiny
 from torch import Tensor, nn
 
+from vaelens.families.spec import VAESpec
+from vaelens.families.tiny import FAMILY
 from vaelens.networks.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig, DiagonalGaussian
 from vaelens.networks.tiny import TinyAutoencoder, TinyAutoencoderConfig
-from vaelens.weights.config_json import config_json
 from vaelens.weights.registry import registry
-from vaelens.weights.spec import VAESpec
 
 TOLERANCE = 1e-5
 KL_CONFIGS = {
@@ -55,7 +55,7 @@ def test_autoencoder_kl_agrees_with_diffusers(name: str) -> None:
     spec = KL_CONFIGS[name]
     torch.manual_seed(0)
     ours = AutoencoderKL(spec.config)
-    theirs = DiffusersKL.from_config(config_json(spec))
+    theirs = DiffusersKL.from_config(spec.family.to_config_json(spec))
     theirs.load_state_dict(ours.state_dict(), strict=True)
 
     pixels = torch.rand(1, 3, 40, 32) * 2 - 1
@@ -79,7 +79,7 @@ def test_tiny_autoencoder_agrees_with_diffusers(channels: int) -> None:
     torch.manual_seed(0)
     config = TinyAutoencoderConfig(latent_channels=channels)
     ours = TinyAutoencoder(config)
-    theirs = DiffusersTiny.from_config(config_json(VAESpec(config, None, 1.0, 0.0, (0.0, 1.0))))
+    theirs = DiffusersTiny(**FAMILY.diffusers_arguments(config))
     theirs.load_state_dict(ours.state_dict(), strict=True)
 
     pixels = torch.rand(1, 3, 40, 32)
@@ -131,11 +131,11 @@ def test_gaussian_clamps_the_log_variance() -> None:
     assert gaussian.logvar.flatten().tolist() == [20.0, -30.0]
 
 
-def test_a_point_has_no_spread() -> None:
+def test_a_deterministic_posterior_has_no_spread() -> None:
     z = torch.randn(2, 4, 3, 3)
-    point = DiagonalGaussian.point(z)
-    assert torch.equal(point.sample(torch.Generator().manual_seed(0)), z)
-    assert point.kl().tolist() == [0.0, 0.0]
+    gaussian = DiagonalGaussian.deterministic(z)
+    assert torch.equal(gaussian.sample(torch.Generator().manual_seed(0)), z)
+    assert gaussian.kl().tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_a_lack_of_memory_frees_the_vaes_and_each_job_leaves_four(
 def test_without_names_what_compare_takes_is_ticked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "_is_cached", lambda name: True)
     usual = {one.name for one in settle([], [], runtime=Runtime(offline=True)).vaes.values() if one.usual}
-    assert usual == {name for space in registry().spaces.values() for name in space.compared}
+    assert usual == {name for space in registry().spaces.values() for name in space.default_vaes}
     assert usual < registry().vaes.keys()
 
 

@@ -16,12 +16,12 @@ def test_all_the_named_vaes_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES.split())
-def test_each_entry_settles_a_spec(name: str) -> None:
+def test_each_entry_has_a_complete_spec(name: str) -> None:
     entry, spec = registry().find(name), registry().spec(name)
     assert spec.latent_space == entry.space
     assert spec.factor == 8
     assert entry.licence
-    for file in (*entry.files, *entry.also):
+    for file in (*entry.files, *entry.other_files):
         assert file.name.endswith(".safetensors")
         assert file.sha256 is None or len(file.sha256) == 64
     assert entry.training.resumed_from in {None, *registry().vaes}
@@ -40,15 +40,15 @@ def test_scale_and_shift(name: str, channels: int, scale: float, shift: float) -
 
 
 def test_no_file_is_two_vaes() -> None:
-    digests = [f.sha256 for e in registry().vaes.values() for f in (*e.files, *e.also) if f.sha256]
+    digests = [f.sha256 for e in registry().vaes.values() for f in (*e.files, *e.other_files) if f.sha256]
     assert len(digests) == len(set(digests))
-    assert registry().by_sha256(registry().find("ft-mse").also[0].sha256 or "") == "ft-mse"
+    assert registry().by_sha256(registry().find("ft-mse").other_files[0].sha256 or "") == "ft-mse"
 
 
 def test_numbers_lead_back_to_their_space() -> None:
-    assert registry().space_of(4, 8, 0.18215, 0.0) == "sd1"
-    assert registry().space_of(16, 8, 0.3611, 0.1159) == "flux1"
-    assert registry().space_of(4, 8, 0.5, 0.0) is None
+    assert registry().space_of((4, 8, 0.18215, 0.0)) == "sd1"
+    assert registry().space_of((16, 8, 0.3611, 0.1159)) == "flux1"
+    assert registry().space_of((4, 8, 0.5, 0.0)) is None
 
 
 def test_names_resolve_with_suggestions() -> None:
@@ -57,5 +57,5 @@ def test_names_resolve_with_suggestions() -> None:
         registry().find("sdxll")
     with pytest.raises(UsageError, match=r"Known: kl-f8, .*tiny-ft-mse"):
         registry().find("zzz")
-    with pytest.raises(UsageError, match="no latent space is called 'flux2' here"):
-        registry().space_spec("flux2")
+    with pytest.raises(UsageError, match=r"no latent space is called 'flux3'.*flux2"):
+        registry().check_space("flux3")

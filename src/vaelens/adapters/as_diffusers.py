@@ -1,4 +1,4 @@
-"""A VAE of vaelens where diffusers expects one of its own:
+"""A VAE of vaelens as one of diffusers' own classes:
 
 pipe = StableDiffusionPipeline.from_pretrained(MODEL, vae=vaelens.as_diffusers(vaelens.load("ft-mse")))
 """
@@ -10,21 +10,24 @@ import torch
 from torch import Tensor
 
 from vaelens.adapters.libraries import diffusers
-from vaelens.networks.tiny import TinyAutoencoder
+from vaelens.families.family import DiffusersFamily
 from vaelens.vae import VAE
 
 
 def as_diffusers(vae: VAE) -> Any:
-    """The VAE as a ModelMixin that the Stable Diffusion and SDXL pipelines take, also img2img and inpaint.
+    """The VAE as a ModelMixin that diffusers' pipelines take, also img2img and inpaint.
 
-    It shares `vae`'s weights: `.to(device)` and `.to(dtype)` move both. What goes in and comes out is diffusers'
-    convention: pixels in [-1,1], raw z, `encode(x).latent_dist`, `decode(z).sample`; `config` holds the factors by
-    which pipelines scale. Nothing is padded or clamped. `enable_slicing()` decodes a batch's images one by one, and
-    Accelerate's hooks run, so that offloading moves it. Where half precision overflows, use bfloat16 or float32:
-    `config.force_upcast` tells SDXL's pipeline so for fp16.
+    It shares `vae`'s weights: `.to(device)` and `.to(dtype)` move both. Inputs and outputs are as in diffusers:
+    pixels in [-1,1], raw z, `encode(x).latent_dist`, `decode(z).sample`; `config` holds the factors by which pipelines
+    scale. Nothing is padded or clamped. `enable_slicing()` decodes a batch's images one by one, and Accelerate's hooks
+    run, so that offloading works. Where fp16 overflows, use bfloat16 or float32: `config.force_upcast` makes SDXL's
+    pipeline do so. A network that is a class of diffusers anyway is returned as it is. Raises TypeError for anything
+    but a VAE.
     """
     if not isinstance(vae, VAE):  # pyright: ignore[reportUnnecessaryIsInstance]  (a name is what one tries first)
         raise TypeError(f"as_diffusers takes a VAE, vaelens.load({vae!r}), not a {type(vae).__name__}.")
+    if isinstance(vae.spec.family, DiffusersFamily):
+        return vae.network
     return _model_class()(vae)
 
 
@@ -39,30 +42,31 @@ def _model_class() -> type:
     hooked: Any = accelerate_utils.apply_forward_hook  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     class VaelensVAE(library.AutoencoderKL):
-        """A network of vaelens under diffusers' names; an AutoencoderKL to whoever asks, without the modules of one."""
+        """A network of vaelens with diffusers' methods; an instance of AutoencoderKL, but without its modules."""
 
         _supports_gradient_checkpointing = False
         _keep_in_fp32_modules = None
 
         def __init__(self, vae: VAE) -> None:
             library.ModelMixin.__init__(self)
-            spec = vae.spec
+            spec, family = vae.spec, vae.spec.family
             self.register_to_config(
                 in_channels=3,
                 out_channels=3,
                 sample_size=512,
                 latents_mean=None,
                 latents_std=None,
-                use_quant_conv=hasattr(vae.network, "quant_conv"),
-                use_post_quant_conv=hasattr(vae.network, "post_quant_conv"),
+                use_quant_conv=getattr(spec.config, "use_quant_conv", False),
+                use_post_quant_conv=getattr(spec.config, "use_post_quant_conv", False),
                 latent_channels=spec.latent_channels,
-                block_out_channels=_block_channels(vae),
+                block_out_channels=family.block_out_channels(spec.config),
                 scaling_factor=spec.scaling_factor,
                 shift_factor=spec.shift_factor or None,
-                force_upcast=not isinstance(vae.network, TinyAutoencoder),
+                force_upcast=family.force_upcast,
                 name=vae.name,
             )
             self.network = vae.network
+            self._family = family
             self._range = spec.pixel_range
             self.use_slicing = False
 
@@ -71,19 +75,19 @@ def _model_class() -> type:
             self.use_slicing = True
 
         def enable_tiling(self, use_tiling: bool = True) -> None:
-            """Refused: tiles have seams, and what vaelens decodes has the pixels of the whole."""
+            """Raises NotImplementedError: tiles have seams."""
             if use_tiling:
                 raise NotImplementedError("vaelens doesn't decode in tiles; use smaller images or enable_slicing().")
 
         def disable_slicing(self) -> None:
-            """Take a batch at once again."""
+            """Decode a batch at once again."""
             self.use_slicing = False
 
         @hooked
         def encode(self, x: Tensor, return_dict: bool = True) -> Any:
             """Pixels [b,3,h,w] in [-1,1] to the posterior over raw z."""
             low, high = self._range
-            latent_dist = _Distribution(self.network.posterior((x + 1) / 2 * (high - low) + low))
+            latent_dist = _Distribution(self._family.encode(self.network, (x + 1) / 2 * (high - low) + low))
             return AutoencoderKLOutput(latent_dist=latent_dist) if return_dict else (latent_dist,)
 
         @hooked
@@ -91,18 +95,18 @@ def _model_class() -> type:
             """Raw z [b,c,h/f,w/f] to pixels [b,3,h,w] in [-1,1]; `generator` is ignored, as by diffusers' own."""
             low, high = self._range
             parts = [z[i : i + 1] for i in range(len(z))] if self.use_slicing else [z]
-            pixels = torch.cat([self.network.decode(part) for part in parts])
+            pixels = torch.cat([self._family.decode(self.network, part) for part in parts])
             sample = (pixels - low) / (high - low) * 2 - 1
             return DecoderOutput(sample=sample) if return_dict else (sample,)
 
         @property
         def post_quant_conv(self) -> torch.nn.Module:
-            """What SDXL's pipeline looks at for the precision that it has to hand latents over in."""
+            """SDXL's pipeline reads the precision of the latents from it."""
             inner: torch.nn.Module | None = getattr(self.network, "post_quant_conv", None)
             return inner or self.network
 
         def forward(self, sample: Tensor, sample_posterior: bool = False, generator: Any = None) -> Any:
-            """decode(encode(sample)), by the posterior's mode or a draw from it."""
+            """decode(encode(sample)), by the posterior's mode or a sample of it."""
             posterior = self.encode(sample).latent_dist
             return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode())
 
@@ -121,11 +125,5 @@ class _Distribution:
         return self._posterior.mode()
 
     def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """A draw of raw z; one generator for the batch, or one an image, as in diffusers."""
+        """A sample of raw z; one generator for the batch, or one per image, as in diffusers."""
         return self._posterior.sample(torch.default_generator if generator is None else generator)
-
-
-def _block_channels(vae: VAE) -> tuple[int, ...]:
-    """As many as give the downscale factor, which pipelines compute from their number."""
-    found = getattr(vae.spec.config, "block_out_channels", None)
-    return tuple(found) if found is not None else (64,) * (vae.spec.factor.bit_length())

@@ -16,10 +16,11 @@ from vaelens.download.hub import HUB_ID, RemoteFile, fetch
 from vaelens.download.listing import list_files
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
 from vaelens.runtime import DEFAULT, Runtime
+from vaelens.tensors.file_types import PICKLED
+from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.weights.config_json import space_of_config
 from vaelens.weights.reading import space_of_checkpoint
 from vaelens.weights.registry import embedded_model_path, registry
-from vaelens.weights.safetensors_file import PICKLED, open_tensor_file
 
 INDEX = "model_index.json"
 LATENT_SPACE = "_vaelens_latent_space"  # in model_index.json, for a model that comes without a VAE
@@ -177,7 +178,7 @@ def _from_hub(repo: str, half: bool, safety_checker: bool, runtime: Runtime) -> 
 
 def _from_checkpoint(path: Path, runtime: Runtime) -> ModelFiles:
     """What a checkpoint's keys say; tokenizer, scheduler and configs are those of its architecture's repository."""
-    opened = open_tensor_file(path)
+    opened = open_safetensors(path)
     space = space_of_checkpoint(opened)
     unet = opened.shapes.get("model.diffusion_model.input_blocks.0.0.weight")
     if space not in {"sd1", "sdxl"} or unet is None:

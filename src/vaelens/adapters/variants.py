@@ -6,7 +6,7 @@ from typing import Any
 
 from vaelens.download.hub import RemoteFile
 from vaelens.errors import BadInputError, UnsafeFileError
-from vaelens.weights.safetensors_file import PICKLED
+from vaelens.tensors.file_types import PICKLED
 
 SMALL = {".json", ".txt", ".model"}
 

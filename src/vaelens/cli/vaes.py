@@ -35,7 +35,7 @@ def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose:
     names = ("VAE", "latent space", "training steps", "trained part", "source", "licence")
     result_table(Table(tuple(map(Column, names)), tuple(rows)))
     result("")
-    spaces = tuple((name, space.behind) for name, space in known.spaces.items())
+    spaces = tuple((name, space.used_by) for name, space in known.spaces.items())
     result_table(Table((Column("latent space"), Column("diffusion models")), spaces))
     result("A VAE can replace another of the same latent space only.\n")
     models = tuple((name, entry.space, entry.repo or "embedded", entry.licence) for name, entry in known.models.items())

@@ -63,7 +63,7 @@ def select(
         runtime.notify(f"No VAE named. Using {found.name}'s own.")
         return Selection(found, (found.vae,))
     needed = found.space if found is not None else latents_space
-    compared = registry().spaces[needed].compared if needed in registry().spaces else ()
+    compared = registry().spaces[needed].default_vaes if needed in registry().spaces else ()
     if needed is not None and not compared:
         raise UsageError(f"no VAE is known for the latent space {needed}. Name one with --vae.")
     names = list(compared) or registry().embedded()
@@ -119,5 +119,5 @@ def _check_spaces(what: str, space: str | None, vaes: Spaces, own: str | None = 
 
 
 def _described(space: str | None) -> str:
-    behind = registry().spaces[space].behind if space in registry().spaces else ""
+    behind = registry().spaces[space].used_by if space in registry().spaces else ""
     return f"{space} ({behind})" if behind else space or "its own, unknown to vaelens"

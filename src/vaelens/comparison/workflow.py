@@ -189,13 +189,12 @@ def _check_stored(file: File | None, latents: Sequence[Latent]) -> None:
     for latent in latents[:1]:
         if latent.space is None:
             raise UsageError(f"{file} doesn't name the latent space of its latents. Name it, e.g. --space sd1.")
-        known = registry().spaces.get(latent.space)
-        if known is not None and known.config is not None:
-            expected, channels = registry().space_spec(latent.space).latent_channels, latent.tensor.shape[1]
-            if channels != expected:
-                raise UsageError(
-                    f"{file}: its latents have {channels} channels, but latents of {latent.space} have {expected}."
-                )
+        known, channels = registry().space_spec(latent.space), latent.tensor.shape[1]
+        if known is not None and channels != known.latent_channels:
+            expected = known.latent_channels
+            raise UsageError(
+                f"{file}: its latents have {channels} channels, but latents of {latent.space} have {expected}."
+            )
 
 
 def _in_float32(source: VAESource, runtime: Runtime, space: str | None) -> VAE:

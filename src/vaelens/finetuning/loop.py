@@ -10,6 +10,7 @@ import torch
 
 from vaelens.errors import CheckFailedError
 from vaelens.evaluation.loaded_preset import LoadedPreset
+from vaelens.families.spec import VAESpec
 from vaelens.finetuning import checkpoints
 from vaelens.finetuning.cache import PosteriorCache
 from vaelens.finetuning.held_out import Scores, draw_strip, score
@@ -22,7 +23,6 @@ from vaelens.images.datasets.items import Dataset
 from vaelens.runs.ranks import Ranks, any_rank, mean_over_ranks
 from vaelens.runtime import silent
 from vaelens.vae import VAE
-from vaelens.weights.spec import VAESpec
 
 Show = Callable[[int, int, dict[str, float]], object]  # updates done, of how many, the newest numbers
 RELEASED = "released"

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.presets import PRESETS
+from vaelens.families.known import families
 from vaelens.networks.patchgan import GROUPS, smallest
 from vaelens.weights.registry import registry
 
@@ -152,7 +153,7 @@ class Recipe(_Table):
     def _demands(self) -> list[tuple[str, bool]]:
         m, loss, gan, run, rates = self.model, self.loss, self.gan, self.run, self.optimizer
         configs = registry().configs
-        known = {name for name, config in configs.items() if config["kind"] == "kl"}
+        known = {name for name, config in configs.items() if families()[config["family"]].trainable}
         spaces = {*registry().spaces, ANY}
         said = [*self.published, *self.ours]
         fields = field_names()

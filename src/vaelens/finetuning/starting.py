@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vaelens.errors import CheckFailedError, UsageError
+from vaelens.families.known import family_of
+from vaelens.families.spec import VAESpec
 from vaelens.finetuning.held_out import sample_of, split, without
 from vaelens.finetuning.objective import is_named
 from vaelens.finetuning.recipe import ANY, Recipe, find_recipe, recipe_names
@@ -24,8 +26,7 @@ from vaelens.report.record import vae_record
 from vaelens.resources import seeded
 from vaelens.runtime import Runtime
 from vaelens.vae import VAE
-from vaelens.weights.registry import KL_PIXELS, registry
-from vaelens.weights.spec import VAESpec
+from vaelens.weights.registry import registry
 
 Source = str | os.PathLike[str]
 
@@ -103,7 +104,7 @@ def check_start(vae: Source | VAE | None, recipe: Recipe, space: str | None = No
         check_source(vae)
         name = os.fspath(vae).lower()
         if not Path(vae).expanduser().exists() and name in registry().vaes:  # before its download
-            _check_kind(isinstance(registry().spec(name).config, AutoencoderKLConfig), name)
+            _check_family(registry().spec(name), name)
             _check_space(registry().vaes[name].space, name, recipe)
 
 
@@ -116,7 +117,7 @@ def start_from(vae: Source | VAE | None, recipe: Recipe, seed: int, space: str |
             if recipe.model.begin == "straight":
                 straighten(network)
         network = network.to(runtime.device)
-        spec = VAESpec(config, None, 1.0, 0.0, KL_PIXELS)
+        spec = VAESpec(config, None, 1.0, 0.0, family_of(config).pixel_range)
         _check_size(recipe, spec)
         return Start(network, spec, None, None)
     found = vae if isinstance(vae, VAE) else open_vae(vae, runtime, space=space)
@@ -256,15 +257,16 @@ def _check_size(recipe: Recipe, spec: VAESpec) -> None:
 
 
 def _check_continued(vae: VAE, recipe: Recipe) -> None:
-    _check_kind(isinstance(vae.network, AutoencoderKL), vae.name)
-    if vae.spec.pixel_range != KL_PIXELS:
-        raise UsageError(f"{vae.name} has pixels in {vae.spec.pixel_range}; recipes are for VAEs with {KL_PIXELS}.")
+    _check_family(vae.spec, vae.name)
+    usual = vae.spec.family.pixel_range
+    if vae.spec.pixel_range != usual:
+        raise UsageError(f"{vae.name} has pixels in {vae.spec.pixel_range}; recipes are for VAEs with {usual}.")
     _check_space(vae.spec.latent_space, vae.name, recipe)
 
 
-def _check_kind(full: bool, name: str) -> None:
-    if not full:
-        raise UsageError(f"{name} is a tiny autoencoder; recipes are for full VAEs (AutoencoderKL).")
+def _check_family(spec: VAESpec, name: str) -> None:
+    if not spec.family.trainable:
+        raise UsageError(f"{name} is {spec.family.title}; recipes are for full VAEs (AutoencoderKL).")
 
 
 def _check_space(space: str | None, name: str, recipe: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -10,11 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vaelens.networks.autoencoder_kl import Attention, ResnetBlock
-from vaelens.networks.tiny import TinyBlock
-
 HALF_LIMIT = torch.finfo(torch.float16).max  # 65504
-SUMS = (ResnetBlock, Attention, TinyBlock)  # what these give is a sum, which can exceed every layer's output
 BLOCK = re.compile(r"(?:encoder|decoder)\.(?:[a-z_]+(?:\.\d+)?)")
 
 
@@ -37,14 +33,14 @@ class Watch:
 
 
 @contextmanager
-def watched(network: nn.Module) -> Generator[Watch]:
-    """Watch every layer of a network, and every block that adds to its input, while inside."""
+def watched(network: nn.Module, residual_blocks: Collection[str]) -> Generator[Watch]:
+    """Watch every layer of a network while inside, and the blocks of these classes, whose output is a sum."""
     watch = Watch()
     layers = cast(Iterable[tuple[str, nn.Module]], network.named_modules())
     handles = [
         layer.register_forward_hook(_hook(watch, name))
         for name, layer in layers
-        if isinstance(layer, SUMS) or not any(True for _ in layer.children())
+        if type(layer).__name__ in residual_blocks or not any(True for _ in layer.children())
     ]
     try:
         yield watch

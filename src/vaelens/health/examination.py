@@ -24,7 +24,6 @@ from vaelens.images.letters import draw_letters
 from vaelens.images.reading import SUFFIXES, check_image_file, read_image_file
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.psnr import psnr
-from vaelens.networks.tiny import TinyAutoencoder
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import is_out_of_memory
 from vaelens.vae import VAE, Encoded
@@ -148,7 +147,7 @@ def _measure(
     vae, factor = run.vae, run.vae.spec.factor
     latents, sums = LatentSums(), ImageSums(factor)
     first: list[tuple[Tensor, Tensor]] = []
-    with watched(vae.network) as watch:
+    with watched(vae.network, vae.spec.family.residual_blocks) as watch:
         for number, (name, image) in enumerate(_images(sources, max_side)):
             encoded, again = run.trip(image, name)
             if encoded is not None:
@@ -160,7 +159,7 @@ def _measure(
         plain = tuple(found for colour in COLOURS if (found := _plain(run, colour)) is not None)
         drift = _drift(run, first, round_trips)
     space = registry().spaces.get(vae.spec.latent_space or "")
-    raw = not isinstance(vae.network, TinyAutoencoder)  # a tiny one gives latents that are scaled already
+    raw = "scaling_factor" not in vae.spec.family.convention  # a tiny one gives latents that are scaled already
     return Measured(
         images=_described(sources),
         failures=tuple(run.failures),

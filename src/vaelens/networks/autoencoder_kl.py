@@ -46,15 +46,15 @@ class AutoencoderKLConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels a latent cell, along each side: 8 for four levels."""
+        """Pixels per latent cell along each side: 8 for four levels."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
 class DiagonalGaussian:
-    """The posterior q(z|x) over raw z: one mean and one log-variance an element.
+    """The posterior q(z|x) over raw z: a mean and a log-variance per element.
 
     `mean` and `logvar` are [b,c,h/f,w/f]; logvar is clamped to [-30, 20]. A network without a
-    posterior (TAESD) gives a point: `DiagonalGaussian.point(z)`, whose standard deviation is 0.
+    posterior (TAESD) gives `DiagonalGaussian.deterministic(z)`, whose standard deviation is 0.
     """
 
     def __init__(self, mean: Tensor, logvar: Tensor | None) -> None:
@@ -68,7 +68,7 @@ class DiagonalGaussian:
         return cls(mean, logvar)
 
     @classmethod
-    def point(cls, z: Tensor) -> "DiagonalGaussian":
+    def deterministic(cls, z: Tensor) -> "DiagonalGaussian":
         """All mass at z [b,c,h/f,w/f]."""
         return cls(z, None)
 
@@ -82,10 +82,10 @@ class DiagonalGaussian:
         return self.mean
 
     def sample(self, generator: torch.Generator | list[torch.Generator]) -> Tensor:
-        """One draw, mean + std * noise, [b,c,h/f,w/f].
+        """A sample, mean + std * noise, [b,c,h/f,w/f].
 
         The noise is drawn on the generator's device, so a CPU generator gives the same noise
-        everywhere. A list holds one generator an image; its length must be b (else ValueError).
+        everywhere. A list holds one generator per image; its length must be b (else ValueError).
         """
         if isinstance(generator, list):
             if len(generator) != len(self.mean):
@@ -96,7 +96,7 @@ class DiagonalGaussian:
         return self.mean + self.std * noise
 
     def kl(self) -> Tensor:
-        """KL(q || N(0, 1)) in nats, summed over an image's elements, [b]. A point has none: 0."""
+        """KL(q || N(0, 1)) in nats, summed over an image's elements, [b]; 0 if deterministic."""
         if self.logvar is None:
             return self.mean.new_zeros(len(self.mean))
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))
@@ -158,7 +158,7 @@ class MidBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve: zero pad right and bottom by one, then 3x3 with stride 2."""
+    """Halve the size: zero pad right and bottom by one, then 3x3 with stride 2."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double: nearest, then 3x3."""
+    """Double the size: nearest, then 3x3."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -248,8 +248,8 @@ class Decoder(nn.Module):
 class AutoencoderKL(nn.Module):
     """Encoder and decoder, with the 1x1 convolutions that SD 1.x, 2.x and SDXL put between them.
 
-    Works on raw pixels (in [-1,1] for the published weights) and raw z: ranges, scaling and sizes
-    that aren't a multiple of the factor are the business of `vaelens.VAE`.
+    Works on raw pixels (in [-1,1] for the published weights) and raw z; `vaelens.VAE` handles ranges, scaling, and
+    sizes that aren't a multiple of the factor.
     """
 
     def __init__(self, config: AutoencoderKLConfig) -> None:

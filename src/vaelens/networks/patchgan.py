@@ -1,4 +1,4 @@
-"""PatchGAN: the discriminator of kl-f8's training, which judges overlapping patches one by one.
+"""PatchGAN: the discriminator of kl-f8's training, which classifies overlapping patches one by one.
 
 Isola, Zhu, Zhou and Efros 2017, "Image-to-Image Translation with Conditional Adversarial Networks"
 (https://arxiv.org/abs/1611.07004), without a condition. Three layers see patches of 70 pixels.
@@ -17,9 +17,9 @@ GROUPS = 16  # of "group": divides every width from 16 up
 
 
 class PatchGAN(nn.Module):
-    """Pixels [b,3,h,w] to one logit a patch, [b,1,h/2^n,w/2^n] less a rim; above 0 is real.
+    """Pixels [b,3,h,w] to one logit per patch, [b,1,h/2^n,w/2^n] less the border; above 0 is real.
 
-    `layers` convolutions halve the image, two more judge it; an image's side is at least `smallest(layers)`.
+    `layers` convolutions halve the image, two more classify it; an image's side is at least `smallest(layers)`.
     With norm "batch" a logit depends on the other images of the batch, with "group" and "none" on its own alone.
     """
 
@@ -47,7 +47,7 @@ class PatchGAN(nn.Module):
 
 
 def smallest(layers: int) -> int:
-    """Pixels a side from which at least one patch is judged."""
+    """Smallest side of an image in pixels: one patch."""
     side = 1
     for stride in (1, 1, *[2] * layers):  # from the last convolution back
         side = (side - 1) * stride + KERNEL - 2

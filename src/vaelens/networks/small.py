@@ -1,6 +1,6 @@
 """The three small networks that ship with vaelens, trained on synthetic images (docs/small-metrics.md).
 
-`SmallPerceptual` gives feature maps to compare (psim-small), `SmallFrechet` one vector an image
+`SmallPerceptual` gives feature maps to compare (psim-small), `SmallFrechet` one vector per image
 (fd-small), `GlyphReader` the scores of what a glyph might be. No normalisation layers: what is
 stored is what runs.
 """

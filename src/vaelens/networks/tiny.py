@@ -40,7 +40,7 @@ class TinyAutoencoderConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels a latent cell, along each side: 8 for four levels."""
+        """Pixels per latent cell along each side: 8 for four levels."""
         return int(2 ** (len(self.num_encoder_blocks) - 1))
 
 
@@ -110,7 +110,7 @@ class TinyDecoder(nn.Module):
 
 
 class TinyAutoencoder(nn.Module):
-    """Encoder and decoder; its posterior is a point."""
+    """Encoder and decoder; its posterior is deterministic."""
 
     def __init__(self, config: TinyAutoencoderConfig) -> None:
         super().__init__()
@@ -119,8 +119,8 @@ class TinyAutoencoder(nn.Module):
         self.decoder = TinyDecoder(config)
 
     def posterior(self, pixels: Tensor) -> DiagonalGaussian:
-        """Pixels [b,3,h,w] in [0,1] to a point in latent space; h and w are multiples of f."""
-        return DiagonalGaussian.point(self.encoder(pixels))
+        """Pixels [b,3,h,w] in [0,1] to latents; h and w are multiples of f."""
+        return DiagonalGaussian.deterministic(self.encoder(pixels))
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents [b,c,h/f,w/f] to pixels [b,3,h,w] around [0,1]."""

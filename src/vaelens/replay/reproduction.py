@@ -27,9 +27,9 @@ from vaelens.resources import using_threads
 from vaelens.runs.versions import versions
 from vaelens.runtime import Notify, Runtime
 from vaelens.sampling import Size, shortened
+from vaelens.tensors.file_types import PICKLED
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
-from vaelens.weights.safetensors_file import PICKLED
 
 FILE_SUFFIXES = {".safetensors", *PICKLED}  # of files, never of repositories
 DECISIVE = ("torch", "diffusers", "transformers", "platform")  # versions that the last bits depend on

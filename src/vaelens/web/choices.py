@@ -218,7 +218,7 @@ def _is_cached(name: str) -> bool:
 
 
 def _is_usual(name: str) -> bool:
-    return name in registry().spaces[registry().find(name).space].compared
+    return name in registry().spaces[registry().find(name).space].default_vaes
 
 
 def find(known: dict[str, _Choice], wanted: str, what: str) -> _Choice:

@@ -1,1 +1,1 @@
-"""Weights: which VAEs are known, how files name their tensors, and reading them strictly."""
+"""Weights: which VAEs are known (`vaes.toml`), reading one strictly, and fingerprints."""

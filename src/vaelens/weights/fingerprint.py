@@ -1,8 +1,8 @@
 """Fingerprints: what a VAE is by its weights' content, whatever its file is called.
 
-sha256 over (name, shape, dtype, bytes) of the tensors sorted by diffusers name; encoder (with quant_conv)
-and decoder (with post_quant_conv) apart. The digests of the fp16 and bf16 casts stand beside it, so that
-a re-typed copy is recognised.
+sha256 over (name, shape, dtype, bytes) of the tensors sorted by diffusers name, encoder and decoder apart; the family
+says which tensors belong to which. The digests of the fp16 and bf16 casts are beside it, so that a copy stored in
+another precision is recognised.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from vaelens.families.family import Family
+
 SHORT = 12
 
 Checksum = dict[str, tuple[torch.dtype, torch.Size, int]]  # by name: dtype, shape, CRC-32 of the bytes
@@ -21,27 +23,27 @@ Checksum = dict[str, tuple[torch.dtype, torch.Size, int]]  # by name: dtype, sha
 
 @dataclass(frozen=True)
 class Digests:
-    """Of one half of a VAE: as stored, and of its casts."""
+    """sha256 of one half of a VAE: as stored, and cast."""
 
     stored: str
     fp16: str
     bf16: str
 
     def is_same(self, other: "Digests") -> bool:
-        """Whether both are one half, perhaps stored in other precisions."""
+        """Whether both are the same weights, perhaps stored in different precisions."""
         return self.stored == other.stored or self.fp16 == other.fp16
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of a whole VAE, by halves: two VAEs with equal encoders speak of the same latents."""
+    """A VAE's encoder and decoder: two VAEs with equal encoders make the same latents."""
 
     encoder: Digests
     decoder: Digests
 
     @property
     def short(self) -> str:
-        """For people: the first characters of both halves' digests, `encoder-decoder`."""
+        """For display: the first characters of both digests, `encoder-decoder`."""
         return f"{self.encoder.stored[:SHORT]}-{self.decoder.stored[:SHORT]}"
 
     def as_dict(self) -> dict[str, dict[str, str]]:
@@ -49,25 +51,25 @@ class Fingerprint:
         return asdict(self)
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> Fingerprint:
-    """Of tensors under their diffusers names, on any device."""
-    halves = {
-        half: {name: t for name, t in tensors.items() if name.split(".")[0] in parts}
-        for half, parts in (("encoder", {"encoder", "quant_conv"}), ("decoder", {"decoder", "post_quant_conv"}))
-    }
-    return Fingerprint(_digests(halves["encoder"]), _digests(halves["decoder"]))
+def fingerprint(tensors: Mapping[str, Tensor], family: Family) -> Fingerprint:
+    """The fingerprint of tensors under their diffusers names, on any device."""
+    halves = (
+        {name: t for name, t in tensors.items() if name.split(".")[0] in parts}
+        for parts in (family.encoder_parts, family.decoder_parts)
+    )
+    return Fingerprint(*(_digests(half) for half in halves))
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> Checksum:
-    """What changes when the tensors do, at a tenth of a fingerprint's cost; it names nothing.
+    """A checksum of each tensor, which tells whether it was changed at a tenth of a fingerprint's cost.
 
-    Of the bytes, since not every change in place is counted by torch (through `.data` or NumPy it isn't).
+    It reads the bytes, because torch doesn't count every change in place (through `.data` or NumPy it doesn't).
     """
     with ThreadPoolExecutor() as pool:
-        return dict(zip(tensors, pool.map(_sum, tensors.values()), strict=True))
+        return dict(zip(tensors, pool.map(_crc, tensors.values()), strict=True))
 
 
-def _sum(tensor: Tensor) -> tuple[torch.dtype, torch.Size, int]:
+def _crc(tensor: Tensor) -> tuple[torch.dtype, torch.Size, int]:
     return tensor.dtype, tensor.shape, zlib.crc32(_bytes(tensor.detach().cpu()))
 
 
@@ -88,5 +90,5 @@ def _digest(tensors: Mapping[str, Tensor], cast: torch.dtype | None) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """Of a tensor on the CPU, in its order."""
+    """The bytes of a tensor on the CPU, in row-major order."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -1,89 +1,115 @@
-"""Reading a VAE from disk: a diffusers folder, a stand-alone file, a whole checkpoint, TAESD's halves.
+"""Reading a VAE from disk: a diffusers folder, a stand-alone file, a whole checkpoint, or a file for each half.
 
-Nothing is trusted: every key, shape and value is checked, and the spec is settled as `settling.py` says.
+Every key, shape and value is checked, and the spec is resolved as `spec_sources.py` says.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from vaelens.errors import BadInputError, UnsafeFileError
+from vaelens.families.family import Family
+from vaelens.families.known import build_network, recognise
+from vaelens.families.layouts import Layout
+from vaelens.families.spec import NetworkConfig, VAESpec
 from vaelens.files import sha256_file
-from vaelens.weights import layouts
-from vaelens.weights.config_json import config_json_claims
+from vaelens.tensors.checks import check_shapes
+from vaelens.tensors.file_types import PICKLED
+from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.tensors.tensor_file import TensorFile
+from vaelens.weights.config_json import config_json_sources
 from vaelens.weights.fingerprint import Fingerprint, fingerprint
 from vaelens.weights.registry import registry
-from vaelens.weights.safetensors_file import PICKLED, TensorFile, open_tensor_file
-from vaelens.weights.settling import (
-    METADATA_KEY,
-    TINY_FIXED,
-    Claim,
-    metadata_claim,
-    settle,
-    spec_claim,
-)
-from vaelens.weights.shapes import check_shapes, config_for_shapes, kl_shape_values, tiny_shape_values
-from vaelens.weights.spec import VAESpec
+from vaelens.weights.spec_sources import METADATA_KEY, SpecSource, metadata_source, resolve, spec_source
 
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
-HALVES: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+CHECK_ADVICE = "Download the file again, or check that it is a VAE of this kind."
+
+Build = Callable[[Any], nn.Module]
 
 
 @dataclass(frozen=True)
 class VAEWeights:
-    """A VAE as it lies on disk, checked: tensors by diffusers name in their stored dtype, and its spec."""
+    """A VAE as it lies on disk, checked: tensors by diffusers name in their stored dtype, and its spec.
+
+    `layout` and `prefix` are those of the names in the first of `files`; `source_of` tells where each field of the
+    spec comes from.
+    """
 
     files: tuple[Path, ...]
-    layout: layouts.Layout
+    layout: str
     prefix: str
     tensors: dict[str, Tensor]
     spec: VAESpec
-    sources: dict[str, str]
+    source_of: dict[str, str]
     dropped: tuple[str, ...]
     metadata: dict[str, str]
     known_as: str | None
     fingerprint: Fingerprint
 
 
-def read_vae(path: Path, *, name: str | None = None, space: str | None = None, rest: Sequence[Path] = ()) -> VAEWeights:
-    """The VAE at `path`, a file or a folder; `rest` are files with what it lacks, under diffusers names.
+def read_vae(
+    path: Path,
+    *,
+    name: str | None = None,
+    space: str | None = None,
+    other_files: Sequence[Path] = (),
+    build: Build = build_network,
+) -> VAEWeights:
+    """The VAE at `path`, a file or a folder; `other_files` hold the tensors that it lacks, under diffusers names.
 
-    `name` is the registry's entry that the file is meant to be; `space` names the latent space where the
-    file doesn't. Raises BadInputError, UnsafeFileError and CheckFailedError (exit codes 3, 4, 7) as the
-    readers of each part do, UsageError for an unknown space.
+    `name` is the registry's entry that the file is meant to be; `space` names the latent space where the file doesn't.
+    `build` makes the network of a config, whose tensors are expected. Raises BadInputError, UnsafeFileError and
+    CheckFailedError (exit codes 3, 4, 7) as the readers of each part do, UsageError for an unknown space.
     """
+    if space is not None:
+        registry().check_space(space)
     config: dict[str, Any] | None = None
     if path.is_dir():
         path, config = _in_folder(path)
-    raw = _raw(open_tensor_file(path), [open_tensor_file(other) for other in rest])
+    raw = _read_tensors(open_safetensors(path), [open_safetensors(other) for other in other_files])
+    where, family = str(path), raw.family
     shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
-    where = str(path)
-    values = (tiny_shape_values if raw.kind == "tiny" else kl_shape_values)(shapes, where)
-    check_shapes(shapes, config_for_shapes(raw.kind, values, where), where)
+    try:
+        values = family.shape_values(shapes)
+        provisional = family.config(**{**family.unseen, **values})
+    except ValueError as error:
+        raise BadInputError(f"{where}: the tensors are not those of {family.title}: {error}. {CHECK_ADVICE}") from error
+    check_shapes(shapes, _expected(provisional, build), where, family.title, CHECK_ADVICE)
 
-    claims = [Claim("the tensors' shapes", values), *_file_claims(raw, config)]
+    sources = [SpecSource("the tensors' shapes", values), *_file_sources(raw, config)]
     if name is not None:
-        claims.append(spec_claim(f"the registry's {name}", registry().spec(name)))
+        sources.append(spec_source(f"the registry's {name}", registry().spec(name)))
     elif not raw.prefix and (name := registry().by_sha256(sha256_file(path))) is not None:
-        claims.append(spec_claim(f"the registry (its sha256 is {name}'s)", registry().spec(name)))
-    settled = settle(raw.kind, [*claims, *_space_claims(raw, space)], where)
-    check_shapes(shapes, settled.spec.config, where)  # config.json may ask for another depth than TAESD's
+        sources.append(spec_source(f"the registry (its sha256 is {name}'s)", registry().spec(name)))
+    resolved = resolve(family, [*sources, *_space_sources(raw, space)], where)
+    # config.json may ask for another depth than the one that shapes were compared with
+    check_shapes(shapes, _expected(resolved.spec.config, build), where, family.title, CHECK_ADVICE)
     return VAEWeights(
         files=tuple(f.path for f in raw.files),
-        layout=raw.layout,
+        layout=raw.layout.name,
         prefix=raw.prefix,
         tensors=raw.tensors,
-        spec=settled.spec,
-        sources=settled.sources,
+        spec=resolved.spec,
+        source_of=resolved.source_of,
         dropped=raw.dropped,
         metadata=raw.files[0].metadata,
         known_as=name,
-        fingerprint=fingerprint(raw.tensors),
+        fingerprint=fingerprint(raw.tensors, family),
     )
+
+
+@cache
+def _expected(config: NetworkConfig, build: Build) -> Mapping[str, tuple[int, ...]]:
+    """The network's tensors and their shapes."""
+    with torch.device("meta"):
+        return {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -91,75 +117,74 @@ class _Raw:
     """The VAE's tensors under their diffusers names, and how the file had them."""
 
     files: tuple[TensorFile, ...]
-    layout: layouts.Layout
+    family: Family
+    layout: Layout
     prefix: str
     tensors: dict[str, Tensor]
     dropped: tuple[str, ...]
 
-    @property
-    def kind(self) -> Literal["kl", "tiny"]:
-        return "tiny" if self.layout in {"tiny", "taesd"} else "kl"
 
-
-def _raw(opened: TensorFile, rest: Sequence[TensorFile] = ()) -> _Raw:
-    prefixes = layouts.vae_prefixes(opened.shapes)
-    if len(prefixes) > 1:
-        shown = " and ".join(repr(p) if p else "no prefix" for p in prefixes)
-        raise BadInputError(f"{opened.path} holds more than one VAE, under {shown}. Save the one you mean by itself.")
-    prefix = prefixes[0] if prefixes else ""
-    names = [n for n in opened.shapes if n.startswith(prefix)]
-    layout = layouts.layout_of(n.removeprefix(prefix) for n in names)
-    if not prefixes or layout is None:
+def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
+    found = recognise(opened.shapes)
+    if not found:
         some = f" ({', '.join([*opened.shapes][:3])}, ...)" if opened.shapes else ""
         count = len(opened.shapes)
         raise BadInputError(f"{opened.path} holds no VAE that vaelens knows among its {count} tensors{some}.")
-    if layout == "taesd":
-        files = _halves(opened)
-        halves = [layouts.from_taesd(f.read(f.shapes), half) for f, half in zip(files, HALVES, strict=True)]
-        return _Raw(files, layout, prefix, halves[0] | halves[1], ())
-    dropped = tuple(n for n in names if n.removeprefix(prefix).startswith(layouts.DROPPED))
-    tensors = opened.read(n for n in names if n not in dropped)
-    tensors = {n.removeprefix(prefix): t for n, t in tensors.items()}
+    if len(found) > 1:
+        shown = " and ".join(f"{prefix!r}" if prefix else "no prefix" for prefix, _, _ in found)
+        raise BadInputError(f"{opened.path} holds more than one VAE, under {shown}. Save the one you mean by itself.")
+    prefix, family, layout = found[0]
+    if layout.half is not None:
+        halves = _halves(opened, layout)
+        tensors = [layout.to_diffusers(half.read(half.shapes)) for half in halves]
+        return _Raw(halves, family, layout, prefix, tensors[0] | tensors[1], ())
+    names = {n: n.removeprefix(prefix) for n in opened.shapes if n.startswith(prefix)}
+    dropped = tuple(n for n, inner in names.items() if inner.startswith(family.dropped))
+    held = opened.read(n for n in names if n not in dropped)
     try:
-        tensors = layouts.to_diffusers(tensors, layout)
+        tensors = layout.to_diffusers({names[n]: t for n, t in held.items()})
     except ValueError as error:
         raise BadInputError(f"{opened.path}: {error}. Save it again with one of them.") from error
-    for other in rest:
+    for other in others:
         twice = tensors.keys() & other.shapes.keys()
         if twice:
             raise BadInputError(f"{opened.path} and {other.path} both hold {min(twice)}. One of them has too much.")
         tensors |= other.read(other.shapes)
-    return _Raw((opened, *rest), layout, prefix, tensors, dropped)
+    return _Raw((opened, *others), family, layout, prefix, tensors, dropped)
 
 
-def _file_claims(raw: _Raw, config: dict[str, Any] | None) -> list[Claim]:
-    """What config.json and the file's metadata say."""
+def _file_sources(raw: _Raw, config: dict[str, Any] | None) -> list[SpecSource]:
+    """What config.json and the files' metadata say."""
     where = str(raw.files[0].path)
-    claims: list[Claim] = []
+    sources: list[SpecSource] = []
     if config is not None:
-        kind, said, default = config_json_claims(config, where)
-        if kind != raw.kind:
-            raise BadInputError(f"{where}: config.json describes a {kind} network, the tensors are a {raw.kind} one's.")
-        claims += [said, default]
+        family, stated, defaults = config_json_sources(config, where)
+        if family is not raw.family:
+            raise BadInputError(
+                f"{where}: config.json describes {family.title}, the tensors are those of {raw.family.title}."
+            )
+        sources += [stated, defaults]
     for file in raw.files:
         if METADATA_KEY in file.metadata:
-            claims.append(metadata_claim(file.metadata[METADATA_KEY], str(file.path)))
-    return claims
+            sources.append(metadata_source(file.metadata[METADATA_KEY], raw.family, str(file.path)))
+    return sources
 
 
-def _space_claims(raw: _Raw, space: str | None) -> list[Claim]:
-    """What the caller's latent space, a checkpoint's other tensors and the network's family say."""
-    claims: list[Claim] = []
-    told: list[tuple[str, str | None]] = [("the space named", space)]
+def _space_sources(raw: _Raw, space: str | None) -> list[SpecSource]:
+    """What the caller's latent space and a checkpoint's other tensors say."""
+    named = [("the space named", space)]
     if raw.prefix:
-        told.append(("the checkpoint's other tensors", space_of_checkpoint(raw.files[0])))
-    for by, name in told:
+        named.append(("the checkpoint's other tensors", space_of_checkpoint(raw.files[0])))
+    sources: list[SpecSource] = []
+    for by, name in named:
         if name is not None:
-            whole = spec_claim(f"{by} ({name})", registry().space_spec(name)) if raw.kind == "kl" else None
-            claims.append(whole or Claim(f"{by} ({name})", {"latent_space": name}))
-    if raw.kind == "tiny":
-        claims.append(Claim("the tiny autoencoders' convention", TINY_FIXED))
-    return claims
+            spec = registry().space_spec(name)
+            title = f"{by} ({name})"
+            if spec is not None and spec.family is raw.family:
+                sources.append(spec_source(title, spec))
+            else:
+                sources.append(SpecSource(title, {"latent_space": name}))
+    return sources
 
 
 def space_of_checkpoint(opened: TensorFile) -> str | None:
@@ -171,7 +196,7 @@ def space_of_checkpoint(opened: TensorFile) -> str | None:
 
 
 def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """A diffusers folder's weights and config.json; a pipeline's folder leads to its vae/."""
+    """A diffusers folder's weights and config.json; of a pipeline's folder, those in its vae/."""
     if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
         folder = folder / "vae"
     try:
@@ -196,17 +221,18 @@ def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
     raise BadInputError(f"{folder} holds no {WEIGHT_NAMES[0]}{instead}.")
 
 
-def _halves(opened: TensorFile) -> tuple[TensorFile, TensorFile]:
-    """Encoder and decoder of a TAESD in its original numbering; the other half is looked for beside the given one."""
-    half = "decoder" if "0.weight" not in opened.shapes else "encoder"
+def _halves(opened: TensorFile, layout: Layout) -> tuple[TensorFile, TensorFile]:
+    """The encoder's and the decoder's file; the one that isn't named is looked for beside the other."""
+    assert layout.half is not None
+    half = layout.half(opened.shapes)
     other = "encoder" if half == "decoder" else "decoder"
     if half not in opened.path.name:
         raise BadInputError(
-            f"{opened.path} holds the {half} of a tiny autoencoder. Name it ..._{half}.safetensors and put "
+            f"{opened.path} holds a VAE's {half} only. Name it ..._{half}.safetensors and put "
             f"..._{other}.safetensors beside it."
         )
     sibling = opened.path.with_name(opened.path.name.replace(half, other))
     if not sibling.is_file():
-        raise BadInputError(f"{opened.path} holds only the {half}; its other half, {sibling.name}, isn't beside it.")
-    second = open_tensor_file(sibling)
+        raise BadInputError(f"{opened.path} holds a VAE's {half} only, and {sibling.name} isn't beside it.")
+    second = open_safetensors(sibling)
     return (opened, second) if half == "encoder" else (second, opened)

@@ -1,9 +1,8 @@
 """The registry: `vaes.toml`, checked and typed. To add a VAE is one table there."""
 
-import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,11 +11,8 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from vaelens.errors import UsageError
-from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
-from vaelens.networks.tiny import TinyAutoencoderConfig
-from vaelens.weights.spec import NetworkConfig, VAESpec
-
-KL_PIXELS = (-1.0, 1.0)
+from vaelens.families.known import families
+from vaelens.families.spec import NetworkConfig, VAESpec
 
 
 class _Table(BaseModel):
@@ -24,11 +20,11 @@ class _Table(BaseModel):
 
 
 class LatentSpace(_Table):
-    """A family of VAEs that can replace one another behind the same diffusion models."""
+    """A set of VAEs that can replace one another, because the same diffusion models make their latents."""
 
-    behind: str
+    used_by: str
     model: str | None = None  # what generates where only VAEs of the space are named
-    compared: tuple[str, ...] = ()  # the VAEs that `compare` takes where none is named
+    default_vaes: tuple[str, ...] = ()  # what `compare` takes where none is named
     config: str | None = None
     scaling_factor: float | None = None
     shift_factor: float | None = None
@@ -76,11 +72,11 @@ class Entry(_Table):
     config: str | None = None
     scaling_factor: float | None = None
     shift_factor: float | None = None
-    pixel_range: tuple[float, float] = KL_PIXELS
+    pixel_range: tuple[float, float] | None = None
     repo: str | None = None
     revision: str = "main"
     files: tuple[PublishedFile, ...] = ()
-    also: tuple[PublishedFile, ...] = ()
+    other_files: tuple[PublishedFile, ...] = ()
     embedded: tuple[str, ...] = ()
     training: Training = Training()
     scores: tuple[Score, ...] = ()
@@ -140,61 +136,61 @@ class Registry(_Table):
         return ", ".join(self.models)
 
     def embedded_model(self) -> str:
-        """The name of the model that ships with vaelens: what generates where neither model nor VAE is named."""
+        """The name of the embedded model, which is the default where neither model nor VAE is named."""
         return next(name for name, model in self.models.items() if model.embedded)
 
     def spec(self, name: str) -> VAESpec:
         """The complete spec of a known VAE, from the registry alone."""
         entry = self.find(name)
-        space = self.spaces[entry.space]
-        scale = space.scaling_factor if entry.scaling_factor is None else entry.scaling_factor
-        shift = space.shift_factor if entry.shift_factor is None else entry.shift_factor
-        config = entry.config or space.config
-        if scale is None or shift is None or config is None:
-            raise ValueError(f"vaes.toml: {name} and its space don't settle config, scale and shift")
-        return VAESpec(self.network_config(config), entry.space, scale, shift, entry.pixel_range)
+        spec = self._spec(entry.space, entry.config, entry)
+        if spec is None:
+            raise ValueError(f"vaes.toml: {name} and its space lack config, scale or shift")
+        return spec
 
-    def space_spec(self, space: str) -> VAESpec:
-        """The spec of a full VAE of a latent space; UsageError for a space that isn't known or has none."""
-        found = self.spaces.get(space)
-        if found is None or found.config is None or found.scaling_factor is None or found.shift_factor is None:
-            known = [name for name, s in self.spaces.items() if s.config]
-            raise UsageError(f"no latent space is called {space!r} here. Known: {', '.join(known)}.")
-        config = self.network_config(found.config)
-        return VAESpec(config, space, found.scaling_factor, found.shift_factor, KL_PIXELS)
+    def space_spec(self, space: str) -> VAESpec | None:
+        """The spec of a full VAE of a latent space; None where vaelens knows none."""
+        return self._spec(space, None, None) if space in self.spaces else None
+
+    def _spec(self, space: str, config: str | None, entry: Entry | None) -> VAESpec | None:
+        """From an entry's fields, else its family's convention, else its space."""
+        config = config or self.spaces[space].config
+        if config is None:
+            return None
+        network = self.network_config(config)
+        family = families()[self.configs[config]["family"]]
+        values = {f: getattr(self.spaces[space], f) for f in ("scaling_factor", "shift_factor")}
+        values |= {"pixel_range": family.pixel_range, **family.convention}
+        values |= {f: v for f in values if (v := getattr(entry, f, None)) is not None}
+        return None if None in values.values() else VAESpec(network, space, **values)
 
     def check_space(self, space: str) -> None:
         """Raises UsageError for a latent space that isn't known."""
         if space not in self.spaces:
             raise UsageError(f"no latent space is called {space!r}. Known: {', '.join(self.spaces)}.")
 
-    def space_of(self, channels: int, factor: int, scale: float, shift: float) -> str | None:
-        """The latent space with these numbers, for a full VAE; None if no known one has them."""
-        for name, space in self.spaces.items():
-            if space.config is None:
-                continue
-            config = self.network_config(space.config)
-            numbers = (config.latent_channels, config.factor, space.scaling_factor, space.shift_factor)
-            if numbers == (channels, factor, scale, shift):
+    def space_of(self, key: Hashable) -> str | None:
+        """The latent space whose VAEs have these numbers (`Family.space_key`); None if no known one has them."""
+        for name in self.spaces:
+            spec = self.space_spec(name)
+            if spec and spec.family.space_key(spec.config, spec.scaling_factor, spec.shift_factor) == key:
                 return name
         return None
 
     def by_sha256(self, digest: str) -> str | None:
         """The name of the VAE published in a file with this sha256."""
         for name, entry in self.vaes.items():
-            if any(file.sha256 == digest for file in (*entry.files, *entry.also)):
+            if any(file.sha256 == digest for file in (*entry.files, *entry.other_files)):
                 return name
         return None
 
     def embedded(self) -> list[str]:
-        """The names of the VAEs that ship with vaelens: what serves where none is named."""
+        """The names of the embedded VAEs, which are the default where none is named."""
         return [name for name, entry in self.vaes.items() if entry.embedded]
 
     def network_config(self, name: str) -> NetworkConfig:
         """A network's config by its name in the registry."""
         values = dict(self.configs[name])
-        kind = {"kl": AutoencoderKLConfig, "tiny": TinyAutoencoderConfig}[values.pop("kind")]
-        return kind(**frozen(values))
+        return families()[values.pop("family")].config(**frozen(values))
 
 
 @cache
@@ -217,9 +213,8 @@ def embedded_model_path(model: DiffusionModel) -> Path:
 
 def frozen(values: Mapping[str, Any]) -> dict[str, Any]:
     """TOML's and JSON's lists as tuples, as configs have them."""
-    return {k: tuple(cast(list[Any], v)) if isinstance(v, list) else v for k, v in values.items()}
+    return {k: _frozen(v) for k, v in values.items()}
 
 
-def config_values(config: NetworkConfig) -> dict[str, Any]:
-    """A config as plain values, as they stand in metadata and messages."""
-    return dataclasses.asdict(config)
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, cast(list[Any], value))) if isinstance(value, list) else value

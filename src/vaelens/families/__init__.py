@@ -1,0 +1,4 @@
+"""Families: one module per VAE architecture, holding all that fixes it. To add one is one file here.
+
+`family.py` is what a module declares, `known.py` finds the modules, `spec.py` is what describes one VAE.
+"""

@@ -1,0 +1,62 @@
+"""The families there are: each module of this package that holds a FAMILY."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from torch import nn
+
+from vaelens.families.family import Family
+from vaelens.families.layouts import Layout, Shapes
+
+PREFIXES = ("first_stage_model.", "vae.", "")  # under which files keep a VAE; "" in a stand-alone file
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """All of them by name."""
+    package = __name__.rpartition(".")[0]
+    modules = [import_module(f"{package}.{m.name}") for m in iter_modules(import_module(package).__path__)]
+    found: list[Family] = [module.FAMILY for module in modules if hasattr(module, "FAMILY")]
+    return {family.name: family for family in found}
+
+
+def family_of(config: object) -> Family:
+    """The family of a network's config."""
+    return next(family for family in families().values() if type(config) is family.config)
+
+
+def family_of_class(name: object) -> Family | None:
+    """The family of a class of diffusers; None for one that vaelens doesn't run."""
+    return next((family for family in families().values() if name in family.diffusers_classes), None)
+
+
+def diffusers_classes() -> list[str]:
+    """The classes of diffusers that vaelens runs."""
+    return [name for family in families().values() for name in family.diffusers_classes]
+
+
+def recognise(shapes: Shapes) -> list[tuple[str, Family, Layout]]:
+    """The VAEs in a file: the prefix of each one's names, its family and its layout. More than one is ambiguous."""
+    found: list[tuple[str, Family, Layout]] = []
+    for prefix in PREFIXES:
+        inner = {n.removeprefix(prefix): shape for n, shape in shapes.items() if n.startswith(prefix)}
+        fitting = [(f, layout) for f in families().values() if (layout := _layout(f, inner)) is not None]
+        refined = _refined(family for family, _ in fitting)
+        found += [(prefix, family, layout) for family, layout in fitting if family.name not in refined]
+    return found
+
+
+def _layout(family: Family, shapes: Shapes) -> Layout | None:
+    return next((layout for layout in family.layouts if layout.fits(shapes)), None)
+
+
+def _refined(fitting: Iterable[Family]) -> set[str]:
+    return {name for family in fitting for name in family.refines}
+
+
+def build_network(config: Any) -> nn.Module:
+    """The network of a config, on torch's default device. That of a `DiffusersFamily` is built in `adapters/` only."""
+    return family_of(config).build(config)

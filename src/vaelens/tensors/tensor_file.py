@@ -1,0 +1,59 @@
+"""A file of tensors, opened: names, shapes and dtypes at once, values when they are asked for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vaelens.errors import BadInputError
+from vaelens.resources import out_of_memory
+from vaelens.tensors.checks import check_finite
+
+DTYPES = {"F64", "F32", "F16", "BF16"}  # as the safetensors format names them
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A checked file: shapes and dtypes by name, and its metadata.
+
+    `tensors` are those of a pickled file, which has no header that could be read alone; None for safetensors.
+    """
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    metadata: dict[str, str]
+    tensors: Mapping[str, Tensor] | None = None
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The named tensors on the CPU, in their stored dtype, each checked to be finite.
+
+        Raises BadInputError for a dtype that weights don't come in, an empty tensor and a damaged file;
+        CheckFailedError, naming the tensor, for a NaN or infinity; ResourceError where memory runs out.
+        """
+        names = list(names)
+        for name in names:
+            if self.dtypes[name] not in DTYPES:
+                raise BadInputError(
+                    f"{self.path}: {name} is stored as {self.dtypes[name]}; weights are read from "
+                    f"{', '.join(sorted(DTYPES))}. Convert the file first."
+                )
+            if 0 in self.shapes[name]:
+                raise BadInputError(
+                    f"{self.path}: {name} is empty, {list(self.shapes[name])}. Download the file again."
+                )
+        with out_of_memory(f"{self.path}: not enough memory to read it. Close other programs, try again."):
+            tensors = self._safetensors(names) if self.tensors is None else {n: self.tensors[n] for n in names}
+            for name, tensor in tensors.items():
+                check_finite(name, tensor, self.path)
+        return tensors
+
+    def _safetensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        try:
+            with cast(Any, safe_open(self.path, framework="pt", device="cpu")) as opened:
+                return {name: opened.get_tensor(name) for name in names}
+        except (SafetensorError, OSError) as error:
+            raise BadInputError(f"{self.path}: damaged safetensors file: {error}. Download it again.") from error

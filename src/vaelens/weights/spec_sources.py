@@ -1,0 +1,144 @@
+"""The spec of a VAE from what several sources say, in order of precedence. Nothing is guessed.
+
+The order: the tensors' shapes; config.json; the file's own metadata; the registry (the VAE's entry, or the entry whose
+published file has this sha256; the space that a checkpoint's other tensors name, and the one that the caller names);
+the family's convention; at last what diffusers means by a field that its config.json leaves out.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from vaelens.errors import BadInputError
+from vaelens.families.family import Family
+from vaelens.families.known import families
+from vaelens.families.spec import VAESpec, config_values
+from vaelens.weights.registry import frozen, registry
+
+METADATA_KEY = "vaelens"
+METADATA_VERSION = 1
+SPEC_FIELDS = ("latent_space", "scaling_factor", "shift_factor", "pixel_range")
+
+
+@dataclass(frozen=True)
+class SpecSource:
+    """What one source says: fields of the config and of VAESpec by name. A `default` only fills gaps."""
+
+    name: str
+    values: Mapping[str, Any]
+    default: bool = False
+
+
+@dataclass(frozen=True)
+class ResolvedSpec:
+    """A complete spec, and for each of its fields the name of the source that it comes from."""
+
+    spec: VAESpec
+    source_of: dict[str, str]
+
+
+def resolve(family: Family, sources: Sequence[SpecSource], where: str) -> ResolvedSpec:
+    """One spec from sources in order of precedence; the family's convention comes after them.
+
+    Raises BadInputError where two sources contradict each other, naming both, where a value has another type than its
+    field, and where a field stays open.
+    """
+    values: dict[str, Any] = {}
+    source_of: dict[str, str] = {}
+    sources = [*sources, SpecSource(f"the convention for {family.title}", family.convention)]
+    for source in sorted(sources, key=lambda source: source.default):
+        check_types(family, source, where)
+        for field, value in source.values.items():
+            if field not in values:
+                values[field], source_of[field] = value, source.name
+            elif values[field] != value and not source.default:
+                raise BadInputError(
+                    f"{where}: {field} is {_shown(values[field])} by {source_of[field]}, but {_shown(value)} by "
+                    f"{source.name}. One of them belongs to another VAE."
+                )
+    names = family.field_names()
+    missing = [f for f in (*sorted(names), *SPEC_FIELDS) if f not in {*values, *family.assumed, "latent_space"}]
+    if missing:
+        raise BadInputError(_missing_message(where, family, values, missing))
+    try:
+        config = family.config(**{f: v for f, v in values.items() if f in names})
+    except ValueError as error:
+        raise BadInputError(f"{where}: not a network: {error}.") from error
+    key = family.space_key(config, values["scaling_factor"], values["shift_factor"])
+    if key is not None:
+        by_numbers = registry().space_of(key)
+        stated = values.setdefault("latent_space", by_numbers)
+        source = source_of.setdefault("latent_space", "its numbers")
+        if stated != by_numbers and stated in registry().spaces:
+            raise BadInputError(
+                f"{where}: the latent space is {stated} by {source}, but channels, scale and shift are those of "
+                f"{by_numbers or 'another space'}. One of them belongs to another VAE."
+            )
+    return ResolvedSpec(VAESpec(config, **{f: values.get(f) for f in SPEC_FIELDS}), source_of)  # pyright: ignore[reportArgumentType]
+
+
+def spec_source(name: str, spec: VAESpec) -> SpecSource:
+    """All that a complete spec says."""
+    return SpecSource(name, config_values(spec.config) | {f: getattr(spec, f) for f in SPEC_FIELDS})
+
+
+def metadata_text(spec: VAESpec) -> str:
+    """The complete spec as JSON, for a safetensors file's metadata."""
+    values = {"version": METADATA_VERSION, "kind": spec.family.name, "config": config_values(spec.config)}
+    return json.dumps(values | {f: getattr(spec, f) for f in SPEC_FIELDS}, sort_keys=True)
+
+
+def metadata_source(text: str, family: Family, where: str) -> SpecSource:
+    """The inverse of `metadata_text`. Raises BadInputError where it is damaged or describes another family."""
+    try:
+        values = cast(dict[str, Any], json.loads(text))
+        if values["version"] != METADATA_VERSION:
+            raise BadInputError(f"{where}: metadata of version {values['version']}, written by another vaelens.")
+        if values["kind"] in families() and values["kind"] != family.name:
+            other = families()[values["kind"]].title
+            raise BadInputError(f"{where}: its metadata describes {other}, its tensors are those of {family.title}.")
+        flat = {f: v for f, v in values["config"].items() if f in family.field_names()}
+        flat |= {f: values[f] for f in SPEC_FIELDS}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInputError(f"{where}: its vaelens metadata is damaged ({error!r}).") from error
+    return SpecSource("the file's metadata", frozen(flat))
+
+
+def check_types(family: Family, source: SpecSource, where: str) -> None:
+    """Raises BadInputError for a value that isn't of its field's type."""
+    types = _types(family)
+    for field, value in source.values.items():
+        try:
+            types[field].validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise BadInputError(f"{where}: {field} is {value!r} by {source.name}: {reason}.") from error
+
+
+@cache
+def _types(family: Family) -> dict[str, TypeAdapter[Any]]:
+    hints = get_type_hints(VAESpec, include_extras=True) | get_type_hints(family.config, include_extras=True)
+    strict = ConfigDict(strict=True, allow_inf_nan=False)
+    return {field: TypeAdapter(hints[field], config=strict) for field in (*family.field_names(), *SPEC_FIELDS)}
+
+
+def _missing_message(where: str, family: Family, values: Mapping[str, Any], missing: Sequence[str]) -> str:
+    message = f"{where} doesn't say {', '.join(missing)}, and tensor shapes don't tell"
+    fitting = [
+        name
+        for name in registry().spaces
+        if (spec := registry().space_spec(name)) is not None
+        and spec.family is family
+        and all(values.get(f, v) == v for f, v in config_values(spec.config).items())
+    ]
+    if fitting:
+        return f"{message}: its shapes fit {' and '.join(fitting)}. Name its latent space, e.g. --space {fitting[0]}."
+    return f"{message}. Put the config.json of its publisher beside it, in one folder, and name the folder."
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, cast(tuple[object, ...], value))) if isinstance(value, tuple) else str(value)
