@@ -116,7 +116,7 @@ def live_log() -> Generator[Callable[[int, int, dict[str, float]], None]]:
             began.append((time.monotonic(), done))
             spent, made = began[-1][0] - began[0][0], done - began[0][1]
             left = f", about {spent / made * (total - done) / 60:.0f} minutes left" if made else ""
-            shown = RichTable(title=f"update {done:,} of {total:,}{left}", title_justify="left", box=None)
+            shown = RichTable(title=f"step {done:,} of {total:,}{left}", title_justify="left", box=None)
             for name in known:
                 shown.add_column(name, justify="right")
             shown.add_row(*known.values())
@@ -140,6 +140,6 @@ def live_log() -> Generator[Callable[[int, int, dict[str, float]], None]]:
             nonlocal last
             if time.monotonic() - last > PATIENCE or any(name.startswith("held-out") for name in numbers):
                 last = time.monotonic()
-                say(f"update {done} of {total}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+                say(f"step {done} of {total}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
         yield line
