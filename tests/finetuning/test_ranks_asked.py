@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from support.training import small_presets
-from vaelens.evaluation import ranks
+from vaelens.runs import ranks
 from vaelens.errors import UsageError
 from vaelens.finetuning.running import Interrupted, finetune
 ranks.PATIENCE = timedelta(seconds=60)  # if one ends alone, the other one doesn't wait for it
@@ -34,7 +34,7 @@ with small_presets():
         run("stopped", should_stop=stop)
     except Interrupted as ended:
         found["stopped"] = ended.updates
-ranks.leave()
+ranks.leave_group()
 found["threads"] = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 (here / f"{{number}}.json").write_text(json.dumps(found))
 """

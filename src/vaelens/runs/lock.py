@@ -1,4 +1,4 @@
-"""One run in a folder at a time."""
+"""Locks of a run's folder: one run at a time, or one writer at a time."""
 
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -11,26 +11,39 @@ from vaelens.errors import UsageError
 LOCK = ".lock"
 
 
-@contextmanager
-def alone(path: Path, rank: int) -> Generator[None]:
-    """In this context no other training runs in the folder. Raises UsageError where one does.
+def folder_lock(path: Path, name: str = LOCK, timeout: float = -1) -> FileLock:
+    """A lock of this folder, which is made where it is missing. Raises UsageError where it can't be made.
 
-    A folder that was made for nothing, because the training was refused, is taken away again.
+    timeout: seconds to wait for another holder; -1 is without end.
     """
-    new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / (LOCK if rank == 0 else f"{LOCK}-{rank}"), timeout=0)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: the folder can't be created: {error.strerror}. Choose another output folder with -o."
+        ) from error
+    return FileLock(path / name, timeout=timeout)
+
+
+@contextmanager
+def exclusive_run(path: Path, rank: int) -> Generator[None]:
+    """In this context no other run uses the folder. Raises UsageError where one does.
+
+    A folder that was created only for a run that was then refused is removed again.
+    """
+    new = not path.exists()
+    lock = folder_lock(path, LOCK if rank == 0 else f"{LOCK}-{rank}", timeout=0)
+    try:
         lock.acquire()
     except Timeout as error:
-        raise UsageError(f"{path}: a training is running there already. Wait for it, or choose another -o.") from error
+        raise UsageError(f"{path}: another run is using this folder. Wait for it, or choose another -o.") from error
     except OSError as error:
-        raise UsageError(f"{path}: can't be written: {error.strerror}. Choose another -o.") from error
+        raise UsageError(f"{path}: the folder can't be written: {error.strerror}. Choose another -o.") from error
     try:
         yield
     finally:
         with suppress(OSError):  # gone already, or another process has its lock there: then it stays
             if new and all(file.name.startswith(LOCK) for file in path.iterdir()):
-                Path(lock.lock_file).unlink()  # while it is held, so that nobody takes it in between
+                Path(lock.lock_file).unlink()  # while it is held, so that no other process acquires it in between
                 path.rmdir()
         lock.release()

@@ -1,58 +1,83 @@
-"""plan.json: what the results in a folder depend on. A folder holds to the plan that it was begun with."""
+"""plan.json: everything that the results in a folder depend on. A folder holds the results of one plan only."""
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.files import json_text, write_atomic
 
-ELSEWHERE = "Choose another folder with -o."
-WORDS = {
-    "pictures": "the number of pictures",
-    "manifest_sha256": "the pictures' hash",
+Plan = Mapping[str, Any]
+Difference = tuple[str, object, object]  # name, in the folder, requested
+
+CHOOSE_ANOTHER = "Choose another folder with -o."
+LABELS = {
+    "images": "the number of images",
+    "manifest_sha256": "the images' hash",
     "boxes_sha256": "the boxes' hash",
 }
 
 
-def any_plan(path: Path) -> dict[str, Any] | None:
-    """What the folder's plan.json holds, of whatever command; None where there is none, {} for what is no table.
+def read_plan(path: Path, command: str, counts: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The plan in this folder, None where there is none. `counts` are the keys that must hold positive integers.
 
-    Raises BadInputError where it can't be read.
+    Raises UsageError where `path` is a file, or the plan another command's; BadInputError for a damaged plan.
     """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"-o {path} is a file, but {command} needs a folder. {CHOOSE_ANOTHER}")
     file = path / "plan.json"
     try:
         found = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{file}: can't be read ({error}). {ELSEWHERE}") from error
-    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
+        raise BadInputError(f"{file} can't be read: {error}. {CHOOSE_ANOTHER}") from error
+    plan = cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    if plan.get("command", command) != command:
+        raise UsageError(f"{path} holds a run of `vaelens {plan['command']}`, not of {command}. {CHOOSE_ANOTHER}")
+    bad = [name for name in counts if type(plan.get(name)) is not int or plan[name] < 1]
+    if "command" not in plan or bad:
+        raise BadInputError(f"{file} is damaged: it has no valid {', '.join(bad) or 'command'}. {CHOOSE_ANOTHER}")
+    return plan
 
 
-def refuse_changes(path: Path, changed: Sequence[tuple[str, object, object]]) -> None:
-    """Raises UsageError, naming the first of them, where a run found in the folder differs from the one asked for."""
-    if changed:
-        was = "; ".join(f"{WORDS.get(key, key)} was {short(old)}, now {short(new)}" for key, old, new in changed[:4])
-        raise UsageError(f"{path} holds another run ({was}). Go on as it was begun, or choose another folder with -o.")
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write it to the folder. Raises what `write_atomic` raises."""
+    write_atomic(path / "plan.json", json_text(plan).encode())
 
 
-def changes(old: object, new: object, name: str = "") -> list[tuple[str, object, object]]:
-    """What differs, by its innermost names."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        before, after = cast(dict[str, object], old), cast(dict[str, object], new)
-        inner = name if not name or name == "VAE " else f"{name}."
+def as_stored(plan: Plan) -> dict[str, Any]:
+    """The plan as it reads back from its file: lists for tuples, None for what isn't finite."""
+    return json.loads(json_text(plan))
+
+
+def differences(found: object, requested: object, name: str = "") -> list[Difference]:
+    """What differs between two plans as stored, each by the path of its keys: `preset.side`."""
+    if isinstance(found, dict) and isinstance(requested, dict):
+        before, after = cast(dict[str, object], found), cast(dict[str, object], requested)
         return [
-            change
+            difference
             for key in dict.fromkeys([*before, *after])
-            for change in changes(before.get(key), after.get(key), f"{inner}{key}")
+            for difference in differences(before.get(key), after.get(key), f"{name}.{key}" if name else key)
         ]
-    return [] if old == new else [(name, old, new)]
+    return [] if found == requested else [(name, found, requested)]
 
 
-def short(value: object) -> str:
-    """A value of a plan for a message."""
+def refuse_differences(path: Path, found: Sequence[Difference]) -> None:
+    """Raises UsageError, naming the first four, where the run in the folder isn't the requested one."""
+    if found:
+        listed = "; ".join(
+            f"{LABELS.get(name, name)} was {_shortened(old)}, now {_shortened(new)}" for name, old, new in found[:4]
+        )
+        raise UsageError(
+            f"{path} holds a run with other settings: {listed}. Resume it with the same settings, or choose another "
+            "folder with -o."
+        )
+
+
+def _shortened(value: object) -> str:
     if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
         return value[:12]
     text = json.dumps(value)

@@ -5,7 +5,6 @@ Tensors are averaged here, by one sum over all processes: nothing wraps a networ
 
 import atexit
 import importlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,55 +15,54 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import UsageError
-from vaelens.files import json_text
+from vaelens.runs.plan import as_stored
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # ranks may finish far apart
+TIMEOUT = timedelta(days=7)  # ranks may finish far apart
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `count`; alone it is 0 of 1."""
+    """This process, one of `count`; a single process is rank 0 of 1."""
 
     number: int = 0
     count: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that says, merges and writes."""
+        """Whether this is the process that notifies, merges and writes."""
         return self.number == 0
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Block until all ranks have come here."""
         if self.count > 1:
             torch.distributed.barrier()  # pyright: ignore[reportUnknownMemberType]
 
-    def collect(self, one: Any) -> list[Any]:
-        """What each rank gives, in their order, for all of them."""
+    def gather(self, one: Any) -> list[Any]:
+        """The values of all ranks, in their order, on every rank."""
         if self.count == 1:
             return [one]
         return _utils().gather_object([one])
 
-    def from_first(self, one: T) -> T:
-        """What rank 0 gives, for all of them."""
+    def broadcast(self, one: T) -> T:
+        """Rank 0's value, on every rank."""
         if self.count == 1:
             return one
         held: list[Any] = [one]
         _utils().broadcast_object_list(held)
         return held[0]
 
-    def agree(
-        self, plan: Mapping[str, Any], would: str = "measure", same: str = "images, packages, --batch and --threads"
-    ) -> None:
-        """Raises UsageError on every rank unless all have the same plan: images, versions, threads, batch ..."""
-        plans: list[dict[str, Any]] = self.collect(json.loads(json_text(plan)))
+    def require_same(self, plan: Mapping[str, Any]) -> None:
+        """Raises UsageError on every rank unless all have the same plan: images, versions, threads, batch size ..."""
+        plans: list[dict[str, Any]] = self.gather(as_stored(plan))
         for number, other in enumerate(plans):
             changed = [key for key in other if other[key] != plans[0].get(key)]
             if changed:
-                raise UsageError(  # --batch, since where only one has an old folder, that one takes it from there
-                    f"rank {number} would {would} something else than rank 0: other {', '.join(changed)}. "
-                    f"Give all machines the same {same}."
+                raise UsageError(  # options too, since where one rank has a folder to resume, it takes them from there
+                    f"rank {number} and rank 0 differ in {', '.join(changed)}. "
+                    "Give all machines the same images, packages and options."
                 )
+
 
 def _utils() -> Any:
     from accelerate import utils  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
@@ -73,9 +71,9 @@ def _utils() -> Any:
 
 
 def join_ranks(device: str) -> Ranks:
-    """This process' place, from what torchrun says in the environment: gloo on the CPU, nccl on CUDA devices.
+    """This process' rank, from torchrun's environment variables; gloo on the CPU, nccl on CUDA devices.
 
-    Raises UsageError where the environment is half set.
+    Raises UsageError where some of the variables are missing.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -86,13 +84,13 @@ def join_ranks(device: str) -> Ranks:
     importlib.import_module("torch.distributed.nn.functional")
     from accelerate import PartialState  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
 
-    state: Any = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-    atexit.register(leave)
+    state: Any = PartialState(cpu=device == "cpu", timeout=TIMEOUT)
+    atexit.register(leave_group)
     return Ranks(state.process_index, state.num_processes)
 
 
-def leave() -> None:
-    """End the group's threads while Python still runs: ended by the process' exit, they sometimes abort it."""
+def leave_group() -> None:
+    """End the group's threads while Python still runs: at the process' exit they sometimes abort it."""
     distributed: Any = torch.distributed
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -100,7 +98,7 @@ def leave() -> None:
 
 @torch.no_grad()
 def mean_over_ranks(tensors: Sequence[Tensor], ranks: int) -> None:
-    """Put the mean over all processes in the place of each of these tensors, which are of one precision."""
+    """Replace each of these tensors, which have one dtype, by its mean over all ranks."""
     if ranks == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -113,7 +111,7 @@ def mean_over_ranks(tensors: Sequence[Tensor], ranks: int) -> None:
 
 
 def any_rank(flag: bool, ranks: int, device: torch.device) -> bool:
-    """Whether it is so in any process."""
+    """Whether the flag is set on any rank."""
     if ranks == 1:
         return flag
     held = torch.tensor([float(flag)], device=device)

@@ -8,7 +8,8 @@ LIBRARIES = (
     "transformers",
 )  # fmt: skip
 
-DECISIVE = ("vaelens", "torch", "numpy", "pillow", "opencv-python-headless", "transformers")  # versions move numbers
+# Their versions change the numbers.
+DECISIVE = ("vaelens", "torch", "numpy", "pillow", "opencv-python-headless", "transformers")
 
 
 def versions() -> dict[str, str]:
@@ -25,5 +26,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-

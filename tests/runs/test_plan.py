@@ -1,0 +1,54 @@
+"""Plans in folders: read, compared, refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vaelens.errors import BadInputError, UsageError
+from vaelens.runs.lock import exclusive_run, folder_lock
+from vaelens.runs.plan import as_stored, differences, read_plan, refuse_differences, write_plan
+
+PLAN = {"command": "evaluate", "batch": 2, "preset": {"side": 256, "metrics": ("psnr",)}, "hash": "ab" * 32}
+
+
+def test_a_plan_reads_back(tmp_path: Path) -> None:
+    assert read_plan(tmp_path, "evaluate") is None
+    write_plan(tmp_path, PLAN)
+    found = read_plan(tmp_path, "evaluate", ("batch",))
+    assert found == as_stored(PLAN)
+    assert found["preset"]["metrics"] == ["psnr"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"command": "evaluate"}', '{"command": "evaluate", "batch": 0}'])
+def test_a_damaged_plan(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(BadInputError, match=r"plan.json.*Choose another folder with -o"):
+        read_plan(tmp_path, "evaluate", ("batch",))
+
+
+def test_another_command_and_a_file(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAN)
+    with pytest.raises(UsageError, match="vaelens evaluate"):
+        read_plan(tmp_path, "finetune")
+    with pytest.raises(UsageError, match="is a file"):
+        read_plan(tmp_path / "plan.json", "evaluate")
+
+
+def test_differences_are_named_by_their_keys(tmp_path: Path) -> None:
+    changed = json.loads(json.dumps(PLAN)) | {"preset": {"side": 128, "metrics": ["psnr"]}, "hash": "cd" * 32}
+    found = differences(as_stored(PLAN), changed)
+    assert found == [("preset.side", 256, 128), ("hash", "ab" * 32, "cd" * 32)]
+    with pytest.raises(UsageError, match=r"preset.side was 256, now 128; hash was abababababab, now cdcdcdcdcdcd"):
+        refuse_differences(tmp_path, found)
+    refuse_differences(tmp_path, [])
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    with exclusive_run(tmp_path / "run", 0):
+        with pytest.raises(UsageError, match="another run"), exclusive_run(tmp_path / "run", 0):
+            pass
+    assert not (tmp_path / "run").exists(), "an empty folder is removed again"
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="-o"):
+        folder_lock(tmp_path / "file")

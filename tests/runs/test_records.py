@@ -1,0 +1,69 @@
+"""JSON lines that survive a process killed while it writes."""
+
+from pathlib import Path
+
+import pytest
+
+from vaelens.errors import BadInputError
+from vaelens.runs.records import JsonLines
+
+
+def same(line: dict) -> dict:
+    return line
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> JsonLines:
+    return JsonLines(tmp_path / "rows.jsonl")
+
+
+def test_read_new_gives_each_line_once_whoever_wrote_it(lines: JsonLines) -> None:
+    assert lines.read_new(same) == []
+    lines.append([{"n": 1}, {"n": 2}])
+    JsonLines(lines.path).append([{"n": 3}])
+    assert lines.read_new(lambda line: line["n"]) == [1, 2, 3]
+    lines.append([{"n": 4}])
+    assert lines.read_new(same) == [{"n": 4}]
+    assert len(lines.read()) == 4
+
+
+@pytest.mark.parametrize("partial", ['{"n": 2', "x" * 200_000])
+def test_a_partial_line_is_ignored_and_then_removed(lines: JsonLines, partial: str) -> None:
+    lines.append([{"n": 1}])
+    with lines.path.open("a") as file:
+        file.write(partial)
+    assert lines.read_new(same) == [{"n": 1}]
+    lines.append([{"n": 3}])
+    assert lines.read_new(same) == [{"n": 3}]
+    assert lines.path.read_text() == '{"n": 1}\n{"n": 3}\n'
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"m": 1}', '{"n": []}'])
+def test_a_damaged_line_is_named(lines: JsonLines, damaged: str) -> None:
+    lines.append([{"n": 1}])
+    with lines.path.open("a") as file:
+        file.write(damaged + "\n")
+    with pytest.raises(BadInputError, match=r"rows.jsonl, line 2: .*Remove the line"):
+        lines.read_new(lambda line: int(line["n"]))
+
+
+def test_keep_removes_what_is_not_wanted_and_what_is_damaged(lines: JsonLines) -> None:
+    lines.keep(lambda line: True)
+    assert not lines.path.exists()
+    lines.append([{"n": n} for n in range(4)])
+    with lines.path.open("a") as file:
+        file.write('{"m": 1}\nbroken\n{"n": 0')
+    lines.keep(lambda line: line["n"] <= 1)
+    assert lines.read_new(same) == [{"n": 0}, {"n": 1}]
+
+
+def test_nan_is_refused_unless_allowed(lines: JsonLines) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        lines.append([{"n": float("nan")}])
+    JsonLines(lines.path, allow_nan=True).append([{"n": float("inf")}])
+    assert lines.read() == [{"n": float("inf")}]
+
+
+def test_a_file_that_can_not_be_written(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="not written"):
+        JsonLines(tmp_path / "missing" / "rows.jsonl").append([])
