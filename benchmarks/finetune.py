@@ -29,9 +29,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from random_trunks import random_heads, random_vgg16  # noqa: E402
-
 from vaelens.finetuning.images import Batch  # noqa: E402
 from vaelens.finetuning.perceptual import Perceptual  # noqa: E402
+
 from vaelens.finetuning.recipe import Recipe, find_recipe  # noqa: E402
 from vaelens.finetuning.state import State  # noqa: E402
 from vaelens.finetuning.step import Setting, update  # noqa: E402

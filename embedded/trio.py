@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
+from vaelens.finetuning.running import finetune
 
 import vaelens
 from vaelens.errors import UsageError
 from vaelens.files import write_atomic
 from vaelens.finetuning.recipe import find_recipe
-from vaelens.finetuning.running import finetune
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.vae import VAE

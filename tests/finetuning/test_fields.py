@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from vaelens.finetuning.images import Images
+from vaelens.finetuning.running import finetune
 
 from support.training import SIZE, batch, folder, judged, network, recipe, state, step
 from support.vaes import random_vae
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.finetuning.images import Images
-from vaelens.finetuning.running import finetune
 from vaelens.finetuning.state import State
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.drawing import Box

@@ -14,12 +14,12 @@ import torch
 import yaml
 from diffusers import AutoencoderKL as DiffusersKL
 from safetensors.torch import load_file
+from vaelens.finetuning.running import Interrupted, finetune
 
 import vaelens as vl
 from support.training import CHANGED, SCRIPT, folder, small_presets, train
 from support.vaes import random_vae
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
-from vaelens.finetuning.running import Interrupted, finetune
 
 pytestmark = pytest.mark.usefixtures("_plain_report")
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from vaelens.finetuning.starting import Material, Wanted, gather
 
 from support.training import folder, recipe
 from vaelens.errors import UsageError
 from vaelens.evaluation.equipment import Access
-from vaelens.finetuning.starting import Material, Wanted, gather
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.datasets.synthetic import FIRST
 

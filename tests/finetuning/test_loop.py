@@ -8,16 +8,16 @@ from typing import Any, Literal
 import pytest
 import torch
 from safetensors.torch import load_file
+from vaelens.finetuning.held_out import score
+from vaelens.finetuning.running import Interrupted
+from vaelens.finetuning.watch import Finding, Watch
 
 import vaelens as vl
 from support.training import ALONE, EVEN, SMALL, folder, small_presets, train
 from support.vaes import random_vae
 from vaelens.errors import CheckFailedError
 from vaelens.finetuning import loop, running, watch
-from vaelens.finetuning.held_out import score
 from vaelens.finetuning.loop import Training
-from vaelens.finetuning.running import Interrupted
-from vaelens.finetuning.watch import Finding, Watch
 from vaelens.resources import using_threads
 
 JUDGED = EVEN | {"gan.start": 0, "gan.warm_up": 0, "run.checkpoint_every": 1, "run.evaluate_every": 12}

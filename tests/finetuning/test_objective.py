@@ -6,11 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from support import oracles
-from support.random_trunks import random_heads, random_vgg16
-from support.training import SIZE, recipe
-from vaelens.errors import NetworkError
 from vaelens.finetuning.adversary import (
     adaptive_weight,
     discriminator_loss,
@@ -20,6 +15,11 @@ from vaelens.finetuning.adversary import (
 )
 from vaelens.finetuning.objective import converted, differences, kl_loss, pixel_weights, reconstruction_loss
 from vaelens.finetuning.perceptual import Perceptual, load_perceptual
+
+from support import oracles
+from support.random_trunks import random_heads, random_vgg16
+from support.training import SIZE, recipe
+from vaelens.errors import NetworkError
 from vaelens.images.drawing import Box
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.networks.patchgan import PatchGAN, smallest

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vaelens.finetuning.held_out import sample_of, split, without
+from vaelens.finetuning.images import Images
+from vaelens.finetuning.order import Order
 
 from support.training import folder
 from vaelens.errors import BadInputError, UsageError
 from vaelens.finetuning import images as images_module
-from vaelens.finetuning.held_out import sample_of, split, without
-from vaelens.finetuning.images import Images
-from vaelens.finetuning.order import Order
 from vaelens.finetuning.recipe import find_recipe
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.datasets import Dataset, open_dataset

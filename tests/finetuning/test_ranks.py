@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from vaelens.finetuning.running import Interrupted
 
 from support.training import (  # noqa: F401
     CHANGED,
@@ -24,7 +25,6 @@ from support.training import (  # noqa: F401
     wanted,
 )
 from support.vaes import random_vae
-from vaelens.finetuning.running import Interrupted
 
 RANKS = """
 import os, sys

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from vaelens.finetuning.explanation import explain
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.finetuning.explanation import explain
 from vaelens.finetuning.recipe import field_names, find_recipe, recipe_names
 
 ROOT = Path(__file__).parents[2]

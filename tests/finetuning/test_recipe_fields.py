@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from vaelens.finetuning.objective import pixel_weights
+from vaelens.finetuning.perceptual import load_perceptual
+from vaelens.finetuning.running import finetune
+from vaelens.finetuning.starting import check_start, start_from
 
 from support.training import DECODER, SIZE, batch, folder, gradients, judged, recipe, small_presets, state, step
 from vaelens.errors import UsageError
 from vaelens.evaluation.equipment import Access
-from vaelens.finetuning.objective import pixel_weights
-from vaelens.finetuning.perceptual import load_perceptual
 from vaelens.finetuning.recipe import Recipe, field_names
-from vaelens.finetuning.running import finetune
-from vaelens.finetuning.starting import check_start, start_from
 from vaelens.finetuning.step import Setting, rate_at, update
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.drawing import Box

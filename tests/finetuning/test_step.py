@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from vaelens.finetuning.adversary import discriminator_loss, generator_loss
+from vaelens.finetuning.objective import reconstruction_loss
 
 from support.training import DECODER, batch, gradients, judged, network, recipe, setting, state, step
 from vaelens.errors import CheckFailedError
-from vaelens.finetuning.adversary import discriminator_loss, generator_loss
-from vaelens.finetuning.objective import reconstruction_loss
 from vaelens.finetuning.state import Ema
 from vaelens.finetuning.step import noise_seed, rate_at, update
 

@@ -1,10 +1,10 @@
 """Training from scratch begins with colours that go straight through all of the latent's channels."""
 
 import torch
+from vaelens.finetuning.starting import start_from
 
 from support.training import recipe
 from vaelens.evaluation.equipment import Access
-from vaelens.finetuning.starting import start_from
 from vaelens.networks.autoencoder_kl import Attention, AutoencoderKL, ResnetBlock
 
 

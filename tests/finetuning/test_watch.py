@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from vaelens.finetuning.watch import PATIENCE, WIDENING, Watch
 
 FINE = {"loss": 0.3, "discriminator": 0.7, "real": 0.4, "fake": -0.3, "generator": 0.3}

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from vaelens.finetuning.images import Batch, Sample
+from vaelens.finetuning.running import Tuned, finetune
 
 from vaelens.evaluation.presets import PRESETS
-from vaelens.finetuning.images import Batch, Sample
 from vaelens.finetuning.recipe import Recipe, find_recipe
-from vaelens.finetuning.running import Tuned, finetune
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import Setting, update
 from vaelens.images.drawing import Box

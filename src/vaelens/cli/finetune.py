@@ -29,7 +29,10 @@ def finetune(
     start: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="VAE", help="The VAE to continue: a name, a file, a folder or a hub id.", show_default=False
+            "--from",
+            metavar="VAE",
+            help="The VAE to continue: a name, a file, a folder or a hub id.",
+            show_default=False,
         ),
     ] = None,
     recipe: Annotated[str, typer.Option(metavar="NAME", help="A built-in recipe, or a .toml file.")] = "ft-mse",
@@ -53,7 +56,9 @@ def finetune(
     ] = None,
     weight: Annotated[
         list[float] | None,
-        typer.Option(metavar="W", help=f"Sampling weight of a source; equal by default. {PER_SOURCE}", show_default=False),
+        typer.Option(
+            metavar="W", help=f"Sampling weight of a source; equal by default. {PER_SOURCE}", show_default=False
+        ),
     ] = None,
     boxes: Annotated[
         list[Path] | None,
@@ -71,7 +76,9 @@ def finetune(
     ] = None,
     take: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Use at most N images of each DATA, chosen by --seed.", show_default=False),
+        typer.Option(
+            min=1, metavar="N", help="Use at most N images of each DATA, chosen by --seed.", show_default=False
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the image order, the crops and the noise.")] = 0,
     cache: Annotated[

@@ -96,6 +96,8 @@ def record_unreadable(path: Path, unreadable: Mapping[str, str], notify: Notify,
     if found and ranks.is_first:
         label, why = next(iter(found.items()))
         count = len(found)
-        notify(f"Warning: {count} image{'s' * (count > 1)} couldn't be read and were replaced by others. {label}: {why}")
+        notify(
+            f"Warning: {count} image{'s' * (count > 1)} couldn't be read and were replaced by others. {label}: {why}"
+        )
         write_atomic(file, json_text(found).encode())
     return found

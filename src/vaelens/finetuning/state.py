@@ -114,9 +114,7 @@ def is_trainable(name: str, recipe: Recipe) -> bool:
     return module != "post_quant_conv" or recipe.model.post_quant_conv == "trained"
 
 
-def _adamw(
-    parameters: Mapping[str, nn.Parameter], settings: Optimizer | Gan, weight_decay: float
-) -> torch.optim.AdamW:
+def _adamw(parameters: Mapping[str, nn.Parameter], settings: Optimizer | Gan, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         parameters.values(), settings.lr, betas=settings.betas, weight_decay=weight_decay, foreach=False
     )

@@ -69,7 +69,9 @@ def train_step(
 
     discriminator = state.discriminator if recipe.gan.trains_discriminator(state.step) else None
     gradients = [p.grad for p in state.trainable().values() if p.grad is not None]
-    discriminator_gradients = [p.grad for p in discriminator.parameters() if p.grad is not None] if discriminator else []
+    discriminator_gradients = (
+        [p.grad for p in discriminator.parameters() if p.grad is not None] if discriminator else []
+    )
     mean_over_ranks(gradients, config.ranks)
     mean_over_ranks(discriminator_gradients, config.ranks)
     norm, discriminator_norm = _norm(gradients), _norm(discriminator_gradients)

@@ -19,7 +19,8 @@ from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.results import Results
 from vaelens.files import json_text, write_atomic
 from vaelens.finetuning.checkpoints import clean, restore_newest
-from vaelens.finetuning.data import TrainingImages, micro_batch_size as find_micro_batch_size
+from vaelens.finetuning.data import TrainingImages
+from vaelens.finetuning.data import micro_batch_size as find_micro_batch_size
 from vaelens.finetuning.export import release
 from vaelens.finetuning.initialization import Initial, check_encoder_unchanged, check_vae, initialize
 from vaelens.finetuning.loop import OnLog, Training, train
