@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.state import State
-from vaelens.finetuning.step import noise_seed, rate_at
+from vaelens.finetuning.step import noise_seed, learning_rate
 from vaelens.metrics.psim import normalised
 from vaelens.weights.config_json import config_json
 from vaelens.weights.spec import VAESpec
@@ -31,7 +31,7 @@ class PlainStep:
         self.vae.quant_conv.requires_grad_(False)
         self.judge = copy.deepcopy(state.discriminator)
         assert self.judge is not None
-        self.recipe, self.heads, self.seed, self.updates = recipe, heads, seed, 0
+        self.recipe, self.heads, self.seed, self.step = recipe, heads, seed, 0
         self.vgg = vgg.eval().requires_grad_(False)
         trained = [p for p in self.vae.parameters() if p.requires_grad]
         o, g = recipe.optimizer, recipe.gan
@@ -45,7 +45,7 @@ class PlainStep:
 
         def step() -> dict[str, float]:
             for group in self.optimizer.param_groups:
-                group["lr"] = rate_at(self.recipe.optimizer, self.updates, self.recipe.run.updates)
+                group["lr"] = learning_rate(self.recipe.optimizer, self.step, self.recipe.run.steps)
             with torch.no_grad():
                 generators = [torch.Generator().manual_seed(noise_seed(self.seed, n)) for n in range(len(x))]
                 z = self.vae.encode(x).latent_dist.sample(generators)
@@ -66,7 +66,7 @@ class PlainStep:
             with torch.no_grad():
                 for average, weights in zip(self.average, self.trained, strict=True):
                     average.lerp_(weights, 1e-4)
-            self.updates += 1
+            self.step += 1
             return {
                 "loss": float(loss),
                 "gradient": float(gradient),

@@ -15,7 +15,7 @@ from typing import Any
 from trio import images, is_whole, place, train
 
 import vaelens
-from vaelens.evaluation.running import evaluate
+from vaelens.evaluation.run import evaluate
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.vae import VAE
@@ -63,7 +63,7 @@ def run_arms(
     found = unseen(count)
     measure([loaded(runs, BASE, seed)], found, runs / "measured")
     for name in ARMS:
-        train(name, runs, seed, dtype, data=data, changed=changed)
+        train(name, runs, seed, dtype, data=data, overrides=changed)
         measure([loaded(runs, name, seed)], found, runs / "measured")
 
 

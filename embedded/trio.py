@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
-from vaelens.finetuning.running import finetune
+from vaelens.finetuning.training import finetune
 
 import vaelens
 from vaelens.errors import UsageError
@@ -61,7 +61,7 @@ class Training:
 
 SAME_LOSS = {"gan.weight": 0.0}  # tiny-ft-ema's recipe is tiny-kl-f8's loss with a discriminator
 TRAININGS = {
-    "begun": Training(None, "tiny-begin"),
+    "begun": Training(None, "tiny-scratch"),
     "tiny-kl-f8": Training("begun", "tiny-kl-f8"),
     "tiny-ae": Training("begun", "tiny-ae"),
     "tiny-ft-ema": Training("tiny-kl-f8", "tiny-ft-ema", 1),
@@ -75,7 +75,7 @@ SHIPPED = ("tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse")
 
 def is_whole(name: str) -> bool:
     """Whether encoder and decoder are trained: once, with seed 0. Every seed's decoders continue the same VAE."""
-    return find_recipe(TRAININGS[name].recipe).model.trains == "all"
+    return find_recipe(TRAININGS[name].recipe).model.trainable == "all"
 
 
 def place(runs: Path, name: str, seed: int) -> Path:
@@ -116,7 +116,7 @@ def train(
         None if training.parent is None else _in_space(place(runs, training.parent, seed)),
         data,
         recipe=training.recipe,
-        changed=fields,
+        overrides=fields,
         output=target.with_suffix(""),
         weights=WEIGHTS,
         held_out="synthetic",
@@ -125,7 +125,7 @@ def train(
         device="cpu",
         dtype=dtype,
         notify=print,
-        show=lambda done, of, numbers: print(done, of, {k: round(v, 4) for k, v in numbers.items()}, flush=True),
+        on_log=lambda done, of, numbers: print(done, of, {k: round(v, 4) for k, v in numbers.items()}, flush=True),
     )
     spec = dataclasses.replace(tuned.vae.spec, latent_space=None)
     notes = {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vaelens.adapters.as_diffusers import as_diffusers
     from vaelens.comparison.running import compare, generate
     from vaelens.errors import VaelensError
-    from vaelens.evaluation.running import evaluate
+    from vaelens.evaluation.run import evaluate
     from vaelens.finetuning.training import finetune
     from vaelens.health.examination import examine
     from vaelens.images.reading import read_image
@@ -51,7 +51,7 @@ _HOMES = {
     "VaelensError": "vaelens.errors",
     "as_diffusers": "vaelens.adapters.as_diffusers",
     "compare": "vaelens.comparison.running",
-    "evaluate": "vaelens.evaluation.running",
+    "evaluate": "vaelens.evaluation.run",
     "examine": "vaelens.health.examination",
     "generate": "vaelens.comparison.running",
     "finetune": "vaelens.finetuning.training",

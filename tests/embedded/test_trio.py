@@ -26,10 +26,10 @@ from vaelens.weights.reading import read_vae
 
 ROOT = Path(__file__).parents[2]
 SHORT: dict[str, Any] = {
-    "run.updates": 2, "run.held_out": 2, "run.evaluate_every": 2, "run.checkpoint_every": 2, "data.size": 32,
-    "data.batch": 2, "run.preset": "smaller", "optimizer.warm_up": 0, "optimizer.cool_down": 0,
+    "run.steps": 2, "run.held_out": 2, "run.evaluate_every": 2, "run.checkpoint_every": 2, "data.size": 32,
+    "data.batch_size": 2, "run.preset": "smaller", "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
 }  # fmt: skip
-OF_DECODERS = {"gan.start": 0, "gan.warm_up": 0, "gan.layers": 1}
+OF_DECODERS = {"gan.start": 0, "gan.warmup_steps": 0, "gan.layers": 1}
 IMAGES = 12
 WHOLE = ("begun", "tiny-kl-f8", "tiny-ae")
 
@@ -61,8 +61,8 @@ def runs(scripts: SimpleNamespace, data: list[Dataset], tmp_path_factory: pytest
     with pytest.MonkeyPatch.context() as patch, small_presets():
         patch.setattr(scripts.arms, "PRESET", "smaller")
         for name in WHOLE:
-            scripts.trio.train(name, path, dtype="float32", data=data, changed=SHORT)
-        scripts.arms.run_arms(path, 0, "float32", data=data, count=IMAGES, changed=SHORT | OF_DECODERS)
+            scripts.trio.train(name, path, dtype="float32", data=data, overrides=SHORT)
+        scripts.arms.run_arms(path, 0, "float32", data=data, count=IMAGES, overrides=SHORT | OF_DECODERS)
         yield path
 
 
@@ -118,7 +118,7 @@ def test_arms_that_are_there_are_neither_trained_nor_measured_again(
     before = {path: path.stat().st_mtime_ns for path in (runs / "seed-0" / "control" / "checkpoints").rglob("*")}
     rows = (runs / "measured" / "rows.jsonl").read_bytes()
     weights = scripts.arms.loaded(runs, "control", 0).fingerprint
-    scripts.arms.run_arms(runs, 0, "float32", data=data, count=IMAGES, changed=SHORT | OF_DECODERS)
+    scripts.arms.run_arms(runs, 0, "float32", data=data, count=IMAGES, overrides=SHORT | OF_DECODERS)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (runs / "measured" / "rows.jsonl").read_bytes() == rows
     assert scripts.arms.loaded(runs, "control", 0).fingerprint == weights

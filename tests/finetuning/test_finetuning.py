@@ -14,7 +14,7 @@ import torch
 import yaml
 from diffusers import AutoencoderKL as DiffusersKL
 from safetensors.torch import load_file
-from vaelens.finetuning.running import Interrupted, finetune
+from vaelens.finetuning.training import Interrupted, finetune
 
 import vaelens as vl
 from support.training import CHANGED, SCRIPT, folder, small_presets, train
@@ -75,7 +75,7 @@ def test_what_a_training_leaves(whole: Path, narrow: Path) -> None:
     assert raw.fingerprint.decoder not in (after.fingerprint.decoder, before.fingerprint.decoder)
     assert vl.load(whole / "vae-ldm.safetensors", device="cpu").fingerprint == after.fingerprint
     lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
-    assert [line["update"] for line in lines] == list(range(1, 21))
+    assert [line["step"] for line in lines] == list(range(1, 21))
     assert ["generator" in line for line in lines] == [False] * 6 + [True] * 14
     assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == [
         "000000000",
@@ -88,7 +88,7 @@ def test_what_a_training_leaves(whole: Path, narrow: Path) -> None:
     assert record["settings"]["recipe"]["loss"]["pixel"] == "l1"
     assert record["vaes"][0]["weights"] == after.fingerprint.short
     looks = [json.loads(line) for line in (whole / "evaluations.jsonl").read_text().splitlines()]
-    assert [(look["update"], look["weights"]) for look in looks] == [
+    assert [(look["step"], look["weights"]) for look in looks] == [
         (n, weights) for n in (0, 10, 20) for weights in ("raw", "released")
     ]
     assert set(looks[-1]["held_out"]) == {"fd_small", "psnr", "ssim", "psim_small"}
@@ -119,7 +119,7 @@ def test_a_killed_training_goes_on_bit_for_bit(whole: Path, narrow: Path, photos
     run, moment = tmp_path / "run", 13
     names = {"tests": str(Path(__file__).parents[1]), "vae": str(narrow), "photos": str(photos), "output": str(run)}
     for kill_at in (moment, 0):
-        code = SCRIPT.format(**names, changed=CHANGED, kill_at=kill_at)  # type: ignore[str-format]
+        code = SCRIPT.format(**names, overrides=CHANGED, kill_at=kill_at)  # type: ignore[str-format]
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert ended.returncode == (-9 if kill_at else 0), ended.stderr
         if kill_at:
@@ -149,7 +149,7 @@ def test_a_stop_that_was_asked_for_is_saved(whole: Path, narrow: Path, photos: P
 
 def test_the_command_saves_at_a_signal(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = {"run.held_out": 2, "run.log_every": 1, "run.checkpoint_every": 8000, "data.batch": 2}
+    settings = {"run.held_out": 2, "run.log_every": 1, "run.checkpoint_every": 8000, "data.batch_size": 2}
     more = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     command = [
         sys.executable,
@@ -158,7 +158,7 @@ def test_the_command_saves_at_a_signal(photos: Path, tmp_path: Path) -> None:
         "finetune",
         str(photos),
         "--recipe",
-        "tiny-begin",
+        "tiny-scratch",
         *more,
         "-o",
         str(run),
@@ -200,7 +200,7 @@ def test_a_full_disk_at_a_checkpoint_loses_nothing(whole: Path, narrow: Path, ph
     with pytest.raises(Interrupted):
         train(narrow, photos, run, should_stop=lambda: asked.append(0) or len(asked) == 12)  # type: ignore[func-returns-value]
     names = {"tests": str(Path(__file__).parents[1]), "vae": str(narrow), "photos": str(photos), "output": str(run)}
-    code = SCRIPT.format(**names, changed=CHANGED, kill_at=0)  # type: ignore[str-format]
+    code = SCRIPT.format(**names, overrides=CHANGED, kill_at=0)  # type: ignore[str-format]
     limit = (run / "checkpoints" / "000000012" / "state.safetensors").stat().st_size // 2
     full = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n{code}"
     ended = subprocess.run([sys.executable, "-c", full], capture_output=True, text=True, check=False)
@@ -214,21 +214,21 @@ def test_a_full_disk_at_a_checkpoint_loses_nothing(whole: Path, narrow: Path, ph
 def test_a_training_that_runs_away_is_stopped_and_rolled_back(narrow: Path, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(CheckFailedError, match=r"NaN or infinite.*after update \d+\. Change the recipe") as error:
-        train(narrow, photos, run, changed={"optimizer.rate": 1e18, "optimizer.clip": 0.0, "optimizer.warm_up": 16})
+        train(narrow, photos, run, overrides={"optimizer.lr": 1e18, "optimizer.max_grad_norm": 0.0, "optimizer.warmup_steps": 16})
     record = json.loads((run / "run.json").read_text())
     assert f"after update {record['updates']}." in str(error.value)
     assert "NaN" in record["stopped"]
     assert "**Stopped early:**" in (run / "README.md").read_text()
     assert all(torch.isfinite(t).all() for t in load_file(run / "vae-ldm.safetensors").values())
     with pytest.raises(UsageError, match="was stopped"):
-        train(narrow, photos, run, changed={"optimizer.rate": 1e18, "optimizer.clip": 0.0, "optimizer.warm_up": 16})
+        train(narrow, photos, run, overrides={"optimizer.lr": 1e18, "optimizer.max_grad_norm": 0.0, "optimizer.warmup_steps": 16})
 
 
 def test_from_scratch_it_has_a_space_of_its_own(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    changed = {"model.space": "own", "run.updates": 2, "run.evaluate_every": 2}
-    short = {"gan.weight": 0.0, "optimizer.warm_up": 0, "optimizer.cool_down": 0}
-    tuned = train(None, photos, run, recipe="tiny-begin", changed=changed | short)
+    changed = {"model.space": "own", "run.steps": 2, "run.evaluate_every": 2}
+    short = {"gan.weight": 0.0, "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0}
+    tuned = train(None, photos, run, recipe="tiny-scratch", overrides=changed | short)
     assert tuned.vae.spec.latent_space is None
     latents = torch.cat(
         [tuned.vae.encode(vl.read_image(p)).posterior.mode().flatten() for p in sorted(photos.iterdir())]
@@ -239,28 +239,28 @@ def test_from_scratch_it_has_a_space_of_its_own(photos: Path, tmp_path: Path) ->
 
 
 def test_cached_posteriors_change_nothing_but_the_last_bits(narrow: Path, photos: Path, tmp_path: Path) -> None:
-    still = {"data.crop": [1.0, 1.0], "data.flip": 0.0, "data.recolour": 0.0, "run.updates": 6, "run.evaluate_every": 6}
+    still = {"data.crop": [1.0, 1.0], "data.flip": 0.0, "data.color_jitter": 0.0, "run.steps": 6, "run.evaluate_every": 6}
     slow = still | {
-        "optimizer.rate": 1e-7,
+        "optimizer.lr": 1e-7,
         "model.posterior": "mode",
         "gan.weight": 0.0,
     }  # the losses alone are compared
     logs = []
     for cache in (False, True):
         run = tmp_path / str(cache)
-        train(narrow, photos, run, changed=slow, cache=cache)  # 10 images: from the third update on, seen before
+        train(narrow, photos, run, overrides=slow, cache=cache)  # 10 images: from the third update on, seen before
         logs.append([json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()])
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
     assert len({f"{loss:.6f}" for loss in logs[0]}) == 6, "and differ from update to update"
     with pytest.raises(UsageError, match="another crop each time"):
         train(narrow, photos, tmp_path / "no", cache=True)
     with pytest.raises(UsageError, match="this recipe trains it"):
-        train(None, photos, tmp_path / "no", recipe="tiny-begin", changed=still | {"model.space": "own"}, cache=True)
+        train(None, photos, tmp_path / "no", recipe="tiny-scratch", overrides=still | {"model.space": "own"}, cache=True)
     assert not (tmp_path / "no").exists()
 
 
 def test_bfloat16_networks_keep_float32_weights(narrow: Path, photos: Path, tmp_path: Path, whole: Path) -> None:
-    train(narrow, photos, tmp_path / "run", dtype="bfloat16", changed={"run.updates": 6, "run.evaluate_every": 6})
+    train(narrow, photos, tmp_path / "run", dtype="bfloat16", overrides={"run.steps": 6, "run.evaluate_every": 6})
     held = load_file(tmp_path / "run" / "checkpoints" / "000000006" / "state.safetensors")
     assert {t.dtype for name, t in held.items() if not name.endswith("num_batches_tracked")} == {torch.float32}
     ours, exact = (
@@ -280,7 +280,7 @@ def test_what_does_not_fit_is_said_before_anything_is_done(narrow: Path, photos:
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (UsageError, "for VAEs of the latent space sd1, and other is of sdxl", {"vae": other}),
         (UsageError, "continues a VAE. Name it with --from", {"vae": None}),
-        (UsageError, "starts from scratch", {"recipe": "tiny-begin", "changed": {"model.space": "own"}}),
+        (UsageError, "starts from scratch", {"recipe": "tiny-scratch", "changed": {"model.space": "own"}}),
         (UsageError, "Did you mean kl-f8", {"vae": Path("kl-f9")}),
         (BadInputError, "no images", {"photos": empty}),
         (
@@ -290,14 +290,14 @@ def test_what_does_not_fit_is_said_before_anything_is_done(narrow: Path, photos:
         ),
         (UsageError, "is a tiny autoencoder", {"vae": Path("taesd")}),
         (UsageError, "For sd1 there is ft-ema or ft-mse.", {"vae": Path("kl-f8"), "changed": {"model.space": "tiny"}}),
-        (UsageError, "don't divide the batch of 4", {"at_once": 3}),
+        (UsageError, "don't divide the batch of 4", {"micro_batch_size": 3}),
         (UsageError, "2 weights for 1 sources", {"weights": [1, 1]}),
         (UsageError, "the images have none", {"changed": {"loss.box_weight": 2.0}}),
         (UsageError, "uses no network called vgg16; it uses none", {"networks": {"vgg16": "x"}}),
         (UsageError, "Did you mean loss.pixel", {"changed": {"loss.pixl": "l1"}}),
         (UsageError, "need a multiple of 8. Set it: --set data.size=32", {"changed": {"data.size": 33}}),
         (UsageError, "a training's seed lies between", {"seed": -1}),
-        (UsageError, "--space is for a VAE file", {"vae": None, "recipe": "tiny-begin", "space": "sd1"} | FROM_SCRATCH),
+        (UsageError, "--space is for a VAE file", {"vae": None, "recipe": "tiny-scratch", "space": "sd1"} | FROM_SCRATCH),
     ]
     for kind, said, more in cases:
         wanted = {"vae": narrow, "photos": photos, "recipe": "tiny-ft-ema"} | more
@@ -314,9 +314,9 @@ def test_what_does_not_fit_is_said_before_anything_is_done(narrow: Path, photos:
 
 def test_a_gan_that_nobody_will_hear_is_said(narrow: Path, photos: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    changed: dict[str, Any] = {"run.updates": 2, "optimizer.warm_up": 0, "optimizer.cool_down": 0}
-    changed |= {"run.evaluate_every": 2, "gan.start": 2, "gan.warm_up": 0}
-    train(narrow, photos, tmp_path / "late", changed=changed, notify=said.append)
+    changed: dict[str, Any] = {"run.steps": 2, "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0}
+    changed |= {"run.evaluate_every": 2, "gan.start": 2, "gan.warmup_steps": 0}
+    train(narrow, photos, tmp_path / "late", overrides=changed, notify=said.append)
     assert any("The GAN starts after update 2, and this training ends at 2: it goes without" in line for line in said)
     assert "The GAN, which starts after update 2, was never heard." in (tmp_path / "late" / "README.md").read_text()
     lines = [json.loads(line) for line in (tmp_path / "late" / "log.jsonl").read_text().splitlines()]
@@ -327,7 +327,7 @@ def test_another_training_in_the_folder_is_refused_by_name(whole: Path, narrow: 
     for said, more in (
         ("recipe.loss.pixel was", {"changed": {"loss.pixel": "mse"}}),
         ("seed was 0, now 1", {"seed": 1}),
-        ("at_once was", {"at_once": 2}),
+        ("micro_batch_size was", {"micro_batch_size": 2}),
     ):
         with pytest.raises(UsageError, match=said):
             train(narrow, photos, whole, **more)  # type: ignore[arg-type]
@@ -337,8 +337,8 @@ def test_corrupt_images_are_skipped_counted_and_listed(narrow: Path, photos: Pat
     small = folder(tmp_path / "small", 12, first=30, side=20)  # smaller than the crop, too
     (small / "33.png").write_bytes((small / "33.png").read_bytes()[:80])
     said: list[str] = []
-    changed = {"run.updates": 6, "run.evaluate_every": 6}
-    tuned = train(narrow, small, tmp_path / "run", changed=changed, notify=said.append, held_out=photos)
+    changed = {"run.steps": 6, "run.evaluate_every": 6}
+    tuned = train(narrow, small, tmp_path / "run", overrides=changed, notify=said.append, held_out=photos)
     assert any(line.startswith("1 image couldn't be read, and others took their place.") for line in said), said
     assert [name.rpartition(": ")[2] for name in tuned.record["skipped"]] == ["33.png"]
     assert list(json.loads((tmp_path / "run" / "skipped.json").read_text())) == list(tuned.record["skipped"])
@@ -351,10 +351,10 @@ def test_several_sources_and_boxes(narrow: Path, photos: Path, tmp_path: Path) -
     )
     (tmp_path / "none.csv").write_text("id,label,left,top,right,bottom\n00.png,mouth,5,5,30,30\n")
     changed = {
-        "run.updates": 3,
+        "run.steps": 3,
         "run.evaluate_every": 3,
         "gan.weight": 0.0,
-        "optimizer.cool_down": 0,
+        "optimizer.decay_steps": 0,
         "loss.box_weight": 5.0,
         "loss.box_labels": ["eye"],
     }
@@ -362,7 +362,7 @@ def test_several_sources_and_boxes(narrow: Path, photos: Path, tmp_path: Path) -
     for weights in (None, [3, 1]):
         run = tmp_path / f"run-{weights}"
         finetune(
-            narrow, [photos, more], recipe="tiny-ft-ema", changed=CHANGED | changed, output=run, device="cpu",
+            narrow, [photos, more], recipe="tiny-ft-ema", overrides=CHANGED | changed, output=run, device="cpu",
             threads=1, weights=weights, boxes=[tmp_path / "none.csv", tmp_path / "boxes.csv"],
         )  # fmt: skip
         settings = json.loads((run / "run.json").read_text())["settings"]
@@ -376,11 +376,11 @@ def test_boxes_that_nobody_asks_for_are_refused_or_said(narrow: Path, photos: Pa
     boxes = [tmp_path / "boxes.csv"]
     with pytest.raises(UsageError, match="boxes labelled eyes, and the images have only eye"):
         train(
-            narrow, photos, tmp_path / "no", boxes=boxes, changed={"loss.box_weight": 2.0, "loss.box_labels": ["eyes"]}
+            narrow, photos, tmp_path / "no", boxes=boxes, overrides={"loss.box_weight": 2.0, "loss.box_labels": ["eyes"]}
         )
     said: list[str] = []
-    short = {"run.updates": 6, "run.evaluate_every": 6}
-    train(narrow, photos, tmp_path / "run", boxes=boxes, notify=said.append, changed=short)
+    short = {"run.steps": 6, "run.evaluate_every": 6}
+    train(narrow, photos, tmp_path / "run", boxes=boxes, notify=said.append, overrides=short)
     assert any("not weighted" in line for line in said)
 
 
@@ -405,7 +405,7 @@ def test_a_image_that_changes_meanwhile_is_no_fault_of_the_training(narrow: Path
                 photo.write_bytes(photo.read_bytes() + b" ")
 
     with pytest.raises(CheckFailedError, match=r"has changed since the run began") as error:
-        train(narrow, photos, run, show=spoil)
+        train(narrow, photos, run, on_log=spoil)
     assert "rate" not in str(error.value)
     assert not (run / "run.json").exists(), "it isn't marked as stopped"
 
@@ -444,8 +444,8 @@ def test_a_rollback_passes_over_a_damaged_checkpoint(
 
 
 def test_the_card_has_the_new_vae_s_scores_whatever_it_is_called(narrow: Path, photos: Path, tmp_path: Path) -> None:
-    short = {"run.updates": 6, "run.evaluate_every": 6, "optimizer.rate": 0.01, "gan.weight": 0.0}
-    tuned = train(narrow, photos, tmp_path / "narrow", changed=short)
+    short = {"run.steps": 6, "run.evaluate_every": 6, "optimizer.lr": 0.01, "gan.weight": 0.0}
+    tuned = train(narrow, photos, tmp_path / "narrow", overrides=short)
     assert tuned.results is not None
     assert tuned.results.vaes == ("narrow (before)", "narrow (raw)", "narrow")
     head = yaml.safe_load((tmp_path / "narrow" / "README.md").read_text().split("---")[1])
@@ -461,7 +461,7 @@ def test_damaged_files_of_a_run(narrow: Path, photos: Path, whole: Path, tmp_pat
     (run / "skipped.json").write_text("[")
     train(narrow, photos, run)
     assert_same(run, whole)
-    for text in ('{"recipe": 1, "at_once": 4, "threads": 1}', '{"recipe": {}, "at_once": "x", "threads": 1}', "{"):
+    for text in ('{"recipe": 1, "micro_batch_size": 4, "threads": 1}', '{"recipe": {}, "micro_batch_size": "x", "threads": 1}', "{"):
         (run / "plan.json").write_text(text)
         with pytest.raises(BadInputError, match=r"plan\.json"):
             train(narrow, photos, run)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from vaelens.finetuning.starting import Material, Wanted, gather
+from vaelens.finetuning.initialization import Material, Wanted, gather
 
 from support.training import folder, recipe
 from vaelens.errors import UsageError

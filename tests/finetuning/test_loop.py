@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from vaelens.finetuning.held_out import score
-from vaelens.finetuning.running import Interrupted
-from vaelens.finetuning.watch import Finding, Watch
+from vaelens.finetuning.training import Interrupted
+from vaelens.finetuning.validation import Finding, Watch
 
 import vaelens as vl
 from support.training import ALONE, EVEN, SMALL, folder, small_presets, train
@@ -20,7 +20,7 @@ from vaelens.finetuning import loop, running, watch
 from vaelens.finetuning.loop import Training
 from vaelens.resources import using_threads
 
-JUDGED = EVEN | {"gan.start": 0, "gan.warm_up": 0, "run.checkpoint_every": 1, "run.evaluate_every": 12}
+JUDGED = EVEN | {"gan.start": 0, "gan.warmup_steps": 0, "run.checkpoint_every": 1, "run.evaluate_every": 12}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +72,7 @@ def begun(vae: Path, photos: Path, run: Path, changed: dict[str, Any]) -> Traini
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "train", keep)
         with pytest.raises(Interrupted):
-            train(vae, photos, run, changed=changed)
+            train(vae, photos, run, overrides=changed)
     return made[0]
 
 
@@ -81,15 +81,15 @@ def test_a_judge_that_teaches_nothing_ends_a_training(narrow: Path, photos: Path
     """The count goes on over a stop: what was seen before it isn't forgotten."""
     whole, parted, asked = tmp_path / "whole", tmp_path / "parted", []
     with pytest.raises(CheckFailedError, match=r"sure of everything.*after update \d+\. Change the recipe"):
-        train(narrow, photos, whole, changed=JUDGED)
-    assert [line["update"] for line in lines(whole, "log.jsonl")] == [1, 2, 3]
+        train(narrow, photos, whole, overrides=JUDGED)
+    assert [line["step"] for line in lines(whole, "log.jsonl")] == [1, 2, 3]
     assert "sure of everything" in json.loads((whole / "run.json").read_text())["stopped"]
     assert released_updates(whole) <= 1, "the count began with update 1"
 
     with pytest.raises(Interrupted, match="after update 2"):
-        train(narrow, photos, parted, changed=JUDGED, should_stop=lambda: asked.append(0) or len(asked) == 2)  # type: ignore[func-returns-value]
+        train(narrow, photos, parted, overrides=JUDGED, should_stop=lambda: asked.append(0) or len(asked) == 2)  # type: ignore[func-returns-value]
     with pytest.raises(CheckFailedError, match="sure of everything"):
-        train(narrow, photos, parted, changed=JUDGED)
+        train(narrow, photos, parted, overrides=JUDGED)
     assert (parted / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
     assert released_updates(parted) == released_updates(whole)
 
@@ -105,13 +105,13 @@ def test_what_a_look_finds_ends_a_training_at_its_newest_good_checkpoint(
         return Finding("made up.", good_until) if update == 8 else None
 
     monkeypatch.setattr(Watch, "evaluation", evaluation)
-    changed = ALONE | {"run.evaluate_every": 2, "run.checkpoint_every": 2, "run.updates": 12}
+    changed = ALONE | {"run.evaluate_every": 2, "run.checkpoint_every": 2, "run.steps": 12}
     with pytest.raises(CheckFailedError, match=rf"made up\..*after update {newest}\. Change the recipe"):
-        train(narrow, photos, run, changed=changed)
-    assert lines(run, "log.jsonl")[-1]["update"] == 8
+        train(narrow, photos, run, overrides=changed)
+    assert lines(run, "log.jsonl")[-1]["step"] == 8
     assert released_updates(run) == newest
     looks = [look for look in lines(run, "evaluations.jsonl") if look["weights"] == "released"]
-    assert seen == [(look["update"], look["trained_on"]["psnr"], look["held_out"]["psnr"]) for look in looks]
+    assert seen == [(look["step"], look["trained_on"]["psnr"], look["held_out"]["psnr"]) for look in looks]
     assert [update for update, _, _ in seen] == [0, 2, 4, 6, 8]
 
 
@@ -121,9 +121,9 @@ def test_a_look_measures_images_trained_on_beside_those_held_out(
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
     few, run = folder(tmp_path / "few", 3, first=20, side=44), tmp_path / "run"
     with pytest.raises(Interrupted):
-        train(narrow, few, run, changed=ALONE, held_out=photos, should_stop=lambda: True)
+        train(narrow, few, run, overrides=ALONE, held_out=photos, should_stop=lambda: True)
     look = next(look for look in lines(run, "evaluations.jsonl") if look["weights"] == "released")
-    assert look["update"] == 0
+    assert look["step"] == 0
     vl.evaluate(narrow, few, preset="small", output=tmp_path / "scores", device="cpu", threads=1)
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["narrow"]
     assert look["trained_on"]["psnr"] == pytest.approx(scores["psnr"]["mean"], rel=1e-6)
@@ -143,23 +143,23 @@ def test_a_decoder_whose_encoder_changed_is_not_released(
 
     monkeypatch.setattr(running, "train", spoiled)
     with pytest.raises(CheckFailedError, match="isn't released as a drop-in"):
-        train(narrow, photos, run, changed=ALONE | {"run.updates": 1})
+        train(narrow, photos, run, overrides=ALONE | {"run.steps": 1})
     left = {entry.name for entry in run.iterdir()}
     assert not left & {"vae", "vae-ldm.safetensors", "raw", "run.json", "README.md"}
 
 
 def test_a_batch_in_parts_is_the_same_batch(narrow: Path, photos: Path, tmp_path: Path) -> None:
     said = []
-    for at_once in (4, 2):
-        run = tmp_path / str(at_once)
-        train(narrow, photos, run, changed=ALONE | {"run.updates": 2}, at_once=at_once)
+    for micro_batch_size in (4, 2):
+        run = tmp_path / str(micro_batch_size)
+        train(narrow, photos, run, overrides=ALONE | {"run.steps": 2}, micro_batch_size=micro_batch_size)
         said.append([line["loss"] for line in lines(run, "log.jsonl")])
     assert len(said[0]) == 2
     assert said[1] == pytest.approx(said[0], rel=1e-4)
 
 
 def test_a_look_that_is_not_finite_ends_a_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
-    changed = ALONE | {"run.evaluate_every": 2, "run.checkpoint_every": 1, "run.updates": 4}
+    changed = ALONE | {"run.evaluate_every": 2, "run.checkpoint_every": 1, "run.steps": 4}
     t = begun(narrow, photos, tmp_path / "run", changed)
 
     def poison(done: int, _: int, numbers: dict[str, float]) -> None:
@@ -173,6 +173,6 @@ def test_a_look_that_is_not_finite_ends_a_training(narrow: Path, photos: Path, t
     ended = loop.train(t)
     assert isinstance(ended, Finding)
     assert "NaN or infinite" in ended.reason
-    assert [line["update"] for line in lines(t.run, "log.jsonl")] == [1, 2]
-    assert t.state.updates == 1
+    assert [line["step"] for line in lines(t.run, "log.jsonl")] == [1, 2]
+    assert t.state.step == 1
     assert all(torch.isfinite(tensor).all() for tensor in t.state.averaged().values())

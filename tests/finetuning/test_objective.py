@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from vaelens.finetuning.adversary import (
+from vaelens.finetuning.losses import (
     adaptive_weight,
     discriminator_loss,
     generator_loss,
     is_heard,
     is_learning,
 )
-from vaelens.finetuning.objective import converted, differences, kl_loss, pixel_weights, reconstruction_loss
-from vaelens.finetuning.perceptual import Perceptual, load_perceptual
+from vaelens.finetuning.losses import converted, differences, kl_loss, box_weights, reconstruction_loss
+from vaelens.finetuning.losses import Perceptual, load_perceptual
 
 from support import oracles
 from support.random_trunks import random_heads, random_vgg16
@@ -22,7 +22,7 @@ from support.training import SIZE, recipe
 from vaelens.errors import NetworkError
 from vaelens.images.drawing import Box
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
-from vaelens.networks.patchgan import PatchGAN, smallest
+from vaelens.networks.patchgan import PatchGAN, min_size
 from vaelens.networks.vgg import VGG16
 from vaelens.runtime import Runtime
 
@@ -45,14 +45,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_pixel_losses_are_torch_s(pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
-    torch.testing.assert_close(differences("l1", x, y).mean(), F.l1_loss(x, y))
-    torch.testing.assert_close(differences("mse", x, y).mean(), F.mse_loss(x, y))
+    torch.testing.assert_close(pixel_differences("l1", x, y).mean(), F.l1_loss(x, y))
+    torch.testing.assert_close(pixel_differences("mse", x, y).mean(), F.mse_loss(x, y))
     # Charbonnier in its limits: |d| - e far out, d^2 / 2e near 0.
     far, near = torch.tensor([[0.5]]), torch.tensor([[1e-5]])
-    assert differences("charbonnier", far, 0 * far).item() == pytest.approx(0.5 - 1e-3, rel=1e-5)
-    assert differences("charbonnier", near.double(), 0 * near).item() == pytest.approx(1e-10 / 2e-3, rel=1e-3)
+    assert pixel_differences("charbonnier", far, 0 * far).item() == pytest.approx(0.5 - 1e-3, rel=1e-5)
+    assert pixel_differences("charbonnier", near.double(), 0 * near).item() == pytest.approx(1e-10 / 2e-3, rel=1e-3)
     with pytest.raises(ValueError, match="huber"):
-        differences("huber", x, y)  # type: ignore[arg-type]
+        pixel_differences("huber", x, y)  # type: ignore[arg-type]
 
 
 def test_the_sum_form_is_the_authors_own_writing(pair: tuple[Tensor, Tensor]) -> None:
@@ -104,12 +104,12 @@ def test_both_forms_give_the_same_gradients_after_conversion(weighting: str, pai
 
 
 def test_converting_twice_changes_nothing() -> None:
-    r = recipe(loss__reduction="sum", gan__weighting="fixed", gan__weight=0.3, optimizer__clip=2.0)
+    r = recipe(loss__reduction="sum", gan__weighting="fixed", gan__weight=0.3, optimizer__max_grad_norm=2.0)
     again = converted(converted(r, 64), 64)
     assert again.loss.kl_weight == pytest.approx(r.loss.kl_weight, rel=1e-12)
     assert again.gan.weight == pytest.approx(r.gan.weight, rel=1e-12)
-    assert again.optimizer.clip == pytest.approx(r.optimizer.clip, rel=1e-12)
-    assert converted(r, 64).optimizer.clip == pytest.approx(2.0 / (3 * SIZE * SIZE))
+    assert again.optimizer.max_grad_norm == pytest.approx(r.optimizer.max_grad_norm, rel=1e-12)
+    assert converted(r, 64).optimizer.max_grad_norm == pytest.approx(2.0 / (3 * SIZE * SIZE))
 
 
 def test_the_published_kl_weight_in_mean_form() -> None:
@@ -212,10 +212,10 @@ def test_the_adaptive_weight_s_bounds() -> None:
 
 
 def test_when_the_discriminator_learns_and_is_heard() -> None:
-    gan = recipe(gan__weight=0.5, gan__start=10, gan__warm_up=4, gan__layers=2).gan
+    gan = recipe(gan__weight=0.5, gan__start=10, gan__warmup_steps=4, gan__layers=2).gan
     assert [is_learning(gan, n) for n in (5, 6, 9, 10)] == [False, True, True, True]
     assert [is_heard(gan, n) for n in (5, 6, 9, 10)] == [False, False, False, True]
-    off = recipe(gan__weight=0.0, gan__start=0, gan__warm_up=0).gan
+    off = recipe(gan__weight=0.0, gan__start=0, gan__warmup_steps=0).gan
     assert not is_learning(off, 100)
     assert not is_heard(off, 100)
 
@@ -224,7 +224,7 @@ def test_boxes_weigh(pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
     boxes = ((Box("eye", 2, 4, 6, 9), Box("mouth", 0, 0, 3, 3)), (Box("R", 10, 10, 40, 12, glyph=True),))
     loss = recipe(loss__box_weight=3.0, loss__box_labels=("eye", "glyph")).loss
-    weights = pixel_weights(loss, boxes, SIZE)
+    weights = box_weights(loss, boxes, SIZE)
     assert weights is not None
     by_hand = torch.ones(2, 1, SIZE, SIZE)
     by_hand[0, :, 4:9, 2:6] = 3
@@ -233,9 +233,9 @@ def test_boxes_weigh(pair: tuple[Tensor, Tensor]) -> None:
     found, _ = reconstruction_loss(loss, x, y, None, weights.double())
     each = ((x - y).abs() * by_hand).sum(dim=(1, 2, 3)) / (3 * by_hand.sum(dim=(1, 2, 3)))
     torch.testing.assert_close(found, each.mean())
-    assert pixel_weights(recipe().loss, boxes, SIZE) is None
+    assert box_weights(recipe().loss, boxes, SIZE) is None
     every = recipe(loss__box_weight=3.0, loss__box_labels=()).loss
-    assert (pixel_weights(every, boxes, SIZE) == 3).sum() > (weights == 3).sum()  # type: ignore[union-attr]
+    assert (box_weights(every, boxes, SIZE) == 3).sum() > (weights == 3).sum()  # type: ignore[union-attr]
 
 
 def test_patchgan_is_the_known_one() -> None:
@@ -250,7 +250,7 @@ def test_patchgan_is_the_known_one() -> None:
     seen = image.grad[0].abs().sum(dim=0).nonzero()
     assert (seen.max(dim=0).values - seen.min(dim=0).values + 1).tolist() == [70, 70]
     for layers in (1, 2, 3):
-        side = smallest(layers)
+        side = min_size(layers)
         assert PatchGAN(16, layers, "none")(torch.zeros(1, 3, side, side)).shape == (1, 1, 1, 1)
         with pytest.raises(RuntimeError):
             PatchGAN(16, layers, "none")(torch.zeros(1, 3, side - 1, side - 1))

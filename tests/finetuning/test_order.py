@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from vaelens.finetuning.held_out import sample_of, split, without
-from vaelens.finetuning.images import Images
-from vaelens.finetuning.order import Order
+from vaelens.finetuning.data import TrainingImages
+from vaelens.finetuning.data import TrainingOrder
 
 from support.training import folder
 from vaelens.errors import BadInputError, UsageError
@@ -27,36 +27,36 @@ def eight(tmp_path: Path) -> Dataset:
 
 
 def test_every_image_once_an_epoch_and_each_epoch_anew() -> None:
-    order = Order([7], [1.0], seed=3)
+    order = TrainingOrder([7], [1.0], seed=3)
     epochs = [[order.at(e * 7 + n) for n in range(7)] for e in range(3)]
     for e, seen in enumerate(epochs):
         assert sorted(one.index for one in seen) == list(range(7))
         assert {one.epoch for one in seen} == {e}
     assert len({tuple(one.index for one in seen) for seen in epochs}) == 3
-    assert [Order([7], [1.0], seed=3).at(n) for n in range(20)] == [order.at(n) for n in range(20)]
-    assert [Order([7], [1.0], seed=4).at(n) for n in range(7)] != epochs[0]
+    assert [TrainingOrder([7], [1.0], seed=3).at(n) for n in range(20)] == [order.at(n) for n in range(20)]
+    assert [TrainingOrder([7], [1.0], seed=4).at(n) for n in range(7)] != epochs[0]
 
 
 def test_sources_are_mixed_by_their_weights_and_each_seen_whole() -> None:
-    order = Order([5, 50], [3, 1], seed=0)
+    order = TrainingOrder([5, 50], [3, 1], seed=0)
     seen = [order.at(n) for n in range(400)]
     assert Counter(one.source for one in seen) == {0: 300, 1: 100}
     for start in range(0, 400, 4):
         assert Counter(one.source for one in seen[start : start + 4]) == {0: 3, 1: 1}
     first = [one.index for one in seen if one.source == 0]
     assert all(sorted(first[i : i + 5]) == list(range(5)) for i in range(0, 300, 5))
-    assert Counter(Order([9, 9], [1, 1], 0).at(n).source for n in range(10)) == {0: 5, 1: 5}
+    assert Counter(TrainingOrder([9, 9], [1, 1], 0).at(n).source for n in range(10)) == {0: 5, 1: 5}
     for weights in ([1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]):
         with pytest.raises(UsageError, match="above 0"):
-            Order([5, 5], weights, 0)
+            TrainingOrder([5, 5], weights, 0)
     with pytest.raises(UsageError, match="less often"):
-        Order([5, 5], [1.0, 0.0001], 0)
-    odd = Order([5, 5, 5], [0.7, 0.2, 0.13], 0)  # long patterns are short to make
+        TrainingOrder([5, 5], [1.0, 0.0001], 0)
+    odd = TrainingOrder([5, 5, 5], [0.7, 0.2, 0.13], 0)  # long patterns are short to make
     assert Counter(odd.at(n).source for n in range(1030)) == {0: 700, 1: 200, 2: 130}
 
 
 def test_a_sample_is_a_function_of_its_number(eight: Dataset) -> None:
-    one, two = (Images([eight], [1.0], DATA, seed=5) for _ in range(2))
+    one, two = (TrainingImages([eight], [1.0], DATA, seed=5) for _ in range(2))
     for number in (0, 7, 30):
         assert np.array_equal(one.sample(number).pixels, two.sample(number).pixels)
     again = [one.sample(n).pixels for n in range(8)], [one.sample(n + 8).pixels for n in range(8)]
@@ -79,7 +79,7 @@ def test_images_are_decoded_once_while_there_is_room(eight: Dataset, monkeypatch
     def seen(room: int) -> tuple[list[bytes], int]:
         read.clear()
         monkeypatch.setattr(images_module, "KEPT_BYTES", room)
-        images = Images([eight], [1.0], DATA, seed=5)
+        images = TrainingImages([eight], [1.0], DATA, seed=5)
         return [images.sample(n).pixels.tobytes() for n in range(24)], len(read)
 
     one = 40 * 44 * 3
@@ -93,15 +93,15 @@ def test_bad_images_are_passed_over_and_listed(tmp_path: Path) -> None:
     (path / "02.png").write_bytes((path / "02.png").read_bytes()[:60])
     (path / "9-empty.png").touch()
     dataset = open_dataset(path, skip_bad=True)
-    images = Images([dataset], [1.0], DATA, seed=0)
+    images = TrainingImages([dataset], [1.0], DATA, seed=0)
     ids = [images.sample(n).id for n in range(20)]
     assert set(ids) == {"00.png", "01.png", "03.png"}
     assert {name.rpartition(": ")[2] for name in images.bad} == {"02.png", "9-empty.png"}
-    assert [Images([dataset], [1.0], DATA, seed=0).sample(n).id for n in range(10, 20)] == ids[10:]
+    assert [TrainingImages([dataset], [1.0], DATA, seed=0).sample(n).id for n in range(10, 20)] == ids[10:]
     for name in ("00.png", "01.png", "03.png"):
         (path / name).write_bytes(b"no image")
     with pytest.raises(BadInputError, match="none of its 5 images can be read"):
-        Images([open_dataset(path, skip_bad=True)], [1.0], DATA, seed=0).sample(0)
+        TrainingImages([open_dataset(path, skip_bad=True)], [1.0], DATA, seed=0).sample(0)
 
 
 def test_a_whole_square_is_the_area_average() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from vaelens.finetuning.running import Interrupted
+from vaelens.finetuning.training import Interrupted
 
 from support.training import (  # noqa: F401
     CHANGED,
@@ -76,18 +76,18 @@ def test_one_process_stops_and_two_go_on(tmp_path: Path) -> None:
     train(vae, photos, tmp_path / "whole")
     names = {"tests": str(Path(__file__).parents[1]), "vae": str(vae), "photos": str(photos), "output": str(run)}
     script = tmp_path / "go_on.py"
-    script.write_text(SCRIPT.format(**names, changed=CHANGED, kill_at=0))  # type: ignore[str-format]
+    script.write_text(SCRIPT.format(**names, overrides=CHANGED, kill_at=0))  # type: ignore[str-format]
     torchrun(script)
     one, two = (
         [json.loads(line) for line in (where / "log.jsonl").read_text().splitlines()]
         for where in (tmp_path / "whole", run)
     )
-    assert [line["update"] for line in two] == list(range(1, 21))
+    assert [line["step"] for line in two] == list(range(1, 21))
     assert two[:10] == one[:10]
     assert two[10] == pytest.approx(one[10], rel=1e-4)
     assert two[-1]["loss"] == pytest.approx(one[-1]["loss"], rel=0.02)
     record = json.loads((run / "run.json").read_text())
-    assert (record["ranks"], record["updates"], record["settings"]["at_once"]) == (2, 20, 4)
+    assert (record["ranks"], record["updates"], record["settings"]["micro_batch_size"]) == (2, 20, 4)
     looks = (run / "evaluations.jsonl").read_text().splitlines()
     assert len(looks) == 6
     assert (run / "README.md").exists()

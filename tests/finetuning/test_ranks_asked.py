@@ -15,7 +15,7 @@ sys.path.insert(0, {tests!r})
 from support.training import small_presets
 from vaelens.runs import ranks
 from vaelens.errors import UsageError
-from vaelens.finetuning.running import Interrupted, finetune
+from vaelens.finetuning.training import Interrupted, finetune
 ranks.PATIENCE = timedelta(seconds=60)  # if one ends alone, the other one doesn't wait for it
 here, asked, found = Path({here!r}), [], {{}}
 number = ranks.join_ranks("cpu").number
@@ -23,7 +23,7 @@ def stop():
     asked.append(0)
     return number == 1 and len(asked) == 3
 def run(name, **more):
-    finetune(here / "narrow.safetensors", here / "photos", recipe="tiny-ft-ema", changed={changed!r},
+    finetune(here / "narrow.safetensors", here / "photos", recipe="tiny-ft-ema", overrides={changed!r},
              output=here / name, device="cpu", threads=1, **more)
 with small_presets():
     try:
@@ -33,7 +33,7 @@ with small_presets():
     try:
         run("stopped", should_stop=stop)
     except Interrupted as ended:
-        found["stopped"] = ended.updates
+        found["stopped"] = ended.step
 ranks.leave_group()
 found["threads"] = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 (here / f"{{number}}.json").write_text(json.dumps(found))
@@ -44,8 +44,8 @@ def test_processes_end_together(tmp_path: Path) -> None:
     """Only the second one is asked to stop; and each is given a seed of its own."""
     random_vae(SMALL).save(tmp_path / "narrow.safetensors")
     folder(tmp_path / "photos", 8, side=44)
-    script, changed = tmp_path / "ranks.py", CHANGED | ALONE | {"run.updates": 6}
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1]), here=str(tmp_path), changed=changed))
+    script, changed = tmp_path / "ranks.py", CHANGED | ALONE | {"run.steps": 6}
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1]), here=str(tmp_path), overrides=changed))
     torchrun(script)
     said: list[dict[str, Any]] = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2)]
     assert [one["stopped"] for one in said] == [3, 3]

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from vaelens.finetuning.explanation import explain
+from vaelens.finetuning.recipe import explain
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.finetuning.recipe import field_names, find_recipe, recipe_names
@@ -23,13 +23,13 @@ def test_every_field_of_a_shipped_recipe_says_who_chose_it(name: str) -> None:
 
 def test_the_published_numbers_are_the_published_ones() -> None:
     kl, ema, mse = (find_recipe(name) for name in ("kl-f8", "ft-ema", "ft-mse"))
-    assert (kl.run.updates, kl.run.updates + ema.run.updates) == (246_803, 560_001)
-    assert kl.run.updates + ema.run.updates + mse.run.updates == 840_001
+    assert (kl.run.steps, kl.run.steps + ema.run.steps) == (246_803, 560_001)
+    assert kl.run.steps + ema.run.steps + mse.run.steps == 840_001
     assert (kl.loss.pixel, kl.loss.perceptual, kl.loss.kl_weight, kl.gan.weight, kl.gan.start) == (
         "l1", "lpips-vgg", 1e-6, 0.5, 50_001,
     )  # fmt: skip
-    assert (ema.loss.pixel, ema.loss.perceptual_weight, ema.model.trains, ema.data.batch) == ("l1", 1.0, "decoder", 192)
-    assert (mse.loss.pixel, mse.loss.perceptual_weight, mse.model.trains, mse.data.batch) == (
+    assert (ema.loss.pixel, ema.loss.perceptual_weight, ema.model.trainable, ema.data.batch_size) == ("l1", 1.0, "decoder", 192)
+    assert (mse.loss.pixel, mse.loss.perceptual_weight, mse.model.trainable, mse.data.batch_size) == (
         "mse",
         0.1,
         "decoder",
@@ -40,7 +40,7 @@ def test_the_published_numbers_are_the_published_ones() -> None:
 def test_what_nobody_published_isn_t_called_published() -> None:
     for name in ("ft-ema", "ft-mse", "tiny-ft-ema", "tiny-ft-mse"):
         published = {note.field for note in explain(find_recipe(name)) if note.origin == "published"}
-        unknown = {"optimizer.rate", "ema.decay", "gan.weight", "model.post_quant_conv", "data.crop", "data.flip"}
+        unknown = {"optimizer.lr", "ema.decay", "gan.weight", "model.post_quant_conv", "data.crop", "data.flip"}
         unknown.add("model.posterior")
         assert not published & unknown
 
@@ -54,14 +54,14 @@ def test_the_control_differs_from_the_vae_in_the_distribution_alone() -> None:
 
 def test_one_s_own_recipe_extends_another(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text(
-        'extends = "ft-mse"\n[optimizer]\nrate = 1e-6\n[ours]\n"optimizer.rate" = "careful"\n'
+        'extends = "ft-mse"\n[optimizer]\nrate = 1e-6\n[ours]\n"optimizer.lr" = "careful"\n'
     )
     (tmp_path / "mine.toml").write_text('extends = "base.toml"\ntitle = "Mine"\n[data]\nbatch = 8\n')
     mine, parent = find_recipe(tmp_path / "mine.toml"), find_recipe("ft-mse")
-    assert (mine.name, mine.title, mine.optimizer.rate, mine.data.batch) == ("mine", "Mine", 1e-6, 8)
+    assert (mine.name, mine.title, mine.optimizer.lr, mine.data.batch_size) == ("mine", "Mine", 1e-6, 8)
     assert mine.loss == parent.loss
     origins = {note.field: note.origin for note in explain(mine)}
-    assert (origins["optimizer.rate"], origins["data.batch"]) == ("our choice", "unexplained")
+    assert (origins["optimizer.lr"], origins["data.batch_size"]) == ("our choice", "unexplained")
     assert origins["loss.pixel"] == "published"
 
 
@@ -71,13 +71,13 @@ def test_one_s_own_recipe_extends_another(tmp_path: Path) -> None:
         ('extends = "ft-mse"\n[loss]\npixle = "l1"\n', "loss.pixle'. Did you mean loss.pixel?"),
         ('extends = "ft-mse"\n[lose]\npixel = "l1"\n', "no 'lose'. Did you mean loss?"),
         ('extends = "ft-mse"\n[loss]\npixel = "l3"\n', "loss.pixel is 'l3': input should be 'l1', 'mse'"),
-        ('extends = "ft-mse"\n[data]\nbatch = "8"\n', "data.batch is '8'"),
-        ('extends = "ft-mse"\n[data]\nbatch = true\n', "data.batch is True"),
-        ('extends = "ft-mse"\n[optimizer]\nrate = nan\n', "optimizer.rate is nan"),
+        ('extends = "ft-mse"\n[data]\nbatch = "8"\n', "data.batch_size is '8'"),
+        ('extends = "ft-mse"\n[data]\nbatch = true\n', "data.batch_size is True"),
+        ('extends = "ft-mse"\n[optimizer]\nrate = nan\n', "optimizer.lr is nan"),
         ('extends = "ft-mse"\n[loss]\nkl_weight = 1.0\n', "kl_weight asks for a trained encoder"),
         ('extends = "ft-mse"\n[loss]\nperceptual = "none"\n', "so perceptual_weight is 0"),
         ('extends = "ft-mse"\n[data]\ncrop = [0.9, 0.5]\n', "crop is (from, to)"),
-        ('extends = "ft-mse"\n[optimizer]\ncool_down = 280001\n', "longer than run.updates"),
+        ('extends = "ft-mse"\n[optimizer]\ncool_down = 280001\n', "longer than run.steps"),
         ('extends = "kl-f8"\n[gan]\nwarm_up = 50002\n', "warm_up is longer than start"),
         ('extends = "kl-f8"\n[model]\nspace = "sd1"\n', "starts from scratch"),
         ('extends = "ft-mse"\n[run]\npreset = "card-2023"\n', "card-2022, modern, offline"),
@@ -118,13 +118,13 @@ def test_a_change_is_called_one() -> None:
 
 def test_explain_prints_them() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "vaelens", "finetune", "--explain", "ft-mse", "--set", "run.updates=5000"],
+        [sys.executable, "-m", "vaelens", "finetune", "--explain", "ft-mse", "--set", "run.steps=5000"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
     assert "loss.perceptual_weight 0.1 published the model card: MSE + 0.1 * LPIPS" in lines
     assert any(line.startswith("gan.weight 0.0 our choice not published; a reproduction elsewhere") for line in lines)
-    assert "run.updates 5000 our choice changed for this run" in lines
+    assert "run.steps 5000 our choice changed for this run" in lines
 
 
 @pytest.mark.parametrize("where", ["README.md", "docs/training.md", "src/vaelens/cli/finetune.py"])

@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vaelens.finetuning.objective import pixel_weights
-from vaelens.finetuning.perceptual import load_perceptual
-from vaelens.finetuning.running import finetune
-from vaelens.finetuning.starting import check_start, start_from
+from vaelens.finetuning.losses import box_weights
+from vaelens.finetuning.losses import load_perceptual
+from vaelens.finetuning.training import finetune
+from vaelens.finetuning.initialization import check_start, start_from
 
 from support.training import DECODER, SIZE, batch, folder, gradients, judged, recipe, small_presets, state, step
 from vaelens.errors import UsageError
 from vaelens.evaluation.equipment import Access
 from vaelens.finetuning.recipe import Recipe, field_names
-from vaelens.finetuning.step import Setting, rate_at, update
+from vaelens.finetuning.step import StepConfig, learning_rate, train_step
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.drawing import Box
 
 Seen = Callable[[Recipe], Any]
 WEIGHTED = {"loss__box_weight": 2.0}
 CONTINUES = {key: value for key, value in DECODER.items() if key != "model__space"}
-FREE = {key: value for key, value in DECODER.items() if key != "model__trains"}
+FREE = {key: value for key, value in DECODER.items() if key != "model__trainable"}
 RUN = {
     "run__preset": "small",
-    "run__updates": 4,
+    "run__steps": 4,
     "run__evaluate_every": 4,
     "run__checkpoint_every": 4,
     "run__log_every": 4,
@@ -60,7 +60,7 @@ def loss(r: Recipe) -> float:
 
 def perceptual_loss(r: Recipe) -> float:
     distance, _ = load_perceptual(r.loss.perceptual)
-    return float(update(state(r), [(batch(), None)], 1, Setting(r, distance, seed=0))["loss"])
+    return float(train_step(state(r), [(batch(), None)], 1, StepConfig(r, distance, seed=0))["loss"])
 
 
 def with_or_without(**changes: Any) -> Recipe:
@@ -122,7 +122,7 @@ def judge(r: Recipe) -> dict[str, tuple[int, ...]]:
 
 
 def rates(r: Recipe) -> list[float]:
-    return [rate_at(r.optimizer, n, r.run.updates) for n in range(r.run.updates)]
+    return [learning_rate(r.optimizer, n, r.run.steps) for n in range(r.run.steps)]
 
 
 def averages(r: Recipe) -> float | None:
@@ -134,12 +134,12 @@ def averages(r: Recipe) -> float | None:
 
 def square(r: Recipe) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    how = Crops(r.data.size, r.data.crop, r.data.flip, r.data.recolour)
+    how = Crops(r.data.size, r.data.crop, r.data.flip, r.data.color_jitter)
     return random_square(pixels, [], how, np.random.default_rng(1))[0].tobytes()
 
 
 def box_weights(r: Recipe) -> list[float] | None:
-    found = pixel_weights(r.loss, ((Box("eye", 2, 2, 9, 9), Box("R", 10, 10, 20, 20)),), SIZE)
+    found = box_weights(r.loss, ((Box("eye", 2, 2, 9, 9), Box("R", 10, 10, 20, 20)),), SIZE)
     return None if found is None else found.flatten().tolist()
 
 
@@ -174,9 +174,9 @@ def files_of_a_run(name: str) -> Seen:
         plan = json.loads((run / "report" / "plan.json").read_text())
         return {
             "updates": json.loads((run / "run.json").read_text())["updates"],
-            "log": [line["update"] for line in lines],
+            "log": [line["step"] for line in lines],
             "losses": [line["loss"] for line in lines],
-            "evaluations": sorted({line["update"] for line in evaluations}),
+            "evaluations": sorted({line["step"] for line in evaluations}),
             "checkpoints": sorted(int(p.name) for p in (run / "checkpoints").iterdir()),
             "held_out": plan["images"],
             "preset": plan["preset"]["name"],
@@ -186,13 +186,13 @@ def files_of_a_run(name: str) -> Seen:
 
 
 PLACE: list[Any] = []
-DATA = {"data__size": 24, "data__crop": (0.5, 0.9), "data__flip": 0.0, "data__recolour": 0.0}
+DATA = {"data__size": 24, "data__crop": (0.5, 0.9), "data__flip": 0.0, "data__color_jitter": 0.0}
 
 CASES = [
     Case("model.config", ("tiny-kl", "sd16"), "the network that is built", start_network),
-    Case("model.begin", ("torch", "straight"), "the first weights", first_weights),
+    Case("model.init", ("default", "balanced"), "the first weights", first_weights),
     Case("model.space", ("any", "sdxl"), "whether an sd1 VAE is taken", takes_sd1, given=CONTINUES),
-    Case("model.trains", ("all", "decoder"), "what an update moves", moved, given=FREE),
+    Case("model.trainable", ("all", "decoder"), "what an update moves", moved, given=FREE),
     Case("model.post_quant_conv", ("trained", "frozen"), "what an update moves", moved, given=DECODER),
     Case("model.posterior", ("sample", "mode"), "the loss", loss),
     Case("loss.reduction", ("sum", "mean"), "the loss", loss),
@@ -201,33 +201,33 @@ CASES = [
     Case("loss.pixel_weight", (1.0, 2.0), "the loss", loss),
     Case("loss.perceptual", ("none", "psim-small"), "the loss", perceptual_loss, with_or_without),
     Case("loss.perceptual_weight", (0.1, 0.2), "the loss", perceptual_loss),
-    Case("loss.kl_weight", (1e-4, 1.0), "the gradient", gradient, given={"optimizer__clip": 0.0}),
+    Case("loss.kl_weight", (1e-4, 1.0), "the gradient", gradient, given={"optimizer__max_grad_norm": 0.0}),
     Case("loss.box_weight", (2.0, 3.0), "how much a pixel counts", box_weights),
     Case("loss.box_labels", ((), ("eye",)), "how much a pixel counts", box_weights, given=WEIGHTED),
     Case("gan.weight", (0.25, 0.5), "the generator's share", share, judged),
     Case("gan.weighting", ("adaptive", "fixed"), "the generator's share", share, judged),
     Case("gan.start", (1, 2), "when the generator hears of it", heard_at, judged),
-    Case("gan.warm_up", (0, 1), "when the discriminator learns", learns_at, judged, {"gan__start": 2}),
+    Case("gan.warmup_steps", (0, 1), "when the discriminator learns", learns_at, judged, {"gan__start": 2}),
     Case("gan.width", (16, 32), "the discriminator's shapes", judge, judged),
     Case("gan.layers", (1, 2), "the discriminator's shapes", judge, judged),
     Case("gan.norm", ("none", "group"), "the discriminator's tensors", judge, judged),
     Case("gan.norm", ("group", "batch"), "the discriminator's tensors", judge, judged),
-    Case("gan.rate", (1e-4, 1e-3), "the discriminator after two updates", judge_after(2), judged),
+    Case("gan.lr", (1e-4, 1e-3), "the discriminator after two updates", judge_after(2), judged),
     Case("gan.betas", ((0.5, 0.9), (0.9, 0.99)), "the discriminator after two updates", judge_after(2), judged),
-    Case("optimizer.rate", (1e-4, 1e-3), "the weights after an update", weights_after(1)),
+    Case("optimizer.lr", (1e-4, 1e-3), "the weights after an update", weights_after(1)),
     Case("optimizer.betas", ((0.5, 0.9), (0.9, 0.99)), "the weights after two updates", weights_after(2)),
     Case("optimizer.weight_decay", (0.0, 0.1), "the weights after an update", weights_after(1)),
-    Case("optimizer.warm_up", (0, 5), "the rates", rates),
-    Case("optimizer.cool_down", (0, 5), "the rates", rates),
-    Case("optimizer.clip", (0.0, 1e-3), "the gradient that the optimizer sees", gradient),
+    Case("optimizer.warmup_steps", (0, 5), "the rates", rates),
+    Case("optimizer.decay_steps", (0, 5), "the rates", rates),
+    Case("optimizer.max_grad_norm", (0.0, 1e-3), "the gradient that the optimizer sees", gradient),
     Case("ema.decay", (0.0, 0.999), "the average", averages),
     Case("ema.decay", (0.05, 0.999), "the average", averages),
     Case("data.size", (24, 32), "a square", square, given=DATA),
-    Case("data.batch", (2, 4), "log.jsonl", files_of_a_run("losses"), given=RUN),
+    Case("data.batch_size", (2, 4), "log.jsonl", files_of_a_run("losses"), given=RUN),
     Case("data.crop", ((0.5, 0.9), (0.5, 1.0)), "a square", square, given=DATA),
     Case("data.flip", (0.0, 1.0), "a square", square, given=DATA),
-    Case("data.recolour", (0.0, 1.0), "a square", square, given=DATA),
-    Case("run.updates", (4, 2), "run.json", files_of_a_run("updates"), given=RUN),
+    Case("data.color_jitter", (0.0, 1.0), "a square", square, given=DATA),
+    Case("run.steps", (4, 2), "run.json", files_of_a_run("updates"), given=RUN),
     Case("run.evaluate_every", (4, 2), "evaluations.jsonl", files_of_a_run("evaluations"), given=RUN),
     Case("run.checkpoint_every", (4, 3), "checkpoints/", files_of_a_run("checkpoints"), given=RUN),
     Case("run.log_every", (4, 1), "log.jsonl", files_of_a_run("log"), given=RUN),

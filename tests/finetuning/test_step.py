@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from vaelens.finetuning.adversary import discriminator_loss, generator_loss
-from vaelens.finetuning.objective import reconstruction_loss
+from vaelens.finetuning.losses import discriminator_loss, generator_loss
+from vaelens.finetuning.losses import reconstruction_loss
 
 from support.training import DECODER, batch, gradients, judged, network, recipe, setting, state, step
 from vaelens.errors import CheckFailedError
 from vaelens.finetuning.state import Ema
-from vaelens.finetuning.step import noise_seed, rate_at, update
+from vaelens.finetuning.step import noise_seed, learning_rate, train_step
 
 F64 = torch.float64
 
@@ -20,7 +20,7 @@ F64 = torch.float64
 @pytest.mark.parametrize("form", ["sum", "mean"])
 def test_the_gradient_is_that_of_two_backward_passes(form: str) -> None:
     """The usual way: both losses on the decoder's output, two autograd.grad calls at its last weight, one total."""
-    wanted = judged(loss__reduction=form, **DECODER, model__posterior="sample", optimizer__clip=0.0)
+    wanted = judged(loss__reduction=form, **DECODER, model__posterior="sample", optimizer__max_grad_norm=0.0)
     trained, plain = state(wanted, F64), state(wanted, F64)
     log = step(trained, wanted)
 
@@ -67,7 +67,7 @@ def test_the_discriminator_gets_its_own_gradient_and_the_generator_none_of_it() 
 
 
 def test_an_unheard_discriminator_changes_nothing_of_the_generator() -> None:
-    quiet = judged(**DECODER, gan__start=5, gan__warm_up=5)
+    quiet = judged(**DECODER, gan__start=5, gan__warmup_steps=5)
     alone = recipe(**DECODER)
     with_judge, without = state(quiet, F64), state(alone, F64)
     log = step(with_judge, quiet)
@@ -79,7 +79,7 @@ def test_an_unheard_discriminator_changes_nothing_of_the_generator() -> None:
 
 
 def test_the_discriminator_s_start_counts_generator_updates() -> None:
-    wanted = judged(gan__start=3, gan__warm_up=2)
+    wanted = judged(gan__start=3, gan__warmup_steps=2)
     trained = state(wanted)
     assert trained.discriminator is not None
     said = []
@@ -119,10 +119,10 @@ def test_the_average_is_the_closed_form() -> None:
     wanted = recipe(ema__decay=0.5)
     trained = state(wanted, F64)
     assert trained.ema is not None
-    weights = [copy.deepcopy(dict(trained.trained()))]
+    weights = [copy.deepcopy(dict(trained.trainable()))]
     for _ in range(4):
         step(trained, wanted)
-        weights.append({name: p.detach().clone() for name, p in trained.trained().items()})
+        weights.append({name: p.detach().clone() for name, p in trained.trainable().items()})
     keeps = [min(0.5, (1 + n) / (10 + n)) for n in range(4)]
     assert keeps[0] == 0.1
     for name, average in trained.ema.average.items():
@@ -133,14 +133,14 @@ def test_the_average_is_the_closed_form() -> None:
     assert any(not torch.equal(average, weights[-1][name]) for name, average in trained.ema.average.items())
     long = Ema({"w": torch.zeros(1, dtype=F64)}, 0.99)
     for n in range(2000):
-        long.update({"w": torch.tensor([1.0], dtype=F64)}, n)
+        long.train_step({"w": torch.tensor([1.0], dtype=F64)}, n)
     product = np.prod([min(0.99, (1 + n) / (10 + n)) for n in range(2000)])
     assert float(long.average["w"]) == pytest.approx(1 - product, rel=1e-12)
 
 
 def test_parts_add_up_to_the_batch() -> None:
     """Without a judge, exactly; with an adaptive weight each part has its own, as documented."""
-    wanted = recipe(data__batch=6, loss__kl_weight=0.01)
+    wanted = recipe(data__batch_size=6, loss__kl_weight=0.01)
     whole, parts = state(wanted, F64), state(wanted, F64)
     a, b = step(whole, wanted), step(parts, wanted, parts=3)
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-12)
@@ -156,20 +156,20 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     broken = batch(4)
     broken.image[0, 0, 0, 0] = torch.nan
     with pytest.raises(CheckFailedError, match=r"update 2: the generator's gradient is NaN or infinite"):
-        update(trained, [(broken, None)], 1, setting(wanted))
-    assert trained.updates == 1
+        train_step(trained, [(broken, None)], 1, setting(wanted))
+    assert trained.step == 1
     assert all(torch.equal(t, before[name]) for name, t in trained.tensors().items())
 
 
 def test_the_rate_rises_and_falls() -> None:
-    o = recipe(optimizer__rate=1.0, optimizer__warm_up=4, optimizer__cool_down=5, run__updates=20).optimizer
-    rates = [rate_at(o, n, 20) for n in range(20)]
+    o = recipe(optimizer__lr=1.0, optimizer__warmup_steps=4, optimizer__decay_steps=5, run__steps=20).optimizer
+    rates = [learning_rate(o, n, 20) for n in range(20)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1, 1]
     assert rates[14:] == pytest.approx([1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
 def test_flat_images_and_a_batch_of_one() -> None:
-    wanted = judged(data__batch=1, gan__norm="batch")
+    wanted = judged(data__batch_size=1, gan__norm="batch")
     trained = state(wanted)
     flat = batch(1)
     flat.image.fill_(0.5)

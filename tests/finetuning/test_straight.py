@@ -1,7 +1,7 @@
 """Training from scratch begins with colours that go straight through all of the latent's channels."""
 
 import torch
-from vaelens.finetuning.starting import start_from
+from vaelens.finetuning.initialization import start_from
 
 from support.training import recipe
 from vaelens.evaluation.equipment import Access
@@ -9,7 +9,7 @@ from vaelens.networks.autoencoder_kl import Attention, AutoencoderKL, ResnetBloc
 
 
 def begun(begin: str, seed: int = 0) -> AutoencoderKL:
-    wanted = recipe(model__begin=begin)
+    wanted = recipe(model__init=begin)
     return start_from(None, wanted, seed, None, Access(torch.device("cpu"), True, print)).network
 
 
@@ -24,7 +24,7 @@ def conditioning(network: AutoencoderKL) -> float:
 
 
 def test_residual_branches_begin_at_zero() -> None:
-    network = begun("straight")
+    network = begun("balanced")
     residual = [m for m in network.modules() if isinstance(m, ResnetBlock | Attention)]
     assert len(residual) > 10
     for module in residual:
@@ -36,7 +36,7 @@ def test_residual_branches_begin_at_zero() -> None:
 
 
 def test_what_stands_around_the_latent_keeps_its_channels_apart() -> None:
-    network = begun("straight")
+    network = begun("balanced")
     for conv in (network.quant_conv, network.post_quant_conv):
         assert conv is not None
         assert torch.equal(conv.weight[:, :, 0, 0], torch.eye(len(conv.weight)))
@@ -46,7 +46,7 @@ def test_what_stands_around_the_latent_keeps_its_channels_apart() -> None:
 
 
 def test_no_direction_of_the_latent_begins_nearly_closed() -> None:
-    straight, own = ([conditioning(begun(begin, seed)) for seed in range(6)] for begin in ("straight", "torch"))
+    straight, own = ([conditioning(begun(begin, seed)) for seed in range(6)] for begin in ("balanced", "default"))
     told = f"{max(straight):.1f}, with torch's own weights from {min(own):.1f} to {max(own):.1f}"
     print(f"strongest over weakest direction around the latent: at most {told}")
     assert max(straight) < 2

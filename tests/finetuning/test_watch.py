@@ -3,12 +3,12 @@
 import math
 
 import pytest
-from vaelens.finetuning.watch import PATIENCE, WIDENING, Watch
+from vaelens.finetuning.validation import PATIENCE, WIDENING, Watch
 
 FINE = {"loss": 0.3, "discriminator": 0.7, "real": 0.4, "fake": -0.3, "generator": 0.3}
 
 
-def test_nan_is_seen_at_once() -> None:
+def test_nan_is_seen_micro_batch_size() -> None:
     for value in (math.nan, math.inf):
         found = Watch().log(7, FINE | {"loss": value})
         assert found is not None

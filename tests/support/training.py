@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from vaelens.finetuning.images import Batch, Sample
-from vaelens.finetuning.running import Tuned, finetune
+from vaelens.finetuning.data import Batch, Sample
+from vaelens.finetuning.training import Tuned, finetune
 
 from vaelens.evaluation.presets import PRESETS
 from vaelens.finetuning.recipe import Recipe, find_recipe
 from vaelens.finetuning.state import State
-from vaelens.finetuning.step import Setting, update
+from vaelens.finetuning.step import StepConfig, train_step
 from vaelens.images.drawing import Box
 from vaelens.networks.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from vaelens.resources import seeded
@@ -25,25 +25,25 @@ from vaelens.resources import seeded
 SIZE = 32
 CONFIG = AutoencoderKLConfig(latent_channels=3, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
 QUICK: dict[str, Any] = {
-    "optimizer.warm_up": 0,
-    "optimizer.cool_down": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.decay_steps": 0,
     "data.size": SIZE,
-    "data.batch": 4,
-    "run.updates": 20,
+    "data.batch_size": 4,
+    "run.steps": 20,
 }
 DISTRIBUTION: dict[str, Any] = {"model.posterior": "sample", "loss.kl_weight": 1e-4}
 SIMPLE: dict[str, Any] = {"loss.pixel": "l1", "loss.pixel_weight": 1.0}
 DECODER: dict[str, Any] = {
-    "model__trains": "decoder",
+    "model__trainable": "decoder",
     "model__config": "",
-    "model__begin": "",
+    "model__init": "",
     "model__space": "any",
     "loss__kl_weight": 0.0,
 }
 JUDGED: dict[str, Any] = {
     "gan.weight": 0.5,
     "gan.start": 0,
-    "gan.warm_up": 0,
+    "gan.warmup_steps": 0,
     "gan.width": 16,
     "gan.layers": 2,
     "gan.norm": "none",
@@ -54,7 +54,7 @@ JUDGED: dict[str, Any] = {
 def small_presets() -> Generator[None]:
     """In this context there are presets that measure squares of 64 and 48 pixels: a run's looks take a second."""
     added = {name: replace(PRESETS["offline"], name=name, side=side) for name, side in (("small", 64), ("smaller", 48))}
-    PRESETS.update(added)
+    PRESETS.train_step(added)
     try:
         yield
     finally:
@@ -62,13 +62,13 @@ def small_presets() -> Generator[None]:
             del PRESETS[name]
 
 
-def recipe(name: str = "tiny-begin", **changes: Any) -> Recipe:
+def recipe(name: str = "tiny-scratch", **changes: Any) -> Recipe:
     """A recipe with short times and small images, from scratch a VAE's; `loss__pixel="mse"` changes a field."""
-    usual = QUICK | (DISTRIBUTION | SIMPLE if name == "tiny-begin" else {})
+    usual = QUICK | (DISTRIBUTION | SIMPLE if name == "tiny-scratch" else {})
     return find_recipe(name, usual | {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def judged(name: str = "tiny-begin", **changes: Any) -> Recipe:
+def judged(name: str = "tiny-scratch", **changes: Any) -> Recipe:
     """The same with a discriminator that is heard from the first update on."""
     return recipe(name, **{key.replace(".", "__"): value for key, value in JUDGED.items()} | changes)
 
@@ -95,14 +95,14 @@ def batch(count: int = 4, start: int = 0, boxes: tuple[tuple[Box, ...], ...] | N
     return Batch(image, boxes or ((),) * count, tuple(range(start, start + count)), samples)
 
 
-def setting(wanted: Recipe, **more: Any) -> Setting:
+def setting(wanted: Recipe, **more: Any) -> StepConfig:
     """For a step without a perceptual network."""
-    return Setting(wanted, None, seed=0, **more)
+    return StepConfig(wanted, None, seed=0, **more)
 
 
 def step(trained: State, wanted: Recipe, made: Batch | None = None, parts: int = 1, **more: Any) -> dict[str, float]:
     """One update on made-up images, cut into parts."""
-    whole = made or batch(wanted.data.batch, trained.updates * wanted.data.batch)
+    whole = made or batch(wanted.data.batch_size, trained.step * wanted.data.batch_size)
     size = len(whole.numbers) // parts
     cut = [
         Batch(
@@ -113,7 +113,7 @@ def step(trained: State, wanted: Recipe, made: Batch | None = None, parts: int =
         )
         for i in range(0, len(whole.numbers), size)
     ]
-    log = update(trained, [(portion, None) for portion in cut], parts, setting(wanted, **more))
+    log = train_step(trained, [(portion, None) for portion in cut], parts, setting(wanted, **more))
     return {key: float(value) for key, value in log.items()}
 
 
@@ -131,8 +131,8 @@ def folder(path: Path, count: int, first: int = 0, side: int = 40) -> Path:
 
 
 CHANGED: dict[str, Any] = {
-    "model.space": "sd1", "gan.start": 6, "gan.warm_up": 3, "gan.width": 16, "gan.layers": 2, "optimizer.warm_up": 2,
-    "optimizer.cool_down": 4, "data.size": 32, "data.batch": 4, "run.updates": 20, "run.evaluate_every": 10,
+    "model.space": "sd1", "gan.start": 6, "gan.warmup_steps": 3, "gan.width": 16, "gan.layers": 2, "optimizer.warmup_steps": 2,
+    "optimizer.decay_steps": 4, "data.size": 32, "data.batch_size": 4, "run.steps": 20, "run.evaluate_every": 10,
     "run.checkpoint_every": 5, "run.log_every": 1, "run.held_out": 4, "run.preset": "small",
 }  # fmt: skip
 
@@ -141,33 +141,33 @@ SCRIPT = """
 import json, os, sys
 sys.path.insert(0, {tests!r})
 from support.training import small_presets
-from vaelens.finetuning.running import finetune
+from vaelens.finetuning.training import finetune
 kill_at = {kill_at}
 def show(done, total, numbers):
     if done == kill_at and "loss" in numbers:
         os.kill(os.getpid(), 9)
 with small_presets():
-    finetune({vae!r}, {photos!r}, recipe="tiny-ft-ema", changed={changed!r}, output={output!r}, device="cpu", threads=1,
-             show=show)
+    finetune({vae!r}, {photos!r}, recipe="tiny-ft-ema", overrides={changed!r}, output={output!r}, device="cpu", threads=1,
+             on_log=show)
 """
 
 
 def train(vae: Path | None, photos: Path, output: Path, recipe: str = "tiny-ft-ema", **more: Any) -> Tuned:
     changed = CHANGED | more.pop("changed", {})
-    return finetune(vae, photos, recipe=recipe, changed=changed, output=output, device="cpu", threads=1, **more)
+    return finetune(vae, photos, recipe=recipe, overrides=changed, output=output, device="cpu", threads=1, **more)
 
 
 SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
 
 
-EVEN: dict[str, Any] = {"optimizer.warm_up": 0, "optimizer.cool_down": 0}
+EVEN: dict[str, Any] = {"optimizer.warmup_steps": 0, "optimizer.decay_steps": 0}
 
 
 ALONE = EVEN | {"gan.weight": 0.0}
 
 
 def wanted(form: str) -> Recipe:
-    return judged(loss__reduction=form, loss__kl_weight=0.01, gan__norm="group", data__batch=4, optimizer__clip=0.5)
+    return judged(loss__reduction=form, loss__kl_weight=0.01, gan__norm="group", data__batch_size=4, optimizer__max_grad_norm=0.5)
 
 
 def begin(recipe: Recipe) -> State:

@@ -1,4 +1,4 @@
-"""`vaelens calibrate`: which way of measuring gives a published table."""
+"""`vaelens calibrate`: find the protocol behind a published table."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,8 @@ def calibrate(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="The images that the figures are of: coco-val2017, or any that `evaluate` takes."
+            metavar="SOURCE",
+            help="The table's images: coco-val2017, or any dataset that `evaluate` takes.",
         ),
     ] = "coco-val2017",
     vae: Annotated[
@@ -21,7 +22,7 @@ def calibrate(
         typer.Option(
             "--vae",
             metavar="VAE",
-            help="One that figures are published for: a name, a file, a folder. Repeatable.",
+            help="A VAE of the table: a name, a file or a folder. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -29,16 +30,16 @@ def calibrate(
         Path | None,
         typer.Option(
             metavar="FILE.toml",
-            help="Published figures: [VAE], and under it psnr, psnr_std, ssim, ssim_std, psim, psim_std, rfid, as "
-            "printed. By default the model cards' for coco-val2017.",
+            help="The published table: [VAE], and under it psnr, psnr_std, ssim, ssim_std, psim, psim_std and rfid, as "
+            "printed. By default that of the model cards for coco-val2017.",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="For an evaluation each way; goes on from there.")
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Output folder. An interrupted run resumes here.")
     ] = Path("calibration"),
     take: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Only so many images.", show_default=False)
+        int | None, typer.Option(min=1, metavar="N", help="Measure only N images.", show_default=False)
     ] = None,
     skip_bad: options.SkipBad = False,
     batch: options.Batch = None,
@@ -52,7 +53,9 @@ def calibrate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Find out how a published table was measured: every likely way, ranked by the figures that it gives again.
+    """Find out how a published table was measured.
+
+    Measures by every likely protocol, and ranks them by the published figures that they reproduce.
 
     Examples:
 

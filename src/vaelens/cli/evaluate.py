@@ -1,4 +1,4 @@
-"""`vaelens evaluate`: VAEs measured on a dataset, to a report."""
+"""`vaelens evaluate`: measure VAEs on a dataset and write a report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,47 +14,61 @@ def evaluate(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder, a zip, webdataset shards, a Hugging Face dataset (owner/name), coco-val2017, or drawn.",
+            help="A folder, a zip, webdataset shards, a Hugging Face dataset (owner/name), coco-val2017, or synthetic.",
             show_default=False,
         ),
     ],
     vae: options.Vaes = None,
     preset: Annotated[
-        str, typer.Option(metavar="NAME", help="card-2022 (the published tables), modern, or offline (no download).")
+        str,
+        typer.Option(
+            metavar="NAME", help="Protocol: card-2022 (the published tables), modern, or offline (no download)."
+        ),
     ] = "modern",
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Of rows, features and report; goes on there.")
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Output folder. An interrupted run resumes here.")
     ] = Path("evaluation"),
     take: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Only so many, chosen by --seed.", show_default=False)
+        int | None,
+        typer.Option(min=1, metavar="N", help="Measure only N images, chosen by --seed.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of --take and of the posterior's noise.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of --take and of the posterior's noise.")] = 0,
     min_aesthetic: Annotated[
         float | None,
-        typer.Option(metavar="SCORE", help="Only images whose shard gives them at least this.", show_default=False),
+        typer.Option(
+            metavar="SCORE",
+            help="Only images with at least this aesthetic score.",
+            show_default=False,
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a Hugging Face dataset.", show_default=False)
+        str | None, typer.Option(metavar="NAME", help="The split of a Hugging Face dataset.", show_default=False)
     ] = None,
     boxes: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Regions to measure: a CSV or JSONL of id,label,left,top,right,bottom.",
+            help="Regions to measure: a CSV or JSONL file with id,label,left,top,right,bottom.",
             show_default=False,
         ),
     ] = None,
     skip_bad: options.SkipBad = False,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Do only this part: 1/3, 2/3, 3/3 into one folder.", show_default=False),
+        typer.Option(metavar="I/N", help="Measure one part: 1/3, 2/3 and 3/3 into one folder.", show_default=False),
     ] = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
     network: options.Networks = None,
-    fd_dinov2: Annotated[
-        bool, typer.Option("--fd-dinov2", help="Also the Frechet distance on DINOv2 features (1.2 GB download).")
-    ] = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="KEY",
+            help="Add a metric to the preset, as fd_dinov2 (1.2 GB download). Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     space: options.Space = None,
@@ -63,7 +77,9 @@ def evaluate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure VAEs on a dataset: rFID, PSNR, SSIM, PSIM, LPIPS, with a report. The same command again goes on.
+    """Measure VAEs on a dataset and write a report: rFID, PSNR, SSIM, PSIM, LPIPS.
+
+    The same command again resumes an interrupted run.
 
     Examples:
 
@@ -72,8 +88,9 @@ def evaluate(
     vaelens evaluate photos/ --vae ft-mse --preset offline -o photos-report
     """
     set_level(quiet, verbose)
-    from vaelens.evaluation.reporting import pairs_table, results_dict, summary_table
-    from vaelens.evaluation.running import evaluate as run
+    from vaelens.evaluation.report.exports import results_dict
+    from vaelens.evaluation.report.score_tables import pairs_table, summary_table
+    from vaelens.evaluation.run import evaluate as run
 
     vaes = options.or_embedded(vae)
     paths = options.network_paths(network)
@@ -94,17 +111,17 @@ def evaluate(
                 batch=batch,
                 threads=threads,
                 networks=paths,
-                fd_dinov2=fd_dinov2,
+                metrics=metric or (),
                 device=device,
                 dtype=dtype,
                 space=space,
                 offline=offline,
                 notify=say,
                 progress=step,
-                unfinished=(lambda left: result_json({"unfinished": left})) if json else None,
+                on_unfinished=(lambda left: result_json({"unfinished": left})) if json else None,
             )
     except KeyboardInterrupt:
-        say("What was measured is kept; the same command goes on from there.")
+        say(f"Interrupted. The scores so far are saved in {output}; the same command resumes there.")
         raise
     if results is None:
         return
@@ -116,5 +133,5 @@ def evaluate(
         result("")
         result_table(pairs_table(results))
     for warning in results.warnings:
-        say(f"Mind: {warning}")
-    result(f"\nwrote {output / 'report.html'}, beside it report.md, results.json, rows.csv, model-index/, run.json")
+        say(f"Warning: {warning}")
+    result(f"\nWrote {output / 'report.html'}, report.md, results.json, rows.csv, model-index/ and run.json.")

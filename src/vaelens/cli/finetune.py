@@ -168,8 +168,8 @@ def finetune(
         raise typer.Exit(130) from None
     if tuned.results is None:
         return
-    from vaelens.evaluation.exports import results_dict
-    from vaelens.evaluation.report_tables import pairs_table, summary_table
+    from vaelens.evaluation.report.exports import results_dict
+    from vaelens.evaluation.report.score_tables import pairs_table, summary_table
 
     if json:
         result_json(tuned.record | {"held_out_results": results_dict(tuned.results)})

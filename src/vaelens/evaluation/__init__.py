@@ -1,1 +1,1 @@
-"""A dataset through VAEs: images to rows, rows to results, results to a report."""
+"""Evaluation: a dataset through VAEs, measured by a preset of metrics. `run.evaluate` is the entry."""

@@ -1,4 +1,4 @@
-"""Presets: a whole measuring protocol with a name. Results of two presets never stand in one table.
+"""Presets: whole measuring protocols with names. Results of two presets never stand in one table.
 
 `card-2022` follows the scripts behind the published tables (pesser/stable-diffusion, scripts/autoencoder-eval.py);
 `modern` is what papers since 2024 mostly do; `offline` needs no download.
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from vaelens.errors import UsageError
 from vaelens.images.resizing import Way
+from vaelens.metrics.ssim import Padding
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Preset:
     side: int  # pixels of the square that is cut from the middle, the shorter side resized to it
     posterior: Literal["sample", "mode"]
     rounding: Literal["truncate", "half-up"]  # to 8 bits; truncated originals go through the same saving
-    ssim_padding: Literal["zero", "valid"]
+    ssim_padding: Padding
     inception: Literal["torch_fidelity", "pytorch_fid"] | None  # how 8-bit images become Inception's input
-    measures: tuple[str, ...]  # keys of measures.py, in the order of the columns
+    metrics: tuple[str, ...]  # keys of metric_table.py, in the order of the columns
 
     def as_dict(self) -> dict[str, Any]:
         """For records."""
@@ -49,5 +50,5 @@ def find_preset(name: str) -> Preset:
     if name not in PRESETS:
         near = difflib.get_close_matches(name.lower(), PRESETS, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(PRESETS)}."
-        raise UsageError(f"no preset is called {name!r}. {hint}")
+        raise UsageError(f"there is no preset {name!r}. {hint}")
     return PRESETS[name]

@@ -11,20 +11,43 @@ from vaelens.metrics.statistics import Interval, Paired, Spread
 
 @dataclass(frozen=True)
 class Row:
-    """One image through one VAE; a score is None where it is infinite (PSNR of equal images) or can't be had."""
+    """One image through one VAE; a score is None where it is infinite (PSNR of equal images) or has no value."""
 
     id: str
     vae: str
     sha256: str  # of the image's file
     finite: bool
-    scores: Mapping[str, float | None]  # measure key -> value
-    regions: tuple[Mapping[str, Any], ...] = ()  # measure_regions' dicts; a glyph's has read and ceiling too
-    letters: tuple[int, int, int] | None = None  # glyphs read: here, on the original; of how many
+    scores: Mapping[str, float | None]  # by metric
+    regions: tuple[Mapping[str, Any], ...] = ()  # of `measure_regions`; a glyph's has read and ceiling too
+    letters: tuple[int, int, int] | None = None  # glyphs read on the reconstruction, on the original, glyphs in all
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a line of rows.jsonl."""
+        line: dict[str, Any] = {
+            "id": self.id,
+            "vae": self.vae,
+            "sha256": self.sha256,
+            "finite": self.finite,
+            **self.scores,
+        }
+        if self.regions:
+            line["regions"] = [dict(region) for region in self.regions]
+        if self.letters:
+            line["letters"] = list(self.letters)
+        return line
+
+    @staticmethod
+    def from_dict(line: Mapping[str, Any]) -> "Row":
+        """From a line of rows.jsonl. Raises KeyError or TypeError for a damaged one."""
+        scores = dict(line)
+        fixed = {key: scores.pop(key) for key in ("id", "vae", "sha256", "finite")}
+        regions, letters = scores.pop("regions", ()), scores.pop("letters", None)
+        return Row(**fixed, scores=scores, regions=tuple(regions), letters=tuple(letters) if letters else None)
 
 
 @dataclass(frozen=True)
-class SetScore:
-    """A measure of the whole set; `interval` (95 %) where one can be had; value None with a reason in `note`."""
+class DatasetScore:
+    """The score of a whole dataset; `interval` (95 %) where it has one; value None with a reason in `note`."""
 
     value: float | None
     interval: Interval | None = None
@@ -33,18 +56,18 @@ class SetScore:
 
 @dataclass(frozen=True)
 class RegionSpread:
-    """One measure on one kind of region, of one size: the spread over all such regions of all images."""
+    """One metric on one kind of region, of one size: the spread over all such regions of all images."""
 
     vae: str
     label: str  # eye, iris, mouth, face; "letter" for all glyphs
     stratum: str  # <8, 8-16, 16-32, >=32, or "all"
-    measure: str  # psnr, ssim, psim (of psim-small's network with the preset offline), gradient
+    metric: str  # a key of REGION_METRICS
     spread: Spread
 
 
 @dataclass(frozen=True)
 class Letters:
-    """Of the drawn letters of one size, the share that the glyph reader reads right."""
+    """Of the synthetic letters of one size, the share that the glyph reader reads correctly."""
 
     vae: str
     stratum: str
@@ -55,7 +78,7 @@ class Letters:
 
 @dataclass(frozen=True)
 class Example:
-    """An image to look at: uint8 [h,w,3] originals and reconstructions, and why it was chosen."""
+    """An image shown in the report: uint8 [h,w,3] original and reconstructions, and why it was chosen."""
 
     id: str
     why: str
@@ -66,21 +89,21 @@ class Example:
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """All that a report says. `record` is run.json's content."""
+    """Everything that a report says. `record` is the content of run.json."""
 
     source: str  # the dataset as a report names it
     preset: Preset
     count: int  # images
     vaes: tuple[str, ...]
-    measures: tuple[str, ...]  # keys, in the order of columns
+    metrics: tuple[str, ...]  # keys, in the order of columns
     rows: tuple[Row, ...]  # in the manifest's order, each image through every VAE
-    spreads: Mapping[tuple[str, str], Spread]  # (VAE, measure of an image)
-    sets: Mapping[tuple[str, str], SetScore]  # (VAE, measure of the set)
-    pairs: Mapping[tuple[str, str, str], Paired]  # (first, second, measure of an image); first is the later-named VAE
-    set_pairs: Mapping[tuple[str, str, str], Interval]  # (first, second, measure of the set): first - second
+    spreads: Mapping[tuple[str, str], Spread]  # (VAE, image metric)
+    dataset_scores: Mapping[tuple[str, str], DatasetScore]  # (VAE, dataset metric)
+    differences: Mapping[tuple[str, str, str], Paired]  # (first, second, image metric); first is the later-named VAE
+    dataset_differences: Mapping[tuple[str, str, str], Interval]  # (first, second, dataset metric): first - second
     regions: tuple[RegionSpread, ...]
     letters: tuple[Letters, ...]
-    published: Mapping[tuple[str, str], str]  # (VAE, measure) -> the card's value, where set and preset are the card's
+    published: Mapping[tuple[str, str], str]  # (VAE, metric), for the cards' dataset and preset
     warnings: tuple[str, ...]
     record: Mapping[str, Any]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from vaelens.evaluation.exports import model_indexes
-from vaelens.evaluation.images import read_chunk
-from vaelens.evaluation.report_tables import pairs_table, summary_table
+from vaelens.evaluation.report.exports import model_indexes
+from vaelens.evaluation.chunks import read_chunk
+from vaelens.evaluation.report.score_tables import pairs_table, summary_table
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.running import evaluate
+from vaelens.evaluation.run import evaluate
 from vaelens.files import write_atomic
 from vaelens.finetuning.loop import Training, raw_vae, released_vae
 from vaelens.finetuning.recipe import FieldNote, explain
@@ -103,7 +103,7 @@ def release(
     if before:  # under a name that differs from the new VAE's
         vaes.insert(0, VAE(before.network, before.spec, f"{before.name} (before)", before.fingerprint))
     results = evaluate(
-        vaes, t.held_out, preset=t.instruments.preset, output=path / REPORT, seed=t.config.seed, skip_bad=True,
+        vaes, t.held_out, preset=t.preset.preset, output=path / REPORT, seed=t.config.seed, skip_bad=True,
         threads=torch.get_num_threads(), networks=networks, device=str(tuned.device), offline=offline,
         notify=silent,
     )  # fmt: skip
@@ -118,7 +118,7 @@ def _scaling_factor(t: Training) -> float:
     vae = released_vae(t.state, t.spec)
     found: list[torch.Tensor] = []
     for number in range(len(t.training_sample.items)):
-        chunk = read_chunk(t.training_sample, number, 1, t.instruments.preset, skip_bad=True)
+        chunk = read_chunk(t.training_sample, number, 1, t.preset.preset, skip_bad=True)
         if chunk.items:
             found.append(vae.encode(from_uint8(chunk.pixels)).posterior.mode().flatten().double().cpu())
     return float(f"{1 / float(torch.cat(found).std()):.5g}")

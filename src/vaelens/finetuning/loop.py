@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from vaelens.errors import CheckFailedError
-from vaelens.evaluation.instruments import Instruments
+from vaelens.evaluation.loaded_preset import LoadedPreset
 from vaelens.finetuning import checkpoints
 from vaelens.finetuning.data import TrainingImages
 from vaelens.finetuning.run_folder import RunFolder
@@ -45,7 +45,7 @@ class Training:
     images: TrainingImages
     held_out: Dataset
     training_sample: Dataset
-    instruments: Instruments
+    preset: LoadedPreset
     micro_batch_size: int
     ranks: Ranks
     runtime: Runtime
@@ -126,12 +126,12 @@ def evaluate(t: Training) -> StopReason | None:
     reason = None
     if t.ranks.is_first:
         released, raw = released_vae(t.state, t.spec), raw_vae(t.state, t.spec)
-        training = score(released, t.training_sample, t.instruments, seed)
-        held_out = score(released, t.held_out, t.instruments, seed)
+        training = score(released, t.training_sample, t.preset, seed)
+        held_out = score(released, t.held_out, t.preset, seed)
         vaes = {RELEASED: released}
         if t.state.ema is not None:
             vaes = {"raw": raw, RELEASED: released}
-            values = score(raw, t.held_out, t.instruments, seed).values
+            values = score(raw, t.held_out, t.preset, seed).values
             t.folder.add_evaluation({"step": step, "weights": "raw", "held_out": dict(values)})
         t.folder.add_evaluation(
             {
@@ -141,7 +141,7 @@ def evaluate(t: Training) -> StopReason | None:
                 "training": dict(training.values),
             }
         )
-        t.folder.add_samples(step, sample_sheet(vaes, t.held_out, t.instruments, seed))
+        t.folder.add_samples(step, sample_sheet(vaes, t.held_out, t.preset, seed))
         t.on_log(step, t.config.recipe.run.steps, {f"held-out {key}": value for key, value in held_out.values.items()})
         if held_out.finite and training.finite:
             reason = t.early_stopping.check_evaluation(step, training.psnr, held_out.psnr)

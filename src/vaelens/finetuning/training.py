@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.evaluation.equipment import build_instruments, check_networks
-from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.loaded_preset import check_networks, load_preset, published_networks
 from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.results import Results
 from vaelens.files import json_text, write_atomic
@@ -163,7 +162,7 @@ def finetune(
         )
     count = threads or int(found.get("threads", 0)) or torch.get_num_threads()
     with using_threads(count), exclusive_run(path, ranks.number):
-        training, initial, plan, metric_networks = _prepare(job, count)
+        training, initial, plan, metric_paths = _prepare(job, count)
         if _restore(training):
             runtime.notify(f"Resuming after step {training.state.step} of {chosen.run.steps}.")
         ended = train(training)
@@ -176,7 +175,7 @@ def finetune(
         record = run_record("finetune", {k: v for k, v in plan.items() if k not in {"versions", "command"}}, [], 0.0)
         record |= {"recipe": chosen.name, "steps": training.state.step, "skipped": skipped}
         record |= {"stopped": stopped, "ranks": ranks.count}
-        tuned, results = release(training, initial.vae, record, metric_networks, offline=offline)
+        tuned, results = release(training, initial.vae, record, metric_paths, offline=offline)
         record |= {"vaes": [vae_record(tuned)], "seconds": round(time.perf_counter() - started, 3)}  # of this call
         if ranks.is_first:
             write_atomic(path / "run.json", json_text(record).encode())
@@ -221,11 +220,11 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
     preset = find_preset(recipe.run.preset)
     check_networks(preset, metric_paths, runtime)
     perceptual, loss_networks = load_perceptual(recipe.perceptual_name, loss_paths, runtime.device, runtime)
-    instruments, metric_networks = build_instruments(preset, metric_paths, runtime)
+    loaded = load_preset(preset, metric_paths, runtime)
     initial = initialize(job.vae, recipe, job.seed, job.space, runtime)
     sources = open_sources(job.sources, recipe, runtime)
     plan = {
-        **_plan(recipe, initial, sources, loss_networks | metric_networks),
+        **_plan(recipe, initial, sources, loss_networks | loaded.networks),
         "seed": job.seed,
         "micro_batch_size": job.micro_batch_size,
         "threads": threads,
@@ -246,7 +245,7 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         images=TrainingImages(sources.training, sources.weights, recipe.data, job.seed),
         held_out=sources.held_out,
         training_sample=sample_of(sources.training, len(sources.held_out.items), job.seed),
-        instruments=instruments,
+        preset=loaded,
         micro_batch_size=job.micro_batch_size,
         ranks=ranks,
         runtime=runtime,
@@ -259,7 +258,7 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
 def _network_paths(recipe: Recipe, given: Mapping[str, Source]) -> tuple[dict[str, Path], dict[str, Path]]:
     """The given files of the networks in the loss, and of those in the preset's metrics."""
     in_loss = {*PERCEPTUAL_NETWORKS[recipe.perceptual_name]}
-    in_metrics = {name for key in find_preset(recipe.run.preset).measures for name in MEASURES[key].networks}
+    in_metrics = {*published_networks(find_preset(recipe.run.preset))}
     for name in given:
         if name not in in_loss | in_metrics:
             used = ", ".join(sorted(in_loss | in_metrics)) or "none"

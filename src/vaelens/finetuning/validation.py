@@ -9,14 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from vaelens.errors import BadInputError
-from vaelens.evaluation.images import read_chunk
-from vaelens.evaluation.instruments import EXTRACTORS, Instruments
-from vaelens.evaluation.measures import MEASURES
-from vaelens.evaluation.measuring import measure, reconstruct_chunk
-from vaelens.evaluation.preparation import saved_originals
+from vaelens.evaluation.chunks import quantize_originals, read_chunk
+from vaelens.evaluation.loaded_preset import LoadedPreset
+from vaelens.evaluation.measurement import measure_chunk, reconstruct_chunk
+from vaelens.evaluation.metric_table import dataset_metrics
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.sheet import SheetRow, draw_sheet
-from vaelens.metrics.frechet import Moments, frechet_distance
+from vaelens.metrics.frechet import Moments
 from vaelens.vae import VAE
 
 SAMPLES = 4  # images of a sample sheet
@@ -42,20 +41,20 @@ class Scores:
         return self.values.get("psnr", math.inf)
 
 
-def score(vae: VAE, dataset: Dataset, instruments: Instruments, seed: int) -> Scores:
+def score(vae: VAE, dataset: Dataset, loaded: LoadedPreset, seed: int) -> Scores:
     """Evaluate in memory, as `evaluate` does. Skips unreadable images; raises BadInputError where none is left."""
     columns: dict[str, list[float]] = {}
     features: dict[str, tuple[Moments, Moments]] = {}
     finite = True
     for number in range(-(-len(dataset.items) // CHUNK)):
-        chunk = read_chunk(dataset, number, CHUNK, instruments.preset, skip_bad=True)
+        chunk = read_chunk(dataset, number, CHUNK, loaded.preset, skip_bad=True)
         if not chunk.items:
             continue
-        originals = saved_originals(chunk.pixels, instruments.preset)
-        made = reconstruct_chunk(vae, chunk, instruments.preset, seed)
+        originals = quantize_originals(chunk.pixels, loaded.preset)
+        made = reconstruct_chunk(vae, chunk, loaded.preset, seed)
         finite = finite and all(made.finite)
-        rows, after = measure(made, chunk, vae.name, instruments, instruments.reference(originals))
-        before = instruments.features(originals)
+        rows, after = measure_chunk(made, chunk, vae.name, loaded, loaded.batch(originals))
+        before = loaded.features(originals)
         for key in after:
             both = Moments.of(before[key]), Moments.of(after[key])
             held = features.get(key)
@@ -67,21 +66,21 @@ def score(vae: VAE, dataset: Dataset, instruments: Instruments, seed: int) -> Sc
     if not columns and finite:
         raise BadInputError(f"{dataset.name}: none of its images can be read. Name others with --held-out.")
     values = {key: math.fsum(column) / len(column) for key, column in columns.items()}
-    for key in instruments.measures:
-        if MEASURES[key].of == "set" and key != "kid" and finite and features[EXTRACTORS[key]][0].count > 1:
-            values[key] = frechet_distance(*features[EXTRACTORS[key]])
-    return Scores({key: values[key] for key in instruments.measures if key in values}, finite)
+    for metric in dataset_metrics(loaded.preset.metrics):
+        if metric.distance and finite and features[metric.extractor][0].count > 1:
+            values[metric.key] = metric.distance(*features[metric.extractor])
+    return Scores({key: values[key] for key in loaded.preset.metrics if key in values}, finite)
 
 
-def sample_sheet(vaes: Mapping[str, VAE], dataset: Dataset, instruments: Instruments, seed: int) -> np.ndarray:
+def sample_sheet(vaes: Mapping[str, VAE], dataset: Dataset, loaded: LoadedPreset, seed: int) -> np.ndarray:
     """The first readable images, original | each VAE, uint8 [h,w,3]."""
     rows: list[SheetRow] = []
     for number in range(len(dataset.items)):
-        chunk = read_chunk(dataset, number, 1, instruments.preset, skip_bad=True)
+        chunk = read_chunk(dataset, number, 1, loaded.preset, skip_bad=True)
         if not chunk.items:
             continue
-        made = [reconstruct_chunk(vae, chunk, instruments.preset, seed).pixels for vae in vaes.values()]
-        cells = [_pixels(saved_originals(chunk.pixels, instruments.preset)), *(_pixels(one) for one in made)]
+        made = [reconstruct_chunk(vae, chunk, loaded.preset, seed).pixels for vae in vaes.values()]
+        cells = [_pixels(quantize_originals(chunk.pixels, loaded.preset)), *(_pixels(one) for one in made)]
         rows.append(SheetRow(chunk.items[0].id, tuple(cells)))
         if len(rows) == SAMPLES:
             break
@@ -121,7 +120,7 @@ class EarlyStopping:
         if len(self.perfect) >= PATIENCE:
             message = (
                 f"the discriminator has separated real images from reconstructions perfectly for {PATIENCE} log lines "
-                f"(loss {loss:.4f}), so the generator learns nothing from it. A lower gan.lr or fewer gan.layers may help."
+                f"(loss {loss:.4f}), and teaches the generator nothing. A lower gan.lr or fewer gan.layers may help."
             )
             return StopReason(message, self.perfect[0])
         if len(self.collapsed) >= PATIENCE:
@@ -145,6 +144,6 @@ class EarlyStopping:
             return None
         message = (
             f"it overfits: over {OVERFIT_EVALUATIONS} evaluations PSNR on held-out images fell by "
-            f"{last[0][2] - held_out:.2f} dB, while the gap to training images grew. More images or fewer steps may help."
+            f"{last[0][2] - held_out:.2f} dB, while the gap to training images grew. Use more images or fewer steps."
         )
         return StopReason(message, last[0][0])

@@ -89,7 +89,7 @@ class Jackknife:
 def jackknife(
     reference: Sequence[Moments],
     sets: Mapping[str, Sequence[Moments]],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Jackknife]:
     """The Frechet distance of each named set from the reference, whole and with each group left out.
 

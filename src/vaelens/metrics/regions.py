@@ -1,4 +1,4 @@
-"""Measures of one box in an image: an eye, a letter. The whole image is reconstructed; only the looking is local.
+"""Scores of one box in an image: an eye, a letter. The whole image is reconstructed; only the scoring is local.
 
 A box, in pixels of the image that is measured, is rounded outward to whole pixels and cut at the image's
 edges. PSNR as for an image; SSIM and PSIM from the whole image's maps, at the places whose centre lies in
@@ -6,39 +6,27 @@ the box, so that they see the box's surroundings too; the gradient energy says w
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vaelens.images.drawing import Box
 
-
-class Region(TypedDict):
-    """One box's row. psnr in dB, infinite where nothing changed; None where a measure has nothing to look at."""
-
-    label: str
-    box: list[float]
-    stratum: str
-    psnr: float
-    ssim: float | None
-    psim: float | None
-    gradient_energy: float | None
-
-
 STRATA = ("<8", "8-16", "16-32", ">=32")  # pixels of the smaller side, the lower end included
 
 
 def measure_regions(
-    image: Tensor, reference: Tensor, boxes: Iterable[Box], ssim_map: Tensor, psim_maps: Sequence[Tensor] | None
-) -> list[Region]:
-    """One row a box, in the boxes' order.
+    image: Tensor, reference: Tensor, boxes: Iterable[Box], ssim_map: Tensor, maps: Mapping[str, Sequence[Tensor]]
+) -> list[dict[str, Any]]:
+    """One row per box, in the boxes' order: label, box, stratum, psnr, ssim, each of `maps`, gradient_energy.
+
+    psnr is in dB, infinite where nothing changed; ssim and gradient_energy are None where the box has no value.
 
     image (a reconstruction), reference (its original): [3,h,w] in [0,1]. ssim_map: [3,h,w] zero-padded or
-    [3,h-10,w-10] valid, of `ssim.ssim_map`. psim_maps: [h_i,w_i] a tap, one minus the cosine (a measure that
-    weighs its taps gives them weighted); None leaves psim None. Raises ValueError for a box that lies
-    outside of the image.
+    [3,h-10,w-10] valid, of `ssim.ssim_map`. maps: by metric, [h_i,w_i] per tap, as of `psim.psim_maps`. Raises
+    ValueError for a box that lies outside of the image.
     """
     if image.shape != reference.shape:
         raise ValueError(
@@ -53,7 +41,7 @@ def measure_regions(
             "stratum": stratum(box),
             "psnr": region_psnr(image, reference, box),
             "ssim": region_ssim(ssim_map, box, size),
-            "psim": None if psim_maps is None else region_psim(psim_maps, box, size),
+            **{key: region_psim(cells, box, size) for key, cells in maps.items()},
             "gradient_energy": gradient_energy(image, reference, box),
         }
         for box in boxes

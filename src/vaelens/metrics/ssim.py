@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Padding = Literal["zero", "valid"]
+
 WINDOW = 11
 SIGMA = 1.5
 C1, C2 = 0.01**2, 0.03**2
 
 
-def ssim(image: Tensor, reference: Tensor, padding: Literal["zero", "valid"] = "zero") -> Tensor:
+def ssim(image: Tensor, reference: Tensor, padding: Padding = "zero") -> Tensor:
     """One value an image, [b], float64: the mean of `ssim_map`, which says what is taken and refused."""
     return ssim_map(image, reference, padding).mean(dim=(1, 2, 3))
 
 
-def ssim_map(image: Tensor, reference: Tensor, padding: Literal["zero", "valid"]) -> Tensor:
+def ssim_map(image: Tensor, reference: Tensor, padding: Padding) -> Tensor:
     """The similarity around each pixel, float64.
 
     image, reference: [b,c,h,w] in [0,1], of the same shape. `zero` pads the borders with zeros and so

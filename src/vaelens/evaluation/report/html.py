@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vaelens.evaluation import report_tables, report_words
-from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.metric_table import METRICS, dataset_metrics, image_metrics
+from vaelens.evaluation.report import score_tables, wording
 from vaelens.evaluation.results import Example, Results, Row
 from vaelens.images.writing import encode_png
 from vaelens.report import plots
@@ -14,59 +14,52 @@ from vaelens.report.tables import escaped
 
 PLOTTED_PAIRS = 6  # the pairs of four VAEs; of more VAEs, only those with the first one
 
-Values = Mapping[tuple[str, str], np.ndarray]  # (VAE, measure) -> one value an image, nan where there is none
+Values = Mapping[tuple[str, str], np.ndarray]  # (VAE, metric) -> one value per image, NaN where there is none
 
 
 def report_html(results: Results, examples: Sequence[Example]) -> str:
     """The page. The same results and examples give the same text."""
     values = _values(results)
     above = [Section("Scores", _scores(results))]
-    if results.pairs or results.set_pairs:
-        content = _lead(report_words.PAIRED) + wide_table(report_tables.pairs_table(results))
-        above.append(Section("Differences", content))
-    if results.regions:
-        content = _lead(report_words.REGIONS) + wide_table(report_tables.regions_table(results))
-        above.append(Section("Regions", content))
-    if results.letters:
-        content = _lead(report_words.LETTERS) + wide_table(report_tables.letters_table(results))
-        above.append(Section("Letters read", content))
+    above += [
+        Section(heading, _lead(lead) + wide_table(table)) for heading, lead, table in wording.detail_tables(results)
+    ]
     above += [
         Section(heading, content)
         for heading, content in (("Distributions", _distributions(results, values)), ("Pairs", _pairs(results, values)))
         if content
     ]
     meanings = "".join(
-        f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>\n" for name, text in report_words.key(results)
+        f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>\n" for name, text in wording.column_meanings(results)
     )
     return render_report(
-        report_words.title(results),
-        report_words.shown(results),
+        wording.title(results),
+        wording.shown(results),
         above=above,
         panels=_panels(results, examples),
         below=[Section("What the columns mean", f'<dl class="key">\n{meanings}</dl>')],
-        facts=report_words.facts(results),
+        facts=wording.facts(results),
         style=plots.palette_css(),
     )
 
 
 def _scores(results: Results) -> str:
     warnings = "".join(f"<li>{escaped(warning)}</li>\n" for warning in results.warnings)
-    sets = any(MEASURES[key].of == "set" for key in results.measures)
-    lines = [report_words.BOLD, report_words.SPREAD]
-    lines += [report_words.SETS] * sets + [report_words.PUBLISHED] * bool(results.published)
+    lines = [wording.BOLD, wording.SPREAD]
+    lines += [wording.DATASETS] * bool(dataset_metrics(results.metrics)) + [wording.PUBLISHED] * bool(results.published)
     return (
         (f'<ul class="warnings">\n{warnings}</ul>\n' if warnings else "")
-        + wide_table(report_tables.summary_table(results))
+        + wide_table(score_tables.summary_table(results))
         + _lead(" ".join(lines))
     )
 
 
 def _distributions(results: Results, values: Values) -> str:
     figures: list[str] = []
-    for key in _of_images(results):
-        each = [one[np.isfinite(one)] for one in (values[vae, key] for vae in results.vaes)]
+    for metric in image_metrics(results.metrics):
+        each = [one[np.isfinite(one)] for one in (values[vae, metric.key] for vae in results.vaes)]
         if any(map(len, each)):
-            figures.append(_figure(plots.distributions(each, _label(key)), f"{MEASURES[key].title} of each VAE", ""))
+            figures.append(_figure(plots.distributions(each, metric.label), f"{metric.title} of each VAE", ""))
     if not figures:
         return ""
     lead = _lead("How many images have which value. The marks at the bottom are the means.")
@@ -74,7 +67,7 @@ def _distributions(results: Results, values: Values) -> str:
 
 
 def _pairs(results: Results, values: Values) -> str:
-    pairs = list(dict.fromkeys((first, second) for first, second, _ in results.pairs))
+    pairs = list(dict.fromkeys((first, second) for first, second, _ in results.differences))
     plotted = pairs if len(pairs) <= PLOTTED_PAIRS else [pair for pair in pairs if results.vaes[0] in pair]
     parts = [
         f"<details{' open' * (number == 0)}>\n<summary>{escaped(first)} <span>and</span> {escaped(second)}</summary>\n"
@@ -89,20 +82,20 @@ def _pairs(results: Results, values: Values) -> str:
         "they are equal. Right: the differences first − second in order, in the colour of the VAE that is better."  # noqa: RUF001
     )
     if len(plotted) < len(pairs):
-        lead += f" Of {len(pairs)} pairs, those with {results.vaes[0]} are drawn; the table has all."
+        lead += f" Of {len(pairs)} pairs, only those with {results.vaes[0]} are plotted; the table has all."
     return _lead(lead) + "".join(parts)
 
 
 def _pair(results: Results, values: Values, first: str, second: str) -> list[str]:
     numbers = (results.vaes.index(first), results.vaes.index(second))
     figures: list[str] = []
-    for key in _of_images(results):
-        a, b = values[first, key], values[second, key]
+    for metric in image_metrics(results.metrics):
+        a, b = values[first, metric.key], values[second, metric.key]
         both = np.isfinite(a) & np.isfinite(b)
-        if (first, second, key) in results.pairs and both.any():
-            label = _label(key)
+        if both.any():
+            label = metric.label
             figures.append(_figure(plots.scatter(a[both], b[both]), f"{label}: one VAE against the other", label))
-            svg = plots.differences(a[both], b[both], MEASURES[key].better, numbers)
+            svg = plots.differences(a[both], b[both], metric.better or "higher", numbers)
             figures.append(_figure(svg, f"{label}: differences in order", f"{label}: differences"))
     return figures
 
@@ -130,18 +123,17 @@ def _panels(results: Results, examples: Sequence[Example]) -> list[Panel]:
 
 
 def _note(row: Row | None) -> str:
-    """What was measured on one reconstruction, a line each."""
+    """The scores of one reconstruction, one per line."""
     if row is None:
         return ""
     if not row.finite:
         return "not finite"
     parts: list[str] = []
     for key, value in row.scores.items():
-        if key in MEASURES:
-            measure = MEASURES[key]
-            unit = f" {measure.unit}" if measure.unit else ""
-            text = "infinite" if value is None else report_tables.number(value, measure.digits) + unit
-            parts.append(f"{measure.title} {text}")
+        metric = METRICS[key]
+        unit = f" {metric.unit}" if metric.unit else ""
+        text = "infinite" if value is None else score_tables.number(value, metric.digits) + unit
+        parts.append(f"{metric.title} {text}")
     if row.letters:
         read, ceiling, of = row.letters
         parts.append(f"{read} of {of} letters read, {ceiling} on the original")
@@ -150,7 +142,7 @@ def _note(row: Row | None) -> str:
 
 def _values(results: Results) -> Values:
     number_of = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in results.rows))}
-    keys = _of_images(results)
+    keys = [metric.key for metric in image_metrics(results.metrics)]
     values = {(vae, key): np.full(len(number_of), np.nan) for vae in results.vaes for key in keys}
     for row in results.rows:
         for key in keys:
@@ -158,14 +150,6 @@ def _values(results: Results) -> Values:
             if value is not None:
                 values[row.vae, key][number_of[row.id]] = value
     return values
-
-
-def _of_images(results: Results) -> list[str]:
-    return [key for key in results.measures if MEASURES[key].of == "image"]
-
-
-def _label(key: str) -> str:
-    return f"{MEASURES[key].title}, {MEASURES[key].unit}" if MEASURES[key].unit else MEASURES[key].title
 
 
 def _lead(text: str) -> str:

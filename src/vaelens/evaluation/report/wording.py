@@ -1,12 +1,13 @@
-"""What a report says in words: its title, what was measured, how to read it, and how it was made."""
+"""The text of a report: its title, what was measured, how to read it, and how it was made."""
 
 from collections.abc import Mapping
 from typing import Any, cast
 
-from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.metric_table import METRICS, REGION_METRICS
 from vaelens.evaluation.presets import Preset
-from vaelens.evaluation.report_tables import GRADIENT
+from vaelens.evaluation.report.score_tables import letters_table, pairs_table, regions_table
 from vaelens.evaluation.results import Results
+from vaelens.report.tables import Table
 
 READING = {
     "plain": "Pillow's plain conversion to RGB, without EXIF rotation or colour profiles",
@@ -29,27 +30,23 @@ SPREAD = (
     "the mean; the 95 % interval in brackets under it is."
 )
 BOLD = "Bold is the best in a column, ↑ where higher is better and ↓ where lower is."
-PUBLISHED = "Published values are those of the model cards, on the same set by the same preset."
+PUBLISHED = "Published values are those of the model cards, on the same dataset by the same preset."
 PAIRED = (
     "Every VAE saw the same images, so VAEs are compared image by image: the interval of the difference is far "
     "narrower than those of the two means, which may well overlap. Where it contains 0, the images don't tell "
     "the two VAEs apart. Of twenty comparisons that make no difference, about one is decided by chance."
 )
-SETS = (
-    "Distances of whole sets fall with the number of images and depend on what they show: they compare only within "
-    "one set. Their differences have jackknife intervals."
+DATASETS = (
+    "Distances of whole datasets fall with the number of images and depend on what they show: they compare only within "
+    "one dataset. Their differences have jackknife intervals."
 )
 REGIONS = (
     "Measured on the marked regions of whole reconstructed images, by the size of a region's shorter side after "
     "resizing. Regions of one image aren't independent."
 )
 LETTERS = (
-    "The share of drawn letters that a small reader reads right, on the reconstructions and, as the ceiling, on the "
-    "originals."
-)
-GRADIENTS = (
-    "gradient energy of the reconstruction over that of the original, in a region: below 1 it is smoother, above 1 "
-    "sharper or noisier"
+    "The share of synthetic letters that a small reader reads correctly, on the reconstructions and, as the ceiling, "
+    "on the originals."
 )
 
 
@@ -60,21 +57,31 @@ def title(results: Results) -> str:
 
 
 def shown(results: Results) -> str:
-    """One line under the title: how much of the set, how large, and by which preset."""
+    """One line under the title: how many images, how large, and by which preset."""
     side = results.preset.side
     images = f"{results.count:,} image{'s' * (results.count != 1)}"
     return f"{images} of {side} x {side} pixels, preset {results.preset.name}"
 
 
-def key(results: Results) -> list[tuple[str, str]]:
-    """The short key: each measure's title and what it means, which way is better included."""
-    lines = [
-        (measure.title, f"{_sentence(f'{measure.better} is better')} {_sentence(measure.about)}")
-        for measure in (MEASURES[name] for name in results.measures)
+def detail_tables(results: Results) -> list[tuple[str, str, Table]]:
+    """The tables below the scores that have rows, each with its heading and how to read it."""
+    tables = (
+        ("Differences", PAIRED, pairs_table(results)),
+        ("Regions", REGIONS, regions_table(results)),
+        ("Letters read", LETTERS, letters_table(results)),
+    )
+    return [(heading, lead, table) for heading, lead, table in tables if table.rows]
+
+
+def column_meanings(results: Results) -> list[tuple[str, str]]:
+    """Each metric's title and what it means, which way is better included."""
+    metrics = [METRICS[key] for key in results.metrics]
+    in_regions = {region.metric for region in results.regions} - {*results.metrics}
+    metrics += [metric for key, metric in REGION_METRICS.items() if key in in_regions]
+    return [
+        (m.title, " ".join(_sentence(text) for text in (m.better and f"{m.better} is better", m.about) if text))
+        for m in metrics
     ]
-    if any(region.measure == GRADIENT for region in results.regions):
-        lines.append(("gradient energy", f"Nearest to 1 is best. {_sentence(GRADIENTS)}"))
-    return lines
 
 
 def protocol(preset: Preset) -> str:
@@ -100,8 +107,8 @@ def facts(results: Results) -> dict[str, str]:
         prints = _mapping(vae.get("fingerprint"))
         parts = ", ".join(f"{half} {_mapping(of).get('stored', '?')}" for half, of in prints.items())
         found[f"VAE {vae.get('name', '?')}"] = ". ".join(filter(None, (where, parts or str(vae.get("weights", "")))))
-    for name, served in _mapping(settings.get("networks")).items():
-        network = _mapping(served)
+    for name, found_network in _mapping(settings.get("networks")).items():
+        network = _mapping(found_network)
         source = {"published": "the published weights", "given": "other weights than the published ones"}
         kind = source.get(str(network.get("source")), "")
         found[f"network {name}"] = ", ".join(filter(None, (kind, f"sha256 {network.get('sha256', '?')}")))
@@ -111,7 +118,7 @@ def facts(results: Results) -> dict[str, str]:
             ("images", "images"),
             ("manifest sha256", "manifest_sha256"),
             ("boxes sha256", "boxes_sha256"),
-            ("images a batch", "batch"),
+            ("batch size", "batch"),
             ("seed", "seed"),
             ("ranks", "ranks"),
         )
@@ -121,7 +128,7 @@ def facts(results: Results) -> dict[str, str]:
         found["dataset"] = " ".join(map(str, record["notes"]))
     skipped = _mapping(record.get("skipped"))
     if skipped:
-        found["skipped"] = listed(skipped)
+        found["skipped"] = list_skipped(skipped)
     if record.get("threads") is not None:
         found["threads"] = str(record["threads"])
     found |= _timing(results)
@@ -134,27 +141,27 @@ def facts(results: Results) -> dict[str, str]:
     return found
 
 
-def listed(skipped: Mapping[str, Any]) -> str:
-    """How many images couldn't be read, and the first of them with the reasons."""
+def list_skipped(skipped: Mapping[str, Any]) -> str:
+    """How many images are unreadable, and the first of them with the reasons."""
     first = "; ".join(f"{name} ({why})" for name, why in list(skipped.items())[:20])
     return f"{len(skipped)} unreadable: {first}{'; ...' if len(skipped) > 20 else ''}"
 
 
 def _timing(results: Results) -> dict[str, str]:
-    """The speed of all calls whose times are known; those that were stopped, and other shards, left none."""
+    """The speed of all calls whose times are known; interrupted ones and other shards leave none."""
     found: dict[str, str] = {}
     calls = _mappings(results.record.get("calls"))
     done = sum(call["reconstructions"] for call in calls)
     seconds = sum(call["measuring_seconds"] for call in calls)
     if done and seconds:
-        found["measured"] = f"{done:,} reconstructions in {seconds:.1f} s, {done / seconds:.2f} a second"
+        found["measured"] = f"{done:,} reconstructions in {seconds:.1f} s, {done / seconds:.2f} per second"
         others = results.count * len(results.vaes) - done
         if others > 0:
-            found["measured"] += f"; {others:,} more by shards or stopped calls, whose times aren't known"
+            found["measured"] += f"; {others:,} more by shards or interrupted calls, whose times aren't known"
     if results.record.get("seconds") is not None:
-        found["time in all"] = f"{results.record['seconds']:.1f} s"
+        found["total time"] = f"{results.record['seconds']:.1f} s"
         if len(calls) > 1:
-            found["time in all"] += f", in {len(calls)} calls"
+            found["total time"] += f", in {len(calls)} calls"
     return found
 
 

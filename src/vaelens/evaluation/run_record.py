@@ -1,4 +1,4 @@
-"""The calls that a run took, as run.json keeps them: what each measured, in what time, by which ranks."""
+"""run.json: what a run measured, in which calls, in what time, on how many ranks."""
 
 import json
 import math
@@ -15,25 +15,25 @@ TIMES = ("seconds", "measuring_seconds")
 Call = Mapping[str, Any]
 
 
-def share(measured: Mapping[str, float]) -> dict[str, Any]:
-    """What one rank did: `Work.measure`'s figures, and the process' largest memory in bytes, if it can be told."""
+def rank_record(measured: Mapping[str, float]) -> dict[str, Any]:
+    """What one rank did: `Measurement.run`'s figures, and the process' peak memory in bytes where it is known."""
     return {**measured, "peak_memory_bytes": peak_memory()}
 
 
-def call_record(shares: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any] | None:
-    """One call from its ranks' shares, `seconds` being all of it but the report; None where nothing was measured.
+def call_record(ranks: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any] | None:
+    """One call from its ranks' records, `seconds` being all of it but the report; None where nothing was measured.
 
     images and reconstructions are all ranks' together; measuring_seconds and peak_memory_bytes are the largest.
     """
-    if not any(one["reconstructions"] for one in shares):
+    if not any(rank["reconstructions"] for rank in ranks):
         return None
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        **{key: sum(one[key] for one in shares) for key in COUNTS},
+        **{key: sum(rank[key] for rank in ranks) for key in COUNTS},
         "seconds": round(seconds, 3),
-        "measuring_seconds": max(one["measuring_seconds"] for one in shares),
-        "peak_memory_bytes": largest_memory(shares),
-        "ranks": [dict(one) for one in shares],
+        "measuring_seconds": max(rank["measuring_seconds"] for rank in ranks),
+        "peak_memory_bytes": _largest_memory(ranks),
+        "ranks": [dict(rank) for rank in ranks],
     }
 
 
@@ -49,14 +49,13 @@ def earlier_calls(file: Path) -> list[dict[str, Any]] | None:
 
 
 def totals(calls: Sequence[Call]) -> dict[str, Any]:
-    """`seconds` of all calls together and the `peak_memory_bytes` of the largest; None where no call is known."""
+    """`seconds` of all calls together and the largest `peak_memory_bytes`; None where no call is known."""
     seconds = round(sum(call["seconds"] for call in calls), 3) if calls else None
-    return {"seconds": seconds, "peak_memory_bytes": largest_memory(calls)}
+    return {"seconds": seconds, "peak_memory_bytes": _largest_memory(calls)}
 
 
-def largest_memory(of: Sequence[Mapping[str, Any]]) -> int | None:
-    """The largest `peak_memory_bytes`; None where no system told."""
-    return max((one["peak_memory_bytes"] for one in of if one["peak_memory_bytes"]), default=None)
+def _largest_memory(records: Sequence[Mapping[str, Any]]) -> int | None:
+    return max((one["peak_memory_bytes"] for one in records if one["peak_memory_bytes"]), default=None)
 
 
 def _is_call(value: Any) -> bool:

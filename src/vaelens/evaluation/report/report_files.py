@@ -3,21 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vaelens.evaluation import report_tables, report_words
-from vaelens.evaluation.exports import model_indexes, regions_csv, results_dict, rows_csv
-from vaelens.evaluation.report_page import report_html
-from vaelens.evaluation.report_tables import pairs_table, summary_table
+from vaelens.evaluation.report import wording
+from vaelens.evaluation.report.exports import model_indexes, regions_csv, results_dict, rows_csv
+from vaelens.evaluation.report.html import report_html
+from vaelens.evaluation.report.score_tables import summary_table
 from vaelens.evaluation.results import Example, Results
 from vaelens.files import json_text, write_atomic
-from vaelens.report.tables import Table, markdown_escaped, table_markdown
-
-__all__ = ["pairs_table", "report_files", "report_markdown", "results_dict", "summary_table", "write_report"]
+from vaelens.report.tables import markdown_escaped, table_markdown
 
 
 def write_report(results: Results, examples: Sequence[Example], folder: Path) -> list[Path]:
     """Write every file of the report, each whole or not at all; gives their paths. Raises what `write_atomic` does.
 
-    `examples` are shown in their order, each with its measures.
+    `examples` are shown in their order, each with its scores.
     """
     files = report_files(results, examples)
     for old in (folder / "model-index").glob("*.yml"):  # of VAEs that this report doesn't name
@@ -42,23 +40,14 @@ def report_files(results: Results, examples: Sequence[Example]) -> dict[str, byt
 def report_markdown(results: Results) -> str:
     """The report's tables in GitHub's Markdown."""
     text = markdown_escaped
-    parts = [f"# {text(report_words.title(results))}", text(report_words.shown(results))]
+    parts = [f"# {text(wording.title(results))}", text(wording.shown(results))]
     parts += [f"> {text(warning)}" for warning in results.warnings]
-    parts += [table_markdown(summary_table(results)).rstrip(), f"{report_words.BOLD} {report_words.SPREAD}"]
+    parts += [table_markdown(summary_table(results)).rstrip(), f"{wording.BOLD} {wording.SPREAD}"]
     if results.published:
-        parts.append(report_words.PUBLISHED)
-    for heading, lead, table in _tables(results):
+        parts.append(wording.PUBLISHED)
+    for heading, lead, table in wording.detail_tables(results):
         parts += [f"## {heading}", lead, table_markdown(table).rstrip()]
-    meanings = "\n".join(f"- {text(name)}: {text(about)}" for name, about in report_words.key(results))
-    made = "\n".join(f"- {text(name)}: {text(value)}" for name, value in report_words.facts(results).items())
+    meanings = "\n".join(f"- {text(name)}: {text(about)}" for name, about in wording.column_meanings(results))
+    made = "\n".join(f"- {text(name)}: {text(value)}" for name, value in wording.facts(results).items())
     parts += ["## What the columns mean", meanings, "## How it was made", made]
     return "\n\n".join(parts) + "\n"
-
-
-def _tables(results: Results) -> list[tuple[str, str, Table]]:
-    tables = (
-        ("Differences", report_words.PAIRED, pairs_table(results)),
-        ("Regions", report_words.REGIONS, report_tables.regions_table(results)),
-        ("Letters read", report_words.LETTERS, report_tables.letters_table(results)),
-    )
-    return [(heading, lead, table) for heading, lead, table in tables if table.rows]

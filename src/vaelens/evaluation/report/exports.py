@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.metric_table import METRICS, ImageMetric, image_metrics
 from vaelens.evaluation.results import Results
 from vaelens.metrics.statistics import Interval
 
@@ -19,11 +19,11 @@ TASK = "image-to-image"  # the hub's task that a reconstruction is nearest to
 
 
 def rows_csv(results: Results) -> bytes:
-    """One row an image and VAE: id, vae, sha256, finite, a column a measure, and letters where any were read.
+    """One row per image and VAE: id, vae, sha256, finite, a column per metric, and letters where there are any.
 
-    Numbers read back as the same floats. A score that can't be had is empty.
+    Numbers read back as the same floats. A missing score is empty.
     """
-    keys = [key for key in results.measures if MEASURES[key].of == "image"]
+    keys = [metric.key for metric in image_metrics(results.metrics)]
     letters = ("letters_read", "letters_ceiling", "letters") if any(row.letters for row in results.rows) else ()
     head = ("id", "vae", "sha256", "finite", *keys, *letters)
     lines = (
@@ -35,7 +35,7 @@ def rows_csv(results: Results) -> bytes:
 
 
 def regions_csv(results: Results) -> bytes | None:
-    """One row a region and VAE, as it was measured; None where there are no regions."""
+    """One row per region and VAE, as it was measured; None where there are no regions."""
     keys = list(dict.fromkeys(key for row in results.rows for region in row.regions for key in region))
     if not keys:
         return None
@@ -44,18 +44,12 @@ def regions_csv(results: Results) -> bytes | None:
 
 
 def results_dict(results: Results) -> dict[str, Any]:
-    """All that was found but the rows, for JSON: scores with intervals, differences, regions and letters."""
-    scores = {
-        vae: {
-            key: asdict(results.spreads[vae, key] if MEASURES[key].of == "image" else results.sets[vae, key])
-            for key in results.measures
-        }
-        for vae in results.vaes
-    }
+    """Everything but the rows, for JSON: scores with intervals, differences, regions and letters."""
+    both = {**results.spreads, **results.dataset_scores}
+    scores = {vae: {key: asdict(both[vae, key]) for key in results.metrics} for vae in results.vaes}
     differences = [
-        {"first": first, "second": second, "measure": key, **asdict(found)}
-        for found_all in (results.pairs, results.set_pairs)
-        for (first, second, key), found in found_all.items()
+        {"first": first, "second": second, "metric": key, **asdict(found)}
+        for (first, second, key), found in {**results.differences, **results.dataset_differences}.items()
     ]
     return {
         "source": results.source,
@@ -70,10 +64,10 @@ def results_dict(results: Results) -> dict[str, Any]:
 
 
 def model_indexes(results: Results) -> dict[str, bytes]:
-    """File name to YAML, one a VAE that has a score: `model-index`, to stand in the metadata of its model card."""
+    """File name to YAML for each VAE with a score: `model-index`, for the metadata of its model card."""
     found: dict[str, bytes] = {}
     for vae in results.vaes:
-        metrics = [metric for key in results.measures if (metric := _metric(results, vae, key))]
+        metrics = [entry for key in results.metrics if (entry := _entry(results, vae, key))]
         if not metrics:
             continue
         index = {
@@ -95,17 +89,17 @@ def model_indexes(results: Results) -> dict[str, bytes]:
     return found
 
 
-def _metric(results: Results, vae: str, key: str) -> dict[str, Any] | None:
-    measure, preset = MEASURES[key], results.preset.name
+def _entry(results: Results, vae: str, key: str) -> dict[str, Any] | None:
+    metric, preset = METRICS[key], results.preset.name
     of: dict[str, Any] = {"preset": preset, "images": results.count}
-    if measure.of == "image":
+    if isinstance(metric, ImageMetric):
         spread = results.spreads.get((vae, key))
         if spread is None:
             return None
         value, interval = spread.mean, Interval(spread.mean, spread.low, spread.high)
         of |= {"std": spread.std, "images": spread.count}
     else:
-        score = results.sets.get((vae, key))
+        score = results.dataset_scores.get((vae, key))
         if score is None or score.value is None:
             return None
         value, interval = score.value, score.interval
@@ -113,7 +107,7 @@ def _metric(results: Results, vae: str, key: str) -> dict[str, Any] | None:
         return None
     if interval and math.isfinite(interval.low) and math.isfinite(interval.high):
         of["interval_95"] = [interval.low, interval.high]
-    return {"type": key, "value": value, "name": f"{measure.title} ({preset})", "config": preset, "args": of}
+    return {"type": key, "value": value, "name": f"{metric.title} ({preset})", "config": preset, "args": of}
 
 
 def _csv(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:

@@ -1,0 +1,110 @@
+"""A dataset in chunks of 8-bit squares: files decoded, resized and cropped as a preset has it, ahead of their use."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaelens.errors import BadInputError
+from vaelens.evaluation.presets import Preset
+from vaelens.images.datasets.items import Dataset, Item
+from vaelens.images.drawing import Box
+from vaelens.images.reading import decode_image_file, decode_plain
+from vaelens.images.resizing import placement, resize_and_crop
+from vaelens.images.writing import to_pixels
+
+LOADERS = 2  # threads: Pillow decodes outside the interpreter's lock
+AHEAD = 4  # chunks
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image as a preset sees it: uint8 [side,side,3], and the boxes that are left in it, in its pixels."""
+
+    pixels: np.ndarray
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The readable images of one chunk, and the unreadable ones (id, reason)."""
+
+    number: int
+    items: tuple[Item, ...]
+    images: tuple[Prepared, ...]
+    bad: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """uint8 [b,3,side,side]."""
+        pixels = torch.as_tensor(np.stack([image.pixels for image in self.images]))
+        # Made contiguous: on channels-last input torch's group norm on the CPU loses three digits, some levels of 255.
+        return pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def read_chunk(dataset: Dataset, number: int, batch: int, preset: Preset, skip_bad: bool) -> Chunk:
+    """The `number`th `batch` consecutive images.
+
+    Raises BadInputError for an unreadable one, unless `skip_bad`.
+    """
+    good: list[tuple[Item, Prepared]] = []
+    bad: list[tuple[str, str]] = []
+    for item in dataset.items[number * batch : (number + 1) * batch]:
+        try:
+            good.append((item, prepare(dataset.read(item), item.id, item.boxes, preset)))
+        except BadInputError as error:
+            if not skip_bad:
+                raise BadInputError(
+                    f"{error} All scores measured so far are saved; --skip-bad leaves such images out and lists them."
+                ) from error
+            bad.append((item.id, str(error)))
+    return Chunk(number, tuple(item for item, _ in good), tuple(image for _, image in good), tuple(bad))
+
+
+def read_ahead(dataset: Dataset, numbers: Sequence[int], batch: int, preset: Preset, skip_bad: bool) -> Iterator[Chunk]:
+    """These chunks in this order, each decoded by a thread while earlier ones are measured. Raises as `read_chunk`."""
+    with ThreadPoolExecutor(LOADERS) as pool:
+        ahead: list[Future[Chunk]] = []
+        try:
+            for number in numbers:
+                ahead.append(pool.submit(read_chunk, dataset, number, batch, preset, skip_bad))
+                if len(ahead) > AHEAD:
+                    yield ahead.pop(0).result()
+            while ahead:
+                yield ahead.pop(0).result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def prepare(data: bytes, name: str, boxes: tuple[Box, ...], preset: Preset) -> Prepared:
+    """Decode, resize and crop as the preset has it. Raises BadInputError, naming the image, where it is unreadable."""
+    pixels = decode_plain(data, name) if preset.reading == "plain" else to_pixels(decode_image_file(data, name).image)
+    square = resize_and_crop(pixels, preset.side, preset.resize, name)
+    height, width = pixels.shape[:2]
+    where = placement(height, width, preset.side)
+    mapped = (where.map(box) for box in boxes)
+    return Prepared(square, tuple(box for box in mapped if box is not None))
+
+
+def quantize_originals(pixels: Tensor, preset: Preset) -> Tensor:
+    """The originals, uint8 [b,3,h,w], as the preset compares reconstructions with them.
+
+    Where the preset truncates, originals go through x/127.5 - 1 and back like everything else, which lowers some
+    values by one. The way there is in float64, cast to fp32, and the way back in fp32, as in the published code.
+    """
+    if preset.rounding == "half-up":
+        return pixels
+    levels = (torch.arange(256, dtype=torch.float64) / 127.5 - 1).float()
+    table = ((levels + 1) / 2 * 255).to(torch.uint8).to(pixels.device)
+    return table[pixels.long()]
+
+
+def quantize(image: Tensor, preset: Preset) -> Tensor:
+    """Reconstructions [b,3,h,w] in [0,1] as the preset saves them: uint8, truncated or rounded half up."""
+    levels = image.clamp(0, 1) * 255
+    return (levels if preset.rounding == "truncate" else (levels + 0.5).floor()).to(torch.uint8)

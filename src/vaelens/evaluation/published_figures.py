@@ -1,0 +1,85 @@
+"""Published figures to compare with: those of the model cards, or of a TOML file with one table per VAE.
+
+Figures are kept as printed, since their digits say how precisely they are known.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
+
+from vaelens.errors import BadInputError, UsageError
+from vaelens.evaluation.loaded_preset import Source
+from vaelens.images.datasets import coco
+from vaelens.weights.registry import Score, registry
+
+DIGITS = {"rfid": 2, "psnr": 1, "ssim": 2, "psim": 2}  # after the point, as the model cards print them
+STD = "_std"
+FIGURES = tuple(name for key in DIGITS for name in (key, key + STD) if name != "rfid" + STD)
+MOST_DIGITS = 9
+
+Figures = Mapping[str, Decimal]  # by FIGURES' names, with as many digits as are printed
+
+
+def published_figures(vaes: Sequence[Source], path: Source | None) -> list[Figures]:
+    """The figures of each VAE, in order, by its name, its file's name, or the registry's name for its hub id.
+
+    path: a TOML file; None for the model cards' figures for coco-val2017. Raises UsageError for a VAE without
+    figures, BadInputError for a file that is no such table.
+    """
+    tables = {k: _card_figures(v) for k, v in card_scores().items()} if path is None else _read(Path(path))
+    repos = {entry.repo: name for name, entry in registry().vaes.items()}
+    found: list[Figures] = []
+    for vae in [os.fspath(vae) for vae in vaes]:
+        candidates = (vae, vae.lower(), Path(vae).stem, repos.get(vae, ""))
+        name = next((name for name in candidates if name in tables), None)
+        if name is None:
+            where = f"in {path}" if path else f"by the model cards for {coco.NAME}"
+            hint = "" if path else " Name another table with --table."
+            raise UsageError(f"no figures of {vae} are published {where}, only of {', '.join(tables)}.{hint}")
+        found.append(tables[name])
+    if not found:
+        raise UsageError("no VAE named. Name at least one with --vae.")
+    return found
+
+
+def card_scores() -> dict[str, Score]:
+    """What the model cards print for coco-val2017."""
+    known = registry().vaes.items()
+    return {name: score for name, entry in known for score in entry.scores if score.set == coco.NAME}
+
+
+def _card_figures(score: Score) -> Figures:
+    return {key: Decimal(f"{getattr(score, key):.{DIGITS[key.removesuffix(STD)]}f}") for key in FIGURES}
+
+
+def _read(path: Path) -> dict[str, Figures]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    except (OSError, ValueError, ArithmeticError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadInputError(f"{path}: not a table of published figures: {why}.") from error
+    for name, table in tables.items():
+        if not isinstance(table, dict) or not table:
+            raise BadInputError(f"{path}: {name} is not a table. Write [{name}], and psnr = 23.4 under it.")
+        for key, value in cast(dict[str, Any], table).items():
+            if key not in FIGURES:
+                raise BadInputError(f"{path}: {name}: unknown figure {key!r}. Known: {', '.join(FIGURES)}.")
+            if not _is_figure(value):
+                raise BadInputError(f"{path}: {name}: {key} = {value} is not a number such as 23.4.")
+    if not tables:
+        raise BadInputError(f"{path} has no figures. Write one table per VAE: [kl-f8], and psnr = 23.4 under it.")
+    return {name: {key: Decimal(value) for key, value in table.items()} for name, table in tables.items()}
+
+
+def _is_figure(value: object) -> bool:
+    if isinstance(value, Decimal):
+        return value.is_finite() and abs(value) < 10**MOST_DIGITS and digits_of(value) <= MOST_DIGITS
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**MOST_DIGITS
+
+
+def digits_of(figure: Decimal) -> int:
+    """How many are printed after the point."""
+    return max(0, -cast(int, figure.as_tuple().exponent))

@@ -1,0 +1,196 @@
+"""The tables of a report as text: the VAEs' scores, their differences, regions and letters.
+
+Each table is a list of columns, each a name with the function that writes a row's cell; a new column is one line.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from vaelens.evaluation.metric_table import METRICS, REGION_METRICS, ImageMetric, Metric
+from vaelens.evaluation.results import Letters, Results
+from vaelens.metrics.statistics import Interval, Paired, Spread
+from vaelens.report.tables import MINUS, Column, Table
+
+NBSP = "\N{NO-BREAK SPACE}"
+UNDECIDED = "not distinguishable"
+
+T = TypeVar("T")
+Cell = str | tuple[str, tuple[str, ...]]  # with notes under it
+Columns = Sequence[tuple[Column, Callable[[T], Cell]]]
+
+
+def summary_table(results: Results) -> Table:
+    """One row per VAE as in the model cards: mean ± std of image metrics, the value of dataset metrics.
+
+    Each cell's notes: the 95 % interval, how many images have no value, and the published score where there is one.
+    """
+    columns: Columns[str] = [
+        (Column("VAE"), lambda vae: vae),
+        *((Column(m.title, m.better), _score_column(results, m)) for m in (METRICS[key] for key in results.metrics)),
+    ]
+    return _table(columns, results.vaes, shared=0)
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """One row of `pairs_table`."""
+
+    first: str
+    second: str
+    metric: Metric
+    found: Paired | Interval
+
+
+def pairs_table(results: Results) -> Table:
+    """One row per pair of VAEs and metric: first - second with its 95 % interval, who wins how often, a verdict."""
+    both = {**results.dataset_differences, **results.differences}
+    pairs = dict.fromkeys((first, second) for first, second, _ in both)
+    rows = [
+        _Difference(first, second, METRICS[key], both[first, second, key])
+        for (first, second), key in itertools.product(pairs, results.metrics)
+        if (first, second, key) in both
+    ]
+    columns: Columns[_Difference] = [
+        (Column("first"), lambda row: row.first),
+        (Column("second"), lambda row: row.second),
+        (Column("metric"), lambda row: row.metric.title),
+        (Column(f"first {MINUS} second"), _difference),
+        (
+            Column("95 % interval"),
+            lambda row: interval(row.found.low, row.found.high, row.metric.digits + 1, signed=True),
+        ),
+        (Column("first wins, %"), _wins),
+        (Column("verdict"), lambda row: verdict(row.found, row.first, row.second, row.metric)),
+    ]
+    return _table(columns, rows, shared=2)
+
+
+@dataclass(frozen=True)
+class _Region:
+    """One row of `regions_table`; spreads by metric."""
+
+    label: str
+    stratum: str
+    vae: str
+    spreads: Mapping[str, Spread]
+
+
+def regions_table(results: Results) -> Table:
+    """One row per kind of region, size and VAE; the VAEs compete for each region and size."""
+    kinds = dict.fromkeys((region.label, region.stratum) for region in results.regions)
+    spreads: dict[tuple[str, str, str], dict[str, Spread]] = {}
+    for region in results.regions:
+        spreads.setdefault((region.label, region.stratum, region.vae), {})[region.metric] = region.spread
+    rows = [
+        _Region(*kind, vae, spreads[*kind, vae])
+        for kind, vae in itertools.product(kinds, results.vaes)
+        if (*kind, vae) in spreads
+    ]
+    columns: Columns[_Region] = [
+        (Column("region"), lambda row: row.label),
+        (Column("size, px"), lambda row: row.stratum),
+        (Column("VAE"), lambda row: row.vae),
+        (Column("regions"), lambda row: str(max(spread.count for spread in row.spreads.values()))),
+        *(
+            (Column(metric.title, metric.better), _region_column(metric))
+            for key, metric in REGION_METRICS.items()
+            if any(key in row.spreads for row in rows)
+        ),
+    ]
+    return _table(columns, rows, shared=2)
+
+
+def letters_table(results: Results) -> Table:
+    """One row per size of letters and VAE: the share read on reconstructions, and on the originals as the ceiling."""
+    sizes = list(dict.fromkeys(letters.stratum for letters in results.letters))
+    rows = sorted(results.letters, key=lambda one: (sizes.index(one.stratum), results.vaes.index(one.vae)))
+    columns: Columns[Letters] = [
+        (Column("size, px"), lambda row: row.stratum),
+        (Column("VAE"), lambda row: row.vae),
+        (Column("letters"), lambda row: str(row.count)),
+        (Column("read, %", "higher"), lambda row: number(100 * row.read, 1)),
+        (Column("ceiling, %"), lambda row: number(100 * row.ceiling, 1)),
+        (
+            Column("of the ceiling, %"),
+            lambda row: number(100 * row.read / row.ceiling, 1) if row.ceiling > 0 else "",
+        ),
+    ]
+    return _table(columns, rows, shared=1)
+
+
+def _table(columns: Columns[T], rows: Sequence[T], shared: int) -> Table:
+    texts: list[tuple[str, ...]] = []
+    notes: dict[tuple[int, int], tuple[str, ...]] = {}
+    for r, row in enumerate(rows):
+        cells = [cell if isinstance(cell, tuple) else (cell, ()) for cell in (write(row) for _, write in columns)]
+        texts.append(tuple(text for text, _ in cells))
+        notes |= {(r, c): below for c, (_, below) in enumerate(cells) if below}
+    return Table(tuple(column for column, _ in columns), tuple(texts), shared=shared, notes=notes)
+
+
+def verdict(found: Paired | Interval, first: str, second: str, metric: Metric) -> str:
+    """Which of the two is better, where 0 lies outside the interval."""
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return "too few images to say"
+    if not (found.decided if isinstance(found, Paired) else found.excludes_zero):
+        return UNDECIDED
+    return f"{first if (found.low > 0) == (metric.better == 'higher') else second} is better"
+
+
+def number(value: float, digits: int, signed: bool = False) -> str:
+    """The value with a true minus sign, "" where it isn't finite; never a negative zero."""
+    if not math.isfinite(value):
+        return ""
+    text = f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
+    return text.replace("-", MINUS)
+
+
+def interval(low: float, high: float, digits: int, signed: bool = False) -> str:
+    """ "[low, high]", or "" where it can't be had."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{number(low, digits, signed)}, {number(high, digits, signed)}]"
+
+
+def _score_column(results: Results, metric: Metric) -> Callable[[str], Cell]:
+    def write(vae: str) -> Cell:
+        if isinstance(metric, ImageMetric):
+            spread = results.spreads[vae, metric.key]
+            text, low, high = _mean_std(spread, metric.digits), spread.low, spread.high
+            note = f"{spread.dropped} without a value" if spread.dropped else ""
+        else:
+            score = results.dataset_scores[vae, metric.key]
+            low, high = (score.interval.low, score.interval.high) if score.interval else (math.nan, math.nan)
+            text, note = "" if score.value is None else number(score.value, metric.digits), score.note
+        card = results.published.get((vae, metric.key))
+        below = (interval(low, high, metric.digits).replace(" ", NBSP), note)
+        return text, tuple(filter(None, (*below, card and f"published {card}".replace(" ", NBSP))))
+
+    return write
+
+
+def _region_column(metric: Metric) -> Callable[[_Region], Cell]:
+    key = metric.key
+    return lambda row: _mean_std(row.spreads[key], metric.digits) if key in row.spreads else ""
+
+
+def _difference(row: _Difference) -> str:
+    value = row.found.difference if isinstance(row.found, Paired) else row.found.value
+    return number(value, row.metric.digits + 1, signed=True)
+
+
+def _wins(row: _Difference) -> Cell:
+    if isinstance(row.found, Interval):
+        return ""
+    equal = (f"{number(100 * row.found.ties, 1)} equal",) if row.found.ties > 0 else ()
+    return number(100 * row.found.won, 1), equal
+
+
+def _mean_std(spread: Spread, digits: int) -> str:
+    if not math.isfinite(spread.mean):
+        return ""
+    std = f" ± {number(spread.std, digits)}" if math.isfinite(spread.std) else ""
+    return f"{number(spread.mean, digits)}{std}"

@@ -1,0 +1,296 @@
+"""`evaluate`: a dataset through VAEs, measured by a preset, in a folder from which an interrupted run resumes.
+
+vaelens evaluate photos/ --vae kl-f8 --vae ft-mse --preset modern -o report
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaelens.download.web import cache_folder
+from vaelens.errors import BadInputError, UsageError
+from vaelens.evaluation.aggregation import aggregate
+from vaelens.evaluation.feature_files import OriginalsCache
+from vaelens.evaluation.folder import COMMAND, RunFolder, check_folder
+from vaelens.evaluation.loaded_preset import LoadedPreset, Source, check_networks, load_preset, with_metrics
+from vaelens.evaluation.measurement import Measurement
+from vaelens.evaluation.presets import Preset, find_preset
+from vaelens.evaluation.report.examples import choose_examples, make_examples
+from vaelens.evaluation.report.report_files import write_report
+from vaelens.evaluation.results import Results
+from vaelens.evaluation.run_record import call_record, earlier_calls, rank_record, totals
+from vaelens.files import json_text, write_atomic
+from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
+from vaelens.images.datasets.opening import open_dataset
+from vaelens.images.resizing import opencv
+from vaelens.loading import check_source, distinct_names, is_published, open_vae
+from vaelens.report.record import run_record, vae_record
+from vaelens.resources import processor, using_threads
+from vaelens.runs.ranks import Ranks, join_ranks
+from vaelens.runs.versions import DECISIVE, versions
+from vaelens.runtime import Notify, Progress, Runtime
+from vaelens.vae import VAE, check_seed
+
+BATCH = {"cpu": 4}  # images per chunk; a full VAE takes about half a GB per image of 256x256
+BATCH_ON_DEVICE = 16
+ONLY_IN_PLAN = {"schema", "command", "vaes", "versions"}  # the record says these elsewhere
+
+Records = dict[str, dict[str, Any]]
+
+
+def evaluate(
+    vaes: Source | VAE | Sequence[Source | VAE],
+    source: Source | Dataset,
+    *,
+    preset: str | Preset = "modern",
+    metrics: Sequence[str] = (),
+    output: Source = "evaluation",
+    take: int | None = None,
+    seed: int = 0,
+    min_aesthetic: float | None = None,
+    split: str | None = None,
+    boxes: Source | None = None,
+    skip_bad: bool = False,
+    shard: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    networks: Mapping[str, Source] | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    space: str | None = None,
+    offline: bool = False,
+    notify: Notify | None = None,
+    progress: Progress | None = None,
+    on_unfinished: Callable[[dict[str, Any]], None] | None = None,
+) -> Results | None:
+    """Measure VAEs on a dataset; writes rows, features and a report to the folder `output`.
+
+    source: a folder, a zip, webdataset shards, a hub dataset, coco-val2017 or synthetic (`open_dataset`'s, with take,
+    seed, min_aesthetic, split and boxes), or an open dataset. preset: a name of `presets.PRESETS`; metrics: keys of
+    `metric_table.METRICS` to add to it. The same call again resumes an interrupted run, or adds a VAE. shard "2/3"
+    measures the second third of the chunks; under torchrun the ranks share them.
+    batch: images per chunk; threads: of the CPU; both are part of the plan, since they change the last bits.
+    networks: files to use in place of the published metric networks, by name.
+
+    Gives the results, or None where chunks are left for other shards or ranks; `on_unfinished` then gets, on the first
+    rank, how many are left and what this call measured. Raises what reading, loading, downloading and running raise;
+    UsageError where `output` holds another run.
+    """
+    started = time.perf_counter()
+    protocol = with_metrics(preset if isinstance(preset, Preset) else find_preset(preset), metrics)
+    part = _parse_shard(shard)
+    check_seed(seed)
+    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify, progress=progress)
+    sources = _check_vaes(vaes)
+    if (batch is not None and batch < 1) or (threads is not None and threads < 1):
+        raise UsageError("batch and threads must be at least 1.")
+    if protocol.resize == "opencv_bilinear":
+        opencv()
+    path, kind = Path(output), runtime.device.type
+    found = check_folder(path, {"preset": protocol.as_dict(), "seed": seed, "device": kind}) or {}
+    ranks = join_ranks(kind)
+    runtime = _on_own_device(runtime, ranks, shard)
+    batch = int(batch or found.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
+    with using_threads(threads or found.get("threads") or torch.get_num_threads()):
+        check_networks(protocol, networks or {}, runtime)
+        dataset = source if isinstance(source, Dataset) else open_dataset(
+            source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, skip_bad=skip_bad,
+            runtime=runtime,
+    )  # fmt: skip
+        loaded = load_preset(protocol, networks or {}, runtime)
+        models, records = _load_vaes(sources, space, runtime)
+        plan = _plan(dataset, loaded, models, records, batch=batch, seed=seed, runtime=runtime)
+        if ranks.is_first:
+            _notify_names(dataset, models, records, runtime.notify)
+        ranks.require_same(plan)
+        folder = RunFolder(path, [item.id for item in dataset.items], batch)
+        _start(folder, plan, ranks)
+        _check_bad(folder, skip_bad)
+        measurement = Measurement(dataset, loaded, models, seed, skip_bad, folder, _originals_cache(plan, loaded))
+        units = _own_units(folder, models, part, ranks)
+        if ranks.count == 1 and (kept := len(folder.rows(list(models)))):
+            runtime.notify(f"Resuming: {kept} of {len(folder.ids) * len(models)} reconstructions are already measured.")
+        measured = rank_record(measurement.run(units, runtime.progress))
+        ranks.wait()
+        rank_records = ranks.gather(measured)
+        folder.gather(ranks, models)
+        folder.refresh()
+        left = folder.missing(models)
+        if left and ranks.is_first:
+            counts = _notify_unfinished(folder, left, runtime.notify)
+            if on_unfinished:
+                on_unfinished({"output": str(path), **counts, "shard": shard, "measured": measured})
+        if left or not ranks.is_first:
+            return None
+        _check_bad(folder, skip_bad)
+        options = {"source": dataset.name, "skip_bad": skip_bad, "shard": shard, "take": take, "ranks": ranks.count,
+                   "min_aesthetic": min_aesthetic, "split": split}  # fmt: skip
+        settings = {key: value for key, value in plan.items() if key not in ONLY_IN_PLAN} | options
+        record = _write_record(
+            folder, dataset, settings, records, ranks=rank_records, started=started, notify=runtime.notify
+        )
+        results = aggregate(folder, dataset, protocol, record, runtime.progress)
+        write_report(results, make_examples(choose_examples(results), measurement), path)
+        return results
+
+
+def _check_vaes(vaes: Source | VAE | Sequence[Source | VAE]) -> list[Source | VAE]:
+    """As a list; raises where a source certainly can't be loaded, before anything is."""
+    sources = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else list(vaes)
+    if not sources:
+        raise UsageError("no VAE named. Name at least one.")
+    for one in sources:
+        if not isinstance(one, VAE):
+            check_source(one)
+    return sources
+
+
+def _parse_shard(shard: str | None) -> tuple[int, int]:
+    """ "2/3" to (1, 3)."""
+    if shard is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    number, count = (int(n) for n in match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise UsageError(f"{shard!r} is not a shard. Write it like 2/3, the second of three.")
+    return number - 1, count
+
+
+def _on_own_device(runtime: Runtime, ranks: Ranks, shard: str | None) -> Runtime:
+    """Under torchrun each rank has a CUDA device of its own."""
+    if ranks.count == 1:
+        return runtime
+    if shard:
+        raise UsageError("--shard and torchrun divide the same work. Use one of them.")
+    return runtime.on(f"cuda:{os.environ['LOCAL_RANK']}") if runtime.device.type == "cuda" else runtime
+
+
+def _load_vaes(sources: Sequence[Source | VAE], space: str | None, runtime: Runtime) -> tuple[dict[str, VAE], Records]:
+    """The VAEs by distinct names, and what the record says of each."""
+    loaded = [one if isinstance(one, VAE) else open_vae(one, runtime, space=space) for one in sources]
+    models = dict(zip(distinct_names([vae.name for vae in loaded]), loaded, strict=True))
+    records = {
+        name: vae_record(vae)
+        | {"name": name, "source": "an object" if isinstance(one, VAE) else str(one)}
+        | {"published": not isinstance(one, VAE) and is_published(one)}
+        for (name, vae), one in zip(models.items(), sources, strict=True)
+    }
+    return models, records
+
+
+def _plan(
+    dataset: Dataset,
+    loaded: LoadedPreset,
+    models: Mapping[str, VAE],
+    records: Records,
+    *,
+    batch: int,
+    seed: int,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """All that rows depend on; of a VAE its weights, its whole spec and its precision."""
+    return {
+        "schema": 1,
+        "command": COMMAND,
+        "preset": loaded.preset.as_dict(),
+        "images": len(dataset.items),
+        "manifest_sha256": manifest_sha256(dataset.items),
+        "boxes_sha256": boxes_sha256(dataset.items),
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "device": runtime.device.type,
+        "dtype": runtime.dtype_name,
+        "seed": seed,
+        "networks": loaded.networks,
+        "versions": {k: v for k, v in versions().items() if k in DECISIVE},
+        "vaes": {
+            name: {key: record[key] for key in ("weights", "dtype")} | {"spec": asdict(models[name].spec)}
+            for name, record in records.items()
+        },
+    }
+
+
+def _notify_names(dataset: Dataset, models: Mapping[str, VAE], records: Records, notify: Notify) -> None:
+    """Notes on the dataset, and which VAE has another name than its own."""
+    for note in dataset.notes:
+        notify(f"{dataset.name}: {note}.")
+    for name, record in records.items():
+        if name != models[name].name:
+            notify(f"{record['source']} is called {name}, since another VAE has its name.")
+
+
+def _start(folder: RunFolder, plan: Mapping[str, Any], ranks: Ranks) -> None:
+    """On a folder that all ranks share, rank 0 writes the plan and the others check it."""
+    for first in (True, False):
+        if ranks.is_first == first:
+            folder.start(plan)
+        ranks.wait()
+
+
+def _check_bad(folder: RunFolder, skip_bad: bool) -> None:
+    """Raises BadInputError where images were left out and now shouldn't be, and where none is left."""
+    bad = folder.bad()
+    if bad and (not skip_bad or len(bad) == len(folder.ids)):
+        name, why = next(iter(bad.items()))
+        if len(bad) == len(folder.ids):
+            what = "none of the images can be read."
+        else:
+            what = f"{len(bad)} of the images can't be read; --skip-bad leaves them out."
+        raise BadInputError(f"{folder.path}: {what} The first is {name}: {why}")
+
+
+def _originals_cache(plan: Mapping[str, Any], loaded: LoadedPreset) -> OriginalsCache:
+    protocol = {key: plan[key] for key in ("preset", "threads", "device", "networks", "versions")}
+    protocol["processor"] = processor(plan["device"])
+    return OriginalsCache(cache_folder() / "originals", protocol, loaded.extractors)
+
+
+def _own_units(
+    folder: RunFolder, models: Mapping[str, VAE], part: tuple[int, int], ranks: Ranks
+) -> dict[int, list[str]]:
+    """The unfinished chunks of this shard and rank, each with the VAEs that it lacks."""
+    number, count = part
+    return {
+        chunk: names
+        for chunk, names in folder.missing(models).items()
+        if chunk % count == number and chunk % ranks.count == ranks.number
+    }
+
+
+def _notify_unfinished(folder: RunFolder, left: Mapping[int, Sequence[str]], notify: Notify) -> dict[str, int]:
+    """How much is left to measure."""
+    notify(f"{len(left)} of {folder.chunks} chunks are left for the other shards; the last one writes the report.")
+    count = sum(len(folder.ids_of(chunk)) * len(names) for chunk, names in left.items())
+    return {"chunks": folder.chunks, "chunks_left": len(left), "reconstructions_left": count}
+
+
+def _write_record(
+    folder: RunFolder,
+    dataset: Dataset,
+    settings: Mapping[str, Any],
+    vaes: Records,
+    *,
+    ranks: Sequence[Mapping[str, Any]],
+    started: float,
+    notify: Notify,
+) -> dict[str, Any]:
+    """run.json, with this call added to the earlier ones."""
+    others = [name for name in folder.vaes() if name not in vaes]
+    if others:
+        notify(f"{folder.path} also has rows of {', '.join(others)}. Name them too for a report that compares all.")
+    file = folder.path / "run.json"
+    calls = earlier_calls(file)
+    if calls is None:
+        notify(f"Warning: {file} is damaged, so the times of earlier calls are lost. It is written anew.")
+    seconds = time.perf_counter() - started
+    calls = [*(calls or ()), *filter(None, [call_record(ranks, seconds)])]
+    record = run_record(COMMAND, settings, list(vaes.values()), seconds) | totals(calls)
+    record |= {"skipped": folder.bad(), "notes": list(dataset.notes), "calls": calls}
+    write_atomic(file, json_text(record).encode())
+    return record
