@@ -19,9 +19,9 @@ from arms import ARMS, BASE
 from distribution import AUTOENCODER, BOTH
 from proof_record import write_record
 from trio import TRAININGS
+from vaelens.evaluation.report_tables import interval, number
 
 from comparison import BETTER, PAIRS
-from vaelens.evaluation.report_tables import interval, number
 from vaelens.files import write_atomic
 from vaelens.metrics.statistics import too_high_percent
 from vaelens.report.tables import Column, Table, table_markdown
@@ -39,9 +39,9 @@ TITLES = {  # of a measure, with the digits of its value; a difference has one m
     "psim_small": ("psim-small", 4),
 }
 QUESTIONS = {
-    PAIRS[0]: "More updates alone: `control` against `tiny-kl-f8`",
-    PAIRS[1]: "ft-EMA's discriminator: `tiny-ft-ema` against `control`, as many updates",
-    PAIRS[2]: "ft-EMA and then ft-MSE: `tiny-ft-mse` against `control-twice`, as many updates of tiny-kl-f8's loss",
+    PAIRS[0]: "More steps alone: `control` against `tiny-kl-f8`",
+    PAIRS[1]: "ft-EMA's discriminator: `tiny-ft-ema` against `control`, as many steps",
+    PAIRS[2]: "ft-EMA and then ft-MSE: `tiny-ft-mse` against `control-twice`, as many steps of tiny-kl-f8's loss",
     PAIRS[3]: "Which is which: `tiny-ft-mse` against `tiny-ft-ema`",
 }
 IN_SHORT = ("fd_small", "letters", "psnr")
@@ -60,9 +60,9 @@ def page(record: Record) -> str:
         threads=f"{threads} thread{'s' if threads > 1 else ''}",
         images=arms["images"],
         seeds=", ".join(map(str, arms["seeds"])),
-        of_arm=f"{record['updates']['tiny-ft-ema']:,}",
-        of_begun=f"{record['updates']['begun']:,}",
-        of_base=f"{record['updates'][BASE]:,}",
+        of_arm=f"{record['steps']['tiny-ft-ema']:,}",
+        of_scratch=f"{record['steps']['tiny-scratch']:,}",
+        of_base=f"{record['steps'][BASE]:,}",
         in_short="\n".join(f"- {line}" for line in (*arms_in_short(arms), *distribution_in_short(vae))),
         arms=table_markdown(arms_table(arms)),
         originals_read=number(arms["originals_read"], 1),
@@ -70,7 +70,7 @@ def page(record: Record) -> str:
         too_high=f"{too_high_percent(arms['images'], FEATURES):.0f}",
         count=len(arms["differences"]),
         questions="\n".join(questions),
-        photos=table_markdown(photographs_table(arms)),
+        photos=table_markdown(photos_table(arms)),
         probed=vae["probed"],
         reconstruction=table_markdown(reconstruction_table(vae)),
         latents=table_markdown(latents_table(vae)),
@@ -103,7 +103,7 @@ def signed(values: Sequence[float], measure: str) -> str:
 
 
 def arms_in_short(arms: Record) -> list[str]:
-    """A sentence a question, each from the record."""
+    """A sentence for each question, from the record."""
     found = {(d["first"], d["second"], d["measure"]): d for d in arms["differences"]}
     lines: list[str] = []
     for pair, title in QUESTIONS.items():
@@ -115,7 +115,7 @@ def arms_in_short(arms: Record) -> list[str]:
     order = ", ".join(f"`{arm}` {number(means[arm], 3)}" for arm in sorted(means, key=lambda arm: means[arm]))
     told = frechet_verdict(found[*PAIRS[3], "fd_small"])
     lines.append(f"By fd-small, the best first, whether told apart or not: {order}. {told}")
-    return [*lines, photographs_verdict(arms)]
+    return [*lines, photos_verdict(arms)]
 
 
 def frechet_verdict(difference: Record) -> str:
@@ -128,7 +128,7 @@ def frechet_verdict(difference: Record) -> str:
     return "ft-MSE is nearer to the images than ft-EMA, unlike published."
 
 
-def photographs_verdict(arms: Record) -> str:
+def photos_verdict(arms: Record) -> str:
     """By how much the best of the shipped trio (seed 0) beats bicubic on each photo."""
     shipped = arms["seeds"].index(0)
     gains: list[str] = []
@@ -182,7 +182,7 @@ def arms_table(arms: Record) -> Table:
 def continues(arm: str) -> tuple[str, str]:
     """What an arm continues, and by what."""
     training = TRAININGS[arm]
-    return training.parent or "", "the same loss" if training.changed else training.recipe
+    return training.parent or "", "the same loss" if training.overrides else training.recipe
 
 
 def pair_table(arms: Record, first: str, second: str) -> Table:
@@ -199,7 +199,7 @@ def pair_table(arms: Record, first: str, second: str) -> Table:
     return Table(tuple(map(Column, ("measure", "difference, 95 %", "by seed", "verdict"))), tuple(rows))
 
 
-def photographs_table(arms: Record) -> Table:
+def photos_table(arms: Record) -> Table:
     names = ("bicubic", BASE, *ARMS)
     rows = [(photo, *(ranged(of[name]) for name in names)) for photo, of in arms["photos"].items()]
     return Table(tuple(map(Column, ("photo", *names))), tuple(rows))

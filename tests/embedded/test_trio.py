@@ -31,7 +31,7 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 OF_DECODERS = {"gan.start": 0, "gan.warmup_steps": 0, "gan.layers": 1}
 IMAGES = 12
-WHOLE = ("begun", "tiny-kl-f8", "tiny-ae")
+WHOLE = ("tiny-scratch", "tiny-kl-f8", "tiny-ae")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_the_page_says_what_the_rows_say(
     assert one["low"] <= one["value"] <= one["high"]
     frechet, arms = found["tiny-ft-mse", "tiny-ft-ema", "fd_small"], record["arms"]["arms"]
     assert frechet["value"] == pytest.approx(arms["tiny-ft-mse"]["fd_small"][0] - arms["tiny-ft-ema"]["fd_small"][0])
-    assert record["updates"] == dict.fromkeys(scripts.trio.TRAININGS, 2)
+    assert record["steps"] == dict.fromkeys(scripts.trio.TRAININGS, 2)
 
     noise = record["distribution"]["noise"]
     assert [line["noise"] for line in noise] == [0.05, 0.4]

@@ -195,8 +195,8 @@ def micro_batch_size(requested: int | None, previous: int | None, data: Data, de
     if previous is not None:
         if previous not in fitting:
             raise UsageError(
-                f"this run has a micro-batch size of {previous}, which {processes} can't share. Resume it with a number "
-                f"of processes that divides {previous}."
+                f"this run has a micro-batch size of {previous}, which {processes} can't share. Resume it with a "
+                f"number of processes that divides {previous}."
             )
         return previous
     if not fitting:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from vaelens.evaluation.report.exports import model_indexes
 from vaelens.evaluation.chunks import read_chunk
+from vaelens.evaluation.report.exports import model_indexes
 from vaelens.evaluation.report.score_tables import pairs_table, summary_table
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
@@ -60,7 +60,8 @@ full report is [{report}/report.html]({report}/report.html).
 
 ## Training
 
-{steps:,} steps with a batch size of {batch_size}, seed {seed}, recipe `{recipe}` (sha256 `{sha}`), from {start}. {weights}
+{steps:,} steps with a batch size of {batch_size}, seed {seed}, recipe `{recipe}` (sha256 `{sha}`), from {start}.
+{weights}
 
 Images:
 

@@ -1,7 +1,7 @@
 """A training's folder: its plan, and the files that it writes on the way.
 
-plan.json, log.jsonl, evaluations.jsonl, samples/000000500.png, skipped.json. No line depends on time or machine, so that
-a resumed run leaves the same files as an uninterrupted one.
+plan.json, log.jsonl, evaluations.jsonl, samples/000000500.png, skipped.json. No line depends on time or machine, so
+that a resumed run leaves the same files as an uninterrupted one.
 """
 
 import json
