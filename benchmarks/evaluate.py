@@ -38,15 +38,15 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from random_trunks import write_trunks  # noqa: E402
-
-from vaelens.evaluation.folder import ORIGINALS, RunFolder, missing_units  # noqa: E402
 from vaelens.evaluation.images import read_chunk  # noqa: E402
 from vaelens.evaluation.instruments import Instruments  # noqa: E402
 from vaelens.evaluation.measuring import reconstruct_chunk  # noqa: E402
 from vaelens.evaluation.originals import OriginalsCache  # noqa: E402
 from vaelens.evaluation.preparation import saved_originals  # noqa: E402
-from vaelens.evaluation.presets import PRESETS, Preset  # noqa: E402
 from vaelens.evaluation.work import Work  # noqa: E402
+
+from vaelens.evaluation.folder import ORIGINALS, RunFolder, missing_units  # noqa: E402
+from vaelens.evaluation.presets import PRESETS, Preset  # noqa: E402
 from vaelens.images.datasets.items import Dataset  # noqa: E402
 from vaelens.images.datasets.opening import open_dataset  # noqa: E402
 from vaelens.images.faces import draw_face  # noqa: E402

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.random_trunks import random_heads, random_vgg16  # noqa: E402
 from vaelens.finetuning.data import Batch  # noqa: E402
 from vaelens.finetuning.losses import Perceptual  # noqa: E402
-from vaelens.finetuning.recipe import Recipe
+from vaelens.finetuning.recipe import Recipe  # noqa: E402
 from vaelens.finetuning.recipe_files import find_recipe  # noqa: E402
 from vaelens.finetuning.state import State  # noqa: E402
 from vaelens.finetuning.step import StepConfig, train_step  # noqa: E402

@@ -84,8 +84,8 @@ class PlainStep:
     def _lpips(self, reconstruction: Tensor, original: Tensor) -> Tensor:
         """[b,1,1,1], as lpips 0.1.4 computes it."""
         total = torch.zeros(len(reconstruction), 1, 1, 1)
-        taps = zip(self.vgg(normalised((reconstruction + 1) / 2)), self.vgg(normalised((original + 1) / 2)), strict=True)
-        for (a, b), head in zip(taps, self.heads.children(), strict=True):
+        taps = [self.vgg(normalised((image + 1) / 2)) for image in (reconstruction, original)]
+        for (a, b), head in zip(zip(*taps, strict=True), self.heads.children(), strict=True):
             x, y = (t / (t.square().sum(dim=1, keepdim=True).sqrt() + 1e-10) for t in (a, b))
             total = total + head["model"]((x - y).square()).mean(dim=(2, 3), keepdim=True)
         return total

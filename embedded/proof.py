@@ -1,6 +1,6 @@
-"""Write docs/proof.md: do the recipes do what they are for, and what is a VAE's distribution good for.
+"""Write docs/proof.md: whether the recipes work, and what a VAE's posterior is good for.
 
-    python embedded/proof.py record -o RUNS     docs/proof.json and images, from what arms.py and distribution.py left
+    python embedded/proof.py record -o RUNS     docs/proof.json and images, from RUNS
     python embedded/proof.py page               docs/proof.md, from docs/proof.json
 
 The page's numbers and verdicts all come from the record: `page` needs no training.
@@ -19,9 +19,9 @@ from arms import ARMS, BASE
 from distribution import AUTOENCODER, BOTH
 from proof_record import write_record
 from trio import TRAININGS
-from vaelens.evaluation.report_tables import interval, number
 
 from comparison import BETTER, PAIRS
+from vaelens.evaluation.report.score_tables import interval, number
 from vaelens.files import write_atomic
 from vaelens.metrics.statistics import too_high_percent
 from vaelens.report.tables import Column, Table, table_markdown
@@ -30,7 +30,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 RECORD, PAGE = DOCS / "proof.json", DOCS / "proof.md"
 TEMPLATE = Path(__file__).parent / "proof-template.md"
 FEATURES = 64  # of fd-small
-TITLES = {  # of a measure, with the digits of its value; a difference has one more
+TITLES = {  # of a metric, with the digits of its value; a difference has one more
     "fd_small": ("fd-small", 3),
     "letters": ("letters read, %", 1),
     "eyes": ("eyes' PSNR, dB", 2),
@@ -81,12 +81,12 @@ def page(record: Record) -> str:
 
 
 def verdict(difference: Record) -> str:
-    """Which is better: told only where the interval excludes 0 and every seed says the same."""
+    """Which is better, where the interval excludes 0 and all seeds agree."""
     value = difference["value"]
     same = len({one > 0 for one in difference["by_seed"]}) == 1
     if not same or not excludes_zero(difference["low"], difference["high"]):
         return UNDECIDED
-    first_is_better = (value > 0) == (BETTER[difference["measure"]] == "higher")
+    first_is_better = (value > 0) == (BETTER[difference["metric"]] == "higher")
     return f"{difference['first'] if first_is_better else difference['second']} is better"
 
 
@@ -95,20 +95,20 @@ def excludes_zero(low: float | None, high: float | None) -> bool:
     return low is not None and high is not None and (low > 0 or high < 0)
 
 
-def signed(values: Sequence[float], measure: str) -> str:
+def signed(values: Sequence[float], metric: str) -> str:
     """A difference with its interval: +0.120 [+0.100, +0.140]."""
     value, low, high = (math.nan if one is None else one for one in values)
-    digits = TITLES[measure][1] + 1
+    digits = TITLES[metric][1] + 1
     return f"{number(value, digits, signed=True)} {interval(low, high, digits, signed=True)}"
 
 
 def arms_in_short(arms: Record) -> list[str]:
     """A sentence for each question, from the record."""
-    found = {(d["first"], d["second"], d["measure"]): d for d in arms["differences"]}
+    found = {(d["first"], d["second"], d["metric"]): d for d in arms["differences"]}
     lines: list[str] = []
     for pair, title in QUESTIONS.items():
         told = [found[*pair, key] for key in IN_SHORT]
-        said = [f"{TITLES[d['measure']][0]} {signed([d['value'], d['low'], d['high']], d['measure'])}, {verdict(d)}"
+        said = [f"{TITLES[d['metric']][0]} {signed([d['value'], d['low'], d['high']], d['metric'])}, {verdict(d)}"
                 for d in told]  # fmt: skip
         lines.append(f"{title}: {'; '.join(said)}.")
     means = {arm: statistics.fmean(of["fd_small"]) for arm, of in arms["arms"].items()}
@@ -140,7 +140,7 @@ def photos_verdict(arms: Record) -> str:
 
 
 def distribution_in_short(vae: Record) -> list[str]:
-    """What the VAE's distribution costs and what it buys, from the record."""
+    """What the VAE's posterior costs and what it gains, from the record."""
     told = [f"{TITLES[key][0]} {signed(vae['reconstruction'][key]['difference'], key)}, "
             f"{side(vae['reconstruction'][key]['difference'], key)}" for key in IN_SHORT]  # fmt: skip
     lines = [
@@ -162,12 +162,12 @@ def distribution_in_short(vae: Record) -> list[str]:
     return lines
 
 
-def side(difference: Sequence[float], measure: str) -> str:
+def side(difference: Sequence[float], metric: str) -> str:
     """Which of these two networks a difference VAE - autoencoder speaks for: there is one training of each."""
     value, low, high = difference
     if not excludes_zero(low, high):
         return UNDECIDED
-    return "this VAE is better" if (value > 0) == (BETTER[measure] == "higher") else "this autoencoder is better"
+    return "this VAE is better" if (value > 0) == (BETTER[metric] == "higher") else "this autoencoder is better"
 
 
 def arms_table(arms: Record) -> Table:
@@ -188,15 +188,15 @@ def continues(arm: str) -> tuple[str, str]:
 def pair_table(arms: Record, first: str, second: str) -> Table:
     rows = [
         (
-            TITLES[d["measure"]][0],
-            signed([d["value"], d["low"], d["high"]], d["measure"]),
-            ", ".join(number(value, TITLES[d["measure"]][1] + 1, signed=True) for value in d["by_seed"]),
+            TITLES[d["metric"]][0],
+            signed([d["value"], d["low"], d["high"]], d["metric"]),
+            ", ".join(number(value, TITLES[d["metric"]][1] + 1, signed=True) for value in d["by_seed"]),
             verdict(d),
         )
         for d in arms["differences"]
         if (d["first"], d["second"]) == (first, second)
     ]
-    return Table(tuple(map(Column, ("measure", "difference, 95 %", "by seed", "verdict"))), tuple(rows))
+    return Table(tuple(map(Column, ("metric", "difference, 95 %", "by seed", "verdict"))), tuple(rows))
 
 
 def photos_table(arms: Record) -> Table:
@@ -218,7 +218,7 @@ def reconstruction_table(vae: Record) -> Table:
         of = vae["reconstruction"][key]
         each = (number(of[name], digits) for name in BOTH)
         rows.append((title, *each, signed(of["difference"], key), side(of["difference"], key)))
-    return Table(tuple(map(Column, ("measure", *BOTH, "VAE - autoencoder, 95 %", "verdict"))), tuple(rows))
+    return Table(tuple(map(Column, ("metric", *BOTH, "VAE - autoencoder, 95 %", "verdict"))), tuple(rows))
 
 
 def latents_table(vae: Record) -> Table:

@@ -148,7 +148,7 @@ def test_the_page_says_what_the_rows_say(
     assert len(psnr) == 6
     assert record["arms"]["arms"]["control"]["psnr"] == pytest.approx([means["control 0"]])
     assert record["distribution"]["reconstruction"]["psnr"]["tiny-ae"] == pytest.approx(means["tiny-ae"])
-    found = {(d["first"], d["second"], d["measure"]): d for d in record["arms"]["differences"]}
+    found = {(d["first"], d["second"], d["metric"]): d for d in record["arms"]["differences"]}
     assert len(found) == 4 * 6
     one = found["tiny-ft-mse", "tiny-ft-ema", "psnr"]
     assert one["value"] == pytest.approx(means["tiny-ft-mse 0"] - means["tiny-ft-ema 0"])
@@ -212,7 +212,7 @@ def test_each_seed_s_own_difference_stands_beside_the_mean(
 
 
 @pytest.mark.parametrize(
-    ("measure", "value", "by_seed", "told"),
+    ("metric", "value", "by_seed", "told"),
     [
         ("psnr", (0.5, 0.4, 0.6), (0.4, 0.5, 0.6), "a is better"),
         ("psnr", (-0.5, -0.6, -0.4), (-0.4, -0.5, -0.6), "b is better"),
@@ -223,17 +223,17 @@ def test_each_seed_s_own_difference_stands_beside_the_mean(
     ],
 )
 def test_a_verdict_needs_images_and_seeds(
-    scripts: SimpleNamespace, measure: str, value: tuple[float, ...], by_seed: tuple[float, ...], told: str
+    scripts: SimpleNamespace, metric: str, value: tuple[float, ...], by_seed: tuple[float, ...], told: str
 ) -> None:
-    difference = {"first": "a", "second": "b", "measure": measure, "by_seed": by_seed}
+    difference = {"first": "a", "second": "b", "metric": metric, "by_seed": by_seed}
     difference |= dict(zip(("value", "low", "high"), value, strict=True))
     assert scripts.proof.verdict(difference) == told
-    side = scripts.proof.side(value, measure)
-    first_is_better = (value[0] > 0) == (measure == "psnr")  # from here on the seeds don't count
+    side = scripts.proof.side(value, metric)
+    first_is_better = (value[0] > 0) == (metric == "psnr")  # from here on the seeds don't count
     expected = "this VAE is better" if first_is_better else "this autoencoder is better"
     assert side == (expected if value[1] * value[2] > 0 else "not told apart")
     assert scripts.proof.verdict(difference | {"low": None, "high": None}) == "not told apart"
-    names = {"first": "tiny-ft-mse", "second": "tiny-ft-ema", "measure": "fd_small"}
+    names = {"first": "tiny-ft-mse", "second": "tiny-ft-ema", "metric": "fd_small"}
     sentence = scripts.proof.frechet_verdict(difference | names)
     if told == "not told apart":
         assert "not resolved" in sentence
