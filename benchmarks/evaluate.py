@@ -37,15 +37,13 @@ from scipy.linalg import sqrtm
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from random_trunks import write_trunks  # noqa: E402
-from vaelens.evaluation.images import read_chunk  # noqa: E402
-from vaelens.evaluation.instruments import Instruments  # noqa: E402
-from vaelens.evaluation.measuring import reconstruct_chunk  # noqa: E402
-from vaelens.evaluation.originals import OriginalsCache  # noqa: E402
-from vaelens.evaluation.preparation import saved_originals  # noqa: E402
-from vaelens.evaluation.work import Work  # noqa: E402
 
-from vaelens.evaluation.folder import ORIGINALS, RunFolder, missing_units  # noqa: E402
+from support.random_trunks import write_trunks  # noqa: E402
+from vaelens.evaluation.chunks import quantize_originals, read_chunk  # noqa: E402
+from vaelens.evaluation.feature_files import ORIGINALS, OriginalsCache  # noqa: E402
+from vaelens.evaluation.folder import RunFolder  # noqa: E402
+from vaelens.evaluation.loaded_preset import LoadedPreset, load_preset  # noqa: E402
+from vaelens.evaluation.measurement import Measurement, reconstruct_chunk  # noqa: E402
 from vaelens.evaluation.presets import PRESETS, Preset  # noqa: E402
 from vaelens.images.datasets.items import Dataset  # noqa: E402
 from vaelens.images.datasets.opening import open_dataset  # noqa: E402
@@ -58,6 +56,7 @@ from vaelens.metrics.psim import normalised, psim  # noqa: E402
 from vaelens.metrics.psnr import psnr  # noqa: E402
 from vaelens.metrics.ssim import ssim  # noqa: E402
 from vaelens.resources import full_precision  # noqa: E402
+from vaelens.runtime import Runtime  # noqa: E402
 from vaelens.vae import VAE  # noqa: E402
 from vaelens.weights.registry import registry  # noqa: E402
 from vaelens.weights.shapes import build  # noqa: E402
@@ -69,6 +68,7 @@ PRESET = Preset(
     ("rfid", "psnr", "ssim", "psim"),
 )  # fmt: skip
 # dB, SSIM, PSIM; a rounded-off bit of the VAE's output may turn a whole 8-bit step where it is truncated.
+PLAN = {"command": "evaluate", "preset": PRESET.as_dict(), "threads": 1, "vaes": {}}
 ALLOWED = {"psnr": 2e-3, "ssim": 1e-4, "psim": 1e-3}
 LIBRARIES = ("vaelens", "torch", "diffusers", "torchmetrics", "scipy", "numpy", "pillow", "opencv-python-headless")
 DIMENSION, COUNT = 2048, 5000  # of the Frechet distance: Inception's features, COCO's images
@@ -90,9 +90,10 @@ def main() -> None:
         paths = {
             name: path for name, path in write_trunks(place / "networks").items() if name in ("inception", "vgg16")
         }
+        preset = load_preset(PRESET, paths, Runtime())
         networks = load_networks(["inception", "vgg16"], paths)
         images = write_images(place / "images", max(options.images, options.full_images))
-        bench = Bench(images, networks, options.batch, options.rounds)
+        bench = Bench(images, preset, networks, options.batch, options.rounds)
         tiny = load("tiny-kl-f8")
         small = {"tiny-kl-f8": tiny, "tiny-kl-f8 again": tiny}
         runs: dict[str, Callable[[], Result]] = {
@@ -128,6 +129,7 @@ class Bench:
     """What both stacks measure, with which networks and in which batches, and how often."""
 
     images: Path
+    preset: LoadedPreset
     networks: Networks
     batch: int
     rounds: int
@@ -138,15 +140,14 @@ def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> R
     folders = {name: vae.save(place / f"vae{number}") for number, (name, vae) in enumerate(vaes.items())}
     chosen = sorted(bench.images.glob("*.jpg"))[:count]
     dataset = only(open_dataset(str(bench.images)), {file.name for file in chosen})
-    instruments = Instruments(PRESET, bench.networks, torch.device("cpu"))
     inception, vgg = (bench.networks[name].module for name in ("inception", "vgg16"))
     peer = ObviousStack(folders, inception, vgg, bench.batch)
 
     def ours(number: int, of: Dataset = dataset) -> RunFolder:
         folder = RunFolder(place / f"run{number}", [item.id for item in of.items], bench.batch)
-        folder.begin({"preset": PRESET.as_dict(), "vaes": {}})
+        folder.start(PLAN | {"batch": bench.batch})
         cache = OriginalsCache(place / f"cache{number}", {}, ["inception"])  # empty: nothing is known from before
-        Work(of, PRESET, instruments, vaes, SEED, False, folder, cache).measure(missing_units(folder, vaes))
+        Measurement(of, bench.preset, vaes, SEED, False, folder, cache).run(folder.missing(vaes))
         folder.refresh()
         return folder
 
@@ -167,23 +168,21 @@ def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> R
         "images": count,
         "vaes": list(vaes),
         "seconds": seconds,
-        "images_a_second": {name: each / median for name, median in medians.items()},
+        "images_per_second": {name: each / median for name, median in medians.items()},
         "times_as_fast": medians[THEIRS] / medians[OURS],
-        "milliseconds_a_image_and_vae": {
-            OURS: our_parts(bench, vaes, dataset, instruments, folder),
+        "milliseconds_per_image_and_vae": {
+            OURS: our_parts(bench, vaes, dataset, folder),
             THEIRS: {k: 1000 * v / each / bench.rounds for k, v in peer.parts.items()},
         },
         "largest_differences": agreement(folder, list(vaes), rows, features),
     }
 
 
-def our_parts(
-    bench: Bench, vaes: Mapping[str, VAE], dataset: Dataset, instruments: Instruments, done: RunFolder
-) -> dict[str, float]:
+def our_parts(bench: Bench, vaes: Mapping[str, VAE], dataset: Dataset, done: RunFolder) -> dict[str, float]:
     """Milliseconds of each part an image and VAE, one after another; in a run, reading overlaps with the rest."""
     parts: dict[str, float] = defaultdict(float)
     again = RunFolder(done.path.with_name("parts"), done.ids, done.batch)
-    again.begin({"preset": PRESET.as_dict(), "vaes": {}})
+    again.start(PLAN | {"batch": done.batch})
     vgg: Any = bench.networks["vgg16"].module
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
@@ -195,18 +194,19 @@ def our_parts(
 
     for number in range(done.chunks):
         chunk = timed("read", partial(read_chunk, dataset, number, done.batch, PRESET, False))
-        originals = timed("read", partial(saved_originals, chunk.pixels, PRESET))
-        reference = timed("PSIM", partial(instruments.reference, originals))
-        timed("Inception", partial(instruments.features, originals))
+        originals = timed("read", partial(quantize_originals, chunk.pixels, PRESET))
+        reference = bench.preset.batch(originals)
+        timed("PSIM", partial(reference.taps, "vgg16"))
+        timed("Inception", partial(bench.preset.features, originals))
         for name, vae in vaes.items():
             made = timed("VAE", partial(reconstruct_chunk, vae, chunk, PRESET, SEED))
             image = made.pixels / 255
             timed("PSNR", partial(psnr, image, reference.image))
             timed("SSIM", partial(ssim, image, reference.image, PRESET.ssim_padding))
             taps = timed("PSIM", partial(vgg, normalised(image)))
-            timed("PSIM", partial(psim, taps, reference.taps["vgg16"]))
-            timed("Inception", partial(instruments.features, made.pixels))
-            timed("rows and features kept", partial(again.add, number, name, *done.unit(number, name)))
+            timed("PSIM", partial(psim, taps, reference.taps("vgg16")))
+            timed("Inception", partial(bench.preset.features, made.pixels))
+            timed("rows and features stored", partial(again.add, number, name, *done.unit(number, name)))
     each = len(dataset.items) * len(vaes)
     return {name: 1000 * total / each for name, total in parts.items()}
 

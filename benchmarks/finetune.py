@@ -149,8 +149,8 @@ def summary(rounds: dict[str, list[Result]], options: argparse.Namespace) -> Res
     }  # fmt: skip
     return {
         "conditions": conditions,
-        "seconds_a_step": seconds,
-        "images_a_second": {stack: options.batch / value for stack, value in seconds.items()},
+        "seconds_per_step": seconds,
+        "images_per_second": {stack: options.batch / value for stack, value in seconds.items()},
         "peak_memory_bytes": memory,
         "times_as_fast": seconds[USUAL] / seconds[OURS],
         "largest_differences": differences,

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from vaelens.evaluation.folder import ORIGINALS
+from vaelens.evaluation.feature_files import ORIGINALS
 from vaelens.metrics.inception_input import torch_fidelity
 from vaelens.metrics.psim import NORM_EPS, normalised
 

@@ -27,8 +27,8 @@ def _conditions(of: Result) -> str:
 
 
 def _against(of: Result) -> str:
-    rates, parts = of["images_a_second"], of["milliseconds_a_image_and_vae"]
-    rows = [("images a second", f"{rates[OURS]:.3g}", f"{rates[THEIRS]:.3g}")]
+    rates, parts = of["images_per_second"], of["milliseconds_per_image_and_vae"]
+    rows = [("images per second", f"{rates[OURS]:.3g}", f"{rates[THEIRS]:.3g}")]
     rows += [
         (
             f"of it {part}, ms",
@@ -71,8 +71,8 @@ def finetune_markdown(of: Result) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in on["versions"].items())
     differences = ", ".join(f"{name} {value:.1g}" for name, value in of["largest_differences"].items())
     rows = [
-        ("seconds a step", *(f"{of['seconds_a_step'][stack]:.2f}" for stack in (OURS, USUAL))),
-        ("images a second", *(f"{of['images_a_second'][stack]:.3g}" for stack in (OURS, USUAL))),
+        ("seconds per step", *(f"{of['seconds_per_step'][stack]:.2f}" for stack in (OURS, USUAL))),
+        ("images per second", *(f"{of['images_per_second'][stack]:.3g}" for stack in (OURS, USUAL))),
         ("peak memory, GB", *(f"{of['peak_memory_bytes'][stack] / 1e9:.2f}" for stack in (OURS, USUAL))),
     ]
     return (

@@ -68,8 +68,8 @@ class Rows:
             for key, column in columns.items():
                 if key not in ON_SOME and not np.isfinite(column).all():
                     raise UsageError(f"{path}: {key} of {name} is NaN on some image. Check the images.")
-        reference = folder.moments(ORIGINALS, "small")
-        distances = jackknife(reference, {name: folder.moments(name, "small") for name in names})
+        reference = folder.moments(ORIGINALS, "fd-small")
+        distances = jackknife(reference, {name: folder.moments(name, "fd-small") for name in names})
         own = [row.letters for row in rows[names[0]] if row.letters and row.letters[2]]
         plan = read_plan(path, COMMAND)
         assert plan is not None  # its rows are there

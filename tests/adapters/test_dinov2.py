@@ -14,7 +14,7 @@ from support import oracles  # noqa: F401  (transformers imports torchvision, wh
 from support.hub_standin import HubStandin
 from vaelens.adapters.dinov2 import REPOSITORY, load_dinov2
 from vaelens.errors import BadInputError, NetworkError
-from vaelens.evaluation.equipment import with_dinov2
+from vaelens.evaluation.loaded_preset import with_metrics
 from vaelens.evaluation.presets import PRESETS
 from vaelens.runtime import Runtime
 
@@ -84,5 +84,5 @@ def test_without_a_network_it_says_so(served: HubStandin) -> None:
         load_dinov2(CPU, runtime=Runtime(offline=True))
 
 
-def test_the_column_stands_beside_rfid() -> None:
-    assert with_dinov2(PRESETS["modern"]).measures[:2] == ("rfid", "fd_dinov2")
+def test_the_metric_is_added_to_a_preset() -> None:
+    assert with_metrics(PRESETS["modern"], ["fd_dinov2"]).metrics[:3] == ("rfid", "kid", "fd_dinov2")

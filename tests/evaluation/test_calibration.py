@@ -11,12 +11,12 @@ from PIL import Image
 
 import vaelens as vl
 from support.vaes import random_vae
-from vaelens.errors import BadInputError, UsageError
+from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.evaluation import calibration
 from vaelens.evaluation.calibration import Calibration, Combination, Match, calibrate
 from vaelens.evaluation.presets import Preset
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.running import evaluate
+from vaelens.evaluation.run import evaluate
 from vaelens.metrics import pretrained
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 
@@ -97,16 +97,16 @@ def test_the_way_that_made_the_table_is_found(found: tuple[Path, Calibration]) -
     (truth,) = result.reproduced
     assert truth is result.combinations[0]
     assert (truth.resize, truth.posterior, truth.rounding, truth.padding) == TRUTH
-    assert truth.fitting == 8
+    assert truth.reproduced_count == 8
     second = result.combinations[1]
-    assert second.fitting == 4, "the same way with the other padding has the same PSNR"
+    assert second.reproduced_count == 4, "the same way with the other padding has the same PSNR"
     assert (second.resize, second.posterior, second.rounding, second.padding) == (*TRUTH[:3], "zero")
     assert all(c.worst > 0 for c in result.combinations[1:])
     assert "1 combination reproduces all 8 published figures" in result.verdict
     assert "pillow_bicubic, mode, truncate, SSIM valid" in result.verdict
     kept = json.loads((found[0] / "calibration.json").read_text())
     assert kept["reproduced"] == [truth.name]
-    assert [c["fitting"] for c in kept["combinations"]] == [c.fitting for c in result.combinations]
+    assert [c["reproduced_count"] for c in kept["combinations"]] == [c.reproduced_count for c in result.combinations]
 
 
 def test_every_dimension_matters(found: tuple[Path, Calibration]) -> None:
@@ -227,7 +227,7 @@ def test_ranked_by_figures_then_by_distance() -> None:
     assert Match("a", "ssim", Decimal("0.70"), 0.7049).printed == "0.70"
     assert Match("a", "rfid", Decimal(5), 5.4).steps == 0
     one = combination("one", 23.4, 99.0)
-    assert (one.fitting, one.worst, one.total) == (1, 756, 756)
+    assert (one.reproduced_count, one.worst, one.total) == (1, 756, 756)
     unknown = Calibration("set", 1, (combination("none", None),))
     assert "off by up to more than can be said" in unknown.verdict
     assert unknown.figures().rows[0] == ("a", "PSNR", "23.4", "none", "inf")
@@ -239,19 +239,19 @@ def test_ranked_by_figures_then_by_distance() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no figures"),
-        ("[one\n", "no table of published figures can be read"),
-        ("psnr = 23.4\n", "psnr is no table of figures"),
-        ("[one]\n", "one is no table of figures"),
-        ("[one]\nlpips = 0.1\n", r"no figure is called 'lpips'. Known: rfid, psnr, psnr_std"),
-        ("[one]\nrfid_std = 0.1\n", "no figure is called 'rfid_std'"),
-        ('[one]\npsnr = "23.4"\n', "psnr = 23.4 is no figure"),
-        ("[one]\npsnr = true\n", "psnr = True is no figure"),
-        ("[one]\npsnr = nan\n", "psnr = NaN is no figure"),
-        ("[one]\npsnr = inf\n", "psnr = Infinity is no figure"),
-        ("[one]\npsnr = 1e999999\n", "is no figure"),
-        ("[one]\npsnr = 1e-999999\n", "is no figure"),
-        ("[one]\npsnr = [23.4]\n", "is no figure"),
+        ("", "has no figures"),
+        ("[one\n", "not a table of published figures"),
+        ("psnr = 23.4\n", "psnr is not a table"),
+        ("[one]\n", "one is not a table"),
+        ("[one]\nlpips = 0.1\n", r"unknown figure 'lpips'. Known: rfid, psnr, psnr_std"),
+        ("[one]\nrfid_std = 0.1\n", "unknown figure 'rfid_std'"),
+        ('[one]\npsnr = "23.4"\n', "psnr = 23.4 is not a number"),
+        ("[one]\npsnr = true\n", "psnr = True is not a number"),
+        ("[one]\npsnr = nan\n", "psnr = NaN is not a number"),
+        ("[one]\npsnr = inf\n", "psnr = Infinity is not a number"),
+        ("[one]\npsnr = 1e999999\n", "is not a number"),
+        ("[one]\npsnr = 1e-999999\n", "is not a number"),
+        ("[one]\npsnr = [23.4]\n", "is not a number"),
     ],
 )
 def test_a_table_that_is_none(content: str, message: str, photos: Path, vaes: list[Path], tmp_path: Path) -> None:
@@ -268,16 +268,16 @@ def test_no_table_at_all(photos: Path, vaes: list[Path], tmp_path: Path) -> None
         with pytest.raises(BadInputError, match=message):
             calibrate(vaes, photos, published=path, output=tmp_path / "run", **FAST)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInputError, match="no table of published figures"):
+    with pytest.raises(BadInputError, match="not a table of published figures"):
         calibrate(vaes, photos, published=tmp_path / "bytes.toml", output=tmp_path / "run", **FAST)
 
 
 def test_a_vae_without_published_figures(
     measured: tuple[Path, object], photos: Path, vaes: list[Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"nothing is published for three\.safetensors in .*there is for one, two\."):
+    with pytest.raises(UsageError, match=r"no figures of three\.safetensors are published in .*only of one, two\."):
         calibrate([vaes[0], "three.safetensors"], photos, published=measured[0], output=tmp_path / "run", **FAST)
-    with pytest.raises(UsageError, match="by the model cards for coco-val2017; there is for kl-f8, ft-ema, ft-mse"):
+    with pytest.raises(UsageError, match="model cards for coco-val2017, only of kl-f8, ft-ema, ft-mse"):
         calibrate(vaes, photos, output=tmp_path / "run", **FAST)
     with pytest.raises(UsageError, match="no VAE named"):
         calibrate([], photos, published=measured[0], output=tmp_path / "run", **FAST)
@@ -287,14 +287,12 @@ def test_a_vae_without_published_figures(
 def test_only_the_networks_of_the_figures(
     measured: tuple[Path, object], photos: Path, vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="need no network called vgg16; they need none"):
+    with pytest.raises(UsageError, match=r"no network called vgg16\. Needed: none"):
         calibrate(vaes, photos, published=measured[0], output=tmp_path / "run", networks={"vgg16": "x"}, **FAST)
     table = tmp_path / "table.toml"
     table.write_text("[one]\npsim = 0.92\n")
-    said: list[str] = []
-    with pytest.raises(BaseException, match="a download was asked for"):  # pytest's own
-        calibrate(vaes[0], photos, published=table, output=tmp_path / "run", notify=said.append, **FAST)
-    assert said == ["The published figures need vgg16: 553 MB, downloaded once."]
+    with pytest.raises(NetworkError, match=r"vgg16.*553 MB"):
+        calibrate(vaes[0], photos, published=table, output=tmp_path / "run", **FAST)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="not under torchrun"):
         calibrate(vaes, photos, published=measured[0], output=tmp_path / "run", **FAST)
@@ -307,11 +305,11 @@ def test_the_model_cards_serve_where_no_table_is_named(
     """A file called as a known VAE has that VAE's figures: rFID to two digits, PSNR to one, all four with spreads."""
     asked: list[tuple[str, ...]] = []
 
-    def stop(measures: tuple[str, ...], *_: object) -> None:
-        asked.append(measures)
+    def stop(preset: Preset, *_: object, **__: object) -> None:
+        asked.append(preset.metrics)
         raise InterruptedError
 
-    monkeypatch.setattr(calibration, "_have_networks", stop)
+    monkeypatch.setattr(calibration, "check_networks", stop)
     known = vaes[0].rename(tmp_path / "ft-mse.safetensors")
     try:
         with pytest.raises(InterruptedError):

@@ -26,13 +26,12 @@ from support import oracles
 from support.vaes import random_vae
 from support.web_standin import WebStandin
 from vaelens.errors import CheckFailedError
-from vaelens.evaluation.images import read_chunk
-from vaelens.evaluation.measuring import noise_seed, reconstruct_chunk
-from vaelens.evaluation.preparation import saved_originals
+from vaelens.evaluation.chunks import quantize_originals, read_chunk
+from vaelens.evaluation.measurement import noise_seed, reconstruct_chunk
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.running import evaluate
-from vaelens.images.datasets import open_dataset
+from vaelens.evaluation.run import evaluate
+from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.faces import draw_face
 from vaelens.images.writing import encode_png
 from vaelens.metrics import pretrained
@@ -87,7 +86,7 @@ def measured(
     vaes: list[Path], photos: Path, preset: str | Preset, trunks: Trunks, folder: Path, **options: object
 ) -> Results:
     protocol = PRESETS[preset] if isinstance(preset, str) else preset
-    used = {"inception"} if protocol.measures[-1] == "psnr" else set(trunks)
+    used = {"inception"} if protocol.metrics[-1] == "psnr" else set(trunks)
     if protocol.name == "card-2022":
         used = {"inception", "vgg16"}
     with pytest.MonkeyPatch.context() as patch:
@@ -119,7 +118,7 @@ def pairs(photos: Path, vae: Path, preset: str, take: int | None = None) -> Pair
     found: Pairs = []
     for number in range(-(-len(dataset.items) // BATCH)):
         chunk = read_chunk(dataset, number, BATCH, protocol, skip_bad=False)
-        originals = saved_originals(chunk.pixels, protocol)
+        originals = quantize_originals(chunk.pixels, protocol)
         made = reconstruct_chunk(loaded, chunk, protocol, SEED).pixels
         for b, item in enumerate(chunk.items):
             found.append((item.id, *(np.ascontiguousarray(p[b].permute(1, 2, 0).numpy()) for p in (originals, made))))
@@ -183,11 +182,11 @@ def relative(value: float | None, expected: float) -> float:
 
 
 def test_rfid_from_files_against_torch_fidelity(card: Results, by_torch_fidelity: tuple[float, float]) -> None:
-    assert relative(card.sets["one", "rfid"].value, by_torch_fidelity[0]) < 1e-5
+    assert relative(card.dataset_scores["one", "rfid"].value, by_torch_fidelity[0]) < 1e-5
 
 
 def test_kid_from_files_against_torch_fidelity(card: Results, by_torch_fidelity: tuple[float, float]) -> None:
-    assert relative(card.sets["one", "kid"].value, 1000 * by_torch_fidelity[1]) < 1e-5
+    assert relative(card.dataset_scores["one", "kid"].value, 1000 * by_torch_fidelity[1]) < 1e-5
 
 
 def test_rfid_from_files_against_pytorch_fid(
@@ -202,16 +201,16 @@ def test_rfid_from_files_against_pytorch_fid(
     from pytorch_fid.fid_score import calculate_frechet_distance, get_activations
 
     preset = dataclasses.replace(
-        PRESETS["card-2022"], name="as pytorch-fid", inception="pytorch_fid", measures=("rfid", "psnr")
+        PRESETS["card-2022"], name="as pytorch-fid", inception="pytorch_fid", metrics=("rfid", "psnr")
     )
-    ours = measured(vaes[:1], photos, preset, trunks, tmp_path).sets["one", "rfid"].value
+    ours = measured(vaes[:1], photos, preset, trunks, tmp_path).dataset_scores["one", "rfid"].value
     model = oracles.pytorch_fid_inception(trunks["inception"])
     with oracles.silence(), contextlib.redirect_stderr(io.StringIO()):
         x, y = (get_activations(sorted(folder.iterdir()), model, 3, 2048, "cpu", 0) for folder in folders)
         x, y = turned(x, y)
         expected = calculate_frechet_distance(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T))
     assert relative(ours, float(expected)) < 1e-4
-    assert relative(ours, card.sets["one", "rfid"].value or 0) > 1e-4, "the two ways must stay two"
+    assert relative(ours, card.dataset_scores["one", "rfid"].value or 0) > 1e-4, "the two ways must stay two"
 
 
 def published_script(file: Path, network: torch.nn.Module, seed: int) -> tuple[Pixels, NDArray[np.floating]]:
@@ -318,7 +317,7 @@ def test_a_modern_row_against_scikit_image_and_lpips(
 def test_a_preset_from_end_to_end(
     name: str, columns: list[str], count: int, card: Results, modern: Results, trunks: Trunks
 ) -> None:
-    from vaelens.evaluation.reporting import pairs_table, summary_table
+    from vaelens.evaluation.report.score_tables import pairs_table, summary_table
 
     results = {"card-2022": card, "modern": modern}[name]
     table = summary_table(results)
@@ -327,7 +326,7 @@ def test_a_preset_from_end_to_end(
     assert all(cell and "nan" not in cell for row in table.rows for cell in row)
     assert results.published == {}
     assert (results.count, len(results.rows)) == (count, 2 * count)
-    assert {tuple(row.scores) for row in results.rows} == {PRESETS[name].measures[2:]}
+    assert {tuple(row.scores) for row in results.rows} == {PRESETS[name].metrics[2:]}
     assert all(row.finite and None not in row.scores.values() for row in results.rows)
     assert [row[2] for row in pairs_table(results).rows] == [c for c in columns if c not in {"rFID", "KID x1000"}]
     assert any("too few for a Frechet distance" in warning for warning in results.warnings)

@@ -10,7 +10,7 @@ import pytest
 
 from support.small_run import BATCH, FAST, IMAGES, assert_same, quick, rows
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.running import evaluate
+from vaelens.evaluation.run import evaluate
 
 SCRIPT = """
 import atexit, os, sys
@@ -19,20 +19,21 @@ from pathlib import Path
 import torch
 
 from vaelens.errors import UsageError
-from vaelens.evaluation import reporting, running
+from vaelens.evaluation import run
+from vaelens.evaluation.report import report_files
 
-running.make = lambda chosen, work: []
-reporting.report_html = lambda results, examples: ""
+run.make_examples = lambda chosen, run: []
+report_files.report_html = lambda results, examples: ""
 rank, (photos, folder, *vaes) = int(os.environ["RANK"]), sys.argv[1:]
 options = {"preset": "offline", "batch": 2}
 os.environ["VAELENS_CACHE"] = f"{folder}/cache-{rank}"
 # Registered first, so it runs last: a group that is still there then aborts one process in ten.
 atexit.register(lambda: Path(f"{folder}/group-{rank}").write_text(str(torch.distributed.is_initialized())))
 try:
-    running.evaluate(vaes, photos, output=f"{folder}/other-{rank}", threads=1 + rank, **options)
+    run.evaluate(vaes, photos, output=f"{folder}/other-{rank}", threads=1 + rank, **options)
 except UsageError as error:
     Path(f"{folder}/said-{rank}").write_text(str(error))
-results = running.evaluate(vaes, photos, output=f"{folder}/run-{rank}", threads=1, **options)
+results = run.evaluate(vaes, photos, output=f"{folder}/run-{rank}", threads=1, **options)
 assert (results is None) == (rank == 1)
 """
 
@@ -40,8 +41,8 @@ assert (results is None) == (rank == 1)
 @pytest.fixture(autouse=True)
 def small_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("vaelens.evaluation.running.make", lambda chosen, work: [])
-    monkeypatch.setattr("vaelens.evaluation.reporting.report_html", lambda results, examples: "")
+    monkeypatch.setattr("vaelens.evaluation.run.make_examples", lambda chosen, run: [])
+    monkeypatch.setattr("vaelens.evaluation.report.report_files.report_html", lambda results, examples: "")
 
 
 def torchrun(*command: str) -> None:
@@ -82,7 +83,7 @@ def test_without_a_common_folder_and_with_other_threads(
     torchrun(str(tmp_path / "script.py"), str(photos), str(tmp_path), *map(str, two_vaes))
     for rank in (0, 1):
         said = (tmp_path / f"said-{rank}").read_text()
-        assert said.startswith("rank 1 would measure something else than rank 0: other threads.")
+        assert said.startswith("rank 1 and rank 0 differ in threads.")
         assert not (tmp_path / f"other-{rank}").exists()
         assert (tmp_path / f"group-{rank}").read_text() == "False", "the processes part before they end"
     assert 0 < len(rows(tmp_path / "run-1")) < len(rows(whole[0]))

@@ -1,6 +1,6 @@
 """The report's files: what stands in the tables, the exports and the model card, from made-up results.
 
-What a browser makes of report.html is in test_report_page.py.
+What a browser makes of report.html is in test_report_html.py.
 """
 
 import csv
@@ -20,12 +20,12 @@ from huggingface_hub.repocard_data import EvalResult, ModelCardData
 
 from support.pages import HOSTILE, Parsed
 from support.reports import BASE, FINGERPRINT, GAINS, LONG, NAMES, RECORD, SETS, examples_of, made_up  # noqa: F401
-from vaelens.evaluation.exports import model_indexes, regions_csv, rows_csv
-from vaelens.evaluation.report_page import report_html
-from vaelens.evaluation.report_tables import letters_table, regions_table
-from vaelens.evaluation.report_words import facts
-from vaelens.evaluation.reporting import pairs_table, report_files, report_markdown, summary_table, write_report
-from vaelens.evaluation.results import Letters, RegionSpread, Results, SetScore
+from vaelens.evaluation.report.exports import model_indexes, regions_csv, rows_csv
+from vaelens.evaluation.report.html import report_html
+from vaelens.evaluation.report.report_files import report_files, report_markdown, write_report
+from vaelens.evaluation.report.score_tables import letters_table, pairs_table, regions_table, summary_table
+from vaelens.evaluation.report.wording import facts
+from vaelens.evaluation.results import DatasetScore, Letters, RegionSpread, Results
 from vaelens.images.faces import draw_face
 from vaelens.metrics.statistics import Interval, Paired, Spread
 from vaelens.report import plots
@@ -46,12 +46,21 @@ def simple(**changes: object) -> Results:
         ("B", "ssim"): Spread(math.nan, math.nan, math.nan, math.nan, 0, 12),
     }
     sets = {
-        ("A", "rfid"): SetScore(4.7, Interval(4.7, 4.5, 4.9)),
-        ("B", "rfid"): SetScore(None, note="too few images"),
+        ("A", "rfid"): DatasetScore(4.7, Interval(4.7, 4.5, 4.9)),
+        ("B", "rfid"): DatasetScore(None, note="too few images"),
     }
     pairs = {("A", "B", "psnr"): Paired(1.1, -0.25, 2.5, 0.625, 0.125, 10, 2)}
-    of = {"vaes": ("A", "B"), "measures": ("rfid", "psnr", "ssim"), "spreads": spreads, "sets": sets, "pairs": pairs}
-    of |= {"set_pairs": {("A", "B", "rfid"): Interval(-0.3, -0.5, -0.1)}, "published": {("B", "psnr"): "23.4 ± 3.8"}}
+    of = {
+        "vaes": ("A", "B"),
+        "metrics": ("rfid", "psnr", "ssim"),
+        "spreads": spreads,
+        "dataset_scores": sets,
+        "differences": pairs,
+    }
+    of |= {
+        "dataset_differences": {("A", "B", "rfid"): Interval(-0.3, -0.5, -0.1)},
+        "published": {("B", "psnr"): "23.4 ± 3.8"},
+    }
     return dataclasses.replace(made_up(("A", "B"), 12, "card-2022", full=False), **{**of, **changes})
 
 
@@ -76,7 +85,7 @@ def test_a_pair_is_said_in_numbers_and_in_words() -> None:
         "first \N{MINUS SIGN} second",
         "95 % interval",
         "first wins, %",
-        "in words",
+        "verdict",
     ]
     assert table.rows == (
         ("A", "B", "rFID", "\N{MINUS SIGN}0.300", "[\N{MINUS SIGN}0.500, \N{MINUS SIGN}0.100]", "", "A is better"),
@@ -101,7 +110,7 @@ def test_which_is_better_follows_the_interval_and_the_measure(key: str, low: flo
     middle = (low + high) / 2
     pairs = {("A", "B", "psnr"): Paired(middle, low, high, 0.5, 0.0, 10, 0)} if key == "psnr" else {}
     set_pairs = {("A", "B", "rfid"): Interval(middle, low, high)} if key == "rfid" else {}
-    (row,) = pairs_table(simple(pairs=pairs, set_pairs=set_pairs)).rows
+    (row,) = pairs_table(simple(differences=pairs, dataset_differences=set_pairs)).rows
     assert row[-1] == says
 
 
@@ -110,7 +119,7 @@ def test_regions_and_letters_stand_by_size_with_the_letters_ceiling() -> None:
         RegionSpread(vae, "eye", size, key, Spread(value + 2 * (size == "all"), 1.0, 0, 0, 7, 0))
         for vae, value in (("A", 20.0), ("B", 21.0))
         for size in ("<8", "all")
-        for key in ("psnr", "gradient")
+        for key in ("psnr", "gradient_energy")
     ]
     letters = (Letters("A", "8-16", 40, 0.4, 0.8), Letters("B", "8-16", 40, 0.1, 0.0))
     page = report_markdown(simple(regions=tuple(found), letters=letters))
@@ -118,22 +127,21 @@ def test_regions_and_letters_stand_by_size_with_the_letters_ceiling() -> None:
     assert "| eye | \\<8 | B | 7 | **21.00 ± 1.00** | 21.000 ± 1.000 |" in page
     assert "| 8-16 | A | 40 | **40.0** | 80.0 | 50.0 |" in page
     assert "| 8-16 | B | 40 | 10.0 | 0.0 |  |" in page
-    assert "gradient energy: Nearest to 1 is best." in page
+    assert "nearest to 1 is best." in page
 
 
 def test_regions_and_letters_come_in_the_order_of_the_vaes_whatever_that_of_the_results() -> None:
-    found = tuple(RegionSpread(vae, "eye", "all", "psim", Spread(1, 0, 0, 0, 7, 0)) for vae in ("B", "A"))
+    found = tuple(RegionSpread(vae, "eye", "all", "psim_small", Spread(1, 0, 0, 0, 7, 0)) for vae in ("B", "A"))
     letters = tuple(Letters(vae, size, 4, 0.5, 1.0) for vae in ("B", "A") for size in ("all", "<8"))
-    results = simple(regions=found, letters=letters, measures=("psnr", "psim_small"))
+    results = simple(regions=found, letters=letters, metrics=("psnr", "psim_small"))
     table = regions_table(results)
     assert [row[2] for row in table.rows] == ["A", "B"]
     assert table.columns[-1] == Column("psim-small", "lower"), "a distance of our small network is never called PSIM"
-    assert regions_table(dataclasses.replace(results, measures=("psim",))).columns[-1].name == "PSIM"
     assert [row[:2] for row in letters_table(results).rows] == [("all", "A"), ("all", "B"), ("<8", "A"), ("<8", "B")]
 
 
 def test_under_a_image_stands_what_was_measured_on_it() -> None:
-    results = simple(measures=("psnr",))
+    results = simple(metrics=("psnr",))
     rows = list(results.rows)
     rows[0] = dataclasses.replace(rows[0], scores={"psnr": None, "ssim": 1.0}, letters=(1, 2, 3))
     rows[1] = dataclasses.replace(rows[1], finite=False)
@@ -146,10 +154,10 @@ def test_under_a_image_stands_what_was_measured_on_it() -> None:
 
 def test_of_many_vaes_the_pairs_with_the_first_are_drawn_and_all_are_in_the_table() -> None:
     names = tuple("ABCDE")
-    results = dataclasses.replace(made_up(names, 3, full=False), measures=("psnr",))
+    results = dataclasses.replace(made_up(names, 3, full=False), metrics=("psnr",))
     page = report_html(results, [])
     assert re.findall(r"<summary>(.) <span>and</span> (.)</summary>", page) == [(name, "A") for name in names[1:]]
-    assert "Of 10 pairs, those with A are drawn" in page
+    assert "Of 10 pairs, only those with A are plotted" in page
     assert len(pairs_table(results).rows) == 10
 
 
@@ -243,13 +251,13 @@ def test_the_model_index_is_one_that_the_hub_reads(vae: str) -> None:
     card = ModelCard(f"---\n{content}---\n# x\n", ignore_metadata_errors=False)
     assert card.data.model_name == vae
     found: dict[str, EvalResult] = {result.metric_type: result for result in card.data.eval_results}
-    assert list(found) == list(results.measures)
+    assert list(found) == list(results.metrics)
     psnr, rfid = found["psnr"], found["rfid"]
     assert (psnr.task_type, psnr.dataset_name, psnr.dataset_type) == ("image-to-image", "Photos: #1 {a}", "Photos-1-a")
     assert psnr.metric_name == "PSNR (modern)"
     assert psnr.metric_value == results.spreads[vae, "psnr"].mean
     assert psnr.metric_args["std"] == results.spreads[vae, "psnr"].std
-    assert rfid.metric_value == results.sets[vae, "rfid"].value
+    assert rfid.metric_value == results.dataset_scores[vae, "rfid"].value
     assert rfid.metric_args["interval_95"] == [4.2, 5.1000000000000005]
     again = ModelCardData(model_name=vae, eval_results=card.data.eval_results).to_dict()["model-index"]
     assert again == yaml.safe_load(content)["model-index"]
@@ -269,7 +277,6 @@ def test_model_indexes_have_names_that_no_file_system_confuses() -> None:
 def test_what_has_no_value_is_in_no_model_index() -> None:
     metrics = yaml.safe_load(model_indexes(simple())["B.yml"])["model-index"][0]["results"][0]["metrics"]
     assert [(metric["type"], metric["value"]) for metric in metrics] == [("psnr", 23.4)]
-    assert list(model_indexes(simple(spreads={}))) == ["A.yml"]
 
 
 def test_markdown_has_the_same_tables_warnings_and_makings() -> None:
@@ -288,7 +295,7 @@ def test_markdown_has_the_same_tables_warnings_and_makings() -> None:
     ):
         assert part in page
     assert "broken.jpg (cut off)" in page
-    assert "- measured: 400 reconstructions in 100.0 s, 4.00 a second\n- time in all: 123.4 s, in 2 calls\n" in page
+    assert "- measured: 400 reconstructions in 100.0 s, 4.00 per second\n- total time: 123.4 s, in 2 calls\n" in page
     assert f"- VAE kl-f8: float32. encoder {'ab' * 32}, decoder {'ab' * 32}" in page
 
 
@@ -299,11 +306,11 @@ def test_the_speed_is_of_the_calls_that_left_their_times() -> None:
     one = {"images": 10, "reconstructions": 20, "seconds": 5.0, "measuring_seconds": 4.0}
     found = said([one], 5.0)
     assert found["measured"] == (
-        "20 reconstructions in 4.0 s, 5.00 a second; 4 more by shards or stopped calls, whose times aren't known"
+        "20 reconstructions in 4.0 s, 5.00 per second; 4 more by shards or interrupted calls, whose times aren't known"
     )
-    assert found["time in all"] == "5.0 s"
-    assert said([one | {"reconstructions": 24}], 5.0)["measured"] == "24 reconstructions in 4.0 s, 6.00 a second"
-    assert not {"measured", "time in all"} & set(said([], None))
+    assert found["total time"] == "5.0 s"
+    assert said([one | {"reconstructions": 24}], 5.0)["measured"] == "24 reconstructions in 4.0 s, 6.00 per second"
+    assert not {"measured", "total time"} & set(said([], None))
 
 
 def test_a_long_list_of_skipped_images_is_cut_and_counted() -> None:
@@ -317,7 +324,9 @@ def test_a_long_list_of_skipped_images_is_cut_and_counted() -> None:
 
 
 def test_a_difference_of_nearly_nothing_has_no_minus() -> None:
-    (row,) = pairs_table(simple(pairs={}, set_pairs={("A", "B", "rfid"): Interval(-1e-6, -1e-5, 1e-6)})).rows
+    (row,) = pairs_table(
+        simple(differences={}, dataset_differences={("A", "B", "rfid"): Interval(-1e-6, -1e-5, 1e-6)})
+    ).rows
     assert row[3:5] == ("+0.000", "[+0.000, +0.000]")
 
 
@@ -349,7 +358,7 @@ def test_the_protocol_is_told_in_words(preset: str) -> None:
 
 
 def test_the_same_results_give_the_same_bytes_and_every_file_lands(tmp_path: Path) -> None:
-    results = dataclasses.replace(made_up(count=6), measures=("rfid", "psnr"))
+    results = dataclasses.replace(made_up(count=6), metrics=("rfid", "psnr"))
     examples = examples_of(results)
     files = report_files(results, examples)
     assert files == report_files(results, examples)
@@ -373,7 +382,7 @@ def test_names_add_no_element_to_the_page_and_no_meaning_to_the_markdown() -> No
     def shapes(text: str) -> list[tuple[str, list[str]]]:
         results = made_up((text, text + "2"), 3, "offline", name=lambda n: f"{n}{text}", source=text)
         results = dataclasses.replace(
-            results, measures=("psnr",), warnings=(text,), record={"vaes": [{"name": text}], "skipped": {text: text}}
+            results, metrics=("psnr",), warnings=(text,), record={"vaes": [{"name": text}], "skipped": {text: text}}
         )
         page = report_files(results, examples_of(results, 1))["report.html"].decode()
         return [(tag, sorted(attributes)) for tag, attributes in Parsed(page).tags]

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import BadInputError
-from vaelens.evaluation import folder as module
-from vaelens.evaluation.folder import ORIGINALS, RunFolder
+from vaelens.evaluation import feature_files
+from vaelens.evaluation.feature_files import ORIGINALS, FeatureFiles
+from vaelens.evaluation.folder import RunFolder
 from vaelens.evaluation.results import Row
 from vaelens.metrics.frechet import Moments
+from vaelens.runs.records import JsonLines
 
 COUNT, BATCH = 14, 2
 ORDER = (5, 0, 3, 6, 2, 4, 1)  # of its chunks
@@ -23,13 +25,13 @@ NAMES = (ORIGINALS, "a")
 @pytest.fixture
 def few_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums from 11 images on, in three groups of up to three chunks, each chunk a block."""
-    for name, value in (("KEPT", 10), ("GROUPS", 3), ("BLOCK", 2)):
-        monkeypatch.setattr(module, name, value)
+    for name, value in (("MAX_STORED", 10), ("GROUPS", 3), ("BLOCK", 2)):
+        monkeypatch.setattr(feature_files, name, value)
 
 
 def begun(path: Path, count: int = COUNT, batch: int = BATCH) -> RunFolder:
     folder = RunFolder(path, [f"{n:03d}" for n in range(count)], batch)
-    folder.begin({"preset": {"name": "made up"}, "batch": 1, "threads": 1, "vaes": {"a": {}}})
+    folder.start({"command": "evaluate", "preset": {"name": "made up"}, "batch": 1, "threads": 1, "vaes": {"a": {}}})
     return folder
 
 
@@ -38,7 +40,7 @@ def features_of(name: str, count: int = COUNT) -> Tensor:
 
 
 def add(folder: RunFolder, chunk: int, vae: str = "a", bad: Sequence[str] = ()) -> None:
-    """A unit as `Work` adds it: features and rows of the images that aren't bad."""
+    """A unit as `Measurement` adds it: features and rows of the images that aren't bad."""
     ids = folder.ids_of(chunk)
     good = [name not in bad for name in ids]
     part = slice(chunk * folder.batch, chunk * folder.batch + len(ids))
@@ -96,7 +98,7 @@ def test_of_fewer_images_than_groups_each_is_one(tmp_path: Path) -> None:
 
 def test_summed_groups_are_of_chunks_from_the_whole_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no rank of torchrun, which takes every k-th chunk, has a whole one, which it would fold and couldn't send."""
-    monkeypatch.setattr(module, "KEPT", 10)
+    monkeypatch.setattr(feature_files, "MAX_STORED", 10)
     folder = begun(tmp_path, 90, 1)
     for chunk in range(45):
         add(folder, chunk)
@@ -123,7 +125,7 @@ def test_a_chunk_in_a_sum_can_not_be_handed_on(tmp_path: Path) -> None:
     for chunk in ORDER:
         add(folder, chunk)
     assert folder.is_done(0, "a")
-    with pytest.raises(BadInputError, match=r"was put into a sum.*one folder that they share"):
+    with pytest.raises(BadInputError, match=r"was replaced by a sum.*one folder that they share"):
         folder.unit(0, "a")
 
 
@@ -134,12 +136,12 @@ def test_damaged_and_missing_sums_are_named_and_made_again(tmp_path: Path) -> No
         add(folder, chunk)
     broken = files(folder, "sums")[0]
     broken.write_bytes(broken.read_bytes()[:100])
-    with pytest.raises(BadInputError, match=rf"{broken}: damaged .* Remove it and run the same command again"):
+    with pytest.raises(BadInputError, match=rf"{broken} is damaged.* Remove it and run the same command again"):
         folder.moments(ORIGINALS, "x")
     with pytest.raises(BadInputError, match="no sums of y"):
         folder.moments("a", "y")
     broken.unlink()
-    with pytest.raises(BadInputError, match=rf"{broken} is gone"):
+    with pytest.raises(BadInputError, match=rf"{broken} is missing"):
         folder.moments(ORIGINALS, "x")
     for chunk in ORDER:
         if not folder.is_done(chunk, "a"):
@@ -166,7 +168,7 @@ def test_what_a_killed_process_left_unfolded(tmp_path: Path, monkeypatch: pytest
     """Whoever comes upon it folds it: another process that adds the same unit, or that sums up."""
     folder, killed = begun(tmp_path), begun(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "_fold", lambda self, group, name: None)
+        patch.setattr(FeatureFiles, "_sum_up_group", lambda self, group, name: None)
         for chunk in ORDER:
             add(killed, chunk)
     assert not files(folder, "sums")
@@ -183,10 +185,10 @@ def test_a_image_that_can_not_be_read_any_more(tmp_path: Path, chunk: int) -> No
     before, features = (tmp_path / "rows.jsonl").read_bytes(), files(folder, "features")
     other = begun(tmp_path)
     if chunk == 0:
-        with pytest.raises(BadInputError, match=r"000 couldn't be read before.*and can be read now.*another folder"):
+        with pytest.raises(BadInputError, match=r"000 was unreadable before.*another folder"):
             add(other, 0, "b")
     else:
-        with pytest.raises(BadInputError, match="003 could be read before and can't now; check the disk"):
+        with pytest.raises(BadInputError, match=r"003 was readable before.*Check the disk"):
             add(other, 1, "b", bad=["003"])
     assert (tmp_path / "rows.jsonl").read_bytes() == before
     assert files(folder, "features") == features
@@ -199,7 +201,7 @@ def test_features_of_a_process_that_was_killed_before_its_rows(tmp_path: Path, m
     """They may be of other images than can be read now."""
     folder = begun(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "_append", interrupt)
+        patch.setattr(JsonLines, "append", interrupt)
         with pytest.raises(KeyboardInterrupt):
             add(folder, 0)
     add(folder, 0, bad=["000"])
@@ -213,11 +215,3 @@ def test_features_of_a_process_that_was_killed_before_its_rows(tmp_path: Path, m
 
 def interrupt(*_args: object) -> None:
     raise KeyboardInterrupt
-
-
-def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
-    name = "caf\udce9"
-    add(begun(tmp_path), 0, name)
-    again = begun(tmp_path)
-    assert again.is_done(0, name)
-    assert [row.vae for row in again.rows([name])] == [name] * 2

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from support import oracles  # noqa: F401 - makes torch-fidelity importable
-from vaelens.metrics.kid import kid, kid_each
+from vaelens.metrics.kid import Kid, kid_each
+
+
+def kid(x: Tensor, y: Tensor, *options: int, **named: int) -> Kid:
+    return kid_each({"x": x}, y, *options, **named)["x"]
 
 
 def features(n: int, seed: int, scale: float = 3.0, d: int = 40) -> Tensor:

@@ -119,7 +119,7 @@ def test_strata_by_the_smaller_side() -> None:
 def test_measure_regions_gives_a_row_a_box() -> None:
     image, reference = pair()
     similar = ssim_map(image[None], reference[None], "valid")[0]
-    maps = [torch.rand(20, 26), torch.rand(10, 13)]
+    maps = {"psim": [torch.rand(20, 26), torch.rand(10, 13)]}
     boxes = [Box("left eye", 10, 12, 20, 22.5), Box("letter", 0, 0, 4, 4)]
     first, second = measure_regions(image, reference, boxes, similar, maps)
     assert first == {
@@ -128,11 +128,11 @@ def test_measure_regions_gives_a_row_a_box() -> None:
         "stratum": "8-16",
         "psnr": region_psnr(image, reference, boxes[0]),
         "ssim": region_ssim(similar, boxes[0], (40, 52)),
-        "psim": region_psim(maps, boxes[0], (40, 52)),
+        "psim": region_psim(maps["psim"], boxes[0], (40, 52)),
         "gradient_energy": gradient_energy(image, reference, boxes[0]),
     }
     assert (second["label"], second["stratum"], second["ssim"]) == ("letter", "<8", None)
-    assert measure_regions(image, reference, boxes, similar, None)[0]["psim"] is None
-    assert measure_regions(image, reference, [], similar, None) == []
+    assert "psim" not in measure_regions(image, reference, boxes, similar, {})[0]
+    assert measure_regions(image, reference, [], similar, {}) == []
     with pytest.raises(ValueError, match="one shape"):
-        measure_regions(image, reference[:, 1:], boxes, similar, None)
+        measure_regions(image, reference[:, 1:], boxes, similar, {})

@@ -45,9 +45,9 @@ def test_differences_are_named_by_their_keys(tmp_path: Path) -> None:
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
-    with exclusive_run(tmp_path / "run", 0):
-        with pytest.raises(UsageError, match="another run"), exclusive_run(tmp_path / "run", 0):
-            pass
+    run = tmp_path / "run"
+    with exclusive_run(run, 0), pytest.raises(UsageError, match="another run"), exclusive_run(run, 0):
+        pass
     assert not (tmp_path / "run").exists(), "an empty folder is removed again"
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="-o"):

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vaelens.evaluation.measures import MEASURES
+from vaelens.evaluation.metric_table import METRICS, image_metrics
 from vaelens.evaluation.presets import find_preset
-from vaelens.evaluation.results import Example, Letters, RegionSpread, Results, Row, SetScore
+from vaelens.evaluation.results import DatasetScore, Example, Letters, RegionSpread, Results, Row
 from vaelens.images.faces import draw_face
 from vaelens.metrics.statistics import Interval, paired, spread
 
@@ -66,14 +66,14 @@ def made_up(
 ) -> Results:
     """Results as `evaluate` would give them: correlated scores, and with `full` regions, letters, published values."""
     rng = np.random.default_rng(0)
-    measures = find_preset(preset).measures
-    of_images = [key for key in measures if MEASURES[key].of == "image"]
+    metrics = find_preset(preset).metrics
+    of_images = [metric.key for metric in image_metrics(metrics)]
     ease, scores = rng.normal(size=count), {}
     for number, vae in enumerate(vaes):
         own = GAINS[number % 4] / 3.5 + 0.15 * rng.normal(size=count)
         for key in of_images:
             mean, std = BASE[key]
-            sign = 1 if MEASURES[key].better == "higher" else -1
+            sign = 1 if METRICS[key].better == "higher" else -1
             scores[vae, key] = mean + sign * std * (ease + own + 0.1 * rng.normal(size=count))
     regions = ("eye", "iris", "mouth") if full else ()
     rows = [
@@ -95,9 +95,9 @@ def made_up(
     spreads = {place: spread(values) for place, values in scores.items()}
     pairs = [(later, earlier) for earlier, later in itertools.combinations(vaes, 2)]
     sets = {
-        (vae, key): SetScore(SETS[key] - GAINS[i % 4] / 3, Interval(SETS[key], SETS[key] - 0.5, SETS[key] + 0.4))
+        (vae, key): DatasetScore(SETS[key] - GAINS[i % 4] / 3, Interval(SETS[key], SETS[key] - 0.5, SETS[key] + 0.4))
         for i, vae in enumerate(vaes)
-        for key in measures
+        for key in metrics
         if key in SETS
     }
     return Results(
@@ -105,22 +105,24 @@ def made_up(
         preset=find_preset(preset),
         count=count,
         vaes=tuple(vaes),
-        measures=measures,
+        metrics=metrics,
         rows=tuple(rows),
         spreads=spreads,
-        sets=sets,
-        pairs={
-            (a, b, key): paired(scores[a, key], scores[b, key], MEASURES[key].better, resamples=200)
+        dataset_scores=sets,
+        differences={
+            (a, b, key): paired(scores[a, key], scores[b, key], METRICS[key].better, resamples=200)
             for a, b in pairs
             for key in of_images
         },
-        set_pairs={(a, b, key): Interval(0.31, 0.12, 0.5) for a, b in pairs for key in measures if key in SETS},
+        dataset_differences={
+            (a, b, key): Interval(0.31, 0.12, 0.5) for a, b in pairs for key in metrics if key in SETS
+        },
         regions=tuple(
             RegionSpread(vae, label, stratum, key, spread(20 + i + rng.normal(size=30)))
             for label in regions
             for stratum in ("<8", "8-16", "16-32", "all")
             for i, vae in enumerate(vaes)
-            for key in ("psnr", "ssim", "gradient")
+            for key in ("psnr", "ssim", "gradient_energy")
         ),
         letters=tuple(
             Letters(vae, stratum, 300, 0.42 + 0.1 * i, 0.981)
@@ -134,16 +136,16 @@ def made_up(
 
 
 def examples_of(results: Results, count: int = 2) -> list[Example]:
-    """Drawn faces, each VAE's reconstruction a little noisier than the one before."""
+    """Synthetic faces, each VAE's reconstruction a little noisier than the one before."""
     found = []
     for number in range(count):
         rng = np.random.default_rng(number)
         face = draw_face(number, 128)
         original = face.pixels
-        again = {
+        reconstructions = {
             vae: np.clip(original + rng.normal(0, 6 * (i + 1), original.shape), 0, 255).astype(np.uint8)
             for i, vae in enumerate(results.vaes)
         }
         why = "among the worst by PSIM" if number % 2 else "among the best by PSIM"
-        found.append(Example(results.rows[number * len(results.vaes)].id, why, original, again, face.boxes))
+        found.append(Example(results.rows[number * len(results.vaes)].id, why, original, reconstructions, face.boxes))
     return found

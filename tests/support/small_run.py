@@ -9,7 +9,7 @@ from PIL import Image
 
 from support.vaes import random_vae
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.running import evaluate
+from vaelens.evaluation.run import evaluate
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
@@ -52,7 +52,7 @@ def assert_same(folder: Path, results: Results | None, reference: tuple[Path, Re
     assert rows(folder) == rows(reference[0])
     assert (folder / "rows.csv").read_bytes() == (reference[0] / "rows.csv").read_bytes()
     assert results is not None
-    for name in ("spreads", "pairs", "sets", "set_pairs"):
+    for name in ("spreads", "differences", "dataset_scores", "dataset_differences"):
         ours, theirs = getattr(results, name), getattr(reference[1], name)
         assert list(ours) == list(theirs)
         for key in ours:

@@ -202,7 +202,7 @@ def calibrate(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("calibrate runs in one process, not under torchrun.")
     presets = _presets({name.removesuffix(STD) for one in figures for name in one})
-    check_networks(presets[0], networks or {}, runtime)
+    check_networks(presets[0], networks or {}, runtime, user="The published table", hint="")
     load_networks(published_networks(presets[0]), {k: Path(v) for k, v in (networks or {}).items()}, runtime=runtime)
     found: list[Results] = []
     for number, preset in enumerate(presets, 1):

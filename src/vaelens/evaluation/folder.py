@@ -57,8 +57,10 @@ def check_folder(path: Path, requested: Mapping[str, Any]) -> dict[str, Any] | N
             if (path / name).exists():
                 raise UsageError(f"{path / name} is not an evaluation's and would be replaced. {CHOOSE_ANOTHER}")
         return None
+    if not isinstance(found.get("vaes"), dict):
+        raise BadInputError(f"{path / 'plan.json'} is damaged: it has no VAEs. {CHOOSE_ANOTHER}")
     wanted = as_stored(requested)
-    vaes, known = wanted.pop("vaes", {}), found.get("vaes", {})
+    vaes, known = wanted.pop("vaes", {}), found["vaes"]
     changed = differences({key: found.get(key) for key in wanted}, wanted)
     for name, vae in vaes.items():
         changed += differences(known.get(name, vae), vae, f"VAE {name}")

@@ -96,26 +96,30 @@ def published_networks(preset: Preset) -> list[str]:
     return [name for name in networks_of(preset.metrics) if name in network_files()]
 
 
-def check_networks(preset: Preset, paths: Mapping[str, Source], runtime: Runtime) -> None:
+def check_networks(
+    preset: Preset, paths: Mapping[str, Source], runtime: Runtime, *, user: str = "", hint: str = NO_DOWNLOAD
+) -> None:
     """Check, before the dataset is opened, that the networks are there or may be downloaded; announce downloads.
+
+    user: what needs the networks, for messages; the preset by default. hint: how to do without a download.
 
     Raises UsageError for a name in `paths` that the preset doesn't use; NetworkError where a network is missing and
     the runtime is offline; BadInputError for a file in `paths` that doesn't exist.
     """
-    names = published_networks(preset)
+    names, user = published_networks(preset), user or f"The preset {preset.name}"
     for name, path in paths.items():
         if name not in names:
             used = ", ".join(names) or "none"
-            raise UsageError(f"the preset {preset.name} uses no network called {name}; it uses {used}.")
+            raise UsageError(f"{user} needs no network called {name}. Needed: {used}.")
         if not Path(path).is_file():
             raise BadInputError(f"{path}: no such file. Check the path given with --network.")
     needed = missing(names, {name: Path(path) for name, path in paths.items()})
     if needed:
         size = sum(file.bytes for file in needed) / 1e6
-        what = f"The preset {preset.name} needs {', '.join(file.name for file in needed)}: {size:,.0f} MB"
+        what = f"{user} needs {', '.join(file.name for file in needed)}: {size:,.0f} MB"
         if runtime.offline:
-            raise NetworkError(f"{what}, not on this machine, and the network isn't allowed. {NO_DOWNLOAD}")
-        runtime.notify(f"{what}, downloaded once. {NO_DOWNLOAD}")
+            raise NetworkError(f"{what}, not on this machine, and the network isn't allowed. {hint}".rstrip())
+        runtime.notify(f"{what}, downloaded once. {hint}".rstrip())
 
 
 def load_preset(preset: Preset, paths: Mapping[str, Source], runtime: Runtime) -> LoadedPreset:

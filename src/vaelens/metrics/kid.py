@@ -1,6 +1,6 @@
 """The kernel inception distance (https://arxiv.org/abs/1801.01401): an unbiased squared MMD of two sets of features.
 
-The kernel is (x.y / d + 1)^3. The mean over random subsets, drawn as torch-fidelity 0.3.0 draws them, computed
+The kernel is (x.y / d + 1)^3. The mean over random subsets, sampled as torch-fidelity 0.3.0 samples them, computed
 in float64. 0 is equal (and as it is unbiased, values around 0 may be negative); lower is better. Unlike the
 Frechet distance it doesn't grow when images are few.
 """
@@ -23,7 +23,7 @@ ROWS = 1024  # of a kernel matrix at a time
 class Kid:
     """mean and std (ddof 0) over the subsets' `values`.
 
-    subset_size: how many images a subset has: what was asked, or all images where there are fewer. Then every
+    subset_size: how many images a subset has: the requested size, or all images where there are fewer. Then every
     subset is the whole set, and std is None: there is nothing to spread.
     """
 
@@ -37,13 +37,6 @@ class Kid:
         if (len(self.values), self.subset_size) != (len(other.values), other.subset_size):
             raise ValueError("KID is compared on the same subsets")
         return _kid(np.subtract(self.values, other.values), self.subset_size, whole=self.std is None)
-
-
-def kid(
-    features_x: Tensor, features_y: Tensor, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = SEED
-) -> Kid:
-    """features_x [n,d] of the reconstructions, features_y [m,d] of the originals; errors as `kid_each`."""
-    return kid_each({"x": features_x}, features_y, subsets, subset_size, seed)["x"]
 
 
 def kid_each(
@@ -70,7 +63,7 @@ def kid_each(
         (torch.as_tensor(rng.choice(n, size, replace=False)), torch.as_tensor(rng.choice(m, size, replace=False)))
         for _ in range(1 if whole else subsets)
     ]
-    # One kernel of all images costs n^2, one a subset costs subsets x size^2.
+    # One kernel of all images costs n^2, one per subset costs subsets x size^2.
     batches = [drawn] if max(n, m) ** 2 <= len(drawn) * size**2 else [[pair] for pair in drawn]
     values: dict[str, list[Tensor]] = {name: [] for name in sets}
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Can the letters still be read? A small reader of single glyphs, for drawn letters and their exact boxes.
+"""Can the letters still be read? A small reader of single glyphs, for synthetic letters and their exact boxes.
 
 The share of glyphs that it reads on a reconstruction means something beside its share on the originals only:
 that is the ceiling. Glyphs are cut out by their own boxes, so that size and base line are unknown to the
@@ -49,7 +49,7 @@ def readable(image: Tensor, boxes: Sequence[Box], reader: GlyphReader | None = N
 
 
 def glyph_crops(image: Tensor, boxes: Sequence[Box]) -> Tensor:
-    """The glyphs' luma, one crop a box, [n,1,32,32], float32, each of mean 0 and standard deviation 1.
+    """The glyphs' luma, one crop per box, [n,1,32,32], float32, each of mean 0 and standard deviation 1.
 
     image [1,3,h,w] in [0,1]. The box fills the crop along its longer side, but for a margin, and keeps its
     proportions; what lies further from it than the margin (the neighbours) is covered with the colours at

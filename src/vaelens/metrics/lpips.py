@@ -1,7 +1,7 @@
 """LPIPS 0.1 of Zhang, Isola, Efros, Shechtman and Wang 2018 (https://arxiv.org/abs/1801.03924).
 
 At each tap of VGG16 or AlexNet the channel vectors are scaled to length 1 (1e-10 is added to each norm),
-their squared differences are weighted by a learned, non-negative weight a channel, and averaged over the
+their squared differences are weighted by a learned, non-negative weight per channel, and averaged over the
 positions; the sum over taps. 0 is equal; lower is better. The two networks' values can't be compared.
 """
 
@@ -27,12 +27,12 @@ class LPIPSHeads(nn.Module):
             self.add_module(f"lin{i}", nn.ModuleDict({"model": model}))
 
     def weights(self) -> list[Tensor]:
-        """One [c_i] a tap."""
+        """One [c_i] per tap."""
         return [weight.flatten() for weight in self.parameters()]
 
 
 def lpips(taps_x: Sequence[Tensor], taps_y: Sequence[Tensor], heads: LPIPSHeads) -> Tensor:
-    """One value an image, [b], float64, from the taps [b,c_i,h_i,w_i] of both and that network's heads.
+    """One value per image, [b], float64, from the taps [b,c_i,h_i,w_i] of both and that network's heads.
 
     The network sees images as `psim.normalised` makes them. Raises ValueError where shapes differ.
     """

@@ -24,7 +24,7 @@ def normalised(image: Tensor) -> Tensor:
 
 
 def psim(taps_x: Sequence[Tensor], taps_y: Sequence[Tensor]) -> Tensor:
-    """One value an image, [b], float64, from the taps [b,c_i,h_i,w_i] of both; ValueError where shapes differ."""
+    """One value per image, [b], float64, from the taps [b,c_i,h_i,w_i] of both; ValueError where shapes differ."""
     return torch.stack([distances.mean(dim=(1, 2)) for distances in psim_maps(taps_x, taps_y)]).sum(dim=0)
 
 

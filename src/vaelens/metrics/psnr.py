@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
-    """One value an image, [b], float64, over all of channels, height and width.
+    """One value per image, [b], float64, over all of channels, height and width.
 
     image, reference: [b,c,h,w] in [0,1], of the same shape (else ValueError). Equal images give
     infinity.

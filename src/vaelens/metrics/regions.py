@@ -75,7 +75,7 @@ def region_ssim(ssim_map: Tensor, box: Box, size: tuple[int, int]) -> float | No
 def region_psim(psim_maps: Sequence[Tensor], box: Box, size: tuple[int, int]) -> float:
     """The sum over taps of the mean over the cells whose centre is in the box, or over the nearest ones.
 
-    psim_maps: [h_i,w_i] a tap, of an image of size (h, w): a cell covers h/h_i x w/w_i pixels.
+    psim_maps: [h_i,w_i] per tap, of an image of size (h, w): a cell covers h/h_i x w/w_i pixels.
     """
     rows, columns = _pixels(box, size)
     total = 0.0

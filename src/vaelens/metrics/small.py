@@ -1,7 +1,7 @@
-"""The small networks that ship with vaelens, and the two measures they give: psim-small and fd-small.
+"""The small networks that ship with vaelens, and the two metrics they give: psim-small and fd-small.
 
-They rank, offline, by their own lights, and are no PSIM and no rFID: their numbers can't be compared with
-published ones (docs/small-measures.md). All run in float32.
+They rank VAEs offline, on a scale of their own, and are no PSIM and no rFID: their numbers can't be compared with
+published ones (docs/small-metrics.md). All run in float32.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def psim_small(net: SmallPerceptual, image: Tensor, reference: Tensor) -> Tensor:
-    """PSIM's form over the small network's taps: one value an image, [b]; 0 is equal, lower is better.
+    """PSIM's form over the small network's taps: one value per image, [b]; 0 is equal, lower is better.
 
     image, reference: [b,3,h,w] in [0,1], of one shape, each side at least 16 (else ValueError).
     """

@@ -19,7 +19,7 @@ C1, C2 = 0.01**2, 0.03**2
 
 
 def ssim(image: Tensor, reference: Tensor, padding: Padding = "zero") -> Tensor:
-    """One value an image, [b], float64: the mean of `ssim_map`, which says what is taken and refused."""
+    """One value per image, [b], float64: the mean of `ssim_map`, which says what is taken and refused."""
     return ssim_map(image, reference, padding).mean(dim=(1, 2, 3))
 
 

@@ -176,7 +176,7 @@ def _within(angle: float, degrees: int) -> float:
 def too_high_percent(count: int, dimension: int) -> float:
     """By how many percent a Frechet distance from `count` images in `dimension` features is about too high.
 
-    A toy's with a known distance, paired as reconstructions are: 11 % at 2.6 images a dimension, 6 % at 5.2, 1 % at
+    A toy's with a known distance, paired as reconstructions are: 11 % at 2.6 images per dimension, 6 % at 5.2, 1 % at
     26, that is about 29 over their ratio. It says nothing below 2.6.
     """
     return 29 / (count / dimension)

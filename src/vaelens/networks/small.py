@@ -1,4 +1,4 @@
-"""The three small networks that ship with vaelens, trained on synthetic images (docs/small-measures.md).
+"""The three small networks that ship with vaelens, trained on synthetic images (docs/small-metrics.md).
 
 `SmallPerceptual` gives feature maps to compare (psim-small), `SmallFrechet` one vector an image
 (fd-small), `GlyphReader` the scores of what a glyph might be. No normalisation layers: what is

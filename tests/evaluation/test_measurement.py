@@ -19,12 +19,11 @@ from torch import Tensor
 import vaelens as vl
 from support.vaes import random_vae
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
-from vaelens.evaluation import measuring
-from vaelens.evaluation.instruments import Comparison, Instruments, Reference
-from vaelens.evaluation.preparation import Prepared, prepare
+from vaelens.evaluation import measurement, metric_table
+from vaelens.evaluation.chunks import Prepared, prepare
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.running import evaluate
+from vaelens.evaluation.run import evaluate
 from vaelens.images.boxes import read_boxes
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.drawing import Box
@@ -43,8 +42,8 @@ Pixels = NDArray[np.uint8]
 def small_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a cache of their own, and without a page and its examples, which take longer than the rest."""
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("vaelens.evaluation.running.make", lambda chosen, work: [])
-    monkeypatch.setattr("vaelens.evaluation.reporting.report_html", lambda results, examples: "")
+    monkeypatch.setattr("vaelens.evaluation.run.make_examples", lambda chosen, run: [])
+    monkeypatch.setattr("vaelens.evaluation.report.report_files.report_html", lambda results, examples: "")
 
 
 @pytest.fixture
@@ -150,14 +149,14 @@ def test_drawn_boxes_and_letters_are_those_of_their_own_image(tmp_path: Path) ->
 
 def test_equal_images_have_no_psnr_and_win(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One VAE gives back all of its images, one the first of each chunk, one none."""
-    real = measuring._through
+    real = measurement._reconstruct
 
     def through(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
         again = real(vae, image, seeds, preset)
         kept = {"all": len(image), "half": 1, "none": 0}[vae.name]
         return torch.cat([image[:kept], again[kept:]])
 
-    monkeypatch.setattr(measuring, "_through", through)
+    monkeypatch.setattr(measurement, "_reconstruct", through)
     vaes = [random_vae(SMALL) for _ in range(3)]
     for vae, name in zip(vaes, ("all", "half", "none"), strict=True):
         vae.name = name
@@ -166,24 +165,24 @@ def test_equal_images_have_no_psnr_and_win(photos: Path, tmp_path: Path, monkeyp
     assert sum(line["psnr"] is None for line in lines) == 4 + 2
     assert all(line["ssim"] == pytest.approx(1) for line in lines if line["psnr"] is None)
     assert [results.spreads[name, "psnr"].dropped for name in ("all", "half", "none")] == [4, 2, 0]
-    half, none = results.pairs["half", "all", "psnr"], results.pairs["none", "all", "psnr"]
+    half, none = results.differences["half", "all", "psnr"], results.differences["none", "all", "psnr"]
     assert (half.won, half.ties, half.dropped) == (0, 0.5, 4)
     assert (none.won, none.ties, none.dropped) == (0, 0, 4)
-    mixed = results.pairs["none", "half", "psnr"]
+    mixed = results.differences["none", "half", "psnr"]
     assert (mixed.won, mixed.ties, mixed.count, mixed.dropped) == (0, 0.5, 2, 2)
     assert mixed.difference == 0
 
 
 def test_a_score_that_is_no_number_is_an_error(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Instruments.compare
+    real = metric_table.psim_maps
 
-    def compare(self: Instruments, pixels: Tensor, reference: Reference) -> Comparison:
-        found = real(self, pixels, reference)
-        found.values["psim_small"][1] = torch.nan
-        return found
+    def broken(taps: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+        scores = real(taps, other)[0].mean(dim=(1, 2))
+        scores[1] = torch.nan
+        return scores
 
-    monkeypatch.setattr(Instruments, "compare", compare)
-    with pytest.raises(CheckFailedError, match=r"1\.png through random: psim-small came out as nan"):
+    monkeypatch.setattr(metric_table, "psim", broken)
+    with pytest.raises(CheckFailedError, match=r"1\.png through random: psim-small is nan"):
         evaluate(random_vae(SMALL), photos, output=tmp_path / "run", **FAST)  # type: ignore[arg-type]
 
 
@@ -210,12 +209,12 @@ def test_a_image_that_fails_when_a_vae_is_added(photos: Path, tmp_path: Path, mo
         return prepare(data, name, boxes, preset)
 
     with monkeypatch.context() as patch:
-        patch.setattr("vaelens.evaluation.images.prepare", fail)
-        with pytest.raises(BadInputError, match=r"2\.png could be read before and can't now"):
+        patch.setattr("vaelens.evaluation.chunks.prepare", fail)
+        with pytest.raises(BadInputError, match=r"2\.png was readable before"):
             evaluate(vaes, photos, output=tmp_path / "run", skip_bad=True, **FAST)  # type: ignore[arg-type]
     results = measured(vaes, photos, tmp_path / "run", skip_bad=True)
     assert results.count == 4
-    assert results.pairs["two", "one", "psnr"].count == 4
+    assert results.differences["two", "one", "psnr"].count == 4
 
 
 def test_a_name_that_is_no_unicode(photos: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from support.pages import HOSTILE
 from support.reports import LONG, examples_of, made_up
 from support.viewing import STACK, Open
-from vaelens.evaluation.report_tables import pairs_table, regions_table, summary_table
-from vaelens.evaluation.reporting import write_report
+from vaelens.evaluation.report.report_files import write_report
+from vaelens.evaluation.report.score_tables import pairs_table, regions_table, summary_table
 
 RESULTS = made_up(count=30, preset="card-2022")
 
@@ -86,7 +86,7 @@ def test_the_page_is_no_wider_than_the_window(report: Path, open_path: Open, wid
 def test_any_name_fits_and_does_nothing(tmp_path: Path, open_path: Open) -> None:
     results = made_up((HOSTILE, LONG), 3, "offline", name=lambda n: f"{n}{LONG}{HOSTILE}", source=LONG)
     results = dataclasses.replace(
-        results, measures=("psnr",), warnings=(HOSTILE, LONG), published={(LONG, "psnr"): LONG}
+        results, metrics=("psnr",), warnings=(HOSTILE, LONG), published={(LONG, "psnr"): LONG}
     )
     path = write_report(results, examples_of(results, 1), tmp_path)[0]
     page = open_path(path, width=360).page

@@ -17,12 +17,13 @@ from PIL import Image
 
 from support.small_run import BATCH, FAST, IMAGES, SMALL, assert_same, quick, rows
 from support.vaes import random_vae
-from vaelens.errors import BadInputError, NetworkError, UsageError
-from vaelens.evaluation.examples import choose, make
+from vaelens.errors import BadInputError, NetworkError, UsageError, VaelensError
+from vaelens.evaluation.feature_files import FeatureFiles
 from vaelens.evaluation.folder import RunFolder
+from vaelens.evaluation.measurement import Measurement
+from vaelens.evaluation.report.examples import choose_examples, make_examples
 from vaelens.evaluation.results import Example, Results
-from vaelens.evaluation.running import evaluate
-from vaelens.evaluation.work import Work
+from vaelens.evaluation.run import evaluate
 from vaelens.runs.ranks import Ranks
 
 pytestmark = pytest.mark.usefixtures("whole", "plain_report")  # in this order
@@ -36,8 +37,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture
 def plain_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without plots and examples, which take longer than the rest of a small run; `whole` has them."""
-    monkeypatch.setattr("vaelens.evaluation.running.make", lambda chosen, work: [])
-    monkeypatch.setattr("vaelens.evaluation.reporting.report_html", lambda results, examples: "")
+    monkeypatch.setattr("vaelens.evaluation.run.make_examples", lambda chosen, run: [])
+    monkeypatch.setattr("vaelens.evaluation.report.report_files.report_html", lambda results, examples: "")
 
 
 def command(photos: Path, vaes: list[Path], output: Path, *more: str) -> list[str]:
@@ -64,12 +65,12 @@ def test_what_a_run_leaves(whole: tuple[Path, Results], two_vaes: list[Path]) ->
     psnrs = [line["psnr"] for line in lines if line["vae"] == "one"]
     assert results.spreads["one", "psnr"].mean == pytest.approx(np.mean(psnrs), rel=1e-12)
     assert results.spreads["one", "psnr"].std == pytest.approx(np.std(psnrs), rel=1e-12)
-    assert ("two", "one", "psnr") in results.pairs
-    assert results.sets["one", "fd_small"].value > 0
+    assert ("two", "one", "psnr") in results.differences
+    assert results.dataset_scores["one", "fd_small"].value > 0
     found = json.loads((folder / "results.json").read_text())
     assert found["scores"]["one"]["psnr"]["mean"] == results.spreads["one", "psnr"].mean
     assert found["scores"]["one"]["fd_small"]["interval"]["low"] < found["scores"]["one"]["fd_small"]["value"]
-    assert {d["measure"] for d in found["differences"]} == {"psnr", "ssim", "psim_small", "fd_small"}
+    assert {d["metric"] for d in found["differences"]} == {"psnr", "ssim", "psim_small", "fd_small"}
 
 
 def test_a_row_is_what_the_measures_say_of_the_saved_images(whole: tuple[Path, Results], photos: Path) -> None:
@@ -151,18 +152,6 @@ def count_lines(output: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def test_a_torn_line_is_cut_off(
-    whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
-) -> None:
-    output = tmp_path / "run"
-    evaluate(two_vaes, photos, output=output, shard="1/2", **FAST)
-    file = output / "rows.jsonl"
-    torn = file.read_bytes()
-    file.write_bytes(torn[: len(torn) - 100])
-    results = evaluate(two_vaes, photos, output=output, **FAST)
-    assert_same(output, results, whole)
-
-
 def test_features_that_were_lost_are_made_again(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
 ) -> None:
@@ -189,23 +178,27 @@ def test_a_vae_can_be_added(whole: tuple[Path, Results], photos: Path, two_vaes:
 def test_beyond_what_is_kept_sums_give_the_same(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaelens.evaluation.folder.KEPT", 10)
+    monkeypatch.setattr("vaelens.evaluation.feature_files.MAX_STORED", 10)
     results = evaluate(two_vaes, photos, output=tmp_path / "run", **FAST)
     assert results is not None
     assert not list((tmp_path / "run" / "features").rglob("*.safetensors"))
     assert len(list((tmp_path / "run" / "sums").rglob("*.safetensors"))) == 3 * 7
-    assert results.sets["one", "fd_small"].value == pytest.approx(whole[1].sets["one", "fd_small"].value, rel=1e-8)
+    assert distance(results) == pytest.approx(distance(whole[1]), rel=1e-8)
     assert rows(tmp_path / "run") == rows(whole[0])
 
 
-def test_killed_while_folding(
+def distance(results: Results) -> float | None:
+    return results.dataset_scores["one", "fd_small"].value
+
+
+def test_killed_while_summing_up(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows and features are there, sums are not, or features are left beside them: the next call mends both."""
-    monkeypatch.setattr("vaelens.evaluation.folder.KEPT", 10)
+    monkeypatch.setattr("vaelens.evaluation.feature_files.MAX_STORED", 10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "_fold", lambda self, group, name: None)
-        with pytest.raises(BadInputError, match=r"is gone\. Run the same command again"):  # summarising without sums
+        patch.setattr(FeatureFiles, "_sum_up_group", lambda self, group, name: None)
+        with pytest.raises(BadInputError, match=r"is missing\. Run the same command again"):  # summarising without sums
             evaluate(two_vaes, photos, output=tmp_path / "run", **FAST)
     left = next((tmp_path / "run" / "features" / "originals").iterdir())
     kept = left.read_bytes()
@@ -214,8 +207,8 @@ def test_killed_while_folding(
     left.write_bytes(kept)
     again = evaluate(two_vaes, photos, output=tmp_path / "run", **FAST)
     assert again is not None
-    assert again.sets == results.sets
-    assert again.sets["one", "fd_small"].value == pytest.approx(whole[1].sets["one", "fd_small"].value, rel=1e-8)
+    assert again.dataset_scores == results.dataset_scores
+    assert distance(again) == pytest.approx(distance(whole[1]), rel=1e-8)
 
 
 def test_a_vae_may_have_any_name(photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
@@ -228,7 +221,7 @@ def test_a_vae_may_have_any_name(photos: Path, two_vaes: list[Path], tmp_path: P
         vaes.append(vae)
     results = evaluate(vaes, photos, output=tmp_path / "run", take=4, **FAST)
     assert results is not None
-    values = [results.sets[name, "fd_small"].value for name in names]
+    values = [results.dataset_scores[name, "fd_small"].value for name in names]
     assert len(set(values)) == len(names)
     assert all(value > 0.01 for value in values)
     folders = [folder.name.lower() for folder in (tmp_path / "run" / "features").iterdir()]
@@ -293,14 +286,14 @@ def test_a_damaged_record_stops_no_run(
     said: list[str] = []
     results = evaluate(two_vaes, photos, output=tmp_path / "run", notify=said.append, **FAST)
     assert results is not None
-    assert any("run.json is damaged: the times of earlier calls are lost" in word for word in said)
+    assert any("run.json is damaged, so the times of earlier calls are lost" in word for word in said)
     record = json.loads(file.read_text())
     assert (record["calls"], record["seconds"], record["peak_memory_bytes"]) == ([], None, None)
 
 
 def test_two_presets_never_share_a_folder(whole: tuple[Path, Results], photos: Path, two_vaes: list[Path]) -> None:
     before = (whole[0] / "rows.jsonl").read_bytes()
-    with pytest.raises(UsageError, match="two presets never stand in one table"):
+    with pytest.raises(UsageError, match=r"preset\.name was"):
         evaluate(two_vaes, photos, output=whole[0], **{**FAST, "preset": "modern"})
     assert (whole[0] / "rows.jsonl").read_bytes() == before
 
@@ -309,20 +302,18 @@ def test_two_presets_never_share_a_folder(whole: tuple[Path, Results], photos: P
 def test_another_plan_is_refused_by_name(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], change: dict[str, int]
 ) -> None:
-    with pytest.raises(UsageError, match=f"another run .*{'images' if 'take' in change else next(iter(change))}"):
+    with pytest.raises(UsageError, match=f"other settings: .*{'images' if 'take' in change else next(iter(change))}"):
         evaluate(two_vaes, photos, output=whole[0], **{**FAST, **change})
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "no plan of an evaluation"),
-        ("[1]", "no plan of an evaluation"),
-        ('"plan"', "no plan of an evaluation"),
-        ('{"preset": "offline", "vaes": {}, "batch": 2, "threads": 1}', "no plan of an evaluation"),
-        ('{"preset": {"name": "offline"}, "vaes": [], "batch": 2, "threads": 1}', "no plan of an evaluation"),
-        ('{"preset": {"name": "offline"}, "vaes": {}, "batch": "x", "threads": 1}', "no plan of an evaluation"),
-        ('{"recipe": {"steps": 9}, "vaes": {}}', "holds a run of another command"),
+        ("{}", "is damaged"),
+        ('"plan"', "is damaged"),
+        ('{"command": "evaluate", "vaes": [], "batch": 2, "threads": 1}', "is damaged"),
+        ('{"command": "evaluate", "vaes": {}, "batch": "x", "threads": 1}', "is damaged"),
+        ('{"command": "finetune", "vaes": {}}', "holds a run of `vaelens finetune`"),
         ("{", "can't be read"),
         ("[" * 100_000, "can't be read"),
     ],
@@ -331,7 +322,7 @@ def test_a_folder_whose_plan_is_none(
     photos: Path, two_vaes: list[Path], tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(BadInputError, match=f"{message}.* Choose another folder with -o") as caught:
+    with pytest.raises(VaelensError, match=f"{message}.* Choose another folder with -o") as caught:
         evaluate(two_vaes, photos, output=tmp_path, **FAST)
     assert str(tmp_path) in str(caught.value)
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
@@ -358,16 +349,16 @@ def test_a_corrupt_image_stops_the_run_or_is_listed(photos: Path, two_vaes: list
     assert {row.id for row in results.rows} == {"00.png", "01.png", "04.png"}
     assert list(results.record["skipped"]) == ["02.png", "03.png"]
     assert any("2 images couldn't be read" in warning for warning in results.warnings)
-    with pytest.raises(BadInputError, match=r"--skip-bad goes on without them. The first is 02\.png"):
+    with pytest.raises(BadInputError, match=r"--skip-bad leaves them out. The first is 02\.png"):
         evaluate(two_vaes[:1], folder, output=tmp_path / "skipped", **FAST)
-    with pytest.raises(BadInputError, match="Nothing measured so far is lost"):
+    with pytest.raises(BadInputError, match="All scores measured so far are saved"):
         evaluate(two_vaes[:1], folder, output=tmp_path / "stopped", **FAST)
     again = evaluate(two_vaes[:1], folder, output=tmp_path / "stopped", skip_bad=True, **FAST)
     assert rows(tmp_path / "stopped") == rows(tmp_path / "skipped"), "as it was advised"
     assert again is not None
     for name in (0, 1, 4):
         (folder / f"{name:02d}.png").write_bytes(b"no image")
-    with pytest.raises(BadInputError, match="none of the images could be read"):
+    with pytest.raises(BadInputError, match="none of the images can be read"):
         evaluate(two_vaes[:1], folder, output=tmp_path / "none", skip_bad=True, **FAST)
 
 
@@ -383,16 +374,16 @@ def test_a_chosen_image_that_is_gone_is_no_example(
     for number in range(6):
         (folder / f"{number}.png").write_bytes((photos / f"{number:02d}.png").read_bytes())
 
-    def spoiled(chosen: dict[str, str], work: Work) -> list[Example]:
+    def spoiled(chosen: dict[str, str], run: Measurement) -> list[Example]:
         assert len(chosen) == 6
         for number in (1, 2, 3):
             (folder / f"{number}.png").unlink()
         (folder / "5.png").write_bytes(b"no image")
-        shown = make(chosen, work)
+        shown = make_examples(chosen, run)
         assert [example.id for example in shown] == ["0.png"]
         return shown
 
-    monkeypatch.setattr("vaelens.evaluation.running.make", spoiled)
+    monkeypatch.setattr("vaelens.evaluation.run.make_examples", spoiled)
     assert evaluate(two_vaes, folder, output=tmp_path / "run", **FAST) is not None
     assert (tmp_path / "run" / "report.md").exists()
 
@@ -402,11 +393,11 @@ def test_an_example_has_the_boxes_that_were_measured_in_it(
 ) -> None:
     made: list[Example] = []
 
-    def kept(chosen: dict[str, str], work: Work) -> list[Example]:
-        made.extend(make(chosen, work))
+    def kept(chosen: dict[str, str], run: Measurement) -> list[Example]:
+        made.extend(make_examples(chosen, run))
         return made
 
-    monkeypatch.setattr("vaelens.evaluation.running.make", kept)
+    monkeypatch.setattr("vaelens.evaluation.run.make_examples", kept)
     results = evaluate(two_vaes[:1], "synthetic", output=tmp_path / "run", **FAST | {"take": 2, "preset": "offline"})
     assert results is not None
     measured = {row.id: row.regions for row in results.rows}
@@ -420,8 +411,8 @@ def test_ranks_that_differ_are_told_what_to_give(monkeypatch: pytest.MonkeyPatch
 
     plans = [{"batch": 2, "seed": 0}, {"batch": 4, "seed": 0}]
     monkeypatch.setattr(accelerate.utils, "gather_object", lambda _: plans)
-    with pytest.raises(UsageError, match=r"rank 1 .* other batch\. Give .*--batch"):
-        Ranks(0, 2).agree(plans[0])
+    with pytest.raises(UsageError, match=r"rank 1 .* differ in batch"):
+        Ranks(0, 2).require_same(plans[0])
 
 
 def test_reconstructions_that_are_not_finite_count_nowhere(photos: Path, tmp_path: Path) -> None:
@@ -442,10 +433,10 @@ def test_reconstructions_that_are_not_finite_count_nowhere(photos: Path, tmp_pat
     finite = [row for row in results.rows if row.finite]
     assert 0 < len(finite) < IMAGES
     assert results.spreads["random", "psnr"].count == len(finite)
-    assert results.sets["random", "fd_small"].value is None
+    assert results.dataset_scores["random", "fd_small"].value is None
     assert any("NaN or infinite" in warning for warning in results.warnings)
     lost = {row.id for row in results.rows if not row.finite}
-    chosen = choose(results)
+    chosen = choose_examples(results)
     assert "best" not in "".join(why for name, why in chosen.items() if name in lost)
 
 
@@ -454,14 +445,14 @@ def test_a_missing_network_names_the_way_out(
 ) -> None:
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "empty"))
     said: list[str] = []
-    with pytest.raises(NetworkError, match=r"needs inception, vgg16.* MB, which are not .*--preset offline"):
+    with pytest.raises(NetworkError, match=r"needs inception, vgg16.* MB, not on this machine.*--preset offline"):
         evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", offline=True)
     monkeypatch.setattr("vaelens.metrics.pretrained.fetch_web", no_network)
-    with pytest.raises(NetworkError, match=r"no network here\. Without any download: --preset offline"):
+    with pytest.raises(NetworkError, match=r"no network here\. --preset offline"):
         evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", notify=said.append)
     assert any("needs inception, vgg16" in word and "MB, downloaded once" in word for word in said)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UsageError, match="uses no network called vgg19"):
+    with pytest.raises(UsageError, match="needs no network called vgg19"):
         evaluate(two_vaes, photos, output=tmp_path / "run", preset="modern", networks={"vgg19": "x.pth"})
 
 
@@ -473,9 +464,9 @@ def no_network(*_args: object, **_options: object) -> Path:
     ("change", "message"),
     [
         ({"preset": "moden"}, "Did you mean modern"),
-        ({"shard": "4/3"}, "written like 2/3"),
+        ({"shard": "4/3"}, "Write it like 2/3"),
         ({"batch": 0}, "at least 1"),
-        ({"fd_dinov2": True}, "FD-DINOv2 needs a download"),
+        ({"metrics": ["fd_dinov2"]}, "FD-DINOv2 needs a download"),
     ],
 )
 def test_what_cannot_be_asked(
@@ -488,11 +479,11 @@ def test_what_cannot_be_asked(
 
 def test_an_output_that_is_no_evaluation_is_left_alone(photos: Path, two_vaes: list[Path], tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("mine")
-    with pytest.raises(UsageError, match=r"run\.json is not of an evaluation"):
+    with pytest.raises(UsageError, match=r"run\.json is not an evaluation"):
         evaluate(two_vaes, photos, output=tmp_path, **FAST)
     assert (tmp_path / "run.json").read_text() == "mine"
     (tmp_path / "run.json").rename(tmp_path / "rows.csv")
-    with pytest.raises(UsageError, match=r"rows\.csv is not of an evaluation and would be lost"):
+    with pytest.raises(UsageError, match=r"rows\.csv is not an evaluation's and would be replaced"):
         evaluate(two_vaes, photos, output=tmp_path, **FAST)
     (tmp_path / "rows.csv").rename(tmp_path / "run.json")
     with pytest.raises(UsageError, match="is a file"):
@@ -503,11 +494,11 @@ def test_units_go_from_one_folder_to_another(whole: tuple[Path, Results], tmp_pa
     """What a rank without a shared disk sends is what rank 0 would have had."""
     ids = [f"{n:02d}.png" for n in range(IMAGES)]
     source, target = RunFolder(whole[0], ids, BATCH), RunFolder(tmp_path / "run", ids, BATCH)
-    target.begin(json.loads((whole[0] / "plan.json").read_text()))
+    target.start(json.loads((whole[0] / "plan.json").read_text()))
     source.refresh()
     for chunk in range(source.chunks):
         for vae in ("one", "two"):
             target.add(chunk, vae, *source.unit(chunk, vae))
             assert target.is_done(chunk, vae)
     assert rows(tmp_path / "run") == rows(whole[0])
-    assert torch.equal(target.features("two", "small"), source.features("two", "small"))
+    assert torch.equal(target.features("two", "fd-small"), source.features("two", "fd-small"))

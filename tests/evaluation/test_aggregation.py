@@ -2,21 +2,21 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from vaelens.evaluation import summary
-from vaelens.evaluation.equipment import with_dinov2
-from vaelens.evaluation.folder import ORIGINALS, RunFolder
+from vaelens.evaluation import aggregation, dataset_scores
+from vaelens.evaluation.feature_files import ORIGINALS
+from vaelens.evaluation.folder import RunFolder
+from vaelens.evaluation.loaded_preset import with_metrics
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Row
 from vaelens.images.datasets.items import Dataset, Item, Source
 from vaelens.metrics.frechet import Moments, frechet_distance
-from vaelens.metrics.kid import kid
+from vaelens.metrics.kid import kid_each
 
 CARD = PRESETS["card-2022"]
 PRINTED = {"rfid", "psnr", "ssim", "psim"}
@@ -40,23 +40,25 @@ def folder(tmp_path: Path) -> RunFolder:
     """Seven images through two VAEs, the second nearer to the originals in its features."""
     images = dataset(7)
     folder = RunFolder(tmp_path, [item.id for item in images.items], 7)
-    folder.begin({"preset": {"name": "made up"}, "vaes": {"one": {}, "two": {}}})
+    folder.start(
+        {"command": "evaluate", "preset": {"name": "made up"}, "batch": 7, "threads": 1, "vaes": {"one": {}, "two": {}}}
+    )
     originals = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
     for far, vae in ((2.0, "one"), (1.0, "two")):
         rows = [
             Row(item.id, vae, item.sha256, True, {"psnr": value})
             for item, value in zip(images.items, PSNR[vae], strict=True)
         ]
-        folder.add(0, vae, rows, [], {ORIGINALS: {"small": originals}, vae: {"small": originals + far}})
+        folder.add(0, vae, rows, [], {ORIGINALS: {"fd-small": originals}, vae: {"fd-small": originals + far}})
     return folder
 
 
 def test_differences_read_second_against_first(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "FEWEST_GROUPS", 7)
-    preset = dataclasses.replace(PRESETS["offline"], measures=("fd_small", "psnr"))
+    monkeypatch.setattr(dataset_scores, "FEWEST_GROUPS", 7)
+    preset = dataclasses.replace(PRESETS["offline"], metrics=("fd_small", "psnr"))
     named = {"vaes": [{"name": "one"}, {"name": "two"}]}
-    results = summary.summarise(folder, dataset(7), preset, named)
-    ((place, pair),) = results.pairs.items()
+    results = aggregation.aggregate(folder, dataset(7), preset, named)
+    ((place, pair),) = results.differences.items()
     assert place == ("two", "one", "psnr")
     assert pair.difference == pytest.approx((1 + 2 + 3 + 0 - 1) / 5)
     assert (pair.count, pair.dropped) == (5, 2)
@@ -64,14 +66,14 @@ def test_differences_read_second_against_first(folder: RunFolder, monkeypatch: p
     assert results.spreads["one", "psnr"].dropped == 1
     values = [frechet_distance(*(sums(folder, name) for name in (vae, ORIGINALS))) for vae in ("one", "two")]
     assert values == pytest.approx([8, 2])
-    ((place, difference),) = results.set_pairs.items()
+    ((place, difference),) = results.dataset_differences.items()
     assert place == ("two", "one", "fd_small")
     assert difference.value == pytest.approx(2 - 8)
     assert difference.low <= difference.value <= difference.high
 
 
 def sums(folder: RunFolder, name: str) -> Moments:
-    features = folder.features(name, "small")
+    features = folder.features(name, "fd-small")
     assert features is not None
     return Moments.of(features)
 
@@ -82,39 +84,35 @@ def test_kid_is_of_a_hundred_subsets_of_a_thousand(folder: RunFolder, monkeypatc
     rows = {ORIGINALS: torch.randn(1200, 4, generator=generator)}
     rows |= {vae: torch.randn(1200, 4, generator=generator) + far for vae, far in (("one", 0.5), ("two", 0.2))}
     monkeypatch.setattr(RunFolder, "features", lambda self, name, extractor: rows[name])
-    scores, differences, _ = summary._kid(folder, ["one", "two"])
-    one, two = (kid(rows[vae], rows[ORIGINALS], 100, 1000, 2020) for vae in ("one", "two"))
-    assert scores["one", "kid"].value == pytest.approx(1000 * one.mean, rel=1e-9)
-    assert scores["two", "kid"].value == pytest.approx(1000 * two.mean, rel=1e-9)
+    found = dataset_scores.kid_scores(folder, "inception", ["one", "two"], print)
+    one, two = (kid_each({vae: rows[vae]}, rows[ORIGINALS], 100, 1000, 2020)[vae] for vae in ("one", "two"))
+    assert found.scores["one"].value == pytest.approx(1000 * one.mean, rel=1e-9)
+    assert found.scores["two"].value == pytest.approx(1000 * two.mean, rel=1e-9)
     assert one.std is not None
-    assert scores["one", "kid"].note == f"± {1000 * one.std:.3f}, 100 x 1000"
+    assert found.scores["one"].note == f"± {1000 * one.std:.3f}, 100 x 1000"
     assert two.mean < one.mean
-    assert f"; {1000 * (two.mean - one.mean):+.3f} ± " in scores["two", "kid"].note
-    assert not differences
+    assert f"; {1000 * (two.mean - one.mean):+.3f} ± " in found.scores["two"].note
+    assert not found.differences
 
 
-@pytest.mark.parametrize("key", ["psnr", "ssim"])
-def test_no_value_is_infinite_for_psnr_only(key: str) -> None:
-    scores: Mapping[str, float | None] = {key: None}
-    assert summary._number(Row("a", "b", "", True, scores), key) == pytest.approx(
-        math.inf if key == "psnr" else math.nan, nan_ok=True
-    )
-    assert math.isnan(summary._number(Row("a", "b", "", False, scores), key))
+def test_no_score_is_infinite_where_the_reconstruction_is_finite() -> None:
+    assert aggregation._number(Row("a", "b", "", True, {"psnr": None}), "psnr") == math.inf
+    assert math.isnan(aggregation._number(Row("a", "b", "", False, {"psnr": None}), "psnr"))
 
 
 def published(preset: Preset = CARD, count: int = 5000, kind: str = "coco-val2017", **changes: Any) -> set[str]:
-    found = summary._published(dataset(count, kind), preset, record(**changes))
+    found = aggregation._published(dataset(count, kind), preset, record(**changes))
     assert {vae for vae, _ in found} <= {"kl-f8"}
     return {key for _, key in found}
 
 
 def test_a_cards_values_stand_beside_its_own_protocol() -> None:
-    found = summary._published(dataset(5000, "coco-val2017"), CARD, record())
+    found = aggregation._published(dataset(5000, "coco-val2017"), CARD, record())
     assert found == {
         ("kl-f8", "rfid"): "4.99", ("kl-f8", "psnr"): "23.4 ± 3.8", ("kl-f8", "ssim"): "0.69 ± 0.14",
         ("kl-f8", "psim"): "1.01 ± 0.28",
     }  # fmt: skip
-    assert published(with_dinov2(CARD)) == PRINTED
+    assert published(with_metrics(CARD, ["fd_dinov2"])) == PRINTED
 
 
 @pytest.mark.parametrize(
@@ -139,14 +137,14 @@ def test_and_beside_nothing_else(other: dict[str, Any]) -> None:
 def test_a_network_that_was_given_has_no_published_values(network: str, left: set[str]) -> None:
     made = record()
     made["settings"]["networks"][network]["source"] = "given"
-    found = summary._published(dataset(5000, "coco-val2017"), CARD, made)
+    found = aggregation._published(dataset(5000, "coco-val2017"), CARD, made)
     assert {key for _, key in found} == left
 
 
 def test_a_image_that_was_left_out_has_none(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "_published", lambda *_: {("one", "psnr"): "23.4 ± 3.8"})
-    preset = dataclasses.replace(PRESETS["offline"], measures=("psnr",))
+    monkeypatch.setattr(aggregation, "_published", lambda *_: {("one", "psnr"): "23.4 ± 3.8"})
+    preset = dataclasses.replace(PRESETS["offline"], metrics=("psnr",))
     named = {"vaes": [{"name": "one"}]}
-    assert summary.summarise(folder, dataset(7), preset, named).published
+    assert aggregation.aggregate(folder, dataset(7), preset, named).published
     monkeypatch.setattr(RunFolder, "bad", lambda self: {"0003": "unreadable"})
-    assert not summary.summarise(folder, dataset(7), preset, named).published
+    assert not aggregation.aggregate(folder, dataset(7), preset, named).published

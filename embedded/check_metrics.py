@@ -1,6 +1,6 @@
 """What the three small networks can do, on photos and on drawings that none of them was trained on.
 
-    python embedded/check_measures.py [PHOTO ...]
+    python embedded/check_metrics.py [PHOTO ...]
 
 Prints psim-small over ladders of one damage each, its order beside PSNR's and SSIM's, fd-small of damaged and of
 different sets, and the share of letters that the glyph reader reads. Without photos: five of scikit-image's.

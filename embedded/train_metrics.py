@@ -1,7 +1,7 @@
 """Train the three small networks of psim-small, fd-small and the glyph reader, on synthetic images' labels alone.
 
-    python embedded/train_measures.py -o RUN                      all three, one after another
-    python embedded/train_measures.py -o RUN --only fd-small
+    python embedded/train_metrics.py -o RUN                      all three, one after another
+    python embedded/train_metrics.py -o RUN --only fd-small
 
 Half an hour on one CPU core. The drawings are made once and kept in RUN; the same command again
 goes on from RUN/NAME.pt: each batch is a function of (seed, step), so an interrupted run ends in the same weights.
@@ -231,7 +231,7 @@ def train(name: str, folder: Path, steps: int | None) -> None:
             print(f"{name} {step + 1}: loss {np.mean(losses[-100:]):.4f}, {time.monotonic() - began:.0f} s", flush=True)
     if name == "fd-small":
         task.finish()
-    notes = {"command": f"embedded/train_measures.py --only {name} --steps {steps}", "torch": torch.__version__}
+    notes = {"command": f"embedded/train_metrics.py --only {name} --steps {steps}", "torch": torch.__version__}
     tensors = {key: value.half().contiguous() for key, value in task.net.state_dict().items()}
     print("wrote", write_atomic(folder / f"{name}.safetensors", save(tensors, notes)))
 
