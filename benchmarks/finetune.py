@@ -28,13 +28,13 @@ from result_tables import OURS, USUAL, Result, finetune_markdown
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from random_trunks import random_heads, random_vgg16  # noqa: E402
-
-from vaelens.finetuning.images import Batch  # noqa: E402
-from vaelens.finetuning.perceptual import Perceptual  # noqa: E402
-from vaelens.finetuning.recipe import Recipe, find_recipe  # noqa: E402
+from support.random_trunks import random_heads, random_vgg16  # noqa: E402
+from vaelens.finetuning.data import Batch  # noqa: E402
+from vaelens.finetuning.losses import Perceptual  # noqa: E402
+from vaelens.finetuning.recipe import Recipe  # noqa: E402
+from vaelens.finetuning.recipe_files import find_recipe  # noqa: E402
 from vaelens.finetuning.state import State  # noqa: E402
-from vaelens.finetuning.step import Setting, update  # noqa: E402
+from vaelens.finetuning.step import StepConfig, train_step  # noqa: E402
 from vaelens.images.faces import draw_face  # noqa: E402
 from vaelens.metrics.lpips import LPIPSHeads, lpips  # noqa: E402
 from vaelens.networks.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig  # noqa: E402
@@ -86,7 +86,7 @@ def child(options: argparse.Namespace) -> Result:
     """One stack's steps: seconds of each, the largest memory, and what the first step computed."""
     torch.set_num_threads(options.threads)
     recipe = find_recipe(
-        "ft-ema", {"gan.start": 0, "gan.warm_up": 0, "data.batch": options.batch, "model.space": "any"}
+        "ft-ema", {"gan.start": 0, "gan.warmup_steps": 0, "data.batch_size": options.batch, "model.space": "any"}
     )
     config = cast(AutoencoderKLConfig, registry().network_config(options.config))
     with seeded(SEED):
@@ -111,12 +111,12 @@ def child(options: argparse.Namespace) -> Result:
 
 
 def ours(state: State, recipe: Recipe, distance: Perceptual, image: torch.Tensor) -> Callable[[], dict[str, float]]:
-    setting = Setting(recipe, distance, SEED)
+    config = StepConfig(recipe, distance, SEED)
     batch = Batch(image, ((),) * len(image), tuple(range(len(image))), ())
 
     def step() -> dict[str, float]:
-        log = update(state, [(batch, None)], 1, setting)
-        return {key: float(log[key]) for key in ("loss", "gradient", "gan_weight", "discriminator")}
+        log = train_step(state, [(batch, None)], 1, config)
+        return {key: float(log[key]) for key in ("loss", "grad_norm", "gan_weight", "discriminator_loss")}
 
     return step
 
@@ -136,7 +136,7 @@ def summary(rounds: dict[str, list[Result]], options: argparse.Namespace) -> Res
     first = {stack: of[0] for stack, of in rounds.items()}
     differences = {
         key: abs(first[OURS][key] - first[USUAL][key]) / abs(first[USUAL][key])
-        for key in ("loss", "gradient", "gan_weight", "discriminator")
+        for key in ("loss", "grad_norm", "gan_weight", "discriminator_loss")
     }
     if max(differences.values()) > ALLOWED:
         sys.exit(f"the two stacks disagree: {differences}")

@@ -16,7 +16,7 @@ from vaelens.families.kl import FAMILY
 from vaelens.families.spec import VAESpec
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.state import State
-from vaelens.finetuning.step import noise_seed, rate_at
+from vaelens.finetuning.step import learning_rate, noise_seed
 from vaelens.metrics.psim import normalised
 
 
@@ -29,14 +29,14 @@ class PlainStep:
         self.vae.load_state_dict(state.network.state_dict())
         self.vae.encoder.requires_grad_(False)
         self.vae.quant_conv.requires_grad_(False)
-        self.judge = copy.deepcopy(state.discriminator)
-        assert self.judge is not None
-        self.recipe, self.heads, self.seed, self.updates = recipe, heads, seed, 0
+        self.discriminator = copy.deepcopy(state.discriminator)
+        assert self.discriminator is not None
+        self.recipe, self.heads, self.seed, self.step = recipe, heads, seed, 0
         self.vgg = vgg.eval().requires_grad_(False)
         trained = [p for p in self.vae.parameters() if p.requires_grad]
         o, g = recipe.optimizer, recipe.gan
-        self.optimizer = torch.optim.Adam(trained, o.rate, betas=o.betas)
-        self.judging = torch.optim.Adam(self.judge.parameters(), g.rate, betas=g.betas)
+        self.optimizer = torch.optim.Adam(trained, o.lr, betas=o.betas)
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), g.lr, betas=g.betas)
         self.trained, self.average = trained, [p.detach().clone() for p in trained]
 
     def step_on(self, image: Tensor) -> Callable[[], dict[str, float]]:
@@ -45,42 +45,47 @@ class PlainStep:
 
         def step() -> dict[str, float]:
             for group in self.optimizer.param_groups:
-                group["lr"] = rate_at(self.recipe.optimizer, self.updates, self.recipe.run.updates)
+                group["lr"] = learning_rate(self.recipe.optimizer, self.step, self.recipe.run.steps)
             with torch.no_grad():
                 generators = [torch.Generator().manual_seed(noise_seed(self.seed, n)) for n in range(len(x))]
                 z = self.vae.encode(x).latent_dist.sample(generators)
-            made = self.vae.decode(z).sample
-            loss = ((x - made).abs() + self._lpips(made, x)).sum() / len(x)
-            heard = -self.judge(made).mean()
+            reconstruction = self.vae.decode(z).sample
+            loss = ((x - reconstruction).abs() + self._lpips(reconstruction, x)).sum() / len(x)
+            adversarial = -self.discriminator(reconstruction).mean()
             last = self.vae.decoder.conv_out.weight
-            ours, theirs = (torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (loss, heard))
+            ours, theirs = (
+                torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (loss, adversarial)
+            )
             weight = self.recipe.gan.weight * (ours / (theirs + 1e-4)).clamp(0, 1e4).detach()
             self.optimizer.zero_grad()
-            (loss + weight * heard).backward()
+            (loss + weight * adversarial).backward()
             gradient = torch.stack([p.grad.norm() for p in self.trained]).norm()
             self.optimizer.step()
-            self.judging.zero_grad()
-            judged = 0.5 * (F.relu(1 - self.judge(x)).mean() + F.relu(1 + self.judge(made.detach())).mean())
-            judged.backward()
-            self.judging.step()
+            self.discriminator_optimizer.zero_grad()
+            hinge = 0.5 * (
+                F.relu(1 - self.discriminator(x)).mean()
+                + F.relu(1 + self.discriminator(reconstruction.detach())).mean()
+            )
+            hinge.backward()
+            self.discriminator_optimizer.step()
             with torch.no_grad():
                 for average, weights in zip(self.average, self.trained, strict=True):
                     average.lerp_(weights, 1e-4)
-            self.updates += 1
+            self.step += 1
             return {
                 "loss": float(loss),
-                "gradient": float(gradient),
+                "grad_norm": float(gradient),
                 "gan_weight": float(weight),
-                "discriminator": float(judged),
+                "discriminator_loss": float(hinge),
             }
 
         return step
 
-    def _lpips(self, made: Tensor, wanted: Tensor) -> Tensor:
+    def _lpips(self, reconstruction: Tensor, original: Tensor) -> Tensor:
         """[b,1,1,1], as lpips 0.1.4 computes it."""
-        total = torch.zeros(len(made), 1, 1, 1)
-        taps = zip(self.vgg(normalised((made + 1) / 2)), self.vgg(normalised((wanted + 1) / 2)), strict=True)
-        for (a, b), head in zip(taps, self.heads.children(), strict=True):
+        total = torch.zeros(len(reconstruction), 1, 1, 1)
+        taps = [self.vgg(normalised((image + 1) / 2)) for image in (reconstruction, original)]
+        for (a, b), head in zip(zip(*taps, strict=True), self.heads.children(), strict=True):
             x, y = (t / (t.square().sum(dim=1, keepdim=True).sqrt() + 1e-10) for t in (a, b))
             total = total + head["model"]((x - y).square()).mean(dim=(2, 3), keepdim=True)
         return total

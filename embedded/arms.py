@@ -4,7 +4,7 @@
 
 After `trio.py train` of tiny-kl-f8. Trains control, tiny-ft-ema, tiny-ft-mse and control-twice with this seed, and
 measures each on the same IMAGES synthetic images of unseen seeds (`vaelens evaluate`, preset offline) in RUNS/measured,
-where rows stay. Seeds may run side by side; a stopped one goes on. About half an hour on one core.
+where rows stay. Seeds may run side by side; an interrupted one resumes. About half an hour on one core.
 """
 
 import argparse
@@ -57,13 +57,13 @@ def run_arms(
     *,
     data: Sequence[Dataset],
     count: int = IMAGES,
-    changed: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> None:
     """One seed's arms, each trained on `data` and then measured on `count` others; tiny-kl-f8 itself first."""
     found = unseen(count)
     measure([loaded(runs, BASE, seed)], found, runs / "measured")
     for name in ARMS:
-        train(name, runs, seed, dtype, data=data, changed=changed)
+        train(name, runs, seed, dtype, data=data, overrides=overrides)
         measure([loaded(runs, name, seed)], found, runs / "measured")
 
 

@@ -1,8 +1,8 @@
-"""From the rows of RUNS/measured to what docs/proof.md says of the arms: means, and differences over all seeds.
+"""The arms' scores from RUNS/measured: means over images, and differences between arms over all seeds.
 
-A difference is taken image by image, and each image's averaged over the seeds; so its interval (BCa bootstrap,
-95 %) is that of the images, and each seed's own mean stands beside it. A Frechet distance belongs to a set: there the
-distances' jackknife values are averaged over the seeds.
+A difference is computed per image and averaged over the seeds; so its interval (BCa bootstrap, 95 %) is over images,
+and each seed's own mean is recorded too. Of Frechet distances, which belong to a dataset, the jackknife values
+are averaged over the seeds.
 """
 
 import math
@@ -35,7 +35,7 @@ BETTER: dict[str, Better] = {
     "ssim": "higher",
     "psim_small": "lower",
 }
-ON_SOME = ("letters", "eyes")  # images that have none have no value
+ON_SOME = ("letters", "eyes")  # NaN for images without any
 PAIRS = (
     ("control", BASE),
     ("tiny-ft-ema", "control"),
@@ -47,29 +47,27 @@ Value = tuple[float, float, float]  # with its 95 % interval
 
 @dataclass(frozen=True)
 class Rows:
-    """What RUNS/measured says of some VAEs: each measure's values, one an image, and their Frechet distances."""
+    """The scores of some VAEs in RUNS/measured: each metric's values per image, and their Frechet distances."""
 
     values: Mapping[str, Mapping[str, np.ndarray]]
     distances: Mapping[str, Jackknife]
-    originals_read: float  # % of the letters that can be read on the images themselves
+    originals_read: float  # % of the letters read on the originals
     weights: Mapping[str, str]  # fingerprints
 
     @classmethod
     def of(cls, runs: Path, dataset: Dataset, names: Sequence[str]) -> "Rows":
-        """Raises UsageError where rows are missing, or a score that each image has isn't a number."""
+        """Raises UsageError where rows are missing, or a score that every image has is NaN."""
         path = runs / "measured"
         folder = RunFolder(path, [item.id for item in dataset.items], BATCH)
         folder.refresh()
         if folder.missing(names):
-            raise UsageError(
-                f"{path} lacks rows of {' or '.join(names)}. Let arms.py and distribution.py come to an end."
-            )
+            raise UsageError(f"{path} lacks rows of {' or '.join(names)}. Run arms.py and distribution.py to the end.")
         rows = {name: folder.rows([name]) for name in names}
         values = {name: _columns(of) for name, of in rows.items()}
         for name, columns in values.items():
             for key, column in columns.items():
                 if key not in ON_SOME and not np.isfinite(column).all():
-                    raise UsageError(f"{path}: {key} of {name} isn't a number on each image. Look at its images.")
+                    raise UsageError(f"{path}: {key} of {name} is NaN on some image. Check the images.")
         reference = folder.moments(ORIGINALS, "fd-small")
         distances = jackknife(reference, {name: folder.moments(name, "fd-small") for name in names})
         own = [row.letters for row in rows[names[0]] if row.letters and row.letters[2]]
@@ -78,17 +76,17 @@ class Rows:
         weights = {name: plan["vaes"][name]["weights"] for name in names}
         return cls(values, distances, mean(100 * top / count for _, top, count in own), weights)
 
-    def value(self, name: str, measure: str) -> float:
+    def value(self, name: str, metric: str) -> float:
         """A VAE's mean over images, or its distance."""
-        return self.distances[name].value if measure == FRECHET else mean(self.values[name][measure])
+        return self.distances[name].value if metric == FRECHET else mean(self.values[name][metric])
 
-    def difference(self, pairs: Sequence[tuple[str, str]], measure: str) -> Value:
+    def difference(self, pairs: Sequence[tuple[str, str]], metric: str) -> Value:
         """First - second, averaged over the pairs of VAEs, with its 95 % interval."""
-        if measure == FRECHET:
+        if metric == FRECHET:
             found = averaged([self.distances[a].minus(self.distances[b]) for a, b in pairs]).interval()
             return found.value, found.low, found.high
-        a, b = (np.mean([self.values[pair[side]][measure] for pair in pairs], axis=0) for side in (0, 1))
-        pair = paired(a.tolist(), b.tolist(), BETTER[measure])
+        a, b = (np.mean([self.values[pair[side]][metric] for pair in pairs], axis=0) for side in (0, 1))
+        pair = paired(a.tolist(), b.tolist(), BETTER[metric])
         return pair.difference, pair.low, pair.high
 
 
@@ -98,7 +96,7 @@ class Difference:
 
     first: str
     second: str
-    measure: str
+    metric: str
     value: float
     low: float
     high: float
@@ -113,7 +111,7 @@ def compared(runs: Path, dataset: Dataset, seeds: Sequence[int]) -> dict[str, An
         for name, vae in of.items():
             if rows.weights[name] != vae.fingerprint.short:
                 raise UsageError(
-                    f"{runs}/measured has rows of another {name} than its file. Measure it in a new folder."
+                    f"{runs}/measured has rows of other weights than the file of {name}. Measure it in a new folder."
                 )
     photos = held_out()
     bicubic = {name: base for name, (_, base) in scores(lambda image: image, photos.items()).items()}
@@ -133,18 +131,18 @@ def compared(runs: Path, dataset: Dataset, seeds: Sequence[int]) -> dict[str, An
 
 
 def differences(rows: Rows, seeds: Sequence[int]) -> list[Difference]:
-    """Each of PAIRS in each measure, a seed's arm against the same seed's."""
+    """Each of PAIRS in each metric, each seed's arm against that of the same seed."""
     found: list[Difference] = []
     for first, second in PAIRS:
         pairs = [(row_name(first, seed), row_name(second, seed)) for seed in seeds]
-        for measure in BETTER:
-            apart = tuple(rows.difference([pair], measure)[0] for pair in pairs)
-            found.append(Difference(first, second, measure, *rows.difference(pairs, measure), apart))
+        for metric in BETTER:
+            apart = tuple(rows.difference([pair], metric)[0] for pair in pairs)
+            found.append(Difference(first, second, metric, *rows.difference(pairs, metric), apart))
     return found
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Each measure's values, one an image; letters: the % of a page's that are read, eyes: PSNR over their boxes."""
+    """Each metric's values per image; letters: % of a page's letters that are read, eyes: PSNR inside their boxes."""
     found = {key: [_number(row.scores[key]) for row in rows] for key in ("psnr", "ssim", "psim_small")}
     eyes = [[_number(region["psnr"]) for region in row.regions if region["label"] == "eye"] for row in rows]
     found["eyes"] = [mean(of) if of else math.nan for of in eyes]
@@ -158,7 +156,7 @@ def _number(value: float | None) -> float:
 
 
 def mean(values: Iterable[float]) -> float:
-    """Of the numbers among them; NaN where there are none."""
+    """Of the values that aren't NaN; NaN where there are none."""
     known = [value for value in map(float, values) if not math.isnan(value)]
     return statistics.fmean(known) if known else math.nan
 

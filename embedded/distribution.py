@@ -1,11 +1,11 @@
-"""Autoencoder or VAE: `tiny-ae` against `tiny-kl-f8`, which continue one network without and with a distribution.
+"""Autoencoder or VAE: `tiny-ae` against `tiny-kl-f8`, which continue one network without and with a posterior.
 
     python embedded/distribution.py -o RUNS
 
 After `trio.py train` of both. On the synthetic images of RUNS/measured: reconstruction by `vaelens evaluate`. On PROBED
-of each kind: what the decoders make of latents with noise, of the middle between two images' latents, and of latents
-drawn at random. Noise is given in the spread that each channel has over all of these latents, so that it means the same
-for both. Leaves RUNS/distribution.json and RUNS/distribution.png. About ten minutes on one core.
+of each kind: what the decoders make of latents with noise, of the middle between two images' latents, and of random
+latents. Noise is given as a multiple of each channel's standard deviation over all these latents, so that it means the
+same for both. Leaves RUNS/distribution.json and RUNS/distribution.png. About ten minutes on one core.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def probe(runs: Path, dataset: Dataset) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def reconstruction(runs: Path, dataset: Dataset) -> dict[str, Any]:
-    """Each measure of both on all images, and VAE - autoencoder with its interval."""
+    """Each metric of both on all images, and VAE - autoencoder with its interval."""
     rows = Rows.of(runs, dataset, BOTH)
     found: dict[str, Any] = {}
     for key in BETTER:
@@ -223,9 +223,9 @@ def main() -> None:
     cli.add_argument("-o", "--out", type=Path, required=True)
     a = cli.parse_args()
     torch.set_num_threads(1)
-    record, drawn = probe(a.out, unseen())
+    record, drawing = probe(a.out, unseen())
     write_atomic(a.out / "distribution.json", json_text(record).encode())
-    write_atomic(a.out / "distribution.png", encode_png(drawn))
+    write_atomic(a.out / "distribution.png", encode_png(drawing))
     print("wrote", a.out / "distribution.json", "and .png")
 
 

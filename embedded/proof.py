@@ -1,6 +1,6 @@
-"""Write docs/proof.md: do the recipes do what they are for, and what is a VAE's distribution good for.
+"""Write docs/proof.md: whether the recipes work, and what a VAE's posterior is good for.
 
-    python embedded/proof.py record -o RUNS     docs/proof.json and images, from what arms.py and distribution.py left
+    python embedded/proof.py record -o RUNS     docs/proof.json and images, from RUNS
     python embedded/proof.py page               docs/proof.md, from docs/proof.json
 
 The page's numbers and verdicts all come from the record: `page` needs no training.
@@ -30,7 +30,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 RECORD, PAGE = DOCS / "proof.json", DOCS / "proof.md"
 TEMPLATE = Path(__file__).parent / "proof-template.md"
 FEATURES = 64  # of fd-small
-TITLES = {  # of a measure, with the digits of its value; a difference has one more
+TITLES = {  # of a metric, with the digits of its value; a difference has one more
     "fd_small": ("fd-small", 3),
     "letters": ("letters read, %", 1),
     "eyes": ("eyes' PSNR, dB", 2),
@@ -39,9 +39,9 @@ TITLES = {  # of a measure, with the digits of its value; a difference has one m
     "psim_small": ("psim-small", 4),
 }
 QUESTIONS = {
-    PAIRS[0]: "More updates alone: `control` against `tiny-kl-f8`",
-    PAIRS[1]: "ft-EMA's discriminator: `tiny-ft-ema` against `control`, as many updates",
-    PAIRS[2]: "ft-EMA and then ft-MSE: `tiny-ft-mse` against `control-twice`, as many updates of tiny-kl-f8's loss",
+    PAIRS[0]: "More steps alone: `control` against `tiny-kl-f8`",
+    PAIRS[1]: "ft-EMA's discriminator: `tiny-ft-ema` against `control`, as many steps",
+    PAIRS[2]: "ft-EMA and then ft-MSE: `tiny-ft-mse` against `control-twice`, as many steps of tiny-kl-f8's loss",
     PAIRS[3]: "Which is which: `tiny-ft-mse` against `tiny-ft-ema`",
 }
 IN_SHORT = ("fd_small", "letters", "psnr")
@@ -60,9 +60,9 @@ def page(record: Record) -> str:
         threads=f"{threads} thread{'s' if threads > 1 else ''}",
         images=arms["images"],
         seeds=", ".join(map(str, arms["seeds"])),
-        of_arm=f"{record['updates']['tiny-ft-ema']:,}",
-        of_begun=f"{record['updates']['begun']:,}",
-        of_base=f"{record['updates'][BASE]:,}",
+        of_arm=f"{record['steps']['tiny-ft-ema']:,}",
+        of_scratch=f"{record['steps']['tiny-scratch']:,}",
+        of_base=f"{record['steps'][BASE]:,}",
         in_short="\n".join(f"- {line}" for line in (*arms_in_short(arms), *distribution_in_short(vae))),
         arms=table_markdown(arms_table(arms)),
         originals_read=number(arms["originals_read"], 1),
@@ -70,7 +70,7 @@ def page(record: Record) -> str:
         too_high=f"{too_high_percent(arms['images'], FEATURES):.0f}",
         count=len(arms["differences"]),
         questions="\n".join(questions),
-        photos=table_markdown(photographs_table(arms)),
+        photos=table_markdown(photos_table(arms)),
         probed=vae["probed"],
         reconstruction=table_markdown(reconstruction_table(vae)),
         latents=table_markdown(latents_table(vae)),
@@ -81,12 +81,12 @@ def page(record: Record) -> str:
 
 
 def verdict(difference: Record) -> str:
-    """Which is better: told only where the interval excludes 0 and every seed says the same."""
+    """Which is better, where the interval excludes 0 and all seeds agree."""
     value = difference["value"]
     same = len({one > 0 for one in difference["by_seed"]}) == 1
     if not same or not excludes_zero(difference["low"], difference["high"]):
         return UNDECIDED
-    first_is_better = (value > 0) == (BETTER[difference["measure"]] == "higher")
+    first_is_better = (value > 0) == (BETTER[difference["metric"]] == "higher")
     return f"{difference['first'] if first_is_better else difference['second']} is better"
 
 
@@ -95,27 +95,27 @@ def excludes_zero(low: float | None, high: float | None) -> bool:
     return low is not None and high is not None and (low > 0 or high < 0)
 
 
-def signed(values: Sequence[float], measure: str) -> str:
+def signed(values: Sequence[float], metric: str) -> str:
     """A difference with its interval: +0.120 [+0.100, +0.140]."""
     value, low, high = (math.nan if one is None else one for one in values)
-    digits = TITLES[measure][1] + 1
+    digits = TITLES[metric][1] + 1
     return f"{number(value, digits, signed=True)} {interval(low, high, digits, signed=True)}"
 
 
 def arms_in_short(arms: Record) -> list[str]:
-    """A sentence a question, each from the record."""
-    found = {(d["first"], d["second"], d["measure"]): d for d in arms["differences"]}
+    """A sentence for each question, from the record."""
+    found = {(d["first"], d["second"], d["metric"]): d for d in arms["differences"]}
     lines: list[str] = []
     for pair, title in QUESTIONS.items():
         told = [found[*pair, key] for key in IN_SHORT]
-        said = [f"{TITLES[d['measure']][0]} {signed([d['value'], d['low'], d['high']], d['measure'])}, {verdict(d)}"
+        said = [f"{TITLES[d['metric']][0]} {signed([d['value'], d['low'], d['high']], d['metric'])}, {verdict(d)}"
                 for d in told]  # fmt: skip
         lines.append(f"{title}: {'; '.join(said)}.")
     means = {arm: statistics.fmean(of["fd_small"]) for arm, of in arms["arms"].items()}
     order = ", ".join(f"`{arm}` {number(means[arm], 3)}" for arm in sorted(means, key=lambda arm: means[arm]))
     told = frechet_verdict(found[*PAIRS[3], "fd_small"])
     lines.append(f"By fd-small, the best first, whether told apart or not: {order}. {told}")
-    return [*lines, photographs_verdict(arms)]
+    return [*lines, photos_verdict(arms)]
 
 
 def frechet_verdict(difference: Record) -> str:
@@ -128,7 +128,7 @@ def frechet_verdict(difference: Record) -> str:
     return "ft-MSE is nearer to the images than ft-EMA, unlike published."
 
 
-def photographs_verdict(arms: Record) -> str:
+def photos_verdict(arms: Record) -> str:
     """By how much the best of the shipped trio (seed 0) beats bicubic on each photo."""
     shipped = arms["seeds"].index(0)
     gains: list[str] = []
@@ -140,7 +140,7 @@ def photographs_verdict(arms: Record) -> str:
 
 
 def distribution_in_short(vae: Record) -> list[str]:
-    """What the VAE's distribution costs and what it buys, from the record."""
+    """What the VAE's posterior costs and what it gains, from the record."""
     told = [f"{TITLES[key][0]} {signed(vae['reconstruction'][key]['difference'], key)}, "
             f"{side(vae['reconstruction'][key]['difference'], key)}" for key in IN_SHORT]  # fmt: skip
     lines = [
@@ -162,12 +162,12 @@ def distribution_in_short(vae: Record) -> list[str]:
     return lines
 
 
-def side(difference: Sequence[float], measure: str) -> str:
+def side(difference: Sequence[float], metric: str) -> str:
     """Which of these two networks a difference VAE - autoencoder speaks for: there is one training of each."""
     value, low, high = difference
     if not excludes_zero(low, high):
         return UNDECIDED
-    return "this VAE is better" if (value > 0) == (BETTER[measure] == "higher") else "this autoencoder is better"
+    return "this VAE is better" if (value > 0) == (BETTER[metric] == "higher") else "this autoencoder is better"
 
 
 def arms_table(arms: Record) -> Table:
@@ -182,24 +182,24 @@ def arms_table(arms: Record) -> Table:
 def continues(arm: str) -> tuple[str, str]:
     """What an arm continues, and by what."""
     training = TRAININGS[arm]
-    return training.parent or "", "the same loss" if training.changed else training.recipe
+    return training.parent or "", "the same loss" if training.overrides else training.recipe
 
 
 def pair_table(arms: Record, first: str, second: str) -> Table:
     rows = [
         (
-            TITLES[d["measure"]][0],
-            signed([d["value"], d["low"], d["high"]], d["measure"]),
-            ", ".join(number(value, TITLES[d["measure"]][1] + 1, signed=True) for value in d["by_seed"]),
+            TITLES[d["metric"]][0],
+            signed([d["value"], d["low"], d["high"]], d["metric"]),
+            ", ".join(number(value, TITLES[d["metric"]][1] + 1, signed=True) for value in d["by_seed"]),
             verdict(d),
         )
         for d in arms["differences"]
         if (d["first"], d["second"]) == (first, second)
     ]
-    return Table(tuple(map(Column, ("measure", "difference, 95 %", "by seed", "verdict"))), tuple(rows))
+    return Table(tuple(map(Column, ("metric", "difference, 95 %", "by seed", "verdict"))), tuple(rows))
 
 
-def photographs_table(arms: Record) -> Table:
+def photos_table(arms: Record) -> Table:
     names = ("bicubic", BASE, *ARMS)
     rows = [(photo, *(ranged(of[name]) for name in names)) for photo, of in arms["photos"].items()]
     return Table(tuple(map(Column, ("photo", *names))), tuple(rows))
@@ -218,7 +218,7 @@ def reconstruction_table(vae: Record) -> Table:
         of = vae["reconstruction"][key]
         each = (number(of[name], digits) for name in BOTH)
         rows.append((title, *each, signed(of["difference"], key), side(of["difference"], key)))
-    return Table(tuple(map(Column, ("measure", *BOTH, "VAE - autoencoder, 95 %", "verdict"))), tuple(rows))
+    return Table(tuple(map(Column, ("metric", *BOTH, "VAE - autoencoder, 95 %", "verdict"))), tuple(rows))
 
 
 def latents_table(vae: Record) -> Table:

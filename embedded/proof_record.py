@@ -41,12 +41,12 @@ def write_record(runs: Path, seeds: Sequence[int], record: Path, images: Path) -
             raise UsageError(f"{runs}/distribution.json is of another {name}. Run distribution.py again.")
     found = {
         "schema": 1,
-        "updates": _same(runs, seeds, lambda plan: plan["recipe"]["run"]["updates"]),
+        "steps": _same(runs, seeds, lambda plan: plan["recipe"]["run"]["steps"]),
         "arms": arms,
         "distribution": distribution,
         "made": {
             "processor": processor("cpu"),
-            "trained": _one(_same(runs, seeds, lambda plan: [plan["networks_run_in"], plan["threads"]])),
+            "trained": _one(_same(runs, seeds, lambda plan: [plan["dtype"], plan["threads"]])),
             "torch": _one(_same(runs, seeds, lambda plan: plan["versions"]["torch"])),
             "vaelens": _one(_same(runs, seeds, lambda plan: plan["versions"]["vaelens"])),
         },

@@ -1,15 +1,15 @@
 """Train the embedded VAEs by the recipes: one encoder, three decoders; and what docs/proof.md compares them with.
 
-    python embedded/trio.py train begun -o RUNS             from scratch, on small crops
+    python embedded/trio.py train tiny-scratch -o RUNS      from scratch, on small crops
     python embedded/trio.py train tiny-kl-f8 -o RUNS        continued on larger ones
     python embedded/trio.py train tiny-ft-ema -o RUNS       its decoder continued
     python embedded/trio.py train tiny-ft-mse -o RUNS       and that one continued, from its EMA weights
     python embedded/trio.py ship -o RUNS                    the three, into the package
 
-Each training leaves a run of `vaelens finetune`, which the same command goes on with after a stop, and at last
+Each training leaves a run of `vaelens finetune`, which the same command resumes, and finally
 NAME.safetensors in fp16: whole VAEs in RUNS, decoders of seed N in RUNS/seed-N. On one core about ten minutes for
-`begun`, twenty for a whole one, five for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the
-photos (credits: docs/embedded.md); the rest is drawn.
+`tiny-scratch`, twenty for a whole one, five for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the
+photos (credits: docs/embedded.md); the rest is synthetic.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from safetensors.torch import save as safetensors_bytes
 import vaelens
 from vaelens.errors import UsageError
 from vaelens.files import write_atomic
-from vaelens.finetuning.recipe import find_recipe
-from vaelens.finetuning.running import finetune
+from vaelens.finetuning.recipe_files import find_recipe
+from vaelens.finetuning.training import finetune
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.vae import VAE
@@ -41,14 +41,14 @@ PHOTOS = {  # by the library that carries them
     "sklearn": ("datasets/images", ("china.jpg", "flower.jpg")),
 }
 SPACE = "tiny"
-DRAWN = 400  # faces and pages of letters
-WEIGHTS = (2, 1)  # photos, drawings
+SYNTHETIC = 400  # faces and pages of letters
+WEIGHTS = (2, 1)  # photos, synthetic images
 STAGES = 100  # more than there are, so that no two stages of any seeds are trained with one seed
 
 
 @dataclass(frozen=True)
 class Training:
-    """What to continue (None: from scratch), by which recipe, with which of its fields changed.
+    """What to continue (None: from scratch), by which recipe, with which fields overridden.
 
     Trainings of one stage see the same crops and noise with a seed, those of another stage others.
     """
@@ -56,14 +56,14 @@ class Training:
     parent: str | None
     recipe: str
     stage: int = 0
-    changed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 SAME_LOSS = {"gan.weight": 0.0}  # tiny-ft-ema's recipe is tiny-kl-f8's loss with a discriminator
 TRAININGS = {
-    "begun": Training(None, "tiny-begin"),
-    "tiny-kl-f8": Training("begun", "tiny-kl-f8"),
-    "tiny-ae": Training("begun", "tiny-ae"),
+    "tiny-scratch": Training(None, "tiny-scratch"),
+    "tiny-kl-f8": Training("tiny-scratch", "tiny-kl-f8"),
+    "tiny-ae": Training("tiny-scratch", "tiny-ae"),
     "tiny-ft-ema": Training("tiny-kl-f8", "tiny-ft-ema", 1),
     "tiny-ft-mse": Training("tiny-ft-ema", "tiny-ft-mse", 2),
     "control": Training("tiny-kl-f8", "tiny-ft-ema", 1, SAME_LOSS),  # as long as tiny-ft-ema
@@ -75,7 +75,7 @@ SHIPPED = ("tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse")
 
 def is_whole(name: str) -> bool:
     """Whether encoder and decoder are trained: once, with seed 0. Every seed's decoders continue the same VAE."""
-    return find_recipe(TRAININGS[name].recipe).model.trains == "all"
+    return find_recipe(TRAININGS[name].recipe).model.trainable == "all"
 
 
 def place(runs: Path, name: str, seed: int) -> Path:
@@ -84,13 +84,13 @@ def place(runs: Path, name: str, seed: int) -> Path:
 
 
 def images(runs: Path) -> list[Dataset]:
-    """What all are trained on, whatever their seed: photos and drawings."""
+    """What all are trained on, whatever their seed: photos and synthetic images."""
     for library, (folder, names) in PHOTOS.items():
         for name in names:
             photo = runs / "photos" / name
             if not photo.exists():  # other trainings may be reading it
                 write_atomic(photo, (Path(str(files(library))) / folder / name).read_bytes())
-    return [open_dataset(runs / "photos"), open_dataset("synthetic", take=DRAWN, training=True)]
+    return [open_dataset(runs / "photos"), open_dataset("synthetic", take=SYNTHETIC, training=True)]
 
 
 def train(
@@ -101,9 +101,9 @@ def train(
     *,
     threads: int = 1,
     data: Sequence[Dataset] | None = None,
-    changed: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Path:
-    """One of them, in fp16; gives its file. `data`, `changed`: others than `images` and the recipe's fields.
+    """One of them, in fp16; gives its file. `data`, `overrides`: others than `images` and the recipe's fields.
 
     Raises UsageError for another seed than 0 of a whole one.
     """
@@ -111,12 +111,12 @@ def train(
         raise UsageError(f"{name} is trained with seed 0 only; decoders have others.")
     training, target = TRAININGS[name], place(runs, name, seed)
     data = images(runs) if data is None else data
-    fields = {**training.changed, **(changed or {})}
+    fields = {**training.overrides, **(overrides or {})}
     tuned = finetune(
         None if training.parent is None else _in_space(place(runs, training.parent, seed)),
         data,
         recipe=training.recipe,
-        changed=fields,
+        overrides=fields,
         output=target.with_suffix(""),
         weights=WEIGHTS,
         held_out="synthetic",
@@ -125,7 +125,7 @@ def train(
         device="cpu",
         dtype=dtype,
         notify=print,
-        show=lambda done, of, numbers: print(done, of, {k: round(v, 4) for k, v in numbers.items()}, flush=True),
+        on_log=lambda done, of, numbers: print(done, of, {k: round(v, 4) for k, v in numbers.items()}, flush=True),
     )
     spec = dataclasses.replace(tuned.vae.spec, latent_space=None)
     notes = {

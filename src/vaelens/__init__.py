@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vaelens.comparison.workflow import compare, generate
     from vaelens.errors import VaelensError
     from vaelens.evaluation.run import evaluate
-    from vaelens.finetuning.running import finetune
+    from vaelens.finetuning.training import finetune
     from vaelens.health.examination import examine
     from vaelens.images.reading import read_image
     from vaelens.loading import load
@@ -54,7 +54,7 @@ _HOMES = {
     "evaluate": "vaelens.evaluation.run",
     "examine": "vaelens.health.examination",
     "generate": "vaelens.comparison.workflow",
-    "finetune": "vaelens.finetuning.running",
+    "finetune": "vaelens.finetuning.training",
     "load": "vaelens.loading",
     "psnr": "vaelens.metrics.psnr",
     "read_image": "vaelens.images.reading",

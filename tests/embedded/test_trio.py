@@ -26,12 +26,12 @@ from vaelens.weights.reading import read_vae
 
 ROOT = Path(__file__).parents[2]
 SHORT: dict[str, Any] = {
-    "run.updates": 2, "run.held_out": 2, "run.evaluate_every": 2, "run.checkpoint_every": 2, "data.size": 32,
-    "data.batch": 2, "run.preset": "smaller", "optimizer.warm_up": 0, "optimizer.cool_down": 0,
+    "run.steps": 2, "run.held_out": 2, "run.evaluate_every": 2, "run.checkpoint_every": 2, "data.size": 32,
+    "data.batch_size": 2, "run.preset": "smaller", "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
 }  # fmt: skip
-OF_DECODERS = {"gan.start": 0, "gan.warm_up": 0, "gan.layers": 1}
+OF_DECODERS = {"gan.start": 0, "gan.warmup_steps": 0, "gan.layers": 1}
 IMAGES = 12
-WHOLE = ("begun", "tiny-kl-f8", "tiny-ae")
+WHOLE = ("tiny-scratch", "tiny-kl-f8", "tiny-ae")
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def runs(scripts: SimpleNamespace, data: list[Dataset], tmp_path_factory: pytest
     with pytest.MonkeyPatch.context() as patch, small_presets():
         patch.setattr(scripts.arms, "PRESET", "smaller")
         for name in WHOLE:
-            scripts.trio.train(name, path, dtype="float32", data=data, changed=SHORT)
-        scripts.arms.run_arms(path, 0, "float32", data=data, count=IMAGES, changed=SHORT | OF_DECODERS)
+            scripts.trio.train(name, path, dtype="float32", data=data, overrides=SHORT)
+        scripts.arms.run_arms(path, 0, "float32", data=data, count=IMAGES, overrides=SHORT | OF_DECODERS)
         yield path
 
 
@@ -118,7 +118,7 @@ def test_arms_that_are_there_are_neither_trained_nor_measured_again(
     before = {path: path.stat().st_mtime_ns for path in (runs / "seed-0" / "control" / "checkpoints").rglob("*")}
     rows = (runs / "measured" / "rows.jsonl").read_bytes()
     weights = scripts.arms.loaded(runs, "control", 0).fingerprint
-    scripts.arms.run_arms(runs, 0, "float32", data=data, count=IMAGES, changed=SHORT | OF_DECODERS)
+    scripts.arms.run_arms(runs, 0, "float32", data=data, count=IMAGES, overrides=SHORT | OF_DECODERS)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (runs / "measured" / "rows.jsonl").read_bytes() == rows
     assert scripts.arms.loaded(runs, "control", 0).fingerprint == weights
@@ -148,7 +148,7 @@ def test_the_page_says_what_the_rows_say(
     assert len(psnr) == 6
     assert record["arms"]["arms"]["control"]["psnr"] == pytest.approx([means["control 0"]])
     assert record["distribution"]["reconstruction"]["psnr"]["tiny-ae"] == pytest.approx(means["tiny-ae"])
-    found = {(d["first"], d["second"], d["measure"]): d for d in record["arms"]["differences"]}
+    found = {(d["first"], d["second"], d["metric"]): d for d in record["arms"]["differences"]}
     assert len(found) == 4 * 6
     one = found["tiny-ft-mse", "tiny-ft-ema", "psnr"]
     assert one["value"] == pytest.approx(means["tiny-ft-mse 0"] - means["tiny-ft-ema 0"])
@@ -156,7 +156,7 @@ def test_the_page_says_what_the_rows_say(
     assert one["low"] <= one["value"] <= one["high"]
     frechet, arms = found["tiny-ft-mse", "tiny-ft-ema", "fd_small"], record["arms"]["arms"]
     assert frechet["value"] == pytest.approx(arms["tiny-ft-mse"]["fd_small"][0] - arms["tiny-ft-ema"]["fd_small"][0])
-    assert record["updates"] == dict.fromkeys(scripts.trio.TRAININGS, 2)
+    assert record["steps"] == dict.fromkeys(scripts.trio.TRAININGS, 2)
 
     noise = record["distribution"]["noise"]
     assert [line["noise"] for line in noise] == [0.05, 0.4]
@@ -212,7 +212,7 @@ def test_each_seed_s_own_difference_stands_beside_the_mean(
 
 
 @pytest.mark.parametrize(
-    ("measure", "value", "by_seed", "told"),
+    ("metric", "value", "by_seed", "told"),
     [
         ("psnr", (0.5, 0.4, 0.6), (0.4, 0.5, 0.6), "a is better"),
         ("psnr", (-0.5, -0.6, -0.4), (-0.4, -0.5, -0.6), "b is better"),
@@ -223,17 +223,17 @@ def test_each_seed_s_own_difference_stands_beside_the_mean(
     ],
 )
 def test_a_verdict_needs_images_and_seeds(
-    scripts: SimpleNamespace, measure: str, value: tuple[float, ...], by_seed: tuple[float, ...], told: str
+    scripts: SimpleNamespace, metric: str, value: tuple[float, ...], by_seed: tuple[float, ...], told: str
 ) -> None:
-    difference = {"first": "a", "second": "b", "measure": measure, "by_seed": by_seed}
+    difference = {"first": "a", "second": "b", "metric": metric, "by_seed": by_seed}
     difference |= dict(zip(("value", "low", "high"), value, strict=True))
     assert scripts.proof.verdict(difference) == told
-    side = scripts.proof.side(value, measure)
-    first_is_better = (value[0] > 0) == (measure == "psnr")  # from here on the seeds don't count
+    side = scripts.proof.side(value, metric)
+    first_is_better = (value[0] > 0) == (metric == "psnr")  # from here on the seeds don't count
     expected = "this VAE is better" if first_is_better else "this autoencoder is better"
     assert side == (expected if value[1] * value[2] > 0 else "not told apart")
     assert scripts.proof.verdict(difference | {"low": None, "high": None}) == "not told apart"
-    names = {"first": "tiny-ft-mse", "second": "tiny-ft-ema", "measure": "fd_small"}
+    names = {"first": "tiny-ft-mse", "second": "tiny-ft-ema", "metric": "fd_small"}
     sentence = scripts.proof.frechet_verdict(difference | names)
     if told == "not told apart":
         assert "not resolved" in sentence

@@ -1,4 +1,4 @@
-"""What a training does with what it sees on its way: when it stops, where it goes back to, what it won't release."""
+"""When a training stops early, which checkpoint it returns to, and what it won't release."""
 
 import json
 from collections.abc import Generator
@@ -10,17 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 import vaelens as vl
-from support.training import ALONE, EVEN, SMALL, folder, small_presets, train
+from support.training import CONSTANT_LR, NO_GAN, SMALL_CONFIG, folder, small_presets, stop_after, train
 from support.vaes import random_vae
 from vaelens.errors import CheckFailedError
-from vaelens.finetuning import loop, running, watch
-from vaelens.finetuning.held_out import score
+from vaelens.finetuning import loop, training, validation
 from vaelens.finetuning.loop import Training
-from vaelens.finetuning.running import Interrupted
-from vaelens.finetuning.watch import Finding, Watch
+from vaelens.finetuning.training import Interrupted
+from vaelens.finetuning.validation import EarlyStopping, StopReason, score
 from vaelens.resources import using_threads
 
-JUDGED = EVEN | {"gan.start": 0, "gan.warm_up": 0, "run.checkpoint_every": 1, "run.evaluate_every": 12}
+WITH_GAN = CONSTANT_LR | {"gan.start": 0, "gan.warmup_steps": 0, "run.checkpoint_every": 1, "run.evaluate_every": 12}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,23 +35,23 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_vae(SMALL).save(tmp_path_factory.mktemp("vae") / "narrow.safetensors")
+    return random_vae(SMALL_CONFIG).save(tmp_path_factory.mktemp("vae") / "narrow.safetensors")
 
 
 @pytest.fixture
-def suspicious(monkeypatch: pytest.MonkeyPatch) -> None:
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any discriminator is taken for a perfect one, after three lines of the log."""
-    monkeypatch.setattr(watch, "PERFECT", 1e9)
-    monkeypatch.setattr(watch, "PATIENCE", 3)
+    monkeypatch.setattr(validation, "PERFECT_LOSS", 1e9)
+    monkeypatch.setattr(validation, "PATIENCE", 3)
 
 
 def lines(run: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / name).read_text().splitlines()]
 
 
-def released_updates(run: Path) -> int:
+def released_step(run: Path) -> int:
     """After how many updates a run was released, by its record; its weights are those of that checkpoint."""
-    updates = json.loads((run / "run.json").read_text())["updates"]
+    updates = json.loads((run / "run.json").read_text())["steps"]
     held = load_file(run / "checkpoints" / f"{updates:09d}" / "state.safetensors")
     network = vl.load(run, device="cpu").network.state_dict()
     averages = {name.removeprefix("ema."): tensor for name, tensor in held.items() if name.startswith("ema.")}
@@ -61,7 +60,7 @@ def released_updates(run: Path) -> int:
     return int(updates)
 
 
-def begun(vae: Path, photos: Path, run: Path, changed: dict[str, Any]) -> Training:
+def at_step_0(vae: Path, photos: Path, run: Path, changed: dict[str, Any]) -> Training:
     """A training as `finetune` makes it, before its first update."""
     made: list[Training] = []
 
@@ -70,63 +69,63 @@ def begun(vae: Path, photos: Path, run: Path, changed: dict[str, Any]) -> Traini
         return "interrupted"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "train", keep)
+        patch.setattr(training, "train", keep)
         with pytest.raises(Interrupted):
-            train(vae, photos, run, changed=changed)
+            train(vae, photos, run, overrides=changed)
     return made[0]
 
 
-@pytest.mark.usefixtures("suspicious")
-def test_a_judge_that_teaches_nothing_ends_a_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
-    """The count goes on over a stop: what was seen before it isn't forgotten."""
-    whole, parted, asked = tmp_path / "whole", tmp_path / "parted", []
-    with pytest.raises(CheckFailedError, match=r"sure of everything.*after update \d+\. Change the recipe"):
-        train(narrow, photos, whole, changed=JUDGED)
-    assert [line["update"] for line in lines(whole, "log.jsonl")] == [1, 2, 3]
-    assert "sure of everything" in json.loads((whole / "run.json").read_text())["stopped"]
-    assert released_updates(whole) <= 1, "the count began with update 1"
+@pytest.mark.usefixtures("strict")
+def test_a_useless_discriminator_stops_a_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
+    """The count continues after a resume."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    with pytest.raises(CheckFailedError, match=r"perfectly.*after step \d+\. Change the recipe"):
+        train(narrow, photos, whole, overrides=WITH_GAN)
+    assert [line["step"] for line in lines(whole, "log.jsonl")] == [1, 2, 3]
+    assert "perfectly" in json.loads((whole / "run.json").read_text())["stopped"]
+    assert released_step(whole) <= 1, "the count started with step 1"
 
-    with pytest.raises(Interrupted, match="after update 2"):
-        train(narrow, photos, parted, changed=JUDGED, should_stop=lambda: asked.append(0) or len(asked) == 2)  # type: ignore[func-returns-value]
-    with pytest.raises(CheckFailedError, match="sure of everything"):
-        train(narrow, photos, parted, changed=JUDGED)
+    with pytest.raises(Interrupted, match="after step 2"):
+        train(narrow, photos, parted, overrides=WITH_GAN, should_stop=stop_after(2))
+    with pytest.raises(CheckFailedError, match="perfectly"):
+        train(narrow, photos, parted, overrides=WITH_GAN)
     assert (parted / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
-    assert released_updates(parted) == released_updates(whole)
+    assert released_step(parted) == released_step(whole)
 
 
-@pytest.mark.parametrize(("good_until", "newest"), [(5, 4), (8, 6)])
-def test_what_a_look_finds_ends_a_training_at_its_newest_good_checkpoint(
-    good_until: int, newest: int, narrow: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("last_good_step", "newest"), [(5, 4), (8, 6)])
+def test_an_evaluation_can_stop_a_training_at_its_newest_good_checkpoint(
+    last_good_step: int, newest: int, narrow: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, seen = tmp_path / "run", []
 
-    def evaluation(_: Watch, update: int, trained: float, held_out: float) -> Finding | None:
+    def evaluation(_: EarlyStopping, update: int, trained: float, held_out: float) -> StopReason | None:
         seen.append((update, trained, held_out))
-        return Finding("made up.", good_until) if update == 8 else None
+        return StopReason("made up.", last_good_step) if update == 8 else None
 
-    monkeypatch.setattr(Watch, "evaluation", evaluation)
-    changed = ALONE | {"run.evaluate_every": 2, "run.checkpoint_every": 2, "run.updates": 12}
-    with pytest.raises(CheckFailedError, match=rf"made up\..*after update {newest}\. Change the recipe"):
-        train(narrow, photos, run, changed=changed)
-    assert lines(run, "log.jsonl")[-1]["update"] == 8
-    assert released_updates(run) == newest
-    looks = [look for look in lines(run, "evaluations.jsonl") if look["weights"] == "released"]
-    assert seen == [(look["update"], look["trained_on"]["psnr"], look["held_out"]["psnr"]) for look in looks]
+    monkeypatch.setattr(EarlyStopping, "check_evaluation", evaluation)
+    changed = NO_GAN | {"run.evaluate_every": 2, "run.checkpoint_every": 2, "run.steps": 12}
+    with pytest.raises(CheckFailedError, match=rf"made up\..*after step {newest}\. Change the recipe"):
+        train(narrow, photos, run, overrides=changed)
+    assert lines(run, "log.jsonl")[-1]["step"] == 8
+    assert released_step(run) == newest
+    evaluations = [one for one in lines(run, "evaluations.jsonl") if one["weights"] == "released"]
+    assert seen == [(one["step"], one["training"]["psnr"], one["held_out"]["psnr"]) for one in evaluations]
     assert [update for update, _, _ in seen] == [0, 2, 4, 6, 8]
 
 
-def test_a_look_measures_images_trained_on_beside_those_held_out(
+def test_an_evaluation_measures_training_images_beside_held_out_ones(
     narrow: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
     few, run = folder(tmp_path / "few", 3, first=20, side=44), tmp_path / "run"
     with pytest.raises(Interrupted):
-        train(narrow, few, run, changed=ALONE, held_out=photos, should_stop=lambda: True)
-    look = next(look for look in lines(run, "evaluations.jsonl") if look["weights"] == "released")
-    assert look["update"] == 0
+        train(narrow, few, run, overrides=NO_GAN, held_out=photos, should_stop=lambda: True)
+    look = next(one for one in lines(run, "evaluations.jsonl") if one["weights"] == "released")
+    assert look["step"] == 0
     vl.evaluate(narrow, few, preset="small", output=tmp_path / "scores", device="cpu", threads=1)
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["narrow"]
-    assert look["trained_on"]["psnr"] == pytest.approx(scores["psnr"]["mean"], rel=1e-6)
+    assert look["training"]["psnr"] == pytest.approx(scores["psnr"]["mean"], rel=1e-6)
     assert look["held_out"]["psnr"] != pytest.approx(scores["psnr"]["mean"], rel=1e-3)
 
 
@@ -135,44 +134,44 @@ def test_a_decoder_whose_encoder_changed_is_not_released(
 ) -> None:
     run = tmp_path / "run"
 
-    def spoiled(t: Training) -> Literal["finished", "interrupted"] | Finding:
+    def spoiled(t: Training) -> Literal["finished", "interrupted"] | StopReason:
         ended = loop.train(t)
         with torch.no_grad():
             t.state.network.encoder.conv_in.weight.view(-1)[0] += 1e-3
         return ended
 
-    monkeypatch.setattr(running, "train", spoiled)
-    with pytest.raises(CheckFailedError, match="isn't released as a drop-in"):
-        train(narrow, photos, run, changed=ALONE | {"run.updates": 1})
+    monkeypatch.setattr(training, "train", spoiled)
+    with pytest.raises(CheckFailedError, match="isn't a drop-in and isn't released"):
+        train(narrow, photos, run, overrides=NO_GAN | {"run.steps": 1})
     left = {entry.name for entry in run.iterdir()}
     assert not left & {"vae", "vae-ldm.safetensors", "raw", "run.json", "README.md"}
 
 
-def test_a_batch_in_parts_is_the_same_batch(narrow: Path, photos: Path, tmp_path: Path) -> None:
+def test_micro_batches_give_the_same_batch(narrow: Path, photos: Path, tmp_path: Path) -> None:
     said = []
-    for at_once in (4, 2):
-        run = tmp_path / str(at_once)
-        train(narrow, photos, run, changed=ALONE | {"run.updates": 2}, at_once=at_once)
+    for micro_batch_size in (4, 2):
+        run = tmp_path / str(micro_batch_size)
+        train(narrow, photos, run, overrides=NO_GAN | {"run.steps": 2}, micro_batch_size=micro_batch_size)
         said.append([line["loss"] for line in lines(run, "log.jsonl")])
     assert len(said[0]) == 2
     assert said[1] == pytest.approx(said[0], rel=1e-4)
 
 
-def test_a_look_that_is_not_finite_ends_a_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
-    changed = ALONE | {"run.evaluate_every": 2, "run.checkpoint_every": 1, "run.updates": 4}
-    t = begun(narrow, photos, tmp_path / "run", changed)
+def test_an_evaluation_that_is_not_finite_stops_a_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
+    changed = NO_GAN | {"run.evaluate_every": 2, "run.checkpoint_every": 1, "run.steps": 4}
+    t = at_step_0(narrow, photos, tmp_path / "run", changed)
 
     def poison(done: int, _: int, numbers: dict[str, float]) -> None:
         if done == 2 and "loss" in numbers:
             t.state.averaged()["decoder.conv_out.weight"].view(-1)[0] = torch.nan
             made = loop.released_vae(t.state, t.spec)
-            assert not score(made, t.held_out, t.instruments, 0).finite
+            assert not score(made, t.held_out, t.preset, 0).finite
 
-    t.show = poison
-    assert score(loop.released_vae(t.state, t.spec), t.held_out, t.instruments, 0).finite
+    t.on_log = poison
+    assert score(loop.released_vae(t.state, t.spec), t.held_out, t.preset, 0).finite
     ended = loop.train(t)
-    assert isinstance(ended, Finding)
-    assert "NaN or infinite" in ended.reason
-    assert [line["update"] for line in lines(t.run, "log.jsonl")] == [1, 2]
-    assert t.state.updates == 1
+    assert isinstance(ended, StopReason)
+    assert "NaN or infinite" in ended.message
+    assert [line["step"] for line in lines(t.folder.path, "log.jsonl")] == [1, 2]
+    assert t.state.step == 1
     assert all(torch.isfinite(tensor).all() for tensor in t.state.averaged().values())

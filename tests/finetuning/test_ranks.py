@@ -1,65 +1,71 @@
-"""Two processes train as one does: the same gradients of one global batch; either goes on where the other stopped."""
+"""Two processes train as one does: the same gradients of one batch; either resumes the other; both end together."""
 
 import json
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from support.training import (  # noqa: F401
-    CHANGED,
-    SCRIPT,
-    begin,
+from support.training import (
+    NO_GAN,
+    SHORT_RUN,
+    SMALL_CONFIG,
+    TRAIN_SCRIPT,
+    first_step,
     folder,
-    found,
-    gradients,
-    judged,
     small_presets,
-    state,
-    step,
+    stop_after,
     torchrun,
     train,
-    wanted,
+    two_process_recipe,
 )
 from support.vaes import random_vae
-from vaelens.finetuning.running import Interrupted
+from vaelens.finetuning.training import Interrupted
 
-RANKS = """
+TESTS = str(Path(__file__).parents[1])
+GRADIENTS = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from safetensors.torch import save_file
-from support.training import batch
-from support import training as here
+from support.training import batch, first_step, two_process_recipe
 from vaelens.runs.ranks import join_ranks
-place = join_ranks("cpu")
-for form in ("sum", "mean"):
-    wanted = here.wanted(form)
-    trained = here.begin(wanted)
-    start = place.number * 2
-    log = here.step(trained, wanted, batch(2, start), ranks=2)
-    if place.number == 0:
-        save_file(here.found(trained, log), os.path.join({folder!r}, form))
+rank = join_ranks("cpu")
+for reduction in ("sum", "mean"):
+    found = first_step(two_process_recipe(reduction), batch(2, rank.number * 2), ranks=2)
+    if rank.number == 0:
+        save_file(found, os.path.join({folder!r}, reduction))
 """
-
-
-def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path)))
-    torchrun(script)
-    for form in ("sum", "mean"):
-        alone = begin(wanted(form))
-        log = step(alone, wanted(form))
-        one, two = found(alone, log), load_file(tmp_path / form)
-        assert set(one) == set(two)
-        assert sum(name.startswith("judge.") for name in one) > 4
-        for name, tensor in one.items():
-            if name.startswith("after."):  # Adam makes a whole step of what is 0 but for rounding (to_k.bias)
-                continue
-            torch.testing.assert_close(two[name], tensor, rtol=1e-9, atol=1e-12)
-        alike = [n for n in one if n.startswith("after.") and torch.allclose(one[n], two[n], rtol=1e-7, atol=1e-9)]
-        assert len(alike) > 0.9 * sum(n.startswith("after.") for n in one)
+ENDING_TOGETHER = """
+import json, sys
+from datetime import timedelta
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from support.training import small_presets, stop_after
+from vaelens.errors import UsageError
+from vaelens.finetuning.training import Interrupted, finetune
+from vaelens.runs import ranks
+ranks.TIMEOUT = timedelta(seconds=60)  # if one ends alone, the other one doesn't wait for it
+here, found = Path({here!r}), {{}}
+number = ranks.join_ranks("cpu").number
+def run(name, **more):
+    finetune(here / "narrow.safetensors", here / "photos", recipe="tiny-ft-ema", overrides={overrides!r},
+             output=here / name, device="cpu", threads=1, **more)
+with small_presets():
+    try:
+        run("seeds", seed=number)
+    except UsageError as error:
+        found["seeds"] = str(error)
+    try:
+        run("stopped", should_stop=stop_after(3) if number == 1 else None)
+    except Interrupted as ended:
+        found["stopped"] = ended.step
+ranks.leave_group()
+found["threads"] = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+(here / f"{{number}}.json").write_text(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,26 +74,55 @@ def _presets() -> Generator[None]:
         yield
 
 
-def test_one_process_stops_and_two_go_on(tmp_path: Path) -> None:
+def test_two_processes_compute_the_gradients_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(GRADIENTS.format(tests=TESTS, folder=str(tmp_path)))
+    torchrun(script)
+    for reduction in ("sum", "mean"):
+        one, two = first_step(two_process_recipe(reduction)), load_file(tmp_path / reduction)
+        assert set(one) == set(two)
+        assert sum(name.startswith("discriminator.") for name in one) > 4
+        for name, tensor in one.items():
+            if name.startswith("after."):  # Adam makes a whole step of what is 0 but for rounding (to_k.bias)
+                continue
+            torch.testing.assert_close(two[name], tensor, rtol=1e-9, atol=1e-12)
+        same = [n for n in one if n.startswith("after.") and torch.allclose(one[n], two[n], rtol=1e-7, atol=1e-9)]
+        assert len(same) > 0.9 * sum(n.startswith("after.") for n in one)
+
+
+def test_two_processes_resume_a_run_of_one(tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos", 14, side=44)
-    vae, run, asked = random_vae().save(tmp_path / "narrow.safetensors"), tmp_path / "run", []
+    vae, run = random_vae().save(tmp_path / "narrow.safetensors"), tmp_path / "run"
     with pytest.raises(Interrupted):
-        train(vae, photos, run, should_stop=lambda: asked.append(0) or len(asked) == 10)  # type: ignore[func-returns-value]
+        train(vae, photos, run, should_stop=stop_after(10))
     train(vae, photos, tmp_path / "whole")
-    names = {"tests": str(Path(__file__).parents[1]), "vae": str(vae), "photos": str(photos), "output": str(run)}
-    script = tmp_path / "go_on.py"
-    script.write_text(SCRIPT.format(**names, changed=CHANGED, kill_at=0))  # type: ignore[str-format]
+    script = tmp_path / "resume.py"
+    script.write_text(TRAIN_SCRIPT.format(tests=TESTS, vae=str(vae), photos=str(photos), output=str(run), kill_at=0))
     torchrun(script)
     one, two = (
         [json.loads(line) for line in (where / "log.jsonl").read_text().splitlines()]
         for where in (tmp_path / "whole", run)
     )
-    assert [line["update"] for line in two] == list(range(1, 21))
+    assert [line["step"] for line in two] == list(range(1, 21))
     assert two[:10] == one[:10]
     assert two[10] == pytest.approx(one[10], rel=1e-4)
     assert two[-1]["loss"] == pytest.approx(one[-1]["loss"], rel=0.02)
     record = json.loads((run / "run.json").read_text())
-    assert (record["ranks"], record["updates"], record["settings"]["at_once"]) == (2, 20, 4)
-    looks = (run / "evaluations.jsonl").read_text().splitlines()
-    assert len(looks) == 6
+    assert (record["ranks"], record["steps"], record["settings"]["micro_batch_size"]) == (2, 20, 4)
+    assert len((run / "evaluations.jsonl").read_text().splitlines()) == 6
     assert (run / "README.md").exists()
+
+
+def test_processes_end_together(tmp_path: Path) -> None:
+    """Where only the second one is asked to stop, and where each has a seed of its own."""
+    random_vae(SMALL_CONFIG).save(tmp_path / "narrow.safetensors")
+    folder(tmp_path / "photos", 8, side=44)
+    script, overrides = tmp_path / "ranks.py", SHORT_RUN | NO_GAN | {"run.steps": 6}
+    script.write_text(ENDING_TOGETHER.format(tests=TESTS, here=str(tmp_path), overrides=overrides))
+    torchrun(script)
+    found: list[dict[str, Any]] = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2)]
+    assert [one["stopped"] for one in found] == [3, 3]
+    assert (tmp_path / "stopped" / "checkpoints" / "000000003").is_dir()
+    assert all("rank 1" in one["seeds"] and "seed" in one["seeds"] for one in found)
+    assert not (tmp_path / "seeds" / "plan.json").exists()
+    assert not any("gloo" in name for one in found for name in one["threads"])  # what still runs may abort the exit

@@ -12,26 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vaelens.evaluation.equipment import Access
 
-from support.training import DECODER, SIZE, batch, folder, gradients, judged, recipe, small_presets, state, step
+from support.training import DECODER, SIZE, adversarial, batch, folder, gradients, recipe, small_presets, state, step
 from vaelens.errors import UsageError
-from vaelens.finetuning.objective import pixel_weights
-from vaelens.finetuning.perceptual import load_perceptual
+from vaelens.finetuning.initialization import check_vae, initialize
+from vaelens.finetuning.losses import box_weights, load_perceptual
 from vaelens.finetuning.recipe import Recipe, field_names
-from vaelens.finetuning.running import finetune
-from vaelens.finetuning.starting import check_start, start_from
-from vaelens.finetuning.step import Setting, rate_at, update
+from vaelens.finetuning.step import StepConfig, learning_rate, train_step
+from vaelens.finetuning.training import finetune
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.drawing import Box
+from vaelens.runtime import Runtime
 
 Seen = Callable[[Recipe], Any]
 WEIGHTED = {"loss__box_weight": 2.0}
 CONTINUES = {key: value for key, value in DECODER.items() if key != "model__space"}
-FREE = {key: value for key, value in DECODER.items() if key != "model__trains"}
+FREE = {key: value for key, value in DECODER.items() if key != "model__trainable"}
 RUN = {
     "run__preset": "small",
-    "run__updates": 4,
+    "run__steps": 4,
     "run__evaluate_every": 4,
     "run__checkpoint_every": 4,
     "run__log_every": 4,
@@ -60,7 +59,7 @@ def loss(r: Recipe) -> float:
 
 def perceptual_loss(r: Recipe) -> float:
     distance, _ = load_perceptual(r.loss.perceptual)
-    return float(update(state(r), [(batch(), None)], 1, Setting(r, distance, seed=0))["loss"])
+    return float(train_step(state(r), [(batch(), None)], 1, StepConfig(r, distance, seed=0))["loss"])
 
 
 def with_or_without(**changes: Any) -> Recipe:
@@ -92,7 +91,7 @@ def weights_after(count: int) -> Seen:
     return see
 
 
-def judge_after(count: int) -> Seen:
+def discriminator_after(count: int) -> Seen:
     def see(r: Recipe) -> float:
         trained = state(r)
         for _ in range(count):
@@ -102,27 +101,27 @@ def judge_after(count: int) -> Seen:
     return see
 
 
-def heard_at(r: Recipe) -> list[bool]:
+def used_at(r: Recipe) -> list[bool]:
     trained = state(r)
-    return ["generator" in step(trained, r) for _ in range(3)]
+    return ["generator_loss" in step(trained, r) for _ in range(3)]
 
 
-def learns_at(r: Recipe) -> list[bool]:
+def trained_at(r: Recipe) -> list[bool]:
     trained = state(r)
-    return ["discriminator" in step(trained, r) for _ in range(3)]
+    return ["discriminator_loss" in step(trained, r) for _ in range(3)]
 
 
 def share(r: Recipe) -> float:
     return step(state(r), r)["gan_weight"]
 
 
-def judge(r: Recipe) -> dict[str, tuple[int, ...]]:
+def discriminator(r: Recipe) -> dict[str, tuple[int, ...]]:
     built = state(r).discriminator
     return {} if built is None else {name: tuple(t.shape) for name, t in built.state_dict().items()}
 
 
 def rates(r: Recipe) -> list[float]:
-    return [rate_at(r.optimizer, n, r.run.updates) for n in range(r.run.updates)]
+    return [learning_rate(r.optimizer, n, r.run.steps) for n in range(r.run.steps)]
 
 
 def averages(r: Recipe) -> float | None:
@@ -134,29 +133,29 @@ def averages(r: Recipe) -> float | None:
 
 def square(r: Recipe) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    how = Crops(r.data.size, r.data.crop, r.data.flip, r.data.recolour)
+    how = Crops(r.data.size, r.data.crop, r.data.flip, r.data.color_jitter)
     return random_square(pixels, [], how, np.random.default_rng(1))[0].tobytes()
 
 
-def box_weights(r: Recipe) -> list[float] | None:
-    found = pixel_weights(r.loss, ((Box("eye", 2, 2, 9, 9), Box("R", 10, 10, 20, 20)),), SIZE)
+def weights_of_pixels(r: Recipe) -> list[float] | None:
+    found = box_weights(r.loss, ((Box("eye", 2, 2, 9, 9), Box("R", 10, 10, 20, 20)),), SIZE)
     return None if found is None else found.flatten().tolist()
 
 
 def start_network(r: Recipe) -> int:
     with torch.device("meta"):
-        start = start_from(None, r, 0, None, Access(torch.device("meta"), True, print))
+        start = initialize(None, r, 0, None, Runtime("meta", offline=True))
     return sum(p.numel() for p in start.network.parameters())
 
 
 def first_weights(r: Recipe) -> float:
-    network = start_from(None, r, 0, None, Access(torch.device("cpu"), True, print)).network
+    network = initialize(None, r, 0, None, Runtime(offline=True)).network
     return float(sum(p.detach().double().abs().sum() for p in network.parameters()))
 
 
 def takes_sd1(r: Recipe) -> bool:
     try:
-        check_start("kl-f8", r)
+        check_vae("kl-f8", r)
     except UsageError:
         return False
     return True
@@ -173,10 +172,10 @@ def files_of_a_run(name: str) -> Seen:
         evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
         plan = json.loads((run / "report" / "plan.json").read_text())
         return {
-            "updates": json.loads((run / "run.json").read_text())["updates"],
-            "log": [line["update"] for line in lines],
+            "steps": json.loads((run / "run.json").read_text())["steps"],
+            "log": [line["step"] for line in lines],
             "losses": [line["loss"] for line in lines],
-            "evaluations": sorted({line["update"] for line in evaluations}),
+            "evaluations": sorted({line["step"] for line in evaluations}),
             "checkpoints": sorted(int(p.name) for p in (run / "checkpoints").iterdir()),
             "held_out": plan["images"],
             "preset": plan["preset"]["name"],
@@ -186,14 +185,14 @@ def files_of_a_run(name: str) -> Seen:
 
 
 PLACE: list[Any] = []
-DATA = {"data__size": 24, "data__crop": (0.5, 0.9), "data__flip": 0.0, "data__recolour": 0.0}
+DATA = {"data__size": 24, "data__crop": (0.5, 0.9), "data__flip": 0.0, "data__color_jitter": 0.0}
 
 CASES = [
     Case("model.config", ("tiny-kl", "sd16"), "the network that is built", start_network),
-    Case("model.begin", ("torch", "straight"), "the first weights", first_weights),
+    Case("model.init", ("default", "balanced"), "the first weights", first_weights),
     Case("model.space", ("any", "sdxl"), "whether an sd1 VAE is taken", takes_sd1, given=CONTINUES),
-    Case("model.trains", ("all", "decoder"), "what an update moves", moved, given=FREE),
-    Case("model.post_quant_conv", ("trained", "frozen"), "what an update moves", moved, given=DECODER),
+    Case("model.trainable", ("all", "decoder"), "what a step changes", moved, given=FREE),
+    Case("model.post_quant_conv", ("trained", "frozen"), "what a step changes", moved, given=DECODER),
     Case("model.posterior", ("sample", "mode"), "the loss", loss),
     Case("loss.reduction", ("sum", "mean"), "the loss", loss),
     Case("loss.pixel", ("l1", "mse"), "the loss", loss),
@@ -201,33 +200,33 @@ CASES = [
     Case("loss.pixel_weight", (1.0, 2.0), "the loss", loss),
     Case("loss.perceptual", ("none", "psim-small"), "the loss", perceptual_loss, with_or_without),
     Case("loss.perceptual_weight", (0.1, 0.2), "the loss", perceptual_loss),
-    Case("loss.kl_weight", (1e-4, 1.0), "the gradient", gradient, given={"optimizer__clip": 0.0}),
-    Case("loss.box_weight", (2.0, 3.0), "how much a pixel counts", box_weights),
-    Case("loss.box_labels", ((), ("eye",)), "how much a pixel counts", box_weights, given=WEIGHTED),
-    Case("gan.weight", (0.25, 0.5), "the generator's share", share, judged),
-    Case("gan.weighting", ("adaptive", "fixed"), "the generator's share", share, judged),
-    Case("gan.start", (1, 2), "when the generator hears of it", heard_at, judged),
-    Case("gan.warm_up", (0, 1), "when the discriminator learns", learns_at, judged, {"gan__start": 2}),
-    Case("gan.width", (16, 32), "the discriminator's shapes", judge, judged),
-    Case("gan.layers", (1, 2), "the discriminator's shapes", judge, judged),
-    Case("gan.norm", ("none", "group"), "the discriminator's tensors", judge, judged),
-    Case("gan.norm", ("group", "batch"), "the discriminator's tensors", judge, judged),
-    Case("gan.rate", (1e-4, 1e-3), "the discriminator after two updates", judge_after(2), judged),
-    Case("gan.betas", ((0.5, 0.9), (0.9, 0.99)), "the discriminator after two updates", judge_after(2), judged),
-    Case("optimizer.rate", (1e-4, 1e-3), "the weights after an update", weights_after(1)),
-    Case("optimizer.betas", ((0.5, 0.9), (0.9, 0.99)), "the weights after two updates", weights_after(2)),
-    Case("optimizer.weight_decay", (0.0, 0.1), "the weights after an update", weights_after(1)),
-    Case("optimizer.warm_up", (0, 5), "the rates", rates),
-    Case("optimizer.cool_down", (0, 5), "the rates", rates),
-    Case("optimizer.clip", (0.0, 1e-3), "the gradient that the optimizer sees", gradient),
+    Case("loss.kl_weight", (1e-4, 1.0), "the gradient", gradient, given={"optimizer__max_grad_norm": 0.0}),
+    Case("loss.box_weight", (2.0, 3.0), "the pixels' weights", weights_of_pixels),
+    Case("loss.box_labels", ((), ("eye",)), "the pixels' weights", weights_of_pixels, given=WEIGHTED),
+    Case("gan.weight", (0.25, 0.5), "its weight", share, adversarial),
+    Case("gan.weighting", ("adaptive", "fixed"), "its weight", share, adversarial),
+    Case("gan.start", (1, 2), "when the generator uses it", used_at, adversarial),
+    Case("gan.warmup_steps", (0, 1), "when the discriminator is trained", trained_at, adversarial, {"gan__start": 2}),
+    Case("gan.width", (16, 32), "the discriminator's shapes", discriminator, adversarial),
+    Case("gan.layers", (1, 2), "the discriminator's shapes", discriminator, adversarial),
+    Case("gan.norm", ("none", "group"), "the discriminator's tensors", discriminator, adversarial),
+    Case("gan.norm", ("group", "batch"), "the discriminator's tensors", discriminator, adversarial),
+    Case("gan.lr", (1e-4, 1e-3), "the discriminator", discriminator_after(2), adversarial),
+    Case("gan.betas", ((0.5, 0.9), (0.9, 0.99)), "the discriminator", discriminator_after(2), adversarial),
+    Case("optimizer.lr", (1e-4, 1e-3), "the weights after a step", weights_after(1)),
+    Case("optimizer.betas", ((0.5, 0.9), (0.9, 0.99)), "the weights after two steps", weights_after(2)),
+    Case("optimizer.weight_decay", (0.0, 0.1), "the weights after a step", weights_after(1)),
+    Case("optimizer.warmup_steps", (0, 5), "the learning rates", rates),
+    Case("optimizer.decay_steps", (0, 5), "the learning rates", rates),
+    Case("optimizer.max_grad_norm", (0.0, 1e-3), "the gradient that the optimizer sees", gradient),
     Case("ema.decay", (0.0, 0.999), "the average", averages),
     Case("ema.decay", (0.05, 0.999), "the average", averages),
     Case("data.size", (24, 32), "a square", square, given=DATA),
-    Case("data.batch", (2, 4), "log.jsonl", files_of_a_run("losses"), given=RUN),
+    Case("data.batch_size", (2, 4), "log.jsonl", files_of_a_run("losses"), given=RUN),
     Case("data.crop", ((0.5, 0.9), (0.5, 1.0)), "a square", square, given=DATA),
     Case("data.flip", (0.0, 1.0), "a square", square, given=DATA),
-    Case("data.recolour", (0.0, 1.0), "a square", square, given=DATA),
-    Case("run.updates", (4, 2), "run.json", files_of_a_run("updates"), given=RUN),
+    Case("data.color_jitter", (0.0, 1.0), "a square", square, given=DATA),
+    Case("run.steps", (4, 2), "run.json", files_of_a_run("steps"), given=RUN),
     Case("run.evaluate_every", (4, 2), "evaluations.jsonl", files_of_a_run("evaluations"), given=RUN),
     Case("run.checkpoint_every", (4, 3), "checkpoints/", files_of_a_run("checkpoints"), given=RUN),
     Case("run.log_every", (4, 1), "log.jsonl", files_of_a_run("log"), given=RUN),

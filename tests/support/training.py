@@ -1,8 +1,9 @@
-"""What the tests of training share: a narrow network, a recipe for it, and made-up images."""
+"""What the tests of training share: a narrow network, recipes for it, made-up images, and short runs."""
 
+import itertools
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,46 +14,56 @@ import torch
 from PIL import Image
 
 from vaelens.evaluation.presets import PRESETS
-from vaelens.finetuning.images import Batch, Sample
-from vaelens.finetuning.recipe import Recipe, find_recipe
-from vaelens.finetuning.running import Tuned, finetune
+from vaelens.finetuning.data import Batch, Sample
+from vaelens.finetuning.recipe import Recipe
+from vaelens.finetuning.recipe_files import find_recipe
 from vaelens.finetuning.state import State
-from vaelens.finetuning.step import Setting, update
+from vaelens.finetuning.step import StepConfig, train_step
+from vaelens.finetuning.training import Tuned, finetune
 from vaelens.images.drawing import Box
 from vaelens.networks.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from vaelens.resources import seeded
 
 SIZE = 32
 CONFIG = AutoencoderKLConfig(latent_channels=3, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
-QUICK: dict[str, Any] = {
-    "optimizer.warm_up": 0,
-    "optimizer.cool_down": 0,
-    "data.size": SIZE,
-    "data.batch": 4,
-    "run.updates": 20,
-}
-DISTRIBUTION: dict[str, Any] = {"model.posterior": "sample", "loss.kl_weight": 1e-4}
-SIMPLE: dict[str, Any] = {"loss.pixel": "l1", "loss.pixel_weight": 1.0}
+SMALL_CONFIG = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
+
+CONSTANT_LR: dict[str, Any] = {"optimizer.warmup_steps": 0, "optimizer.decay_steps": 0}
+NO_GAN = CONSTANT_LR | {"gan.weight": 0.0}
+QUICK: dict[str, Any] = CONSTANT_LR | {"data.size": SIZE, "data.batch_size": 4, "run.steps": 20}
+FROM_SCRATCH: dict[str, Any] = {
+    "model.posterior": "sample", "loss.kl_weight": 1e-4, "loss.pixel": "l1", "loss.pixel_weight": 1.0,
+}  # fmt: skip
 DECODER: dict[str, Any] = {
-    "model__trains": "decoder",
-    "model__config": "",
-    "model__begin": "",
-    "model__space": "any",
+    "model__trainable": "decoder", "model__config": "", "model__init": "", "model__space": "any",
     "loss__kl_weight": 0.0,
-}
-JUDGED: dict[str, Any] = {
-    "gan.weight": 0.5,
-    "gan.start": 0,
-    "gan.warm_up": 0,
-    "gan.width": 16,
-    "gan.layers": 2,
-    "gan.norm": "none",
-}
+}  # fmt: skip
+ADVERSARIAL: dict[str, Any] = {
+    "gan__weight": 0.5, "gan__start": 0, "gan__warmup_steps": 0, "gan__width": 16, "gan__layers": 2,
+    "gan__norm": "none",
+}  # fmt: skip
+SHORT_RUN: dict[str, Any] = {
+    "model.space": "sd1", "gan.start": 6, "gan.warmup_steps": 3, "gan.width": 16, "gan.layers": 2,
+    "optimizer.warmup_steps": 2, "optimizer.decay_steps": 4, "data.size": 32, "data.batch_size": 4, "run.steps": 20,
+    "run.evaluate_every": 10, "run.checkpoint_every": 5, "run.log_every": 1, "run.held_out": 4, "run.preset": "small",
+}  # fmt: skip
+TRAIN_SCRIPT = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from support.training import SHORT_RUN, small_presets
+from vaelens.finetuning.training import finetune
+def on_log(done, total, values):
+    if done == {kill_at} and "loss" in values:
+        os.kill(os.getpid(), 9)
+with small_presets():
+    finetune({vae!r}, {photos!r}, recipe="tiny-ft-ema", overrides=SHORT_RUN, output={output!r}, device="cpu", threads=1,
+             on_log=on_log)
+"""
 
 
 @contextmanager
 def small_presets() -> Generator[None]:
-    """In this context there are presets that measure squares of 64 and 48 pixels: a run's looks take a second."""
+    """In this context there are presets for squares of 64 and 48 pixels: a run's evaluations take a second."""
     added = {name: replace(PRESETS["offline"], name=name, side=side) for name, side in (("small", 64), ("smaller", 48))}
     PRESETS.update(added)
     try:
@@ -62,25 +73,25 @@ def small_presets() -> Generator[None]:
             del PRESETS[name]
 
 
-def recipe(name: str = "tiny-begin", **changes: Any) -> Recipe:
-    """A recipe with short times and small images, from scratch a VAE's; `loss__pixel="mse"` changes a field."""
-    usual = QUICK | (DISTRIBUTION | SIMPLE if name == "tiny-begin" else {})
-    return find_recipe(name, usual | {key.replace("__", "."): value for key, value in changes.items()})
+def recipe(name: str = "tiny-scratch", **overrides: Any) -> Recipe:
+    """A short recipe with small images, by default from scratch; `loss__pixel="mse"` changes a field."""
+    usual = QUICK | (FROM_SCRATCH if name == "tiny-scratch" else {})
+    return find_recipe(name, usual | {key.replace("__", "."): value for key, value in overrides.items()})
 
 
-def judged(name: str = "tiny-begin", **changes: Any) -> Recipe:
-    """The same with a discriminator that is heard from the first update on."""
-    return recipe(name, **{key.replace(".", "__"): value for key, value in JUDGED.items()} | changes)
+def adversarial(name: str = "tiny-scratch", **overrides: Any) -> Recipe:
+    """The same with a discriminator, used from the first step on."""
+    return recipe(name, **ADVERSARIAL | overrides)
 
 
 def network(dtype: torch.dtype = torch.float32, seed: int = 0) -> AutoencoderKL:
-    """A random narrow network, the same for a seed."""
+    """A random narrow network."""
     with seeded(seed):
         return AutoencoderKL(CONFIG).to(dtype)
 
 
 def state(wanted: Recipe, dtype: torch.dtype = torch.float32) -> State:
-    """A training at its beginning."""
+    """A training at step 0."""
     return State(network(dtype), wanted, seed=0)
 
 
@@ -95,34 +106,28 @@ def batch(count: int = 4, start: int = 0, boxes: tuple[tuple[Box, ...], ...] | N
     return Batch(image, boxes or ((),) * count, tuple(range(start, start + count)), samples)
 
 
-def setting(wanted: Recipe, **more: Any) -> Setting:
-    """For a step without a perceptual network."""
-    return Setting(wanted, None, seed=0, **more)
+def config(wanted: Recipe, **more: Any) -> StepConfig:
+    """For steps without a perceptual network."""
+    return StepConfig(wanted, None, seed=0, **more)
 
 
 def step(trained: State, wanted: Recipe, made: Batch | None = None, parts: int = 1, **more: Any) -> dict[str, float]:
-    """One update on made-up images, cut into parts."""
-    whole = made or batch(wanted.data.batch, trained.updates * wanted.data.batch)
+    """One step on made-up images, in micro-batches; gives the log."""
+    whole = made or batch(wanted.data.batch_size, trained.step * wanted.data.batch_size)
     size = len(whole.numbers) // parts
-    cut = [
-        Batch(
-            whole.image[i : i + size],
-            whole.boxes[i : i + size],
-            whole.numbers[i : i + size],
-            whole.samples[i : i + size],
-        )
-        for i in range(0, len(whole.numbers), size)
-    ]
-    log = update(trained, [(portion, None) for portion in cut], parts, setting(wanted, **more))
+    cuts = [slice(i, i + size) for i in range(0, len(whole.numbers), size)]
+    micro_batches = [Batch(whole.image[c], whole.boxes[c], whole.numbers[c], whole.samples[c]) for c in cuts]
+    log = train_step(trained, [(one, None) for one in micro_batches], parts, config(wanted, **more))
     return {key: float(value) for key, value in log.items()}
 
 
 def gradients(trained: State) -> dict[str, torch.Tensor]:
-    """Of the last update, by parameter, before any clipping that the recipe doesn't ask for."""
+    """Of the last step, by parameter."""
     return {name: p.grad.clone() for name, p in trained.network.named_parameters() if p.grad is not None}
 
 
 def folder(path: Path, count: int, first: int = 0, side: int = 40) -> Path:
+    """A folder of random images."""
     path.mkdir()
     for n in range(first, first + count):
         pixels = np.random.default_rng(n).integers(0, 256, (side, side + 4, 3), dtype=np.uint8)
@@ -130,60 +135,35 @@ def folder(path: Path, count: int, first: int = 0, side: int = 40) -> Path:
     return path
 
 
-CHANGED: dict[str, Any] = {
-    "model.space": "sd1", "gan.start": 6, "gan.warm_up": 3, "gan.width": 16, "gan.layers": 2, "optimizer.warm_up": 2,
-    "optimizer.cool_down": 4, "data.size": 32, "data.batch": 4, "run.updates": 20, "run.evaluate_every": 10,
-    "run.checkpoint_every": 5, "run.log_every": 1, "run.held_out": 4, "run.preset": "small",
-}  # fmt: skip
-
-
-SCRIPT = """
-import json, os, sys
-sys.path.insert(0, {tests!r})
-from support.training import small_presets
-from vaelens.finetuning.running import finetune
-kill_at = {kill_at}
-def show(done, total, numbers):
-    if done == kill_at and "loss" in numbers:
-        os.kill(os.getpid(), 9)
-with small_presets():
-    finetune({vae!r}, {photos!r}, recipe="tiny-ft-ema", changed={changed!r}, output={output!r}, device="cpu", threads=1,
-             show=show)
-"""
-
-
 def train(vae: Path | None, photos: Path, output: Path, recipe: str = "tiny-ft-ema", **more: Any) -> Tuned:
-    changed = CHANGED | more.pop("changed", {})
-    return finetune(vae, photos, recipe=recipe, changed=changed, output=output, device="cpu", threads=1, **more)
+    """A short run on the CPU."""
+    overrides = SHORT_RUN | more.pop("overrides", {})
+    return finetune(vae, photos, recipe=recipe, overrides=overrides, output=output, device="cpu", threads=1, **more)
 
 
-SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
-
-
-EVEN: dict[str, Any] = {"optimizer.warm_up": 0, "optimizer.cool_down": 0}
-
-
-ALONE = EVEN | {"gan.weight": 0.0}
-
-
-def wanted(form: str) -> Recipe:
-    return judged(loss__reduction=form, loss__kl_weight=0.01, gan__norm="group", data__batch=4, optimizer__clip=0.5)
-
-
-def begin(recipe: Recipe) -> State:
-    torch.set_num_threads(1)
-    return state(recipe, torch.float64)
-
-
-def found(trained: State, log: dict[str, float]) -> dict[str, torch.Tensor]:
-    """Gradients of both sides, the new weights, and the adaptive weight."""
-    assert trained.discriminator is not None
-    judge = {f"judge.{n}": p.grad for n, p in trained.discriminator.named_parameters() if p.grad is not None}
-    weights = {f"after.{n}": t.detach() for n, t in trained.network.state_dict().items()}
-    return gradients(trained) | judge | weights | {"share": torch.tensor(log["gan_weight"], dtype=torch.float64)}
+def stop_after(steps: int) -> Callable[[], bool]:
+    """A `should_stop` that is true once."""
+    calls = itertools.count(1)
+    return lambda: next(calls) == steps
 
 
 def torchrun(script: Path) -> None:
+    """Run a script in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(script)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert ran.returncode == 0, ran.stderr
+
+
+def two_process_recipe(reduction: str) -> Recipe:
+    return adversarial(loss__reduction=reduction, loss__kl_weight=0.01, gan__norm="group", optimizer__max_grad_norm=0.5)
+
+
+def first_step(wanted: Recipe, made: Batch | None = None, **more: Any) -> dict[str, torch.Tensor]:
+    """The first step's gradients of both networks, the new weights, and the adaptive weight, in float64."""
+    torch.set_num_threads(1)
+    trained = state(wanted, torch.float64)
+    log = step(trained, wanted, made, **more)
+    assert trained.discriminator is not None
+    found = {f"discriminator.{n}": p.grad for n, p in trained.discriminator.named_parameters() if p.grad is not None}
+    found |= {f"after.{n}": t.detach() for n, t in trained.network.state_dict().items()}
+    return gradients(trained) | found | {"gan_weight": torch.tensor(log["gan_weight"], dtype=torch.float64)}

@@ -1,4 +1,4 @@
-"""`vaelens finetune`: images and a recipe to a better decoder, or a VAE."""
+"""`vaelens finetune`: images and a recipe to a better decoder, or a VAE from scratch."""
 
 import signal
 import tomllib
@@ -14,30 +14,35 @@ from vaelens.cli import options
 from vaelens.cli.output import live_log, notice, progress, result, result_json, result_table, set_level
 from vaelens.errors import UsageError
 
-ALIKE = "Repeatable, one for each DATA."
+PER_SOURCE = "Repeatable, once for each DATA."
 
 
 def finetune(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DATA", help="Images: what `evaluate` takes, or drawn. Several are mixed.", show_default=False
+            metavar="DATA",
+            help="Training images: a source that `evaluate` takes, or `synthetic`. Several are mixed.",
+            show_default=False,
         ),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="VAE", help="What is continued: a name, a file, a folder or a hub id.", show_default=False
+            "--from",
+            metavar="VAE",
+            help="The VAE to continue: a name, a file, a folder or a hub id.",
+            show_default=False,
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(metavar="NAME", help="A recipe of vaelens, or a .toml file.")] = "ft-mse",
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Of the run; goes on there.")] = Path(
-        "run"
-    ),
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="A built-in recipe, or a .toml file.")] = "ft-mse",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Output folder. An interrupted run resumes here.")
+    ] = Path("run"),
     explain: Annotated[
         str | None,
         typer.Option(
-            metavar="RECIPE", help="Print a recipe's fields, and which were published; then stop.", show_default=False
+            metavar="RECIPE", help="Print a recipe's fields and which were published, and exit.", show_default=False
         ),
     ] = None,
     setting: Annotated[
@@ -45,40 +50,46 @@ def finetune(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help="Change a field of the recipe: run.updates=500. Repeatable.",
+            help="Override a field of the recipe: run.steps=500. Repeatable.",
             show_default=False,
         ),
     ] = None,
     weight: Annotated[
         list[float] | None,
-        typer.Option(metavar="W", help=f"How often it is seen; alike without. {ALIKE}", show_default=False),
+        typer.Option(
+            metavar="W", help=f"Sampling weight of a source; equal by default. {PER_SOURCE}", show_default=False
+        ),
     ] = None,
     boxes: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help=f"Labelled boxes, a CSV or JSONL of id,label,left,top,right,bottom. {ALIKE}",
+            help=f"Labelled boxes: CSV or JSONL with id,label,left,top,right,bottom. {PER_SOURCE}",
             show_default=False,
         ),
     ] = None,
     held_out: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Images to measure on; else some of DATA are kept back.", show_default=False),
+        typer.Option(
+            metavar="DATA", help="Images to evaluate on. By default some of DATA are held out.", show_default=False
+        ),
     ] = None,
     take: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="At most so many of each DATA, chosen by --seed.", show_default=False),
+        typer.Option(
+            min=1, metavar="N", help="Use at most N images of each DATA, chosen by --seed.", show_default=False
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the order, the crops and the noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the image order, the crops and the noise.")] = 0,
     cache: Annotated[
-        bool, typer.Option("--cache", help="Keep a frozen encoder's posteriors; not with random crops.")
+        bool, typer.Option("--cache", help="Cache a frozen encoder's posteriors; not with random crops.")
     ] = False,
-    at_once: Annotated[
+    micro_batch_size: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="N",
-            help="Images in one pass, over all processes; less takes less memory.",
+            help="Images per forward and backward pass, over all processes. Smaller needs less memory.",
             show_default=False,
         ),
     ] = None,
@@ -89,7 +100,7 @@ def finetune(
         str | None,
         typer.Option(
             metavar="DTYPE",
-            help="Of the networks: float32, or bfloat16 (on cuda by default). Weights are float32.",
+            help="Precision of the networks: float32, or bfloat16 (default on cuda). Weights stay float32.",
             show_default=False,
         ),
     ] = None,
@@ -99,34 +110,34 @@ def finetune(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Train a better decoder for a VAE (or a VAE from scratch) by a recipe. The same command again goes on.
+    """Train a better decoder for a VAE, or a VAE from scratch, by a recipe. The same command resumes a training.
 
     Examples:
 
     vaelens finetune photos/ --from kl-f8 --recipe ft-mse -o runs/mine
 
-    vaelens finetune synthetic --recipe tiny-begin --set run.updates=1000 -o runs/begun
+    vaelens finetune synthetic --recipe tiny-scratch --set run.steps=1000 -o runs/scratch
 
     vaelens finetune --explain ft-mse
     """
     set_level(quiet, verbose)
-    changed = _changed(setting)
+    overrides = _overrides(setting)
     if explain is not None:
-        _explain(explain, changed, json)
+        _explain(explain, overrides, json)
         return
     if not data:
-        raise UsageError("no images named. Name a folder, a zip, shards, a dataset on the hub, or drawn.")
-    from vaelens.finetuning.running import Interrupted
-    from vaelens.finetuning.running import finetune as run
+        raise UsageError("no images given. Name a folder, a zip, shards, a dataset on the hub, or `synthetic`.")
+    from vaelens.finetuning.training import Interrupted
+    from vaelens.finetuning.training import finetune as run
 
     try:
-        with _stopping() as (should_stop, trains), ExitStack() as reading, live_log() as log:
-            step = reading.enter_context(progress())
+        with _graceful_interrupt() as (should_stop, enable), ExitStack() as loading, live_log() as show:
+            step = loading.enter_context(progress())
 
-            def show(done: int, total: int, numbers: dict[str, float]) -> None:
-                reading.close()  # two displays at once would write over each other
-                trains(done < total)
-                log(done, total, numbers)
+            def on_log(done: int, total: int, values: dict[str, float]) -> None:
+                loading.close()  # its progress bar, before the live log takes the terminal
+                enable(done < total)
+                show(done, total, values)
 
             tuned = run(
                 start,
@@ -138,9 +149,9 @@ def finetune(
                 held_out=held_out,
                 take=take,
                 seed=seed,
-                changed=changed,
+                overrides=overrides,
                 cache=cache,
-                at_once=at_once,
+                micro_batch_size=micro_batch_size,
                 threads=threads,
                 networks=options.network_paths(network),
                 device=device,
@@ -149,11 +160,11 @@ def finetune(
                 offline=offline,
                 notify=notice,
                 progress=step,
-                show=show,
+                on_log=on_log,
                 should_stop=should_stop,
             )
-    except Interrupted as stopped:
-        notice(f"{output}: {stopped}.")
+    except Interrupted as interrupted:
+        notice(f"{output}: {interrupted}.")
         raise typer.Exit(130) from None
     if tuned.results is None:
         return
@@ -168,34 +179,34 @@ def finetune(
         result("")
         result_table(pairs_table(tuned.results))
     for warning in tuned.results.warnings:
-        notice(f"Mind: {warning}")
-    result(f"\nwrote {output}: use it as --vae {output}; README.md is its model card, report/report.html its scores")
+        notice(f"Warning: {warning}")
+    result(f"\nwrote {output}: use it with --vae {output}. Model card: README.md, scores: report/report.html.")
 
 
-def _explain(name: str, changed: dict[str, Any], as_json: bool) -> None:
+def _explain(name: str, overrides: dict[str, Any], as_json: bool) -> None:
     from dataclasses import asdict
 
-    from vaelens.finetuning.card import explained
-    from vaelens.finetuning.explanation import explain
-    from vaelens.finetuning.recipe import find_recipe
+    from vaelens.finetuning.export import recipe_table
+    from vaelens.finetuning.recipe import explain
+    from vaelens.finetuning.recipe_files import find_recipe
 
-    found = find_recipe(name, changed)
+    found = find_recipe(name, overrides)
     notes = explain(found)
     if as_json:
         fields = [asdict(note) for note in notes]
         result_json({"name": found.name, "title": found.title, "sha256": found.sha256(), "fields": fields})
         return
     result(f"{found.title}\n{found.about}\n")
-    result_table(explained(notes))
+    result_table(recipe_table(notes))
 
 
-def _changed(settings: list[str] | None) -> dict[str, Any]:
-    """What --set names, each value read as TOML has it; a bare word is a text."""
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
+    """The fields of --set, each value parsed as TOML, or else a string."""
     found: dict[str, Any] = {}
     for one in settings or ():
         name, equals, text = one.partition("=")
         if not equals or not name:
-            raise UsageError(f"--set is FIELD=VALUE, as in run.updates=500; {one!r} isn't.")
+            raise UsageError(f"--set needs FIELD=VALUE, as in run.steps=500, not {one!r}.")
         try:
             found[name.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -204,31 +215,33 @@ def _changed(settings: list[str] | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _stopping() -> Generator[tuple[Callable[[], bool], Callable[[bool], None]]]:
-    """Two callables: whether to stop, and one that is told whether it trains at the moment.
+def _graceful_interrupt() -> Generator[tuple[Callable[[], bool], Callable[[bool], None]]]:
+    """Two callables: whether an interrupt was requested, and one that enables or disables graceful interrupts.
 
-    While it trains, a first Ctrl-C or SIGTERM only says yes here, so that a whole state is saved; a second one, and any
-    at another time, interrupts.
+    While enabled, the first Ctrl-C or SIGTERM only requests one, so that the step ends and a checkpoint is saved. A
+    second signal, and any signal while disabled, has its usual effect.
     """
-    asked: list[int] = []
-    training = [False]
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    requested: list[int] = []
+    enabled = [False]
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if not training[0]:
-            handler = before[signal.Signals(number)]
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not enabled[0]:
+            handler = previous[signal.Signals(number)]
             if callable(handler):
                 handler(number, frame)
             return
-        asked.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        notice("Stopping after this update, with a checkpoint. Once more stops at once, without one.")
+        requested.append(number)
+        restore()
+        notice("Stopping after this step, with a checkpoint. Interrupt again to stop immediately, without one.")
 
-    for number in before:
-        signal.signal(number, ask)
+    for number in previous:
+        signal.signal(number, handle)
     try:
-        yield (lambda: bool(asked)), (lambda now: training.__setitem__(0, now))
+        yield (lambda: bool(requested)), (lambda now: enabled.__setitem__(0, now))
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

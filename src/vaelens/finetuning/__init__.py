@@ -1,7 +1,7 @@
-"""Training: VAEs from scratch and better decoders for ones that are there, by recipes.
+"""Training by recipes: VAEs from scratch, and better decoders for existing ones.
 
-The files, in the order of what happens: recipe.py says what is trained and how; order.py and images.py give
-the images of an update; objective.py and adversary.py say what is wanted; step.py makes one update of
-state.py's networks; held_out.py measures them, watch.py warns; checkpoints.py keeps them; loop.py is the loop,
-running.py what a user calls, and outcome.py writes what comes out.
+`training.finetune` is the public call. recipe.py is the schema of a recipe, recipe_files.py reads recipes/*.toml;
+sources.py opens the images and holds some out, data.py makes batches of them; initialization.py builds the network;
+losses.py and step.py are one optimizer step of state.py's networks; loop.py repeats it, with validation.py's
+evaluations and early stopping, and checkpoints.py; run_folder.py writes the plan and logs, export.py the results.
 """

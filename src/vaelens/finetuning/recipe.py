@@ -1,46 +1,40 @@
-"""A recipe: a whole training description, one TOML file, validated strictly.
+"""The schema of a recipe, a complete training configuration. Every field is set in a TOML file, none in the code.
 
-    extends = "ft-mse"          # optional: a recipe whose fields hold where this one says nothing
+    extends = "ft-mse"          # optional: the recipe whose fields apply where this one sets none
     title = "..."
     about = "..."
     [loss]
-    pixel = "mse"               # a table for each of the classes below
+    pixel = "mse"               # one table for each of the classes below
     [published]
     "loss.pixel" = "..."        # who published this value
-    [ours]
-    "ema.decay" = "..."         # why we chose it, since nobody published one
+    [chosen]
+    "ema.decay" = "..."         # why we chose this value, since none was published
 
-A recipe without `extends` sets every field: no value is hidden in the code. In a recipe of the package, each stands in
-`published` or in `ours`.
+A recipe of the package explains each field in either `published` or `chosen`.
 """
 
-import difflib
 import hashlib
 import json
-import os
-import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.presets import PRESETS
 from vaelens.families.known import families
-from vaelens.networks.patchgan import GROUPS, smallest
+from vaelens.networks.patchgan import GROUPS, min_size
 from vaelens.weights.registry import registry
 
-OWN = "own"  # the latent space of a VAE that was trained from scratch
+OWN = "own"  # the latent space of a VAE trained from scratch
 ANY = "any"
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
-Some = Annotated[int, Field(ge=1)]
+PositiveCount = Annotated[int, Field(ge=1)]
 
 
 class _Table(BaseModel):
@@ -48,83 +42,91 @@ class _Table(BaseModel):
 
 
 class Model(_Table):
-    """What is trained. `config` names the network of a recipe that starts from scratch, "" one that continues a VAE."""
+    """What is trained. `config` names the network to train from scratch; "" continues an existing VAE."""
 
     config: str
-    begin: Literal["torch", "straight", ""]  # its first weights, see `starting.straighten`; "" where it continues a VAE
+    init: Literal["default", "balanced", ""]  # initial weights, see `initialization.init_balanced`; "" without config
     space: str  # the latent space that a continued VAE must have, or "any"; "own" from scratch
-    trains: Literal["all", "decoder"]
+    trainable: Literal["all", "decoder"]
     post_quant_conv: Literal["trained", "frozen"]
-    posterior: Literal["sample", "mode"]  # what of it is decoded in training
+    posterior: Literal["sample", "mode"]  # which latents are decoded in training
 
 
 class Loss(_Table):
-    """What a reconstruction is judged by.
+    """The reconstruction loss and KL.
 
-    "sum": over an image's pixels and channels (and the latent's elements), mean over images, as published;
-    "mean": over all. `objective.converted` turns one's weights into the other's.
+    "sum" adds over an image's pixels and channels (KL: over the latent's elements) and averages over images, as
+    published; "mean" averages over everything.
     """
 
     reduction: Literal["sum", "mean"]
     pixel: Literal["l1", "mse", "charbonnier"]
-    pixel_weight: Weight
+    pixel_weight: NonNegative
     perceptual: Literal["lpips-vgg", "psim", "psim-small", "none"]
-    perceptual_weight: Weight
-    kl_weight: Weight
-    box_weight: Rate  # how much a pixel inside a labelled box counts, 1 outside
-    box_labels: tuple[str, ...]  # which boxes; "glyph" means any drawn character; none: all
+    perceptual_weight: NonNegative
+    kl_weight: NonNegative
+    box_weight: Positive  # weight of a pixel inside a labelled box; 1 outside
+    box_labels: tuple[str, ...]  # which boxes; "glyph" means any character of synthetic pages; empty: all
 
 
 class Gan(_Table):
-    """The discriminator. Weight 0: there is none. `start` and `warm_up` count generator updates."""
+    """The discriminator and its loss; weight 0 trains without one. Steps are the generator's."""
 
-    weight: Weight
+    weight: NonNegative
     weighting: Literal["adaptive", "fixed"]
-    start: Count  # after so many the generator hears of it
-    warm_up: Count  # and so many before that it begins to learn
-    width: Some
-    layers: Some
+    start: Count  # the step from which the generator's loss includes it
+    warmup_steps: Count  # steps before `start` in which the discriminator alone is trained
+    width: PositiveCount
+    layers: PositiveCount
     norm: Literal["batch", "group", "none"]
-    rate: Rate
-    betas: tuple[Beta, Beta]
+    lr: Positive
+    betas: tuple[Decay, Decay]
+
+    def trains_discriminator(self, step: int) -> bool:
+        """Whether the discriminator is updated in this step, counted from 0."""
+        return self.weight > 0 and step >= self.start - self.warmup_steps
+
+    def trains_generator(self, step: int) -> bool:
+        """Whether the generator's loss includes the discriminator in this step, counted from 0."""
+        return self.weight > 0 and step >= self.start
 
 
 class Optimizer(_Table):
-    """AdamW; with weight decay 0 it is Adam. The rate is that of the global batch, whatever runs it."""
+    """AdamW, which is Adam with weight decay 0. The learning rate is that of the whole batch, over all processes."""
 
-    rate: Rate
-    betas: tuple[Beta, Beta]
-    weight_decay: Weight
-    warm_up: Count  # updates over which the rate rises from 0
-    cool_down: Count  # last updates, over which it falls to 0
-    clip: Weight  # the largest norm of the gradient; 0: any
+    lr: Positive
+    betas: tuple[Decay, Decay]
+    weight_decay: NonNegative
+    warmup_steps: Count  # first steps, over which the learning rate rises linearly from 0
+    decay_steps: Count  # last steps, over which it falls linearly to 0
+    max_grad_norm: NonNegative  # gradients are clipped to this norm; 0: no clipping
 
 
 class Ema(_Table):
-    """The running average of the weights; decay 0: none."""
+    """The exponential moving average of the weights; decay 0: none."""
 
-    decay: Beta
+    decay: Decay
 
 
 class Data(_Table):
-    """What becomes of an image: a random square of it, resized by area, and turned over or recoloured at random."""
+    """Training images: a random square of each, resized by area, flipped and color-jittered at random."""
 
-    size: Some
-    batch: Some  # images an update, over all processes
-    crop: tuple[Share, Share]  # the square's side as a share of the shorter side, from and to
-    flip: Share  # how often it is mirrored
-    recolour: Share  # how often its colours are changed
+    size: PositiveCount
+    batch_size: PositiveCount  # images per optimizer step, over all processes
+    crop: tuple[Share, Share]  # the square's side as a share of the image's shorter side, from and to
+    flip: Share  # probability
+    color_jitter: Share  # probability
 
 
 class Run(_Table):
-    """How long, and how it is watched."""
+    """The length of a training, its checkpoints and its evaluations."""
 
-    updates: Some
-    evaluate_every: Some
-    checkpoint_every: Some
-    log_every: Some
-    held_out: Annotated[int, Field(ge=2)]  # images to measure on, kept back or given
-    preset: str  # what they are measured by
+    steps: PositiveCount
+    evaluate_every: PositiveCount
+    checkpoint_every: PositiveCount
+    log_every: PositiveCount
+    held_out: Annotated[int, Field(ge=2)]  # number of held-out images
+    preset: str  # the evaluation preset for them
 
 
 class Recipe(_Table):
@@ -141,72 +143,75 @@ class Recipe(_Table):
     data: Data
     run: Run
     published: Mapping[str, str]
-    ours: Mapping[str, str]
+    chosen: Mapping[str, str]
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Recipe":
-        wrong = next((why for why, holds in self._demands() if not holds), None)
+    def _is_consistent(self) -> "Recipe":
+        wrong = next((message for message, holds in self._rules() if not holds), None)
         if wrong is not None:
             raise ValueError(wrong)
         return self
 
-    def _demands(self) -> list[tuple[str, bool]]:
-        m, loss, gan, run, rates = self.model, self.loss, self.gan, self.run, self.optimizer
-        configs = registry().configs
-        known = {name for name, config in configs.items() if families()[config["family"]].trainable}
+    def _rules(self) -> list[tuple[str, bool]]:
+        m, loss, gan, run, opt = self.model, self.loss, self.gan, self.run, self.optimizer
+        known = {name for name, config in registry().configs.items() if families()[config["family"]].trainable}
         spaces = {*registry().spaces, ANY}
-        said = [*self.published, *self.ours]
+        explained = [*self.published, *self.chosen]
         fields = field_names()
         return [
             (f"model.config {m.config!r} is none of {', '.join(sorted(known))}", not m.config or m.config in known),
             (f"model.space {m.space!r} is none of {', '.join(sorted(spaces))}", bool(m.config) or m.space in spaces),
-            ('model.begin says how a network begins: "torch" or "straight" with a model.config, "" without',
-             bool(m.config) == bool(m.begin)),
-            (f'a recipe with a model.config starts from scratch: model.space is "{OWN}"',
+            ('model.init is "default" or "balanced" with a model.config, and "" without',
+             bool(m.config) == bool(m.init)),
+            (f'a recipe with a model.config trains from scratch: model.space must be "{OWN}"',
              not m.config or m.space == OWN),
-            ('a recipe with a model.config starts from scratch: model.trains is "all"',
-             not m.config or m.trains == "all"),
-            ("loss: pixel_weight and perceptual_weight are both 0, so nothing is asked of a reconstruction",
+            ('a recipe with a model.config trains from scratch: model.trainable must be "all"',
+             not m.config or m.trainable == "all"),
+            ("loss.pixel_weight and loss.perceptual_weight are both 0, so there is no reconstruction loss",
              loss.pixel_weight > 0 or loss.perceptual_weight > 0),
-            ('loss: perceptual is "none", so perceptual_weight is 0',
+            ('loss.perceptual is "none", so loss.perceptual_weight must be 0',
              loss.perceptual != "none" or loss.perceptual_weight == 0),
-            ("loss: kl_weight asks for a trained encoder, and model.trains is decoder",
-             m.trains == "all" or loss.kl_weight == 0),
-            ("data.size: a perceptual network sees images from 16 pixels up",
+            ('loss.kl_weight needs a trained encoder, but model.trainable is "decoder"',
+             m.trainable == "all" or loss.kl_weight == 0),
+            ("data.size must be at least 16 with a perceptual loss",
              loss.perceptual_weight == 0 or self.data.size >= 16),
-            (f"gan: {gan.layers} layers judge images from {smallest(gan.layers)} pixels up; data.size is less",
-             gan.weight == 0 or self.data.size >= smallest(gan.layers)),
-            (f"gan: a group norm's width is a multiple of {GROUPS}",
+            (f"data.size must be at least {min_size(gan.layers)} with {gan.layers} gan.layers",
+             gan.weight == 0 or self.data.size >= min_size(gan.layers)),
+            (f"gan.width must be a multiple of {GROUPS} with a group norm",
              gan.weight == 0 or gan.norm != "group" or gan.width % GROUPS == 0),
-            ("gan: warm_up is longer than start", gan.weight == 0 or gan.warm_up <= gan.start),
-            (f"optimizer.warm_up ({rates.warm_up}) and cool_down ({rates.cool_down}) together are longer than "
-             f"run.updates ({run.updates}); lower them too, to {run.updates // 10} and {run.updates // 4} for example",
-             rates.warm_up + rates.cool_down <= run.updates),
-            ("data: crop is (from, to), and from is above 0 and not above to",
-             0 < self.data.crop[0] <= self.data.crop[1]),
+            ("gan.warmup_steps is larger than gan.start", gan.weight == 0 or gan.warmup_steps <= gan.start),
+            (f"optimizer.warmup_steps ({opt.warmup_steps}) and decay_steps ({opt.decay_steps}) add up to more than "
+             f"run.steps ({run.steps}); lower them too, for example to {run.steps // 10} and {run.steps // 4}",
+             opt.warmup_steps + opt.decay_steps <= run.steps),
+            ("data.crop must be (from, to) with 0 < from <= to", 0 < self.data.crop[0] <= self.data.crop[1]),
             (f"run.preset {run.preset!r} is none of {', '.join(PRESETS)}", run.preset in PRESETS),
-            *[(f"{field} in published or ours is no field", field in fields) for field in said],
-            *[(f"{field} stands in both published and ours", not (field in self.published and field in self.ours))
-              for field in said],
+            *[(f"{field} in [published] or [chosen] isn't a field", field in fields) for field in explained],
+            *[(f"{field} is in both [published] and [chosen]", not (field in self.published and field in self.chosen))
+              for field in explained],
         ]  # fmt: skip
 
     @property
-    def gan_is_late(self) -> bool:
-        """Whether there is a discriminator that the generator never hears of: it starts after the last update."""
-        return self.gan.weight > 0 and self.gan.start >= self.run.updates
+    def gan_never_starts(self) -> bool:
+        """Whether there is a discriminator that no step of the generator uses, since gan.start isn't reached."""
+        return self.gan.weight > 0 and self.gan.start >= self.run.steps
 
     @property
     def has_random_crops(self) -> bool:
-        """Whether an image is another one each time it is seen."""
+        """Whether the same image looks different in each epoch."""
         d = self.data
-        return d.crop[0] != d.crop[1] or d.crop[1] != 1 or d.flip > 0 or d.recolour > 0
+        return d.crop[0] != d.crop[1] or d.crop[1] != 1 or d.flip > 0 or d.color_jitter > 0
+
+    @property
+    def perceptual_name(self) -> str:
+        """The perceptual distance in use: "none" where its weight is 0."""
+        return self.loss.perceptual if self.loss.perceptual_weight > 0 else "none"
 
     def as_dict(self) -> dict[str, Any]:
-        """The tables and fields that decide a training, for plans and records."""
+        """The tables that determine a training, for plans and records."""
         return {table: self.model_dump(mode="json")[table] for table in TABLES}
 
     def sha256(self) -> str:
-        """Of `as_dict`: two recipes with one sha256 train alike."""
+        """Of `as_dict`: recipes with equal hashes train identically."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
 
@@ -219,124 +224,28 @@ def field_names() -> tuple[str, ...]:
     return tuple(f"{name}.{field}" for name, table in tables.items() for field in table.model_fields)
 
 
-def recipe_names() -> list[str]:
-    """The recipes of the package."""
-    found = (entry.name for entry in files("vaelens.finetuning").joinpath("recipes").iterdir())
-    return sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml"))
+@dataclass(frozen=True)
+class FieldNote:
+    """A field with its value, and where the value comes from."""
+
+    field: str
+    value: str
+    origin: Literal["published", "our choice", "unexplained"]
+    why: str
 
 
-def find_recipe(source: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of that name, or in that .toml file, with `changes` (`table.field` to a value) applied.
-
-    Raises UsageError for an unknown name or field, with the nearest known one, and for values that no field can have or
-    that don't go together; BadInputError for a file that can't be read or is no TOML.
-    """
-    values, where = _resolved(source, ())
-    for name, value in (changes or {}).items():
-        table, _, field = name.partition(".")
-        if name not in field_names():
-            raise UsageError(f"a recipe has no field {name!r}. {_nearest(name, field_names())}")
-        values.setdefault(table, {})[field] = value
-        for kind in ("published", "ours"):
-            values[kind].pop(name, None)
-        values["ours"][name] = "changed for this run"
-    return _checked(values, where)
-
-
-def _resolved(source: str | os.PathLike[str], through: tuple[str, ...]) -> tuple[dict[str, Any], str]:
-    """A recipe's tables with those of the recipe it extends below them, and what to call it."""
-    text, name, where = _text(source)
-    if where in through:
-        raise UsageError(f"recipe {where} extends itself, through {' and '.join(through)}. Break the circle.")
-    said = _said(text, where)
-    parent = said.pop("extends", None)
-    values: dict[str, Any] = {"published": {}, "ours": {}}
-    if parent is not None:
-        if not isinstance(parent, str):
-            raise UsageError(f"{where}: extends is a recipe's name or file, not {parent!r}.")
-        beside = Path(where).parent / parent
-        if Path(where).suffix == ".toml" and beside.is_file():
-            parent = str(beside)
-        values, _ = _resolved(parent, (*through, where))
-    for key, value in said.items():
-        if key in TABLES:
-            values[key] = {**values.get(key, {}), **value}
-            for field in value:  # what the parent said of a value doesn't hold for another one
-                for kind in ("published", "ours"):
-                    values[kind].pop(f"{key}.{field}", None)
-    for kind, other in (("published", "ours"), ("ours", "published")):
-        for field, why in said.get(kind, {}).items():
-            if field not in said.get(other, {}):
-                values[other].pop(field, None)
-            values[kind][field] = why
-    values |= {key: said[key] for key in ("title", "about") if key in said} | {"name": name}
-    return values, where
-
-
-def _said(text: str, where: str) -> dict[str, Any]:
-    """A recipe's own tables, each of them known."""
-    try:
-        said = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInputError(f"{where} is no TOML: {error}. Mend the line.") from error
-    known = ("extends", "title", "about", *TABLES, "published", "ours")
-    for key in said:
-        if key not in known:
-            raise UsageError(f"{where}: a recipe has no {key!r}. {_nearest(key, known)}")
-    for table in (*TABLES, "published", "ours"):
-        if not isinstance(said.get(table, {}), dict):
-            raise UsageError(f"{where}: {table} is a table: [{table}] on a line of its own.")
-    return said
-
-
-def _text(source: str | os.PathLike[str]) -> tuple[str, str, str]:
-    """A recipe's text, its name, and how messages call it."""
-    path = Path(source)
-    if path.suffix.lower() == ".toml":
-        try:
-            return path.read_text("utf-8"), path.stem, str(path)
-        except UnicodeDecodeError as error:
-            raise BadInputError(f"{path} is no UTF-8 text. Save it as UTF-8.") from error
-        except OSError as error:
-            raise BadInputError(f"{path}: can't be read: {error.strerror}. Check the path.") from error
-    name = os.fspath(source)
-    if name not in recipe_names():
-        raise UsageError(
-            f"no recipe is called {name!r}. {_nearest(name, recipe_names())} A file of your own ends in .toml."
-        )
-    return files("vaelens.finetuning").joinpath("recipes", f"{name}.toml").read_text("utf-8"), name, f"recipe {name}"
-
-
-def _checked(values: dict[str, Any], where: str) -> Recipe:
-    lists = {"betas", "crop", "box_labels"}  # TOML has lists where the tables have tuples
-    for table in TABLES:
-        for field, value in values.get(table, {}).items():
-            if field in lists and isinstance(value, list):
-                values[table][field] = tuple(cast(list[Any], value))
-    try:
-        return Recipe(**values)
-    except ValidationError as error:
-        raise UsageError(f"{where}: {_explained(error)}") from error
-
-
-def _explained(error: ValidationError) -> str:
-    """The first thing that is wrong, in one sentence."""
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    match first["type"]:
-        case "extra_forbidden":
-            return f"there is no field {name!r}. {_nearest(name, field_names())}"
-        case "missing" if len(first["loc"]) > 2:
-            return f"{'.'.join(map(str, first['loc'][:2]))} has too few values."
-        case "missing":
-            return f"{name} isn't set. Set it, or begin the recipe with extends = and the recipe to take it from."
-        case "value_error":
-            return f"{first['msg'].removeprefix('Value error, ')}."
-        case _:
-            asked = first["msg"][0].lower() + first["msg"][1:]
-            return f"{name} is {first['input']!r}: {asked}."
-
-
-def _nearest(name: str, known: "tuple[str, ...] | list[str]") -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
+def explain(recipe: Recipe) -> list[FieldNote]:
+    """All fields, in order."""
+    notes: list[FieldNote] = []
+    values = recipe.as_dict()
+    for name in field_names():
+        table, field = name.split(".")
+        value = values[table][field]
+        shown = json.dumps(value) if not isinstance(value, str) else value or "-"
+        if name in recipe.published:
+            notes.append(FieldNote(name, shown, "published", recipe.published[name]))
+        elif name in recipe.chosen:
+            notes.append(FieldNote(name, shown, "our choice", recipe.chosen[name]))
+        else:
+            notes.append(FieldNote(name, shown, "unexplained", "the recipe doesn't say"))
+    return notes

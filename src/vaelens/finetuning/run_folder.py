@@ -1,4 +1,8 @@
-"""The folder of a training: its plan, its lock, and whether it may go on."""
+"""A training's folder: its plan, and the files that it writes on the way.
+
+plan.json, log.jsonl, evaluations.jsonl, samples/000000500.png, skipped.json. No line depends on time or machine, so
+that a resumed run leaves the same files as an uninterrupted one.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,26 +10,64 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vaelens.errors import UsageError
+from vaelens.files import json_text, write_atomic
+from vaelens.images.writing import encode_png
 from vaelens.runs.lock import LOCK
 from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
+from vaelens.runs.ranks import Ranks
+from vaelens.runs.records import JsonLines
+from vaelens.runtime import Notify
 
 
-def begun(path: Path) -> dict[str, Any]:
-    """The plan of the training in the folder; empty where there is none. Raises UsageError where none can be.
+class RunFolder:
+    """The folder at `path`; a process with `writes` False, any but the first of several, writes nothing."""
 
-    Raises BadInputError for a damaged one.
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path = path
+        self.log = JsonLines(path / "log.jsonl", allow_nan=True)
+        self.evaluations = JsonLines(path / "evaluations.jsonl", allow_nan=True)
+        self._writes = writes
+
+    def add_log(self, line: Mapping[str, Any]) -> None:
+        """Append a line to log.jsonl."""
+        if self._writes:
+            self.log.append([line])
+
+    def add_evaluation(self, line: Mapping[str, Any]) -> None:
+        """Append a line to evaluations.jsonl."""
+        if self._writes:
+            self.evaluations.append([line])
+
+    def add_samples(self, step: int, pixels: np.ndarray) -> None:
+        """Save a sheet of held-out images, uint8 [h,w,3]."""
+        if self._writes:
+            write_atomic(self.path / "samples" / f"{step:09d}.png", encode_png(pixels))
+
+    def truncate(self, step: int) -> None:
+        """Remove the lines after this step, which will be repeated."""
+        if self._writes:
+            for file in (self.log, self.evaluations):
+                file.keep(lambda line: line["step"] <= step)
+
+
+def existing_plan(path: Path) -> dict[str, Any]:
+    """The plan of the training in the folder, empty where there is none.
+
+    Raises UsageError where no training can be stored there; BadInputError for a damaged plan.
     """
-    found = read_plan(path, "finetune", ("at_once", "threads"))
+    found = read_plan(path, "finetune", ("micro_batch_size", "threads"))
     if found is None and path.is_dir() and any(not entry.name.startswith(LOCK) for entry in path.iterdir()):
         raise UsageError(f"{path} holds other files, but no training. {CHOOSE_ANOTHER}")
     return found or {}
 
 
-def hold_to(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
-    """Write the plan, or compare it with the one that is there; gives the reason why the run can't go on, if any.
+def write_or_compare_plan(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
+    """Write the plan of a new run, or compare it with the `found` one; gives the reason why the run can't be resumed.
 
-    The reason is given, not raised, so that all processes can raise it.
+    The reason is returned, not raised, so that all processes can raise it.
     """
     if not found:
         write_plan(path, plan)
@@ -34,9 +76,28 @@ def hold_to(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> st
         refuse_differences(path, differences(dict(found), as_stored(plan)))
     except UsageError as error:
         return str(error)
-    reason = None
-    with suppress(OSError, ValueError, AttributeError):  # no record yet, or a damaged one: it goes on
-        reason = json.loads((path / "run.json").read_bytes()).get("stopped")
-    if not reason:
-        return None
-    return f"{path} was stopped: {reason} Change the recipe with --set, and begin in another folder."
+    stopped = None
+    with suppress(OSError, ValueError, AttributeError):  # no record yet, or a damaged one: resume
+        stopped = json.loads((path / "run.json").read_bytes()).get("stopped")
+    return f"{path} was stopped early: {stopped} {CHANGE_RECIPE}" if stopped else None
+
+
+CHANGE_RECIPE = "Change the recipe with --set, and start again in another folder."
+
+
+def record_unreadable(path: Path, unreadable: Mapping[str, str], notify: Notify, ranks: Ranks) -> dict[str, str]:
+    """Write skipped.json: all images that couldn't be read, by any process, also before a resume; with the reason."""
+    file = path / "skipped.json"
+    found: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError):  # none yet, or damaged: it is written anew
+        found = dict(json.loads(file.read_bytes()))
+    for one in ranks.gather(dict(unreadable)):
+        found |= one
+    if found and ranks.is_first:
+        label, why = next(iter(found.items()))
+        count = len(found)
+        notify(
+            f"Warning: {count} image{'s' * (count > 1)} couldn't be read and were replaced by others. {label}: {why}"
+        )
+        write_atomic(file, json_text(found).encode())
+    return found

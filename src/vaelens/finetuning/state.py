@@ -1,6 +1,6 @@
-"""What a training is between two updates: networks, their running average, optimizers, and one counter.
+"""The state of a training between two steps: networks, EMA weights, optimizers, and the number of steps done.
 
-Everything else (which images, their noise, the rates) is a function of the counter and the seed.
+Everything else (which images come next, their noise, the learning rate) is a function of that number and the seed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,20 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from vaelens.errors import CheckFailedError
-from vaelens.finetuning.recipe import Recipe
+from vaelens.finetuning.recipe import Gan, Optimizer, Recipe
 from vaelens.networks.autoencoder_kl import AutoencoderKL
 from vaelens.networks.patchgan import PatchGAN
 from vaelens.resources import seeded
 
 Tensors = dict[str, Tensor]
-FROZEN = ("encoder", "quant_conv")
+
+ENCODER = ("encoder", "quant_conv")  # modules that a decoder-only training freezes
+OPTIMIZERS = ("optimizer", "discriminator_optimizer")  # prefixes of their tensors in a checkpoint
 
 
 class Ema:
-    """The running average of named weights, in their precision (fp32): the first update takes them as they are.
+    """The exponential moving average of named weights, in their dtype (float32).
 
-    average <- d average + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)) at the n-th update (from 0), so that
-    a short training isn't averaged with its beginning.
+    average <- d average + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)) in step n (from 0), so that a short
+    training isn't averaged with its beginning.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
@@ -31,100 +33,102 @@ class Ema:
         self.average = {name: weight.detach().clone() for name, weight in weights.items()}
 
     @torch.no_grad()
-    def update(self, weights: Mapping[str, Tensor], count: int) -> None:
-        """After the update number `count`, from 0."""
-        keep = min(self.decay, (1 + count) / (10 + count))
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """After this step, counted from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))
         for name, average in self.average.items():
-            average.lerp_(weights[name].detach(), 1 - keep)
+            average.lerp_(weights[name].detach(), 1 - decay)
 
 
 class State:
-    """A training of `network` (fp32 master weights) by a recipe, at `updates` generator updates."""
+    """The training of `network` (float32 master weights) by a recipe, after `step` steps of the generator."""
 
     def __init__(self, network: AutoencoderKL, recipe: Recipe, seed: int) -> None:
         self.network = network
-        self.updates = 0
+        self.step = 0
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(is_trained(name, recipe))
-        device = next(network.parameters()).device
-        dtype = next(network.parameters()).dtype
+            parameter.requires_grad_(is_trainable(name, recipe))
+        weight = next(network.parameters())
+        self.ema = Ema(self.trainable(), recipe.ema.decay) if recipe.ema.decay > 0 else None
+        self.optimizer = _adamw(self.trainable(), recipe.optimizer, recipe.optimizer.weight_decay)
         self.discriminator: PatchGAN | None = None
+        self.discriminator_optimizer: torch.optim.AdamW | None = None
         if recipe.gan.weight > 0:
             with seeded(seed + 1):
                 gan = recipe.gan
-                self.discriminator = PatchGAN(gan.width, gan.layers, gan.norm).to(device, dtype)
-        self.ema = Ema(self.trained(), recipe.ema.decay) if recipe.ema.decay > 0 else None
-        o = recipe.optimizer
-        self.optimizer = torch.optim.AdamW(
-            self.trained().values(), o.rate, betas=o.betas, weight_decay=o.weight_decay, foreach=False
-        )
-        self.judge: torch.optim.AdamW | None = None
-        if self.discriminator is not None:
-            g = recipe.gan
-            self.judge = torch.optim.AdamW(
-                self.discriminator.parameters(), g.rate, betas=g.betas, weight_decay=0.0, foreach=False
-            )
+                self.discriminator = PatchGAN(gan.width, gan.layers, gan.norm).to(weight.device, weight.dtype)
+            self.discriminator_optimizer = _adamw(dict(self.discriminator.named_parameters()), recipe.gan, 0.0)
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The trained parameters by name."""
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The generator's trainable parameters by name."""
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
     def averaged(self) -> Tensors:
-        """The whole network's tensors with the running average in the trained ones' place."""
+        """The whole network's tensors, with the EMA weights in place of the trained ones."""
         tensors = {name: t.detach() for name, t in self.network.state_dict().items()}
         return tensors | (self.ema.average if self.ema is not None else {})
 
     def tensors(self) -> Tensors:
-        """All of the state but the counter, by name."""
-        found = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        if self.ema is not None:
-            found |= {f"ema.{name}": t for name, t in self.ema.average.items()}
-        if self.discriminator is not None and self.judge is not None:
-            found |= {f"discriminator.{name}": t for name, t in self.discriminator.state_dict().items()}
-            found |= _of_optimizer("judge", self.judge, [name for name, _ in self.discriminator.named_parameters()])
-        found |= _of_optimizer("optimizer", self.optimizer, list(self.trained()))
+        """Everything but the step number, by name."""
+        found = self._weights()
+        for title, optimizer, names in self._optimizers():
+            found |= {f"{title}.{name}.{key}": value for name, key, value in _moments(optimizer, names)}
         return {name: t.detach() for name, t in found.items()}
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """The inverse of `tensors`. Raises CheckFailedError where they are those of another training."""
-        optimizers = [("optimizer", self.optimizer, list(self.trained()))]
-        if self.discriminator is not None and self.judge is not None:
-            optimizers.append(("judge", self.judge, [name for name, _ in self.discriminator.named_parameters()]))
-        present = {
-            name: t for name, t in self.tensors().items() if name.partition(".")[0] not in {"optimizer", "judge"}
-        }
-        lacking = [name for name in present if name not in tensors or tensors[name].shape != present[name].shape]
-        if lacking:
-            raise CheckFailedError(f"the checkpoint is of another training: {lacking[0]} is missing or misshapen.")
-        for name, tensor in present.items():
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """The inverse of `tensors`. Raises CheckFailedError where they are of another training."""
+        weights = self._weights()
+        missing = [name for name in weights if name not in tensors or tensors[name].shape != weights[name].shape]
+        if missing:
+            raise CheckFailedError(
+                f"the checkpoint is of another training: {missing[0]} is missing or has another shape."
+            )
+        for name, tensor in weights.items():
             tensor.copy_(tensors[name])
-        for title, optimizer, names in optimizers:
-            _into_optimizer(title, optimizer, names, tensors)
-        self.updates = updates
+        for title, optimizer, names in self._optimizers():
+            _load_moments(title, optimizer, names, tensors)
+        self.step = step
+
+    def _weights(self) -> Tensors:
+        found = {f"network.{name}": t for name, t in self.network.state_dict().items()}
+        if self.ema is not None:
+            found |= {f"ema.{name}": t for name, t in self.ema.average.items()}
+        if self.discriminator is not None:
+            found |= {f"discriminator.{name}": t for name, t in self.discriminator.state_dict().items()}
+        return found
+
+    def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer, list[str]]]:
+        """Each with its prefix and the names of its parameters."""
+        yield OPTIMIZERS[0], self.optimizer, list(self.trainable())
+        if self.discriminator is not None and self.discriminator_optimizer is not None:
+            names = [name for name, _ in self.discriminator.named_parameters()]
+            yield OPTIMIZERS[1], self.discriminator_optimizer, names
 
 
-def is_trained(name: str, recipe: Recipe) -> bool:
-    """Whether a recipe trains the parameter of this name."""
-    part = name.partition(".")[0]
-    if recipe.model.trains == "decoder" and part in FROZEN:
+def is_trainable(name: str, recipe: Recipe) -> bool:
+    """Whether a recipe trains the parameter with this name."""
+    module = name.partition(".")[0]
+    if recipe.model.trainable == "decoder" and module in ENCODER:
         return False
-    return part != "post_quant_conv" or recipe.model.post_quant_conv == "trained"
+    return module != "post_quant_conv" or recipe.model.post_quant_conv == "trained"
 
 
-def _of_optimizer(title: str, optimizer: torch.optim.Optimizer, names: list[str]) -> Tensors:
-    """Adam's averages and steps, by the names of the parameters; none before its first step."""
-    return {f"{title}.{name}.{key}": value for name, key, value in _entries(optimizer, names)}
+def _adamw(parameters: Mapping[str, nn.Parameter], settings: Optimizer | Gan, weight_decay: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        parameters.values(), settings.lr, betas=settings.betas, weight_decay=weight_decay, foreach=False
+    )
 
 
-def _entries(optimizer: torch.optim.Optimizer, names: list[str]) -> Iterator[tuple[str, str, Tensor]]:
+def _moments(optimizer: torch.optim.Optimizer, names: list[str]) -> Iterator[tuple[str, str, Tensor]]:
+    """Adam's moments and step counts, by parameter; none before its first step."""
     parameters = cast(list[Tensor], optimizer.param_groups[0]["params"])
     for name, parameter in zip(names, parameters, strict=True):
         for key, value in cast(dict[str, Tensor], optimizer.state[parameter]).items():
             yield name, key, value
 
 
-def _into_optimizer(
+def _load_moments(
     title: str, optimizer: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor]
 ) -> None:
     parameters = cast(list[Tensor], optimizer.param_groups[0]["params"])

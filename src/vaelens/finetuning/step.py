@@ -1,8 +1,8 @@
-"""One update: a decoder's step, and its judge's.
+"""One optimizer step: the generator's, and the discriminator's where it is trained.
 
-The losses depend on the decoder only through its image. So their gradients at the image are taken once each; the
-adaptive weight needs the last convolution's gradient of each, which is cheap; then one backward pass through the
-decoder carries their weighted sum. It is exact, and saves one of two backward passes.
+The losses depend on the decoder only through its image. So their gradients with respect to the image are computed once
+each, and the adaptive weight needs only the last convolution's gradient of each, which is cheap. One backward pass
+through the decoder then carries their weighted sum: exact, and one pass less than with separate losses.
 """
 
 import hashlib
@@ -14,23 +14,19 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import CheckFailedError
-from vaelens.finetuning.adversary import (
+from vaelens.finetuning.data import Batch
+from vaelens.finetuning.losses import (
+    Distance,
     adaptive_weight,
+    box_weights,
     discriminator_loss,
     generator_loss,
-    is_heard,
-    is_learning,
-)
-from vaelens.finetuning.images import Batch
-from vaelens.finetuning.objective import (
-    Distance,
     kl_loss,
-    pixel_weights,
     reconstruction_loss,
 )
 from vaelens.finetuning.recipe import Optimizer, Recipe
 from vaelens.finetuning.state import State
-from vaelens.networks.autoencoder_kl import DiagonalGaussian
+from vaelens.networks.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 from vaelens.runs.ranks import mean_over_ranks
 
 
@@ -39,8 +35,8 @@ class NotFiniteError(CheckFailedError):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What an update needs beside its state and images. `autocast`: the precision of the networks on the device."""
+class StepConfig:
+    """What a step needs besides its state and images. `autocast`: the dtype in which networks run, None for theirs."""
 
     recipe: Recipe
     perceptual: Distance | None
@@ -48,136 +44,161 @@ class Setting:
     ranks: int = 1
     autocast: torch.dtype | None = None
 
-    def networks(self, device: torch.device) -> AbstractContextManager[object]:
-        """In this context networks run; losses and weights stay in the master precision."""
+    def autocast_on(self, device: torch.device) -> AbstractContextManager[object]:
+        """In this context networks run; losses and weights stay in float32."""
         return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
 
 
-def update(
-    state: State, portions: Iterable[tuple[Batch, DiagonalGaussian | None]], count: int, setting: Setting
+def train_step(
+    state: State, micro_batches: Iterable[tuple[Batch, DiagonalGaussian | None]], count: int, config: StepConfig
 ) -> dict[str, Tensor]:
-    """One update of the generator, and of the discriminator where it learns; gives scalars for a log, on the device.
+    """One step, with gradients accumulated over `count` micro-batches of equal size; gives scalars for the log.
 
-    portions: this process' images in `count` equal parts, each with its posterior where that is known (a cache).
-    Raises NotFiniteError, with weights, averages and optimizers as they were before, where a gradient isn't finite.
+    micro_batches: this process' images, each batch with its posterior where that is cached.
+    Raises NotFiniteError where a gradient isn't finite; weights, EMA and optimizers are then unchanged.
     """
-    recipe = setting.recipe
-    rate = rate_at(recipe.optimizer, state.updates, recipe.run.updates)
+    recipe = config.recipe
+    lr = learning_rate(recipe.optimizer, state.step, recipe.run.steps)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = lr
     state.optimizer.zero_grad()
-    if state.judge is not None:
-        state.judge.zero_grad()
-    parts = [_portion(state, batch, posterior, count, setting) for batch, posterior in portions]
-    log = {key: torch.stack([part[key] for part in parts]).mean() for key in parts[0]}
+    if state.discriminator_optimizer is not None:
+        state.discriminator_optimizer.zero_grad()
+    logs = [_accumulate(state, batch, posterior, count, config) for batch, posterior in micro_batches]
+    log = {key: torch.stack([one[key] for one in logs]).mean() for key in logs[0]}
 
-    trained = list(state.trained().values())
-    mean_over_ranks([p.grad for p in trained if p.grad is not None], setting.ranks)
-    norm = _norm([p.grad for p in trained if p.grad is not None])
-    log |= {"gradient": norm, "rate": torch.tensor(rate)}
-    learns = state.judge is not None and is_learning(recipe.gan, state.updates)
-    judges = list(state.discriminator.parameters()) if learns and state.discriminator is not None else []
-    mean_over_ranks([p.grad for p in judges if p.grad is not None], setting.ranks)
-    judged = _norm([p.grad for p in judges if p.grad is not None])
-    if not (torch.isfinite(norm) and torch.isfinite(judged)):
+    discriminator = state.discriminator if recipe.gan.trains_discriminator(state.step) else None
+    gradients = [p.grad for p in state.trainable().values() if p.grad is not None]
+    discriminator_gradients = (
+        [p.grad for p in discriminator.parameters() if p.grad is not None] if discriminator else []
+    )
+    mean_over_ranks(gradients, config.ranks)
+    mean_over_ranks(discriminator_gradients, config.ranks)
+    norm, discriminator_norm = _norm(gradients), _norm(discriminator_gradients)
+    log |= {"grad_norm": norm, "lr": torch.tensor(lr)}
+    if not (torch.isfinite(norm) and torch.isfinite(discriminator_norm)):
         side = "generator" if not torch.isfinite(norm) else "discriminator"
-        raise NotFiniteError(f"update {state.updates + 1}: the {side}'s gradient is NaN or infinite.")
-    if 0 < recipe.optimizer.clip < norm:
-        for parameter in trained:
-            if parameter.grad is not None:
-                parameter.grad.mul_(recipe.optimizer.clip / norm)
+        raise NotFiniteError(f"step {state.step + 1}: the {side}'s gradient is NaN or infinite.")
+    if 0 < recipe.optimizer.max_grad_norm < norm:
+        for gradient in gradients:
+            gradient.mul_(recipe.optimizer.max_grad_norm / norm)
     state.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
-    if learns and state.judge is not None:
-        state.judge.step()  # pyright: ignore[reportUnknownMemberType]
+    if discriminator is not None and state.discriminator_optimizer is not None:
+        state.discriminator_optimizer.step()  # pyright: ignore[reportUnknownMemberType]
     if state.ema is not None:
-        state.ema.update(state.trained(), state.updates)
-    state.updates += 1
+        state.ema.update(state.trainable(), state.step)
+    state.step += 1
     return log
 
 
-def _portion(
-    state: State, batch: Batch, posterior: DiagonalGaussian | None, count: int, setting: Setting
+def _accumulate(
+    state: State, batch: Batch, posterior: DiagonalGaussian | None, count: int, config: StepConfig
 ) -> dict[str, Tensor]:
-    """Forward and backward of some images; adds a `count`th of their gradients to what is there."""
-    recipe, network = setting.recipe, state.network
+    """Forward and backward pass of a micro-batch; adds 1 / `count` of its gradients."""
+    recipe, network = config.recipe, state.network
     weight = next(network.parameters())
-    wanted = (batch.image.to(weight.device, weight.dtype) * 2 - 1).contiguous()
-    counts = pixel_weights(recipe.loss, batch.boxes, recipe.data.size)
-    with setting.networks(weight.device):
+    original = (batch.image.to(weight.device, weight.dtype) * 2 - 1).contiguous()
+    pixel_weights = box_weights(recipe.loss, batch.boxes, recipe.data.size)
+    with config.autocast_on(weight.device):
         if posterior is None:
-            with torch.set_grad_enabled(recipe.model.trains == "all"):
-                posterior = network.posterior(wanted)
-        posterior = _in_precision(posterior, weight)
+            with torch.set_grad_enabled(recipe.model.trainable == "all"):
+                posterior = network.posterior(original)
+        posterior = _cast(posterior, weight)
         z = posterior.mode()
         if recipe.model.posterior == "sample":
-            z = posterior.sample([torch.Generator().manual_seed(noise_seed(setting.seed, n)) for n in batch.numbers])
-        made = network.decode(z).to(weight.dtype)
+            z = posterior.sample([torch.Generator().manual_seed(noise_seed(config.seed, n)) for n in batch.numbers])
+        reconstruction = network.decode(z).to(weight.dtype)
 
-    image = made.detach().requires_grad_()
-    with setting.networks(weight.device):
+    image = reconstruction.detach().requires_grad_()
+    with config.autocast_on(weight.device):
         loss, parts = reconstruction_loss(
-            recipe.loss, image, wanted, setting.perceptual, None if counts is None else counts.to(weight)
+            recipe.loss, image, original, config.perceptual, None if pixel_weights is None else pixel_weights.to(weight)
         )
     (gradient,) = torch.autograd.grad(loss, image)
     log = {"loss": loss, **parts}
-    if state.discriminator is not None and is_heard(recipe.gan, state.updates):
-        with setting.networks(weight.device):
-            heard = generator_loss(state.discriminator(image).to(weight.dtype))
-        (adversarial,) = torch.autograd.grad(heard, image)
-        share = _adversarial_share(state, made, gradient, adversarial, setting)
-        gradient = gradient + share * adversarial
-        log |= {"generator": heard, "gan_weight": torch.as_tensor(share)}
-    roots, gradients = [made], [gradient / count]
-    if recipe.model.trains == "all":
+    if state.discriminator is not None and recipe.gan.trains_generator(state.step):
+        with config.autocast_on(weight.device):
+            adversarial_loss = generator_loss(state.discriminator(image).to(weight.dtype))
+        (adversarial,) = torch.autograd.grad(adversarial_loss, image)
+        gan_weight = _gan_weight(state, reconstruction, gradient, adversarial, config)
+        gradient = gradient + gan_weight * adversarial
+        log |= {"generator_loss": adversarial_loss, "gan_weight": torch.as_tensor(gan_weight)}
+    roots, gradients = [reconstruction], [gradient / count]
+    if recipe.model.trainable == "all":
         kl = kl_loss(recipe.loss, posterior)
         log["kl"] = kl
         if recipe.loss.kl_weight > 0:
             roots.append(kl)
             gradients.append(torch.full_like(kl, recipe.loss.kl_weight / count))
     torch.autograd.backward(roots, gradients)
-    if state.discriminator is not None and is_learning(recipe.gan, state.updates):
-        with setting.networks(weight.device):
-            real, fake = (state.discriminator(x).to(weight.dtype) for x in (wanted, made.detach()))
-        judged = discriminator_loss(real, fake)
-        torch.autograd.backward([judged], [torch.full_like(judged, 1 / count)])
-        log |= {"discriminator": judged, "real": real.mean(), "fake": fake.mean()}
+    if state.discriminator is not None and recipe.gan.trains_discriminator(state.step):
+        with config.autocast_on(weight.device):
+            real, fake = (state.discriminator(x).to(weight.dtype) for x in (original, reconstruction.detach()))
+        hinge = discriminator_loss(real, fake)
+        torch.autograd.backward([hinge], [torch.full_like(hinge, 1 / count)])
+        log |= {"discriminator_loss": hinge, "logits_real": real.mean(), "logits_fake": fake.mean()}
     return {key: value.detach().to(weight.dtype) for key, value in log.items()}
 
 
-def _adversarial_share(
-    state: State, made: Tensor, gradient: Tensor, adversarial: Tensor, setting: Setting
+def _gan_weight(
+    state: State, reconstruction: Tensor, gradient: Tensor, adversarial: Tensor, config: StepConfig
 ) -> Tensor | float:
-    """By what the discriminator's gradient at the image is multiplied."""
-    recipe = setting.recipe
+    """The factor of the adversarial loss, from both losses' gradients with respect to the image."""
+    recipe = config.recipe
     if recipe.gan.weighting == "fixed":
         return recipe.gan.weight
     last = state.network.decoder.conv_out.weight
-    both = [torch.autograd.grad(made, last, g, retain_graph=True)[0] for g in (gradient, adversarial)]
-    mean_over_ranks(both, setting.ranks)
-    count = 1 if recipe.loss.reduction == "sum" else made[0].numel()
-    return recipe.gan.weight * adaptive_weight(both[0], both[1], count)
+    both = [torch.autograd.grad(reconstruction, last, g, retain_graph=True)[0] for g in (gradient, adversarial)]
+    mean_over_ranks(both, config.ranks)
+    elements = 1 if recipe.loss.reduction == "sum" else reconstruction[0].numel()
+    return recipe.gan.weight * adaptive_weight(both[0], both[1], elements)
 
 
-def _in_precision(posterior: DiagonalGaussian, weight: Tensor) -> DiagonalGaussian:
-    """On the network's device in the master precision."""
+def _cast(posterior: DiagonalGaussian, weight: Tensor) -> DiagonalGaussian:
+    """To the network's device and dtype."""
     mean, logvar = posterior.mean.to(weight), posterior.logvar
     return DiagonalGaussian(mean, None if logvar is None else logvar.to(weight))
 
 
-def rate_at(optimizer: Optimizer, updates: int, total: int) -> float:
-    """The learning rate of the update after so many: it rises over `warm_up`, and falls over the last `cool_down`."""
-    up = min(1.0, (updates + 1) / optimizer.warm_up) if optimizer.warm_up else 1.0
-    down = min(1.0, (total - updates) / optimizer.cool_down) if optimizer.cool_down else 1.0
-    return optimizer.rate * min(up, down)
+def learning_rate(optimizer: Optimizer, step: int, total: int) -> float:
+    """In this step of `total`, counted from 0."""
+    rising = min(1.0, (step + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
+    falling = min(1.0, (total - step) / optimizer.decay_steps) if optimizer.decay_steps else 1.0
+    return optimizer.lr * min(rising, falling)
 
 
 def noise_seed(seed: int, number: int) -> int:
-    """The seed of an image's posterior noise: of the training's seed and the image's number, of nothing else."""
+    """The seed of an image's posterior noise, from the training's seed and the image's number alone."""
     return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:8], "big") >> 1
 
 
 def _norm(gradients: Sequence[Tensor]) -> Tensor:
-    """The norm of all together; 0 of none."""
+    """The norm of all gradients together; 0 of none."""
     if not gradients:
         return torch.zeros(())
     return torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+
+
+class PosteriorCache:
+    """Posteriors of a frozen encoder, for images whose crops don't change, in CPU memory (32 KB for 256x256, f8c4).
+
+    Each image is encoded alone, so that its moments depend neither on its batch nor on where a run was resumed.
+    """
+
+    def __init__(self, network: AutoencoderKL, config: StepConfig) -> None:
+        self._network = network
+        self._config = config
+        self._moments: dict[tuple[str, str], Tensor] = {}  # by id and sha256
+
+    @torch.no_grad()
+    def posterior(self, batch: Batch) -> DiagonalGaussian:
+        """Of a batch, on the network's device."""
+        weight = next(self._network.parameters())
+        for number, sample in enumerate(batch.samples):
+            key = (sample.id, sample.sha256)
+            if key not in self._moments:
+                pixels = batch.image[number : number + 1].to(weight) * 2 - 1
+                with self._config.autocast_on(weight.device):
+                    self._moments[key] = self._network.moments(pixels).cpu()
+        found = torch.cat([self._moments[sample.id, sample.sha256] for sample in batch.samples])
+        return DiagonalGaussian.from_moments(found.to(weight))

@@ -1,4 +1,4 @@
-"""Which image is seen when, and what becomes of it."""
+"""The order of training images, their crops, and the held-out set."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,11 +8,10 @@ import pytest
 
 from support.training import folder
 from vaelens.errors import BadInputError, UsageError
-from vaelens.finetuning import images as images_module
-from vaelens.finetuning.held_out import sample_of, split, without
-from vaelens.finetuning.images import Images
-from vaelens.finetuning.order import Order
-from vaelens.finetuning.recipe import find_recipe
+from vaelens.finetuning import data as data_module
+from vaelens.finetuning.data import TrainingImages, TrainingOrder
+from vaelens.finetuning.recipe_files import find_recipe
+from vaelens.finetuning.sources import hold_out, sample_of, without
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.drawing import Box
@@ -27,41 +26,41 @@ def eight(tmp_path: Path) -> Dataset:
 
 
 def test_every_image_once_an_epoch_and_each_epoch_anew() -> None:
-    order = Order([7], [1.0], seed=3)
+    order = TrainingOrder([7], [1.0], seed=3)
     epochs = [[order.at(e * 7 + n) for n in range(7)] for e in range(3)]
     for e, seen in enumerate(epochs):
         assert sorted(one.index for one in seen) == list(range(7))
         assert {one.epoch for one in seen} == {e}
     assert len({tuple(one.index for one in seen) for seen in epochs}) == 3
-    assert [Order([7], [1.0], seed=3).at(n) for n in range(20)] == [order.at(n) for n in range(20)]
-    assert [Order([7], [1.0], seed=4).at(n) for n in range(7)] != epochs[0]
+    assert [TrainingOrder([7], [1.0], seed=3).at(n) for n in range(20)] == [order.at(n) for n in range(20)]
+    assert [TrainingOrder([7], [1.0], seed=4).at(n) for n in range(7)] != epochs[0]
 
 
 def test_sources_are_mixed_by_their_weights_and_each_seen_whole() -> None:
-    order = Order([5, 50], [3, 1], seed=0)
+    order = TrainingOrder([5, 50], [3, 1], seed=0)
     seen = [order.at(n) for n in range(400)]
     assert Counter(one.source for one in seen) == {0: 300, 1: 100}
     for start in range(0, 400, 4):
         assert Counter(one.source for one in seen[start : start + 4]) == {0: 3, 1: 1}
     first = [one.index for one in seen if one.source == 0]
     assert all(sorted(first[i : i + 5]) == list(range(5)) for i in range(0, 300, 5))
-    assert Counter(Order([9, 9], [1, 1], 0).at(n).source for n in range(10)) == {0: 5, 1: 5}
+    assert Counter(TrainingOrder([9, 9], [1, 1], 0).at(n).source for n in range(10)) == {0: 5, 1: 5}
     for weights in ([1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]):
         with pytest.raises(UsageError, match="above 0"):
-            Order([5, 5], weights, 0)
-    with pytest.raises(UsageError, match="less often"):
-        Order([5, 5], [1.0, 0.0001], 0)
-    odd = Order([5, 5, 5], [0.7, 0.2, 0.13], 0)  # long patterns are short to make
+            TrainingOrder([5, 5], weights, 0)
+    with pytest.raises(UsageError, match="1/1000"):
+        TrainingOrder([5, 5], [1.0, 0.0001], 0)
+    odd = TrainingOrder([5, 5, 5], [0.7, 0.2, 0.13], 0)  # a long pattern
     assert Counter(odd.at(n).source for n in range(1030)) == {0: 700, 1: 200, 2: 130}
 
 
 def test_a_sample_is_a_function_of_its_number(eight: Dataset) -> None:
-    one, two = (Images([eight], [1.0], DATA, seed=5) for _ in range(2))
+    one, two = (TrainingImages([eight], [1.0], DATA, seed=5) for _ in range(2))
     for number in (0, 7, 30):
         assert np.array_equal(one.sample(number).pixels, two.sample(number).pixels)
     again = [one.sample(n).pixels for n in range(8)], [one.sample(n + 8).pixels for n in range(8)]
     assert not any(np.array_equal(a, b) for a in again[0] for b in again[1]), "another crop each epoch"
-    ahead = list(two.ahead(iter([range(4), range(4, 8)])))
+    ahead = list(two.prefetch(iter([range(4), range(4, 8)])))
     assert [batch.numbers for batch in ahead] == [(0, 1, 2, 3), (4, 5, 6, 7)]
     assert ahead[0].image.shape == (4, 3, 24, 24)
     assert float(ahead[0].image.max()) <= 1
@@ -74,12 +73,12 @@ def test_images_are_decoded_once_while_there_is_room(eight: Dataset, monkeypatch
         read.append(name)
         return decode_image_file(data, name)
 
-    monkeypatch.setattr(images_module, "decode_image_file", counted)
+    monkeypatch.setattr(data_module, "decode_image_file", counted)
 
     def seen(room: int) -> tuple[list[bytes], int]:
         read.clear()
-        monkeypatch.setattr(images_module, "KEPT_BYTES", room)
-        images = Images([eight], [1.0], DATA, seed=5)
+        monkeypatch.setattr(data_module, "CACHE_BYTES", room)
+        images = TrainingImages([eight], [1.0], DATA, seed=5)
         return [images.sample(n).pixels.tobytes() for n in range(24)], len(read)
 
     one = 40 * 44 * 3
@@ -88,20 +87,20 @@ def test_images_are_decoded_once_while_there_is_room(eight: Dataset, monkeypatch
     assert none == some == every
 
 
-def test_bad_images_are_passed_over_and_listed(tmp_path: Path) -> None:
+def test_unreadable_images_are_replaced_and_listed(tmp_path: Path) -> None:
     path = folder(tmp_path / "some", 4)
     (path / "02.png").write_bytes((path / "02.png").read_bytes()[:60])
     (path / "9-empty.png").touch()
     dataset = open_dataset(path, skip_bad=True)
-    images = Images([dataset], [1.0], DATA, seed=0)
+    images = TrainingImages([dataset], [1.0], DATA, seed=0)
     ids = [images.sample(n).id for n in range(20)]
     assert set(ids) == {"00.png", "01.png", "03.png"}
-    assert {name.rpartition(": ")[2] for name in images.bad} == {"02.png", "9-empty.png"}
-    assert [Images([dataset], [1.0], DATA, seed=0).sample(n).id for n in range(10, 20)] == ids[10:]
+    assert {name.rpartition(": ")[2] for name in images.unreadable} == {"02.png", "9-empty.png"}
+    assert [TrainingImages([dataset], [1.0], DATA, seed=0).sample(n).id for n in range(10, 20)] == ids[10:]
     for name in ("00.png", "01.png", "03.png"):
         (path / name).write_bytes(b"no image")
     with pytest.raises(BadInputError, match="none of its 5 images can be read"):
-        Images([open_dataset(path, skip_bad=True)], [1.0], DATA, seed=0).sample(0)
+        TrainingImages([open_dataset(path, skip_bad=True)], [1.0], DATA, seed=0).sample(0)
 
 
 def test_a_whole_square_is_the_area_average() -> None:
@@ -141,33 +140,33 @@ def test_small_images_are_enlarged() -> None:
     assert set(square.ravel()) == {99}
 
 
-def test_only_images_that_can_be_read_are_kept_back(tmp_path: Path) -> None:
+def test_only_readable_images_are_held_out(tmp_path: Path) -> None:
     place = folder(tmp_path / "a", 8)
     names = sorted(path.name for path in place.iterdir())
     for name in names[:5]:
         (place / name).write_bytes(f"{name} is no image".encode())
     dataset = open_dataset(place, skip_bad=True)
     for seed in range(4):  # by chance, one of the three would be chosen each time in 1 of 28 cases
-        (rest,), kept = split([dataset], 2, seed=seed)
+        (rest,), kept = hold_out([dataset], 2, seed=seed)
         assert {item.id for item in kept.items} < set(names[5:])
         assert len(rest.items) == 6
     with pytest.raises(UsageError, match="only 3 of its images can be read"):
-        split([dataset], 3, seed=0)
+        hold_out([dataset], 3, seed=0)
 
 
-def test_images_are_kept_back_by_content(tmp_path: Path) -> None:
+def test_images_are_held_out_by_content(tmp_path: Path) -> None:
     a, b = open_dataset(folder(tmp_path / "a", 8)), open_dataset(folder(tmp_path / "b", 12, first=4))  # 4 to 7 in both
-    sources, kept = split([a, b], 6, seed=0)
+    sources, kept = hold_out([a, b], 6, seed=0)
     contents = {item.sha256 for item in kept.items}
     assert len(kept.items) == 6
     assert not any(item.sha256 in contents for source in sources for item in source.items)
     assert all(kept.read(item) for item in kept.items)
-    assert {item.sha256 for item in split([a, b], 6, seed=1)[1].items} != contents
-    with pytest.raises(UsageError, match="kept back"):
-        split([a], 5, seed=0)
+    assert {item.sha256 for item in hold_out([a, b], 6, seed=1)[1].items} != contents
+    with pytest.raises(UsageError, match="held out"):
+        hold_out([a], 5, seed=0)
     rest, copies = without([a], b)
     assert (copies, len(rest[0].items)) == (4, 4)
-    with pytest.raises(UsageError, match="stand in"):
+    with pytest.raises(UsageError, match="are in"):
         without([a], a)
     some = sample_of([a, b], 5, seed=0)
     assert len(some.items) == 5

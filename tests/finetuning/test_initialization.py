@@ -1,16 +1,16 @@
-"""Training from scratch begins with colours that go straight through all of the latent's channels."""
+"""Balanced initial weights: all of the latent's channels carry signal from the start."""
 
 import torch
-from vaelens.evaluation.equipment import Access
 
 from support.training import recipe
-from vaelens.finetuning.starting import start_from
+from vaelens.finetuning.initialization import initialize
 from vaelens.networks.autoencoder_kl import Attention, AutoencoderKL, ResnetBlock
+from vaelens.runtime import Runtime
 
 
-def begun(begin: str, seed: int = 0) -> AutoencoderKL:
-    wanted = recipe(model__begin=begin)
-    return start_from(None, wanted, seed, None, Access(torch.device("cpu"), True, print)).network
+def initial(init: str, seed: int = 0) -> AutoencoderKL:
+    wanted = recipe(model__init=init)
+    return initialize(None, wanted, seed, None, Runtime(offline=True)).network
 
 
 def conditioning(network: AutoencoderKL) -> float:
@@ -23,8 +23,8 @@ def conditioning(network: AutoencoderKL) -> float:
     return float(widths[0] / widths[-1])
 
 
-def test_residual_branches_begin_at_zero() -> None:
-    network = begun("straight")
+def test_residual_branches_start_at_zero() -> None:
+    network = initial("balanced")
     residual = [m for m in network.modules() if isinstance(m, ResnetBlock | Attention)]
     assert len(residual) > 10
     for module in residual:
@@ -35,8 +35,8 @@ def test_residual_branches_begin_at_zero() -> None:
     assert torch.equal(block(x), x)
 
 
-def test_what_stands_around_the_latent_keeps_its_channels_apart() -> None:
-    network = begun("straight")
+def test_layers_around_the_latent_keep_its_channels_apart() -> None:
+    network = initial("balanced")
     for conv in (network.quant_conv, network.post_quant_conv):
         assert conv is not None
         assert torch.equal(conv.weight[:, :, 0, 0], torch.eye(len(conv.weight)))
@@ -45,9 +45,9 @@ def test_what_stands_around_the_latent_keeps_its_channels_apart() -> None:
     assert torch.allclose(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64), atol=1e-6)
 
 
-def test_no_direction_of_the_latent_begins_nearly_closed() -> None:
-    straight, own = ([conditioning(begun(begin, seed)) for seed in range(6)] for begin in ("straight", "torch"))
-    told = f"{max(straight):.1f}, with torch's own weights from {min(own):.1f} to {max(own):.1f}"
+def test_no_direction_of_the_latent_starts_nearly_blocked() -> None:
+    balanced, default = ([conditioning(initial(init, seed)) for seed in range(6)] for init in ("balanced", "default"))
+    told = f"{max(balanced):.1f}, with torch's default weights from {min(default):.1f} to {max(default):.1f}"
     print(f"strongest over weakest direction around the latent: at most {told}")
-    assert max(straight) < 2
-    assert max(own) > 50
+    assert max(balanced) < 2
+    assert max(default) > 50

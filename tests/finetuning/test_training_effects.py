@@ -1,4 +1,4 @@
-"""What a recipe's fields and the seed change, each seen where it takes effect."""
+"""What the seed and some fields of a recipe change: learning rates, box weights, crops, the discriminator."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from support.training import SIZE, batch, folder, judged, network, recipe, state, step
+from support.training import SIZE, adversarial, batch, folder, network, recipe, state, step
 from support.vaes import random_vae
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.finetuning.images import Images
-from vaelens.finetuning.running import finetune
+from vaelens.finetuning.data import TrainingImages
 from vaelens.finetuning.state import State
+from vaelens.finetuning.training import finetune
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.drawing import Box
 from vaelens.resources import using_threads
 
-STILL: dict[str, Any] = {"data__crop": [1.0, 1.0], "data__flip": 0.0, "data__recolour": 0.0}
+STILL: dict[str, Any] = {"data__crop": [1.0, 1.0], "data__flip": 0.0, "data__color_jitter": 0.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,11 +36,11 @@ def one(tmp_path: Path) -> Dataset:
 
 def pixels(dataset: Dataset, seed: int = 0, **changes: Any) -> np.ndarray:
     """The first image of a training by a recipe that changes nothing of it, but for these fields."""
-    return Images([dataset], [1.0], recipe(**STILL | changes).data, seed).sample(0).pixels
+    return TrainingImages([dataset], [1.0], recipe(**STILL | changes).data, seed).sample(0).pixels
 
 
-def test_the_optimizer_is_given_the_rate_of_each_update() -> None:
-    wanted = recipe(optimizer__rate=0.012, optimizer__warm_up=2, optimizer__cool_down=3, run__updates=6)
+def test_the_optimizer_gets_the_learning_rate_of_each_step() -> None:
+    wanted = recipe(optimizer__lr=0.012, optimizer__warmup_steps=2, optimizer__decay_steps=3, run__steps=6)
     trained, rates = state(wanted), []
     for _ in range(6):
         step(trained, wanted)
@@ -68,13 +68,13 @@ def test_a_loss_counts_the_pixels_of_named_boxes_more(labels: list[str], counted
     assert (log["loss"] == pytest.approx(float(apart.mean()), rel=1e-9)) is not bool(counted)
 
 
-def test_a_image_is_cropped_mirrored_and_recoloured_as_the_recipe_says(one: Dataset) -> None:
+def test_an_image_is_cropped_flipped_and_jittered_as_the_recipe_says(one: Dataset) -> None:
     plain = pixels(one)
     assert np.array_equal(pixels(one, data__flip=1.0), plain[:, ::-1])
-    recoloured, cropped = pixels(one, data__recolour=1.0), pixels(one, data__crop=[0.5, 0.5])
-    assert not np.array_equal(recoloured, plain)
+    jittered, cropped = pixels(one, data__color_jitter=1.0), pixels(one, data__crop=[0.5, 0.5])
+    assert not np.array_equal(jittered, plain)
     assert not np.array_equal(cropped, plain)
-    assert not np.array_equal(recoloured, cropped)
+    assert not np.array_equal(jittered, cropped)
     assert pixels(one, data__size=24).shape == (24, 24, 3)
 
 
@@ -84,8 +84,8 @@ def test_another_seed_shows_the_same_image_otherwise(one: Dataset) -> None:
     assert not np.array_equal(pixels(one, 0, **crops), pixels(one, 1, **crops))
 
 
-def test_another_seed_begins_with_another_discriminator() -> None:
-    wanted = judged()
+def test_another_seed_starts_with_another_discriminator() -> None:
+    wanted = adversarial()
     first, again, other = (State(network(), wanted, seed=seed).discriminator for seed in (0, 0, 1))
     assert first is not None
     assert again is not None
@@ -96,8 +96,8 @@ def test_another_seed_begins_with_another_discriminator() -> None:
 
 
 def test_a_discriminator_s_gradient_that_is_not_finite_changes_nothing() -> None:
-    """Before anyone hears of it, too: the generator's gradient is sound then."""
-    wanted = judged(gan__start=5, gan__warm_up=5)
+    """Also before the generator uses it: the generator's gradient is finite then."""
+    wanted = adversarial(gan__start=5, gan__warmup_steps=5)
     trained = state(wanted)
     step(trained, wanted)
     assert trained.discriminator is not None
@@ -106,14 +106,14 @@ def test_a_discriminator_s_gradient_that_is_not_finite_changes_nothing() -> None
     before = {name: tensor.clone() for name, tensor in trained.tensors().items()}
     with pytest.raises(CheckFailedError, match="the discriminator's"):
         step(trained, wanted)
-    assert trained.updates == 1
+    assert trained.step == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.tensors().items())
 
 
-@pytest.mark.parametrize("field", ["data.flip", "data.recolour"])
+@pytest.mark.parametrize("field", ["data.flip", "data.color_jitter"])
 def test_a_cache_is_refused_where_images_change_in_any_way(field: str, tmp_path: Path) -> None:
-    still = {"data.crop": [1.0, 1.0], "data.flip": 0.0, "data.recolour": 0.0, "model.space": "sd1"}
+    still = {"data.crop": [1.0, 1.0], "data.flip": 0.0, "data.color_jitter": 0.0, "model.space": "sd1"}
     photos, output = folder(tmp_path / "photos", 6), tmp_path / "run"
-    with pytest.raises(UsageError, match=r"--cache.*data\.crop=\[1,1\], data\.flip=0 and data\.recolour=0"):
-        finetune(random_vae(), photos, recipe="tiny-ft-ema", changed=still | {field: 0.5}, output=output, cache=True)
+    with pytest.raises(UsageError, match=r"--cache.*data\.crop=\[1,1\], data\.flip=0 and data\.color_jitter=0"):
+        finetune(random_vae(), photos, recipe="tiny-ft-ema", overrides=still | {field: 0.5}, output=output, cache=True)
     assert not output.exists()

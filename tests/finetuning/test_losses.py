@@ -1,4 +1,4 @@
-"""The losses: against torch's own, against plain code, and what a careless trainer gets wrong."""
+"""The losses: against torch's own, against plain code, and common mistakes of training code."""
 
 from pathlib import Path
 
@@ -11,18 +11,20 @@ from support import oracles
 from support.random_trunks import random_heads, random_vgg16
 from support.training import SIZE, recipe
 from vaelens.errors import NetworkError
-from vaelens.finetuning.adversary import (
+from vaelens.finetuning.losses import (
+    Perceptual,
     adaptive_weight,
+    box_weights,
     discriminator_loss,
     generator_loss,
-    is_heard,
-    is_learning,
+    kl_loss,
+    load_perceptual,
+    pixel_differences,
+    reconstruction_loss,
 )
-from vaelens.finetuning.objective import converted, differences, kl_loss, pixel_weights, reconstruction_loss
-from vaelens.finetuning.perceptual import Perceptual, load_perceptual
 from vaelens.images.drawing import Box
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
-from vaelens.networks.patchgan import PatchGAN, smallest
+from vaelens.networks.patchgan import PatchGAN, min_size
 from vaelens.networks.vgg import VGG16
 from vaelens.runtime import Runtime
 
@@ -45,14 +47,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_pixel_losses_are_torch_s(pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
-    torch.testing.assert_close(differences("l1", x, y).mean(), F.l1_loss(x, y))
-    torch.testing.assert_close(differences("mse", x, y).mean(), F.mse_loss(x, y))
+    torch.testing.assert_close(pixel_differences("l1", x, y).mean(), F.l1_loss(x, y))
+    torch.testing.assert_close(pixel_differences("mse", x, y).mean(), F.mse_loss(x, y))
     # Charbonnier in its limits: |d| - e far out, d^2 / 2e near 0.
     far, near = torch.tensor([[0.5]]), torch.tensor([[1e-5]])
-    assert differences("charbonnier", far, 0 * far).item() == pytest.approx(0.5 - 1e-3, rel=1e-5)
-    assert differences("charbonnier", near.double(), 0 * near).item() == pytest.approx(1e-10 / 2e-3, rel=1e-3)
+    assert pixel_differences("charbonnier", far, 0 * far).item() == pytest.approx(0.5 - 1e-3, rel=1e-5)
+    assert pixel_differences("charbonnier", near.double(), 0 * near).item() == pytest.approx(1e-10 / 2e-3, rel=1e-3)
     with pytest.raises(ValueError, match="huber"):
-        differences("huber", x, y)  # type: ignore[arg-type]
+        pixel_differences("huber", x, y)  # type: ignore[arg-type]
 
 
 def test_the_sum_form_is_the_authors_own_writing(pair: tuple[Tensor, Tensor]) -> None:
@@ -73,50 +75,13 @@ def test_the_sum_form_is_the_authors_own_writing(pair: tuple[Tensor, Tensor]) ->
     torch.testing.assert_close(kl_loss(loss, posterior), 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum() / len(x))
 
 
-@pytest.mark.parametrize("weighting", ["adaptive", "fixed"])
-def test_both_forms_give_the_same_gradients_after_conversion(weighting: str, pair: tuple[Tensor, Tensor]) -> None:
+def test_the_mean_form_is_the_sum_form_divided_by_the_elements(pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
-    generator = torch.Generator().manual_seed(1)
-    latent = torch.randn(2, 4, 4, 4, generator=generator, dtype=torch.float64)
-    weight = torch.randn(3, 3, generator=generator, dtype=torch.float64)
-    judge = torch.randn(3 * SIZE * SIZE, generator=generator, dtype=torch.float64)
-    sums = recipe(loss__reduction="sum", loss__kl_weight=1e-3, gan__weight=0.5, gan__weighting=weighting, gan__layers=2)
-
-    def gradient(form: str) -> Tensor:
-        """Of a whole objective at a made-up decoder: a 3x3 matrix over the channels."""
-        r = sums if form == "sum" else converted(sums, latent[0].numel())
-        assert r.loss.reduction == form
-        matrix, z = weight.clone().requires_grad_(), latent.clone().requires_grad_()
-        made = torch.einsum("bchw,cd->bdhw", x, matrix) + z.mean()
-        loss, _ = reconstruction_loss(r.loss, made, y, None)
-        heard = generator_loss((made.flatten(1) * judge).sum(dim=1))
-        share: Tensor | float = r.gan.weight
-        if weighting == "adaptive":
-            both = (torch.autograd.grad(part, matrix, retain_graph=True)[0] for part in (loss, heard))
-            share = r.gan.weight * adaptive_weight(*both, elements=1 if form == "sum" else y[0].numel())
-        kl = kl_loss(r.loss, DiagonalGaussian(z, torch.zeros_like(z)))
-        total = loss + share * heard + r.loss.kl_weight * kl
-        return torch.cat([part.flatten() for part in torch.autograd.grad(total, (matrix, z))])
-
-    a, b = gradient("sum"), gradient("mean") * y[0].numel()
-    assert a.norm() > 1
-    torch.testing.assert_close(a, b, rtol=1e-10, atol=0)
-
-
-def test_converting_twice_changes_nothing() -> None:
-    r = recipe(loss__reduction="sum", gan__weighting="fixed", gan__weight=0.3, optimizer__clip=2.0)
-    again = converted(converted(r, 64), 64)
-    assert again.loss.kl_weight == pytest.approx(r.loss.kl_weight, rel=1e-12)
-    assert again.gan.weight == pytest.approx(r.gan.weight, rel=1e-12)
-    assert again.optimizer.clip == pytest.approx(r.optimizer.clip, rel=1e-12)
-    assert converted(r, 64).optimizer.clip == pytest.approx(2.0 / (3 * SIZE * SIZE))
-
-
-def test_the_published_kl_weight_in_mean_form() -> None:
-    """1e-6 over a 4x32x32 latent is about 2.1e-8 a latent element beside a mean over 3x256x256."""
-    from vaelens.finetuning.recipe import find_recipe
-
-    assert converted(find_recipe("kl-f8"), 4 * 32 * 32).loss.kl_weight == pytest.approx(2.083e-8, rel=1e-3)
+    sums, means = (recipe(loss__reduction=reduction).loss for reduction in ("sum", "mean"))
+    total, mean = (reconstruction_loss(loss, x, y, None)[0] for loss in (sums, means))
+    torch.testing.assert_close(total, mean * x[0].numel())
+    posterior = DiagonalGaussian(x[:, :, :4, :4], y[:, :, :4, :4])
+    torch.testing.assert_close(kl_loss(sums, posterior), kl_loss(means, posterior) * posterior.mean[0].numel())
 
 
 @pytest.mark.parametrize("name", ["lpips-vgg", "psim", "psim-small"])
@@ -192,7 +157,7 @@ def test_features_of_nothing_give_no_nan(files: dict[str, Path]) -> None:
 
 def test_a_missing_network_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(NetworkError, match=r"lpips-vgg, and nothing takes its place.*psim-small"):
+    with pytest.raises(NetworkError, match=r"perceptual loss lpips-vgg needs it.*psim-small"):
         load_perceptual("lpips-vgg", runtime=Runtime(offline=True))
 
 
@@ -211,20 +176,20 @@ def test_the_adaptive_weight_s_bounds() -> None:
     assert adaptive_weight(nothing, one).item() == 0
 
 
-def test_when_the_discriminator_learns_and_is_heard() -> None:
-    gan = recipe(gan__weight=0.5, gan__start=10, gan__warm_up=4, gan__layers=2).gan
-    assert [is_learning(gan, n) for n in (5, 6, 9, 10)] == [False, True, True, True]
-    assert [is_heard(gan, n) for n in (5, 6, 9, 10)] == [False, False, False, True]
-    off = recipe(gan__weight=0.0, gan__start=0, gan__warm_up=0).gan
-    assert not is_learning(off, 100)
-    assert not is_heard(off, 100)
+def test_when_the_discriminator_is_trained_and_used() -> None:
+    gan = recipe(gan__weight=0.5, gan__start=10, gan__warmup_steps=4, gan__layers=2).gan
+    assert [gan.trains_discriminator(n) for n in (5, 6, 9, 10)] == [False, True, True, True]
+    assert [gan.trains_generator(n) for n in (5, 6, 9, 10)] == [False, False, False, True]
+    off = recipe(gan__weight=0.0, gan__start=0, gan__warmup_steps=0).gan
+    assert not off.trains_discriminator(100)
+    assert not off.trains_generator(100)
 
 
 def test_boxes_weigh(pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
     boxes = ((Box("eye", 2, 4, 6, 9), Box("mouth", 0, 0, 3, 3)), (Box("R", 10, 10, 40, 12, glyph=True),))
     loss = recipe(loss__box_weight=3.0, loss__box_labels=("eye", "glyph")).loss
-    weights = pixel_weights(loss, boxes, SIZE)
+    weights = box_weights(loss, boxes, SIZE)
     assert weights is not None
     by_hand = torch.ones(2, 1, SIZE, SIZE)
     by_hand[0, :, 4:9, 2:6] = 3
@@ -233,24 +198,24 @@ def test_boxes_weigh(pair: tuple[Tensor, Tensor]) -> None:
     found, _ = reconstruction_loss(loss, x, y, None, weights.double())
     each = ((x - y).abs() * by_hand).sum(dim=(1, 2, 3)) / (3 * by_hand.sum(dim=(1, 2, 3)))
     torch.testing.assert_close(found, each.mean())
-    assert pixel_weights(recipe().loss, boxes, SIZE) is None
+    assert box_weights(recipe().loss, boxes, SIZE) is None
     every = recipe(loss__box_weight=3.0, loss__box_labels=()).loss
-    assert (pixel_weights(every, boxes, SIZE) == 3).sum() > (weights == 3).sum()  # type: ignore[union-attr]
+    assert (box_weights(every, boxes, SIZE) == 3).sum() > (weights == 3).sum()  # type: ignore[union-attr]
 
 
 def test_patchgan_is_the_known_one() -> None:
     """Parameters and reach of pix2pix's 70-pixel discriminator, for three channels."""
-    judge = PatchGAN().eval()
-    assert sum(p.numel() for p in judge.parameters()) == 2_765_633
+    discriminator = PatchGAN().eval()
+    assert sum(p.numel() for p in discriminator.parameters()) == 2_765_633
     image = torch.zeros(1, 3, 256, 256, requires_grad=True)
-    logits = judge(image)
+    logits = discriminator(image)
     assert logits.shape == (1, 1, 30, 30)
     logits[0, 0, 15, 15].backward()
     assert image.grad is not None
     seen = image.grad[0].abs().sum(dim=0).nonzero()
     assert (seen.max(dim=0).values - seen.min(dim=0).values + 1).tolist() == [70, 70]
     for layers in (1, 2, 3):
-        side = smallest(layers)
+        side = min_size(layers)
         assert PatchGAN(16, layers, "none")(torch.zeros(1, 3, side, side)).shape == (1, 1, 1, 1)
         with pytest.raises(RuntimeError):
             PatchGAN(16, layers, "none")(torch.zeros(1, 3, side - 1, side - 1))
@@ -260,8 +225,8 @@ def test_norms_of_the_discriminator() -> None:
     generator = torch.Generator().manual_seed(4)
     x = torch.rand(2, 3, 32, 32, generator=generator)
     for norm, alone in (("none", True), ("group", True), ("batch", False)):
-        judge = PatchGAN(16, 2, norm)  # type: ignore[arg-type]
-        same = torch.allclose(judge(x)[:1], judge(x[:1]), atol=1e-6)
+        discriminator = PatchGAN(16, 2, norm)  # type: ignore[arg-type]
+        same = torch.allclose(discriminator(x)[:1], discriminator(x[:1]), atol=1e-6)
         assert same == alone, norm
     with pytest.raises(ValueError, match="width 8"):
         PatchGAN(8, 2, "group")

@@ -1,0 +1,204 @@
+"""The images of a training: opening the sources, and holding some images out for evaluation."""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vaelens.errors import BadInputError, UsageError
+from vaelens.finetuning.losses import has_label
+from vaelens.finetuning.recipe import Recipe
+from vaelens.images.datasets.items import Dataset, Item, Source
+from vaelens.images.datasets.opening import open_dataset
+from vaelens.images.datasets.synthetic import SETS, is_for_training
+from vaelens.images.reading import decode_image_file
+from vaelens.runtime import Runtime
+
+Path = str | os.PathLike[str]
+
+MAX_SHARE = 0.5  # of a source that may be held out
+MIN_HELD_OUT = 2  # images
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The training images of each source with its weight, and the held-out set."""
+
+    training: tuple[Dataset, ...]
+    weights: tuple[float, ...]
+    held_out: Dataset
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Which images to use: the arguments of `finetune`, checked as far as possible without opening anything."""
+
+    sources: tuple[Path | Dataset, ...]
+    weights: tuple[float, ...]
+    boxes: tuple[Path | None, ...]
+    held_out: Path | Dataset | None
+    take: int | None
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        data: Path | Dataset | Sequence[Path | Dataset],
+        *,
+        weights: Sequence[float] | None = None,
+        boxes: Sequence[Path] | None = None,
+        held_out: Path | Dataset | None = None,
+        take: int | None = None,
+        seed: int = 0,
+    ) -> "SourceOptions":
+        """Raises UsageError for no source, a wrong number of weights or box files, or box files for an open dataset."""
+        sources = [data] if isinstance(data, str | os.PathLike | Dataset) else list(data)
+        if not sources:
+            raise UsageError("no images given. Name a folder, or another source.")
+        for what, given in (("weights", weights), ("box files", boxes)):
+            if given and len(given) != len(sources):
+                raise UsageError(f"{len(given)} {what} for {len(sources)} sources. Give one for each source, or none.")
+        if boxes and any(isinstance(source, Dataset) for source in sources):
+            raise UsageError("box files can't be added to a dataset that is already open. Open it with its boxes.")
+        mix = tuple(float(weight) for weight in weights or [1.0] * len(sources))
+        return cls(tuple(sources), mix, tuple(boxes or [None] * len(sources)), held_out, take, seed)
+
+
+def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime) -> Sources:
+    """Open the sources and hold images out. Raises what opening and `hold_out` raise."""
+    sources = [
+        _open(source, boxes, options, runtime) for source, boxes in zip(options.sources, options.boxes, strict=True)
+    ]
+    for source in sources:
+        if source.kind == "synthetic" and not all(is_for_training(item.id) for item in source.items):
+            raise UsageError(
+                f"{source.name}: these synthetic images are for evaluation. Open them with training=True, or pass the "
+                "dataset's name."
+            )
+    _check_boxes(sources, options, recipe, runtime)
+    for source in sources:
+        for note in source.notes:
+            runtime.notify(f"{source.name}: {note}.")
+    if options.held_out is None:
+        sources, held_out = hold_out(sources, recipe.run.held_out, options.seed)
+        return Sources(tuple(sources), options.weights, held_out)
+    held_out = options.held_out
+    if not isinstance(held_out, Dataset):
+        take = recipe.run.held_out if held_out in SETS else None
+        held_out = open_dataset(held_out, take=take, seed=options.seed, skip_bad=True, runtime=runtime)
+    held_out = _at_most(held_out, recipe.run.held_out, options.seed)
+    sources, copies = without(sources, held_out)
+    if copies:
+        runtime.notify(f"{copies} images are in {held_out.name} too, and are not trained on.")
+    return Sources(tuple(sources), options.weights, held_out)
+
+
+def hold_out(sources: Sequence[Dataset], count: int, seed: int) -> tuple[list[Dataset], Dataset]:
+    """The sources without `count` images, taken evenly from them, and these images as a dataset.
+
+    Chosen by content, so that the same images are held out wherever they lie, and copies of one never end up on both
+    sides; only readable images. Raises UsageError where more than half of a source would be held out.
+    """
+    held_out: list[tuple[int, Item]] = []
+    for number, source in enumerate(sources):
+        share = count // len(sources) + (number < count % len(sources))
+        if share > MAX_SHARE * len(source.items):
+            fewer = len(sources) * int(MAX_SHARE * min(len(one.items) for one in sources))
+            lower = f" lower it with --set run.held_out={fewer}," if fewer >= MIN_HELD_OUT else ""
+            raise UsageError(
+                f"{share} images of {source.name} would be held out, more than half. Give at least "
+                f"{math.ceil(share / MAX_SHARE)} images,{lower} or name others with --held-out."
+            )
+        order = sorted(source.items, key=lambda item: hashlib.sha256(f"{seed} {item.sha256}".encode()).digest())
+        readable = list(itertools.islice((item for item in order if _is_readable(source, item)), share + 1))
+        if len(readable) <= share:
+            raise UsageError(
+                f"{source.name}: only {len(readable)} of its images can be read, too few to train on some and hold "
+                f"{share} out. Check the others, lower run.held_out, or name others with --held-out."
+            )
+        held_out += [(number, item) for item in readable[:share]]
+    rest = _without(sources, {item.sha256 for _, item in held_out}, "are copies of held-out ones. Give more images.")
+    return rest, _joined(sources, held_out, "held out of")
+
+
+def without(sources: Sequence[Dataset], held_out: Dataset) -> tuple[list[Dataset], int]:
+    """The sources without copies of held-out images, and the number of copies. Raises UsageError where none is left."""
+    contents = {item.sha256 for item in held_out.items}
+    rest = _without(sources, contents, f"are in {held_out.name} too. Name other images with --held-out.")
+    return rest, sum(len(a.items) - len(b.items) for a, b in zip(sources, rest, strict=True))
+
+
+def _without(sources: Sequence[Dataset], contents: set[str], otherwise: str) -> list[Dataset]:
+    rest = [dataclasses.replace(s, items=tuple(i for i in s.items if i.sha256 not in contents)) for s in sources]
+    for source in rest:
+        if not source.items:
+            raise UsageError(f"{source.name}: all its images {otherwise}")
+    return rest
+
+
+def sample_of(sources: Sequence[Dataset], count: int, seed: int) -> Dataset:
+    """At most `count` of their images, chosen by the seed."""
+    chosen: list[tuple[int, Item]] = []
+    for number, source in enumerate(sources):
+        order = np.random.default_rng((seed, number)).permutation(len(source.items))
+        share = count // len(sources) + (number < count % len(sources))
+        chosen += [(number, source.items[int(i)]) for i in order[:share]]
+    return _joined(sources, chosen, "some of")
+
+
+def _joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what: str) -> Dataset:
+    """Images of several sources as one dataset; ids name the source where there are several."""
+    prefixes = [f"{n}/" if len(sources) > 1 else "" for n in range(len(sources))]
+    origins = {f"{prefixes[n]}{item.id}": (sources[n], item) for n, item in chosen}
+    items = tuple(dataclasses.replace(origins[name][1], id=name) for name in sorted(origins))
+
+    def read(name: str) -> bytes:
+        source, item = origins[name]
+        return source.source.read(item.id)
+
+    title = f"{what} {' and '.join(source.name for source in sources)}"
+    ids = tuple(item.id for item in items)
+    return Dataset(f"{title} ({len(items)} images)", "held-out", items, (), Source(title, "held-out", ids, read))
+
+
+def _open(source: Path | Dataset, boxes: Path | None, options: SourceOptions, runtime: Runtime) -> Dataset:
+    """A source to train on, at most `take` images of it. Unreadable images are replaced later."""
+    if not isinstance(source, Dataset):
+        take = options.take if source in SETS else None
+        source = open_dataset(
+            source, take=take, seed=options.seed, boxes=boxes, skip_bad=True, training=True, runtime=runtime
+        )
+    return source if options.take is None else _at_most(source, options.take, options.seed)
+
+
+def _at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
+    if count >= len(dataset.items):
+        return dataset
+    return dataclasses.replace(sample_of([dataset], count, seed), name=f"{count:,} of {dataset.name}")
+
+
+def _check_boxes(sources: Sequence[Dataset], options: SourceOptions, recipe: Recipe, runtime: Runtime) -> None:
+    """Raises UsageError where the recipe weights boxes that no image has; notifies where given boxes have no weight."""
+    if recipe.loss.box_weight == 1:
+        if any(options.boxes):
+            runtime.notify("Note: the boxes are measured but have no weight in the loss: loss.box_weight is 1.")
+        return
+    boxes = [box for source in sources for item in source.items for box in item.boxes]
+    if not any(has_label(box, recipe.loss.box_labels) for box in boxes):
+        labels = sorted({box.label for box in boxes})[:8]
+        found = f"only {', '.join(labels)}" if labels else "none"
+        needed = f" labelled {' or '.join(recipe.loss.box_labels)}" if recipe.loss.box_labels else ""
+        raise UsageError(f"the recipe weights boxes{needed}, but the images have {found}. Give them with --boxes.")
+
+
+def _is_readable(source: Dataset, item: Item) -> bool:
+    try:
+        decode_image_file(source.read(item), item.id)
+    except BadInputError:
+        return False
+    return True

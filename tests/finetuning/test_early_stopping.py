@@ -1,0 +1,74 @@
+"""Early stopping reacts to real problems, and not to noise."""
+
+import math
+
+import pytest
+
+from vaelens.finetuning.validation import OVERFIT_EVALUATIONS, PATIENCE, EarlyStopping
+
+FINE = {"loss": 0.3, "discriminator_loss": 0.7, "logits_real": 0.4, "logits_fake": -0.3, "generator_loss": 0.3}
+
+
+def test_nan_is_seen_micro_batch_size() -> None:
+    for value in (math.nan, math.inf):
+        found = EarlyStopping().check_log(7, FINE | {"loss": value})
+        assert found is not None
+        assert found.last_good_step == 6
+        assert "loss is" in found.message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"discriminator_loss": 0.001, "logits_real": 3.0, "logits_fake": -3.0}, "perfectly"),
+        ({"discriminator_loss": 1.0, "logits_real": 1e-5, "logits_fake": 1e-5}, "collapsed"),
+    ],
+)
+def test_a_useless_discriminator_stops_training_in_time(values: dict[str, float], message: str) -> None:
+    stopping = EarlyStopping()
+    bad = FINE | values
+    for n in range(1, PATIENCE):
+        assert stopping.check_log(n, bad) is None
+    assert stopping.check_log(PATIENCE, FINE) is None, "a good line resets the count"
+    for n in range(1, PATIENCE):
+        assert stopping.check_log(100 + n, bad) is None
+    found = stopping.check_log(100 + PATIENCE, bad)
+    assert found is not None
+    assert message in found.message
+    assert found.last_good_step == 101
+
+
+def test_without_a_discriminator_nothing_is_checked() -> None:
+    stopping = EarlyStopping()
+    assert all(stopping.check_log(n, {"loss": 0.1}) is None for n in range(3 * PATIENCE))
+    unused = {"loss": 0.1, "discriminator_loss": 0.0, "logits_real": 3.0, "logits_fake": -3.0}
+    assert all(stopping.check_log(n, unused) is None for n in range(3 * PATIENCE)), (
+        "it may win while the generator doesn't use it"
+    )
+
+
+def test_overfitting_stops_training() -> None:
+    stopping = EarlyStopping()
+    assert stopping.check_evaluation(0, 20.0, 20.0) is None
+    for n in range(1, OVERFIT_EVALUATIONS):
+        assert stopping.check_evaluation(n, 20 + 0.2 * n, 20 - 0.1 * n) is None
+    found = stopping.check_evaluation(
+        OVERFIT_EVALUATIONS, 20 + 0.2 * OVERFIT_EVALUATIONS, 20 - 0.1 * OVERFIT_EVALUATIONS
+    )
+    assert found is not None
+    assert "overfits" in found.message
+    assert found.last_good_step == 0
+
+
+@pytest.mark.parametrize(
+    "course",
+    [
+        [(20 + n, 20 + 0.5 * n) for n in range(9)],  # the gap grows, and held-out images get better
+        [(20 - n, 20 - n) for n in range(9)],  # both get worse together
+        [(20 + 0.01 * n, 20 - 0.01 * n) for n in range(9)],  # hardly
+        [(20 + 0.3 * n, 20 + 0.2 * (n % 2)) for n in range(9)],  # up and down
+    ],
+)
+def test_other_courses_do_not_stop_training(course: list[tuple[float, float]]) -> None:
+    stopping = EarlyStopping()
+    assert all(stopping.check_evaluation(n, *values) is None for n, values in enumerate(course))

@@ -1,0 +1,69 @@
+"""Which images a training gets, and which are held out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.training import folder, recipe
+from vaelens.errors import UsageError
+from vaelens.finetuning.sources import SourceOptions, Sources, open_sources
+from vaelens.images.datasets import Dataset, open_dataset
+from vaelens.images.datasets.synthetic import FIRST
+from vaelens.runtime import Runtime
+
+
+def opened(data: Path | str | Dataset, measured: int, notify: Callable[[str], object] = print, **more: Any) -> Sources:
+    """By a recipe that measures on so many images."""
+    return open_sources(
+        SourceOptions.of(data, **more), recipe(run__held_out=measured), Runtime(offline=True, notify=notify)
+    )
+
+
+def ids(dataset: Dataset) -> list[str]:
+    return [item.id for item in dataset.items]
+
+
+def test_images_held_out_by_name_are_not_training(tmp_path: Path) -> None:
+    data, others = folder(tmp_path / "data", 8), folder(tmp_path / "others", 6, first=5)  # 5 to 7 in both
+    said: list[str] = []
+    found = opened(data, 6, said.append, held_out=others)
+    assert ids(found.held_out) == [f"{n:02d}.png" for n in range(5, 11)]
+    assert ids(found.training[0]) == [f"{n:02d}.png" for n in range(5)]
+    contents = {item.sha256 for item in found.held_out.items}
+    assert not any(item.sha256 in contents for source in found.training for item in source.items)
+    assert [line for line in said if line.startswith("3 images are in others")], said
+
+
+def test_synthetic_training_images_differ_from_those_of_evaluations() -> None:
+    found = opened("synthetic", 2, take=4, held_out="synthetic")
+    trained, kept = ids(found.training[0]), ids(found.held_out)
+    assert (len(trained), len(kept)) == (4, 2)
+    assert not {*trained} & {*kept}
+    assert all(int(name.rpartition("-")[2]) < FIRST for name in trained)
+    assert all(int(name.rpartition("-")[2]) >= FIRST for name in kept)
+    opened(open_dataset("synthetic", take=4, training=True), 2, held_out="synthetic")
+    with pytest.raises(UsageError, match="for evaluation"):
+        opened(open_dataset("synthetic", take=4), 2)
+
+
+def test_take_limits_the_images_of_a_folder(tmp_path: Path) -> None:
+    data, others = folder(tmp_path / "data", 12), folder(tmp_path / "others", 3, first=20)
+    found = opened(data, 3, take=5, held_out=others)
+    assert len(found.training[0].items) == 5
+    assert ids(found.training[0]) == ids(opened(data, 3, take=5, held_out=others).training[0])
+    assert ids(found.training[0]) != ids(opened(data, 3, take=5, held_out=others, seed=1).training[0])
+    assert len(opened(data, 3, take=50, held_out=others).training[0].items) == 12
+    parted = opened(data, 2, take=5)
+    assert (len(parted.training[0].items), len(parted.held_out.items)) == (3, 2)
+
+
+def test_open_datasets_are_used_as_they_are(tmp_path: Path) -> None:
+    data, others = folder(tmp_path / "data", 8), folder(tmp_path / "others", 6, first=5)
+    by_name = opened(data, 2, take=4, held_out=others)
+    given = opened(open_dataset(data), 2, take=4, held_out=open_dataset(others))
+    assert ids(given.training[0]) == ids(by_name.training[0])
+    assert ids(given.held_out) == ids(by_name.held_out)
+    with pytest.raises(UsageError, match="already open"):
+        opened(open_dataset(data), 2, boxes=[tmp_path / "boxes.jsonl"])
