@@ -79,9 +79,14 @@ def main() -> None:
         seen: list[Scene] = []
         for number, scene in enumerate(wanted):
             made = vaelens.generate(
-                caption(scene), "tiny-kl-f8", model=asked.model, seeds=[number], guidance=asked.cfg, steps=asked.steps
+                caption(scene),
+                "tiny-kl-f8",
+                model=asked.model,
+                seeds=[number],
+                guidance_scale=asked.cfg,
+                steps=asked.steps,
             )
-            pixels = torch.from_numpy(made.subjects[0].decoded[0].pixels).permute(2, 0, 1)[None]
+            pixels = torch.from_numpy(made.images[0].decoded[0].pixels).permute(2, 0, 1)[None]
             seen += read(network, pixels.float() / 255)
     folder = embedded_model_path(registry().find_model(asked.model)) if asked.model == "tiny-sd" else Path(asked.model)
     weights = sorted(folder.rglob("*.safetensors"))
@@ -96,8 +101,8 @@ def main() -> None:
         "chance": chance(wanted),
         "model": asked.model,
         "weights_sha256": {path.relative_to(folder).as_posix(): sha256_file(path) for path in weights},
-        "steps": made.record["model"]["steps"],
-        "guidance": made.record["model"]["guidance"],
+        "steps": made.record["sampling"]["steps"],
+        "guidance": made.record["sampling"]["guidance_scale"],
         "versions": made.record["versions"],
     }
     for name in ("generated", "generated_never_trained_on", "label_network_on_reconstructed_drawings"):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vaelens.adapters.as_diffusers import as_diffusers
-    from vaelens.comparison.running import compare, generate
+    from vaelens.comparison.workflow import compare, generate
     from vaelens.errors import VaelensError
     from vaelens.evaluation.running import evaluate
     from vaelens.finetuning.running import finetune
@@ -50,10 +50,10 @@ _HOMES = {
     "Encoded": "vaelens.vae",
     "VaelensError": "vaelens.errors",
     "as_diffusers": "vaelens.adapters.as_diffusers",
-    "compare": "vaelens.comparison.running",
+    "compare": "vaelens.comparison.workflow",
     "evaluate": "vaelens.evaluation.running",
     "examine": "vaelens.health.examination",
-    "generate": "vaelens.comparison.running",
+    "generate": "vaelens.comparison.workflow",
     "finetune": "vaelens.finetuning.running",
     "load": "vaelens.loading",
     "psnr": "vaelens.metrics.psnr",

@@ -12,14 +12,17 @@ from vaelens.runtime import DTYPES, available_devices
 from vaelens.weights.registry import registry
 
 SIDE = 64
-# The largest difference from float32 on the CPU, in [0,1], that a round trip may show. float32 on a GPU may
-# use TF32 in convolutions (10 bits of mantissa); 0.1 in half precision would be seen as banding.
+# The largest difference from float32 on the CPU, in [0,1], that a round trip may show. float32 on a GPU may use TF32 in
+# convolutions (10 bits of mantissa); 0.1 in half precision would be seen as banding.
 TOLERANCES = {"float32": 5e-3, "float16": 0.02, "bfloat16": 0.1}
 
 
 @dataclass(frozen=True)
-class Trip:
-    """A round trip of one test image on one device in one precision, against float32 on the CPU."""
+class RoundTrip:
+    """One test image, encoded and decoded on one device in one precision, against float32 on the CPU.
+
+    `difference` is the largest, in [0,1]; None where `problem` stopped it.
+    """
 
     device: str
     dtype: str
@@ -34,26 +37,26 @@ class Trip:
 
 
 @dataclass(frozen=True)
-class Examination:
-    """Versions, how the hub would be reached, and a round trip a device and precision."""
+class Diagnosis:
+    """Versions, how the hub would be reached, and a round trip per device and precision."""
 
     versions: dict[str, str]
     hub: dict[str, str | bool]
     threads: int
-    trips: tuple[Trip, ...]
+    round_trips: tuple[RoundTrip, ...]
 
     @property
     def healthy(self) -> bool:
         """Whether every device agrees with the CPU in float32; half precision is only reported."""
-        return all(trip.agrees for trip in self.trips if trip.dtype == "float32")
+        return all(trip.agrees for trip in self.round_trips if trip.dtype == "float32")
 
 
-def examine() -> Examination:
-    """Look at everything; takes seconds and downloads nothing."""
+def diagnose() -> Diagnosis:
+    """Run all checks; takes seconds and downloads nothing."""
     name = registry().embedded()[0]
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     reference = load(name, device="cpu").reconstruct(image)
-    trips: list[Trip] = []
+    trips: list[RoundTrip] = []
     for device in available_devices():
         for dtype in DTYPES:
             began = time.perf_counter()
@@ -61,7 +64,7 @@ def examine() -> Examination:
             try:
                 again = load(name, device=device, dtype=dtype).reconstruct(image).cpu()
                 difference = float((again - reference).abs().max())
-            except Exception as error:  # noqa: BLE001  (whatever a driver raises is a finding)
+            except Exception as error:  # noqa: BLE001  (whatever a driver raises is part of the diagnosis)
                 problem = f"{type(error).__name__}: {error}".splitlines()[0]
-            trips.append(Trip(device, dtype, difference, round(time.perf_counter() - began, 3), problem))
-    return Examination(versions(), access(), torch.get_num_threads(), tuple(trips))
+            trips.append(RoundTrip(device, dtype, difference, round(time.perf_counter() - began, 3), problem))
+    return Diagnosis(versions(), access(), torch.get_num_threads(), tuple(trips))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from vaelens.errors import ResourceError, UsageError
+from vaelens.errors import UsageError
 from vaelens.files import json_text
 from vaelens.images.reading import ImageFile, check_image_file, read_image_file
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
@@ -22,15 +22,15 @@ from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery
-from vaelens.report.record import run_record, vae_record
+from vaelens.report.record import run_record, vae_facts, vae_record
 from vaelens.report.tables import Column, Table
-from vaelens.resources import is_out_of_memory
+from vaelens.resources import out_of_memory
 from vaelens.runtime import Notify, Progress, Runtime
 from vaelens.vae import VAE, check_seed, latents_sha256
 from vaelens.weights.registry import registry
 
 RECORDED = ("photo", "vae", "psnr", "ssim", "padded_to", "latents_sha256", "seconds")
-LARGE = 4_000_000  # pixels; four times as many take more than four times as long, by the attention
+LARGE = 4_000_000  # pixels; attention makes time and memory grow faster than their number
 SHEET_NAME = "strip.png"
 
 Source = str | os.PathLike[str]
@@ -39,7 +39,7 @@ Posterior = Literal["mode", "sample"]
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo as it is kept: uint8 [h,w,3], a quarter of the float image, which is read again when needed."""
+    """One photo: uint8 [h,w,3], which takes a quarter of the float image's memory."""
 
     path: Path
     pixels: np.ndarray
@@ -54,7 +54,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Row:
-    """One image through one VAE: uint8 [h,w,3] and what was measured on those rounded pixels."""
+    """One photo through one VAE: uint8 [h,w,3], and its scores on these rounded pixels."""
 
     photo: str
     vae: str
@@ -80,23 +80,23 @@ class Reconstruction:
         return [vae["name"] for vae in self.record["vaes"]]
 
     def table(self) -> Table:
-        """PSNR (dB) and SSIM (zero-padded), a row an image and VAE."""
+        """PSNR (dB) and SSIM (zero-padded), one row per photo and VAE."""
         columns = (Column("image"), Column("VAE"), Column("PSNR", "higher"), Column("SSIM", "higher"))
         return Table(columns, tuple((r.photo, r.vae, f"{r.psnr:.2f}", f"{r.ssim:.4f}") for r in self.rows))
 
     def notes(self) -> list[str]:
-        """What was done to the photos on the way, a sentence each: reading rules that applied, padding."""
+        """What happened to the photos on the way, a sentence each: reading rules that applied, padding."""
         notes = [f"{p.path.name}: {', '.join(p.notes)}." for p in self.photos if p.notes]
         for i, photo in enumerate(self.photos):
             sizes = {row.padded_to for row in self._of(i)} - {photo.size}
             notes += [
-                f"{photo.path.name}: {photo.size[1]}x{photo.size[0]} padded to {w}x{h} by its edge, and cropped back."
+                f"{photo.path.name}: {photo.size[1]}x{photo.size[0]} padded to {w}x{h} with edge pixels, cropped back."
                 for h, w in sorted(sizes)
             ]
         return notes
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write what the path asks for, and the record, as `Gallery.save` does; no photo is written over."""
+        """Write a strip (.png), a page (.html) or a folder, and the record, as `Gallery.save`; no photo is lost."""
         return self._gallery().save(path, [photo.path for photo in self.photos])
 
     def _gallery(self) -> Gallery:
@@ -121,11 +121,7 @@ class Reconstruction:
     def _facts(self) -> dict[str, str]:
         settings, versions = self.record["settings"], self.record["versions"]
         facts = {"shown": f"Photos encoded and decoded by {_listed(self.vaes)}."}
-        for vae in self.record["vaes"]:
-            space = vae["latent_space"] or "its own"
-            facts[vae["name"]] = (
-                f"latent space {space}, {vae['dtype']} on {vae['device']}, weights (encoder-decoder) {vae['weights']}"
-            )
+        facts |= vae_facts(self.record["vaes"])
         seed = f", seed {settings['seed']}" if settings["posterior"] == "sample" else ""
         facts["posterior"] = settings["posterior"] + seed
         facts["measured"] = "on the 8-bit pixels; SSIM with an 11x11 Gaussian window, zero-padded"
@@ -135,15 +131,15 @@ class Reconstruction:
         return facts
 
     def _text(self, vaes: Sequence[str]) -> dict[str, str]:
-        """A PNG's text chunks: VAE and fingerprint in words, and all of it as JSON."""
-        kept = ("name", "latent_space", "weights", "fingerprint", "dtype")  # no path of this machine goes along
-        served = [{k: vae[k] for k in kept} for vae in self.record["vaes"] if vae["name"] in vaes]
-        chunk = {"command": self.record["command"], "settings": self.record["settings"], "vaes": served}
+        """A PNG's text chunks: VAE and fingerprint in words, and everything as JSON, without paths of this machine."""
+        public = ("name", "latent_space", "weights", "fingerprint", "dtype")
+        used = [{key: vae[key] for key in public} for vae in self.record["vaes"] if vae["name"] in vaes]
+        values = {"command": self.record["command"], "settings": self.record["settings"], "vaes": used}
         return {
             "Software": f"vaelens {self.record['versions']['vaelens']}",
             "vae": ", ".join(vaes),
-            "fingerprint": ", ".join(vae["weights"] for vae in served),
-            "vaelens": json_text(chunk),
+            "fingerprint": ", ".join(vae["weights"] for vae in used),
+            "vaelens": json_text(values),
         }
 
     def _of(self, photo: int) -> tuple[Row, ...]:
@@ -165,13 +161,12 @@ def reconstruct(
     notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
-    """Each photo through each VAE (by default the embedded ones), with PSNR and SSIM of the rounded result.
+    """Each photo through each VAE (default: the embedded ones), with PSNR and SSIM of the rounded result.
 
-    `posterior` decodes its mode, or a sample drawn with `seed`. `max_side` shrinks larger photos
-    first (the reduced one is then the original). Each VAE encodes and decodes by itself, so VAEs of
-    different latent spaces may stand side by side. The other options are `load`'s; `progress` gets
-    (done, total, what) before each image. Raises what reading, loading and running raise;
-    ResourceError when memory runs out.
+    `posterior` says what is decoded: its mode, or a sample with the noise of `seed`. `max_side` shrinks larger photos
+    first; the smaller one then counts as the original. Each VAE encodes and decodes by itself, so VAEs of different
+    latent spaces may stand side by side. The other options are `load`'s; `progress` gets (done, total, what) before
+    each image. Raises what reading, loading and running raise; ResourceError when memory runs out.
     """
     began = time.perf_counter()
     photos = [photos] if isinstance(photos, str | os.PathLike) else photos
@@ -179,9 +174,9 @@ def reconstruct(
     if not photos or not vaes:
         raise UsageError(f"no {'VAE' if photos else 'photo'} named. Name at least one.")
     if posterior not in {"mode", "sample"}:
-        raise UsageError(f"posterior is mode or sample, not {posterior!r}.")
+        raise UsageError(f"posterior must be mode or sample, not {posterior!r}.")
     if max_side is not None and max_side < 1:
-        raise UsageError(f"max_side is at least 1 pixel, not {max_side}.")
+        raise UsageError(f"max_side must be at least 1 pixel, not {max_side}.")
     check_seed(seed)
     runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify, progress=progress)
     for source in vaes:
@@ -191,8 +186,8 @@ def reconstruct(
         h, w = check_image_file(photo)
         if h * w > LARGE and max_side is None and runtime.device.type == "cpu":
             runtime.notify(
-                f"{photo}: {h * w / 1e6:.0f} megapixels take minutes and many GB of memory on a CPU; "
-                "--max-side 1024 is quick."
+                f"Note: {photo} has {h * w / 1e6:.0f} megapixels, which take minutes and many GB of memory on a CPU. "
+                "--max-side 1024 is faster."
             )
     kept = [_photo(read_image_file(photo, max_side=max_side)) for photo in photos]
     by_vae: list[list[Row]] = []
@@ -219,7 +214,7 @@ def reconstruct(
 
 
 def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLike[str]]) -> None:
-    """Whether `Reconstruction.save` may write there, asked before any work. Raises UsageError."""
+    """Raises UsageError where `Reconstruction.save` may not write; called before any work."""
     gallery.check_output(path, SHEET_NAME, photos)
 
 
@@ -228,19 +223,16 @@ def _photo(image: ImageFile) -> Photo:
 
 
 def _row(photo: Photo, original: Tensor, vae: VAE, name: str, seed: int | None) -> Row:
+    h, w = photo.size
+    message = (
+        f"{photo.path}: out of memory on {vae.device} with {w}x{h} pixels through {name}. Shrink it with --max-side, "
+        "or run where there is more memory."
+    )
     began = time.perf_counter()
-    try:
+    with out_of_memory(message):
         encoded = vae.encode(original)
         latents = encoded.mode() if seed is None else encoded.sample(seed)
         image = vae.decode(latents, encoded.size).cpu()
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        h, w = photo.size
-        raise ResourceError(
-            f"{photo.path}: out of memory on {vae.device} with {w}x{h} pixels through {name}. "
-            "Shrink it with --max-side 1024, or run where there is more memory."
-        ) from error
     seconds = time.perf_counter() - began
     rounded, reference = from_uint8(to_uint8(image)), from_uint8(to_uint8(original))
     return Row(

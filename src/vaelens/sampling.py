@@ -1,31 +1,71 @@
 """What is asked of a diffusion model, declared once.
 
-The command line, the page's form, the record and `replay` are derived from `Sampling`: a new option is a field here,
+The command line, the page's form, the records and `replay` are derived from `Sampling`. A new option is a field here,
 its effect in `adapters/pipelines.py`, and a keyword of `compare`.
 """
 
 import dataclasses
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from vaelens.errors import UsageError
 
 CELL = 8  # pixels per latent cell, for every model that can be used
-MOST_SEEDS = 10_000
-SCHEDULERS = ("ddim", "pndm", "euler", "euler-a", "heun", "dpm++2m", "dpm++2m-karras", "unipc")
+MAX_SEEDS = 10_000  # in one range
 SEEDS = re.compile(r"(-?\d{1,25})(?:-(\d{1,25}))?")  # one, or the first and last of several
 SIZE = re.compile(r"(\d+)(?:\s*[xX*]\s*(\d+))?")
 
 Size = tuple[int, int]  # height and width in pixels
+
+_EVEN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+_DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2}
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    # by the names that other tools use: diffusers' class, and the options that define it whatever the model's own had
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", _EVEN),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", _EVEN),
+    "dpm++2m": ("DPMSolverMultistepScheduler", _DPM | _EVEN),
+    "dpm++2m-karras": ("DPMSolverMultistepScheduler", _DPM | _EVEN | {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", _EVEN),
+}
+
+
+def parse_size(text: str) -> Size:
+    """Height and width from "512" or "768x512" (width x height). Raises UsageError."""
+    found = SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"a size is one side, 512, or width x height, 768x512; {shortened(text)!r} isn't.")
+    width = int(found[1])
+    return int(found[2] or width), width
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from "0", "0,1,5", "0 1 5" or "0-7". Raises UsageError."""
+    found: list[int] = []
+    for part in re.split(r"[,\s]+", text.strip()):
+        one = SEEDS.fullmatch(part)
+        if one is None:
+            raise UsageError(f"seeds are whole numbers: 0, or 0,1,5, or 0-7; {shortened(text)!r} isn't.")
+        first, last = int(one[1]), int(one[2] or one[1])
+        if not 0 <= last - first < MAX_SEEDS:
+            raise UsageError(
+                f"{shortened(part)!r} is no range of seeds. A range ascends and holds at most {MAX_SEEDS:,} seeds."
+            )
+        found += range(first, last + 1)
+    return found
 
 
 @dataclass(frozen=True)
 class Option:
     """How a field of `Sampling` is asked for: its flags on the command line, its help text, its limits.
 
-    `minimum` and `maximum` are inclusive; of a size they hold for each side, which is a multiple of `multiple`.
+    `minimum` and `maximum` are inclusive; of a size they hold for each side, which is a multiple of `multiple`. `parse`
+    turns a text into the value, where the type alone doesn't say how; it raises UsageError.
     """
 
     flags: tuple[str, ...]
@@ -35,6 +75,7 @@ class Option:
     maximum: float | None = None
     multiple: int = 1
     choices: tuple[str, ...] = ()
+    parse: Callable[[str], Any] | None = None
 
 
 def _option(default: Any, *flags: str, **details: Any) -> Any:
@@ -71,10 +112,15 @@ class Sampling:
         minimum=CELL,
         maximum=4096,
         multiple=CELL,
+        parse=parse_size,
         help="Image size in pixels: 512, or 768x512 (multiples of 8). Default: the model's.",
     )
     scheduler: str | None = _option(
-        None, "--scheduler", metavar="NAME", choices=SCHEDULERS, help="{choices}. Default: the model's."
+        None,
+        "--scheduler",
+        metavar="NAME",
+        choices=tuple(SCHEDULERS),
+        help=f"One of {', '.join(SCHEDULERS)}. Default: the model's.",
     )
     safety_checker: bool = _option(
         True, "--no-safety-checker", help="Do not run the model's safety checker, if it has one."
@@ -85,21 +131,6 @@ class Sampling:
             raise UsageError("the prompt is empty. Describe what the image should show.")
         for name, option in options().items():
             _check(name, option, getattr(self, name))
-
-    def as_record(self) -> dict[str, Any]:
-        """For JSON; `from_record` is its inverse."""
-        return dataclasses.asdict(self) | {"size": None if self.size is None else list(self.size)}
-
-    @classmethod
-    def from_record(cls, values: Mapping[str, Any]) -> "Sampling":
-        """From what `as_record` gave, read from a file; other keys are ignored.
-
-        Raises UsageError for values outside their limits, and KeyError or TypeError for a record that isn't one.
-        """
-        known: dict[str, Any] = {f.name: values[f.name] for f in dataclasses.fields(cls)}
-        if known["size"] is not None:
-            known["size"] = tuple(known["size"])
-        return cls(**known)
 
 
 def options() -> dict[str, Option]:
@@ -112,29 +143,6 @@ def defaults() -> dict[str, Any]:
     return {f.name: f.default for f in dataclasses.fields(Sampling) if "option" in f.metadata}
 
 
-def parse_size(text: str) -> Size:
-    """Height and width from "512" or "768x512" (width x height). Raises UsageError."""
-    found = SIZE.fullmatch(text.strip())
-    if found is None:
-        raise UsageError(f"a size is one side, 512, or width x height, 768x512; {shortened(text)!r} isn't.")
-    width = int(found[1])
-    return int(found[2] or width), width
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds from "0", "0,1,5", "0 1 5" or "0-7". Raises UsageError."""
-    found: list[int] = []
-    for part in re.split(r"[,\s]+", text.strip()):
-        one = SEEDS.fullmatch(part)
-        if one is None:
-            raise UsageError(f"seeds are whole numbers: 0, or 0,1,5, or 0-7; {shortened(text)!r} isn't.")
-        first, last = int(one[1]), int(one[2] or one[1])
-        if not 0 <= last - first < MOST_SEEDS:
-            raise UsageError(f"{shortened(part)!r} is no range of seeds: it goes up, by at most {MOST_SEEDS:,}.")
-        found += range(first, last + 1)
-    return found
-
-
 def shortened(text: str) -> str:
     """Text that fits into a message."""
     return text if len(text) <= 60 else text[:57] + "..."
@@ -144,22 +152,19 @@ def _check(name: str, option: Option, value: Any) -> None:
     if value is None:
         return
     label = name.replace("_", " ")
-    if option.choices and value not in option.choices:
-        raise UsageError(f"no {label} is called {value!r}. Known: {', '.join(option.choices)}.")
-    if name == "size":
-        for side in value:
-            if side % option.multiple or not _within(side, option):
-                low, high = int(option.minimum or 0), int(option.maximum or 0)
-                near = min(max(low, round(side / option.multiple) * option.multiple), high)
-                raise UsageError(
-                    f"sides are multiples of {option.multiple} pixels from {low} to {high}; {value[1]}x{value[0]} has "
-                    f"{side}. Nearest: {near}."
-                )
-    elif option.minimum is not None and not _within(value, option):
-        upper = f"{option.minimum:g} to {option.maximum:g}" if option.maximum is not None else f"{option.minimum:g} up"
-        raise UsageError(f"{label} must be a number from {upper}, not {value:g}.")
-
-
-def _within(value: float, option: Option) -> bool:
     low, high = option.minimum, option.maximum
-    return (low is None or value >= low) and (value <= high if high is not None else value < float("inf"))
+    if option.choices and value not in option.choices:
+        raise UsageError(f"no {label} is called {shortened(value)!r}. Known: {', '.join(option.choices)}.")
+    if name == "size":
+        assert low is not None
+        assert high is not None
+        for side in value:
+            if side % option.multiple or not low <= side <= high:
+                nearest = min(max(low, round(side / option.multiple) * option.multiple), high)
+                raise UsageError(
+                    f"{value[1]}x{value[0]} has a side of {side} pixels; sides are multiples of {option.multiple} from "
+                    f"{low} to {high}. Nearest: {nearest}."
+                )
+    elif (low is not None and not low <= value < math.inf) or (high is not None and value > high):
+        limits = f"{low:g} to {high:g}" if high is not None else f"{low:g} up"
+        raise UsageError(f"{label} must be a number from {limits}, not {value:g}.")

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from vaelens.comparison.outcome import Comparison, check_plain_output
+from vaelens.comparison.running import compare, generate
+from vaelens.replay.replaying import replay
 
 from support import pipelines
 from support.vaes import random_vae
 from vaelens.adapters.pipelines import DiffusionPipeline
-from vaelens.comparison.outcome import Comparison, check_plain_output
-from vaelens.comparison.running import compare, generate
 from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError
 from vaelens.images.faces import draw_face
 from vaelens.latents import Latent, save_latents
 from vaelens.loading import load
-from vaelens.replay.replaying import replay
 from vaelens.report.gallery import check_output
 from vaelens.resources import using_threads
 from vaelens.vae import VAE

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from vaelens.adapters.pipelines import SCHEDULERS
-from vaelens.comparison.running import compare, generate
+from vaelens.comparison.workflow import compare, generate
 from vaelens.files import sha256_file
 from vaelens.images.prompts import VALUES, Face, Letter, Scene, caption
 from vaelens.resources import using_threads
+from vaelens.sampling import SCHEDULERS
 from vaelens.weights.registry import embedded_model_path, registry
 
 ROOT = Path(__file__).parents[2]
@@ -66,11 +66,11 @@ def test_it_is_small_and_in_the_layout_that_old_and_new_libraries_read() -> None
 def test_with_nothing_named_it_draws_and_the_trio_decodes(tmp_path: Path) -> None:
     ran = run("-m", "vaelens", "compare", PROMPT, "--seed", "0", "-o", "out", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "No model and no VAE named, so the small model that ships with vaelens serves, tiny-sd" in ran.stderr
+    assert "No model and no VAE named. Using the small embedded model tiny-sd" in ran.stderr
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert [vae["name"] for vae in record["vaes"]] == TRIO
     assert len({row["latents_sha256"] for row in record["rows"]}) == 1
-    assert (record["model"]["model"], record["subjects"][0]["made"]["steps"]) == ("tiny-sd", 25)
+    assert (record["model"]["name"], record["images"][0]["provenance"]["sampling"]["steps"]) == ("tiny-sd", 25)
     image = next((tmp_path / "out").glob("*-tiny-ft-mse.png"))
     again = run("-m", "vaelens", "replay", image, "-o", "again.png", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -81,8 +81,8 @@ def test_with_nothing_named_it_draws_and_the_trio_decodes(tmp_path: Path) -> Non
 def test_seeds_differ_and_each_is_the_same_alone_and_among_others() -> None:
     among = compare(PROMPT, seeds=[3, 0], steps=4)
     alone = generate(PROMPT, seeds=[0], steps=4)
-    assert alone.subjects[0].latent.sha256 == among.subjects[1].latent.sha256 != among.subjects[0].latent.sha256
-    assert np.array_equal(alone.subjects[0].decoded[0].pixels, among.subjects[1].decoded[0].pixels)
+    assert alone.images[0].latent.sha256 == among.images[1].latent.sha256 != among.images[0].latent.sha256
+    assert np.array_equal(alone.images[0].decoded[0].pixels, among.images[1].decoded[0].pixels)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_it_draws_what_it_is_asked_for(script: Callable[[str], ModuleType], scen
     """Read by the network that was trained apart; the full check's numbers are in docs/tiny-sd.json."""
     labels, check = script("labels"), script("check_tiny_sd")
     made = generate(caption(scene), seeds=[1])
-    pixels = torch.from_numpy(made.subjects[0].decoded[0].pixels).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(made.images[0].decoded[0].pixels).permute(2, 0, 1)[None]
     (seen,) = labels.read(labels.load_labels(), pixels.float() / 255)
     found = check.shares([scene], [seen])["all"]
     assert found["share"] >= 2 / 3, seen
@@ -103,7 +103,7 @@ def test_it_draws_what_it_is_asked_for(script: Callable[[str], ModuleType], scen
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_serves_it(scheduler: str) -> None:
     """Its noise levels reach farther up than Stable Diffusion's, where Karras' spacing rounds to equal steps."""
-    made = generate("the letter A", scheduler=scheduler).subjects[0].decoded[0].pixels
+    made = generate("the letter A", scheduler=scheduler).images[0].decoded[0].pixels
     assert made.std() > 20
     assert np.abs(np.diff(made.astype(int), axis=0)).mean() < 8, "no noise"
 
@@ -118,7 +118,7 @@ def test_diffusers_own_call_takes_it_with_our_vae() -> None:
     pipe.set_progress_bar_config(disable=True)
     seed = torch.Generator().manual_seed(0)
     theirs = pipe(PROMPT, num_inference_steps=3, guidance_scale=3.0, generator=seed).images[0]
-    ours = generate(PROMPT, "tiny-ft-mse", steps=3, device="cpu").subjects[0].decoded[0].pixels
+    ours = generate(PROMPT, "tiny-ft-mse", steps=3, device="cpu").images[0].decoded[0].pixels
     assert np.array_equal(np.asarray(theirs), ours)
     with pytest.raises(TypeError, match="takes a VAE"):
         vaelens.as_diffusers("tiny-ft-mse")
@@ -131,7 +131,7 @@ def test_the_articles_program_runs_with_it(tmp_path: Path) -> None:
     asked = [PROMPT, "--model", "tiny-sd", "--steps", "3", "--seed", "2"]
     ran = run("-c", start, *asked, cwd=tmp_path, PYTHONPATH=f"{ROOT / 'tests'}{os.pathsep}{ROOT / 'src'}")
     assert ran.returncode == 0, ran.stderr
-    mine = compare(PROMPT, seeds=[2], steps=3, device="cpu").subjects[0]
+    mine = compare(PROMPT, seeds=[2], steps=3, device="cpu").images[0]
     for name, one in zip(TRIO, mine.decoded, strict=True):
         assert np.array_equal(Image.open(tmp_path / f"{name}-seed-2.png"), one.pixels), name
 

@@ -1,4 +1,4 @@
-"""Which diffusion model serves: found, understood from its small files, and its weights brought here.
+"""Diffusion models: found, understood from their small files, and downloaded.
 
 A model is the embedded one, a folder in the layout of diffusers, a hub id, or a single-file checkpoint. Its latent
 space is known before any weights are downloaded, so that a VAE of another space is refused first.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
-from vaelens.adapters.variants import SMALL, needed, variant_of
+from vaelens.adapters.variants import SMALL, files_needed, variant_of
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch
 from vaelens.download.listing import list_files
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
@@ -23,51 +23,51 @@ from vaelens.weights.safetensors_file import PICKLED, open_tensor_file
 
 INDEX = "model_index.json"
 LATENT_SPACE = "_vaelens_latent_space"  # in model_index.json, for a model that comes without a VAE
-GUARD = ("safety_checker", "feature_extractor")
-LIBRARIES = {  # where an index looks for its parts, and the modules that are meant
+SAFETY_PARTS = ("safety_checker", "feature_extractor")
+LIBRARIES = {  # the names that an index has for the libraries of its parts, and their modules
     "diffusers": "diffusers",
     "transformers": "transformers",
     "stable_diffusion": "diffusers.pipelines.stable_diffusion",
 }
 
+Source = Literal["embedded", "folder", "hub", "file"]
+
 
 @dataclass(frozen=True)
-class Kind:
-    """A pipeline of diffusers that is asked for latents, and what it does where nothing is said (its own defaults).
+class Pipeline:
+    """A pipeline class of diffusers, its default steps and guidance scale, and the parts that it requires."""
 
-    `guarded` tells that it may have a safety checker, `parts` are those that it can't do without.
-    """
-
-    pipeline: str
+    class_name: str
     steps: int
-    guidance: float
-    guarded: bool = False
-    parts: tuple[str, ...] = ("unet", "scheduler", "text_encoder", "tokenizer")
+    guidance_scale: float
+    may_have_safety_checker: bool = False
+    required: tuple[str, ...] = ("unet", "scheduler", "text_encoder", "tokenizer")
 
 
-KINDS = {
-    "StableDiffusionPipeline": Kind("StableDiffusionPipeline", 50, 7.5, guarded=True),
-    "StableDiffusionXLPipeline": Kind(
+_PIPELINES = (
+    Pipeline("StableDiffusionPipeline", 50, 7.5, may_have_safety_checker=True),
+    Pipeline(
         "StableDiffusionXLPipeline",
         50,
         5.0,
-        parts=("unet", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
+        required=("unet", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
     ),
-}
+)
+PIPELINES = {pipeline.class_name: pipeline for pipeline in _PIPELINES}
 
 
 @dataclass(frozen=True)
 class ModelFiles:
     """A model as it was found; `space` is its latent space (None: its own), `vae` what to load for its own VAE.
 
-    `folder` holds what is on this machine: the whole model, or of a hub's model its small files so far; for a
-    checkpoint (`file`) the configs of its kind. `components` are the parts of the pipeline, each with the library and
-    class that make it, `lacking` what is still to be downloaded.
+    `folder` holds what is on this machine: the whole model; of a hub's model its small files; for a checkpoint (`file`)
+    the configs of its architecture. `components` are the parts of the pipeline, each with its library and class,
+    `to_download` the files that `download` fetches.
     """
 
     name: str
-    source: Literal["embedded", "folder", "hub", "file"]
-    kind: Kind
+    source: Source
+    pipeline: Pipeline
     space: str | None
     vae: str
     folder: Path
@@ -75,51 +75,49 @@ class ModelFiles:
     file: Path | None = None
     variant: str | None = None
     commit: str | None = None
-    lacking: tuple[RemoteFile, ...] = ()
+    to_download: tuple[RemoteFile, ...] = ()
 
     @property
-    def has_guard(self) -> bool:
+    def has_safety_checker(self) -> bool:
         """Whether it comes with a safety checker."""
         return "safety_checker" in self.components
 
-    @property
-    def size(self) -> int:
-        """Bytes that are still to be downloaded, as far as they are known."""
-        return sum(file.size or 0 for file in self.lacking)
 
-
-def find_model(source: str, *, half: bool = False, guard: bool = True, runtime: Runtime = DEFAULT) -> ModelFiles:
+def find_model(source: str, runtime: Runtime = DEFAULT, *, safety_checker: bool = True) -> ModelFiles:
     """The model that `source` names; of a hub's model only small files are fetched.
 
-    `half` prefers weights that are stored in fp16, `guard` wants the safety checker. Raises UsageError for an unknown
-    name or a pipeline that isn't Stable Diffusion 1.x, 2.x or XL; UnsafeFileError where there are only pickled weights;
+    A runtime in half precision prefers weights that are stored in fp16. Raises UsageError for an unknown name or a
+    pipeline that isn't Stable Diffusion 1.x, 2.x or XL; UnsafeFileError where there are only pickled weights;
     BadInputError for files that aren't a model; and what downloading raises.
     """
     text = check_model(source)
     path = Path(text).expanduser()
+    half = runtime.dtype_name != "float32"
     if path.is_dir():
-        return _from_folder(path, path.name, half, guard, "folder")
+        return _from_folder(path, path.name, half, safety_checker, "folder")
     if path.is_file():
         return _from_checkpoint(path, runtime)
     known = registry().models.get(text.lower())
     if known is not None and known.embedded:
-        found = _from_folder(embedded_model_path(known), text.lower(), half, guard, "embedded")
-        kind = dataclasses.replace(found.kind, steps=known.steps, guidance=known.guidance)
-        return dataclasses.replace(found, kind=kind, space=known.space, vae=known.vae)
-    return _from_hub(known.repo if known and known.repo else text, half, guard, runtime)
+        found = _from_folder(embedded_model_path(known), text.lower(), half, safety_checker, "embedded")
+        pipeline = dataclasses.replace(found.pipeline, steps=known.steps, guidance_scale=known.guidance)
+        return dataclasses.replace(found, pipeline=pipeline, space=known.space, vae=known.vae)
+    return _from_hub(known.repo if known and known.repo else text, half, safety_checker, runtime)
 
 
 def check_model(source: str) -> str:
-    """The source, if it is a path that exists, a known name, or may be a hub id; asks no network.
+    """The source, if it is a path that exists, a known name, or may be a hub id. Makes no network request.
 
-    Raises UsageError for an unknown name, BadInputError for a file or folder that isn't there.
+    Raises UsageError for an unknown name, BadInputError for a file or folder that doesn't exist.
     """
     if not source:
-        raise UsageError(f"an empty name is no model. Name {registry().model_names()}, a folder, a file or a hub id.")
+        raise UsageError(
+            f"an empty name names no model. Name {registry().model_names()}, a folder, a file or a hub id."
+        )
     path = Path(source).expanduser()
     if path.suffix.lower() in PICKLED and path.exists():
         raise UnsafeFileError(
-            f"{source} is pickled, and may run any code when it is read. Get the model as .safetensors."
+            f"{source} is a pickled file, which may run any code when it is read. Get the model as .safetensors."
         )
     if path.exists() or source.lower() in registry().models:
         return source
@@ -127,55 +125,60 @@ def check_model(source: str) -> str:
     if HUB_ID.fullmatch(source) and not looks_like_file:
         return source
     if looks_like_file or len(path.parts) > 1:
-        raise BadInputError(f"{source}: there is no such file or folder. Check the path.")
+        raise BadInputError(f"{source}: no such file or folder. Check the path.")
     registry().find_model(source)
     return source
 
 
-def bring(model: ModelFiles, runtime: Runtime = DEFAULT) -> ModelFiles:
+def download(model: ModelFiles, runtime: Runtime = DEFAULT) -> ModelFiles:
     """The model with all its files on this machine. Raises what downloading raises."""
-    if model.lacking:
-        size = f"{model.size / 1e9:.2f} GB"
-        runtime.notify(f"{model.name}: {len(model.lacking)} files, {size}, those that aren't cached yet")
-    for file in model.lacking:
+    if model.to_download:
+        size = sum(file.size or 0 for file in model.to_download)
+        runtime.notify(
+            f"{model.name}: {len(model.to_download)} files, {size / 1e9:.2f} GB. Files in the cache are not downloaded "
+            "again."
+        )
+    for file in model.to_download:
         fetch(file, runtime)
-    return dataclasses.replace(model, lacking=())
+    return dataclasses.replace(model, to_download=())
 
 
-def _from_folder(folder: Path, name: str, half: bool, guard: bool, source: Literal["folder", "embedded"]) -> ModelFiles:
+def _from_folder(
+    folder: Path, name: str, half: bool, safety_checker: bool, source: Literal["folder", "embedded"]
+) -> ModelFiles:
     index = _json(folder / INDEX)
-    kind, components = _kind(index, name), _components(index, guard)
+    pipeline, components = _pipeline(index, name), _components(index, safety_checker)
     files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
     variant = variant_of(files, components, half, str(folder))
     vae = folder / "vae" / "config.json"
     space = index.get(LATENT_SPACE)
     if vae.is_file():
         space = space_of_config(_json(vae), str(vae))
-    return ModelFiles(name, source, kind, space, str(folder), folder, components, variant=variant)
+    return ModelFiles(name, source, pipeline, space, str(folder), folder, components, variant=variant)
 
 
-def _from_hub(repo: str, half: bool, guard: bool, runtime: Runtime) -> ModelFiles:
+def _from_hub(repo: str, half: bool, safety_checker: bool, runtime: Runtime) -> ModelFiles:
     listing = list_files(repo, runtime=runtime)
     files = {file.filename: file for file in listing.files}
     if INDEX not in files:
         raise BadInputError(
             f"{repo} on the hub holds no {INDEX}, so it isn't a diffusers pipeline. Name another model."
         )
-    place = fetch(files[INDEX], runtime)
-    index = _json(place)
-    kind, components = _kind(index, repo), _components(index, guard)
+    index_path = fetch(files[INDEX], runtime)
+    index = _json(index_path)
+    pipeline, components = _pipeline(index, repo), _components(index, safety_checker)
     variant = variant_of(files, components, half, repo)
     space = index.get(LATENT_SPACE)
     if "vae/config.json" in files:
         space = space_of_config(_json(fetch(files["vae/config.json"], runtime)), f"{repo} vae/config.json")
-    wanted = tuple(files[name] for name in needed(files, components, variant))
+    needed = tuple(files[name] for name in files_needed(files, components, variant))
     return ModelFiles(
-        repo, "hub", kind, space, repo, place.parent, components, None, variant, listing.commit, lacking=wanted
+        repo, "hub", pipeline, space, repo, index_path.parent, components, None, variant, listing.commit, needed
     )
 
 
 def _from_checkpoint(path: Path, runtime: Runtime) -> ModelFiles:
-    """A checkpoint says what it is by its keys; tokenizer, scheduler and configs are those of its kind's repository."""
+    """What a checkpoint's keys say; tokenizer, scheduler and configs are those of its architecture's repository."""
     opened = open_tensor_file(path)
     space = space_of_checkpoint(opened)
     unet = opened.shapes.get("model.diffusion_model.input_blocks.0.0.weight")
@@ -184,63 +187,69 @@ def _from_checkpoint(path: Path, runtime: Runtime) -> ModelFiles:
             f"{path}: not a whole checkpoint of Stable Diffusion 1.x, 2.x or XL. Name a folder or a hub id."
         )
     if unet[1] != 4:
-        raise BadInputError(f"{path}: its UNet takes {unet[1]} channels, so it is for inpainting. Name another model.")
-    texts = [shape[-1] for name, shape in opened.shapes.items() if name.endswith("attn2.to_k.weight")]
-    context = texts[0] if texts else 0
-    name = {768: "sd-v1-5", 1024: "sd-v2-1", 2048: "sdxl-base"}.get(context)
+        raise BadInputError(
+            f"{path}: its UNet has {unet[1]} input channels, so it is an inpainting model. Name another model."
+        )
+    widths = [shape[-1] for name, shape in opened.shapes.items() if name.endswith("attn2.to_k.weight")]
+    width = widths[0] if widths else 0
+    name = {768: "sd-v1-5", 1024: "sd-v2-1", 2048: "sdxl-base"}.get(width)
     if name is None:
         raise BadInputError(
-            f"{path}: its text has {context} channels, which no Stable Diffusion has. Name another model."
+            f"{path}: its text embeddings have {width} channels, as no Stable Diffusion has. Name another model."
         )
-    like = registry().find_model(name).repo
-    assert like is not None
-    if name == "sd-v2-1":  # its keys don't tell; by diffusers' folder one would know
+    repo = registry().find_model(name).repo
+    assert repo is not None
+    if name == "sd-v2-1":  # the keys of its two versions are the same; a diffusers folder tells them apart
         runtime.notify(
-            f"{path.name} is taken for Stable Diffusion 2.1 (v-prediction, 768 pixels). If it is a base model of 512 "
-            "pixels, this gives noise: name its folder in diffusers' layout instead."
+            f"Note: {path.name} is treated as Stable Diffusion 2.1 (v-prediction, 768 pixels). A 512-pixel base model "
+            "gives noise this way: name its folder in diffusers' layout instead."
         )
-    listing = list_files(like, runtime=runtime)
+    listing = list_files(repo, runtime=runtime)
     files = {file.filename: file for file in listing.files}
-    index = _json(fetch(files[INDEX], runtime))
-    components = _components(index, guard=False)
+    index_path = fetch(files[INDEX], runtime)
+    index = _json(index_path)
+    components = _components(index, safety_checker=False)
     small = [f for n, f in files.items() if PurePosixPath(n).suffix in SMALL and n.partition("/")[0] in components]
-    folder = fetch(files[INDEX], runtime).parent
+    pipeline = _pipeline(index, repo)
     return ModelFiles(
-        path.stem, "file", _kind(index, like), space, str(path), folder, components, path, lacking=(*small,)
+        path.stem, "file", pipeline, space, str(path), index_path.parent, components, path, to_download=(*small,)
     )
 
 
-def _kind(index: Mapping[str, Any], name: str) -> Kind:
-    found = str(index.get("_class_name"))
-    if found not in KINDS:
+def _pipeline(index: Mapping[str, Any], name: str) -> Pipeline:
+    class_name = str(index.get("_class_name"))
+    if class_name not in PIPELINES:
         raise UsageError(
-            f"{name} is a {found}; vaelens generates with Stable Diffusion 1.x, 2.x and XL ({', '.join(KINDS)}). "
-            "Latents from elsewhere can be compared with --latents."
+            f"{name} is a {class_name}; vaelens generates with Stable Diffusion 1.x, 2.x and XL "
+            f"({', '.join(PIPELINES)}). Latents from elsewhere can be compared with --latents."
         )
-    lacking = [part for part in KINDS[found].parts if part not in _components(index, guard=False)]
-    if lacking:
-        raise BadInputError(f"{name} is a {found} without {', '.join(lacking)}. Get it anew, or name another model.")
-    return KINDS[found]
+    components = _components(index, safety_checker=False)
+    missing = [part for part in PIPELINES[class_name].required if part not in components]
+    if missing:
+        raise BadInputError(
+            f"{name} is a {class_name} without {', '.join(missing)}. Download it again, or name another model."
+        )
+    return PIPELINES[class_name]
 
 
-def _components(index: Mapping[str, Any], guard: bool) -> dict[str, tuple[str, str]]:
-    """The pipeline's parts but the VAE: none is loaded to make a latent.
+def _components(index: Mapping[str, Any], safety_checker: bool) -> dict[str, tuple[str, str]]:
+    """The pipeline's parts without the VAE, which making a latent doesn't need.
 
-    Raises UnsafeFileError for a part that isn't of diffusers or transformers, which would run somebody's code.
+    Raises UnsafeFileError for a part whose class isn't of diffusers or transformers: it would run foreign code.
     """
     parts = {k: cast(list[Any], v) for k, v in index.items() if not k.startswith("_") and isinstance(v, list)}
-    left_out = {"vae"} if guard else {"vae", *GUARD}
+    left_out = {"vae"} if safety_checker else {"vae", *SAFETY_PARTS}
     found: dict[str, tuple[str, str]] = {}
-    for name, made in parts.items():
-        if name in left_out or not made or made[0] is None:
+    for name, entry in parts.items():
+        if name in left_out or not entry or entry[0] is None:
             continue
-        library, kind = (str(one) for one in (*made, "", "")[:2])
-        if library not in LIBRARIES or not kind.isidentifier():
+        library, class_name = (str(one) for one in (*entry, "", "")[:2])
+        if library not in LIBRARIES or not class_name.isidentifier():
             raise UnsafeFileError(
-                f"the model's part {name} is made by {library} {kind}, which isn't one of {', '.join(LIBRARIES)}: code "
-                "from elsewhere isn't run. Name another model."
+                f"the model's {name} is a {class_name} of {library}, and only classes of {', '.join(LIBRARIES)} are "
+                "loaded: others could run any code. Name another model."
             )
-        found[name] = library, kind
+        found[name] = library, class_name
     return found
 
 
@@ -252,7 +261,7 @@ def _json(path: Path) -> dict[str, Any]:
             f"{path.parent} holds no {path.name}, so it isn't a model's folder. Name another."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} can't be read as JSON ({error}). Get it anew.") from error
+        raise BadInputError(f"{path} can't be read as JSON ({error}). Download it again.") from error
     if not isinstance(found, dict):
-        raise BadInputError(f"{path} isn't a table. Get it anew.")
+        raise BadInputError(f"{path} holds no JSON object. Download it again.")
     return cast(dict[str, Any], found)

@@ -3,38 +3,27 @@
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vaelens.adapters.libraries import diffusers, quiet
-from vaelens.adapters.models import GUARD, LIBRARIES, ModelFiles
-from vaelens.errors import BadInputError, UsageError
+from vaelens.adapters.models import LIBRARIES, SAFETY_PARTS, ModelFiles
+from vaelens.errors import BadInputError
 from vaelens.resources import is_out_of_memory
+from vaelens.runtime import Runtime
+from vaelens.sampling import SCHEDULERS, Sampling
 
-OnStep = Callable[[int, int], None]  # told the number of the step that comes next, from 1, and of all
-EVEN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
-DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2}
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    # by the names that other tools give them: diffusers' classes, and what makes them so whatever the model's own had
-    "ddim": ("DDIMScheduler", {}),
-    "pndm": ("PNDMScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", EVEN),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", EVEN),
-    "dpm++2m": ("DPMSolverMultistepScheduler", DPM | EVEN),
-    "dpm++2m-karras": ("DPMSolverMultistepScheduler", DPM | EVEN | {"use_karras_sigmas": True}),
-    "unipc": ("UniPCMultistepScheduler", EVEN),
-}
-COUNTED = "position_ids"  # a buffer of 0, 1, 2 ..., which older files hold and newer ones don't
-DECISIVE = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "algorithm_type")
+OnStep = Callable[[int, int], None]  # gets the number of the UNet call that comes next, from 1, and their count
+POSITION_IDS = "position_ids"  # a buffer of 0, 1, 2 ..., which older files hold and newer ones don't
+SCHEDULER_OPTIONS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "algorithm_type")
 
 
 class DiffusionPipeline:
     """One model, ready to make latents, one image at a time.
 
-    `scheduler` is the name of its scheduler's class, `side` the size in pixels that it was trained for.
+    `factor` is the pixels per latent cell, `side` the side of the square images it was trained for, in pixels.
     """
 
     def __init__(self, pipe: Any, model: ModelFiles, device: torch.device) -> None:
@@ -52,48 +41,39 @@ class DiffusionPipeline:
 
     @property
     def scheduler_options(self) -> dict[str, Any]:
-        """What the scheduler does in its own way, by diffusers' names: spacing of the noise levels, kind of solver."""
+        """The scheduler's own settings by diffusers' names: spacing of the noise levels, kind of solver."""
         config = self._pipe.scheduler.config
-        return {name: config[name] for name in DECISIVE if config.get(name)}
+        return {name: config[name] for name in SCHEDULER_OPTIONS if config.get(name)}
 
-    def calls(self, steps: int) -> int:
-        """How often the UNet is asked for so many steps: some schedulers ask more than once a step."""
+    @property
+    def has_safety_checker(self) -> bool:
+        """Whether a safety checker is loaded."""
+        return getattr(self._pipe, "safety_checker", None) is not None
+
+    def unet_calls(self, steps: int) -> int:
+        """The UNet calls of so many steps: some schedulers make more than one per step."""
         with quiet():
             self._pipe.scheduler.set_timesteps(steps)
         return len(self._pipe.scheduler.timesteps)
 
-    @property
-    def has_guard(self) -> bool:
-        """Whether a safety checker is loaded."""
-        return getattr(self._pipe, "safety_checker", None) is not None
-
-    def unread(self, prompt: str) -> str:
-        """The end of the prompt that the text encoder has no room for, or ""."""
+    def truncated(self, prompt: str) -> str:
+        """The end of the prompt that the text encoder cuts off, or ""."""
         tokenizer = self._pipe.tokenizer
         ids: list[int] = tokenizer(prompt, truncation=False, verbose=False).input_ids
-        room: int = tokenizer.model_max_length
-        return tokenizer.decode(ids[room - 1 : -1]).strip() if len(ids) > room else ""
+        limit: int = tokenizer.model_max_length
+        return tokenizer.decode(ids[limit - 1 : -1]).strip() if len(ids) > limit else ""
 
-    def latents(
-        self,
-        prompt: str,
-        *,
-        negative: str | None,
-        seed: int,
-        steps: int,
-        guidance: float,
-        height: int,
-        width: int,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Scaled latents [1,c,h/f,w/f], fp32 on the CPU: what diffusers gives for `output_type="latent"`.
+    def latents(self, sampling: Sampling, seed: int, on_step: OnStep | None = None) -> Tensor:
+        """Scaled latents [1,c,h/f,w/f], fp32 on the CPU: what diffusers returns for `output_type="latent"`.
 
-        The noise comes from torch.Generator("cpu").manual_seed(seed), on every device.
+        `sampling` names steps, guidance scale and size. The noise comes from torch.Generator("cpu").manual_seed(seed),
+        on every device.
         """
+        assert sampling.steps is not None
+        assert sampling.size is not None
+        calls = self.unet_calls(sampling.steps)
 
-        calls = self.calls(steps)
-
-        def stepped(_pipe: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+        def step_ended(_pipe: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
             if on_step and step + 1 < calls:
                 on_step(step + 2, calls)
             return values
@@ -101,122 +81,114 @@ class DiffusionPipeline:
         if on_step:
             on_step(1, calls)
         with quiet():
-            made = self._pipe(
-                prompt,
-                negative_prompt=negative,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                height=height,
-                width=width,
+            output = self._pipe(
+                sampling.prompt,
+                negative_prompt=sampling.negative_prompt,
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance_scale,
+                height=sampling.size[0],
+                width=sampling.size[1],
                 generator=torch.Generator("cpu").manual_seed(seed),
                 output_type="latent",
-                callback_on_step_end=stepped,
+                callback_on_step_end=step_ended,
             )
-        return made.images.detach().float().cpu().contiguous()
+        return output.images.detach().float().cpu().contiguous()
 
     @torch.no_grad()
-    def guard(self, image: Tensor) -> tuple[Tensor, bool]:
-        """An image [1,3,h,w] in [0,1] as the safety checker lets it through, and whether that hid it (black then).
+    def check_safety(self, image: Tensor) -> tuple[Tensor, bool]:
+        """An image [1,3,h,w] in [0,1] after the safety checker, black where it was flagged; and whether it was.
 
-        Without a checker the image is as it was.
+        Without a checker the image stays as it is.
         """
-        if not self.has_guard:
+        if not self.has_safety_checker:
             return image, False
         _, found = self._pipe.run_safety_checker(image.cpu() * 2 - 1, self._device, self.dtype)
-        hidden = bool(found and found[0])
-        return (torch.zeros_like(image) if hidden else image), hidden
+        flagged = bool(found and found[0])
+        return (torch.zeros_like(image) if flagged else image), flagged
 
 
-def open_pipeline(
-    model: ModelFiles, *, device: torch.device, dtype: torch.dtype, scheduler: str | None = None, guard: bool = True
-) -> DiffusionPipeline:
-    """The model, whose files are all on this machine. Raises BadInputError for files that don't make it up.
+def open_pipeline(model: ModelFiles, sampling: Sampling, runtime: Runtime) -> DiffusionPipeline:
+    """The model, whose files are all on this machine, with the scheduler and safety checker that `sampling` names.
 
-    `scheduler` replaces the model's own by one of SCHEDULERS, with the model's settings (UsageError for another).
+    A scheduler that it names replaces the model's own and keeps the model's noise levels. Raises BadInputError for
+    files that don't form such a model.
     """
-    if scheduler is not None:
-        check_scheduler(scheduler)
     library = diffusers()
     with quiet():
-        kind = getattr(library, model.kind.pipeline)  # imported now
-    without: dict[str, Any] = {"vae": None}
-    if model.kind.guarded:
-        without |= {} if guard and model.has_guard else dict.fromkeys(GUARD)
-        without["requires_safety_checker"] = False  # without one it would say so at length
-    options = {"torch_dtype": dtype, "local_files_only": True}
+        pipeline_class = getattr(library, model.pipeline.class_name)  # imported now
+    parts: dict[str, Any] = {"vae": None}
+    if model.pipeline.may_have_safety_checker:
+        parts |= {} if sampling.safety_checker and model.has_safety_checker else dict.fromkeys(SAFETY_PARTS)
+        parts["requires_safety_checker"] = False  # otherwise diffusers warns at length where there is none
+    options = {"torch_dtype": runtime.dtype, "local_files_only": True}
     try:
         with quiet():
             if model.file is not None:
-                pipe = kind.from_single_file(str(model.file), config=str(model.folder), **options, **without)
+                pipe = pipeline_class.from_single_file(str(model.file), config=str(model.folder), **options, **parts)
             else:
                 options |= {"variant": model.variant, "use_safetensors": True}
-                networks = _networks(model, options)
-                pipe = kind.from_pretrained(str(model.folder), **options, **(without | networks))
-            _check_whole(pipe)
-            pipe = pipe.to(device)
-            if scheduler is not None:
-                name, changed = SCHEDULERS[scheduler]
+                parts |= _networks(model, options)
+                pipe = pipeline_class.from_pretrained(str(model.folder), **options, **parts)
+            _check_complete(pipe)
+            pipe = pipe.to(runtime.device)
+            if sampling.scheduler is not None:
+                name, changed = SCHEDULERS[sampling.scheduler]
                 pipe.scheduler = _from_the_first(getattr(library, name).from_config(pipe.scheduler.config, **changed))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:300]
-        raise BadInputError(f"{model.name}: its files don't make up a {model.kind.pipeline}: {reason}") from error
+        raise BadInputError(
+            f"{model.name}: its files don't form a {model.pipeline.class_name}: {reason}. Download it again, or name "
+            "another model."
+        ) from error
     pipe.set_progress_bar_config(disable=True)
-    return DiffusionPipeline(pipe, model, device)
+    return DiffusionPipeline(pipe, model, runtime.device)
 
 
 def _from_the_first(scheduler: Any) -> Any:
-    """The scheduler, told after each `set_timesteps` that its first step is the first.
+    """The scheduler, which after each `set_timesteps` starts at its first step.
 
-    Left alone it looks for the first time step among all, and takes the second of two that are equal: Karras' spacing
-    rounds to equal ones where the noise levels reach far up, and the last step then lies beyond the end.
+    By itself it looks the first time step up among all, and takes the second of two equal ones: Karras' spacing rounds
+    to equal steps where the noise levels reach far up, and the last step then lies beyond the end.
     """
     if hasattr(scheduler, "set_begin_index"):
-        plain = scheduler.set_timesteps
+        set_timesteps = scheduler.set_timesteps
 
-        @wraps(plain)
-        def begun(*given: Any, **more: Any) -> None:
-            plain(*given, **more)
+        @wraps(set_timesteps)
+        def set_and_begin(*given: Any, **more: Any) -> None:
+            set_timesteps(*given, **more)
             scheduler.set_begin_index(0)
 
-        scheduler.set_timesteps = begun
+        scheduler.set_timesteps = set_and_begin
     return scheduler
 
 
 def _networks(model: ModelFiles, options: dict[str, Any]) -> dict[str, Any]:
     """The model's networks, each from its own files. Raises ValueError where a weight is missing or of another shape.
 
-    Left to the pipeline, transformers would fill it with random values.
+    Loaded by the pipeline, transformers would fill it with random values.
     """
-    found: dict[str, Any] = {}
-    for name, (library, kind) in model.components.items():
-        made_by = getattr(import_module(LIBRARIES[library]), kind, None)
-        if not (isinstance(made_by, type) and issubclass(made_by, torch.nn.Module)):
-            continue  # a tokenizer or a scheduler; what isn't there at all the pipeline says
-        loader: Any = made_by
-        found[name], told = loader.from_pretrained(
+    networks: dict[str, Any] = {}
+    for name, (library, class_name) in model.components.items():
+        loader: Any = getattr(import_module(LIBRARIES[library]), class_name, None)
+        if not (isinstance(loader, type) and issubclass(loader, torch.nn.Module)):
+            continue  # a tokenizer or a scheduler; the pipeline reports a class that doesn't exist
+        networks[name], report = cast(Any, loader).from_pretrained(
             str(model.folder), subfolder=name, output_loading_info=True, **options
         )
-        lost = [str(key) for key in told.get("missing_keys", ()) if not str(key).endswith(COUNTED)]
-        lost += [str(key) for key in told.get("mismatched_keys", ())]
-        if lost:
-            raise ValueError(f"{name} lacks {', '.join(sorted(lost)[:3])}{' and more' * (len(lost) > 3)}")
-    return found
+        missing = [str(key) for key in report.get("missing_keys", ()) if not str(key).endswith(POSITION_IDS)]
+        _check_none_missing(name, sorted([*missing, *(str(key) for key in report.get("mismatched_keys", ()))]))
+    return networks
 
 
-def _check_whole(pipe: Any) -> None:
-    """Raises ValueError for a weight that no file gave, which a checkpoint's loader leaves without values."""
+def _check_complete(pipe: Any) -> None:
+    """Raises ValueError for a weight that no file holds; the loader of single files leaves it without values."""
     for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module):
-            lost = [key for key, weight in part.named_parameters() if weight.is_meta]
-            if lost:
-                raise ValueError(f"{name} lacks {', '.join(lost[:3])}{' and more' * (len(lost) > 3)}")
+            _check_none_missing(name, [key for key, weight in part.named_parameters() if weight.is_meta])
 
 
-def check_scheduler(name: str) -> None:
-    """Raises UsageError for a scheduler that isn't known."""
-    if name not in SCHEDULERS:
-        raise UsageError(
-            f"no scheduler is called {name!r}. Known: {', '.join(SCHEDULERS)}; by default the model's own."
-        )
+def _check_none_missing(part: str, keys: list[str]) -> None:
+    if keys:
+        raise ValueError(f"{part} lacks {', '.join(keys[:3])}{' and more' * (len(keys) > 3)}")

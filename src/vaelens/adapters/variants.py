@@ -1,4 +1,4 @@
-"""Which of a model's files are needed: its parts' small ones, and one set of weights, in fp16 where that is wanted."""
+"""A model's stored variants: which of its files are needed, and whether its weights are taken in fp16."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -20,7 +20,10 @@ def _is_half(name: str) -> bool:
 
 
 def variant_of(files: Mapping[str, Any], components: Iterable[str], half: bool, where: str) -> str | None:
-    """ "fp16" where it is wanted and all parts have it, or where there is nothing else; weights must be safetensors."""
+    """ "fp16" where `half` asks for it and all parts have it, or where nothing else exists; else None.
+
+    Raises UnsafeFileError for a part with pickled weights only, BadInputError where no set of weights is complete.
+    """
     plain = fp16 = True
     for component in components:
         weights = _weights(files, component)
@@ -28,19 +31,19 @@ def variant_of(files: Mapping[str, Any], components: Iterable[str], half: bool, 
         if weights and not safe:
             raise UnsafeFileError(
                 f"{where}: {component} has only pickled weights ({PurePosixPath(weights[0]).name}), which may run any "
-                "code when they are read. Name a model that is published as .safetensors."
+                "code when they are read. Name a model published as .safetensors."
             )
         named = [n for n in safe if PurePosixPath(n).name.startswith(("model.", "model-", "diffusion_pytorch_model"))]
         if safe:
             plain &= any(not _is_half(n) and ".non_ema" not in n for n in named)
             fp16 &= any(_is_half(n) for n in named)
     if not plain and not fp16:
-        raise BadInputError(f"{where} has no complete set of weights in the layout of diffusers. Name another model.")
+        raise BadInputError(f"{where} has no complete set of weights in diffusers' layout. Name another model.")
     return "fp16" if fp16 and (half or not plain) else None
 
 
-def needed(files: Mapping[str, RemoteFile], components: Container[str], variant: str | None) -> list[str]:
-    """The files of these parts: all small ones, and the weights of the variant, not those kept beside them."""
+def files_needed(files: Mapping[str, RemoteFile], components: Container[str], variant: str | None) -> list[str]:
+    """The files of these components: all small ones, and the weights of the variant alone."""
     needed: list[str] = []
     for name in files:
         component, _, rest = name.partition("/")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
+from vaelens.cli.output import notice, progress, result, result_json, result_table, set_level
 
 
 def calibrate(
@@ -82,7 +82,7 @@ def calibrate(
             dtype=dtype,
             space=space,
             offline=offline,
-            notify=say,
+            notify=notice,
             progress=step,
         )
     if json:

@@ -8,21 +8,20 @@ from vaelens.errors import CheckFailedError
 
 
 def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
-    """Show versions, devices and the hub's settings; check that each device makes the CPU's pixels."""
+    """Show versions, devices and hub settings, and check that each device gives the same pixels as the CPU."""
     set_level(quiet, verbose)
-    from vaelens.doctor import TOLERANCES, examine
+    from vaelens.doctor import TOLERANCES, diagnose
     from vaelens.report.tables import Column, Table
 
-    found = examine()
+    found = diagnose()
     if json:
         result_json(asdict(found) | {"healthy": found.healthy})
     else:
-        for name, value in found.versions.items():
-            result(f"{name:<16} {value}")
-        result(f"{'threads':<16} {found.threads}")
-        for name, value in found.hub.items():
-            shown = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-            result(f"{'hub ' + name:<16} {shown}")
+        facts = (
+            found.versions | {"threads": found.threads} | {f"hub {name}": value for name, value in found.hub.items()}
+        )
+        for name, value in facts.items():
+            result(f"{name:<16} {'yes' if value is True else 'no' if value is False else value}")
         result("")
         rows = tuple(
             (
@@ -32,9 +31,11 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: op
                 f"{TOLERANCES[trip.dtype]:.0e}",
                 "yes" if trip.agrees else trip.problem or "no",
             )
-            for trip in found.trips
+            for trip in found.round_trips
         )
-        names = ("device", "dtype", "largest difference", "allowed", "agrees with the CPU in float32")
+        names = ("device", "dtype", "largest difference", "tolerance", "agrees with the CPU in float32")
         result_table(Table(tuple(map(Column, names)), rows))
     if not found.healthy:
-        raise CheckFailedError("a device doesn't make the CPU's pixels in float32 (see the table). Use --device cpu.")
+        raise CheckFailedError(
+            "a device and the CPU give different pixels in float32 (see the table). Use --device cpu or another driver."
+        )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
+from vaelens.cli.output import notice, progress, result, result_json, result_table, set_level
 
 
 def evaluate(
@@ -99,12 +99,12 @@ def evaluate(
                 dtype=dtype,
                 space=space,
                 offline=offline,
-                notify=say,
+                notify=notice,
                 progress=step,
                 unfinished=(lambda left: result_json({"unfinished": left})) if json else None,
             )
     except KeyboardInterrupt:
-        say("What was measured is kept; the same command goes on from there.")
+        notice("What was measured is kept; the same command goes on from there.")
         raise
     if results is None:
         return
@@ -116,5 +116,5 @@ def evaluate(
         result("")
         result_table(pairs_table(results))
     for warning in results.warnings:
-        say(f"Mind: {warning}")
+        notice(f"Mind: {warning}")
     result(f"\nwrote {output / 'report.html'}, beside it report.md, results.json, rows.csv, model-index/, run.json")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import live_log, progress, result, result_json, result_table, say, set_level
+from vaelens.cli.output import live_log, notice, progress, result, result_json, result_table, set_level
 from vaelens.errors import UsageError
 
 ALIKE = "Repeatable, one for each DATA."
@@ -147,13 +147,13 @@ def finetune(
                 dtype=dtype,
                 space=space,
                 offline=offline,
-                notify=say,
+                notify=notice,
                 progress=step,
                 show=show,
                 should_stop=should_stop,
             )
     except Interrupted as stopped:
-        say(f"{output}: {stopped}.")
+        notice(f"{output}: {stopped}.")
         raise typer.Exit(130) from None
     if tuned.results is None:
         return
@@ -168,7 +168,7 @@ def finetune(
         result("")
         result_table(pairs_table(tuned.results))
     for warning in tuned.results.warnings:
-        say(f"Mind: {warning}")
+        notice(f"Mind: {warning}")
     result(f"\nwrote {output}: use it as --vae {output}; README.md is its model card, report/report.html its scores")
 
 
@@ -223,7 +223,7 @@ def _stopping() -> Generator[tuple[Callable[[], bool], Callable[[bool], None]]]:
         asked.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
-        say("Stopping after this update, with a checkpoint. Once more stops at once, without one.")
+        notice("Stopping after this update, with a checkpoint. Once more stops at once, without one.")
 
     for number in before:
         signal.signal(number, ask)

@@ -1,32 +1,32 @@
 """`vaelens generate`: images of a prompt, by the model's own VAE or any other of its latent space."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vaelens.cli import generating, options
-from vaelens.cli.output import progress, result, result_json, say, set_level
+from vaelens.cli import options, sampling_options
+from vaelens.cli.output import exit_if_interrupted, notice, progress, result, result_json, set_level
 
 
+@sampling_options.with_sampling_options
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the image should show.", show_default=False)],
     vae: Annotated[
         list[str] | None,
-        typer.Option("--vae", metavar="VAE", help="One; by default the model's own.", show_default=False),
+        typer.Option(
+            "--vae",
+            metavar="VAE",
+            help="A name of `vaelens list`, a file, a folder or a hub id. Default: the model's own.",
+            show_default=False,
+        ),
     ] = None,
-    seed: generating.Seeds = None,
-    model: generating.Model = None,
-    negative: generating.Negative = None,
-    steps: generating.Steps = None,
-    cfg: generating.Guidance = None,
-    size: generating.Size = None,
-    scheduler: generating.Scheduler = None,
-    no_safety_checker: generating.NoChecker = False,
+    seed: sampling_options.Seeds = None,
+    model: sampling_options.Model = None,
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="PATH", help="A .png, or a folder/ for several seeds, with the latents."
+            "-o", "--output", metavar="PATH", help="A .png file; for several seeds a folder, with the latents."
         ),
     ] = Path("image.png"),
     device: options.Device = "auto",
@@ -36,52 +36,43 @@ def generate(
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    **sampling: Any,
 ) -> None:
-    """Make an image of PROMPT a seed, with all that made it in its PNG text (`vaelens replay` makes it again).
+    """Make one image of PROMPT per seed. Its PNG holds all settings, so that `vaelens replay` can make it again.
 
     Example: vaelens generate "the letter R in red on white" --seed 0 -o letter.png
     """
     set_level(quiet, verbose)
-    from vaelens.comparison import outcome, running
+    from vaelens.comparison import results, workflow
     from vaelens.errors import UsageError
     from vaelens.report.gallery import check_ours
 
     if vae and len(vae) > 1:
-        raise UsageError("generate decodes by one VAE. For several: `vaelens compare`.")
-    seeds = generating.seeds_of(seed) or [0]
-    outcome.check_plain_output(output, len(set(seeds)))
+        raise UsageError(f"generate decodes with one VAE, but {len(vae)} are named. For several: `vaelens compare`.")
+    seeds = sampling_options.parse_seeds(seed) or [0]
+    results.check_plain_output(output, len(set(seeds)))
     if output.suffix:
         check_ours(output.with_suffix(".run.json"), [output])
     with progress() as step:
-        made = running.generate(
+        done = workflow.generate(
             prompt,
             vae[0] if vae else None,
             seeds=seeds,
             model=model,
-            negative=negative,
-            steps=steps,
-            guidance=cfg,
-            size=generating.size_of(size),
-            scheduler=scheduler,
-            safety_checker=not no_safety_checker,
             device=device,
             dtype=dtype,
             space=space,
             offline=offline,
-            notify=say,
+            notify=notice,
             progress=step,
+            **sampling,
         )
-    for sentence in made.said():
-        say(sentence)
-    written = made.save_plain(output)
+    for warning in done.warnings():
+        notice(f"Warning: {warning}")
+    written = done.save_plain(output)
     if json:
-        result_json(dict(made.record) | {"written": [str(path) for path in written]})
+        result_json(dict(done.record) | {"written": [str(path) for path in written]})
     else:
         for path in written:
             result(f"wrote {path}")
-    if made.failure is not None:
-        say("not all was finished; what was is written.")
-        raise made.failure
-    if made.interrupted:
-        say("interrupted: what was finished is written.")
-        raise typer.Exit(130)
+    exit_if_interrupted(done.interrupted, done.failure)

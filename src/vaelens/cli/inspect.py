@@ -1,11 +1,11 @@
-"""`vaelens inspect`: what a VAE file is, field by field and who says so; with --health, what state it is in."""
+"""`vaelens inspect`: what a VAE is, with the source of each field; with --health, its state."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
+from vaelens.cli.output import notice, progress, result, result_json, result_table, set_level
 from vaelens.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -16,29 +16,37 @@ FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype")
 
 def inspect(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="FILE", help="A VAE: a file, a folder, a name or a hub id.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="A VAE: a file, a folder, a name or a hub id.", show_default=False)
+    ],
     health: Annotated[
         bool,
-        typer.Option("--health", help="Run it: latents, colour, detail, grid, drift, float16 range, time."),
+        typer.Option(
+            "--health", help="Run the VAE and examine latents, color, detail, grid, drift, float16 range and time."
+        ),
     ] = False,
     photos: Annotated[
         list[str] | None,
         typer.Option(
             "--photos",
             metavar="PATH",
-            help="With --health: images or folders of them. Repeatable; by default drawn faces and letters.",
+            help="With --health: images, or folders of images. Repeatable. Default: synthetic faces and letters.",
+            show_default=False,
         ),
     ] = None,
     max_side: Annotated[
-        int, typer.Option(min=1, metavar="PIXELS", help="With --health: shrink larger photos to this first.")
+        int, typer.Option(min=1, metavar="PIXELS", help="With --health: shrink photos whose longer side exceeds this.")
     ] = 512,
     round_trips: Annotated[
-        int, typer.Option(min=1, metavar="N", help="With --health: encode and decode again and again, N times.")
+        int, typer.Option(min=1, metavar="N", help="With --health: encode and decode N times in a row.")
     ] = 8,
     time_at: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, metavar="PIXELS", help="With --health: the side of images to take times with. Repeatable; 256."
+            min=1,
+            metavar="PIXELS",
+            help="With --health: side of the images to time. Repeatable. Default: 256.",
+            show_default=False,
         ),
     ] = None,
     device: options.Device = "auto",
@@ -49,7 +57,7 @@ def inspect(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Read a VAE strictly and show its layout, config, latent space and fingerprints; --health examines it.
+    """Read and check a VAE, and show its layout, config, latent space and fingerprints; --health examines it.
 
     Example: vaelens inspect ft-mse --health --photos my-photos/
     """
@@ -60,15 +68,15 @@ def inspect(
     from vaelens.runtime import Runtime
 
     if not health:
-        found = describe(source, Runtime(offline=offline, notify=say), space=space)
+        found = describe(source, Runtime(offline=offline, notify=notice), space=space)
         result_json(found) if json else _show(found)
         return
     from vaelens.health import examine
     from vaelens.loading import load
 
-    vae = load(source, device=device, dtype=dtype, space=space, offline=offline, notify=say)
+    vae = load(source, device=device, dtype=dtype, space=space, offline=offline, notify=notice)
     if not photos:
-        say("No --photos named: drawn faces and letters serve. They are simpler than photos.")
+        notice("No --photos named. Using synthetic faces and letters, which are simpler than photos.")
     with progress() as step:
         examined = examine(
             vae, photos or None, max_side=max_side, round_trips=round_trips, time_at=time_at or (256,), progress=step
@@ -80,18 +88,19 @@ def inspect(
     if not examined.finite:
         raise CheckFailedError(
             f"{vae.name} gave NaN or infinite values in {len(examined.measured.failures)} passes. "
-            + ("Its weights are broken: get the file anew." if dtype == "float32" else "Try --dtype float32.")
+            + ("Its weights are damaged: download the file again." if dtype == "float32" else "Try --dtype float32.")
         )
 
 
 def _check_unused(context: typer.Context) -> None:
-    """Raises UsageError for options that would change nothing without --health."""
+    """Raises UsageError for options that have an effect with --health only."""
     sources = {name: context.get_parameter_source(name) for name in FOR_HEALTH}
     given = [f"--{name.replace('_', '-')}" for name, of in sources.items() if of is not None and of.name != "DEFAULT"]
     if given:
         named = ", ".join(given)
-        does = "does nothing" if len(given) == 1 else "do nothing"
-        raise UsageError(f"{named} {does} without --health, which runs the VAE. Add --health, or leave {named} out.")
+        raise UsageError(
+            f"{named}: no effect without --health, which runs the VAE. Add --health, or leave {named} out."
+        )
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -101,7 +110,7 @@ def _show(found: dict[str, Any]) -> None:
         result(f"{label:<12} {value}")
     result("")
     rows = tuple((name, str(field["value"]), field["source"]) for name, field in found["spec"].items())
-    result_table(Table((Column("field"), Column("value"), Column("says")), rows))
+    result_table(Table((Column("field"), Column("value"), Column("source")), rows))
     result("")
     prints = found["fingerprint"]
     rows = tuple((half, kind, digest) for half, kinds in prints.items() for kind, digest in kinds.items())

@@ -26,7 +26,7 @@ from vaelens.cli import (
     serve,
     vaes,
 )
-from vaelens.cli.output import failure, is_verbose, result
+from vaelens.cli.output import INTERRUPTED, failure, is_verbose, result
 from vaelens.errors import ResourceError, VaelensError
 
 
@@ -41,6 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: boxes leave no room for the texts
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -48,26 +49,28 @@ app = typer.Typer(
 @app.callback()
 def vaelens(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Look at one latent through many decoders: the VAEs behind Stable Diffusion, run, compared and measured."""
+    """Look at one latent through many decoders: run, compare, measure and train the VAEs behind Stable Diffusion."""
 
 
-app.command("compare")(compare.compare)
-app.command("generate")(generate.generate)
-app.command("replay")(replay.replay)
-app.command("reconstruct")(reconstruct.reconstruct)
-app.command("evaluate")(evaluate.evaluate)
-app.command("finetune")(finetune.finetune)
-app.command("calibrate")(calibrate.calibrate)
-app.command("serve")(serve.serve)
-app.command("list")(vaes.list_vaes)
-app.command("inspect")(inspect.inspect)
-app.command("doctor")(doctor.doctor)
+for _command, _summary in (
+    (compare.compare, "Compare VAEs: one latent through many decoders."),
+    (generate.generate, "Generate images of a prompt."),
+    (replay.replay, "Make an image again from its PNG's metadata."),
+    (reconstruct.reconstruct, "Encode and decode photos with each VAE."),
+    (evaluate.evaluate, "Measure VAEs on a dataset: rFID, PSNR, SSIM and more."),
+    (finetune.finetune, "Train a better decoder, or a whole VAE."),
+    (calibrate.calibrate, "Find out how published scores were measured."),
+    (serve.serve, "Serve the comparison as a web page on this machine."),
+    (vaes.list_vaes, "List the known VAEs and models."),
+    (inspect.inspect, "Show what a VAE file is, and examine its health."),
+    (doctor.doctor, "Check this machine's devices, versions and hub access."),
+):
+    app.command(_command.__name__.removesuffix("_vaes"), short_help=_summary)(_command)
 
-INTERRUPTED = 130
-_interrupts: list[int] = []  # the signals that asked us to stop
+_interrupts: list[int] = []  # the signals received
 
 
 def main() -> None:
@@ -77,27 +80,27 @@ def main() -> None:
     try:
         app()
     except VaelensError as error:
-        _leave_if_interrupted()
-        _leave(str(error), error.exit_code)
-    except Exception as error:  # noqa: BLE001  (the last resort for what nobody foresaw)
-        _leave_if_interrupted()
+        _exit_if_interrupted()
+        _exit_with(str(error), error.exit_code)
+    except Exception as error:  # noqa: BLE001  (every other error is unexpected)
+        _exit_if_interrupted()
         from vaelens.resources import is_out_of_memory
 
         if is_out_of_memory(error):
-            _leave("out of memory. Use a smaller image (--max-side 1024), or fewer.", ResourceError.exit_code)
+            _exit_with("out of memory. Use smaller images (--max-side 1024), or fewer.", ResourceError.exit_code)
         what = f"{type(error).__name__}: {error}"
-        _leave(f"an unexpected error, {what}. This is a fault in vaelens: please report it with -v's output.", 1)
+        _exit_with(f"an unexpected error, {what}. This is a bug in vaelens: please report it with the output of -v.", 1)
 
 
-def _leave(message: str, code: int) -> None:
+def _exit_with(message: str, code: int) -> None:
     if is_verbose():
         traceback.print_exc()
     failure(message)
     sys.exit(code)
 
 
-def _leave_if_interrupted() -> None:
-    """Compiled code may answer an interrupt with an error of its own: that is no fault of anybody's."""
+def _exit_if_interrupted() -> None:
+    """Compiled code may turn an interrupt into an error of its own, which isn't one to report."""
     if _interrupts:
         if is_verbose():
             traceback.print_exc()
@@ -108,5 +111,5 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     _interrupts.append(number)
     failure("interrupted.")
     if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
-        os._exit(INTERRUPTED)  # half-loaded, its threads abort the process; nothing of ours has begun yet
-    raise KeyboardInterrupt  # which Typer turns into exit code 130, as it does for Ctrl-C
+        os._exit(INTERRUPTED)  # half-imported torch aborts the process at a normal exit; no work has begun yet
+    raise KeyboardInterrupt  # Typer turns it into exit code 130

@@ -1,21 +1,25 @@
-"""What the commands say and where: results on stdout, everything else on stderr."""
+"""Where the commands print: results on stdout, everything else on stderr."""
 
 import os
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 if TYPE_CHECKING:
     from vaelens.report.tables import Table
 
-PATIENCE = 2.0  # seconds of silence before a line of progress where there is no terminal
+PROGRESS_INTERVAL = 2.0  # seconds between two lines of progress where there is no terminal
+INTERRUPTED = 130  # exit code, as shells have it for SIGINT
 _level = {"quiet": False, "verbose": False}
 
 
 def set_level(quiet: bool, verbose: bool) -> None:
-    """How much is said on stderr for the rest of this process."""
+    """How much goes to stderr for the rest of this process."""
     _level.update(quiet=quiet, verbose=verbose)
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
@@ -26,7 +30,7 @@ def is_verbose() -> bool:
     return _level["verbose"]
 
 
-def say(message: str) -> None:
+def notice(message: str) -> None:
     """A notice on stderr; silent with -q."""
     if not _level["quiet"]:
         print(message, file=sys.stderr, flush=True)  # noqa: T201
@@ -42,6 +46,21 @@ def result(text: str) -> None:
     print(text)  # noqa: T201
 
 
+def written_line(files: Sequence[Path]) -> str:
+    """A line of the result: the files written, the first by name."""
+    return f"\nwrote {files[0]}" + (f" and {len(files) - 1} more beside it" if len(files) > 1 else "")
+
+
+def exit_if_interrupted(interrupted: bool, failure: Exception | None) -> None:
+    """End the command where some of its work is missing: with the error that stopped it, or as interrupted."""
+    if failure is not None:
+        notice("Note: the finished part is written.")
+        raise failure
+    if interrupted:
+        notice("Interrupted. The finished part is written.")
+        raise typer.Exit(INTERRUPTED)
+
+
 def result_json(value: Any) -> None:
     """The result as strict JSON, on stdout."""
     from vaelens.files import json_text
@@ -50,7 +69,7 @@ def result_json(value: Any) -> None:
 
 
 def result_table(table: "Table", title: str | None = None) -> None:
-    """A table on stdout, with the best value of each image in bold where a terminal shows it."""
+    """A table on stdout, with the best value of each image in bold on a terminal."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -67,13 +86,13 @@ def result_table(table: "Table", title: str | None = None) -> None:
             for note in table.notes.get((r, c), ()):
                 cell.append(f"\n{note}", style="not bold dim")
         shown.add_row(*cells)
-    console = Console() if sys.stdout.isatty() else Console(width=400)  # a pipe has no width: rows stay whole there
+    console = Console() if sys.stdout.isatty() else Console(width=400)  # in a pipe rows stay whole
     console.print(shown)
 
 
 @contextmanager
 def progress() -> Generator[Callable[[int, int, str], None]]:
-    """A callback (done, total, what): a bar on a terminal, else a line now and then."""
+    """A callback (done, total, what): a progress bar on a terminal, else a line every few seconds."""
     if _level["quiet"]:
         yield lambda done, total, what: None
     elif sys.stderr.isatty():
@@ -92,9 +111,9 @@ def progress() -> Generator[Callable[[int, int, str], None]]:
 
         def line(done: int, total: int, what: str) -> None:
             nonlocal last
-            if time.monotonic() - last > PATIENCE:
+            if time.monotonic() - last > PROGRESS_INTERVAL:
                 last = time.monotonic()
-                say(f"{done + 1} of {total}: {what}")
+                notice(f"{done + 1} of {total}: {what}")
 
         yield line
 
@@ -116,7 +135,7 @@ def live_log() -> Generator[Callable[[int, int, dict[str, float]], None]]:
             began.append((time.monotonic(), done))
             spent, made = began[-1][0] - began[0][0], done - began[0][1]
             left = f", about {spent / made * (total - done) / 60:.0f} minutes left" if made else ""
-            shown = RichTable(title=f"update {done:,} of {total:,}{left}", title_justify="left", box=None)
+            shown = RichTable(title=f"step {done:,} of {total:,}{left}", title_justify="left", box=None)
             for name in known:
                 shown.add_column(name, justify="right")
             shown.add_row(*known.values())
@@ -138,8 +157,8 @@ def live_log() -> Generator[Callable[[int, int, dict[str, float]], None]]:
 
         def line(done: int, total: int, numbers: dict[str, float]) -> None:
             nonlocal last
-            if time.monotonic() - last > PATIENCE or any(name.startswith("held-out") for name in numbers):
+            if time.monotonic() - last > PROGRESS_INTERVAL or any(name.startswith("held-out") for name in numbers):
                 last = time.monotonic()
-                say(f"update {done} of {total}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+                notice(f"step {done} of {total}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
         yield line

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import progress, result, result_json, result_table, say, set_level
+from vaelens.cli.output import notice, progress, result, result_json, result_table, set_level, written_line
 
 
 def reconstruct(
@@ -15,17 +15,14 @@ def reconstruct(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="PATH", help="A .png strip, an .html page with slider and zoom, or a folder/."
+            "-o", "--output", metavar="PATH", help="A .png strip, an .html page with slider and zoom, or a folder."
         ),
     ] = Path("reconstruction.html"),
-    posterior: Annotated[str, typer.Option(metavar="mode|sample", help="What of the posterior is decoded.")] = "mode",
-    seed: options.Seed = 0,
-    max_side: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="PIXELS", help="Shrink larger photos to this many pixels first.", show_default=False
-        ),
-    ] = None,
+    posterior: Annotated[
+        str, typer.Option(metavar="mode|sample", help="Decode the posterior's mode or a sample.")
+    ] = "mode",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the noise with --posterior sample.")] = 0,
+    max_side: options.MaxSide = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     space: options.Space = None,
@@ -34,7 +31,7 @@ def reconstruct(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Encode and decode PHOTOs with each VAE; show original | A | B, with PSNR and SSIM.
+    """Encode and decode each PHOTO with every VAE, and show original | A | B with PSNR and SSIM.
 
     Example: vaelens reconstruct me.jpg --vae ft-mse --vae kl-f8 -o faces.html
     """
@@ -54,14 +51,14 @@ def reconstruct(
             dtype=dtype,
             space=space,
             offline=offline,
-            notify=say,
+            notify=notice,
             progress=step,
         )
     for note in done.notes():
-        say(note)
+        notice(f"Note: {note}")
     written = done.save(output)
     if json:
         result_json(done.record | {"written": [str(path) for path in written]})
     else:
         result_table(done.table())
-        result(f"\nwrote {written[0]}" + (f" and {len(written) - 1} more beside it" if len(written) > 1 else ""))
+        result(written_line(written))

@@ -1,71 +1,92 @@
-"""`vaelens replay`: make an image again from what its PNG says."""
+"""`vaelens replay`: make an image again from the metadata of its PNG."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vaelens.cli import generating, options
-from vaelens.cli.output import result, result_json, say, set_level
+from vaelens.cli import options
+from vaelens.cli.output import notice, result, result_json, set_level
 
 
 def replay(
-    image: Annotated[Path, typer.Argument(metavar="FILE.png", help="An image by vaelens.", show_default=False)],
-    model: generating.Model = None,
+    image: Annotated[Path, typer.Argument(metavar="FILE.png", help="An image made by vaelens.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="Use this copy of the image's model.", show_default=False),
+    ] = None,
     vae: Annotated[
-        str | None, typer.Option("--vae", metavar="VAE", help="Where its own isn't here.", show_default=False)
+        str | None, typer.Option("--vae", metavar="VAE", help="Use this copy of the image's VAE.", show_default=False)
     ] = None,
     photo: Annotated[
-        Path | None, typer.Option("--photo", metavar="FILE", help="The photo behind it.", show_default=False)
+        Path | None,
+        typer.Option("--photo", metavar="FILE", help="The photo that the image was made from.", show_default=False),
     ] = None,
     latents: Annotated[
-        Path | None, typer.Option("--latents", metavar="FILE", help="The latents behind it.", show_default=False)
+        Path | None,
+        typer.Option("--latents", metavar="FILE", help="The latents that the image was made from.", show_default=False),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Let what the image names be downloaded.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Download the model and VAE if they are missing.")
+    ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="PATH", help="Keep the new .png.", show_default=False),
+        typer.Option("-o", "--output", metavar="PATH", help="Write the new image to a .png file.", show_default=False),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="DEVICE", help="By default as it was made.", show_default=False)
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="DEVICE",
+            help="auto, cpu, cuda or mps. Default: as the image was made.",
+            show_default=False,
+        ),
     ] = None,
     space: options.Space = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make FILE.png again from its own text, and print the largest difference from it.
+    """Make FILE.png again from its metadata, and print the largest difference between the two images.
 
-    Nothing that the image names is downloaded unless you say --yes.
+    Nothing is downloaded without --download.
     """
     set_level(quiet, verbose)
     from vaelens.errors import UsageError
     from vaelens.files import writable_path, write_atomic
     from vaelens.images.writing import encode_png
-    from vaelens.replay import replaying
+    from vaelens.replay import reproduction
 
     if output is not None:
         target = writable_path(output)
         if output.suffix.lower() != ".png":
-            raise UsageError(f"-o {output}: the new image is a .png. Name one.")
+            raise UsageError(f"-o {output}: the new image is written as .png. Name a .png file.")
         if any(given.exists() and target.exists() and target.samefile(given) for given in (image, photo) if given):
             raise UsageError(f"-o {output} is one of the inputs and would be lost. Choose another output.")
-    made = replaying.replay(
-        image, model=model, vae=vae, photo=photo, latents=latents, yes=yes, device=device, space=space, notify=say
+    done = reproduction.replay(
+        image,
+        model=model,
+        vae=vae,
+        photo=photo,
+        latents=latents,
+        download=download,
+        device=device,
+        space=space,
+        notify=notice,
     )
-    for note in made.notes:
-        say(note)
+    for note in done.notes:
+        notice(f"Note: {note}")
     if output is not None:
-        write_atomic(output, encode_png(made.pixels, made.text))
+        write_atomic(output, encode_png(done.pixels, done.text))
     if json:
         result_json(
             {
-                "largest_difference": made.largest,
-                "mean_difference": made.mean,
-                "same_latent": made.same_latent,
-                "same_weights": made.same_weights,
-                "notes": list(made.notes),
+                "largest_difference": done.largest,
+                "mean_difference": done.mean,
+                "same_latent": done.same_latent,
+                "same_weights": done.same_weights,
+                "notes": list(done.notes),
             }
         )
     else:
-        result(made.sentence())
+        result(done.sentence())

@@ -9,103 +9,108 @@ from urllib.parse import quote
 
 import typer
 
-from vaelens.cli import generating, options
-from vaelens.cli.output import result, say, set_level
-
-INTERRUPTED = 130
+from vaelens.cli import options, sampling_options
+from vaelens.cli.output import INTERRUPTED, notice, result, set_level
 
 
 def serve(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", metavar="MODEL", help="Offer it; downloaded now if need be. Repeatable.", show_default=False
+            "--model",
+            metavar="MODEL",
+            help="Offer this model; it is downloaded first if needed. Repeatable.",
+            show_default=False,
         ),
     ] = None,
     vae: Annotated[
         list[str] | None,
         typer.Option(
-            "--vae", metavar="VAE", help="Offer it; downloaded now if need be. Repeatable.", show_default=False
+            "--vae",
+            metavar="VAE",
+            help="Offer this VAE; it is downloaded first if needed. Repeatable.",
+            show_default=False,
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen. Other than this machine's own has a token.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on. Any but a loopback address needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", help="0 takes a free one.")] = 7861,
+    port: Annotated[int, typer.Option(metavar="N", help="Port to listen on; 0 picks a free one.")] = 7861,
     token: Annotated[
         str | None,
         typer.Option(
             metavar="SECRET",
             envvar="VAELENS_TOKEN",
-            help="Whoever asks must know it; where others can ask, one is made if none is named.",
+            help="Secret that each request must carry. Default: a random one, unless only this machine can connect.",
             show_default=False,
         ),
     ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", help="For the history; by default ~/.local/share/vaelens/serve.", show_default=False
+            metavar="PATH", help="Folder of the history. Default: ~/.local/share/vaelens/serve.", show_default=False
         ),
     ] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda:0 ... Repeatable: each works by itself."),
+        typer.Option(
+            "--device",
+            metavar="DEVICE",
+            help="Device: auto, cpu, cuda:0 ... Repeatable: each runs its own jobs. Default: auto.",
+        ),
     ] = None,
     dtype: options.Dtype = "float32",
     space: options.Space = None,
-    no_safety_checker: generating.NoChecker = False,
+    no_safety_checker: sampling_options.NoSafetyChecker = False,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Serve the page: prompt or upload, VAEs to tick, a queue, the viewer, the history. Ctrl-C ends it.
+    """Serve the web page: prompt or upload, a choice of VAEs, a queue, the viewer, the history. Ctrl-C stops it.
 
-    Offered are the models and VAEs that are named, those that ship with vaelens, and the known ones that are in the
-    cache already. Nothing is downloaded on the page's word. Example: vaelens serve --model sd-v1-4
+    The page offers the named models and VAEs, the embedded ones, and the known ones in the cache. It never downloads
+    any. Example: vaelens serve --model sd-v1-4
     """
     set_level(quiet, verbose)
     from vaelens.runtime import Runtime
-    from vaelens.web.choices import settle
-    from vaelens.web.door import Door, is_loopback
-    from vaelens.web.serving import distinct, prepare
+    from vaelens.web.access import AccessPolicy, is_loopback
+    from vaelens.web.choices import collect_choices
+    from vaelens.web.server import distinct_devices, prepare
     from vaelens.web.store import default_folder
 
-    made = token is None and not is_loopback(host)
-    token = secrets.token_urlsafe(24) if made else token
-    Door(host, port, token).check()
-    devices = distinct(device or ["auto"])
+    generated = token is None and not is_loopback(host)
+    token = secrets.token_urlsafe(24) if generated else token
+    AccessPolicy(host, port, token).check()
+    devices = distinct_devices(device or ["auto"])
     if len(devices) < len(device or ["auto"]):
-        say(f"Some --device are the same one, which does one job at a time; used: {', '.join(devices)}.")
-    choices = settle(
-        model or [],
-        vae or [],
-        guard=not no_safety_checker,
-        space=space,
-        runtime=Runtime(dtype_name=dtype, offline=offline, notify=say),
+        notice(f"Some --device options name the same device, which runs one job at a time. Using {', '.join(devices)}.")
+    runtime = Runtime(dtype_name=dtype, offline=offline, notify=notice)
+    choices = collect_choices(
+        model or [], vae or [], safety_checker=not no_safety_checker, space=space, runtime=runtime
     )
-    running = prepare(
+    server = prepare(
         choices,
         folder or default_folder(),
         host=host,
         port=port,
         token=token,
         devices=devices,
-        dtype=dtype,
+        runtime=runtime,
         space=space,
-        guard=not no_safety_checker,
+        safety_checker=not no_safety_checker,
         report=traceback.print_exception if verbose else None,
     )
-    entry = running.address + (f"?token={quote(token, safe='')}" if token else "")
-    result(entry if made or not token else running.address + "?token=...")
-    if token and not made:  # it may be written down in a log, where whoever named it doesn't expect it
-        say("Open it with the token that you named in place of the dots.")
-    say(f"The history lies in {running.store.folder}. Ctrl-C ends the server.")
+    entry = server.address + (f"?token={quote(token, safe='')}" if token else "")
+    result(entry if generated or not token else server.address + "?token=...")
+    if token and not generated:  # the output may end up in a log, so a token of the user's own isn't printed
+        notice("Open it with your token in place of the dots.")
+    notice(f"The history is in {server.store.folder}. Ctrl-C stops the server.")
     if open_it:
         typer.launch(entry)
     try:
-        running.serve()
+        server.serve()
     finally:
-        if not running.close():
-            say("what was at work could not be ended; a job that ran is marked as interrupted.")
+        if not server.close():
+            notice("Warning: a running job could not be stopped. It is marked as interrupted.")
             os._exit(INTERRUPTED)  # its thread is inside torch, where an ordinary end would abort the process

@@ -7,12 +7,13 @@ from vaelens.cli.output import result, result_json, result_table, set_level
 
 if TYPE_CHECKING:
     from vaelens.report.tables import Table
+    from vaelens.weights.registry import Entry
 
-SETS = {"coco-val2017": "COCO 2017 val, 256x256, 5,000 images", "laion-aesthetics-5": "LAION-Aesthetics 5+, 10,000"}
+DATASETS = {"coco-val2017": "COCO 2017 val, 256x256, 5,000 images", "laion-aesthetics-5": "LAION-Aesthetics 5+, 10,000"}
 
 
 def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
-    """List the VAEs known by name: latent space, training, and the published scores; and the models."""
+    """List the known VAEs with latent space, training and published scores, and the known models."""
     set_level(quiet, verbose)
     from vaelens.report.tables import Column, Table
     from vaelens.weights.registry import registry
@@ -31,29 +32,35 @@ def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose:
         (
             name,
             entry.space,
-            f"{entry.training.steps:,}" if entry.training.steps else "-",
+            _steps(entry),
             entry.training.part or "-",
-            entry.repo or "ships with vaelens",
+            entry.repo or "embedded",
             entry.licence,
         )
         for name, entry in known.vaes.items()
     ]
-    names = ("name", "space", "train steps", "trained", "from", "licence")
+    names = ("VAE", "latent space", "training steps", "trained part", "source", "licence")
     result_table(Table(tuple(map(Column, names)), tuple(rows)))
     result("")
     spaces = tuple((name, space.behind) for name, space in known.spaces.items())
-    result_table(Table((Column("space"), Column("behind")), spaces))
-    result("A VAE can replace another only inside one space.\n")
-    models = tuple(
-        (name, entry.space, entry.repo or "ships with vaelens", entry.licence) for name, entry in known.models.items()
-    )
-    result_table(Table(tuple(map(Column, ("model", "space", "from", "licence"))), models))
-    result("A model makes latents of its space; --model takes any other of Stable Diffusion's kind, too.")
-    for key, title in SETS.items():
+    result_table(Table((Column("latent space"), Column("diffusion models")), spaces))
+    result("A VAE can replace another of the same latent space only.\n")
+    models = tuple((name, entry.space, entry.repo or "embedded", entry.licence) for name, entry in known.models.items())
+    result_table(Table(tuple(map(Column, ("model", "latent space", "source", "licence"))), models))
+    result("--model also takes any other Stable Diffusion 1.x, 2.x or XL: a hub id, a folder or a checkpoint file.")
+    for key, title in DATASETS.items():
         result("")
-        result_table(_scores(key), title=f"As published, on {title}")
-    result("\nHigher is better for PSNR (dB) and SSIM, lower for rFID and PSIM; ± is the spread over images.")
-    result("The two sets can't be compared. ft-MSE has the better PSNR because of its loss, not its steps.")
+        result_table(_scores(key), title=f"Published scores on {title}")
+    result(
+        "\nHigher is better for PSNR (dB) and SSIM, lower for rFID and PSIM; ± is the standard deviation over images."
+    )
+    result(
+        "Scores on the two datasets can't be compared. ft-MSE has the better PSNR because of its loss, not its steps."
+    )
+
+
+def _steps(entry: "Entry") -> str:
+    return f"{entry.training.steps:,}" if entry.training.steps else "-"
 
 
 def _scores(key: str) -> "Table":
@@ -63,7 +70,7 @@ def _scores(key: str) -> "Table":
     rows = [
         (
             entry.title,
-            f"{entry.training.steps:,}" if entry.training.steps else "-",
+            _steps(entry),
             entry.training.loss or "-",
             f"{score.rfid:.2f}",
             f"{score.psnr:.1f} ± {score.psnr_std:.1f}",
@@ -74,5 +81,5 @@ def _scores(key: str) -> "Table":
         for score in entry.scores
         if score.set == key
     ]
-    names = ("model", "train steps", "loss", "rFID", "PSNR", "SSIM", "PSIM")
+    names = ("VAE", "training steps", "loss", "rFID", "PSNR", "SSIM", "PSIM")
     return Table(tuple(map(Column, names)), tuple(rows))

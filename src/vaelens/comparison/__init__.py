@@ -1,1 +1,1 @@
-"""One latent through many decoders: choosing model and VAEs, running them, and what comes out."""
+"""One latent through many decoders: `workflow.compare` is the entry; it selects model and VAEs, runs them, records."""

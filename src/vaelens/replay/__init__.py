@@ -1,1 +1,1 @@
-"""An image made again from what its PNG says of itself."""
+"""An image made again from the metadata of its PNG."""

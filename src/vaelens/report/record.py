@@ -44,3 +44,12 @@ def vae_record(vae: VAE) -> dict[str, Any]:
         "device": str(vae.device),
         "dtype": str(vae.dtype).removeprefix("torch."),
     }
+
+
+def vae_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Each VAE of a record in words, by name, for a page."""
+    return {
+        vae["name"]: f"latent space {vae['latent_space'] or 'its own'}, {vae['dtype']} on {vae['device']}, "
+        f"weights (encoder-decoder) {vae['weights']}"
+        for vae in records
+    }

@@ -1,4 +1,4 @@
-"""The models and VAEs the page offers, fixed at start by whoever starts the server. The browser sends only their ids."""
+"""The models and VAEs the page offers, fixed when the server starts. The browser sends only their ids."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from vaelens.adapters.models import ModelFiles, bring, find_model
+from vaelens.adapters.models import ModelFiles, download, find_model
 from vaelens.download.hub import RemoteFile, cached
 from vaelens.errors import UsageError, VaelensError
 from vaelens.loading import open_vae
@@ -120,14 +120,13 @@ def collect_choices(
     """
     found: dict[str, Model] = {}
     decoders: dict[str, Decoder] = {}
-    half = runtime.dtype.itemsize == 2
     embedded = registry().embedded_model()
     for source in dict.fromkeys([*models, embedded]):
         if source.lower() == embedded:
             _add(found, _embedded(embedded))
             continue
-        files = find_model(source, half=half, guard=safety_checker, runtime=runtime)
-        bring(files, runtime)
+        files = find_model(source, runtime, safety_checker=safety_checker)
+        download(files, runtime)
         _add(found, _model(source, files))
         own = _own(files, found[_id("model", source)])
         if own is not None:
@@ -136,7 +135,7 @@ def collect_choices(
         vae = open_vae(source, runtime.on("cpu").using("float32"), space=space)
         _add(decoders, Decoder(_id("vae", source), vae.name, source, vae.spec.latent_space, preselected=True))
     for name in registry().models:
-        if _id("model", name) not in found and (files := _cached_model(name, half, safety_checker)) is not None:
+        if _id("model", name) not in found and (files := _cached_model(name, runtime, safety_checker)) is not None:
             _add(found, _model(name, files))
     for name, entry in registry().vaes.items():
         if _id("vae", name) not in decoders and (entry.embedded or _is_cached(name)):
@@ -173,7 +172,7 @@ def _embedded(name: str) -> Model:
 
 def _model(source: str, files: ModelFiles) -> Model:
     name = source.lower() if source.lower() in registry().models else files.name
-    defaults = _defaults(files.kind.steps, files.kind.guidance, files.folder)
+    defaults = _defaults(files.pipeline.steps, files.pipeline.guidance_scale, files.folder)
     return Model(_id("model", source), name, source, files.space, defaults)
 
 
@@ -207,12 +206,12 @@ def _own(files: ModelFiles, model: Model) -> Decoder | None:
     return Decoder(_id("own", model.source), f"{model.name}'s own", files.vae, model.space, own_of=model.id)
 
 
-def _cached_model(name: str, half: bool, safety_checker: bool) -> ModelFiles | None:
+def _cached_model(name: str, runtime: Runtime, safety_checker: bool) -> ModelFiles | None:
     try:
-        files = find_model(name, half=half, guard=safety_checker, runtime=Runtime(offline=True))
+        files = find_model(name, Runtime(dtype_name=runtime.dtype_name, offline=True), safety_checker=safety_checker)
     except VaelensError:
         return None
-    return files if all(cached(file) for file in files.lacking) else None
+    return files if all(cached(file) for file in files.to_download) else None
 
 
 def _is_cached(name: str) -> bool:

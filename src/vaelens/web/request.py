@@ -1,4 +1,4 @@
-"""The body of POST /api/jobs, checked before a job is created: a prompt with options of sampling, or an upload; and VAEs.
+"""The body of POST /api/jobs: a prompt with options of sampling, or an upload; and VAEs. Checked before a job exists.
 
 The options of sampling and the form's fields come from `sampling.options()`: a new option there needs nothing here.
 """
@@ -10,11 +10,10 @@ from typing import Annotated, Any, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from vaelens import generation
-from vaelens.comparison.choosing import choose
+from vaelens.comparison.selection import select
 from vaelens.errors import UsageError
-from vaelens.generation import Settings
 from vaelens.runtime import Runtime
-from vaelens.sampling import Sampling, Size, defaults, options, parse_size
+from vaelens.sampling import Sampling, Size, defaults, options
 from vaelens.vae import check_seed
 from vaelens.web.choices import Choices, Decoder, Model, find
 
@@ -51,11 +50,12 @@ class JobRequest(BaseModel):
         """The sampling to run; None for an upload. Raises UsageError for a value outside its limits."""
         if self.prompt is None:
             return None
-        values = {name: getattr(self, name) for name in _field_types()}
+        values: dict[str, Any] = {name: getattr(self, name) for name in _field_types()}
         values = {name: None if value == "" else value for name, value in values.items()}
-        for name, (kind, _) in _field_types().items():
-            if kind == "size" and values[name] is not None:
-                values[name] = parse_size(values[name])
+        for name, option in options().items():
+            text = values.get(name)
+            if option.parse is not None and text is not None:
+                values[name] = option.parse(text)
         return Sampling(self.prompt, safety_checker=safety_checker, **values)
 
 
@@ -69,7 +69,7 @@ def form_fields() -> list[dict[str, Any]]:
             "maximum": options()[name].maximum,
             "choices": options()[name].choices,
             "default": defaults()[name],
-            "help": options()[name].help.replace("{choices}", ", ".join(options()[name].choices)),
+            "help": options()[name].help,
         }
         for name, (kind, _) in _field_types().items()
     ]
@@ -94,37 +94,23 @@ def check_values(values: dict[str, Any]) -> dict[str, Any]:
 def check_request(
     request: JobRequest, choices: Choices, *, runtime: Runtime, safety_checker: bool
 ) -> tuple[Model | None, list[Decoder]]:
-    """The model, if there is a prompt, and the VAEs. Raises UsageError, in the library's words, if they can't be used."""
+    """The model, if there is a prompt, and the VAEs. Raises the library's UsageError if they can't be used together."""
     vaes = [find(choices.vaes, vae, "VAE") for vae in dict.fromkeys(request.vaes)]
     if (request.prompt is None) == (request.upload is None):
         raise UsageError("describe what the image should show, or upload one: one of the two.")
     sampling = request.sampling(safety_checker)
-    model, settings = None, None
+    model = None
     if sampling is not None:
         if request.model is None:
             raise UsageError("a prompt needs a model. Choose one.")
         model = find(choices.models, request.model, "model")
         for seed in request.seeds:
             check_seed(seed)
-        settings = as_settings(sampling)
-        generation.check_settings(settings, model.source)
+        generation.check_prompts(sampling, model.source)
     if not _fit(model, vaes):
-        choose(settings, [vae.source for vae in vaes], model.source if model else None, own=False, runtime=runtime)
+        select(sampling, [vae.source for vae in vaes], model.source if model else None, runtime=runtime)
         raise UsageError("these VAEs don't decode that model's latents. Tick VAEs of its latent space.")
     return model, vaes
-
-
-def as_settings(sampling: Sampling) -> Settings:
-    """As `generation` takes it."""
-    return Settings(
-        sampling.prompt,
-        sampling.negative_prompt,
-        sampling.steps,
-        sampling.guidance_scale,
-        sampling.size,
-        sampling.scheduler,
-        sampling.safety_checker,
-    )
 
 
 def _fit(model: Model | None, vaes: Sequence[Decoder]) -> bool:
@@ -144,8 +130,5 @@ def _field_types() -> dict[str, tuple[str, Any]]:
     return {name: FIELDS[plain(hints[name])] for name in options() if name not in SET_BY_SERVER}
 
 
-_Body = create_model(
-    "_Body",
-    __base__=JobRequest,
-    **{name: (kind | None, defaults()[name]) for name, (_, kind) in _field_types().items()},
-)
+_fields: dict[str, Any] = {name: (kind | None, defaults()[name]) for name, (_, kind) in _field_types().items()}
+_Body = create_model("_Body", __base__=JobRequest, **_fields)

@@ -173,9 +173,7 @@ def _attachment(name: str, suffix: str) -> dict[str, str]:
 
 def _add(body: bytes, runner: JobRunner, queue: Queue) -> Job:
     request = read_request(body)
-    model, vaes = check_request(
-        request, runner.choices, runtime=runner.runtime, safety_checker=runner.safety_checker
-    )
+    model, vaes = check_request(request, runner.choices, runtime=runner.runtime, safety_checker=runner.safety_checker)
     summary: dict[str, Any] = {"prompt": request.prompt, "model": model.name if model else None}
     summary |= {"vaes": [vae.name for vae in vaes], "seeds": " ".join(map(str, request.seeds))}
     return queue.add(request, summary)

@@ -88,9 +88,7 @@ def prepare(
     except BaseException:
         bound.close()
         raise
-    runner = JobRunner(
-        store, choices, runtime=runtime, safety_checker=safety_checker, space=space, report=report
-    )
+    runner = JobRunner(store, choices, runtime=runtime, safety_checker=safety_checker, space=space, report=report)
     queue, closing = Queue(runner, distinct_devices(devices), max_waiting), threading.Event()
     _allow_open_files()
     sys.setswitchinterval(THREAD_SWITCH)

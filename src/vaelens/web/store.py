@@ -38,7 +38,9 @@ class Store:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise UsageError(f"{self.folder} is in use by another server. Stop it, or choose another --folder.") from error
+            raise UsageError(
+                f"{self.folder} is in use by another server. Stop it, or choose another --folder."
+            ) from error
         self.uploads = Uploads(uploads)
 
     def _claim(self, *places: Path) -> None:

@@ -3,15 +3,15 @@
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vaelens.adapters.libraries import diffusers
-from vaelens.comparison import running
-from vaelens.comparison.outcome import Comparison
+from vaelens.comparison import workflow
+from vaelens.comparison.results import Comparison
 from vaelens.errors import BadInputError, ResourceError
 from vaelens.files import json_text
 from vaelens.images.writing import encode_png
@@ -144,10 +144,9 @@ class JobRunner:
                 raise BadInputError("the uploaded image isn't there any more. Upload it again.")
             options = {"photos": [image], "max_side": request.max_side}
         else:
-            renamed = {"negative_prompt": "negative", "guidance_scale": "guidance"}
-            options = {renamed.get(name, name): value for name, value in vars(sampling).items()}
-            options |= {"model": find(self.choices.models, request.model or "", "model").source, "seeds": request.seeds}
-        return running.compare(
+            model = find(self.choices.models, request.model or "", "model")
+            options = asdict(sampling) | {"model": model.source, "seeds": request.seeds}
+        return workflow.compare(
             vaes=cache.get(decoders),
             space=self.space,
             device=runtime.device_name,
@@ -179,7 +178,7 @@ class JobRunner:
             THUMBNAIL: encode_png(_thumbnail(last.pixels)),
         }
         size = self.store.write_result(job, files, images)
-        notes = [self.without_paths(sentence) for sentence in (*comparison.notes, *comparison.said())]
+        notes = [self.without_paths(sentence) for sentence in (*comparison.notes, *comparison.warnings())]
         return Outcome(panels, notes, size)
 
 
