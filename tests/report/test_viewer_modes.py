@@ -2,13 +2,12 @@
 
 import re
 import time
-from importlib import resources
 
 import pytest
 
 from support.pages import BLUE, GREEN, HOSTILE, RED, RESULTS, YELLOW, page_of, panel_of, solid
 from support.viewing import QUARTERS, SECOND, STACK, THREE, Open
-from vaelens.report.page import render_page
+from vaelens.report.page import VIEWER, read_strings, render_page
 
 COLOURS = {"original": RED, "vae-1": GREEN, "vae-2": BLUE}
 
@@ -224,12 +223,12 @@ def test_the_language_is_english_for_others_and_needs_no_storage(open_page: Open
     assert view.text(".reset") == "リセット"
 
 
-def test_both_languages_have_the_same_texts() -> None:
-    source = resources.files("vaelens.report").joinpath("viewer", "strings.js").read_text("utf-8")
-    english, japanese = (re.findall(r"(\w+): \"", part) for part in re.split(r"\n  ja: ", source)[:2])
-    assert english == japanese
-    places = [re.findall(r"(\w+): \"[^\"]*?\{(\w+)\}", part) for part in re.split(r"\n  ja: ", source)[:2]]
-    assert sorted(places[0]) == sorted(places[1])
+def test_every_language_has_the_same_texts_with_the_same_placeholders() -> None:
+    english, *others = read_strings(VIEWER).values()
+    for texts in others:
+        assert texts.keys() == english.keys()
+        for name, text in english.items():
+            assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", texts[name])), name
 
 
 def test_hostile_names_do_nothing_in_any_mode(open_page: Open) -> None:

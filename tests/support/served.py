@@ -18,8 +18,8 @@ from PIL import Image
 
 from vaelens.images.faces import draw_face
 from vaelens.runtime import Runtime
-from vaelens.web.choices import Choices, settle
-from vaelens.web.serving import Running, prepare
+from vaelens.web.choices import Choices, collect_choices
+from vaelens.web.server import Server, prepare
 
 DEADLINE = 30.0  # seconds after which a test gives up waiting
 JSON = {"Content-Type": "application/json"}
@@ -40,7 +40,7 @@ def offer(tmp_path_factory: pytest.TempPathFactory) -> Choices:
     folder = tmp_path_factory.mktemp("offer")
     model = pipelines.write(pipelines.sd(), folder / "narrow-sd")
     vaes = [random_vae(seed=seed).save(folder / f"vae-{seed}.safetensors") for seed in range(2)]
-    return settle([str(model)], [str(vae) for vae in vaes], runtime=Runtime(offline=True))
+    return collect_choices([str(model)], [str(vae) for vae in vaes], runtime=Runtime(offline=True))
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def serving(offer: Choices, folder: Path, **options: Any) -> Iterator["Served"]:
     thread.start()
     served = Served(running, offer)
     try:
-        served.until(lambda: running.server.started)
+        served.until(lambda: running.http.started)
         yield served
     finally:
         running.stop()
@@ -67,9 +67,9 @@ def server(offer: Choices, tmp_path: Path) -> Iterator["Served"]:
 class Served:
     """Asks a running server, by its raw HTTP."""
 
-    def __init__(self, running: Running, offer: Choices) -> None:
+    def __init__(self, running: Server, offer: Choices) -> None:
         self.running, self.offer = running, offer
-        self.port = running.door.port
+        self.port = running.policy.port
         self.model = next(one.id for one in offer.models.values() if one.name == "narrow-sd")
         self.vaes = [one.id for one in offer.vaes.values() if one.name.startswith("vae-")]
 
@@ -116,12 +116,12 @@ class Served:
                 assert line, "no event"
             return json.loads(line[6:])
 
-    def wanted(self, **more: Any) -> dict[str, Any]:
+    def body(self, **more: Any) -> dict[str, Any]:
         """A job that takes a moment."""
         return {"prompt": "a cat", "model": self.model, "vaes": self.vaes, "steps": 2, "seeds": [0]} | more
 
     def start(self, **more: Any) -> str:
-        status, job = self.ask("POST", "/api/jobs", self.wanted(**more))
+        status, job = self.ask("POST", "/api/jobs", self.body(**more))
         assert status == 202, job
         return job["id"]
 
@@ -145,11 +145,11 @@ GOOD: dict[str, Any] = {
     "schema": 1,
     "state": "done",
     "created": "2025-01-02T03:04:05.678+00:00",
-    "asked": {"prompt": "a cat", "model": "m", "vaes": ["v"], "seeds": "0"},
-    "settings": {"prompt": "a cat", "model": "m", "vaes": ["v"], "seeds": [0]},
+    "summary": {"prompt": "a cat", "model": "m", "vaes": ["v"], "seeds": "0"},
+    "request": {"prompt": "a cat", "model": "m", "vaes": ["v"], "seeds": [0]},
     "progress": None,
     "error": None,
-    "said": [],
+    "notes": [],
     "panels": [],
     "bytes": 10,
 }

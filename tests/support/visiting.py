@@ -48,4 +48,4 @@ def asked(view: View, prompt: str = "a photo of a cat", **more: str) -> None:
     view.page.click("#more summary")
     for name, value in ({"steps": "3"} | more).items():
         view.page.fill(f"#{name}", value)
-    view.page.click("#go")
+    view.page.click("#run")

@@ -4,7 +4,6 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -38,8 +37,8 @@ def test_from_a_prompt_to_flicker(visit: Callable[..., View], server: Served) ->
     with view.page.expect_download() as download:
         view.page.get_by_role("link", name="Page", exact=True).click()
     assert re.fullmatch(r"vaelens-[0-9a-f]{8}\.html", download.value.suggested_filename)
-    view.page.click(".past .bin", force=True)
-    view.until("document.querySelectorAll('.past').length == 0")
+    view.page.click(".ended .bin", force=True)
+    view.until("document.querySelectorAll('.ended').length == 0")
     assert server.ask("GET", "/api/jobs")[1]["jobs"] == []
 
 
@@ -53,9 +52,9 @@ def test_a_reload_in_mid_job_changes_nothing_and_a_cancel_ends_it(visit: Callabl
     assert view.text("#now-title") == "a photo of a cat"
     assert view.page.input_value("#prompt") == "a photo of a cat"
     assert "seed 0, step" in view.text("#now-progress .quiet")
-    assert "of 14448" in view.text("#queued .quiet")
+    assert "of 14448" in view.text("#waiting .quiet")
     view.page.locator("#now-progress").get_by_role("button", name="Cancel").click()
-    view.until("document.querySelector('#now-what').textContent.endsWith('cancelled')")
+    view.until("document.querySelector('#now-summary').textContent.endsWith('cancelled')")
     view.until("document.querySelector('#queue').hidden")
     (job,) = server.ask("GET", "/api/jobs")[1]["jobs"]
     assert job["state"] == "cancelled"
@@ -67,9 +66,9 @@ def test_an_upload_is_compared_with_its_original(visit: Callable[..., View], tmp
     view = visit()
     name = "<b>face & eyes.png"
     view.page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": out.getvalue()})
-    view.until("!document.querySelector('#picked').hidden")
+    view.until("!document.querySelector('#upload').hidden")
     assert view.page.locator("#models").is_hidden()
-    view.page.click("#go")
+    view.page.click("#run")
     view.until("document.querySelectorAll('#viewer .row figure').length > 1")
     assert view.text("#viewer .row figcaption .name") == "original"
     assert "_b_face" in view.text("#now-title")
@@ -79,28 +78,28 @@ def test_markup_in_prompts_is_shown_and_does_nothing(visit: Callable[..., View])
     view = visit()
     asked(view, prompt=HOSTILE)
     view.until("document.querySelectorAll('#viewer .panel').length == 1")
-    view.until("document.querySelectorAll('.past').length == 1")
-    for place in ("#now-title", ".past .words"):
+    view.until("document.querySelectorAll('.ended').length == 1")
+    for place in ("#now-title", ".ended .caption"):
         assert view.text(place) == HOSTILE, place
     assert view.page.get_by_role("link", name=HOSTILE).get_attribute("aria-label") == f"Show {HOSTILE}"
     assert view.page.evaluate("window.owned") is None
-    assert view.page.locator("#now img[src='x'], .past img[src='x']").count() == 0
+    assert view.page.locator("#now img[src='x'], .ended img[src='x']").count() == 0
 
 
 def test_what_doesnt_fit_is_disabled_with_the_reason_and_faults_are_told(visit: Callable[..., View]) -> None:
     view = visit()
     view.page.get_by_label("narrow-sd", exact=True).check()
-    tiny = view.page.locator("#vaes .tick", has_text="tiny-ft-mse").first
+    tiny = view.page.locator("#vaes .choice-line", has_text="tiny-ft-mse").first
     assert tiny.locator("input").is_disabled()
     assert "another latent space (tiny)" in tiny.text_content()
-    view.page.locator("#models .tick", has_text="tiny-sd").locator("input").check()
+    view.page.locator("#models .choice-line", has_text="tiny-sd").locator("input").check()
     assert tiny.locator("input").is_checked()
     assert "the letter R in red on white" in view.text("#examples")
-    view.page.click("#go")
-    assert view.text("#trouble") == "Say what the image should show, or upload one."
+    view.page.click("#run")
+    assert view.text("#error") == "Describe what the image should show, or upload one."
     view.page.fill("#prompt", "a castle")
     with view.page.expect_response("**/api/jobs") as answer:
-        view.page.click("#go")
+        view.page.click("#run")
     assert answer.value.status == 422
 
 
@@ -108,9 +107,9 @@ def test_what_doesnt_fit_is_disabled_with_the_reason_and_faults_are_told(visit: 
 def test_it_fits_speaks_japanese_and_can_be_used_by_keys(visit: Callable[..., View], width: int) -> None:
     view = visit(width=width, locale="ja-JP")
     assert view.page.evaluate("document.documentElement.scrollWidth") <= width
-    assert view.text("#go") == "実行"
+    assert view.text("#run") == "実行"
     view.page.get_by_role("button", name="EN").click()
-    assert view.text("#go") == "Go"
+    assert view.text("#run") == "Run"
     view.page.focus("#prompt")
     reached = set()
     for _ in range(30):
@@ -121,21 +120,21 @@ def test_it_fits_speaks_japanese_and_can_be_used_by_keys(visit: Callable[..., Vi
 
 def test_markup_in_names_is_shown_and_does_nothing(visit: Callable[..., View], server: Served) -> None:
     """Names of files become names of models and VAEs: in the form, the viewer and the downloads."""
-    choices = server.running.queue._workshop.choices
+    choices = server.running.queue._runner.choices
     name = HOSTILE.replace("/", "")
     for kind in (choices.models, choices.vaes):
         for number, one in kind.items():
             kind[number] = replace(one, name=f"{name} {one.name}")
     try:
         view = visit()
-        texts = view.page.locator("#models .tick, #vaes .tick").all_text_contents()
+        texts = view.page.locator("#models .choice-line, #vaes .choice-line").all_text_contents()
         assert sum(name in text for text in texts) >= 3
-        view.page.locator("#models .tick", has_text="narrow-sd").locator("input").check()
+        view.page.locator("#models .choice-line", has_text="narrow-sd").locator("input").check()
         view.page.fill("#prompt", "a cat")
         view.page.evaluate("document.querySelector('#steps').value = 2")
-        view.page.click("#go")
+        view.page.click("#run")
         view.until("document.querySelectorAll('#viewer .panel').length == 1")
-        assert name in view.text("#now-what")
+        assert name in view.text("#now-summary")
         assert name in view.text("#viewer .row .name")
         assert name in view.text("#downloads")
         assert view.page.evaluate("window.owned") is None
@@ -144,21 +143,3 @@ def test_markup_in_names_is_shown_and_does_nothing(visit: Callable[..., View], s
         for kind in (choices.models, choices.vaes):
             for number, one in kind.items():
                 kind[number] = replace(one, name=one.name.removeprefix(f"{name} "))
-
-
-def test_both_languages_have_the_same_words_and_all_that_are_used() -> None:
-    page = resources.files("vaelens.web").joinpath("page")
-    source = page.joinpath("words.js").read_text("utf-8")
-    parts = re.split(r"\n  ja: ", source.partition("\n  en: ")[2])
-    english, japanese = (dict(re.findall(r"(\w+): \"([^\"]*)\"", part)) for part in parts)
-    assert english.keys() == japanese.keys()
-    for name, text in english.items():
-        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", japanese[name])), name
-        assert text != japanese[name], name
-    files = [page.joinpath(f"{name}.js").read_text("utf-8") for name in ("asking", "choosing", "showing", "app")]
-    used = {name for file in files for name in re.findall(r"\bword\(\"(\w+)\"", file)}
-    used |= set(re.findall(r"data-say=\"(\w+)\"", page.joinpath("index.html").read_text("utf-8")))
-    assert used <= english.keys()
-    assert english.keys() <= used | {"queued", "running", "done", "failed", "cancelled", "interrupted"} | {
-        name for file in files for name in re.findall(r"\"(\w+)\"", file)
-    }, "and none that nobody says"

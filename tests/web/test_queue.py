@@ -13,12 +13,12 @@ from support.served import GOOD, Served, serving
 from vaelens.errors import ResourceError
 from vaelens.runtime import Runtime
 from vaelens.web import choices as choosing
-from vaelens.web import history, kept, work
+from vaelens.web import history, worker
 from vaelens.web import store as storing
-from vaelens.web.choices import Choices, Decoder, settle
-from vaelens.web.history import PAGE_OF_PAST, History
-from vaelens.web.kept import Kept
+from vaelens.web.choices import Choices, Decoder, collect_choices
+from vaelens.web.history import PAGE_SIZE, History
 from vaelens.web.store import Store
+from vaelens.web.worker import VAECache
 from vaelens.weights.registry import registry
 
 
@@ -64,8 +64,8 @@ def test_a_page_is_told_the_newest_of_a_long_history_and_more_when_it_asks(offer
     with serving(offer, tmp_path) as served:
         open_one = served.slow()
         told = served.first_of_events()
-        assert (told["past"], told["bytes"]) == (120, 1200)
-        assert {job["id"] for job in told["jobs"]} == {*ids[-PAGE_OF_PAST:], open_one}
+        assert (told["ended"], told["bytes"]) == (120, 1200)
+        assert {job["id"] for job in told["jobs"]} == {*ids[-PAGE_SIZE:], open_one}
         more = served.ask("GET", f"/api/jobs?before={ids[70]}")[1]["jobs"]
         assert [job["id"] for job in more] == ids[69:19:-1]
         last = served.ask("GET", f"/api/jobs?before={ids[20]}&count=7")[1]
@@ -73,7 +73,7 @@ def test_a_page_is_told_the_newest_of_a_long_history_and_more_when_it_asks(offer
         assert served.ask("GET", f"/api/jobs?before={'f' * 32}")[0] == 404
         assert served.ask("DELETE", f"/api/jobs/{ids[0]}")[0] == 204
         left = served.ask("GET", "/api/jobs")[1]
-        assert (left["past"], left["bytes"]) == (119, 1190)
+        assert (left["ended"], left["bytes"]) == (119, 1190)
         for wrong in ("0", "51", "many"):
             status, answer = served.ask("GET", f"/api/jobs?before={ids[70]}&count={wrong}")
             assert (status, set(answer)) == (422, {"error"})
@@ -95,7 +95,7 @@ def test_the_text_of_a_job_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None
     before = jobs.revision
     jobs.put({"id": "1", "state": "done", "bytes": 5})
     assert json.loads(jobs.since(before)) == {
-        "jobs": [{"id": "1", "state": "done", "bytes": 5}], "gone": [], "past": 3, "bytes": 7
+        "jobs": [{"id": "1", "state": "done", "bytes": 5}], "deleted": [], "ended": 3, "bytes": 7
     }  # fmt: skip
     assert len(made) == 4
 
@@ -125,14 +125,14 @@ def test_what_cant_be_stopped_is_done_before_the_first_job(
     offer: Choices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    monkeypatch.setattr(work, "diffusers", lambda: done.append("imported"))
-    compare = work.running.compare
+    monkeypatch.setattr(worker, "diffusers", lambda: done.append("imported"))
+    compare = worker.workflow.compare
 
     def compared(**options: Any) -> Any:
         done.append("compared")
         return compare(**options)
 
-    monkeypatch.setattr(work.running, "compare", compared)
+    monkeypatch.setattr(worker.workflow, "compare", compared)
     with serving(offer, tmp_path) as served:
         served.wait(served.start())
     assert done == ["imported", "compared"]
@@ -146,11 +146,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     class Loaded:
         name = ""
 
-    def load(source: str, **_: Any) -> Any:
+    def load(source: str, *_: Any, **__: Any) -> Any:
         found.append(source)
         return Loaded()
 
-    monkeypatch.setattr(kept, "load", load)
+    monkeypatch.setattr(worker, "open_vae", load)
     return found
 
 
@@ -159,7 +159,7 @@ def decoders(*names: str) -> list[Decoder]:
 
 
 def test_four_vaes_stay_in_memory_the_last_used(loaded: list[str]) -> None:
-    cache = Kept("cpu", "float32", None)
+    cache = VAECache(Runtime(), None)
     cache.get(decoders("a", "b", "c", "d"))
     cache.get(decoders("a"))  # no new one, so none has to go
     cache.get(decoders("b", "c", "d"))
@@ -189,21 +189,23 @@ def test_a_lack_of_memory_frees_the_vaes_and_each_job_leaves_four(
     def fails(**_: Any) -> Any:
         raise error
 
-    def note(what: str) -> Callable[[Kept], None]:
+    def note(what: str) -> Callable[[VAECache], None]:
         return lambda self: called.append(what)
 
-    monkeypatch.setattr(work.running, "compare", fails)
+    monkeypatch.setattr(worker.workflow, "compare", fails)
     for what in ("trim", "clear"):
-        monkeypatch.setattr(Kept, what, note(what))
+        monkeypatch.setattr(VAECache, what, note(what))
     server.wait(server.start(), "failed")
     assert called == [*["clear"] * freed, "trim"]
 
 
 def test_without_names_what_compare_takes_is_ticked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "_is_cached", lambda name: True)
-    usual = {one.name for one in settle([], [], runtime=Runtime(offline=True)).vaes.values() if one.usual}
-    assert usual == {name for space in registry().spaces.values() for name in space.default_vaes}
-    assert usual < registry().vaes.keys()
+    preselected = {
+        one.name for one in collect_choices([], [], runtime=Runtime(offline=True)).vaes.values() if one.preselected
+    }
+    assert preselected == {name for space in registry().spaces.values() for name in space.default_vaes}
+    assert preselected < registry().vaes.keys()
 
 
 def test_what_was_named_is_ticked_and_paths_that_differ_in_case_are_two_choices(tmp_path: Path) -> None:
@@ -213,25 +215,25 @@ def test_what_was_named_is_ticked_and_paths_that_differ_in_case_are_two_choices(
     model = pipelines.sd()
     models = [pipelines.write(model, tmp_path / place / "same") for place in ("one", "two", "TWO")]
     files = [random_vae(seed=n).save(tmp_path / name) for n, name in enumerate(("a.safetensors", "A.safetensors"))]
-    found = settle([*map(str, models)], [*map(str, files), "TINY-kl-f8"], runtime=Runtime(offline=True))
+    found = collect_choices([*map(str, models)], [*map(str, files), "TINY-kl-f8"], runtime=Runtime(offline=True))
     assert [one.name for one in found.models.values()][:3] == ["same", "same (2)", "same (3)"]
     mine = [one for one in found.vaes.values() if one.source in {*map(str, files), "TINY-kl-f8"}]
-    assert [(one.name, one.usual) for one in mine] == [("a", True), ("A", True), ("tiny-kl-f8", True)]
+    assert [(one.name, one.preselected) for one in mine] == [("a", True), ("A", True), ("tiny-kl-f8", True)]
     assert [one.name for one in found.vaes.values()].count("tiny-kl-f8") == 1
     assert (
-        settle([], ["tiny-kl-f8"], runtime=Runtime(offline=True)).vaes.keys()
-        == settle([], ["Tiny-KL-f8"], runtime=Runtime(offline=True)).vaes.keys()
+        collect_choices([], ["tiny-kl-f8"], runtime=Runtime(offline=True)).vaes.keys()
+        == collect_choices([], ["Tiny-KL-f8"], runtime=Runtime(offline=True)).vaes.keys()
     )
 
 
 @pytest.mark.parametrize(("h", "w"), [(8, 8), (264, 264), (265, 300), (1024, 768), (1, 4096)])
 def test_a_thumbnail_is_means_of_blocks(h: int, w: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (h, w, 3)).astype(np.uint8)
-    small = work._thumbnail(pixels)
-    assert max(small.shape) <= work.THUMB
+    small = worker._thumbnail(pixels)
+    assert max(small.shape) <= worker.THUMBNAIL_SIDE
     by_h, by_w = h // small.shape[0], w // small.shape[1]
     assert np.array_equal(small[0, 0], pixels[:by_h, :by_w].reshape(-1, 3).astype(float).mean(0).round())
-    assert np.array_equal(small, pixels) == (max(h, w) <= work.THUMB)
+    assert np.array_equal(small, pixels) == (max(h, w) <= worker.THUMBNAIL_SIDE)
 
 
 def test_the_history_shows_a_small_image(server: Served) -> None:
@@ -251,7 +253,7 @@ def test_jobs_of_one_second_keep_their_order(server: Served) -> None:
 
 def test_a_fault_that_nobody_foresaw_is_reported(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[BaseException] = []
-    monkeypatch.setattr(server.running.queue._workshop, "report", reported.append)
+    monkeypatch.setattr(server.running.queue._runner, "report", reported.append)
     monkeypatch.setattr(server.running.queue, "get", lambda _: 1 / 0)
     status, answer = server.ask("GET", f"/api/jobs/{'0' * 32}")
     assert (status, answer) == (500, {"error": "an unexpected error (ZeroDivisionError)."})
@@ -259,4 +261,5 @@ def test_a_fault_that_nobody_foresaw_is_reported(server: Served, monkeypatch: py
 
 
 def test_a_models_own_size_is_known(offer: Choices) -> None:
-    assert {one["name"]: one["side"] for one in offer.shown()["models"]} == {"narrow-sd": 64, "tiny-sd": 256}
+    sizes = {one["name"]: one["defaults"]["size"] for one in offer.as_json()["models"]}
+    assert sizes == {"narrow-sd": "64x64", "tiny-sd": "256x256"}

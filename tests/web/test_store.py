@@ -9,7 +9,7 @@ import pytest
 from support.served import GOOD, LAYER, PANEL, serving
 from vaelens.errors import UsageError
 from vaelens.web.choices import Choices
-from vaelens.web.ids import new_id
+from vaelens.web.job import new_id
 from vaelens.web.store import Store
 
 
@@ -22,7 +22,7 @@ def test_a_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) 
     (tmp_path / "uploads" / "holiday" / "photo.jpg").write_bytes(b"x")
     tmp_path.chmod(0o755)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match=r"holds other files.*Name a --folder that is new or empty"):
+    with pytest.raises(UsageError, match=r"holds other files.*Choose a --folder that is new or empty"):
         Store(tmp_path)
     assert (sorted(tmp_path.rglob("*")), mode(tmp_path)) == (before, 0o755)
 
@@ -55,16 +55,16 @@ def test_only_uploads_of_ours_go_at_the_start(tmp_path: Path) -> None:
     [
         {"schema": 2},
         {"schema": None},
-        {"asked": None},
-        {"asked": {}},
-        {"settings": {"vaes": "v", "seeds": [0]}},
+        {"summary": None},
+        {"summary": {}},
+        {"request": {"vaes": "v", "seeds": [0]}},
         {"state": "odd"},
         {"created": 7},
         {"panels": [{"title": "seed 0"}]},
         {"panels": [{**PANEL, "layers": []}]},
         {"panels": [{**PANEL, "layers": [{**LAYER, "image": -1}]}]},
         {"panels": 3},
-        {"said": "x"},
+        {"notes": "x"},
         {"bytes": "many"},
         {"progress": 1},
     ],

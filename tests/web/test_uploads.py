@@ -14,7 +14,7 @@ import pytest
 
 from support.served import Served, png
 from vaelens.errors import UsageError
-from vaelens.web import guard, upload_route
+from vaelens.web import middleware, routes
 from vaelens.web.uploads import Uploads
 
 
@@ -81,21 +81,21 @@ def test_any_name_is_kept_and_read_once(server: Served, sent: str, kept: str) ->
     status, upload = server.upload(png(64, 64), sent)
     assert (status, upload["name"]) == (201, kept)
     status, job = server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": server.vaes})
-    assert (status, job["asked"]["upload"]) == (202, kept)
+    assert (status, job["summary"]["upload"]) == (202, kept)
 
 
 def test_so_many_uploads_at_a_time(server: Served) -> None:
-    under_way = [stalled(server) for _ in range(upload_route.MOST_UPLOADS)]
-    server.until(lambda: len(list(folder_of(server).iterdir())) == upload_route.MOST_UPLOADS)
+    under_way = [stalled(server) for _ in range(routes.MAX_UPLOADS)]
+    server.until(lambda: len(list(folder_of(server).iterdir())) == routes.MAX_UPLOADS)
     status, answer = server.upload(png(8, 8))
-    assert (status, "several uploads are under way" in answer["error"]) == (429, True)
+    assert (status, "several uploads are in progress" in answer["error"]) == (429, True)
     for one in under_way:
         one.close()
     server.until(lambda: server.upload(png(8, 8))[0] == 201)
     assert len(list(folder_of(server).iterdir())) == 1, "of those that were cut off nothing is left"
 
 
-@pytest.mark.parametrize(("where", "what"), [(guard, "SILENCE"), (upload_route, "PATIENCE")])
+@pytest.mark.parametrize(("where", "what"), [(middleware, "UPLOAD_PAUSE"), (routes, "UPLOAD_TIMEOUT")])
 def test_an_upload_that_stalls_is_ended(server: Served, monkeypatch: pytest.MonkeyPatch, where: Any, what: str) -> None:
     monkeypatch.setattr(where, what, 0.2)
     with stalled(server) as one:
@@ -124,7 +124,7 @@ def test_a_disk_that_stalls_an_upload_stalls_nobody_else(server: Served, monkeyp
 
 @pytest.mark.parametrize(
     ("number", "sentence"),
-    [(errno.ENOSPC, "the disk is full. Free some room. Try again."), (errno.EACCES, "kept: Permission denied.")],
+    [(errno.ENOSPC, "the disk is full. Free some room. Try again."), (errno.EACCES, "saved: Permission denied.")],
 )
 def test_only_a_full_disk_is_called_one(
     server: Served, monkeypatch: pytest.MonkeyPatch, number: int, sentence: str
@@ -146,7 +146,7 @@ def whole(uploads: Uploads, name: str = "face.png") -> str:
 
 
 def test_the_newest_uploads_stay_and_those_under_way(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path, most=3)
+    uploads = Uploads(tmp_path, capacity=3)
     _, under_way = uploads.begin()
     under_way.write_bytes(b"half")
     first, second, third = (whole(uploads) for _ in range(3))
@@ -158,7 +158,7 @@ def test_the_newest_uploads_stay_and_those_under_way(tmp_path: Path) -> None:
 
 
 def test_uploads_at_once_are_in_nobodys_way(tmp_path: Path) -> None:
-    uploads, together = Uploads(tmp_path, most=4), threading.Barrier(4)
+    uploads, together = Uploads(tmp_path, capacity=4), threading.Barrier(4)
 
     def several() -> None:
         together.wait()
@@ -173,11 +173,11 @@ def test_uploads_at_once_are_in_nobodys_way(tmp_path: Path) -> None:
 
 def test_a_stalled_body_locks_nobody_out(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     job = server.slow()
-    many = [stalled(server, "/api/jobs", "application/json") for _ in range(guard.MOST_CHANGES + 8)]
+    many = [stalled(server, "/api/jobs", "application/json") for _ in range(middleware.MAX_CHANGES + 8)]
     assert server.ask("POST", f"/api/jobs/{job}/cancel", {})[0] == 200
     for one in many:
         one.close()
-    monkeypatch.setattr(guard, "JSON_PATIENCE", 0.2)
+    monkeypatch.setattr(middleware, "JSON_TIMEOUT", 0.2)
     with stalled(server, "/api/jobs", "application/json") as one:
         answer = whole_answer(one)
     assert answer.startswith(b"HTTP/1.1 408"), answer

@@ -62,46 +62,43 @@ def serve(
     """
     set_level(quiet, verbose)
     from vaelens.runtime import Runtime
-    from vaelens.web.choices import settle
-    from vaelens.web.door import Door, is_loopback
-    from vaelens.web.serving import distinct, prepare
+    from vaelens.web.access import AccessPolicy, is_loopback
+    from vaelens.web.choices import collect_choices
+    from vaelens.web.server import distinct_devices, prepare
     from vaelens.web.store import default_folder
 
     generated = token is None and not is_loopback(host)
     token = secrets.token_urlsafe(24) if generated else token
-    Door(host, port, token).check()
-    devices = distinct(device or ["auto"])
+    AccessPolicy(host, port, token).check()
+    devices = distinct_devices(device or ["auto"])
     if len(devices) < len(device or ["auto"]):
         notice(f"Some --device options name the same device, which runs one job at a time. Using {', '.join(devices)}.")
-    choices = settle(
-        model or [],
-        vae or [],
-        guard=not no_safety_checker,
-        space=space,
-        runtime=Runtime(dtype_name=dtype, offline=offline, notify=notice),
+    runtime = Runtime(dtype_name=dtype, offline=offline, notify=notice)
+    choices = collect_choices(
+        model or [], vae or [], safety_checker=not no_safety_checker, space=space, runtime=runtime
     )
-    running = prepare(
+    server = prepare(
         choices,
         folder or default_folder(),
         host=host,
         port=port,
         token=token,
         devices=devices,
-        dtype=dtype,
+        runtime=runtime,
         space=space,
-        guard=not no_safety_checker,
+        safety_checker=not no_safety_checker,
         report=traceback.print_exception if verbose else None,
     )
-    entry = running.address + (f"?token={quote(token, safe='')}" if token else "")
-    result(entry if generated or not token else running.address + "?token=...")
-    if token and not generated:  # the user's own secret isn't printed: output may end up in a log
+    entry = server.address + (f"?token={quote(token, safe='')}" if token else "")
+    result(entry if generated or not token else server.address + "?token=...")
+    if token and not generated:  # the output may end up in a log, so a token of the user's own isn't printed
         notice("Open it with your token in place of the dots.")
-    notice(f"The history is in {running.store.folder}. Ctrl-C stops the server.")
+    notice(f"The history is in {server.store.folder}. Ctrl-C stops the server.")
     if open_it:
         typer.launch(entry)
     try:
-        running.serve()
+        server.serve()
     finally:
-        if not running.close():
+        if not server.close():
             notice("Warning: a running job could not be stopped. It is marked as interrupted.")
             os._exit(INTERRUPTED)  # its thread is inside torch, where a normal exit would abort the process

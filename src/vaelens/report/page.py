@@ -1,6 +1,7 @@
-"""Pages: one HTML file that holds its images, opens from disk and never reaches for the network.
+"""HTML pages in one file: they hold their images, open from disk and never use the network.
 
-`render_page` is the viewer alone, `render_report` sections with the viewer among them.
+`render_page` writes the viewer with a table, `render_report` sections with the viewer among them. The viewer's texts
+are in viewer/strings/<language>.json: a new language is one file there.
 """
 
 import base64
@@ -8,24 +9,27 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from string import Template
 
 from vaelens.images.drawing import Box
 from vaelens.report.tables import Table, escaped, table_html
 
 IMAGES, MEASURED, HOW = "Images", "Measured", "How it was made"
-SPOKEN = {IMAGES: "images", MEASURED: "measured", HOW: "made"}  # headings that the viewer can translate: strings.js
-SHOWN = "shown"  # the fact that is the line under the page's title
-SCRIPTS = ("strings.js", "heatmap.js", "region.js", "readout.js", "jumping.js", "panel.js", "viewer.js")
+TRANSLATED = {IMAGES: "images", MEASURED: "measured", HOW: "how"}  # headings -> the viewer's text
+SHOWN = "shown"  # the fact shown as the line under the title
+SCRIPTS = ("strings.js", "heatmap.js", "region.js", "readout.js", "boxes.js", "panel.js", "viewer.js")
+Strings = dict[str, dict[str, str]]  # texts by language and name, English first
+VIEWER = resources.files("vaelens.report").joinpath("viewer")
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One image of a panel, the original or one reconstruction, with what was measured on it, or ""."""
+    """One image of a panel, the original or a version of it; `note` holds its scores, or is ""."""
 
     name: str
     png: bytes
@@ -34,9 +38,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Panel:
-    """One photo with all its versions, the original first, all `width` x `height` pixels.
+    """One image in all its versions, the original first, all `width` x `height` pixels.
 
-    `note` is the line under the title, or "". `boxes` are what a viewer can jump to, in the panel's pixels.
+    `note` is the line under the title, or "". `boxes` are regions to jump to, in the panel's pixels.
     """
 
     title: str
@@ -49,20 +53,20 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: a heading in words, and what is under it as HTML, where every text is escaped already."""
+    """A part of a page: a heading as text, and its content as HTML with every text escaped."""
 
     heading: str
     html: str
 
 
 def render_page(title: str, panels: Sequence[Panel], table: Table, facts: Mapping[str, str]) -> str:
-    """The whole page as text for a UTF-8 file: the panels, the table if it has rows, and the facts in order.
+    """The page, to be written as UTF-8: the panels, the table if it has rows, and the facts in order.
 
-    The fact named "shown" is the line under the title. Any text may hold markup: none of it takes effect.
-    The page's policy lets only its own script and style run and only images inside it load.
+    The fact named "shown" is the line under the title. Markup in any text is shown, not interpreted. The page's
+    Content-Security-Policy allows only its own script, style and images.
 
-    Raises ValueError for a panel without layers, and for a layer that isn't a PNG of the panel's size: layers
-    of different sizes would be laid over each other wrongly.
+    Raises ValueError for a panel without layers, and for a layer that isn't a PNG of the panel's size: layers are laid
+    over each other.
     """
     below = _section(MEASURED, _wide(table_html(table))) if table.rows else ""
     below += _facts({name: value for name, value in facts.items() if name != SHOWN})
@@ -79,19 +83,19 @@ def render_report(
     facts: Mapping[str, str],
     style: str = "",
 ) -> str:
-    """A page of sections, those with images to look at between `above` and `below`, under the same policy.
+    """A page of sections with links to them at the top and the viewer between `above` and `below`.
 
-    Whoever makes the sections escapes the texts in them; title, `shown`, panels and facts may hold any markup.
-    Each section can be reached from a line of links at the top. `style` is CSS beyond that of the page.
-
-    Raises ValueError as `render_page` does.
+    Texts inside the sections must be escaped already; title, `shown`, panels and facts may hold markup. `style` is CSS
+    added to the page's own. Raises ValueError as `render_page` does.
     """
     sections = [_section(part.heading, part.html, anchor=True) for part in above]
     if panels:
-        sections.append(f'<h2 class="images" id="images"{_spoken(IMAGES)}>{IMAGES}</h2>')
+        sections.append(f'<h2 class="images" id="images"{_translated(IMAGES)}>{IMAGES}</h2>')
     headings = [part.heading for part in above] + [IMAGES] * bool(panels) + [part.heading for part in below]
     headings += [HOW] * bool(facts)
-    links = "".join(f'<a href="#{_anchor(heading)}"{_spoken(heading)}>{escaped(heading)}</a>\n' for heading in headings)
+    links = "".join(
+        f'<a href="#{_anchor(heading)}"{_translated(heading)}>{escaped(heading)}</a>\n' for heading in headings
+    )
     rest = "".join(_section(part.heading, part.html, anchor=True) for part in below) + _facts(facts)
     nav = f'<nav aria-label="Sections" data-label="sections">\n{links}</nav>\n'
     style = package_file("viewer.css") + package_file("report.css") + style
@@ -99,14 +103,14 @@ def render_report(
 
 
 def wide_table(table: Table) -> str:
-    """The table for a section's HTML: where it is wider than the window it scrolls by itself."""
+    """The table as HTML for a section. If it is wider than the window, it scrolls by itself."""
     return _wide(table_html(table, merged=True))
 
 
 def _page(title: str, shown: str | None, panels: Sequence[Panel], *, above: str, below: str, style: str) -> str:
     for panel in panels:
         _check(panel)
-    script = viewer_script()
+    script, strings = viewer_script(), read_strings(VIEWER)
     return Template(package_file("viewer.html")).substitute(
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
@@ -114,6 +118,8 @@ def _page(title: str, shown: str | None, panels: Sequence[Panel], *, above: str,
         shown="" if shown is None else f'<p class="shown">{escaped(shown)}</p>',
         above=above,
         below=below,
+        languages=language_buttons(strings),
+        noscript=script_notes(strings),
         templates=package_file("templates.html"),
         data=_data(panels),
         style=style,
@@ -132,7 +138,7 @@ def _check(panel: Panel) -> None:
 
 
 def _data(panels: Sequence[Panel]) -> str:
-    """The panels as JSON that can stand inside <script>: without "<" nothing in it ends the element."""
+    """The panels as JSON for a <script> element."""
     content = [
         {
             "title": panel.title,
@@ -151,12 +157,42 @@ def _data(panels: Sequence[Panel]) -> str:
         }
         for panel in panels
     ]
-    return json.dumps(content).replace("<", "\\u003c")
+    return _script_json(content)
 
 
 def viewer_script() -> str:
-    """The script's files as one, whose names are its own: only `vaelensViewer` is the window's."""
-    return '"use strict";\n(() => {\n' + "\n".join(map(package_file, SCRIPTS)) + "})();\n"
+    """The viewer's script with its texts. Its only global name is `vaelensViewer`."""
+    return bundled(map(package_file, SCRIPTS), read_strings(VIEWER))
+
+
+def bundled(scripts: Iterable[str], strings: Strings) -> str:
+    """Scripts as one, in a scope of their own, with the texts as the constant STRINGS."""
+    return f'"use strict";\n(() => {{\nconst STRINGS = {_script_json(strings)};\n{chr(10).join(scripts)}}})();\n'
+
+
+def read_strings(folder: Traversable) -> Strings:
+    """The texts in a folder's strings/<language>.json."""
+    files = (file for file in folder.joinpath("strings").iterdir() if file.name.endswith(".json"))
+    found = {file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8")) for file in files}
+    return {language: found[language] for language in sorted(found, key=lambda name: (name != "en", name))}
+
+
+def language_buttons(strings: Strings) -> str:
+    """A button for each language, as HTML."""
+    return "\n".join(
+        f'<button type="button" lang="{language}">{escaped(texts["nativeName"])}</button>'
+        for language, texts in strings.items()
+    )
+
+
+def script_notes(strings: Strings) -> str:
+    """What a browser without scripts shows, in each language, as HTML."""
+    return "\n".join(f'<p lang="{language}">{escaped(texts["noScript"])}</p>' for language, texts in strings.items())
+
+
+def _script_json(value: object) -> str:
+    """JSON that is safe inside <script>: without "<" nothing in it can end the element."""
+    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _facts(facts: Mapping[str, str]) -> str:
@@ -170,11 +206,13 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 def _section(heading: str, content: str, anchor: bool = False) -> str:
     name = f' id="{_anchor(heading)}"' if anchor else ""
-    return f'<section class="results"{name}>\n<h2{_spoken(heading)}>{escaped(heading)}</h2>\n{content}\n</section>\n'
+    return (
+        f'<section class="results"{name}>\n<h2{_translated(heading)}>{escaped(heading)}</h2>\n{content}\n</section>\n'
+    )
 
 
-def _spoken(heading: str) -> str:
-    return f' data-text="{SPOKEN[heading]}"' if heading in SPOKEN else ""
+def _translated(heading: str) -> str:
+    return f' data-text="{TRANSLATED[heading]}"' if heading in TRANSLATED else ""
 
 
 def _wide(table: str) -> str:
@@ -186,10 +224,10 @@ def _anchor(heading: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """The Content-Security-Policy source that lets exactly this inline text through."""
+    """The Content-Security-Policy source that allows exactly this inline text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
 def package_file(name: str) -> str:
     """One of the viewer's own files as text."""
-    return resources.files("vaelens.report").joinpath("viewer", name).read_text(encoding="utf-8")
+    return VIEWER.joinpath(name).read_text(encoding="utf-8")

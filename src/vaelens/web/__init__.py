@@ -1,1 +1,1 @@
-"""The live local page: a prompt or an upload, VAEs to tick, a queue, and the viewer for what comes out."""
+"""The local web page: a prompt or an upload, VAEs to compare, a job queue, and the viewer for the results."""

@@ -1,4 +1,4 @@
-"""What may be ticked: settled when the server starts, by the person who starts it. The browser names ids of it only."""
+"""The models and VAEs the page offers, fixed when the server starts. The browser sends only their ids."""
 
 import hashlib
 import json
@@ -12,16 +12,15 @@ from vaelens.download.hub import RemoteFile, cached
 from vaelens.errors import UsageError, VaelensError
 from vaelens.loading import open_vae
 from vaelens.runtime import DEFAULT, Runtime
-from vaelens.sampling import SCHEDULERS, options
 from vaelens.weights.registry import registry
 
-_Choice = TypeVar("_Choice")
-SCENES = (  # of the small language that the embedded model knows
+_T = TypeVar("_T")
+SCENE_EXAMPLES = (  # prompts in the small language of the embedded model
     "a smiling face with blue eyes and red hair on a yellow background",
     "a surprised face with green eyes and blond hair on blue",
     "the letter R in red on white",
 )
-ANY_SCENES = (
+EXAMPLES = (
     "a photo of an astronaut riding a horse on mars",
     "a close-up portrait of a woman, freckles, window light",
 )
@@ -29,18 +28,19 @@ ANY_SCENES = (
 
 @dataclass(frozen=True)
 class Model:
-    """A model to choose; `source` is what opens it, and stays on this machine."""
+    """A model on offer. `source` is what `load` takes and never leaves this machine.
+
+    `defaults` are its own values of options of sampling, by name, as the form shows them.
+    """
 
     id: str
     name: str
     source: str
     space: str | None
-    steps: int
-    guidance: float
-    side: int | None = None  # of the images that it makes where no size is asked for, if that is known
+    defaults: dict[str, Any]
     scenes: bool = False
 
-    def shown(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """For the browser."""
         known = registry().models.get(self.source.lower())
         return {
@@ -48,19 +48,16 @@ class Model:
             "name": self.name,
             "title": known.title if known else self.name,
             "space": self.space,
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "side": self.side,
-            "examples": SCENES if self.scenes else ANY_SCENES,
-            "any_prompt": not self.scenes,
+            "defaults": self.defaults,
+            "examples": SCENE_EXAMPLES if self.scenes else EXAMPLES,
         }
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A VAE to tick; `own_of` is the id of the model that it came with.
+    """A VAE on offer; `own_of` is the id of the model it belongs to.
 
-    `usual` ones are ticked at first: those that `compare` would take, and those that were named at the start.
+    The `preselected` ones are those that `compare` takes by default and those named at the start.
     """
 
     id: str
@@ -68,9 +65,9 @@ class Decoder:
     source: str
     space: str | None
     own_of: str | None = None
-    usual: bool = False
+    preselected: bool = False
 
-    def shown(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """For the browser."""
         known = registry().vaes.get(self.source.lower())
         return {
@@ -79,43 +76,47 @@ class Decoder:
             "title": known.title if known else self.name,
             "space": self.space,
             "own_of": self.own_of,
-            "usual": self.usual,
+            "preselected": self.preselected,
         }
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Models and VAEs by id, in the order in which they are shown."""
+    """Models and VAEs by id, in the order to show."""
 
     models: dict[str, Model]
     vaes: dict[str, Decoder]
 
-    def shown(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """For the browser."""
         return {
-            "models": [model.shown() for model in self.models.values()],
-            "vaes": [vae.shown() for vae in self.vaes.values()],
-            "schedulers": list(SCHEDULERS),
-            "most_steps": options()["steps"].maximum,
-            "largest": options()["size"].maximum,
+            "models": [model.as_json() for model in self.models.values()],
+            "vaes": [vae.as_json() for vae in self.vaes.values()],
         }
 
     def sources(self) -> dict[str, str]:
-        """What opens each, and what it is called: no path of this machine leaves it."""
+        """The name of each source: messages show it instead of a path of this machine."""
         return {one.source: one.name for one in (*self.models.values(), *self.vaes.values())}
 
 
-def settle(
+def find(choices: dict[str, _T], wanted: str, what: str) -> _T:
+    """The choice with that id. Raises UsageError if there is none."""
+    if wanted not in choices:
+        raise UsageError(f"this server offers no such {what}. Reload the page to see what it offers.")
+    return choices[wanted]
+
+
+def collect_choices(
     models: Sequence[str],
     vaes: Sequence[str],
     *,
-    guard: bool = True,
+    safety_checker: bool = True,
     space: str | None = None,
     runtime: Runtime = DEFAULT,
 ) -> Choices:
-    """The models and VAEs named, downloaded now if need be; what ships with vaelens; and what is in the cache already.
+    """The models and VAEs named (downloaded now if need be), the embedded ones, and the known ones in the cache.
 
-    Raises what finding, downloading and reading those named raise.
+    Raises what finding, downloading and reading the named ones raise.
     """
     found: dict[str, Model] = {}
     decoders: dict[str, Decoder] = {}
@@ -124,7 +125,7 @@ def settle(
         if source.lower() == embedded:
             _add(found, _embedded(embedded))
             continue
-        files = find_model(source, runtime, safety_checker=guard)
+        files = find_model(source, runtime, safety_checker=safety_checker)
         download(files, runtime)
         _add(found, _model(source, files))
         own = _own(files, found[_id("model", source)])
@@ -132,56 +133,58 @@ def settle(
             _add(decoders, own)
     for source in vaes:
         vae = open_vae(source, runtime.on("cpu").using("float32"), space=space)
-        _add(decoders, Decoder(_id("vae", source), vae.name, source, vae.spec.latent_space, usual=True))
+        _add(decoders, Decoder(_id("vae", source), vae.name, source, vae.spec.latent_space, preselected=True))
     for name in registry().models:
-        if _id("model", name) not in found and (files := _cached_model(name, runtime, guard)) is not None:
+        if _id("model", name) not in found and (files := _cached_model(name, runtime, safety_checker)) is not None:
             _add(found, _model(name, files))
     for name, entry in registry().vaes.items():
         if _id("vae", name) not in decoders and (entry.embedded or _is_cached(name)):
-            _add(decoders, Decoder(_id("vae", name), name, name, entry.space, usual=_is_usual(name)))
+            compared = name in registry().spaces[entry.space].compared
+            _add(decoders, Decoder(_id("vae", name), name, name, entry.space, preselected=compared))
     return Choices(found, decoders)
 
 
 def _add(to: dict[str, Any], one: Model | Decoder) -> None:
-    """Under a name of its own: two folders of one name are two choices."""
-    if one.id not in to:
-        to[one.id] = replace(one, name=_distinct(one.name, {other.name for other in to.values()}))
+    """Add a choice under a name of its own: two folders of the same name are two choices."""
+    if one.id in to:
+        return
+    name, number, others = one.name, 2, {other.name for other in to.values()}
+    while name in others:
+        name, number = f"{one.name} ({number})", number + 1
+    to[one.id] = replace(one, name=name)
 
 
 def _id(kind: str, source: str) -> str:
-    """The same for the same source, so that a page that is open outlives a restart; it tells nothing of a path.
+    """The same id for the same source, so that an open page survives a restart; it reveals nothing of a path.
 
-    Only the registry's names may be spelt in either case: two paths that differ in case are two files.
+    Only the registry's names ignore case: two paths that differ in case are two files.
     """
     known = registry().models if kind == "model" else registry().vaes
     source = source.lower() if source.lower() in known else source
     return hashlib.sha256(f"{kind}:{source}".encode()).hexdigest()[:16]
 
 
-def _distinct(name: str, others: set[str]) -> str:
-    candidate, number = name, 2
-    while candidate in others:
-        candidate, number = f"{name} ({number})", number + 1
-    return candidate
-
-
 def _embedded(name: str) -> Model:
-    known, side = registry().find_model(name), _side(find_model(name).folder)
-    scenes = known.prompts == "scenes"
-    return Model(_id("model", name), name, name, known.space, known.steps, known.guidance, side, scenes)
+    known = registry().find_model(name)
+    defaults = _defaults(known.steps, known.guidance, find_model(name).folder)
+    return Model(_id("model", name), name, name, known.space, defaults, known.prompts == "scenes")
 
 
 def _model(source: str, files: ModelFiles) -> Model:
-    known = registry().models.get(source.lower())
-    name = source.lower() if known else files.name
-    own = files.pipeline
-    return Model(_id("model", source), name, source, files.space, own.steps, own.guidance_scale, _side(files.folder))
+    name = source.lower() if source.lower() in registry().models else files.name
+    defaults = _defaults(files.pipeline.steps, files.pipeline.guidance_scale, files.folder)
+    return Model(_id("model", source), name, source, files.space, defaults)
+
+
+def _defaults(steps: int, guidance_scale: float, folder: Path) -> dict[str, Any]:
+    side = _side(folder)
+    return {"steps": steps, "guidance_scale": guidance_scale} | ({"size": f"{side}x{side}"} if side else {})
 
 
 def _side(folder: Path) -> int | None:
-    """Of a model's images in pixels, from its small files; None where they don't say.
+    """The default side of a model's images in pixels, from its configs; None if they don't say.
 
-    A latent's pixel is eight of the image's where there is no VAE's config, as in diffusers.
+    Without a VAE's config, one pixel of the latent is eight of the image, as in diffusers.
     """
     try:
         latent = int(_config(folder / "unet")["sample_size"])
@@ -196,16 +199,16 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _own(files: ModelFiles, model: Model) -> Decoder | None:
-    """The VAE that a model brings along in its own folder or file."""
+    """The VAE inside a model's own folder or file, if it has one."""
     brings = files.source == "file" or (files.folder / "vae" / "config.json").is_file()
     if files.source not in {"file", "folder"} or not brings:
         return None
     return Decoder(_id("own", model.source), f"{model.name}'s own", files.vae, model.space, own_of=model.id)
 
 
-def _cached_model(name: str, runtime: Runtime, guard: bool) -> ModelFiles | None:
+def _cached_model(name: str, runtime: Runtime, safety_checker: bool) -> ModelFiles | None:
     try:
-        files = find_model(name, Runtime(dtype_name=runtime.dtype_name, offline=True), safety_checker=guard)
+        files = find_model(name, Runtime(dtype_name=runtime.dtype_name, offline=True), safety_checker=safety_checker)
     except VaelensError:
         return None
     return files if all(cached(file) for file in files.to_download) else None
@@ -215,14 +218,3 @@ def _is_cached(name: str) -> bool:
     entry = registry().find(name)
     files = [RemoteFile(entry.repo or "", f.name, entry.revision, f.size, f.sha256) for f in entry.files]
     return all(cached(file) is not None for file in files)
-
-
-def _is_usual(name: str) -> bool:
-    return name in registry().spaces[registry().find(name).space].default_vaes
-
-
-def find(known: dict[str, _Choice], wanted: str, what: str) -> _Choice:
-    """Raises UsageError for an id that isn't on offer."""
-    if wanted not in known:
-        raise UsageError(f"this server offers no such {what}. Reload the page to see what there is.")
-    return known[wanted]

@@ -1,36 +1,36 @@
-"""All jobs by id, what changed since when, and the JSON that pages are told. The queue's lock guards it."""
+"""All jobs by id, what changed since a revision, and the JSON that pages get. The queue's lock guards it."""
 
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vaelens.web.job import ENDS, Job
+from vaelens.web.job import ENDED, Job
 
-PAGE_OF_PAST = 50  # ended jobs that a page is told at first, and at most so many more each time it asks
-FORGOTTEN = 1000  # deletions that are remembered, for pages that missed them
+PAGE_SIZE = 50  # ended jobs that a page gets at first, and at most per request after that
+MAX_DELETIONS = 1000  # deletions that are remembered, for pages that missed them
 
 
 class History:
-    """In the order in which the jobs were made. No job is changed, it is replaced: so its JSON is made once."""
+    """Jobs in the order of their creation. A job is never changed but replaced, so its JSON is made once."""
 
     def __init__(self) -> None:
         self.revision = 0
         self._jobs: dict[str, Job] = {}
-        self._revisions: dict[str, int] = {}  # the lowest first
-        self._gone: deque[tuple[int, str]] = deque(maxlen=FORGOTTEN)
+        self._revisions: dict[str, int] = {}  # of each job's last change, the oldest first
+        self._deleted: deque[tuple[int, str]] = deque(maxlen=MAX_DELETIONS)
         self._texts: dict[str, str] = {}
-        self._past = self._bytes = 0  # of those that have ended
+        self._ended = self._bytes = 0  # count and size on disk of the jobs that have ended
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self._jobs.values())
 
     def get(self, job: str) -> Job | None:
-        """One job as it is now."""
+        """One job in its current state."""
         return self._jobs.get(job)
 
     def put(self, job: Job) -> None:
-        """A new job, or another state of it."""
+        """Add a job, or replace its state."""
         number = job["id"]
         self._count(number, -1)
         self._jobs[number] = job
@@ -41,21 +41,21 @@ class History:
         self._revisions[number] = self.revision
 
     def remove(self, job: str) -> None:
-        """Forget it. Raises KeyError for an unknown id."""
+        """Delete a job. Raises KeyError for an unknown id."""
         self._count(job, -1)
         del self._jobs[job], self._revisions[job]
         self._texts.pop(job, None)
         self.revision += 1
-        self._gone.append((self.revision, job))
+        self._deleted.append((self.revision, job))
 
     def first(self) -> str:
-        """What a page is told at first: all jobs that haven't ended, and the newest that have."""
-        waiting = [one["id"] for one in self if one["state"] not in ENDS]
-        return self._told([*self._ended(None, PAGE_OF_PAST), *waiting])
+        """What a page gets at first: all jobs that haven't ended, and the newest that have."""
+        waiting = [one["id"] for one in self if one["state"] not in ENDED]
+        return self._message([*self._newest(None, PAGE_SIZE), *waiting])
 
     def older(self, before: str, count: int) -> str | None:
-        """The ended jobs that were made before that one, the newest of them; None for an unknown id."""
-        return self._told(self._ended(before, min(count, PAGE_OF_PAST))) if before in self._jobs else None
+        """The newest of the ended jobs created before that one; None for an unknown id."""
+        return self._message(self._newest(before, min(count, PAGE_SIZE))) if before in self._jobs else None
 
     def since(self, revision: int) -> str:
         """What changed after that revision."""
@@ -64,21 +64,21 @@ class History:
             if self._revisions[job] <= revision:
                 break
             changed.append(job)
-        return self._told(changed, [one for at, one in self._gone if at > revision])
+        return self._message(changed, [job for at, job in self._deleted if at > revision])
 
-    def _ended(self, before: str | None, count: int) -> list[str]:
+    def _newest(self, before: str | None, count: int) -> list[str]:
         newest_first, found = reversed(self._jobs), list[str]()
         while before is not None and next(newest_first) != before:
             pass
         for job in newest_first:
             if len(found) >= count:
                 break
-            if self._jobs[job]["state"] in ENDS:
+            if self._jobs[job]["state"] in ENDED:
                 found.append(job)
         return found
 
-    def _told(self, jobs: Iterable[str], gone: Iterable[str] = ()) -> str:
-        rest: dict[str, Any] = {"gone": list(gone), "past": self._past, "bytes": self._bytes}
+    def _message(self, jobs: Iterable[str], deleted: Iterable[str] = ()) -> str:
+        rest: dict[str, Any] = {"deleted": list(deleted), "ended": self._ended, "bytes": self._bytes}
         return f'{{"jobs": [{", ".join(map(self._text, jobs))}], {json.dumps(rest)[1:]}'
 
     def _text(self, job: str) -> str:
@@ -88,6 +88,6 @@ class History:
 
     def _count(self, number: str, by: int) -> None:
         job = self._jobs.get(number)
-        if job is not None and job["state"] in ENDS:
-            self._past += by
+        if job is not None and job["state"] in ENDED:
+            self._ended += by
             self._bytes += by * job["bytes"]

@@ -1,36 +1,41 @@
-"""What a job's file on disk holds. Whatever doesn't fit is left out of the history: one bad file must not end a page.
+"""A job as its file on disk holds it. A file that doesn't fit is left out of the history: it must not break the page.
 
-In memory a job is the same as a plain dict, never changed but replaced.
+In memory a job is the same, as a plain dict that is never changed, only replaced.
 """
 
 import json
+import re
+import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-SCHEMA = 1  # of job.json; another one is left alone
-ENDS = frozenset({"done", "failed", "cancelled", "interrupted"})
+from vaelens.web.request import check_values
+
+SCHEMA = 1  # of job.json; files with another one are ignored
+ENDED = frozenset({"done", "failed", "cancelled", "interrupted"})
+ID = re.compile(r"[0-9a-f]{32}")  # of jobs and uploads; only a string of this form ever becomes part of a path
 Job = dict[str, Any]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Values(BaseModel):
+class _Model(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Progress(_Values):
+class _Progress(_Model):
     done: Count
     total: Count
     what: str
 
 
-class _Layer(_Values):
+class _Layer(_Model):
     name: str
     note: str
     image: Count
 
 
-class _Panel(_Values):
+class _Panel(_Model):
     title: str
     note: str
     width: Annotated[int, Field(ge=1)]
@@ -38,8 +43,8 @@ class _Panel(_Values):
     layers: Annotated[list[_Layer], Field(min_length=1)]
 
 
-class _Asked(_Values):
-    """What is shown of the request: names where the browser sent ids; seeds as text, as a page rounds large numbers."""
+class _Summary(_Model):
+    """What is shown of the request: names instead of ids; seeds as text, as JavaScript rounds large numbers."""
 
     prompt: str | None
     model: str | None
@@ -48,39 +53,31 @@ class _Asked(_Values):
     upload: str | None = None
 
 
-class _Settings(_Values):
-    """The request itself, without the upload: what "use these settings" fills in."""
+class _Job(_Model):
+    """`request` is the body of the request without the upload: what "Use these settings" fills in."""
 
-    vaes: list[str]
-    seeds: list[int]
-    max_side: int | None = None
-    prompt: str | None = None
-    negative: str | None = None
-    model: str | None = None
-    steps: int | None = None
-    cfg: float | None = None
-    size: str | None = None
-    scheduler: str | None = None
-
-
-class _Job(_Values):
     version: Annotated[Literal[1], Field(alias="schema")]
     id: str
     state: Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
     created: str
     started: str | None = None
     ended: str | None = None
-    asked: _Asked
-    settings: _Settings
+    summary: _Summary
+    request: Annotated[dict[str, Any], AfterValidator(check_values)]
     progress: _Progress | None
     error: str | None
-    said: list[str]
+    notes: list[str]
     panels: list[_Panel]
     bytes: Count
 
 
+def new_id() -> str:
+    """An id that nobody can guess."""
+    return secrets.token_hex(16)
+
+
 def read_job(content: bytes) -> Job | None:
-    """The job in a file; None for what isn't one."""
+    """The job in a file; None if it isn't one."""
     try:
         return _Job.model_validate_json(content).model_dump(exclude_unset=True, by_alias=True)
     except ValidationError:

@@ -1,6 +1,6 @@
-"""The jobs: their states, a thread a device that does one after the other, and what changed since when.
+"""The job queue: jobs in their states, and a worker thread per device that runs one after the other.
 
-States: queued, running, done, failed, cancelled, interrupted (the server ended first). The last four are ends.
+States: queued, running, done, failed, cancelled, interrupted (the server ended first). The last four are final.
 """
 
 import threading
@@ -11,61 +11,59 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vaelens.errors import ResourceError, VaelensError
-from vaelens.resources import is_out_of_memory
-from vaelens.web.asked import Asked
 from vaelens.web.history import History
-from vaelens.web.ids import new_id
-from vaelens.web.job import ENDS, SCHEMA, Job
-from vaelens.web.kept import Kept
-from vaelens.web.work import Workshop
+from vaelens.web.job import ENDED, SCHEMA, Job, new_id
+from vaelens.web.request import JobRequest
+from vaelens.web.worker import JobRunner, VAECache
 
-LONGEST = 100  # jobs that wait
+MAX_WAITING = 100
+MAX_NOTES = 8
 
 
-class FullError(ResourceError):
-    """No more jobs are taken for now."""
+class QueueFullError(ResourceError):
+    """No more jobs are accepted for now."""
 
 
 class Queue:
-    """All jobs of the history, and those to come. Its methods may be called from any thread.
+    """All jobs of the history and the queue. Its methods may be called from any thread.
 
-    `_changed` is held for moments only, as the page's own loop takes it; what writes to disk waits for `_saving`.
+    `_changed` is held for moments only, as the server's event loop takes it too; writing to disk takes `_saving`.
     """
 
-    def __init__(self, workshop: Workshop, devices: Sequence[str] = ("auto",), longest: int = LONGEST) -> None:
-        self._workshop, self._store, self._longest = workshop, workshop.store, longest
+    def __init__(self, runner: JobRunner, devices: Sequence[str] = ("cpu",), max_waiting: int = MAX_WAITING) -> None:
+        self._runner, self._store, self._max_waiting = runner, runner.store, max_waiting
         self._changed, self._saving = threading.Condition(), threading.Lock()
         self._jobs = History()
-        self._waiting: deque[tuple[str, Asked]] = deque()
-        self._stops: set[str] = set()
+        self._waiting: deque[tuple[str, JobRequest]] = deque()
+        self._cancelled: set[str] = set()
         self._closing = False
         for job in self._store.read_all():
             self._jobs.put(job)
-            if job["state"] not in ENDS:
+            if job["state"] not in ENDED:
                 self._put(job["id"], state="interrupted", progress=None)
                 self._save(job["id"])
         self._workers = [threading.Thread(target=self._work, args=(device,), daemon=True) for device in devices]
         for worker in self._workers:
             worker.start()
 
-    def add(self, asked: Asked, described: dict[str, Any]) -> Job:
-        """Queue a job. Raises FullError when too many wait, UsageError for an upload that is gone, and as writing does.
+    def add(self, request: JobRequest, summary: dict[str, Any]) -> Job:
+        """Queue a job; `summary` is what the page shows of the request.
 
-        `described` is what is shown of the request: names, where the browser sent ids.
+        Raises QueueFullError if too many wait, UsageError for an upload that is gone, and what writing raises.
         """
-        job: Job = {"schema": SCHEMA, "id": new_id(), "state": "queued", "created": _now(), "asked": described}
-        job |= {"settings": asked.model_dump(exclude={"upload"}, exclude_none=True)}
-        job |= {"progress": None, "error": None, "said": [], "panels": [], "bytes": 0}
+        job: Job = {"schema": SCHEMA, "id": new_id(), "state": "queued", "created": _now(), "summary": summary}
+        job |= {"request": request.model_dump(exclude={"upload"}, exclude_none=True)}
+        job |= {"progress": None, "error": None, "notes": [], "panels": [], "bytes": 0}
         self.check_room()
         try:
-            if asked.upload is not None:
-                name, size = self._store.take_upload(asked.upload, job["id"])
-                job |= {"asked": {**described, "upload": name}, "bytes": size}
+            if request.upload is not None:
+                name, size = self._store.take_upload(request.upload, job["id"])
+                job |= {"summary": {**summary, "upload": name}, "bytes": size}
             self._store.write_job(job)
             with self._changed:
                 self.check_room()
                 self._jobs.put(job)
-                self._waiting.append((job["id"], asked))
+                self._waiting.append((job["id"], request))
                 self._changed.notify_all()
                 return job
         except BaseException:
@@ -73,12 +71,12 @@ class Queue:
             raise
 
     def get(self, job: str) -> Job | None:
-        """One job as it is now; not to be changed."""
+        """One job in its current state; not to be changed."""
         with self._changed:
             return self._jobs.get(job)
 
     def first(self) -> tuple[int, str]:
-        """The revision now, and what a page is told at first, as JSON."""
+        """The current revision, and what a page gets at first, as JSON."""
         with self._changed:
             return self._jobs.revision, self._jobs.first()
 
@@ -88,19 +86,19 @@ class Queue:
             return self._jobs.older(before, count)
 
     def since(self, revision: int) -> tuple[int, str | None]:
-        """The revision now, and what changed after that one, as JSON; None where nothing did."""
+        """The current revision, and what changed since the given one, as JSON; None if nothing did."""
         with self._changed:
             now = self._jobs.revision
             return now, None if now == revision else self._jobs.since(revision)
 
     def cancel(self, job: str) -> bool:
-        """Stop it, or never begin it; False where it has ended already. Raises KeyError for an unknown id."""
+        """Stop a job, or remove it from the queue; False if it has ended. Raises KeyError for an unknown id."""
         with self._changed:
             state = self._known(job)["state"]
-            if state in ENDS:
+            if state in ENDED:
                 return False
             if state == "running":
-                self._stops.add(job)
+                self._cancelled.add(job)
                 return True
             self._waiting = deque(one for one in self._waiting if one[0] != job)
             self._put(job, state="cancelled")
@@ -108,34 +106,34 @@ class Queue:
         return True
 
     def delete(self, job: str) -> bool:
-        """Forget an ended job and its files; False where it hasn't ended. Raises KeyError for an unknown id."""
+        """Delete an ended job and its files; False if it hasn't ended. Raises KeyError for an unknown id."""
         with self._changed:
-            if self._known(job)["state"] not in ENDS:
+            if self._known(job)["state"] not in ENDED:
                 return False
             self._jobs.remove(job)
         with self._saving:
             self._store.delete_job(job)
         return True
 
-    def close(self, patience: float = 10.0) -> bool:
-        """End the workers; what waits or is cut short is marked as interrupted. A running job keeps what it made.
+    def close(self, timeout: float = 10.0) -> bool:
+        """Stop the workers and mark unfinished jobs as interrupted. A running job keeps the images it has finished.
 
-        False where a worker works on after `patience`.
+        Returns False if a worker still runs after `timeout` seconds.
         """
         with self._changed:
             self._closing = True
-            never_begun = [job for job, _ in self._waiting]
+            never_started = [job for job, _ in self._waiting]
             self._waiting.clear()
-            for job in never_begun:
+            for job in never_started:
                 self._put(job, state="interrupted")
             self._changed.notify_all()
-        for job in never_begun:
+        for job in never_started:
             self._save(job)
-        until = time.monotonic() + patience
+        until = time.monotonic() + timeout
         for worker in self._workers:
             worker.join(max(0.0, until - time.monotonic()))
         with self._changed:
-            unfinished = [job["id"] for job in self._jobs if job["state"] not in ENDS]
+            unfinished = [job["id"] for job in self._jobs if job["state"] not in ENDED]
             for job in unfinished:
                 self._put(job, state="interrupted", progress=None)
         for job in unfinished:
@@ -143,33 +141,33 @@ class Queue:
         return not any(worker.is_alive() for worker in self._workers)
 
     def check_room(self) -> None:
-        """Raises FullError where too many wait, ResourceError where the server is about to end."""
+        """Raises QueueFullError if too many jobs wait, ResourceError if the server is stopping."""
         if self._closing:
             raise ResourceError("the server is stopping.")
-        if len(self._waiting) >= self._longest:
-            raise FullError(f"{self._longest} jobs wait already. Cancel some, or try again later.")
+        if len(self._waiting) >= self._max_waiting:
+            raise QueueFullError(f"{self._max_waiting} jobs are waiting already. Cancel some, or try again later.")
 
     def _work(self, device: str) -> None:
-        kept = self._workshop.kept(device)
-        self._workshop.warm_up()
+        cache = self._runner.cache(device)
+        self._runner.warm_up()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._waiting)
                 if self._closing:
                     return
-                job, asked = self._waiting.popleft()
+                job, request = self._waiting.popleft()
                 self._put(job, state="running", progress={"done": 0, "total": 0, "what": "loading"}, started=_now())
             self._save(job)
-            end = self._carried_out(job, asked, device, kept)
+            end = self._run(job, request, cache)
             with self._changed:
-                self._stops.discard(job)
-                if self._known(job)["state"] != "running":  # `close` gave it up: the folder may be another server's
+                self._cancelled.discard(job)
+                if self._known(job)["state"] != "running":  # `close` gave up on it; the folder may be another server's
                     return
                 self._put(job, **end, progress=None, ended=_now())
             self._save(job)
 
-    def _carried_out(self, job: str, asked: Asked, device: str, kept: Kept) -> dict[str, Any]:
-        """What becomes of the job. A fault of it must not end its worker."""
+    def _run(self, job: str, request: JobRequest, cache: VAECache) -> dict[str, Any]:
+        """The job's final state and result. An error in a job must not end its worker."""
 
         def progress(done: int, total: int, what: str) -> None:
             with self._changed:
@@ -177,28 +175,24 @@ class Queue:
                     self._put(job, progress={"done": done, "total": total, "what": what})
 
         def should_stop() -> bool:
-            return self._closing or job in self._stops
+            return self._closing or job in self._cancelled
 
         try:
-            made = self._workshop.carry_out(
-                job, asked, device=device, kept=kept, progress=progress, should_stop=should_stop
-            )
+            outcome = self._runner.run(job, request, cache, progress=progress, should_stop=should_stop)
         except KeyboardInterrupt:
             return {"state": self._stopped(job)}
         except VaelensError as error:
-            return {"state": "failed", "error": self._workshop.cleaned(str(error))}
+            return {"state": "failed", "error": self._runner.without_paths(str(error))}
         except BaseException as error:  # noqa: BLE001
-            if is_out_of_memory(error):
-                return {"state": "failed", "error": "out of memory. Ask for a smaller image, or fewer VAEs."}
-            self._workshop.report(error)
+            self._runner.report(error)
             return {"state": "failed", "error": f"an unexpected error ({type(error).__name__})."}
-        cut = asked.prompt is not None and len(made.panels) < len(set(asked.seeds))  # a stop left something out
-        bytes_now = self._known(job)["bytes"] + made.size  # with its upload
-        end = {"state": self._stopped(job) if cut else "done"}
-        return end | {"panels": made.panels, "said": made.said, "bytes": bytes_now}
+        incomplete = request.prompt is not None and len(outcome.panels) < len(set(request.seeds))
+        size = self._known(job)["bytes"] + outcome.size  # with its upload
+        state = self._stopped(job) if incomplete else "done"
+        return {"state": state, "panels": outcome.panels, "notes": outcome.notes, "bytes": size}
 
     def _stopped(self, job: str) -> str:
-        return "cancelled" if job in self._stops else "interrupted"
+        return "cancelled" if job in self._cancelled else "interrupted"
 
     def _known(self, job: str) -> Job:
         found = self._jobs.get(job)
@@ -210,7 +204,7 @@ class Queue:
         self._jobs.put({**self._known(job), **values})
 
     def _save(self, job: str) -> None:
-        """To disk as it is now, never an earlier state; where that is full, it is known as long as the server runs."""
+        """Write the job's current state, never an earlier one. If the disk is full, it lives as long as the server."""
         with self._saving:
             found = self.get(job)
             if found is None:
@@ -218,10 +212,10 @@ class Queue:
             try:
                 self._store.write_job(found)
             except VaelensError as error:
-                sentence = self._workshop.cleaned(str(error))
+                note = self._runner.without_paths(str(error))
                 with self._changed:
                     if self._jobs.get(job) is not None:
-                        self._put(job, said=[*self._known(job)["said"], sentence][:8])
+                        self._put(job, notes=[*self._known(job)["notes"], note][:MAX_NOTES])
 
 
 def _now() -> str:

@@ -1,6 +1,6 @@
-"""What lies on disk: a folder a job with `job.json` and what came out of it, and the uploads that wait for a job.
+"""The server's folder: per job a folder with `job.json` and its result, and the uploads that no job has used yet.
 
-The folder is somebody else's until it has our marker, and nothing in it is removed but what has an id of ours.
+A folder without our marker is never written to, and nothing in ours is removed except by an id we made.
 """
 
 import os
@@ -13,8 +13,7 @@ from filelock import FileLock, Timeout
 
 from vaelens.errors import UsageError
 from vaelens.files import explained, write_atomic
-from vaelens.web.ids import ID
-from vaelens.web.job import Job, job_text, read_job
+from vaelens.web.job import ID, Job, job_text, read_job
 from vaelens.web.uploads import Uploads
 
 MARKER, LOCK = ".vaelens-serve", ".lock"
@@ -23,9 +22,9 @@ PAGE, SHEET, RECORD, THUMBNAIL = "page.html", "sheet.png", "run.json", "thumbnai
 
 
 class Store:
-    """A folder with the history. One server at a time has it.
+    """The folder with the history, locked by one server at a time.
 
-    Raises UsageError where another server has it and where it holds other files, and what making the folder raises.
+    Raises UsageError if another server has it or if it holds other files, and what creating the folder raises.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,29 +38,31 @@ class Store:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise UsageError(f"{self.folder} is served already. Stop that server, or name another --folder.") from error
+            raise UsageError(
+                f"{self.folder} is in use by another server. Stop it, or choose another --folder."
+            ) from error
         self.uploads = Uploads(uploads)
 
     def _claim(self, *places: Path) -> None:
-        # Prompts and images are nobody else's business, so what is made is readable by its owner only. A folder that
-        # was there keeps its mode: it may be one that others work in.
+        # Prompts and images are private, so new folders are readable by their owner only. An existing folder keeps its
+        # mode: others may work in it.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         there = {one.name for one in self.folder.iterdir()} - {LOCK}
         if there and MARKER not in there:
             raise UsageError(
-                f"{self.folder} holds other files, and is no history of `vaelens serve`, so nothing is put there. "
-                "Name a --folder that is new or empty."
+                f"{self.folder} holds other files and no history of `vaelens serve`, so nothing is written there. "
+                "Choose a --folder that is new or empty."
             )
         (self.folder / MARKER).touch()
         for place in places:
             place.mkdir(mode=0o700, exist_ok=True)
 
     def close(self) -> None:
-        """Let another server have the folder."""
+        """Unlock the folder."""
         self._lock.release()
 
     def read_all(self) -> list[Job]:
-        """Every job of the history, the oldest first; what isn't one is left alone."""
+        """Every job of the history, the oldest first; other files are ignored."""
         found: list[Job] = []
         for place in self._jobs.iterdir():
             if not ID.fullmatch(place.name):
@@ -77,7 +78,7 @@ class Store:
         write_atomic(self._job(job["id"]) / JOB, job_text(job))
 
     def write_result(self, job: str, files: Mapping[str, bytes], images: Sequence[bytes]) -> int:
-        """All that came out, or nothing: gives its bytes on disk. Raises what writing raises."""
+        """Write the whole result, or nothing; returns its size in bytes. Raises what writing raises."""
         place = self._job(job) / RESULT
         contents = dict(files) | {f"{number}.png": png for number, png in enumerate(images)}
         try:
@@ -89,7 +90,7 @@ class Store:
         return sum(map(len, contents.values()))
 
     def result(self, job: str, name: str) -> bytes | None:
-        """A file of a job's result, by a name that the server knows."""
+        """A file of a job's result; `name` is one of this module's constants."""
         return self._read(self._job(job) / RESULT / name)
 
     def image(self, job: str, number: int) -> bytes | None:
@@ -97,27 +98,27 @@ class Store:
         return self._read(self._job(job) / RESULT / f"{number:d}.png")
 
     def delete_job(self, job: str) -> None:
-        """The job and all that came out of it."""
+        """Remove a job's folder with its result."""
         _remove(self._job(job))
 
     def take_upload(self, number: str, job: str) -> tuple[str, int]:
-        """Give a job its own copy, so that it lasts as long as the job: its name and bytes on disk.
+        """Copy an upload into a job's folder; returns its name and size in bytes.
 
-        Raises UsageError where it is gone, and what writing raises.
+        Raises UsageError if it is gone, and what writing raises.
         """
         name, content = self.uploads.take(number)
         write_atomic(self._job(job) / UPLOAD / name, content)
         return name, len(content)
 
     def upload_of(self, job: str) -> Path | None:
-        """The image that a job was given."""
+        """The job's copy of its upload, if it has one."""
         with suppress(OSError):
             return next((self._job(job) / UPLOAD).iterdir(), None)
         return None
 
     def _job(self, job: str) -> Path:
         if not ID.fullmatch(job):
-            raise ValueError("no id of ours")
+            raise ValueError("not a job id")
         return self._jobs / job
 
     def _read(self, path: Path) -> bytes | None:
@@ -128,7 +129,7 @@ class Store:
 
 
 def default_folder() -> Path:
-    """Where the history lies if nobody says."""
+    """The default folder of the history."""
     data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(data) / "vaelens" / "serve"
 

@@ -1,6 +1,6 @@
-"""The images that were uploaded and wait for a job: the newest ones, known in memory and lying in one folder.
+"""The most recently uploaded images, listed in memory and stored in one folder.
 
-While it comes, an upload is the file `<id>.part`; then it is `<id>/<its name>`, so that no name can be in the way.
+While it arrives, an upload is the file `<id>.part`, afterwards `<id>/<its name>`, so that names can't collide.
 """
 
 import shutil
@@ -11,55 +11,55 @@ from pathlib import Path
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.reading import check_image_file
 from vaelens.report.gallery import file_name
-from vaelens.web.ids import ID, new_id
+from vaelens.web.job import ID, new_id
 
-KEPT_UPLOADS = 32  # that no job has taken lately; the oldest go first
-UPLOAD_PIXELS = 2**24
+MAX_UPLOADS = 32  # kept at a time; the least recently used go first
+MAX_PIXELS = 2**24
 PART = ".part"
 GONE = "that upload isn't here any more. Upload the image again."
 
 
 class Uploads:
-    """Any thread may ask. What an earlier server left is removed: nobody's page knows it any more."""
+    """Safe to use from any thread. Uploads left by an earlier server are removed: no page knows them any more."""
 
-    def __init__(self, folder: Path, most: int = KEPT_UPLOADS) -> None:
-        self._folder, self._most = folder, most
+    def __init__(self, folder: Path, capacity: int = MAX_UPLOADS) -> None:
+        self._folder, self._capacity = folder, capacity
         self._lock = threading.Lock()
-        self._names: dict[str, str] = {}  # of those that are whole, by id, the oldest first
-        for left in folder.iterdir():
-            if ID.fullmatch(left.name.removesuffix(PART)):
-                self.drop(left.name.removesuffix(PART))
+        self._names: dict[str, str] = {}  # of the complete ones by id, the least recently used first
+        for path in folder.iterdir():
+            if ID.fullmatch(path.name.removesuffix(PART)):
+                self.drop(path.name.removesuffix(PART))
 
     def begin(self) -> tuple[str, Path]:
-        """An id and the file to write to; `finish` makes it known."""
+        """A new id, and the file to write to before `finish`."""
         number = new_id()
         return number, self._folder / (number + PART)
 
     def finish(self, number: str, name: str) -> tuple[str, int, int]:
-        """Its name here, height and width from the header; nothing is decoded.
+        """The name it is saved under, and height and width from its header; nothing is decoded.
 
-        Raises BadInputError for what is no image, and OSError.
+        Raises BadInputError for a file that isn't an image or has too many pixels, and OSError.
         """
-        place = self._folder / number
-        called = place / (file_name(Path(name.replace("\\", "/")).name) or "image")
-        place.mkdir(mode=0o700)
-        (self._folder / (number + PART)).rename(called)
-        h, w = check_image_file(called)
-        if h * w > UPLOAD_PIXELS:
+        folder = self._folder / number
+        path = folder / (file_name(Path(name.replace("\\", "/")).name) or "image")
+        folder.mkdir(mode=0o700)
+        (self._folder / (number + PART)).rename(path)
+        h, w = check_image_file(path)
+        if h * w > MAX_PIXELS:
             raise BadInputError(
-                f"{called.name} has {w}x{h} pixels; an upload has at most {UPLOAD_PIXELS}. Make it smaller first."
+                f"{path.name} has {w}x{h} pixels; an upload has at most {MAX_PIXELS}. Make it smaller first."
             )
         with self._lock:
-            self._names[number] = called.name
-            old = list(self._names)[: -self._most]
+            self._names[number] = path.name
+            old = list(self._names)[: -self._capacity]
             for one in old:
                 del self._names[one]
         for one in old:
             self.drop(one)
-        return called.name, h, w
+        return path.name, h, w
 
     def drop(self, number: str) -> None:
-        """Forget an upload, whole or not."""
+        """Delete an upload, complete or not."""
         with self._lock:
             self._names.pop(number, None)
         with suppress(OSError):
@@ -67,7 +67,7 @@ class Uploads:
         shutil.rmtree(self._folder / number, ignore_errors=True)
 
     def take(self, number: str) -> tuple[str, bytes]:
-        """Name and bytes of an upload, which then counts as the newest. Raises UsageError where it is gone."""
+        """Name and bytes of an upload, which then counts as the last used. Raises UsageError if it is gone."""
         with self._lock:
             name = self._names.pop(number, None)
             if name is None:

@@ -37,14 +37,14 @@ function makeReadout(panel, part, views, region) {
 
   function write(pixel, colours = [], aloud = false) {
     part("altered").hidden = !pixel || readsExactly();
-    where.textContent = pixel ? say("where", pixel) : say("pixelHint");
+    where.textContent = pixel ? say("pixelAt", pixel) : say("pixelHint");
     cells.forEach(({ swatch, numbers }, i) => {
       swatch.style.background = pixel ? `rgb(${colours[i]})` : "none";
       numbers.forEach((number, channel) => (number.textContent = pixel ? colours[i][channel] : "–"));
     });
     if (!aloud) return;
     const spoken = panel.layers.map((layer, i) => `${layer.name} ${colours[i].join(" ")}`);
-    said.textContent = [say("where", pixel), ...spoken].join("; ");
+    said.textContent = [say("pixelAt", pixel), ...spoken].join("; ");
   }
 
   function place() {

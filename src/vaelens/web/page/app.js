@@ -1,137 +1,140 @@
-// The page: what is asked on the left, the job that is shown on the right, queue and history below. The server has the
-// state; this only shows it, so that a reload changes nothing. All texts go in as textContent, never as markup.
+// The page: the form on the left, a job on the right, queue and history below. The server has all state, so a reload
+// changes nothing. Texts are set as textContent, never as markup.
 
-const TOLD = ["queued", ...ENDS]; // the states that who can't see the page is told of
-let source = null;
+const ANNOUNCED = ["queued", ...ENDED]; // states that screen readers announce
+let stream = null; // of the server's events
 
-async function go(event) {
+async function submit(event) {
   event.preventDefault();
-  if (event.repeat || $("go").disabled) return; // a key that is held down asks once
-  trouble("");
-  $("go").disabled = true;
+  if (event.repeat || $("run").disabled) return; // a key held down submits once
+  showError("");
+  $("run").disabled = true;
   try {
-    const job = await ask("POST", "/api/jobs", asked());
-    if (!jobs.has(job.id)) learn([job]); // else an event was faster, and knows more
+    const job = await send("POST", "/api/jobs", requestBody());
+    if (!jobs.has(job.id)) update([job]); // otherwise an event was faster, and is newer
     location.hash = job.id;
   } catch (error) {
-    tell(error);
+    showFormError(error);
   }
-  $("go").disabled = false;
+  $("run").disabled = false;
   showAll();
 }
 
-// What the server tells. A page that nobody sees doesn't listen: a browser has few connections to a server.
+// Events from the server. A hidden page closes its stream, as browsers limit the connections to a server.
 
-function learn(changed, before = jobs) {
-  const news = changed.filter((job) => TOLD.includes(job.state) && before.get(job.id)?.state !== job.state);
+function update(changed, before = jobs) {
+  const news = changed.filter((job) => ANNOUNCED.includes(job.state) && before.get(job.id)?.state !== job.state);
   for (const job of changed) {
     jobs.set(job.id, job);
     if (hasEnded(job)) cancelling.delete(job.id);
   }
-  if (news.length) $("told").textContent = news.map((job) => word("told", { title: titleOf(job), state: word(job.state) })).join(" ");
+  const text = (job) => say("announcement", { title: titleOf(job), state: say(job.state) });
+  if (news.length) $("announcement").textContent = news.map(text).join(" ");
 }
 
-function forget(id) {
+function remove(id) {
   jobs.delete(id);
-  if (guest?.id === id) guest = null;
-  if (inAddress() === id) history.replaceState(null, "", location.pathname);
+  if (olderJob?.id === id) olderJob = null;
+  if (idInAddress() === id) history.replaceState(null, "", location.pathname);
 }
 
-function take({ jobs: changed, gone, past: count, bytes }) {
-  total = { past: count, bytes };
-  learn(changed);
-  gone.forEach(forget);
-  showNow();
+function onChange({ jobs: changed, deleted, ended: count, bytes }) {
+  total = { ended: count, bytes };
+  update(changed);
+  deleted.forEach(remove);
+  showJob();
   showQueue();
-  if (gone.length || changed.some(hasEnded)) showHistory(); // not at each step of a job
+  if (deleted.length || changed.some(hasEnded)) showHistory(); // not at every step of a job
 }
 
-async function takeAll({ jobs: all, past: count, bytes }) {
+async function onState({ jobs: all, ended: count, bytes }) {
   const before = new Map(jobs);
-  const had = past().length;
-  total = { past: count, bytes };
-  guest = current() ?? guest; // shown on until `seek` knows whether it is still there
+  const had = ended().length;
+  total = { ended: count, bytes };
+  olderJob = current() ?? olderJob; // shown until `findJob` knows whether it still exists
   jobs.clear();
-  learn(all.filter((job) => before.has(job.id)), before);
-  for (const job of all) jobs.set(job.id, job); // those that weren't known aren't news: the page is new, or was away
-  while (past().length < Math.min(had, total.past)) if (!(await older())) break;
-  await seek();
+  update(all.filter((job) => before.has(job.id)), before);
+  for (const job of all) jobs.set(job.id, job); // new ones are not announced: the page was just opened, or hidden
+  while (ended().length < Math.min(had, total.ended)) if (!(await loadOlder())) break;
+  await findJob();
   showAll();
 }
 
-// More of the history; gives how many came.
-async function older() {
+// Loads more of the history; returns how many jobs came.
+async function loadOlder() {
   try {
-    const oldest = past().at(-1);
-    const { jobs: more } = await ask("GET", oldest ? `/api/jobs?before=${oldest.id}` : "/api/jobs");
+    const oldest = ended().at(-1);
+    const { jobs: more } = await send("GET", oldest ? `/api/jobs?before=${oldest.id}` : "/api/jobs");
     for (const job of more) if (!jobs.has(job.id)) jobs.set(job.id, job);
     showHistory();
     return more.length;
   } catch (error) {
-    trouble(error.message);
+    showError(error.message);
     return 0;
   }
 }
 
-// The job in the address, where it is too old to have been told.
-async function seek() {
-  const wanted = inAddress();
+// Loads the job in the address, if it is too old to have come with the state.
+async function findJob() {
+  const wanted = idInAddress();
   if (!/^[0-9a-f]{32}$/.test(wanted) || jobs.has(wanted)) return;
-  const found = await ask("GET", `/api/jobs/${wanted}`).catch(() => null);
-  if (inAddress() === wanted) guest = found;
+  const found = await send("GET", `/api/jobs/${wanted}`).catch(() => null);
+  if (idInAddress() === wanted) olderJob = found;
 }
 
-async function refresh() {
+async function loadChoices() {
   const first = !choices.models.length;
-  const found = await ask("GET", "/api/choices").catch(() => choices);
-  if (JSON.stringify(found) === JSON.stringify(choices)) return; // what somebody is about to choose stays where it is
+  const found = await send("GET", "/api/choices").catch(() => choices);
+  if (JSON.stringify(found) === JSON.stringify(choices)) return; // an unchanged form keeps focus and input
+  const sameOptions = JSON.stringify(found.options) === JSON.stringify(choices.options);
   choices = found;
   showModels();
-  settleTicks();
-  if (first && current()?.asked.prompt && !$("prompt").value) use(current()); // a reload keeps what was asked
+  if (!sameOptions) makeOptions(); // keeps their input otherwise
+  updateForm();
+  if (first && current()?.summary.prompt && !$("prompt").value) useSettings(current()); // a reload keeps the form
 }
 
 function listen() {
-  source?.close();
-  source = null;
+  stream?.close();
+  stream = null;
   if (document.hidden) return;
-  const mine = (source = new EventSource("/api/events"));
+  const mine = (stream = new EventSource("/api/events"));
   mine.addEventListener("state", async (event) => {
     $("lost").hidden = true;
-    await takeAll(JSON.parse(event.data));
-    refresh();
+    await onState(JSON.parse(event.data));
+    loadChoices();
   });
-  mine.addEventListener("change", (event) => take(JSON.parse(event.data)));
+  mine.addEventListener("change", (event) => onChange(JSON.parse(event.data)));
   mine.addEventListener("error", async () => {
-    $("lost").textContent = word("lost");
+    $("lost").textContent = say("lost");
     $("lost").hidden = document.hidden;
     if (mine.readyState !== EventSource.CLOSED) return;
-    setTimeout(() => source === mine && listen(), 2000);
-    const why = await ask("GET", "/api/choices").catch((error) => error); // it answers, and refuses: then it says why
+    setTimeout(() => stream === mine && listen(), 2000);
+    const why = await send("GET", "/api/choices").catch((error) => error); // a server that refuses the stream says why
     if (why.status) $("lost").textContent = why.message;
   });
 }
 
-function begin() {
-  $("ask").addEventListener("submit", go);
-  $("prompt").addEventListener("keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && go(event));
+function start() {
+  $("form").addEventListener("submit", submit);
+  $("prompt").addEventListener("keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && submit(event));
   $("file").addEventListener("change", () => $("file").files[0] && upload($("file").files[0]).then(() => ($("file").value = "")));
-  $("unpick").addEventListener("click", unpick);
+  $("remove-upload").addEventListener("click", removeUpload);
   $("next-seed").addEventListener("click", nextSeeds);
-  $("older").addEventListener("click", older);
-  for (const kind of ["dragover", "dragleave", "drop"]) document.addEventListener(kind, drag);
-  document.addEventListener("paste", paste);
+  $("older").addEventListener("click", loadOlder);
+  for (const kind of ["dragover", "dragleave", "drop"]) document.addEventListener(kind, onDrag);
+  document.addEventListener("paste", onPaste);
   addEventListener("hashchange", async () => {
     showAll();
-    if (matchMedia("(max-width: 900px)").matches) $("job").scrollIntoView(); // there it stands below the form
-    await seek();
+    if (matchMedia("(max-width: 900px)").matches) $("job").scrollIntoView(); // there it is below the form
+    await findJob();
     showAll();
   });
   document.addEventListener("visibilitychange", listen);
-  // The viewer hears of the language by itself, and keeps what it shows.
-  new MutationObserver(() => (sayAll(), settleTicks(), showAll())).observe(document.documentElement, { attributeFilter: ["lang"] });
-  sayAll();
+  // The viewer changes its own language.
+  new MutationObserver(() => (translatePage(), updateForm(), showAll())).observe(document.documentElement, { attributeFilter: ["lang"] });
+  translatePage();
   listen();
 }
 
-begin();
+start();

@@ -16,8 +16,8 @@ import pytest
 from support.served import Served, png
 from vaelens.web.app import make_app
 from vaelens.web.choices import Choices
-from vaelens.web.queue import LONGEST
-from vaelens.web.serving import prepare
+from vaelens.web.queue import MAX_WAITING
+from vaelens.web.server import prepare
 
 REFUSED = range(400, 500)
 FLOOD = """
@@ -62,7 +62,7 @@ def test_a_foreign_origin_is_refused(server: Served) -> None:
         "",
     ]
     for origin in foreign:
-        status, answer = server.ask("POST", "/api/jobs", server.wanted(), Origin=origin)
+        status, answer = server.ask("POST", "/api/jobs", server.body(), Origin=origin)
         assert (status, "another site" in answer["error"]) == (403, True), origin
         assert server.ask("GET", "/api/jobs", Origin=origin)[0] == 403
     for site in ("cross-site", "same-site"):
@@ -70,14 +70,14 @@ def test_a_foreign_origin_is_refused(server: Served) -> None:
             assert server.raw(method, path, None, Sec_Fetch_Site=site, Content_Type="application/json")[0] == 403
         assert server.raw("GET", "/", Sec_Fetch_Site=site)[0] == 200, "a link to the page may be followed"
     assert server.ask("GET", "/api/jobs")[1]["jobs"] == []
-    assert server.ask("POST", "/api/jobs", server.wanted(), Origin=own, Sec_Fetch_Site="same-origin")[0] == 202
+    assert server.ask("POST", "/api/jobs", server.body(), Origin=own, Sec_Fetch_Site="same-origin")[0] == 202
 
 
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
 )
 def test_what_a_form_can_send_is_refused(server: Served, kind: str) -> None:
-    body = json.dumps(server.wanted()).encode()
+    body = json.dumps(server.body()).encode()
     headers = {"Content_Type": kind} if kind else {}
     assert server.raw("POST", "/api/jobs", body, **headers)[0] == 415
     assert server.raw("POST", "/api/uploads", png(8, 8), **headers)[0] == 415
@@ -129,15 +129,15 @@ def test_an_address_where_a_file_is_wanted_is_refused_and_nobody_is_asked(
     for address in ("http://127.0.0.1:9/x.png", "https://evil.example/x", "file:///etc/passwd", "//evil.example/x"):
         for body in (
             {"upload": address, "vaes": server.vaes},
-            server.wanted(model=address),
-            server.wanted(vaes=[address]),
+            server.body(model=address),
+            server.body(vaes=[address]),
         ):
             status, answer = server.ask("POST", "/api/jobs", body)
             assert status == 422, answer
         assert server.upload(address.encode())[0] == 422
     for name in ("kl-f8", "sd-v1-4", "someone/model"):
-        assert server.ask("POST", "/api/jobs", server.wanted(model=name))[0] == 422
-        assert server.ask("POST", "/api/jobs", server.wanted(vaes=[name]))[0] == 422
+        assert server.ask("POST", "/api/jobs", server.body(model=name))[0] == 422
+        assert server.ask("POST", "/api/jobs", server.body(vaes=[name]))[0] == 422
     job = server.wait(server.start(prompt="a photo http://evil.example/x.png"))
     assert server.raw("GET", f"/api/jobs/{job['id']}/page")[0] == 200
     assert asked == []
@@ -157,14 +157,14 @@ def test_a_gigabyte_is_refused_unread(server: Served) -> None:
 
 def test_a_body_that_hides_its_length_is_counted(offer: Choices, tmp_path: Path) -> None:
     running = prepare(offer, tmp_path, port=0)
-    running.server.config.app = make_app(
-        running.queue._workshop, running.queue, running.door, running.closing, upload_bytes=200_000
+    running.http.config.app = make_app(
+        running.queue._runner, running.queue, running.policy, running.closing, max_upload_bytes=200_000
     )
-    running.server.config.loaded = False
+    running.http.config.loaded = False
     thread = threading.Thread(target=running.serve)
     thread.start()
     served = Served(running, offer)
-    served.until(lambda: running.server.started)
+    served.until(lambda: running.http.started)
     for path, kind in (("/api/uploads", "image/png"), ("/api/jobs", "application/json")):
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Type: {kind}\r\n"
         head += "Transfer-Encoding: chunked\r\n\r\n"
@@ -194,7 +194,7 @@ def test_a_thousand_requests_at_once_leave_the_page_quick(server: Served) -> Non
     """What a clock says depends on the machine (docs/serve.md has a figure): here the page must answer at all."""
     running = server.slow()
     server.wait(running, "running")
-    body = json.dumps(server.wanted()).encode()
+    body = json.dumps(server.body()).encode()
     took, most_threads, stop = list[float](), [0], threading.Event()
 
     def watch() -> None:
@@ -220,7 +220,7 @@ def test_a_thousand_requests_at_once_leave_the_page_quick(server: Served) -> Non
     assert set(statuses) == {202, 429}
     states = Counter(job["state"] for job in server.ask("GET", "/api/jobs")[1]["jobs"])
     assert states == {"running": 1, "queued": statuses.count(202)}
-    assert statuses.count(202) <= LONGEST
+    assert statuses.count(202) <= MAX_WAITING
     assert most_threads[0] <= before + 40, "a worker thread for each of the few that are let in, not for each request"
     assert max(took) < 10
 

@@ -44,9 +44,9 @@ def reconnect(view: View) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("steps", "0", "steps are from 1 to 1000"),
+        ("steps", "0", "steps must be a number from 1 to 1000"),
         ("steps", "2.5", "steps: "),
-        ("cfg", "-1", "guidance scale must be a number from 0 up"),
+        ("guidance_scale", "-1", "guidance scale must be a number from 0 up"),
         ("size", "65", "multiples of 8"),
     ],
 )
@@ -60,9 +60,9 @@ def test_a_bad_setting_is_refused_in_the_servers_words_and_shown(
         view.page.focus("#prompt")
         view.press("Control+Enter")
     else:
-        view.page.click("#go")
-    view.until("document.querySelector('#trouble').textContent")
-    assert sentence in view.text("#trouble")
+        view.page.click("#run")
+    view.until("document.querySelector('#error').textContent")
+    assert sentence in view.text("#error")
     assert view.page.locator(f"#{field}").is_visible(), "it is folded away no more"
     assert server.ask("GET", "/api/jobs")[1]["jobs"] == []
 
@@ -72,16 +72,16 @@ def test_what_is_no_number_is_never_taken_for_an_empty_field(visit: Visit, serve
     view = visit()
     fill(view)
     view.page.click("#more summary")
-    view.page.locator("#cfg").press_sequentially("1e")
+    view.page.locator("#guidance_scale").press_sequentially("1e")
     view.page.click("#more summary")
     if by_keys:
         view.page.focus("#prompt")
         view.press("Control+Enter")
     else:
-        view.page.click("#go")
-    view.until("document.querySelector('#trouble').textContent")
-    assert view.text("#trouble") == "Guidance: type a number."
-    assert view.page.evaluate("document.activeElement.id") == "cfg"
+        view.page.click("#run")
+    view.until("document.querySelector('#error').textContent")
+    assert view.text("#error") == "Guidance scale: enter a number."
+    assert view.page.evaluate("document.activeElement.id") == "guidance_scale"
     assert server.ask("GET", "/api/jobs")[1]["jobs"] == []
 
 
@@ -94,7 +94,7 @@ def test_a_key_that_is_held_down_asks_once(visit: Visit, server: Served) -> None
         view.page.keyboard.down("Enter")
     view.page.keyboard.up("Enter")
     view.page.keyboard.up("Control")
-    view.until("document.querySelectorAll('.past').length == 1")
+    view.until("document.querySelectorAll('.ended').length == 1")
     assert len(server.ask("GET", "/api/jobs")[1]["jobs"]) == 1
     assert view.page.input_value("#prompt") == "a cat"
 
@@ -122,11 +122,11 @@ def test_every_seed_of_the_server_can_be_asked_for_exactly_and_used_again(visit:
     asked(view, seeds=" ".join(map(str, seeds)), steps="1")
     view.until("document.querySelectorAll('#viewer .panel').length == 2")
     (job,) = server.ask("GET", "/api/jobs")[1]["jobs"]
-    assert job["settings"]["seeds"] == seeds
+    assert job["request"]["seeds"] == seeds
     for wrong in ("1.5", str(2**64), "x", " ".join(map(str, range(17)))):
         view.page.fill("#seeds", wrong)
-        view.page.click("#go")
-        assert view.text("#trouble").startswith("Seeds are whole numbers from"), wrong
+        view.page.click("#run")
+        assert view.text("#error").startswith("Seeds are whole numbers from"), wrong
     view.page.get_by_role("button", name="Use these settings").click()
     assert view.page.input_value("#seeds") == f"-3 {2**64 - 1}"
 
@@ -137,7 +137,7 @@ def test_a_late_answer_changes_nothing_that_is_known_better(visit: Visit, server
     def late(route: Any) -> None:
         answer = route.fetch()
         server.wait(answer.json()["id"])
-        view.until("document.querySelectorAll('.past').length == 1")
+        view.until("document.querySelectorAll('.ended').length == 1")
         route.fulfill(response=answer)
 
     view.page.route("**/api/jobs", late)
@@ -152,11 +152,11 @@ def test_a_cancel_that_failed_can_be_tried_again(visit: Visit, server: Served) -
     asked(view, steps="900", seeds=" ".join(map(str, range(16))))
     cancel = view.page.locator("#now-progress").get_by_role("button", name="Cancel")
     cancel.click()
-    view.until("document.querySelector('#trouble').textContent == 'not now.'")
+    view.until("document.querySelector('#error').textContent == 'not now.'")
     assert cancel.is_enabled()
     view.page.unroute("**/cancel")
     cancel.click()
-    view.until("document.querySelector('#now-what').textContent.endsWith('cancelled')")
+    view.until("document.querySelector('#now-summary').textContent.endsWith('cancelled')")
     view.page.fill("#prompt", "")
     view.page.get_by_role("button", name="Use these settings").click()  # of a job without images, too
     assert (view.page.input_value("#prompt"), view.page.input_value("#steps")) == ("a photo of a cat", "900")
@@ -166,10 +166,10 @@ def test_who_cant_see_the_page_is_told(visit: Visit) -> None:
     view = visit()
     view.page.evaluate("""() => {
       window.told = [];
-      new MutationObserver(() => told.push(document.querySelector('#told').textContent))
-        .observe(document.querySelector('#told'), { childList: true });
+      new MutationObserver(() => told.push(document.querySelector('#announcement').textContent))
+        .observe(document.querySelector('#announcement'), { childList: true });
     }""")
-    assert view.page.get_attribute("#told", "role") == "status"
+    assert view.page.get_attribute("#announcement", "role") == "status"
     asked(view)
     view.until("told.length == 2")
     assert view.page.evaluate("told") == ["a photo of a cat: waiting.", "a photo of a cat: finished."]
@@ -230,16 +230,16 @@ def test_an_upload_is_shrunk_as_asked_and_the_size_is_the_models(visit: Visit) -
     out = io.BytesIO()
     Image.fromarray(draw_face(0, 64).pixels).save(out, "PNG")
     view = visit()
-    view.page.locator("#models .tick", has_text="tiny-sd").locator("input").check()
+    view.page.locator("#models .choice-line", has_text="tiny-sd").locator("input").check()
     assert view.page.get_attribute("#size", "placeholder") == "256x256"
     view.page.get_by_label("narrow-sd", exact=True).check()
     assert view.page.get_attribute("#size", "placeholder") == "64x64"
     assert view.page.locator("#max-side").is_hidden()
     view.page.set_input_files("#file", {"name": "face.png", "mimeType": "image/png", "buffer": out.getvalue()})
-    view.until("!document.querySelector('#picked').hidden")
+    view.until("!document.querySelector('#upload').hidden")
     assert view.page.get_attribute("#max-side", "placeholder") == "1024"
     view.page.fill("#max-side", "32")
-    view.page.click("#go")
+    view.page.click("#run")
     view.until("document.querySelectorAll('#viewer .panel').length == 1")
     assert view.text("#viewer .panel .size") == "32 × 32"  # noqa: RUF001
 
@@ -248,30 +248,32 @@ def test_a_long_history_comes_when_it_is_wanted_and_stays(visit: Visit, server: 
     ids = [f"{number:032x}" for number in range(120)]
     for number, job in enumerate(ids):
         created = f"2025-01-02T03:04:05.{number:03}+00:00"
-        server.running.queue._jobs.put(GOOD | {"id": job, "created": created, "asked": GOOD["asked"] | {"prompt": job}})
+        server.running.queue._jobs.put(
+            GOOD | {"id": job, "created": created, "summary": GOOD["summary"] | {"prompt": job}}
+        )
     view = visit()
-    view.until("document.querySelectorAll('.past').length == 50")
+    view.until("document.querySelectorAll('.ended').length == 50")
     assert view.text("#history-size").startswith("120 · ")
     for count in (100, 120):
-        view.page.get_by_role("button", name="Show older ones").click()
-        view.until(f"document.querySelectorAll('.past').length == {count}")
+        view.page.get_by_role("button", name="Show older jobs").click()
+        view.until(f"document.querySelectorAll('.ended').length == {count}")
     assert view.page.locator("#older").is_hidden()
-    assert view.page.locator(".past .words").all_text_contents() == ids[::-1]
+    assert view.page.locator(".ended .caption").all_text_contents() == ids[::-1]
     reconnect(view)
-    assert view.page.locator(".past").count() == 120
+    assert view.page.locator(".ended").count() == 120
     view.page.evaluate("""() => {
       window.changes = 0;
       const options = { childList: true, subtree: true, attributes: true, characterData: true };
       new MutationObserver(() => changes++).observe(document.querySelector("#history"), options);
     }""")
     job = server.slow()
-    view.until("document.querySelector('#queued progress')?.value > 0.0005")
+    view.until("document.querySelector('#waiting progress')?.value > 0.0005")
     assert view.page.evaluate("changes") == 0, "a job's steps are no news for the history"
     server.ask("POST", f"/api/jobs/{job}/cancel", {})
-    view.until("document.querySelectorAll('.past').length == 121")
+    view.until("document.querySelectorAll('.ended').length == 121")
     again = visit(at=f"http://127.0.0.1:{server.port}/#{ids[3]}")
     again.until(f"document.querySelector('#now-title').textContent == '{ids[3]}'")
-    assert again.page.locator(".past").count() == 50
+    assert again.page.locator(".ended").count() == 50
 
 
 def test_a_link_from_another_site_with_the_token_leads_in(browser: Any, offer: Choices, tmp_path: Path) -> None:

@@ -13,22 +13,22 @@ from support.served import (
 )
 from vaelens.cli import serve as command
 from vaelens.errors import UsageError
-from vaelens.web import serving as web_serving
+from vaelens.web import server as web_server
+from vaelens.web.access import AccessPolicy
 from vaelens.web.choices import Choices
-from vaelens.web.door import Door
-from vaelens.web.serving import Running, prepare
+from vaelens.web.server import Server, prepare
 
 
 def test_another_address_needs_a_token(offer: Choices, tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.168.1.2", "example.org"):
         with pytest.raises(UsageError, match="so it needs --token"):
-            Door(host, 1).check()
-        Door(host, 1, TOKEN).check()
-    with pytest.raises(UsageError, match="at least 16 characters, this one 5"):
+            AccessPolicy(host, 1).check()
+        AccessPolicy(host, 1, TOKEN).check()
+    with pytest.raises(UsageError, match="at least 16 characters; this one has 5"):
         prepare(offer, tmp_path, port=0, token="short")
-    assert Door("0.0.0.0", 80, TOKEN).lets_host("192.168.1.2")
-    assert not Door("0.0.0.0", 80, TOKEN).lets_host("evil.example")
-    assert Door("box.local", 99, TOKEN).lets_host("box.local:99")
+    assert AccessPolicy("0.0.0.0", 80, TOKEN).allows_host("192.168.1.2")
+    assert not AccessPolicy("0.0.0.0", 80, TOKEN).allows_host("evil.example")
+    assert AccessPolicy("box.local", 99, TOKEN).allows_host("box.local:99")
 
 
 def test_the_token_is_asked_for_everywhere_and_kept_as_a_cookie(offer: Choices, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses that the command opens; it doesn't go on to serve."""
     found: list[str] = []
     monkeypatch.setattr(typer, "launch", found.append)
-    monkeypatch.setattr(Running, "serve", lambda self: None)
+    monkeypatch.setattr(Server, "serve", lambda self: None)
     monkeypatch.delenv("VAELENS_TOKEN", raising=False)
     return found
 
@@ -96,25 +96,25 @@ def test_the_command_says_where_and_opens_it_with_the_token(
         assert address == said.out.strip()
     else:
         assert address == said.out.strip().replace("...", token.replace(" ", "%20").replace("&", "%26"))
-        assert "the token that you named" in said.err
+        assert "with your token" in said.err
         assert token not in said.out + said.err
 
 
 def test_one_device_by_two_names_does_one_job_at_a_time(
     opened: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Running] = []
+    made: list[Server] = []
 
-    def prepared(*given: Any, **options: Any) -> Running:
+    def prepared(*given: Any, **options: Any) -> Server:
         made.append(prepare(*given, **options))
         return made[-1]
 
-    monkeypatch.setattr("vaelens.loading.available_devices", lambda: ["cpu"])
-    monkeypatch.setattr(web_serving, "prepare", prepared)
+    monkeypatch.setattr("vaelens.runtime.available_devices", lambda: ["cpu"])
+    monkeypatch.setattr(web_server, "prepare", prepared)
     command.serve(device=["cpu", "auto", "cpu:0"], port=0, folder=tmp_path / "s", offline=True)
     assert len(made[0].queue._workers) == 1
-    assert "used: cpu." in capsys.readouterr().err
-    running = prepare(made[0].queue._workshop.choices, tmp_path / "s", port=0, devices=["auto", "cpu"])
+    assert "Using cpu." in capsys.readouterr().err
+    running = prepare(made[0].queue._runner.choices, tmp_path / "s", port=0, devices=["auto", "cpu"])
     assert len(running.queue._workers) == 1
     assert running.close()
     with pytest.raises(UsageError, match="no device 'cuda'"):
@@ -125,10 +125,10 @@ def test_one_device_by_two_names_does_one_job_at_a_time(
 def test_tracebacks_are_shown_where_they_are_wanted(
     opened: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, verbose: bool
 ) -> None:
-    def serve(running: Running) -> None:
-        running.queue._workshop.report(ValueError("the reason"))
+    def serve(running: Server) -> None:
+        running.queue._runner.report(ValueError("the reason"))
 
-    monkeypatch.setattr(Running, "serve", serve)
+    monkeypatch.setattr(Server, "serve", serve)
     monkeypatch.setattr(command, "set_level", lambda *_: None)
     command.serve(port=0, folder=tmp_path / "s", offline=True, verbose=verbose)
     assert ("ValueError: the reason" in capsys.readouterr().err) == verbose

@@ -1,0 +1,186 @@
+"""The HTTP routes under /api: jobs, their results, uploads. An error is one sentence of JSON."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from vaelens.errors import ResourceError
+from vaelens.files import FULL
+from vaelens.web.history import PAGE_SIZE
+from vaelens.web.job import Job
+from vaelens.web.middleware import MAX_UPLOAD_BYTES, UPLOADS
+from vaelens.web.queue import Queue
+from vaelens.web.request import DEFAULT_MAX_SIDE, MAX_SEEDS, check_request, form_fields, read_request
+from vaelens.web.store import PAGE, RECORD, SHEET, THUMBNAIL
+from vaelens.web.worker import JobRunner
+
+_T = TypeVar("_T")
+JSON = "application/json"
+DOWNLOADS = {
+    "page": (PAGE, "text/html", "html"),
+    "sheet": (SHEET, "image/png", "png"),
+    "record": (RECORD, JSON, "json"),
+}
+MAX_UPLOADS = 4  # concurrent ones
+UPLOAD_TIMEOUT = 120.0  # seconds for a whole upload
+BLOCK = 2**20  # bytes written at once
+Count = Annotated[int, Query(ge=1, le=PAGE_SIZE)]
+
+
+def failure(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """An error as a response."""
+    return JSONResponse({"error": message}, status, headers)
+
+
+def found(value: _T | None) -> _T:
+    """The value; raises HTTPException 404 for None."""
+    if value is None:
+        raise HTTPException(404)
+    return value
+
+
+def add_jobs(app: FastAPI, runner: JobRunner, queue: Queue) -> None:
+    """Routes that create, list, cancel and delete jobs, and what the form offers."""
+    adding = asyncio.Semaphore(2)  # so that a flood of requests leaves threads for others
+    limits = {"seeds": MAX_SEEDS, "upload_bytes": MAX_UPLOAD_BYTES, "max_side": DEFAULT_MAX_SIDE}
+
+    async def choices() -> Response:
+        return JSONResponse(runner.choices.as_json() | {"options": form_fields(), "limits": limits})
+
+    async def list_jobs(before: str | None = None, count: Count = PAGE_SIZE) -> Response:
+        text = queue.first()[1] if before is None else found(queue.older(before, count))
+        return Response(text, media_type=JSON)
+
+    async def add(request: Request) -> Response:
+        queue.check_room()  # refuse a flood before it costs anything
+        body = await request.body()
+        async with adding:
+            return JSONResponse(await run_in_threadpool(_add, body, runner, queue), 202)
+
+    async def show(job: str) -> Response:
+        return JSONResponse(found(queue.get(job)))
+
+    async def cancel(job: str) -> Response:
+        if not await run_in_threadpool(_if_known, queue.cancel, job):
+            return failure(409, "that job has ended already.")
+        return JSONResponse(found(queue.get(job)))
+
+    async def delete(job: str) -> Response:
+        if not await run_in_threadpool(_if_known, queue.delete, job):
+            return failure(409, "that job hasn't ended. Cancel it first.")
+        return Response(status_code=204)
+
+    app.get("/api/choices")(choices)
+    app.get("/api/jobs")(list_jobs)
+    app.post("/api/jobs")(add)
+    app.get("/api/jobs/{job}")(show)
+    app.post("/api/jobs/{job}/cancel")(cancel)
+    app.delete("/api/jobs/{job}")(delete)
+
+
+def add_results(app: FastAPI, runner: JobRunner, queue: Queue) -> None:
+    """Routes to a job's images and downloads."""
+    store = runner.store
+
+    async def image(request: Request, job: str, number: str, download: bool = False) -> Response:
+        layers = [layer for panel in found(queue.get(job))["panels"] for layer in panel["layers"]]
+        wanted = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else -1
+        found(next((layer for layer in layers if layer["image"] == wanted), None))
+        headers = _attachment(f"{job[:8]}-{wanted}", "png") if download else {}
+        return await _png(request, f"{job}-{wanted}", lambda: store.image(job, wanted), headers)
+
+    async def thumbnail(request: Request, job: str) -> Response:
+        found(queue.get(job))
+        return await _png(request, job, lambda: store.result(job, THUMBNAIL))
+
+    async def download(job: str, what: str) -> Response:
+        name, media_type, suffix = found(DOWNLOADS.get(what))
+        found(queue.get(job))
+        content = found(await run_in_threadpool(store.result, job, name))
+        return Response(content, media_type=media_type, headers=_attachment(job[:8], suffix))
+
+    app.get("/api/jobs/{job}/images/{number}")(image)
+    app.get("/api/jobs/{job}/thumbnail")(thumbnail)
+    app.get("/api/jobs/{job}/{what}")(download)
+
+
+def add_uploads(app: FastAPI, runner: JobRunner) -> None:
+    """The route that receives an image. Disks may be slow, so the event loop itself writes nothing."""
+    uploads, active = runner.store.uploads, [0]
+
+    async def upload(request: Request, name: str = "image") -> Response:
+        if active[0] >= MAX_UPLOADS:
+            return failure(429, "several uploads are in progress. Try again in a moment.", {"Retry-After": "2"})
+        active[0] += 1
+        number, part = uploads.begin()
+        complete = False
+        try:
+            async with asyncio.timeout(UPLOAD_TIMEOUT):
+                await _receive(request, part)
+            saved_name, height, width = await run_in_threadpool(uploads.finish, number, name[:200])
+            complete = True
+        except TimeoutError:
+            return failure(408, "the upload took too long. Try again.", {"Connection": "close"})
+        except ClientDisconnect:
+            return failure(400, "the upload ended too early.")  # nobody is there to read it
+        except OSError as error:
+            why = "the disk is full. Free some room" if error.errno in FULL else f"{error.strerror or 'unknown error'}"
+            raise ResourceError(f"the upload could not be saved: {why}. Try again.") from error
+        finally:
+            active[0] -= 1
+            if not complete:
+                await run_in_threadpool(uploads.drop, number)
+        return JSONResponse({"id": number, "name": saved_name, "width": width, "height": height}, 201)
+
+    app.post(UPLOADS)(upload)
+
+
+async def _receive(request: Request, part: Path) -> None:
+    file = await run_in_threadpool(part.open, "wb")
+    try:
+        block = bytearray()
+        async for chunk in request.stream():
+            block += chunk
+            if len(block) >= BLOCK:
+                await run_in_threadpool(file.write, bytes(block))
+                block.clear()
+        await run_in_threadpool(file.write, bytes(block))
+    finally:
+        await run_in_threadpool(file.close)
+
+
+async def _png(
+    request: Request, tag: str, read: Callable[[], bytes | None], headers: dict[str, str] | None = None
+) -> Response:
+    """An image never changes, yet browsers must ask each time, so that they don't show one that was deleted."""
+    headers = {"Cache-Control": "private, no-cache", "ETag": f'"{tag}"'} | (headers or {})
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(found(await run_in_threadpool(read)), media_type="image/png", headers=headers)
+
+
+def _attachment(name: str, suffix: str) -> dict[str, str]:
+    """The header that makes a browser save a response instead of showing it."""
+    return {"Content-Disposition": f'attachment; filename="vaelens-{name}.{suffix}"'}
+
+
+def _add(body: bytes, runner: JobRunner, queue: Queue) -> Job:
+    request = read_request(body)
+    model, vaes = check_request(request, runner.choices, runtime=runner.runtime, safety_checker=runner.safety_checker)
+    summary: dict[str, Any] = {"prompt": request.prompt, "model": model.name if model else None}
+    summary |= {"vaes": [vae.name for vae in vaes], "seeds": " ".join(map(str, request.seeds))}
+    return queue.add(request, summary)
+
+
+def _if_known(act: Callable[[str], bool], job: str) -> bool:
+    try:
+        return act(job)
+    except KeyError as error:
+        raise HTTPException(404) from error

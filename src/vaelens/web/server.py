@@ -1,0 +1,165 @@
+"""The HTTP server: its socket, start and shutdown."""
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from vaelens.errors import UsageError
+from vaelens.runtime import DEFAULT, Runtime, find_device
+from vaelens.web.access import WILDCARDS, AccessPolicy
+from vaelens.web.app import make_app
+from vaelens.web.choices import Choices
+from vaelens.web.queue import MAX_WAITING, Queue
+from vaelens.web.store import Store
+from vaelens.web.worker import JobRunner, Report
+
+THREAD_SWITCH = 0.0005  # seconds before a job's thread yields to the server's; a tenth of Python's default
+MAX_OPEN_FILES = 8192  # each connection is an open file; the usual limit is 1,024
+
+
+@dataclass
+class Server:
+    """A server that is ready: `serve` runs until a signal or `stop`; `close` ends the jobs and frees the folder."""
+
+    policy: AccessPolicy
+    listener: socket.socket
+    queue: Queue
+    store: Store
+    http: uvicorn.Server
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def address(self) -> str:
+        """The page's URL, without the token."""
+        host = "127.0.0.1" if self.policy.host in WILDCARDS else self.policy.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.policy.port}/"
+
+    def serve(self) -> None:
+        """Answer requests. A signal ends it, and is raised again after shutdown for the previous handler."""
+        self.http.run(sockets=[self.listener])
+
+    def stop(self) -> None:
+        """End `serve`, from any thread."""
+        self.closing.set()
+        self.http.should_exit = True
+
+    def close(self) -> bool:
+        """End the jobs; a running one is marked as interrupted. False if one can't be ended."""
+        self.closing.set()
+        ended = self.queue.close()
+        self.listener.close()
+        self.store.close()
+        return ended
+
+
+def prepare(
+    choices: Choices,
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7861,
+    token: str | None = None,
+    devices: Sequence[str] = ("auto",),
+    runtime: Runtime = DEFAULT,
+    space: str | None = None,
+    safety_checker: bool = True,
+    max_waiting: int = MAX_WAITING,
+    report: Report | None = None,
+) -> Server:
+    """A server with its port bound (0: any free port) and a worker per device.
+
+    Of `runtime` the precision counts: jobs run on `devices`, offline. `report` gets unexpected errors.
+
+    Raises UsageError for a port or folder in use, an address that isn't this machine's, and what
+    `AccessPolicy.check` raises.
+    """
+    AccessPolicy(host, port, token).check()
+    bound = _bound(host, port)
+    policy = AccessPolicy(host, bound.getsockname()[1], token)
+    try:
+        store = Store(folder)
+    except BaseException:
+        bound.close()
+        raise
+    runner = JobRunner(store, choices, runtime=runtime, safety_checker=safety_checker, space=space, report=report)
+    queue, closing = Queue(runner, distinct_devices(devices), max_waiting), threading.Event()
+    _allow_open_files()
+    sys.setswitchinterval(THREAD_SWITCH)
+    config = uvicorn.Config(
+        make_app(runner, queue, policy, closing),
+        log_level="critical",
+        access_log=False,  # it would contain tokens
+        server_header=False,
+        proxy_headers=False,  # there is no proxy in front
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=3,
+    )
+    return Server(policy, bound, queue, store, _Uvicorn(config, closing), closing)
+
+
+def distinct_devices(devices: Sequence[str]) -> list[str]:
+    """The devices by torch's names, each once, as each runs one job at a time.
+
+    Raises UsageError for a device that isn't there.
+    """
+    found: dict[tuple[str, int], str] = {}
+    for device in map(find_device, devices):
+        found.setdefault((device.type, device.index or 0), str(device))
+    return list(found.values())
+
+
+class _Uvicorn(uvicorn.Server):
+    """Ends the event streams before it waits for open connections."""
+
+    def __init__(self, config: uvicorn.Config, closing: threading.Event) -> None:
+        super().__init__(config)
+        self._closing = closing
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._closing.set()
+        super().handle_exit(sig, frame)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError for a port or address that can't be bound."""
+    if not 0 <= port < 2**16:
+        raise UsageError(f"--port must be from 0 to 65535, not {port}.")
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise UsageError(f"--host {host} is no address of this machine ({error.strerror}). Try 127.0.0.1.") from error
+    family, kind, _, _, address = addresses[0]
+    bound = socket.socket(family, kind)
+    try:
+        if os.name == "posix":  # on Windows it would let two servers share a port
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(2048)
+    except OSError as error:
+        bound.close()
+        raise UsageError(
+            f"can't listen on {host}, port {port}: {error.strerror}. Is a server running there already? "
+            "Choose another --port."
+        ) from error
+    return bound
+
+
+def _allow_open_files() -> None:
+    if os.name != "posix":
+        return
+    import resource  # noqa: PLC0415  (POSIX only)
+
+    now, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if limit == resource.RLIM_INFINITY else min(limit, MAX_OPEN_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limit))

@@ -1,0 +1,28 @@
+"""The page's texts: each language has every text, and every text is used."""
+
+import re
+
+from vaelens.report.page import read_strings
+from vaelens.web.assets import PAGE, SCRIPTS
+from vaelens.web.request import form_fields
+
+STATES = {"queued", "running", "done", "failed", "cancelled", "interrupted"}
+
+
+def test_every_language_has_the_same_texts_with_the_same_placeholders() -> None:
+    english, *others = read_strings(PAGE).values()
+    for texts in others:
+        assert texts.keys() == english.keys()
+        for name, text in english.items():
+            assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", texts[name])), name
+
+
+def test_the_page_uses_every_text_and_no_other() -> None:
+    english = read_strings(PAGE)["en"]
+    scripts = [PAGE.joinpath(name).read_text("utf-8") for name in SCRIPTS]
+    used = {name for script in scripts for name in re.findall(r"\bsay\(\"(\w+)\"", script)}
+    used |= set(re.findall(r"data-say=\"(\w+)\"", PAGE.joinpath("index.html").read_text("utf-8")))
+    options = {field["name"] for field in form_fields()}
+    assert used <= english.keys()
+    named = {name for script in scripts for name in re.findall(r"\"(\w+)\"", script)}
+    assert english.keys() <= used | STATES | options | named | {"nativeName", "noScript"}
