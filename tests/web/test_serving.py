@@ -179,7 +179,7 @@ def test_failures_are_told_without_paths_or_tracebacks(server: Served, monkeypat
     def fails(**_: Any) -> Any:
         raise ValueError("/root/secret")
 
-    monkeypatch.setattr(work.running, "compare", fails)
+    monkeypatch.setattr(work.workflow, "compare", fails)
     assert server.wait(server.start(), "failed")["error"] == "an unexpected error (ValueError)."
     assert [str(error) for error in reported] == ["/root/secret"], "whoever started the server can see why"
     source = next(iter(server.offer.models.values())).source
@@ -187,7 +187,7 @@ def test_failures_are_told_without_paths_or_tracebacks(server: Served, monkeypat
     def tells(**_: Any) -> Any:
         raise UsageError(f"{source}/unet/config.json and /root/other/place.txt are odd; see https://example.org/a.")
 
-    monkeypatch.setattr(work.running, "compare", tells)
+    monkeypatch.setattr(work.workflow, "compare", tells)
     told = server.wait(server.start(), "failed")["error"]
     assert "/root" not in told
     assert source not in told
