@@ -126,13 +126,13 @@ def test_what_cant_be_stopped_is_done_before_the_first_job(
 ) -> None:
     done: list[str] = []
     monkeypatch.setattr(work, "diffusers", lambda: done.append("imported"))
-    compare = work.running.compare
+    compare = work.workflow.compare
 
     def compared(**options: Any) -> Any:
         done.append("compared")
         return compare(**options)
 
-    monkeypatch.setattr(work.running, "compare", compared)
+    monkeypatch.setattr(work.workflow, "compare", compared)
     with serving(offer, tmp_path) as served:
         served.wait(served.start())
     assert done == ["imported", "compared"]
@@ -192,7 +192,7 @@ def test_a_lack_of_memory_frees_the_vaes_and_each_job_leaves_four(
     def note(what: str) -> Callable[[Kept], None]:
         return lambda self: called.append(what)
 
-    monkeypatch.setattr(work.running, "compare", fails)
+    monkeypatch.setattr(work.workflow, "compare", fails)
     for what in ("trim", "clear"):
         monkeypatch.setattr(Kept, what, note(what))
     server.wait(server.start(), "failed")
