@@ -139,7 +139,7 @@ def collect_choices(
             _add(found, _model(name, files))
     for name, entry in registry().vaes.items():
         if _id("vae", name) not in decoders and (entry.embedded or _is_cached(name)):
-            compared = name in registry().spaces[entry.space].compared
+            compared = name in registry().spaces[entry.space].default_vaes
             _add(decoders, Decoder(_id("vae", name), name, name, entry.space, preselected=compared))
     return Choices(found, decoders)
 
