@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from support.stored_images import content, folder, ids, shards, tarred, zipped
+from vaelens.download.web_files import WebFile
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.images.datasets import Item, coco, manifest_sha256, open_dataset, synthetic
 from vaelens.images.datasets import items as items_module
@@ -92,9 +93,9 @@ def test_a_changed_image_is_noticed(tmp_path: Path) -> None:
         data.read(data.items[1])
 
 
-def test_a_file_too_large_for_a_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaelens.images.datasets.folders.MAX_BYTES", 10)
-    with pytest.raises(BadInputError, match=r"a\.png has 17 bytes; an image's file may have"):
+    with pytest.raises(BadInputError, match=r"a\.png has 15 bytes; an image's file may have"):
         open_dataset(folder(tmp_path, "a.png"))
 
 
@@ -388,11 +389,11 @@ def test_coco_comes_from_its_two_archives(tmp_path: Path, monkeypatch: pytest.Mo
     }
     with zipfile.ZipFile(tmp_path / "annotations.zip", "w") as archive:
         archive.writestr("annotations/person_keypoints_val2017.json", json.dumps(table))
-    asked: list[tuple[str, object]] = []
+    asked: list[tuple[str, bool]] = []
 
-    def fetch(file: object, **how: object) -> Path:
-        asked.append((file.name, how["offline"]))  # type: ignore[attr-defined]
-        return tmp_path / "annotations.zip" if "annotations" in str(asked[-1][0]) else images
+    def fetch(file: WebFile, runtime: Runtime) -> Path:
+        asked.append((file.name, runtime.offline))
+        return tmp_path / "annotations.zip" if "annotations" in file.name else images
 
     monkeypatch.setattr(coco, "fetch_web", fetch)
     data = open_dataset("coco-val2017", runtime=Runtime(offline=True))

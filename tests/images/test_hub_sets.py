@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from support.hub_standin import HubStandin
 from support.stored_images import content, folder, ids, shards, zipped
-from vaelens.download import hub, listing
+from vaelens.download import hub, hub_listing
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets import open_dataset
 from vaelens.runtime import Runtime
@@ -22,14 +21,14 @@ class Hub:
         self.root = root
         self.fetched: list[str] = []
 
-    def list_files(self, repo: str, **how: object) -> listing.Listing:
+    def list_files(self, repo: str, **how: object) -> hub_listing.Listing:
         assert how["repo_type"] == "dataset"
         commit = "c" * 40
         names = sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
         found = [hub.RemoteFile(repo, n, commit, (self.root / n).stat().st_size, None, "dataset") for n in names]
-        return listing.Listing(commit, tuple(found[::-1]))
+        return hub_listing.Listing(commit, tuple(found[::-1]))
 
-    def fetch(self, file: hub.RemoteFile, **how: object) -> Path:
+    def fetch(self, file: hub.RemoteFile, _: Runtime) -> Path:
         assert file.repo_type == "dataset"
         self.fetched.append(file.filename)
         return self.root / file.filename
@@ -39,7 +38,7 @@ class Hub:
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     stand_in = Hub(tmp_path / "repo")
     stand_in.root.mkdir()
-    monkeypatch.setattr(listing, "list_files", stand_in.list_files)
+    monkeypatch.setattr(hub_listing, "list_files", stand_in.list_files)
     monkeypatch.setattr(hub, "fetch", stand_in.fetch)
     monkeypatch.setattr(hub, "cached", lambda file: None)
     monkeypatch.chdir(tmp_path)
@@ -176,14 +175,9 @@ def test_a_hub_set_without_images(there: Hub) -> None:
 
 def test_a_hub_set_through_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real way there and back: listed, fetched and checked once, then offline from the cache."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "own"))
     rows = parquet(tmp_path / "rows.parquet", {"image": images_column(*"abc")}).read_bytes()
     with HubStandin() as served:
-        address = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        served.use(monkeypatch, tmp_path)
         served.add("datasets/owner/rows", "data/test-00000-of-00001.parquet", rows)
         served.add("datasets/owner/rows", "data/train-00000-of-00001.parquet", b"not asked for")
         served.add("datasets/owner/files", "one/a.png", content("a"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vaelens.download.web import cache_folder
+from vaelens.download.web_files import cache_folder
 from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.evaluation.instruments import EXTRACTORS, Features, Instruments
 from vaelens.evaluation.measures import MEASURES

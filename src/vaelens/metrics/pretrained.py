@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from vaelens.download.web import WebFile, cached_web, fetch_web
+from vaelens.download.web_files import WebFile, cached_web, fetch_web
 from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UnsafeFileError, UsageError, VaelensError
 from vaelens.files import sha256_file
 from vaelens.metrics.lpips import LPIPSHeads
@@ -123,7 +123,7 @@ def read_network(
 
     Raises UsageError for an unknown name; BadInputError for a file that is missing, damaged or not this
     network's, with lists; UnsafeFileError for one that holds more than tensors, which is not run;
-    CheckFailedError for a NaN or infinity; and what `download.web.fetch_web` raises.
+    CheckFailedError for a NaN or infinity; and what `download.web_files.fetch_web` raises.
     """
     entry = _entry(name)
     given = path is not None

@@ -5,7 +5,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from vaelens.download.web import WebFile, fetch_web
+from vaelens.download.web_files import WebFile, fetch_web
 from vaelens.images.boxes import coco_eye_boxes
 from vaelens.images.datasets.items import Source, by_id
 from vaelens.images.datasets.zips import open_zip

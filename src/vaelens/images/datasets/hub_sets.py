@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from vaelens.download import hub, listing
+from vaelens.download import hub, hub_listing
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets.folders import read_file
 from vaelens.images.datasets.items import Source, by_id, clean_id
@@ -43,7 +43,7 @@ def open_hub_set(
     Raises UsageError for a split that isn't there or lies in several folders, and without pyarrow where it is
     needed; BadInputError for a repository without images; and what downloads raise.
     """
-    there = listing.list_files(repo, repo_type="dataset", runtime=runtime)
+    there = hub_listing.list_files(repo, repo_type="dataset", runtime=runtime)
     shown = [file for file in there.files if not any(p.startswith(".") for p in file.filename.split("/"))]
     form = next((form for form in FORMS if any(_suffix(file) in form for file in shown)), None)
     if form is None:
