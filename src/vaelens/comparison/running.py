@@ -21,7 +21,7 @@ from vaelens.comparison.recording import encoder_notes, results, vae_records
 from vaelens.comparison.subjects import Decoders, Step, Stopped, Subject
 from vaelens.errors import UsageError, VaelensError
 from vaelens.generation import Generator, Settings
-from vaelens.images.reading import check_image_file
+from vaelens.images.reading import read_size
 from vaelens.latents import Latent, read_latents
 from vaelens.loading import distinct_names, open_vae
 from vaelens.report.record import run_record
@@ -165,7 +165,7 @@ def _check(
     if wanted is not None:
         generation.check_settings(wanted, model)
     for photo in photos:
-        check_image_file(photo)
+        read_size(photo)
     read = read_latents(latents, space) if latents is not None else []
     if read and read[0].space is None:
         raise UsageError(f"{latents} doesn't say which latent space its latents have. Name it, e.g. --space sd1.")

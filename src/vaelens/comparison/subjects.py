@@ -14,7 +14,7 @@ from vaelens.errors import CheckFailedError, VaelensError
 from vaelens.files import sha256_file
 from vaelens.generation import Generator
 from vaelens.images.drawing import Box
-from vaelens.images.reading import read_image_file
+from vaelens.images.reading import decode_file
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.latents import Latent
 from vaelens.metrics.psnr import psnr
@@ -131,7 +131,7 @@ def stored(decoders: Decoders, latent: Latent, number: int, step: Step) -> Subje
 def photographed(decoders: Decoders, path: Path, max_side: int | None, step: Step) -> Subject:
     """A photo, encoded once by the first VAE to its posterior's mode, and measured against itself."""
     step(f"{path.name}, encoding")
-    photo, encoder = read_image_file(path, max_side=max_side), decoders.vaes[0]
+    photo, encoder = decode_file(path, max_side=max_side), decoders.vaes[0]
     encoded = encoder.encode(photo.image)
     made = {
         "photo": path.name,

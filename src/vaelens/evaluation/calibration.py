@@ -26,7 +26,7 @@ from vaelens.evaluation.results import Results
 from vaelens.evaluation.running import evaluate
 from vaelens.files import json_text, write_atomic
 from vaelens.images.datasets import coco
-from vaelens.images.resizing import WAYS
+from vaelens.images.resizing import RESIZE_METHODS
 from vaelens.metrics.pretrained import load_networks, missing
 from vaelens.report.tables import Column, Table
 from vaelens.runtime import Notify, Progress, Runtime
@@ -211,7 +211,7 @@ def calibrate(
     measures = _measures(name for figures in wanted for name in figures)
     _have_networks(measures, networks or {}, runtime)
     paddings: tuple[Padding | None, ...] = ("zero", "valid") if "ssim_zero" in measures else (None,)
-    ways = list(itertools.product(WAYS, POSTERIORS, ROUNDINGS))
+    ways = list(itertools.product(RESIZE_METHODS, POSTERIORS, ROUNDINGS))
     combinations: list[Combination] = []
     skipped: dict[str, str] = {}
     results: Results | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vaelens.evaluation.presets import Preset
 from vaelens.images.drawing import Box
-from vaelens.images.reading import decode_image_file, decode_plain
+from vaelens.images.reading import decode_bytes, decode_plain
 from vaelens.images.resizing import placement, resize_and_crop
 from vaelens.images.writing import to_pixels
 
@@ -23,7 +23,7 @@ class Prepared:
 
 def prepare(data: bytes, name: str, boxes: tuple[Box, ...], preset: Preset) -> Prepared:
     """Decode, resize and crop as the preset has it. Raises BadInputError, naming it, where it can't be read."""
-    pixels = decode_plain(data, name) if preset.reading == "plain" else to_pixels(decode_image_file(data, name).image)
+    pixels = decode_plain(data, name) if preset.reading == "plain" else to_pixels(decode_bytes(data, name).image)
     square = resize_and_crop(pixels, preset.side, preset.resize, name)
     height, width = pixels.shape[:2]
     where = placement(height, width, preset.side)

@@ -17,7 +17,7 @@ from vaelens.evaluation.measures import MEASURES
 from vaelens.evaluation.measuring import measure, reconstruct_chunk
 from vaelens.evaluation.preparation import saved_originals
 from vaelens.images.datasets.items import Dataset, Item, Source
-from vaelens.images.reading import decode_image_file
+from vaelens.images.reading import decode_bytes
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.metrics.frechet import Moments, frechet_distance
 from vaelens.vae import VAE
@@ -70,7 +70,7 @@ def split(sources: Sequence[Dataset], count: int, seed: int) -> tuple[list[Datas
 
 def _can_be_read(source: Dataset, item: Item) -> bool:
     try:
-        decode_image_file(source.read(item), item.id)
+        decode_bytes(source.read(item), item.id)
     except BadInputError:
         return False
     return True

@@ -17,7 +17,7 @@ from vaelens.finetuning.recipe import Data
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.datasets.items import Dataset, Item
 from vaelens.images.drawing import Box
-from vaelens.images.reading import decode_image_file
+from vaelens.images.reading import decode_bytes
 from vaelens.images.writing import to_pixels
 
 LOADERS = 2  # threads
@@ -80,7 +80,7 @@ class Images:
         """An image, uint8 [h,w,3]; those that came first stay in memory by their sha256, up to KEPT_BYTES of them."""
         found = self._kept.get(item.sha256)
         if found is None:
-            found = to_pixels(decode_image_file(source.read(item), item.id).image)
+            found = to_pixels(decode_bytes(source.read(item), item.id).image)
             if sum(pixels.nbytes for pixels in list(self._kept.values())) + found.nbytes <= KEPT_BYTES:
                 self._kept[item.sha256] = found
         return found

@@ -166,7 +166,7 @@ def gather(wanted: Wanted, recipe: Recipe, runtime: Runtime) -> Material:
         _open(source, boxes, wanted, runtime) for source, boxes in zip(wanted.sources, wanted.boxes, strict=True)
     ]
     for source in sources:
-        if source.kind == "synthetic" and not all(is_for_training(item.id) for item in source.items):
+        if source.origin == "synthetic" and not all(is_for_training(item.id) for item in source.items):
             raise UsageError(f"{source.name}: these are measured on. Open them with training=True, or name them.")
     _check_boxes(sources, wanted, recipe, runtime)
     for source in sources:

@@ -21,7 +21,7 @@ from vaelens.health.measurements import ImageSums, Measured, Plain, Timing, Trip
 from vaelens.health.verdicts import THRESHOLDS, Finding, findings
 from vaelens.images.faces import draw_face
 from vaelens.images.letters import draw_letters
-from vaelens.images.reading import SUFFIXES, check_image_file, read_image_file
+from vaelens.images.reading import SUFFIXES, decode_file, read_size
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.psnr import psnr
 from vaelens.networks.tiny import TinyAutoencoder
@@ -197,7 +197,7 @@ def _listed(images: Sequence[Source]) -> list[Path | Tensor]:
         raise UsageError("no image named. Name files or folders, or none at all for drawn faces and letters.")
     for source in found:
         if isinstance(source, Path):
-            check_image_file(source)
+            read_size(source)
     return found
 
 
@@ -222,7 +222,7 @@ def _images(sources: list[Path | Tensor] | None, max_side: int) -> Iterator[tupl
         if isinstance(source, Tensor):
             yield f"image {number + 1}", source.detach().cpu()
         else:
-            yield source.name, read_image_file(source, max_side=max_side).image
+            yield source.name, decode_file(source, max_side=max_side).image
 
 
 def _plain(run: _Run, colour: tuple[float, ...]) -> Plain | None:

@@ -19,7 +19,7 @@ from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.files import sha256_file
 from vaelens.generation import Generator, Settings
-from vaelens.images.reading import read_image_file
+from vaelens.images.reading import decode_file
 from vaelens.images.writing import to_pixels
 from vaelens.latents import Latent, Prompted, read_latents
 from vaelens.loading import open_vae
@@ -93,7 +93,7 @@ def replay(
     what generating and decoding raise.
     """
     said = read_said(image)
-    old = to_pixels(read_image_file(image).image)
+    old = to_pixels(decode_file(image).image)
     if old.shape[:2] != tuple(said.size):
         h, w = old.shape[:2]
         before = f"{said.size[1]}x{said.size[0]}"
@@ -173,7 +173,7 @@ def _encoded(said: Said, decoder: VAE, given: _Help, photo: File) -> tuple[Laten
                 "Name the latents that the comparison wrote into its folder: --latents FILE."
             )
         encoder = _by_name(made.encoder, said.vae.dtype, given)
-    encoded = encoder.encode(read_image_file(photo, max_side=made.max_side).image)
+    encoded = encoder.encode(decode_file(photo, max_side=made.max_side).image)
     return Latent(encoded.mode().float().cpu(), said.latent_space, {}), encoded.size
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.images.reading import check_image_file
+from vaelens.images.reading import read_size
 from vaelens.report.gallery import file_name
 from vaelens.web.ids import ID, new_id
 
@@ -44,7 +44,7 @@ class Uploads:
         called = place / (file_name(Path(name.replace("\\", "/")).name) or "image")
         place.mkdir(mode=0o700)
         (self._folder / (number + PART)).rename(called)
-        h, w = check_image_file(called)
+        h, w = read_size(called)
         if h * w > UPLOAD_PIXELS:
             raise BadInputError(
                 f"{called.name} has {w}x{h} pixels; an upload has at most {UPLOAD_PIXELS}. Make it smaller first."
