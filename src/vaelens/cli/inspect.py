@@ -1,4 +1,4 @@
-"""`vaelens inspect`: what a VAE file is, field by field and who says so; with --health, what state it is in."""
+"""`vaelens inspect`: a VAE's layout and config, each field with its source; with --health, checks of its state."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,29 +16,34 @@ FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype")
 
 def inspect(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="FILE", help="A VAE: a file, a folder, a name or a hub id.")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="VAE: a file, a folder, a name or a hub id.")],
     health: Annotated[
         bool,
-        typer.Option("--health", help="Run it: latents, colour, detail, grid, drift, float16 range, time."),
+        typer.Option(
+            "--health",
+            help="Run the VAE and check latents, colours, detail, grid patterns, drift, float16 range, time.",
+        ),
     ] = False,
     photos: Annotated[
         list[str] | None,
         typer.Option(
             "--photos",
             metavar="PATH",
-            help="With --health: images or folders of them. Repeatable; by default drawn faces and letters.",
+            help="With --health: an image or a folder of images. Repeatable. Default: synthetic faces and letters.",
         ),
     ] = None,
     max_side: Annotated[
-        int, typer.Option(min=1, metavar="PIXELS", help="With --health: shrink larger photos to this first.")
+        int, typer.Option(min=1, metavar="PIXELS", help="With --health: longest side; larger photos are shrunk to it.")
     ] = 512,
     round_trips: Annotated[
-        int, typer.Option(min=1, metavar="N", help="With --health: encode and decode again and again, N times.")
+        int, typer.Option(min=1, metavar="N", help="With --health: number of round trips in the drift check.")
     ] = 8,
     time_at: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, metavar="PIXELS", help="With --health: the side of images to take times with. Repeatable; 256."
+            min=1,
+            metavar="PIXELS",
+            help="With --health: image side in the time check. Repeatable. Default: 256.",
         ),
     ] = None,
     device: options.Device = "auto",
@@ -49,7 +54,7 @@ def inspect(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Read a VAE strictly and show its layout, config, latent space and fingerprints; --health examines it.
+    """Read a VAE strictly and show its layout, config, latent space and fingerprints; --health also runs and checks it.
 
     Example: vaelens inspect ft-mse --health --photos my-photos/
     """
@@ -68,7 +73,7 @@ def inspect(
 
     vae = load(source, device=device, dtype=dtype, space=space, offline=offline, notify=say)
     if not photos:
-        say("No --photos named: drawn faces and letters serve. They are simpler than photos.")
+        say("Note: no --photos given, so synthetic faces and letters are used. They are simpler than photos.")
     with progress() as step:
         examined = examine(
             vae, photos or None, max_side=max_side, round_trips=round_trips, time_at=time_at or (256,), progress=step
@@ -80,7 +85,7 @@ def inspect(
     if not examined.finite:
         raise CheckFailedError(
             f"{vae.name} gave NaN or infinite values in {len(examined.measured.failures)} passes. "
-            + ("Its weights are broken: get the file anew." if dtype == "float32" else "Try --dtype float32.")
+            + ("Its weights are damaged: download the file again." if dtype == "float32" else "Try --dtype float32.")
         )
 
 
@@ -101,7 +106,7 @@ def _show(found: dict[str, Any]) -> None:
         result(f"{label:<12} {value}")
     result("")
     rows = tuple((name, str(field["value"]), field["source"]) for name, field in found["spec"].items())
-    result_table(Table((Column("field"), Column("value"), Column("says")), rows))
+    result_table(Table((Column("field"), Column("value"), Column("source")), rows))
     result("")
     prints = found["fingerprint"]
     rows = tuple((half, kind, digest) for half, kinds in prints.items() for kind, digest in kinds.items())
@@ -109,15 +114,15 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _show_health(examined: "Health") -> None:
-    from vaelens.health import tables
+    from vaelens.health import printout
 
-    for line in tables.header(examined):
+    for line in printout.header(examined):
         result(line)
     result("")
-    result_table(tables.summary(examined))
-    for line in tables.reasons(examined):
+    result_table(printout.summary(examined))
+    for line in printout.reasons(examined):
         result("")
         result(line)
-    for title, table in tables.details(examined):
+    for title, table in printout.details(examined):
         result(f"\n{title}")
         result_table(table)
