@@ -305,7 +305,7 @@ def write_images(folder: Path, count: int) -> Path:
 
 def only(dataset: Dataset, ids: set[str]) -> Dataset:
     items = tuple(item for item in dataset.items if item.id in ids)
-    return Dataset(dataset.name, dataset.kind, items, dataset.notes, dataset.source)
+    return Dataset(dataset.name, dataset.origin, items, dataset.notes, dataset.source)
 
 
 def random_full_vae() -> VAE:

@@ -23,7 +23,7 @@ from torch import Tensor
 from comparison import BETTER, Rows, mean
 from vaelens.files import json_text, write_atomic
 from vaelens.images.datasets.items import Dataset
-from vaelens.images.reading import decode_image_file
+from vaelens.images.reading import decode_bytes
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
 from vaelens.metrics.frechet import Moments, jackknife
@@ -95,7 +95,7 @@ def probe(runs: Path, dataset: Dataset) -> tuple[dict[str, Any], np.ndarray]:
     for item in dataset.items:
         of_kind = kinds.setdefault(item.id.partition("-")[0], [])
         if len(of_kind) < PROBED:
-            of_kind.append(decode_image_file(dataset.read(item), item.id).image)
+            of_kind.append(decode_bytes(dataset.read(item), item.id).image)
     images = [image for of_kind in kinds.values() for image in of_kind]
     couples = _couples([len(of_kind) for of_kind in kinds.values()])
     probes = {name: Probe.of(vae, images) for name, vae in vaes.items()}

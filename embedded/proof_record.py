@@ -15,7 +15,7 @@ from comparison import compared
 from vaelens.errors import UsageError
 from vaelens.files import json_text, write_atomic
 from vaelens.images.datasets.items import Dataset
-from vaelens.images.reading import decode_image_file
+from vaelens.images.reading import decode_bytes
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png, from_uint8, to_pixels
 from vaelens.resources import processor
@@ -82,7 +82,7 @@ def arms_sheet(runs: Path, dataset: Dataset) -> np.ndarray:
     originals = {name: torch.tensor(np.asarray(photos[name])).permute(2, 0, 1)[None] for name in PHOTO_WINDOWS}
     images = {name: (from_uint8(pixels), PHOTO_WINDOWS[name]) for name, pixels in originals.items()}
     for item in (dataset.items[0], dataset.items[-1]):  # a face, a page of letters
-        images[item.id] = decode_image_file(dataset.read(item), item.id).image, DRAWN_WINDOW
+        images[item.id] = decode_bytes(dataset.read(item), item.id).image, DRAWN_WINDOW
     vaes = [loaded(runs, arm, 0) for arm in SHOWN_ARMS]
     rows: list[SheetRow] = []
     for name, (image, (left, top)) in images.items():

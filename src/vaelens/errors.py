@@ -1,7 +1,7 @@
-"""What can go wrong for a user, each kind with its exit code.
+"""The errors that users see, each with its exit code.
 
-A message is one clear sentence or two: what, where (the file), why, and what to do next. The commands
-print it without a traceback; library users catch `VaelensError` or one of its kinds.
+A message is one or two sentences: what failed, where (the file), why, and what to do next. The commands
+print it without a traceback; library users catch `VaelensError` or one of its subclasses.
 """
 
 
@@ -12,13 +12,13 @@ class VaelensError(Exception):
 
 
 class UsageError(VaelensError):
-    """The call can't be carried out as it was asked: a wrong option, an unknown name."""
+    """The call itself is wrong: an option that doesn't apply, an unknown name."""
 
     exit_code = 2
 
 
 class BadInputError(VaelensError):
-    """A file that isn't what it should be: damaged, incomplete, of another kind."""
+    """A file that isn't what it should be: damaged, incomplete, of another format."""
 
     exit_code = 3
 
@@ -30,7 +30,7 @@ class UnsafeFileError(VaelensError):
 
 
 class NetworkError(VaelensError):
-    """The hub can't be reached, or doesn't give the file."""
+    """A download failed: the server can't be reached, or doesn't send the file."""
 
     exit_code = 5
 

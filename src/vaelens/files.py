@@ -1,7 +1,7 @@
-"""Writing without losing anything, and hashing.
+"""Atomic writing, hashing, and strict JSON.
 
-Every file that vaelens leaves behind goes through `write_atomic`: it is there whole or not at all, and
-what was there before stays until the new one is complete.
+Every file that vaelens writes goes through `write_atomic`: it is there whole or not at all, and
+an old file stays until the new one is complete.
 """
 
 import errno
@@ -22,9 +22,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]) -> Path:
-    """Write `content`, bytes or what fills an open file, beside `path`, then put it there in one step.
+    """Write `content`, bytes or a function that fills an open file, beside `path`, then move it there in one step.
 
-    Gives the path written.
+    Returns the path written.
 
     Missing folders are made. A symlink is followed, so that the link stays and its target is replaced.
     The new file's mode follows the umask, or is that of the file it replaces.
@@ -38,9 +38,9 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Binary
 
 
 def write_together(contents: Mapping[Path, bytes | Callable[[BinaryIO], object]]) -> list[Path]:
-    """Write several files as `write_atomic` does; none is put in its place before all are complete.
+    """Write several files as `write_atomic` does; none is moved into place before all are complete.
 
-    Gives the paths written, in order. Raises as `write_atomic` does, and leaves all old files untouched then.
+    Returns the paths written, in order. Raises as `write_atomic` does, and leaves all old files untouched then.
     """
     ready: list[tuple[Path, Path]] = []  # complete files beside their targets
     target = Path()
@@ -80,7 +80,7 @@ def _written_beside(target: Path, content: bytes | Callable[[BinaryIO], object])
 
 
 def writable_path(path: str | os.PathLike[str]) -> Path:
-    """The path with symlinks followed, where a file may be written; cheap, so ask before long work.
+    """The path with symlinks followed, where a file may be written; cheap, so call it before long work.
 
     Raises UsageError as `write_atomic` does.
     """
@@ -95,7 +95,7 @@ def writable_path(path: str | os.PathLike[str]) -> Path:
     if stat.S_ISDIR(kind):
         raise UsageError(f"{given} is a folder, where a file should be written. Name a file inside it.")
     if not stat.S_ISREG(kind):
-        raise UsageError(f"{given} is a device, pipe or socket, and is never replaced. Name an ordinary file.")
+        raise UsageError(f"{given} is a device, pipe or socket, which are never replaced. Name an ordinary file.")
     if _in_hub_cache(target):
         raise UsageError(
             f"{given} lies inside a Hugging Face cache, whose files are shared. Choose an output path outside it."

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vaelens.errors import UsageError
 from vaelens.files import json_text
-from vaelens.images.reading import ImageFile, check_image_file, read_image_file
+from vaelens.images.reading import DecodedImage, decode_file, read_size
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.loading import check_source, distinct_names, open_vae
 from vaelens.metrics.psnr import psnr
@@ -183,13 +183,13 @@ def reconstruct(
         if not isinstance(source, VAE):
             check_source(source)
     for photo in photos:
-        h, w = check_image_file(photo)
+        h, w = read_size(photo)
         if h * w > LARGE and max_side is None and runtime.device.type == "cpu":
             runtime.notify(
                 f"Note: {photo} has {h * w / 1e6:.0f} megapixels, which take minutes and many GB of memory on a CPU. "
                 "--max-side 1024 is faster."
             )
-    originals = [_photo(read_image_file(photo, max_side=max_side)) for photo in photos]
+    originals = [_photo(decode_file(photo, max_side=max_side)) for photo in photos]
     by_vae: list[list[Row]] = []
     records: list[dict[str, Any]] = []
     for source in vaes:
@@ -199,7 +199,7 @@ def reconstruct(
         for number, original in enumerate(originals):
             done = len(by_vae) * len(originals) + number
             runtime.progress(done, len(vaes) * len(originals), f"{original.path.name}, {name}")
-            image = read_image_file(original.path, max_side=max_side).image
+            image = decode_file(original.path, max_side=max_side).image
             rows.append(_row(original, image, vae, name, seed if posterior == "sample" else None))
         by_vae.append(rows)
         records.append(vae_record(vae) | {"name": name, "source": vae.name if source is vae else str(source)})
@@ -218,7 +218,7 @@ def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLik
     gallery.check_output(path, SHEET_NAME, photos)
 
 
-def _photo(image: ImageFile) -> Photo:
+def _photo(image: DecodedImage) -> Photo:
     return Photo(image.path, to_pixels(image.image), image.notes)
 
 

@@ -77,7 +77,7 @@ def test_one_encoder_and_the_command_in_every_file(scripts: SimpleNamespace, run
     for name, vae in read.items():
         assert {tensor.dtype for tensor in vae.tensors.values()} == {torch.float16}
         assert vae.metadata["command"] == f"embedded/trio.py train {name} --seed 0 --dtype float32 --threads 1"
-        assert vae.metadata["images"] == "photos (2 images), weight 2; drawn faces and letters (2 images), weight 1"
+        assert vae.metadata["images"] == "photos (2 images), weight 2; synthetic faces and letters (2 images), weight 1"
     assert len({vae.spec.scaling_factor for name, vae in read.items() if name not in WHOLE}) == 1
 
 

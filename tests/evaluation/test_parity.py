@@ -390,7 +390,7 @@ def test_networks_are_downloaded_once_and_checked(
 
         said.clear()
         before = len(web.requests)
-        monkeypatch.setattr("vaelens.download.web.transfer", lambda *_, **__: pytest.fail("the network was asked"))
+        monkeypatch.setattr("vaelens.download.web_files._transfer", lambda *_: pytest.fail("a request was sent"))
         again = run("again", offline=True)
         assert again is not None
         assert [dict(row.scores) for row in again.rows] == ours

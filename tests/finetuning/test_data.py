@@ -15,7 +15,7 @@ from vaelens.finetuning.sources import hold_out, sample_of, without
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.drawing import Box
-from vaelens.images.reading import ImageFile, decode_image_file
+from vaelens.images.reading import DecodedImage, decode_bytes
 
 DATA = find_recipe("tiny-kl-f8", {"data.size": 24}).data
 
@@ -69,11 +69,11 @@ def test_a_sample_is_a_function_of_its_number(eight: Dataset) -> None:
 def test_images_are_decoded_once_while_there_is_room(eight: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def counted(data: bytes, name: str) -> ImageFile:
+    def counted(data: bytes, name: str) -> DecodedImage:
         read.append(name)
-        return decode_image_file(data, name)
+        return decode_bytes(data, name)
 
-    monkeypatch.setattr(data_module, "decode_image_file", counted)
+    monkeypatch.setattr(data_module, "decode_bytes", counted)
 
     def seen(room: int) -> tuple[list[bytes], int]:
         read.clear()

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from support.vaes import NARROW, TINY, random_vae
 from vaelens.errors import BadInputError, ResourceError, UsageError
 from vaelens.health import Health, examination, examine
-from vaelens.health.activations import HALF_LIMIT, block_of, watched, worst_by_block
+from vaelens.health.activations import HALF_LIMIT, block_of, recorded, worst_by_block
 from vaelens.health.examination import COLOURS
-from vaelens.health.latents import LatentSums
+from vaelens.health.latent_statistics import LatentSums
 from vaelens.health.measurements import ImageSums
-from vaelens.health.signals import BANDS, band_power, grid_cells, pattern_by_period, pattern_rms
-from vaelens.health.verdicts import THRESHOLDS, Threshold
+from vaelens.health.spectra import BANDS, band_power, grid_cells, pattern_by_period, pattern_rms
+from vaelens.health.thresholds import THRESHOLDS, Threshold
 from vaelens.images.faces import draw_face
 from vaelens.loading import load
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
@@ -45,22 +45,22 @@ def few_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "COLOURS", COLOURS[:3])
 
 
-def images(count: int = 2, side: int = 64) -> list[Tensor]:
+def noise(count: int = 2, side: int = 64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.rand(1, 3, side, side, generator=generator) for _ in range(count)]
 
 
 def quick(vae: VAE, images: Sequence[Tensor | Path | str] | None = None) -> Health:
-    return examine(vae, images() if images is None else images, round_trips=1, time_at=())
+    return examine(vae, noise() if images is None else images, round_trips=1, time_at=())
 
 
-def verdict(health: Health, about: str) -> str | None:
-    (found,) = (finding.verdict for finding in health.findings if finding.about == about)
+def verdict(health: Health, check: str) -> str | None:
+    (found,) = (finding.verdict for finding in health.findings if finding.check == check)
     return found
 
 
-def says(health: Health, about: str) -> str:
-    (found,) = (finding.says for finding in health.findings if finding.about == about)
+def result(health: Health, check: str) -> str:
+    (found,) = (finding.result for finding in health.findings if finding.check == check)
     return found
 
 
@@ -95,7 +95,7 @@ def test_a_wave_at_the_border_of_two_bands_is_the_finer_ones() -> None:
         assert float(band_power(wave)[band]) > 0.6 * float(band_power(wave).sum())  # Hann spreads to both neighbours
 
 
-def test_blur_keeps_what_its_transfer_function_says() -> None:
+def test_blur_keeps_what_its_transfer_function_result() -> None:
     noise = torch.randn(3, 256, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     frequency = torch.fft.fftfreq(256, dtype=torch.float64)
     radius = torch.hypot(frequency[:, None], frequency)
@@ -178,9 +178,9 @@ def test_latent_statistics_are_those_of_many_draws_and_of_torchs_kl() -> None:
     assert found is not None
     z = torch.cat(draws, dim=1)
     assert found.implied_scale == pytest.approx(1 / float(z.std()), rel=0.02)
-    for channel, drawn in zip(found.channels, z, strict=True):
-        assert channel.std == pytest.approx(float(drawn.std()), rel=0.03)
-        assert channel.mean == pytest.approx(float(drawn.mean()), abs=0.1)
+    for channel, sampled in zip(found.channels, z, strict=True):
+        assert channel.std == pytest.approx(float(sampled.std()), rel=0.03)
+        assert channel.mean == pytest.approx(float(sampled.mean()), abs=0.1)
     total = sum(float(d.sum()) for d in divergence)
     assert found.kl_per_image == pytest.approx(total / 4, rel=1e-6)
     assert found.kl_per_element == pytest.approx(total / sum(d.numel() for d in divergence), rel=1e-6)
@@ -213,7 +213,7 @@ def test_the_stated_scale_is_judged_by_the_implied_one_and_by_its_space() -> Non
         assert verdict(quick(vae), "latent scale") == expected
     foreign = random_vae(NARROW, space="sd3", scale=found.implied_scale)
     foreign.network.load_state_dict(lively().network.state_dict())
-    assert f"stated {found.implied_scale:g}, its space's 1.5305" in says(quick(foreign), "latent scale")
+    assert f"stated {found.implied_scale:g}, its space's 1.5305" in result(quick(foreign), "latent scale")
 
 
 def test_a_wrong_shift_is_off_centre() -> None:
@@ -225,7 +225,7 @@ def test_a_wrong_shift_is_off_centre() -> None:
 
 
 def test_dead_channels_are_named() -> None:
-    assert says(quick(lively()), "dead channels") == "none of 4"
+    assert result(quick(lively()), "dead channels") == "none of 4"
     vae = lively()
     with torch.no_grad():
         vae.network.quant_conv.weight[2] = 0  # the mean says nothing, the posterior is narrow
@@ -233,7 +233,7 @@ def test_dead_channels_are_named() -> None:
         vae.network.quant_conv.bias[[3, 7]] = 0
     health = quick(vae)
     assert verdict(health, "dead channels") == "bad"
-    assert says(health, "dead channels") == "2 of 4: 2 constant, 3 collapsed to the prior"
+    assert result(health, "dead channels") == "2 of 4: 2 constant, 3 collapsed to the prior"
 
 
 def test_a_collapsed_posterior_is_bad_all_over() -> None:
@@ -242,7 +242,7 @@ def test_a_collapsed_posterior_is_bad_all_over() -> None:
         vae.network.quant_conv.weight.zero_()
         vae.network.quant_conv.bias.zero_()
     health = quick(vae)
-    assert [verdict(health, about) for about in ("KL", "posterior noise", "dead channels")] == ["bad"] * 3
+    assert [verdict(health, check) for check in ("KL", "posterior noise", "dead channels")] == ["bad"] * 3
 
 
 # --- the decoder ---------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_a_checkerboard_is_measured_on_plain_colours_and_in_images() -> None:
         assert plain.grid[2] == pytest.approx(3, abs=0.05)
         assert max(plain.grid[4], plain.grid[8]) < 0.05
     assert verdict(health, "grid on plain") == "bad"
-    assert "every 2 px" in says(health, "grid on plain")
+    assert "every 2 px" in result(health, "grid on plain")
     added = health.measured.image_grid[2] - clean.measured.image_grid[2]
     assert verdict(health, "grid in images") == "bad"
     assert added > 1.5
@@ -303,11 +303,11 @@ def test_an_upsampler_whose_phases_disagree_shows_at_its_period(level: int, peri
 
 def test_the_largest_activations_of_layers_and_sums() -> None:
     vae = lively()
-    (image,) = images(1)
-    with watched(vae.network, vae.spec.family.residual_blocks) as watch:
+    (image,) = noise(1)
+    with recorded(vae.network, vae.spec.family.residual_blocks) as maxima:
         vae.reconstruct(image)
         vae.reconstruct(image / 2)
-    found = watch.largest()
+    found = maxima.largest()
     pixels = image * 2 - 1
     with torch.no_grad():
         first = vae.network.encoder.conv_in(pixels)
@@ -330,11 +330,11 @@ def test_an_activation_beyond_float16_is_named_and_float16_does_fail_there(monke
     assert layer == "decoder.mid_block.resnets.0.conv1"
     assert top > HALF_LIMIT
     assert verdict(health, "float16 range") == "bad"
-    assert "decoder.mid_block" in says(health, "float16 range")
+    assert "decoder.mid_block" in result(health, "float16 range")
     assert health.finite
     monkeypatch.setattr(examination, "COLOURS", ())  # a CPU is slow in float16
     vae.network.half()
-    failed = quick(vae, images(1, 16))
+    failed = quick(vae, noise(1, 16))
     assert not failed.finite
     assert failed.measured.activations["decoder.mid_block.resnets.0.conv1"] == math.inf
 
@@ -379,12 +379,12 @@ def test_a_function_that_gives_its_image_back_is_fine() -> None:
             return self.last.clone()
 
     base = lively()
-    health = examine(Identity(base.network, base.spec, "identity"), images(), round_trips=2, time_at=())
+    health = examine(Identity(base.network, base.spec, "identity"), noise(), round_trips=2, time_at=())
     assert [band.ratio for band in health.measured.bands if band.ratio is not None] == pytest.approx([1.0] * 7)
     assert health.measured.drift[-1].to_original == math.inf
-    for about in ("colour bias", "coarse structure", "detail kept", "detail invented", "grid in images",
+    for check in ("colour bias", "coarse structure", "detail kept", "detail invented", "grid in images",
                   "grid on plain", "plain colours", "round trips"):  # fmt: skip
-        assert verdict(health, about) == "fine", about
+        assert verdict(health, check) == "fine", check
     json.dumps(examination.Health.as_dict(health), default=str)
 
 
@@ -402,7 +402,7 @@ def test_what_is_not_finite_is_a_finding(layer: str, failure: str) -> None:
             vae.network.quant_conv.bias[5] = float("nan")
         else:
             getattr(vae.network, layer).conv_out.bias.fill_(float("nan"))
-    health = examine(vae, images(), round_trips=4, time_at=(32,))
+    health = examine(vae, noise(), round_trips=4, time_at=(32,))
     assert not health.finite
     assert len(health.measured.failures) == 2 + 3
     assert health.measured.failures[0] == f"image 1: {failure}"
@@ -420,15 +420,15 @@ def test_one_bad_image_spoils_only_itself() -> None:
             return super().decode(latents, size)
 
     base = lively()
-    whole = quick(base, images(1))
-    odd = quick(Touchy(base.network, base.spec, "touchy"), [torch.rand(1, 3, 48, 48), *images(1)])
+    whole = quick(base, noise(1))
+    odd = quick(Touchy(base.network, base.spec, "touchy"), [torch.rand(1, 3, 48, 48), *noise(1)])
     assert odd.measured.failures == ("image 1: decoding",)
     assert odd.measured.colour_bias == whole.measured.colour_bias
 
 
 def test_a_tiny_autoencoder_has_no_posterior_to_look_at() -> None:
-    health = examine(random_vae(TINY), images(), round_trips=2, time_at=(16, 24))
-    assert "no posterior" in says(health, "KL")
+    health = examine(random_vae(TINY), noise(), round_trips=2, time_at=(16, 24))
+    assert "no posterior" in result(health, "KL")
     assert verdict(health, "KL") is None
     assert verdict(health, "posterior noise") is None
     assert verdict(health, "latent scale") is not None
@@ -440,24 +440,24 @@ def test_a_tiny_autoencoder_has_no_posterior_to_look_at() -> None:
     assert all(timing.encode > 0 < timing.decode for timing in health.measured.timings)
 
 
-def test_without_images_the_drawn_ones_serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "DRAWN_SIDE", 32)
+def test_without_images_synthetic_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "SYNTHETIC_SIDE", 32)
     steps: list[tuple[int, int, str]] = []
     health = examine(lively(), round_trips=2, time_at=(16,), progress=lambda *step: steps.append(step))
     assert health.measured.images.startswith("16 synthetic images (faces and letters, seeds 1000000 to 1000007)")
     assert [step[0] for step in steps] == list(range(steps[0][1]))
     name, first = next(examination._images(None, 512))
-    assert name == "drawn face 1000000"
+    assert name == "synthetic face 1000000"
     assert np.array_equal((first[0].permute(1, 2, 0).numpy() * 255).round(), draw_face(1_000_000, 32).pixels)
     values = health.as_dict()
     assert values["vaes"][0]["name"] == "random"
-    assert set(values["thresholds"]) >= {f["about"] for f in values["findings"] if f["verdict"]}
+    assert set(values["thresholds"]) >= {f["check"] for f in values["findings"] if f["verdict"]}
 
 
 def test_calls_that_can_not_be_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vae = lively()
     with pytest.raises(UsageError, match="at least 1"):
-        examine(vae, images(), round_trips=0)
+        examine(vae, noise(), round_trips=0)
     with pytest.raises(UsageError, match="no image named"):
         examine(vae, [])
     with pytest.raises(BadInputError, match="holds no images"):
@@ -471,12 +471,12 @@ def test_calls_that_can_not_be_carried_out(tmp_path: Path, monkeypatch: pytest.M
         quick(vae)
 
 
-def test_thresholds_judge_from_either_side() -> None:
+def test_thresholds_work_from_either_side() -> None:
     rising, falling = Threshold(1, 3, "", ""), Threshold(0.5, 0.1, "", "")
-    assert [rising.judge(v) for v in (-math.inf, 0.9, 1, 2.9, 3, math.inf, math.nan)] == [
+    assert [rising.verdict(v) for v in (-math.inf, 0.9, 1, 2.9, 3, math.inf, math.nan)] == [
         "fine", "fine", "worth a look", "worth a look", "bad", "bad", "bad",
     ]  # fmt: skip
-    assert [falling.judge(v) for v in (math.inf, 0.6, 0.5, 0.11, 0.1, 0, math.nan)] == [
+    assert [falling.verdict(v) for v in (math.inf, 0.6, 0.5, 0.11, 0.1, 0, math.nan)] == [
         "fine", "fine", "worth a look", "worth a look", "bad", "bad", "bad",
     ]  # fmt: skip
     assert all(threshold.reason.endswith(".") for threshold in THRESHOLDS.values())
@@ -510,23 +510,23 @@ def test_the_command_shows_what_the_library_finds(
     assert ran.returncode == 0, ran.stderr
     assert max(map(len, ran.stdout.splitlines())) <= 80
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
-    assert "2 images of yours" in lines
+    assert "2 given images" in lines
     assert "finite values everywhere fine" in lines
     monkeypatch.setattr(examination, "COLOURS", COLOURS)
     health = examine(load(file, device="cpu"), [photos], max_side=64, round_trips=2, time_at=())
     assert health.record["settings"]["images"] == 2
     for finding in health.findings:
-        if finding.about != "time":
-            assert " ".join(filter(None, (finding.about, finding.says, finding.verdict or "-"))) in lines
+        if finding.check != "time":
+            assert " ".join(filter(None, (finding.check, finding.result, finding.verdict or "-"))) in lines
 
 
 def test_the_embedded_vae_is_sound() -> None:
     health = quick(
         load("tiny-kl-f8", device="cpu"), [torch.as_tensor(draw_face(5).pixels).permute(2, 0, 1)[None] / 255]
     )
-    for about in ("finite values", "KL", "posterior noise", "latent scale", "latent centre", "dead channels",
+    for check in ("finite values", "KL", "posterior noise", "latent scale", "latent centre", "dead channels",
                   "coarse structure", "grid on plain", "float16 range"):  # fmt: skip
-        assert verdict(health, about) == "fine", about
+        assert verdict(health, check) == "fine", check
 
 
 def test_a_vae_that_overflows_ends_with_7_and_all_that_was_found(photos: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from support.stored_images import content, folder, ids, shards, tarred, zipped
+from vaelens.download.web_files import WebFile
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.images.datasets import Item, coco, manifest_sha256, open_dataset, synthetic
 from vaelens.images.datasets import items as items_module
@@ -28,7 +29,7 @@ def test_a_folder_is_searched_to_the_bottom(tmp_path: Path) -> None:
     folder(tmp_path, *names, "notes.txt", ".hidden.png", ".cache/x.png", "a/._z.jpg")
     data = open_dataset(tmp_path)
     assert ids(data) == sorted(names)
-    assert data.kind == "folder"
+    assert data.origin == "folder"
     assert data.name == f"{tmp_path.name} (4 images)"
     assert data.notes == ()
     for item in data.items:
@@ -61,7 +62,7 @@ def test_images_that_are_not_there_are_not_passed_over(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-def test_an_empty_file_is_a_images_own_trouble(tmp_path: Path) -> None:
+def test_an_empty_file_is_an_images_own_problem(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     data = open_dataset(tmp_path)
     assert data.read(data.items[0]) == b""
@@ -92,19 +93,19 @@ def test_a_changed_image_is_noticed(tmp_path: Path) -> None:
         data.read(data.items[1])
 
 
-def test_a_file_too_large_for_a_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaelens.images.datasets.folders.MAX_BYTES", 10)
-    with pytest.raises(BadInputError, match=r"a\.png has 17 bytes; an image's file may have"):
+    with pytest.raises(BadInputError, match=r"a\.png has 15 bytes; an image's file may have"):
         open_dataset(folder(tmp_path, "a.png"))
 
 
-def test_what_is_no_data_set(tmp_path: Path) -> None:
+def test_what_is_no_dataset(tmp_path: Path) -> None:
     folder(tmp_path, "some/a.png", "words/a.txt", "packed/b.zip", "packed/c.tgz")
     (tmp_path / "empty").mkdir()
     (tmp_path / "gone").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
     for name, kind, message in (
-        ("some/a.png", UsageError, "one image, and a measurement needs a set. Name its folder"),
+        ("some/a.png", UsageError, "one image, not a dataset. Name its folder"),
         ("words/a.txt", UsageError, "is no dataset. It can be a folder"),
         ("empty", BadInputError, "holds no images"),
         ("words", BadInputError, "holds no images"),
@@ -131,7 +132,7 @@ def test_a_zip_is_read_without_unpacking(tmp_path: Path) -> None:
     path = zipped(tmp_path / "set.zip", *names, "in/readme.txt", "__MACOSX/in/._a.png", ".x/c.png", "in/.d.png")
     data = open_dataset(path)
     assert ids(data) == sorted(names)
-    assert (data.kind, data.name) == ("zip", "set.zip (3 images)")
+    assert (data.origin, data.name) == ("zip", "set.zip (3 images)")
     assert [data.read(item) for item in data.items] == [content(item.id) for item in data.items]
 
 
@@ -209,7 +210,7 @@ def test_img2datasets_output_as_it_is(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     data = open_dataset(shards(tmp_path / "laion"), runtime=Runtime(progress=lambda *what: seen.append(what)))
     assert ids(data) == [f"{s:05d}.tar/{s:05d}{i:04d}" for s in range(3) for i in range(4)]
-    assert (data.kind, data.name) == ("shards", "laion/ (12 images)")
+    assert (data.origin, data.name) == ("shards", "laion/ (12 images)")
     assert [data.read(item) for item in data.items] == [content(i.partition("/")[2]) for i in ids(data)]
     assert seen[2] == (3, 3, "indexing shards")
     assert seen[-1] == (12, 12, "reading images")
@@ -237,7 +238,7 @@ def test_images_are_chosen_by_their_aesthetic_score(tmp_path: Path, key: str) ->
 
 
 def test_shards_without_scores_say_what_they_have(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"beside them has beauty, key, status; looked for: aesthetic, AESTH"):
+    with pytest.raises(UsageError, match=r"the data beside them has beauty, key, status; looked for: aesthetic, AESTH"):
         open_dataset(shards(tmp_path / "laion", "beauty"), min_aesthetic=5)
 
 
@@ -254,8 +255,8 @@ def test_tars_that_are_refused(tmp_path: Path) -> None:
     whole = tarred(tmp_path / "a.tar", {f"{i}.jpg": b"x" * 700 for i in range(3)}).read_bytes()
     member = 512 * 3
     cases = {
-        "in-a-image": (whole[: member + 900], "incomplete"),
-        "after-a-image": (whole[: 2 * member], "doesn't end as a tar does"),
+        "in-an-image": (whole[: member + 900], "incomplete"),
+        "after-an-image": (whole[: 2 * member], "doesn't end as a tar does"),
         "in-a-header": (whole[: 2 * member + 100], "doesn't end as a tar does"),
         "damaged-header": (whole[:member] + b"\xff" + whole[member + 1 :], "doesn't end as a tar does"),
         "text": (b"no tar at all" * 100, "damaged or incomplete tar"),
@@ -324,23 +325,24 @@ def test_the_users_boxes_reach_their_images(tmp_path: Path) -> None:
     assert data.notes == (f"1 of the 2 ids in {tmp_path / 'boxes.csv'} match no image",)
 
 
-# --- drawn sets
+# --- synthetic datasets
 
 
 @pytest.fixture
-def small_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "DRAW", {kind: partial(draw, side=24) for kind, draw in synthetic.DRAW.items()})
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {name: partial(draw, side=24) for name, draw in synthetic.GENERATORS.items()}
+    monkeypatch.setattr(synthetic, "GENERATORS", small)
 
 
-@pytest.mark.usefixtures("small_drawings")
-def test_drawn_images_alternate_and_bring_their_boxes() -> None:
+@pytest.mark.usefixtures("small_images")
+def test_synthetic_images_alternate_and_bring_their_boxes() -> None:
     data = open_dataset("synthetic", take=5, seed=2)
     assert ids(data) == ["face-1200000", "face-1200001", "face-1200002", "letters-1200000", "letters-1200001"]
-    assert (data.kind, data.name) == ("synthetic", "drawn faces and letters (5 images)")
-    assert data.notes == ("drawn with seed 2",)
+    assert (data.origin, data.name) == ("synthetic", "synthetic faces and letters (5 images)")
+    assert data.notes == ("generated with seed 2",)
     for item in data.items:
-        kind, _, seed = item.id.partition("-")
-        drawing = synthetic.DRAW[kind](int(seed))
+        name, _, seed = item.id.partition("-")
+        drawing = synthetic.GENERATORS[name](int(seed))
         assert np.array_equal(decode_plain(data.read(item), item.id), drawing.pixels)
         assert item.boxes == drawing.boxes
         assert item.boxes
@@ -350,20 +352,20 @@ def test_drawn_images_alternate_and_bring_their_boxes() -> None:
     assert len(synthetic.open_synthetic("synthetic", None, 0).ids) == 200
 
 
-@pytest.mark.usefixtures("small_drawings")
-def test_drawings_that_do_not_fit_in_memory_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "KEPT_BYTES", 0)
+@pytest.mark.usefixtures("small_images")
+def test_images_that_do_not_fit_in_memory_are_generated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "CACHE_BYTES", 0)
     data = open_dataset("synthetic", take=2)
     assert all(hashlib.sha256(data.read(item)).hexdigest() == item.sha256 for item in data.items)
 
 
 @pytest.mark.parametrize(("take", "seed"), [(100_001, 0), (1, -1)])
-def test_seeds_of_two_sets_never_meet(take: int, seed: int) -> None:
+def test_seeds_of_two_datasets_never_meet(take: int, seed: int) -> None:
     with pytest.raises(UsageError, match="1 to 100,000 images for each seed from 0 up"):
         open_dataset("synthetic-faces", take=take, seed=seed)
 
 
-def test_options_that_named_sets_cannot_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_named_datasets_do_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="neither aesthetic scores nor splits"):
         open_dataset("synthetic", min_aesthetic=5)
     monkeypatch.chdir(tmp_path)
@@ -388,16 +390,16 @@ def test_coco_comes_from_its_two_archives(tmp_path: Path, monkeypatch: pytest.Mo
     }
     with zipfile.ZipFile(tmp_path / "annotations.zip", "w") as archive:
         archive.writestr("annotations/person_keypoints_val2017.json", json.dumps(table))
-    asked: list[tuple[str, object]] = []
+    asked: list[tuple[str, bool]] = []
 
-    def fetch(file: object, **how: object) -> Path:
-        asked.append((file.name, how["offline"]))  # type: ignore[attr-defined]
-        return tmp_path / "annotations.zip" if "annotations" in str(asked[-1][0]) else images
+    def fetch(file: WebFile, runtime: Runtime) -> Path:
+        asked.append((file.name, runtime.offline))
+        return tmp_path / "annotations.zip" if "annotations" in file.name else images
 
     monkeypatch.setattr(coco, "fetch_web", fetch)
     data = open_dataset("coco-val2017", runtime=Runtime(offline=True))
     assert ids(data) == ["000000000139.jpg", "000000000285.jpg"]
-    assert (data.kind, data.name) == ("coco-val2017", "coco-val2017 (2 images)")
+    assert (data.origin, data.name) == ("coco-val2017", "coco-val2017 (2 images)")
     assert data.read(data.items[1]) == content("val2017/000000000285.jpg")
     assert data.items[0].boxes == ()
     assert [box.label for box in data.items[1].boxes] == ["eye", "eye"]

@@ -8,7 +8,7 @@ from vaelens.images.letters import GLYPHS, draw_letters
 
 
 @pytest.mark.parametrize("draw", [draw_face, draw_letters])
-def test_a_seed_fixes_a_image(draw: type[object]) -> None:
+def test_a_seed_fixes_an_image(draw: type[object]) -> None:
     first, again, other = draw(0, 64), draw(0, 64), draw(1, 64)  # type: ignore[call-arg,arg-type]
     assert first.pixels.shape == (64, 64, 3)  # type: ignore[attr-defined]
     assert np.array_equal(first.pixels, again.pixels)  # type: ignore[attr-defined]

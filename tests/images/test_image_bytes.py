@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vaelens.errors import BadInputError
-from vaelens.images.reading import decode_image_file, decode_plain, read_image_file
+from vaelens.images.reading import decode_bytes, decode_file, decode_plain
 
 
 def encoded(image: Image.Image, form: str, **how: object) -> bytes:
@@ -24,7 +24,7 @@ def test_bytes_are_decoded_by_the_rules_for_files(tmp_path: Path) -> None:
     exif[0x0112] = 6
     data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
     (tmp_path / "a.png").write_bytes(data)
-    of_file, of_bytes = read_image_file(tmp_path / "a.png"), decode_image_file(data, "set/a.png")
+    of_file, of_bytes = decode_file(tmp_path / "a.png"), decode_bytes(data, "set/a.png")
     assert of_bytes.path == Path("set/a.png")
     assert of_bytes.notes == of_file.notes == ("turned upright by its EXIF orientation", "alpha laid over white")
     assert of_bytes.image.equal(of_file.image)
@@ -59,8 +59,8 @@ def test_bytes_are_refused_as_files_are(tmp_path: Path) -> None:
     for data in (b"", b"<svg/>", b"%PDF-1.7\n", b"some text", whole[: len(whole) // 2], wide, bomb):
         (tmp_path / "a.png").write_bytes(data)
         with pytest.raises(BadInputError) as of_file:
-            read_image_file(tmp_path / "a.png")
-        for decode in (decode_image_file, decode_plain):
+            decode_file(tmp_path / "a.png")
+        for decode in (decode_bytes, decode_plain):
             with pytest.raises(BadInputError) as of_bytes:
                 decode(data, str(tmp_path / "a.png"))
             assert str(of_bytes.value) == str(of_file.value)

@@ -13,13 +13,13 @@ import torch
 from PIL import Image, ImageCms
 
 from vaelens.errors import BadInputError
-from vaelens.images.reading import MAX_PIXELS, check_image_file, read_image_file
+from vaelens.images.reading import MAX_PIXELS, decode_file, read_size
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
 
 
 def pixels_of(path: Path) -> np.ndarray:
     """What was read, as bytes: exact, since every rule but 16-bit grey ends in 8 bits."""
-    image = read_image_file(path).image
+    image = decode_file(path).image
     assert image.dtype == torch.float32
     assert image.shape[:2] == (1, 3)
     return (image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
@@ -33,10 +33,10 @@ def random_pixels(h: int, w: int, channels: int = 3) -> np.ndarray:
 def test_plain_rgb(tmp_path: Path, size: tuple[int, int]) -> None:
     pixels = random_pixels(*size)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = read_image_file(tmp_path / "a.png")
+    image = decode_file(tmp_path / "a.png")
     assert np.array_equal(pixels_of(tmp_path / "a.png"), pixels)
     assert (image.size, image.notes) == (size, ())
-    assert check_image_file(tmp_path / "a.png") == size
+    assert read_size(tmp_path / "a.png") == size
     assert torch.equal(image.image, torch.as_tensor(pixels).permute(2, 0, 1)[None].float() / 255)
 
 
@@ -53,7 +53,7 @@ def test_grey_and_one_bit_fill_all_channels(tmp_path: Path) -> None:
 def test_16_bit_grey_is_scaled_not_saturated(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 1, 255], [256, 40000, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / f"a{suffix}")
-    image = read_image_file(tmp_path / f"a{suffix}")
+    image = decode_file(tmp_path / f"a{suffix}")
     expected = torch.as_tensor(values.astype(np.float32) / 65535)
     assert torch.equal(image.image, expected.expand(1, 3, 2, 3))
     assert image.notes == ("16-bit grey, scaled",)
@@ -73,12 +73,12 @@ def test_16_bit_rgb_takes_the_high_byte(tmp_path: Path) -> None:
     values = [0x0000, 0x12FF, 0xFFFF, 0x8001, 0x7FFF, 0x00FF]
     (tmp_path / "a.png").write_bytes(png(2, 1, 16, 2, b"\0" + struct.pack(">6H", *values)))
     assert pixels_of(tmp_path / "a.png").tolist() == [[[0, 0x12, 0xFF], [0x80, 0x7F, 0]]]
-    assert read_image_file(tmp_path / "a.png").notes == ("16 bits a channel, the high byte kept",)
+    assert decode_file(tmp_path / "a.png").notes == ("16 bits per channel, the high byte kept",)
 
 
 def test_a_16_bit_pgm_is_scaled(tmp_path: Path) -> None:
     (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">2H", 1000, 65535))
-    image = read_image_file(tmp_path / "a.pgm").image
+    image = decode_file(tmp_path / "a.pgm").image
     assert torch.equal(image[0, 0], torch.tensor([[1000 / 65535, 1.0]]))
 
 
@@ -90,7 +90,7 @@ def test_a_palette_gives_its_colours_and_its_transparency_white(tmp_path: Path) 
     assert pixels_of(tmp_path / "a.png").tolist() == [[[10, 20, 30], [200, 100, 50], [1, 2, 3]]]
     image.save(tmp_path / "b.png", transparency=1)
     assert pixels_of(tmp_path / "b.png").tolist() == [[[10, 20, 30], [255, 255, 255], [1, 2, 3]]]
-    assert read_image_file(tmp_path / "b.png").notes == ("alpha laid over white",)
+    assert decode_file(tmp_path / "b.png").notes == ("alpha laid over white",)
 
 
 def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
@@ -99,11 +99,11 @@ def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
     colour, alpha = pixels[..., :3].astype(float), pixels[..., 3:] / 255.0
     expected = colour * alpha + 255 * (1 - alpha)
     assert np.abs(pixels_of(tmp_path / "a.png") - expected).max() <= 0.5 + 1e-9
-    assert read_image_file(tmp_path / "a.png").notes == ("alpha laid over white",)
+    assert decode_file(tmp_path / "a.png").notes == ("alpha laid over white",)
     pixels[..., 3] = 255
     Image.fromarray(pixels).save(tmp_path / "opaque.png")
     assert np.array_equal(pixels_of(tmp_path / "opaque.png"), pixels[..., :3])
-    assert read_image_file(tmp_path / "opaque.png").notes == ()
+    assert decode_file(tmp_path / "opaque.png").notes == ()
 
 
 def test_grey_with_alpha(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_exif_orientation_is_turned_upright(tmp_path: Path, orientation: int) ->
         8: pixels.transpose(1, 0, 2)[::-1],
     }[orientation]
     assert np.array_equal(pixels_of(tmp_path / "a.png"), turned)
-    assert read_image_file(tmp_path / "a.png").notes == (
+    assert decode_file(tmp_path / "a.png").notes == (
         () if orientation == 1 else ("turned upright by its EXIF orientation",)
     )
 
@@ -138,7 +138,7 @@ def test_orientation_holds_for_16_bit_grey_too(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
-    image = read_image_file(tmp_path / "a.png").image
+    image = decode_file(tmp_path / "a.png").image
     assert torch.equal(image[0, 0], torch.tensor([[0.0], [1000 / 65535], [2000 / 65535]]))
 
 
@@ -146,7 +146,7 @@ def test_cmyk_without_a_profile_is_converted_plainly(tmp_path: Path) -> None:
     pixels = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 0, 0, 255], [100, 50, 0, 0]]], dtype=np.uint8)
     Image.fromarray(pixels, mode="CMYK").save(tmp_path / "a.tif")
     assert pixels_of(tmp_path / "a.tif").tolist() == [[[255] * 3, [0, 255, 255], [0] * 3, [155, 205, 255]]]
-    assert read_image_file(tmp_path / "a.tif").notes == ("CMYK without a usable profile, converted plainly",)
+    assert decode_file(tmp_path / "a.tif").notes == ("CMYK without a usable profile, converted by Pillow",)
 
 
 def linear_profile() -> bytes:
@@ -173,7 +173,7 @@ def test_a_profile_is_converted_to_srgb(tmp_path: Path) -> None:
     found = pixels_of(tmp_path / "a.png")[0].astype(float)
     assert np.abs(found - expected[:, None]).max() < 1.0  # the colour engine's own 8-bit rounding
     assert np.abs(found - pixels[0]).max() > 60  # something was converted
-    assert "converted from the colour profile" in read_image_file(tmp_path / "a.png").notes[0]
+    assert "converted from the colour profile" in decode_file(tmp_path / "a.png").notes[0]
 
 
 def test_srgb_itself_is_untouched(tmp_path: Path) -> None:
@@ -181,14 +181,14 @@ def test_srgb_itself_is_untouched(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile)
     assert np.array_equal(pixels_of(tmp_path / "a.png"), pixels)
-    assert read_image_file(tmp_path / "a.png").notes == ()
+    assert decode_file(tmp_path / "a.png").notes == ()
 
 
-def test_a_broken_profile_is_ignored_and_said(tmp_path: Path) -> None:
+def test_a_broken_profile_is_ignored_with_a_note(tmp_path: Path) -> None:
     pixels = random_pixels(4, 4)
     Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=b"no profile at all")
     assert np.array_equal(pixels_of(tmp_path / "a.png"), pixels)
-    assert "colour profile ignored" in read_image_file(tmp_path / "a.png").notes[0]
+    assert "colour profile ignored" in decode_file(tmp_path / "a.png").notes[0]
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
@@ -197,19 +197,19 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
     options = {"lossless": True} if suffix == ".webp" else {}
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], duration=50, **options)
     assert pixels_of(tmp_path / f"a{suffix}").tolist() == [[[255, 0, 0]] * 4] * 4
-    assert read_image_file(tmp_path / f"a{suffix}").notes == ("the first of 2 frames or pages",)
+    assert decode_file(tmp_path / f"a{suffix}").notes == ("the first of 2 frames or pages",)
 
 
 def test_shrinking_keeps_the_shape_and_the_range(tmp_path: Path) -> None:
     pixels = random_pixels(60, 200)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = read_image_file(tmp_path / "a.png", max_side=50)
+    image = decode_file(tmp_path / "a.png", max_side=50)
     assert image.size == (15, 50)
     assert image.notes == ("shrunk from 200x60",)
     assert 0 <= image.image.min() <= image.image.max() <= 1
     expected = np.asarray(Image.fromarray(pixels).resize((50, 15), Image.Resampling.LANCZOS))
     assert np.abs(pixels_of_image(image.image).astype(int) - expected).max() <= 1
-    assert read_image_file(tmp_path / "a.png", max_side=200).notes == ()
+    assert decode_file(tmp_path / "a.png", max_side=200).notes == ()
 
 
 def pixels_of_image(image: torch.Tensor) -> np.ndarray:
@@ -224,7 +224,7 @@ def test_a_huge_png_is_refused_from_its_header(tmp_path: Path) -> None:
     tracemalloc.start()
     began = time.process_time()
     with pytest.raises(BadInputError, match=rf"reads at most {MAX_PIXELS}"):
-        read_image_file(tmp_path / "bomb.png")
+        decode_file(tmp_path / "bomb.png")
     seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 5_000_000
@@ -235,7 +235,7 @@ def test_just_too_many_pixels_are_refused_with_their_size(tmp_path: Path) -> Non
     """Below Pillow's own alarm, above our limit."""
     (tmp_path / "a.png").write_bytes(png(12_000, 12_000, 1, 0, b""))
     with pytest.raises(BadInputError, match=r"has 12000x12000 pixels"):
-        check_image_file(tmp_path / "a.png")
+        read_size(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_just_too_many_pixels_are_refused_with_their_size(tmp_path: Path) -> Non
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(BadInputError, match=message):
-        read_image_file(tmp_path / "a.png")
+        decode_file(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -262,44 +262,44 @@ def test_truncated_images_are_refused(tmp_path: Path, form: str) -> None:
     for share in (0.3, 0.6, 0.9):
         (tmp_path / "a").write_bytes(out.getvalue()[: int(len(out.getvalue()) * share)])
         with pytest.raises(BadInputError, match=r"Copy it anew|no image that vaelens knows"):
-            read_image_file(tmp_path / "a")
+            decode_file(tmp_path / "a")
 
 
 def test_32_bit_values_without_a_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(BadInputError, match="without a defined range"):
-        read_image_file(tmp_path / "a.tif")
+        decode_file(tmp_path / "a.tif")
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="No such file"):
-        read_image_file(tmp_path / "nowhere.png")
+        decode_file(tmp_path / "nowhere.png")
     with pytest.raises(BadInputError, match="is a folder"):
-        read_image_file(tmp_path)
+        decode_file(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BadInputError, match="is a device or pipe"):
-        read_image_file(tmp_path / "pipe")
+        decode_file(tmp_path / "pipe")
 
 
 def test_a_png_that_mentions_svg_is_a_png(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode_png(random_pixels(4, 4), {"Comment": "<svg is fun>"}))
-    assert read_image_file(tmp_path / "a.png").size == (4, 4)
+    assert decode_file(tmp_path / "a.png").size == (4, 4)
 
 
-def test_grey_with_alpha_and_a_profile_says_so(tmp_path: Path) -> None:
+def test_grey_with_alpha_and_a_profile_gets_a_note(tmp_path: Path) -> None:
     grey = Image.fromarray(np.array([[[90, 255], [90, 0]]], dtype=np.uint8), mode="LA")
     grey.save(tmp_path / "a.png", icc_profile=linear_profile())
     assert pixels_of(tmp_path / "a.png").tolist() == [[[90, 90, 90], [255, 255, 255]]]
-    assert "grey with alpha: its colour profile ignored" in read_image_file(tmp_path / "a.png").notes
+    assert "grey with alpha: its colour profile ignored" in decode_file(tmp_path / "a.png").notes
 
 
-def test_lab_is_converted_plainly_and_said(tmp_path: Path) -> None:
+def test_lab_is_converted_by_pillow_with_a_note(tmp_path: Path) -> None:
     """Lightness 0, 50 and 100 % without colour: black, a middle grey, white."""
     lab = Image.merge("LAB", [Image.frombytes("L", (3, 1), bytes(v)) for v in ((0, 128, 255), [128] * 3, [128] * 3)])
     lab.save(tmp_path / "a.tif")
     pixels = pixels_of(tmp_path / "a.tif")[0].astype(int)
     assert np.abs(pixels - [[0] * 3, [119] * 3, [255] * 3]).max() <= 6
-    assert read_image_file(tmp_path / "a.tif").notes == ("LAB colours, converted plainly",)
+    assert decode_file(tmp_path / "a.tif").notes == ("LAB colours, converted by Pillow",)
 
 
 def test_rounding_to_bytes_is_to_the_nearest() -> None:

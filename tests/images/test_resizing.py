@@ -8,7 +8,7 @@ from PIL import Image
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.drawing import Box
-from vaelens.images.resizing import WAYS, Placement, Way, placement, resize_and_crop, resized_size
+from vaelens.images.resizing import RESIZE_METHODS, Placement, ResizeMethod, placement, resize_and_crop, resized_size
 
 SIZES = [
     (480, 640),
@@ -85,7 +85,7 @@ def test_the_modern_resize_is_pillows(size: tuple[int, int]) -> None:
 
 
 def test_one_smooths_before_it_shrinks_and_the_other_does_not() -> None:
-    spread = {way: resize_and_crop(noise(1024, 1024), 256, way).std() for way in WAYS}
+    spread = {method: resize_and_crop(noise(1024, 1024), 256, method).std() for method in RESIZE_METHODS}
     assert spread["pillow_bicubic"] < 0.6 * spread["opencv_bilinear"]
 
 
@@ -100,14 +100,14 @@ def test_the_long_side_is_rounded_half_to_even() -> None:
 
 
 @pytest.mark.parametrize("size", [(300, 431), (431, 300), (60, 91)])
-@pytest.mark.parametrize("way", WAYS)
-def test_a_box_lands_on_what_it_frames(size: tuple[int, int], way: Way) -> None:
+@pytest.mark.parametrize("method", RESIZE_METHODS)
+def test_a_box_lands_on_what_it_frames(size: tuple[int, int], method: ResizeMethod) -> None:
     """A white patch on black, found again in the crop by its brightness."""
     h, w = size
     box = Box("patch", w // 2 - w // 8, h // 2 - h // 9, w // 2 + w // 10, h // 2 + h // 7)
     pixels = np.zeros((h, w, 3), dtype=np.uint8)
     pixels[int(box.top) : int(box.bottom), int(box.left) : int(box.right)] = 255
-    bright = resize_and_crop(pixels, 128, way)[..., 0] > 127
+    bright = resize_and_crop(pixels, 128, method)[..., 0] > 127
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
     found = placement(h, w, 128).map(box)
     assert found is not None
@@ -128,7 +128,7 @@ def test_boxes_at_the_crops_edge() -> None:
     assert where.map(Box("too small", 200, 0, 203, 40)) is None
 
 
-def test_a_image_too_long_and_thin_is_refused_with_its_name() -> None:
+def test_an_image_too_long_and_thin_is_refused_with_its_name() -> None:
     pixels = np.zeros((1, 4096, 3), dtype=np.uint8)
     with pytest.raises(BadInputError, match=r"strip\.png is too long and thin \(4096x1\)"):
         resize_and_crop(pixels, 256, "pillow_bicubic", "strip.png")

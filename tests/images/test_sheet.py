@@ -152,7 +152,7 @@ def test_a_white_image_has_an_edge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "headings", "says"),
+    ("rows", "headings", "fact"),
     [
         ([], ["A"], "needs rows"),
         ([SheetRow("a", ())], [], "needs rows"),
@@ -164,12 +164,12 @@ def test_a_white_image_has_an_edge() -> None:
         ([SheetRow("a", (noise(8, 8), noise(8, 9)))], ["A", "B"], "in one row"),
     ],
 )
-def test_what_makes_no_sheet_is_refused(rows: list[SheetRow], headings: list[str], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_what_makes_no_sheet_is_refused(rows: list[SheetRow], headings: list[str], fact: str) -> None:
+    with pytest.raises(ValueError, match=fact):
         draw_sheet(rows, headings)
 
 
-def test_a_place_without_a_image_holds_its_caption_and_no_frame() -> None:
+def test_a_place_without_an_image_holds_its_caption_and_no_frame() -> None:
     image = np.full((200, 200, 3), 7, np.uint8)
     sheet = draw_sheet([SheetRow("t", (None, image), ("made from a prompt", "x"))], ["a", "b"])
     left = sheet[110:, 31:233]

@@ -10,7 +10,7 @@ It answers `/{repo}/resolve/{revision}/{file}` as the hub does: ETag (sha256, or
 files), X-Repo-Commit, Range, and the hub's X-Error-Code where something doesn't exist; a dataset is the repository
 `datasets/owner/name`. `/api/{models|datasets}/{repo}/revision/...` and `/tree/...` list it, in pages of
 `PAGE` entries whose links name the hub's own address; their faults are those of the file `API`. The hub library
-reads its environment when it is imported, so programs under test run in a process of their own.
+reads its environment when it is imported: a child process gets `environment`, this one `use`.
 """
 
 import hashlib
@@ -27,6 +27,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
 
 API = "the interface"
 PAGE = 3
@@ -134,6 +137,18 @@ class HubStandin:
         kept = {k: v for k, v in os.environ.items() if not re.match(r"HF_|HUGGING|.*_PROXY$", k, re.IGNORECASE)}
         cache = {"HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "VAELENS_CACHE": str(home / "vaelens-cache")}
         return kept | {"HF_ENDPOINT": self.endpoint, "HF_HUB_DISABLE_XET": "1"} | cache | more
+
+    def use(self, patch: pytest.MonkeyPatch, home: Path) -> None:
+        """From now on this is the hub of this process, with the caches under `home`."""
+        template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": self.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_HUB_OFFLINE": False,
+        }.items():
+            patch.setattr(constants, name, value)
+        patch.setenv("VAELENS_CACHE", str(home / "vaelens-cache"))
 
     def next_fault(self, repo: str, filename: str, method: str) -> Fault:
         with self._lock:

@@ -6,12 +6,14 @@
         ...
         assert [s.range for s in web.requests] == [None, "bytes=1000-"]
 
-It answers as a file server does: ETag, Range, If-Range. A path that begins with /to/ redirects to the rest,
+It answers as a file server does: ETag, Range. A path that begins with /to/ redirects to the rest,
 with a signature in the query.
 """
 
 import hashlib
 import re
+import socket
+import struct
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +31,6 @@ class Seen:
 
     path: str
     range: str | None
-    if_range: str | None
     secrets: bool
     sent: int = 0
 
@@ -41,10 +42,9 @@ class Fault:
     status: this status and no body
     html: a login page with status 200
     body: these bytes in place of the right ones, under the same ETag
-    break_after, stall_after: the connection ends, or falls silent, after so many bytes
+    break_after, reset_after, stall_after: the connection ends, is reset, or falls silent, after so many bytes
     silent: the request is read and never answered
-    ignores_range: the whole file with 200, whatever was asked; ignores_if_range: a part, of another version too
-    unmarked: no ETag; unsized: no Content-Length
+    ignores_range: the whole file with 200, whatever was requested
     piece, pause: the bytes come `piece` at a time with `pause` seconds between
     """
 
@@ -52,12 +52,10 @@ class Fault:
     html: bool = False
     body: bytes | None = None
     break_after: int | None = None
+    reset_after: int | None = None
     stall_after: int | None = None
     silent: bool = False
     ignores_range: bool = False
-    ignores_if_range: bool = False
-    unmarked: bool = False
-    unsized: bool = False
     piece: int = 1 << 16
     pause: float = 0.0
     times: int | None = None
@@ -103,10 +101,6 @@ class WebStandin:
                     return fault
         return Fault()
 
-    @property
-    def sent(self) -> int:
-        return sum(seen.sent for seen in self.requests)
-
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
@@ -126,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         secrets = any(name in self.headers for name in ("Authorization", "Cookie"))
-        seen = Seen(path, self.headers.get("Range"), self.headers.get("If-Range"), secrets)
+        seen = Seen(path, self.headers.get("Range"), secrets)
         self.web.requests.append(seen)
         fault = self.web.next_fault(path)
         if fault.silent:
@@ -147,28 +141,25 @@ class _Handler(BaseHTTPRequestHandler):
         etag = f'"{hashlib.md5(self.web.files[path]).hexdigest()}"'
         content = self.web.files[path] if fault.body is None else fault.body
         headers, status, start = {"ETag": etag}, 200, 0
-        if fault.unmarked:
-            headers = {}
         wanted = re.fullmatch(r"bytes=(\d+)-", seen.range or "")
-        if wanted and not fault.ignores_range and (fault.ignores_if_range or seen.if_range in {None, etag}):
+        if wanted and not fault.ignores_range:
             status, start = 206, int(wanted[1])
-            if start >= len(content):
-                return self._head(416, {"Content-Length": "0"})
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         body = content[start:]
-        headers |= {"Connection": "close"} if fault.unsized else {"Content-Length": str(len(body))}
-        self._head(status, headers)
-        limits = [limit for limit in (fault.break_after, fault.stall_after) if limit is not None]
+        self._head(status, headers | {"Content-Length": str(len(body))})
+        limits = [n for n in (fault.break_after, fault.reset_after, fault.stall_after) if n is not None]
         for begin in range(0, min(limits, default=len(body)), fault.piece):
             piece = body[begin : min([begin + fault.piece, *limits])]
             self.wfile.write(piece)
             seen.sent += len(piece)
             if fault.pause and self.web.stopped.wait(fault.pause):
-                return None
+                return
         if fault.stall_after is not None:
-            return self._hang()
-        self.close_connection = self.close_connection or bool(limits) or fault.unsized
-        return None
+            self._hang()
+        elif fault.reset_after is not None:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        self.close_connection = self.close_connection or bool(limits)
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)

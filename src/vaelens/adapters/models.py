@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from vaelens.adapters.variants import SMALL, files_needed, variant_of
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch
-from vaelens.download.listing import list_files
+from vaelens.download.hub_listing import list_files
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.tensors.file_types import PICKLED

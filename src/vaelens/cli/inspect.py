@@ -1,4 +1,4 @@
-"""`vaelens inspect`: what a VAE is, with the source of each field; with --health, its state."""
+"""`vaelens inspect`: a VAE's layout and config, each field with its source; with --health, checks of its state."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +16,12 @@ FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype")
 
 def inspect(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="FILE", help="A VAE: a file, a folder, a name or a hub id.")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="VAE: a file, a folder, a name or a hub id.")],
     health: Annotated[
         bool,
         typer.Option(
-            "--health", help="Run the VAE and examine latents, color, detail, grid, drift, float16 range and time."
+            "--health",
+            help="Run the VAE and check latents, colours, detail, grid patterns, drift, float16 range, time.",
         ),
     ] = False,
     photos: Annotated[
@@ -28,19 +29,21 @@ def inspect(
         typer.Option(
             "--photos",
             metavar="PATH",
-            help="With --health: images, or folders of images. Repeatable. Default: synthetic faces and letters.",
+            help="With --health: an image or a folder of images. Repeatable. Default: synthetic faces and letters.",
         ),
     ] = None,
     max_side: Annotated[
-        int, typer.Option(min=1, metavar="PIXELS", help="With --health: shrink photos whose longer side exceeds this.")
+        int, typer.Option(min=1, metavar="PIXELS", help="With --health: longest side; larger photos are shrunk to it.")
     ] = 512,
     round_trips: Annotated[
-        int, typer.Option(min=1, metavar="N", help="With --health: encode and decode N times in a row.")
+        int, typer.Option(min=1, metavar="N", help="With --health: number of round trips in the drift check.")
     ] = 8,
     time_at: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, metavar="PIXELS", help="With --health: side of the images to time. Repeatable. Default: 256."
+            min=1,
+            metavar="PIXELS",
+            help="With --health: image side in the time check. Repeatable. Default: 256.",
         ),
     ] = None,
     device: options.Device = "auto",
@@ -51,7 +54,7 @@ def inspect(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Read and check a VAE, and show its layout, config, latent space and fingerprints; --health examines it.
+    """Read a VAE strictly and show its layout, config, latent space and fingerprints; --health also runs and checks it.
 
     Example: vaelens inspect ft-mse --health --photos my-photos/
     """
@@ -70,7 +73,7 @@ def inspect(
 
     vae = load(source, device=device, dtype=dtype, space=space, offline=offline, notify=notice)
     if not photos:
-        notice("No --photos named. Using synthetic faces and letters, which are simpler than photos.")
+        notice("Note: no --photos given, so synthetic faces and letters are used. They are simpler than photos.")
     with progress() as step:
         examined = examine(
             vae, photos or None, max_side=max_side, round_trips=round_trips, time_at=time_at or (256,), progress=step
@@ -112,15 +115,15 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _show_health(examined: "Health") -> None:
-    from vaelens.health import tables
+    from vaelens.health import printout
 
-    for line in tables.header(examined):
+    for line in printout.header(examined):
         result(line)
     result("")
-    result_table(tables.summary(examined))
-    for line in tables.reasons(examined):
+    result_table(printout.summary(examined))
+    for line in printout.reasons(examined):
         result("")
         result(line)
-    for title, table in tables.details(examined):
+    for title, table in printout.details(examined):
         result(f"\n{title}")
         result_table(table)

@@ -13,7 +13,7 @@ from vaelens.errors import CheckFailedError, VaelensError
 from vaelens.files import sha256_file
 from vaelens.generation import LatentGenerator
 from vaelens.images.drawing import Box
-from vaelens.images.reading import read_image_file
+from vaelens.images.reading import decode_file
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.latents import Latent, PhotoProvenance, PromptProvenance
 from vaelens.metrics.psnr import psnr
@@ -145,7 +145,7 @@ def decode_stored(decoders: Decoders, latent: Latent, number: int, step: Step) -
 def decode_photo(decoders: Decoders, path: Path, max_side: int | None, step: Step) -> ComparedImage:
     """A photo, encoded once by the first VAE to its posterior's mode, with scores against itself."""
     step(f"{path.name}, encoding")
-    photo, encoder = read_image_file(path, max_side=max_side), decoders.vaes[0]
+    photo, encoder = decode_file(path, max_side=max_side), decoders.vaes[0]
     encoded = encoder.encode(photo.image)
     provenance = PhotoProvenance(
         photo=path.name,

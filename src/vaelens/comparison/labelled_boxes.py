@@ -8,7 +8,7 @@ from pathlib import Path
 from vaelens.comparison.compared_images import ComparedImage, seed_title, stored_title
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.drawing import Box
-from vaelens.images.reading import check_image_file
+from vaelens.images.reading import read_size
 from vaelens.latents import Latent
 
 File = str | os.PathLike[str]
@@ -24,7 +24,7 @@ class LabelledBoxes:
     def __init__(
         self, path: File | None, seeds: Sequence[int], latents: Sequence[Latent], photos: Sequence[File]
     ) -> None:
-        self._long_sides = {Path(photo).name: max(check_image_file(photo)) for photo in photos}
+        self._long_sides = {Path(photo).name: max(read_size(photo)) for photo in photos}
         self._boxes: Mapping[str, tuple[Box, ...]] = {}
         self.notes: list[str] = []
         if path is not None:

@@ -28,7 +28,7 @@ from vaelens.comparison.results import Comparison
 from vaelens.comparison.run_record import comparison_record, vae_records
 from vaelens.comparison.selection import VAESource, select
 from vaelens.errors import UsageError, VaelensError
-from vaelens.images.reading import check_image_file
+from vaelens.images.reading import read_size
 from vaelens.latents import Latent, read_latents
 from vaelens.loading import distinct_names, open_vae
 from vaelens.runtime import Notify, Progress, Runtime, ShouldStop
@@ -181,7 +181,7 @@ def _check_photos(photos: Sequence[File], max_side: int | None) -> None:
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side must be at least 1 pixel, not {max_side}.")
     for photo in photos:
-        check_image_file(photo)
+        read_size(photo)
 
 
 def _check_stored(file: File | None, latents: Sequence[Latent]) -> None:

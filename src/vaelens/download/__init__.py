@@ -1,1 +1,1 @@
-"""Files from elsewhere, checked: `hub` for the Hugging Face hub, `web` for plain addresses."""
+"""Files from elsewhere, checked: `hub` and `hub_listing` for the Hugging Face hub, `web_files` for other addresses."""

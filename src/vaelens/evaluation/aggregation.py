@@ -153,7 +153,7 @@ def _published(dataset: Dataset, preset: Preset, record: Mapping[str, Any]) -> d
     for vae in record["vaes"]:
         entry = registry().vaes.get(vae["name"]) if vae.get("published") and vae["dtype"] == "float32" else None
         for score in entry.scores if entry else ():
-            if score.set == dataset.kind and score.images == len(dataset.items):
+            if score.set == dataset.origin and score.images == len(dataset.items):
                 printed = {
                     "rfid": f"{score.rfid:.2f}",
                     "psnr": f"{score.psnr:.1f} ± {score.psnr_std:.1f}",

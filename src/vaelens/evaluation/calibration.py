@@ -25,7 +25,7 @@ from vaelens.evaluation.report.wording import list_skipped
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
 from vaelens.files import json_text, write_atomic
-from vaelens.images.resizing import WAYS
+from vaelens.images.resizing import RESIZE_METHODS
 from vaelens.metrics.pretrained import load_networks
 from vaelens.metrics.ssim import Padding
 from vaelens.report.tables import Column, Table
@@ -250,7 +250,7 @@ def _presets(keys: set[str]) -> list[Preset]:
             inception="torch_fidelity" if "rfid" in metrics else None,
             metrics=metrics,
         )
-        for resize, posterior, rounding in itertools.product(WAYS, POSTERIORS, ROUNDINGS)
+        for resize, posterior, rounding in itertools.product(RESIZE_METHODS, POSTERIORS, ROUNDINGS)
     ]
 
 

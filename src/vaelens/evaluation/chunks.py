@@ -13,7 +13,7 @@ from vaelens.errors import BadInputError
 from vaelens.evaluation.presets import Preset
 from vaelens.images.datasets.items import Dataset, Item
 from vaelens.images.drawing import Box
-from vaelens.images.reading import decode_image_file, decode_plain
+from vaelens.images.reading import decode_bytes, decode_plain
 from vaelens.images.resizing import placement, resize_and_crop
 from vaelens.images.writing import to_pixels
 
@@ -83,7 +83,7 @@ def read_ahead(dataset: Dataset, numbers: Sequence[int], batch: int, preset: Pre
 
 def prepare(data: bytes, name: str, boxes: tuple[Box, ...], preset: Preset) -> Prepared:
     """Decode, resize and crop as the preset has it. Raises BadInputError, naming the image, where it is unreadable."""
-    pixels = decode_plain(data, name) if preset.reading == "plain" else to_pixels(decode_image_file(data, name).image)
+    pixels = decode_plain(data, name) if preset.reading == "plain" else to_pixels(decode_bytes(data, name).image)
     square = resize_and_crop(pixels, preset.side, preset.resize, name)
     height, width = pixels.shape[:2]
     where = placement(height, width, preset.side)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from vaelens.errors import UsageError
-from vaelens.images.resizing import Way
+from vaelens.images.resizing import ResizeMethod
 from vaelens.metrics.ssim import Padding
 
 
@@ -19,7 +19,7 @@ class Preset:
 
     name: str
     reading: Literal["plain", "rules"]  # Pillow's convert("RGB") alone; or images/reading.py's rules
-    resize: Way
+    resize: ResizeMethod
     side: int  # pixels of the square that is cut from the middle, the shorter side resized to it
     posterior: Literal["sample", "mode"]
     rounding: Literal["truncate", "half-up"]  # to 8 bits; truncated originals go through the same saving

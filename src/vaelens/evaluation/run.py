@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vaelens.download.web import cache_folder
+from vaelens.download.web_files import cache_folder
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.aggregation import aggregate
 from vaelens.evaluation.feature_files import OriginalsCache

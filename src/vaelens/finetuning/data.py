@@ -20,7 +20,7 @@ from vaelens.finetuning.recipe import Data
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.datasets.items import Dataset, Item
 from vaelens.images.drawing import Box
-from vaelens.images.reading import decode_image_file
+from vaelens.images.reading import decode_bytes
 from vaelens.images.writing import to_pixels
 
 WORKERS = 2  # threads
@@ -148,7 +148,7 @@ class TrainingImages:
         """A decoded image, uint8 [h,w,3]. The first ones stay in memory, up to CACHE_BYTES."""
         found = self._decoded.get(item.sha256)
         if found is None:
-            found = to_pixels(decode_image_file(source.read(item), item.id).image)
+            found = to_pixels(decode_bytes(source.read(item), item.id).image)
             if sum(pixels.nbytes for pixels in list(self._decoded.values())) + found.nbytes <= CACHE_BYTES:
                 self._decoded[item.sha256] = found
         return found

@@ -16,7 +16,7 @@ from vaelens.finetuning.recipe import Recipe
 from vaelens.images.datasets.items import Dataset, Item, Source
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.datasets.synthetic import SETS, is_for_training
-from vaelens.images.reading import decode_image_file
+from vaelens.images.reading import decode_bytes
 from vaelens.runtime import Runtime
 
 Path = str | os.PathLike[str]
@@ -75,7 +75,7 @@ def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime) -> So
         _open(source, boxes, options, runtime) for source, boxes in zip(options.sources, options.boxes, strict=True)
     ]
     for source in sources:
-        if source.kind == "synthetic" and not all(is_for_training(item.id) for item in source.items):
+        if source.origin == "synthetic" and not all(is_for_training(item.id) for item in source.items):
             raise UsageError(
                 f"{source.name}: these synthetic images are for evaluation. Open them with training=True, or pass the "
                 "dataset's name."
@@ -198,7 +198,7 @@ def _check_boxes(sources: Sequence[Dataset], options: SourceOptions, recipe: Rec
 
 def _is_readable(source: Dataset, item: Item) -> bool:
     try:
-        decode_image_file(source.read(item), item.id)
+        decode_bytes(source.read(item), item.id)
     except BadInputError:
         return False
     return True

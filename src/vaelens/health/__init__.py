@@ -1,4 +1,4 @@
-"""The health of a VAE: what state its latents, its decoder and its numbers are in, each with a verdict."""
+"""The health of a VAE: checks of its latents, its decoder and its activations, each with a verdict."""
 
 from vaelens.health.examination import Health, examine
 

@@ -1,4 +1,4 @@
-"""The largest activation of each layer, watched while the network runs as it always does."""
+"""The largest activation of each layer, recorded while the network runs."""
 
 import math
 import re
@@ -15,35 +15,35 @@ BLOCK = re.compile(r"(?:encoder|decoder)\.(?:[a-z_]+(?:\.\d+)?)")
 
 
 @dataclass
-class Watch:
-    """Running maxima a layer; read them with `largest`."""
+class Maxima:
+    """Running maxima per layer; read them with `largest`."""
 
-    _seen: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    _tops: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
-    def note(self, name: str, output: Tensor) -> None:
-        """Count one output in. Stays on its device: a transfer a layer would make a GPU wait 250 times."""
+    def add(self, name: str, output: Tensor) -> None:
+        """Add one output. Stays on its device: a transfer per layer would make a GPU wait 250 times."""
         low, high = torch.aminmax(output.detach())
         top = torch.maximum(-low, high).float()
-        self._seen[name] = torch.maximum(self._seen[name], top) if name in self._seen else top
+        self._tops[name] = torch.maximum(self._tops[name], top) if name in self._tops else top
 
     def largest(self) -> dict[str, float]:
-        """The largest absolute output of each layer, in the order of running; infinity where one was NaN."""
-        tops = {name: float(top) for name, top in self._seen.items()}
+        """The largest absolute output of each layer, in the order of execution; infinity where one was NaN."""
+        tops = {name: float(top) for name, top in self._tops.items()}
         return {name: math.inf if math.isnan(top) else top for name, top in tops.items()}
 
 
 @contextmanager
-def watched(network: nn.Module, residual_blocks: Collection[str]) -> Generator[Watch]:
-    """Watch every layer of a network while inside, and the blocks of these classes, whose output is a sum."""
-    watch = Watch()
+def recorded(network: nn.Module, residual_blocks: Collection[str]) -> Generator[Maxima]:
+    """In this context record every layer of a network, and every block of these classes, whose output is a sum."""
+    maxima = Maxima()
     layers = cast(Iterable[tuple[str, nn.Module]], network.named_modules())
     handles = [
-        layer.register_forward_hook(_hook(watch, name))
+        layer.register_forward_hook(_hook(maxima, name))
         for name, layer in layers
         if type(layer).__name__ in residual_blocks or not any(True for _ in layer.children())
     ]
     try:
-        yield watch
+        yield maxima
     finally:
         for handle in handles:
             handle.remove()
@@ -56,7 +56,7 @@ def block_of(layer: str) -> str:
 
 
 def worst_by_block(largest: dict[str, float]) -> list[tuple[str, float]]:
-    """The layer with the largest activation of each block, and that; the worst block first."""
+    """The layer with the largest activation of each block, and its value; the worst block first."""
     worst: dict[str, tuple[str, float]] = {}
     for layer, top in largest.items():
         block = block_of(layer)
@@ -65,8 +65,8 @@ def worst_by_block(largest: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(worst.values(), key=lambda found: -found[1])
 
 
-def _hook(watch: Watch, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-    def note(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-        watch.note(name, output)
+def _hook(maxima: Maxima, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def add(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+        maxima.add(name, output)
 
-    return note
+    return add

@@ -1,4 +1,4 @@
-"""Examine one VAE: run images, plain colours and round trips through it, measure, and say what it means.
+"""Examine one VAE: run images, plain colours and round trips through it, measure, and find what is wrong.
 
 vaelens inspect ft-mse --health
 """
@@ -14,26 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError
-from vaelens.health.activations import watched
-from vaelens.health.latents import LatentSums
-from vaelens.health.measurements import ImageSums, Measured, Plain, Timing, Trip, measure_plain
-from vaelens.health.verdicts import THRESHOLDS, Finding, findings
+from vaelens.errors import BadInputError, CheckFailedError, UsageError
+from vaelens.health.activations import recorded
+from vaelens.health.findings import Finding, find
+from vaelens.health.latent_statistics import LatentSums
+from vaelens.health.measurements import ImageSums, Measurements, Plain, Timing, Trip, measure_plain
+from vaelens.health.thresholds import THRESHOLDS
 from vaelens.images.faces import draw_face
 from vaelens.images.letters import draw_letters
-from vaelens.images.reading import SUFFIXES, check_image_file, read_image_file
+from vaelens.images.reading import SUFFIXES, decode_file, read_size
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.psnr import psnr
 from vaelens.report.record import run_record, vae_record
-from vaelens.resources import is_out_of_memory
+from vaelens.resources import out_of_memory
 from vaelens.vae import VAE, Encoded
 from vaelens.weights.registry import registry
 
-DRAWN = 16  # faces and pages of letters by turns
-DRAWN_SIDE = 256
-FIRST_SEED = 1_000_000  # seeds from here on are kept from all training
+SYNTHETIC_IMAGES = 16  # faces and pages of letters in turn
+SYNTHETIC_SIDE = 256
+FIRST_SEED = 1_000_000  # seeds from here on are never trained on
 DRIFT_IMAGES = 2
-REPEATS = 3  # of the timing; the median is told
+REPEATS = 3  # of the timing; the median is reported
 GREYS = (0.1, 0.3, 0.5, 0.7, 0.9)
 LOW, HIGH = 0.25, 0.75  # of the colours: away from 0 and 1, where clamping hides what is wrong
 COLOURS = (
@@ -49,9 +50,9 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Health:
-    """What was measured, what to think of it, and the record of the run (VAE, settings, versions, memory)."""
+    """The measurements, the findings, and the record of the run (VAE, settings, versions, memory)."""
 
-    measured: Measured
+    measured: Measurements
     findings: tuple[Finding, ...]
     record: dict[str, Any]
 
@@ -69,7 +70,7 @@ class Health:
 
 @dataclass
 class _Run:
-    """One VAE at work: what fails is noted, and the rest goes on."""
+    """One VAE under examination: a pass that fails is noted, and the others continue."""
 
     vae: VAE
     progress: Progress | None
@@ -111,43 +112,39 @@ def examine(
 ) -> Health:
     """Examine a VAE on the device and in the dtype that it was loaded with.
 
-    `images` are files, folders of them, or images [1,3,h,w] in [0,1]; without any, drawn faces and letters
-    serve, the same in every run. Files larger than `max_side` are shrunk to it. One image is in memory
-    at a time, but for the first two, which go round `round_trips` times, by the posterior's mode and
-    unrounded. `time_at` are the sides of square images to take times with; none, no times. `progress`
+    `images` are files, folders of them, or images [1,3,h,w] in [0,1]; without any, synthetic faces and
+    letters are used, the same in every run. Files larger than `max_side` are shrunk to it. One image is in memory
+    at a time, except for the first two, which make `round_trips` round trips, by the posterior's mode and
+    unrounded. `time_at` are the sides of square images to measure times with. `progress`
     gets (done, total, what) before each pass.
 
-    NaN and infinity are findings. Raises UsageError for numbers that can't be or no image, BadInputError
+    NaN and infinity are findings. Raises UsageError for numbers below 1 or no image, BadInputError
     for an image that can't be read or a folder without any, and ResourceError when memory runs out.
     """
     began = time.perf_counter()
     if min(round_trips, max_side, *time_at) < 1:
-        raise UsageError("round trips, the sides to take times at and the largest side are each at least 1.")
+        raise UsageError("round trips, the sides to measure times at and the largest side must each be at least 1.")
     sources = None if images is None else _listed(images)
-    count = DRAWN if sources is None else len(sources)
+    count = SYNTHETIC_IMAGES if sources is None else len(sources)
     trips = min(count, DRIFT_IMAGES) * (round_trips - 1)
     run = _Run(vae, progress, count + len(COLOURS) + trips + len(time_at) * (REPEATS + 1))
-    try:
+    with out_of_memory(
+        f"out of memory on {vae.device} while {vae.name} was examined. Use smaller images (--max-side 256), or "
+        "run where there is more memory."
+    ):
         measured = _measure(run, sources, max_side, round_trips, time_at)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ResourceError(
-            f"out of memory on {vae.device} while {vae.name} was examined. Use smaller images (--max-side 256), or "
-            "run where there is more memory."
-        ) from error
     settings = {"max_side": max_side, "round_trips": round_trips, "time_at": list(time_at), "images": count}
     record = run_record("inspect --health", settings, [vae_record(vae)], time.perf_counter() - began)
-    return Health(measured, findings(measured), record)
+    return Health(measured, find(measured), record)
 
 
 def _measure(
     run: _Run, sources: list[Path | Tensor] | None, max_side: int, round_trips: int, time_at: Sequence[int]
-) -> Measured:
+) -> Measurements:
     vae, factor = run.vae, run.vae.spec.factor
     latents, sums = LatentSums(), ImageSums(factor)
     first: list[tuple[Tensor, Tensor]] = []
-    with watched(vae.network, vae.spec.family.residual_blocks) as watch:
+    with recorded(vae.network, vae.spec.family.residual_blocks) as maxima:
         for number, (name, image) in enumerate(_images(sources, max_side)):
             encoded, again = run.trip(image, name)
             if encoded is not None:
@@ -160,7 +157,7 @@ def _measure(
         drift = _drift(run, first, round_trips)
     space = registry().spaces.get(vae.spec.latent_space or "")
     raw = "scaling_factor" not in vae.spec.family.convention  # a tiny one gives latents that are scaled already
-    return Measured(
+    return Measurements(
         images=_described(sources),
         failures=tuple(run.failures),
         latents=latents.result(),
@@ -172,13 +169,13 @@ def _measure(
         image_grid=sums.grid(),
         plain=plain,
         drift=drift,
-        activations=watch.largest(),
+        activations=maxima.largest(),
         timings=tuple(_timing(run, side) for side in time_at) if not run.failures else (),
     )
 
 
 def _listed(images: Sequence[Source]) -> list[Path | Tensor]:
-    """Folders opened up, and every header looked at before any work."""
+    """The images in folders too; every header is checked before any work."""
     found: list[Path | Tensor] = []
     for source in images:
         if isinstance(source, Tensor):
@@ -193,35 +190,36 @@ def _listed(images: Sequence[Source]) -> list[Path | Tensor]:
         else:
             found.append(path)
     if not found:
-        raise UsageError("no image named. Name files or folders, or none at all for drawn faces and letters.")
+        raise UsageError("no image named. Name files or folders, or none for synthetic faces and letters.")
     for source in found:
         if isinstance(source, Path):
-            check_image_file(source)
+            read_size(source)
     return found
 
 
 def _described(sources: list[Path | Tensor] | None) -> str:
     if sources is None:
+        last = FIRST_SEED + SYNTHETIC_IMAGES // 2 - 1
         return (
-            f"{DRAWN} synthetic images (faces and letters, seeds {FIRST_SEED} to {FIRST_SEED + DRAWN // 2 - 1}) of "
-            f"{DRAWN_SIDE}x{DRAWN_SIDE}"
+            f"{SYNTHETIC_IMAGES} synthetic images (faces and letters, seeds {FIRST_SEED} to {last}) of "
+            f"{SYNTHETIC_SIDE}x{SYNTHETIC_SIDE}"
         )
-    return f"{len(sources)} image{'s' if len(sources) > 1 else ''} of yours"
+    return f"{len(sources)} given image{'s' if len(sources) > 1 else ''}"
 
 
 def _images(sources: list[Path | Tensor] | None, max_side: int) -> Iterator[tuple[str, Tensor]]:
     """Name and image [1,3,h,w] in [0,1], one at a time."""
     if sources is None:
-        for number in range(DRAWN):
+        for number in range(SYNTHETIC_IMAGES):
             seed, kind = FIRST_SEED + number // 2, "letters" if number % 2 else "face"
-            drawing = (draw_letters if number % 2 else draw_face)(seed, DRAWN_SIDE)
-            yield f"drawn {kind} {seed}", from_uint8(torch.as_tensor(drawing.pixels).permute(2, 0, 1)[None])
+            drawing = (draw_letters if number % 2 else draw_face)(seed, SYNTHETIC_SIDE)
+            yield f"synthetic {kind} {seed}", from_uint8(torch.as_tensor(drawing.pixels).permute(2, 0, 1)[None])
         return
     for number, source in enumerate(sources):
         if isinstance(source, Tensor):
             yield f"image {number + 1}", source.detach().cpu()
         else:
-            yield source.name, read_image_file(source, max_side=max_side).image
+            yield source.name, decode_file(source, max_side=max_side).image
 
 
 def _plain(run: _Run, colour: tuple[float, ...]) -> Plain | None:
@@ -235,7 +233,7 @@ def _plain(run: _Run, colour: tuple[float, ...]) -> Plain | None:
 
 def _drift(run: _Run, first: list[tuple[Tensor, Tensor]], round_trips: int) -> tuple[Trip, ...]:
     """PSNR after 1, 2, 4, ... and the last trip; ends early where an image doesn't come back finite."""
-    told = {round_trips} | {2**n for n in range(round_trips.bit_length()) if 2**n <= round_trips}
+    reported = {round_trips} | {2**n for n in range(round_trips.bit_length()) if 2**n <= round_trips}
     found: list[Trip] = []
     now = [again for _, again in first]
     before = [original for original, _ in first]
@@ -245,7 +243,7 @@ def _drift(run: _Run, first: list[tuple[Tensor, Tensor]], round_trips: int) -> t
             before, now = now, [image for image in after if image is not None]
             if len(now) < len(before):
                 break
-        if number in told:
+        if number in reported:
             originals = [original for original, _ in first]
             found.append(Trip(number, _mean_psnr(now, originals), _mean_psnr(now, before)))
     return tuple(found)
@@ -256,7 +254,7 @@ def _mean_psnr(images: list[Tensor], references: list[Tensor]) -> float:
 
 
 def _timing(run: _Run, side: int) -> Timing:
-    """Encoding and decoding by turns, after one of each that isn't counted."""
+    """Encoding and decoding in turn, after one of each that isn't counted."""
     vae = run.vae
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(vae.device)
     cuda = vae.device.type == "cuda"
@@ -280,7 +278,7 @@ def _timing(run: _Run, side: int) -> Timing:
 
 
 def _clock(device: torch.device) -> float:
-    """The time when all that was asked of the device is done."""
+    """The time when the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""What an examination measures, before anyone judges it."""
+"""What an examination measures, without verdicts."""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaelens.health.latents import Latents
-from vaelens.health.signals import BANDS, NYQUIST, band_power, grid_cells, pattern_by_period
+from vaelens.health.latent_statistics import LatentStatistics
+from vaelens.health.spectra import BANDS, NYQUIST, band_power, grid_cells, pattern_by_period
 
 LEVELS = 255.0
 NO_POWER = (0.01 / LEVELS) ** 2  # a band with less than a hundredth of a level has no ratio
@@ -30,14 +30,14 @@ class Plain:
     """A plain colour (RGB in [0,1]) encoded and decoded, away from the borders; all else in 8-bit levels."""
 
     colour: tuple[float, ...]
-    shift: tuple[float, ...]  # of the mean colour, a channel
+    shift: tuple[float, ...]  # of the mean colour, per channel
     unevenness: float  # the largest standard deviation of a channel
     grid: dict[int, float]  # RMS of what repeats, by period in pixels
 
 
 @dataclass(frozen=True)
 class Trip:
-    """After so many round trips: the mean PSNR in dB to the original and to the trip before."""
+    """After `number` round trips: the mean PSNR in dB to the original and to the trip before."""
 
     number: int
     to_original: float
@@ -55,13 +55,13 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """All that was measured; None and empty where nothing finite came out. Levels are 8-bit levels."""
 
     images: str  # which, in words
     failures: tuple[str, ...]  # every pass that gave NaN or infinity
-    latents: Latents | None
-    scaling_factor: float  # as the file or the registry says it
+    latents: LatentStatistics | None
+    scaling_factor: float  # as the file or the registry states it
     shift_factor: float
     registered_scale: float | None  # the latent space's own, where the network gives raw z
     colour_bias: tuple[float, ...] | None  # mean signed error of R, G, B, in levels
@@ -69,7 +69,7 @@ class Measured:
     image_grid: dict[int, float]  # RMS of the pattern in the images' errors, by period, in levels
     plain: tuple[Plain, ...]
     drift: tuple[Trip, ...]
-    activations: dict[str, float]  # largest absolute output a layer
+    activations: dict[str, float]  # largest absolute output per layer
     timings: tuple[Timing, ...]
 
 
@@ -87,7 +87,7 @@ class ImageSums:
         self._squares = 0.0
 
     def add(self, image: Tensor, again: Tensor) -> None:
-        """Count one pair in; both [1,3,h,w] in [0,1], on the CPU. Images weigh by their pixels."""
+        """Add one pair; both [1,3,h,w] in [0,1], on the CPU. Images weigh by their pixels."""
         pixels = image.shape[2] * image.shape[3]
         error = (again[0].double() - image[0].double()) * LEVELS
         self._pixels += pixels

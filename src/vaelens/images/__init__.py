@@ -1,4 +1,4 @@
-"""Images: reading and writing files, ranges, and images drawn with exact labels.
+"""Images: reading and writing files, value ranges, datasets, and synthetic images with exact labels.
 
 Everywhere outside the networks an image is a float tensor [b,3,h,w] with values in [0,1].
 """

@@ -52,7 +52,7 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
         name, box = _box(line, f"{file}, line {number}")
         found.setdefault(name, []).append(box)
     if not found:
-        raise BadInputError(f"{file} holds no boxes. Write one a line: {', '.join(COLUMNS)}.")
+        raise BadInputError(f"{file} holds no boxes. Write one per line: {', '.join(COLUMNS)}.")
     return {name: tuple(boxes) for name, boxes in found.items()}
 
 
@@ -109,7 +109,7 @@ def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]
         for row in rows:
             yield rows.reader.line_num, cast(dict[str, object], row)
     except csv.Error as error:
-        raise BadInputError(f"{file}, line {rows.reader.line_num}: no CSV: {error}. Mend the line.") from error
+        raise BadInputError(f"{file}, line {rows.reader.line_num}: no CSV: {error}. Correct the line.") from error
 
 
 def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -119,7 +119,7 @@ def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BadInputError(f"{file}, line {number}: no JSON: {error}. Mend the line.") from error
+            raise BadInputError(f"{file}, line {number}: no JSON: {error}. Correct the line.") from error
         if not isinstance(found, dict):
             raise BadInputError(f'{file}, line {number}: no JSON object. Write {{"id": ..., "label": ..., ...}}.')
         yield number, cast(dict[str, object], found)
@@ -129,11 +129,12 @@ def _box(line: Mapping[str, object], where: str) -> tuple[str, Box]:
     name, label = line.get("id"), line.get("label")
     for what, value in (("id", name), ("label", label)):
         if not isinstance(value, str) or not value:
-            raise BadInputError(f"{where}: {what} is {value!r}, where a text should be. Mend the line.")
+            raise BadInputError(f"{where}: {what} is {value!r}, where a text is expected. Correct the line.")
     left, top, right, bottom = (_number(line.get(side), side, where) for side in SIDES)
     if left >= right or top >= bottom:
         raise BadInputError(
-            f"{where}: an empty box, left {left:g} to right {right:g}, top {top:g} to bottom {bottom:g}. Mend the line."
+            f"{where}: an empty box, left {left:g} to right {right:g}, top {top:g} to bottom {bottom:g}. "
+            "Correct the line."
         )
     return str(name), Box(str(label), left, top, right, bottom)
 
@@ -146,7 +147,7 @@ def _number(value: object, side: str, where: str) -> float:
         except (ValueError, OverflowError):
             number = math.nan
     if not math.isfinite(number):
-        raise BadInputError(f"{where}: {side} is {value!r}, where a number should be. Mend the line.")
+        raise BadInputError(f"{where}: {side} is {value!r}, where a number is expected. Correct the line.")
     return number
 
 

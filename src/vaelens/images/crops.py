@@ -12,15 +12,15 @@ from vaelens.images.drawing import Box
 
 @dataclass(frozen=True)
 class Crops:
-    """What becomes of an image: a square of `shares` (from, to) of its shorter side, `size` pixels wide afterwards.
+    """Random changes to an image: a square of `shares` (from, to) of its shorter side, resized to `size` pixels.
 
-    flip, recolour: how often it is mirrored, and how often its colours are changed, 0 to 1
+    flip, color_jitter: the probability that it is mirrored, and that its colours are changed
     """
 
     size: int
     shares: tuple[float, float]
     flip: float
-    recolour: float
+    color_jitter: float
 
 
 def random_square(
@@ -36,20 +36,20 @@ def random_square(
     left, top = float(rng.uniform(0, width - side)), float(rng.uniform(0, height - side))
     if how.shares == (1, 1):
         left, top = (width - side) / 2, (height - side) / 2
-    way = Image.Resampling.BOX if side >= how.size else Image.Resampling.BICUBIC
+    method = Image.Resampling.BOX if side >= how.size else Image.Resampling.BICUBIC
     window = (left, top, min(left + side, width), min(top + side, height))  # rounding may lead out
-    square = np.asarray(Image.fromarray(pixels).resize((how.size, how.size), way, box=window))
+    square = np.asarray(Image.fromarray(pixels).resize((how.size, how.size), method, box=window))
     found = [_placed(box, left, top, how.size / side, how.size) for box in boxes]
     kept = [box for box in found if box is not None]
     if rng.random() < how.flip:
         square = square[:, ::-1]
         kept = [dataclasses.replace(box, left=how.size - box.right, right=how.size - box.left) for box in kept]
-    if rng.random() < how.recolour:
-        square = recoloured(square, rng)
+    if rng.random() < how.color_jitter:
+        square = jittered(square, rng)
     return np.ascontiguousarray(square), tuple(kept)
 
 
-def recoloured(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def jittered(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The image with its channels mixed up, and brightness, colour balance and contrast changed; uint8."""
     values = pixels[..., rng.permutation(3)] / 255.0
     values = np.clip(values * rng.uniform(0.6, 1.3, 3), 0, 1) ** rng.uniform(0.7, 1.5)

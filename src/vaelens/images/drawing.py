@@ -1,4 +1,4 @@
-"""What synthetic images have in common: labels that are exact because we drew them, and backgrounds.
+"""What the generators of synthetic images share: labels with exact boxes, finishing, colours and backgrounds.
 
 Images are drawn four times too large and reduced by area, so that edges are smooth and a label's
 box is known to a quarter of a pixel. A seed fixes an image, bit for bit, for one Pillow and NumPy.
@@ -18,8 +18,8 @@ Colour = tuple[int, int, int]
 class Box:
     """A labelled region in pixels of the finished image: left and top inside, right and bottom outside.
 
-    glyph: one character that we drew, its label, which the glyph reader may be asked for. A user's label, or another
-    set's, is never one, also where it is a single letter.
+    glyph: True for a synthetic character, whose label the glyph reader knows. A label of the user or of another dataset
+    never is one, even where it is a single letter.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""Drawn faces: what a decoder is judged on first, the eyes, with iris, pupil, highlight and lashes."""
+"""Synthetic faces with what decoders get wrong first: eyes with iris, pupil, highlight and lashes."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Drawn letters: lines of text at sizes where decoders begin to fail, each glyph with its box."""
+"""Synthetic letters: lines of text at sizes where decoders begin to fail, each glyph with its box."""
 
 import string
 
@@ -11,7 +11,7 @@ GLYPHS = string.ascii_letters + string.digits + "&?!%+"
 
 
 def draw_letters(seed: int, side: int = 256, height: int | None = None) -> Drawing:
-    """A page of random letters, side x side pixels, fixed by its seed; a box a glyph, labelled with it.
+    """A page of random letters, side x side pixels, fixed by its seed; one box per glyph, labelled with it.
 
     `height` is the type size in pixels; without it each line has its own, from side/20 to side/5.
     The typeface is the one inside Pillow (Aileron), in random weights and colours.

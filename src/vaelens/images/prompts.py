@@ -1,4 +1,4 @@
-"""The small language of tiny-sd: what a prompt may ask for, read and written.
+"""The small language of tiny-sd: prompts parsed and written.
 
 A face: `a smiling face with blue eyes and red hair on a yellow background`. A letter: `the letter R in red on white`.
 Every part but the noun may be left out. Docs: docs/tiny-sd.md.
@@ -19,7 +19,7 @@ LETTERS = tuple(string.ascii_uppercase)
 SAME = {"happy": "smiling", "gray": "grey", "blonde": "blond", "portrait": "face", "eyed": "eyes", "haired": "hair"}
 FILLERS = ("a", "an", "the", "with", "and", "of")
 NOUNS = ("face", "letter", "eyes", "hair", "background", "in", "on")
-LEFT_OUT = 0.2  # how often a caption says nothing of an attribute
+LEFT_OUT = 0.2  # the probability that a caption leaves an attribute open
 
 KNOWS = (
     'faces ("a smiling face with blue eyes and red hair on a yellow background") '
@@ -29,7 +29,7 @@ KNOWS = (
 
 @dataclass(frozen=True)
 class Face:
-    """A face's attributes; "" for what wasn't said."""
+    """A face's attributes; "" for what is left open."""
 
     mood: str = ""
     eyes: str = ""
@@ -39,7 +39,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Letter:
-    """A letter's attributes; "" for what wasn't said."""
+    """A letter's attributes; "" for what is left open."""
 
     letter: str = ""
     ink: str = ""
@@ -64,7 +64,7 @@ class PromptError(ValueError):
 
 
 def parse(prompt: str) -> Scene:
-    """What the prompt asks for. Raises PromptError where it asks for something else, or contradicts itself."""
+    """What the prompt describes. Raises PromptError for anything else, and for a contradiction."""
     words: list[str] = re.findall(r"[\w'&]+", prompt.lower())
     words = [SAME.get(word, word) for word in words]
     if not words:
@@ -95,14 +95,14 @@ def _face(words: list[str]) -> Face:
             if pending:
                 _take(found, name, pending, VALUES[Face][name])
             elif not (name == "ground" and before == "ground"):
-                raise PromptError(f"tiny-sd doesn't see which colour the {word} should have. It draws {KNOWS}.")
+                raise PromptError(f"tiny-sd can't tell which colour the {word} should have. It draws {KNOWS}.")
             pending = ""
         elif word in {*EYES, *HAIR, *COLOURS}:
             if pending:
-                raise PromptError(f"tiny-sd doesn't see what should be {pending}. It draws {KNOWS}.")
+                raise PromptError(f"tiny-sd can't tell what should be {pending}. It draws {KNOWS}.")
             pending = word
         elif word not in {*FILLERS, "face", "in", "on"}:
-            raise PromptError(f"tiny-sd doesn't see what {word!r} should be in a face. It draws {KNOWS}.")
+            raise PromptError(f"tiny-sd can't tell what {word!r} should be in a face. It draws {KNOWS}.")
         if word == "on" or (before == "on" and word in FILLERS):
             before = "on"
         elif before == "on" and pending == word:
@@ -111,7 +111,7 @@ def _face(words: list[str]) -> Face:
         else:
             before = ""
     if pending:
-        raise PromptError(f"tiny-sd doesn't see what should be {pending}. It draws {KNOWS}.")
+        raise PromptError(f"tiny-sd can't tell what should be {pending}. It draws {KNOWS}.")
     return Face(**found)
 
 
@@ -128,7 +128,7 @@ def _letter(words: list[str]) -> Letter:
             is_ground = on or rest[number + 1 : number + 2] == ["background"]
             _take(found, "ground" if is_ground else "ink", word, COLOURS)
         elif word not in {*FILLERS, "in", "on", "background"}:
-            raise PromptError(f"tiny-sd doesn't see what {word!r} should be of a letter. It draws {KNOWS}.")
+            raise PromptError(f"tiny-sd can't tell what {word!r} should be of a letter. It draws {KNOWS}.")
         begins = word == "on" or (word == "background" and not coloured)
         on, coloured = begins or (on and word in FILLERS), word in COLOURS
     return Letter(**found)
@@ -165,7 +165,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
 
 
 def random_scene(rng: np.random.Generator, kind: type[Scene] | None = None) -> Scene:
-    """Every attribute drawn evenly and apart from the others; only a letter never has its background's colour."""
+    """Every attribute chosen uniformly and independently; only a letter never has its background's colour."""
     kind = kind or (Face, Letter)[int(rng.integers(2))]
     found = {name: values[int(rng.integers(len(values)))] for name, values in VALUES[kind].items()}
     if kind is Letter:
@@ -175,6 +175,6 @@ def random_scene(rng: np.random.Generator, kind: type[Scene] | None = None) -> S
 
 
 def partly(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with some attributes left unsaid, as in captions to train on."""
-    said = {f.name: "" if rng.random() < LEFT_OUT else getattr(scene, f.name) for f in fields(scene)}
-    return type(scene)(**said)
+    """The scene with some attributes left open, as in captions to train on."""
+    attributes = {f.name: "" if rng.random() < LEFT_OUT else getattr(scene, f.name) for f in fields(scene)}
+    return type(scene)(**attributes)

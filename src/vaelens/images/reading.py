@@ -6,13 +6,13 @@
 | alpha, or a palette with transparency | laid over white, on the stored values                         |
 | a palette, 1 bit, 8-bit grey | its colours; grey in all three channels                                |
 | 16-bit grey        | v / 65535, unrounded                                                             |
-| 16 bits a channel, colour | the high byte of each, as Pillow decodes it                               |
+| 16 bits per channel, colour | the high byte of each, as Pillow decodes it                               |
 | LAB, YCbCr         | Pillow's plain conversion                                                        |
 | CMYK               | by its profile; without one, Pillow's plain conversion                           |
 | an ICC profile     | converted to sRGB, perceptual intent (sRGB itself untouched; a broken one ignored) |
 | several frames or pages | the first                                                                     |
 
-Anything but the plain case is said in the image's notes. More than MAX_PIXELS pixels, and formats that
+Every rule but the plain case leaves a note. More than MAX_PIXELS pixels, and formats that
 are programs or layers (SVG, EPS, PDF, PSD), are refused from the header.
 """
 
@@ -35,14 +35,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
 HEAD = 1024  # bytes that tell what a file is
 ORIENTATION = 0x0112
-EIGHT_BIT = {"RGB", "RGBA", "LA"}  # what Pillow makes of PNGs with 16 bits a channel
+EIGHT_BIT = {"RGB", "RGBA", "LA"}  # what Pillow makes of PNGs with 16 bits per channel
 DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
 REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\xd0\xd3\xc6": "EPS"}
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """An image as it was read: image [1,3,h,w] in [0,1], float32, and what was done to it on the way.
+class DecodedImage:
+    """An image from a file: `image` is [1,3,h,w] in [0,1], float32, `notes` say which rules were applied.
 
     `path` is the file, or the name that was given with the bytes.
     """
@@ -59,17 +59,17 @@ class ImageFile:
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """The image at `path` as an image [1,3,h,w] in [0,1], float32. Rules and errors: `read_image_file`."""
-    return read_image_file(path).image
+    """The image file at `path` as [1,3,h,w] in [0,1], float32. Rules and errors: `decode_file`."""
+    return decode_file(path).image
 
 
-def check_image_file(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width from the header, as it is stored; raises as `read_image_file` does, but for damage inside."""
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width as stored, from the header alone; raises as `decode_file` does, except for damage behind it."""
     with _opened_file(Path(path)) as opened:
         return opened.height, opened.width
 
 
-def read_image_file(path: str | os.PathLike[str], max_side: int | None = None) -> ImageFile:
+def decode_file(path: str | os.PathLike[str], max_side: int | None = None) -> DecodedImage:
     """The image at `path` by the rules above, with notes on those that applied.
 
     `max_side` shrinks a larger one (Lanczos) so that its longer side has that many pixels.
@@ -82,7 +82,7 @@ def read_image_file(path: str | os.PathLike[str], max_side: int | None = None) -
 
 
 def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
-    """A PNG's text chunks; nothing for another kind of image. Raises as `read_image_file` does.
+    """A PNG's text chunks; nothing for another kind of image. Raises as `decode_file` does.
 
     Pillow refuses text that unpacks to more than a megabyte a chunk, and 64 in all.
     """
@@ -92,8 +92,8 @@ def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
         return {key: str(value) for key, value in getattr(opened, "text", {}).items()}
 
 
-def decode_image_file(data: bytes, name: str) -> ImageFile:
-    """An image file's bytes by the rules above; `name` is what messages call it. Raises as `read_image_file` does."""
+def decode_bytes(data: bytes, name: str) -> DecodedImage:
+    """An image file's bytes by the rules above; `name` is what messages call it. Raises as `decode_file` does."""
     file = Path(name)
     return _decoded(_opened(BytesIO(data), data[:HEAD], file), file, None)
 
@@ -114,14 +114,14 @@ def decode_plain(data: bytes, name: str) -> np.ndarray:
             return np.array(frame.convert("RGB"), dtype=np.uint8)
 
 
-def _decoded(opened: Image.Image, file: Path, max_side: int | None) -> ImageFile:
+def _decoded(opened: Image.Image, file: Path, max_side: int | None) -> DecodedImage:
     notes: list[str] = []
     with opened:
         count = getattr(opened, "n_frames", 1)
         if count > 1:
             notes.append(f"the first of {count} frames or pages")
         if opened.format == "PNG" and ";16" in str(getattr(opened, "tile", "")) and opened.mode in EIGHT_BIT:
-            notes.append("16 bits a channel, the high byte kept")
+            notes.append("16 bits per channel, the high byte kept")
         frame = _loaded(opened, file)
         turned = frame.getexif().get(ORIENTATION, 1) in range(2, 9)
         upright = ImageOps.exif_transpose(frame)
@@ -131,7 +131,7 @@ def _decoded(opened: Image.Image, file: Path, max_side: int | None) -> ImageFile
     if max_side is not None and max(image.shape[2:]) > max_side:
         image = _shrunk(image, max_side)
         notes.append(f"shrunk from {upright.width}x{upright.height}")
-    return ImageFile(file, image, tuple(notes))
+    return DecodedImage(file, image, tuple(notes))
 
 
 def _opened_file(file: Path) -> Image.Image:
@@ -231,7 +231,7 @@ def _converted(image: Image.Image, notes: list[str]) -> Image.Image:
     """To RGB, by the profile that is attached, if there is one that works."""
     profile = cast(bytes | None, image.info.get("icc_profile"))
     if image.mode in {"LAB", "YCbCr", "HSV"}:
-        notes.append(f"{image.mode} colours, converted plainly")
+        notes.append(f"{image.mode} colours, converted by Pillow")
     if image.mode not in {"RGB", "L", "CMYK"}:
         image = image.convert("L" if image.mode == "1" else "RGB")
     if profile:
@@ -248,5 +248,5 @@ def _converted(image: Image.Image, notes: list[str]) -> Image.Image:
             notes.append(f"converted from the colour profile {name!r} to sRGB")
             return cast(Image.Image, converted)
     if image.mode == "CMYK":
-        notes.append("CMYK without a usable profile, converted plainly")
+        notes.append("CMYK without a usable profile, converted by Pillow")
     return image.convert("RGB")

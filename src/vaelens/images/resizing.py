@@ -1,6 +1,6 @@
 """From a decoded image to the square that is measured, and where a labelled box lands in it.
 
-| way              | preset    | shortest side to `side` by                                                  |
+| method           | preset    | how the shortest side becomes `side`                                                  |
 |------------------|-----------|-----------------------------------------------------------------------------|
 | `opencv_bilinear`| card-2022 | OpenCV's bilinear on bytes: no antialiasing, fixed-point (cv2 does it)      |
 | `pillow_bicubic` | modern    | Pillow's bicubic on bytes: antialiased                                      |
@@ -20,8 +20,8 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.images.drawing import Box
 from vaelens.images.reading import MAX_PIXELS
 
-Way = Literal["opencv_bilinear", "pillow_bicubic"]
-WAYS: tuple[Way, ...] = get_args(Way)
+ResizeMethod = Literal["opencv_bilinear", "pillow_bicubic"]
+RESIZE_METHODS: tuple[ResizeMethod, ...] = get_args(ResizeMethod)
 SMALLEST = 2.0  # pixels a side: below, a box says nothing about what it frames
 
 
@@ -56,24 +56,25 @@ def resized_size(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def placement(height: int, width: int, side: int) -> Placement:
-    """Where an image of this size goes, by either way."""
+    """Where an image of this size goes, by either method."""
     h, w = resized_size(height, width, side)
     return Placement(w / width, h / height, (w - side) // 2, (h - side) // 2, side)
 
 
-def resize_and_crop(pixels: np.ndarray, side: int, way: Way, name: str = "the image") -> np.ndarray:
+def resize_and_crop(pixels: np.ndarray, side: int, method: ResizeMethod, name: str = "the image") -> np.ndarray:
     """A decoded image, uint8 [h,w,3], to the centre square, uint8 [side,side,3].
 
     Raises BadInputError, naming the image, for one so long and thin that it can't be scaled in memory;
-    UsageError for an unknown way, a side below 1, or without OpenCV where it is needed.
+    UsageError for an unknown method, a side below 1, or without OpenCV where it is needed.
     """
-    if way not in WAYS or side < 1:
-        raise UsageError(f"Can't resize to {side} pixels by {way!r}. The ways are {', '.join(WAYS)}, from 1 pixel up.")
+    if method not in RESIZE_METHODS or side < 1:
+        known = ", ".join(RESIZE_METHODS)
+        raise UsageError(f"Can't resize to {side} pixels by {method!r}. The methods are {known}, from 1 pixel up.")
     height, width = pixels.shape[:2]
     h, w = resized_size(height, width, side)
     if h * w > MAX_PIXELS:
         raise BadInputError(f"{name} is too long and thin ({width}x{height}) for a {side}x{side} crop. Leave it out.")
-    if way == "opencv_bilinear":
+    if method == "opencv_bilinear":
         cv2 = opencv()
         scaled = cv2.resize(pixels, (w, h), interpolation=cv2.INTER_LINEAR)
     else:

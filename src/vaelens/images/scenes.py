@@ -1,4 +1,4 @@
-"""Drawings of what a prompt of the small language asks for: what tiny-sd learns from."""
+"""Synthetic images of what a prompt of the small language describes: the training data of tiny-sd."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,9 +33,9 @@ INSIDE: Colour = (74, 16, 24)  # of an open mouth
 
 
 def draw_scene(scene: Scene, seed: int, side: int = 256) -> Drawing:
-    """The scene, side x side pixels; its seed fixes all that the scene doesn't say: place, size, skin, strength.
+    """The scene, side x side pixels; its seed fixes what the scene leaves open: place, size, skin, strength.
 
-    Every attribute of the scene must be said. Boxes: face, eye (twice), iris (twice), mouth; or the letter.
+    Every attribute of the scene must be given. Boxes: face, eye (twice), iris (twice), mouth; or the letter.
     """
     rng = np.random.default_rng((seed, 3))
     s = side * OVERSAMPLING

@@ -1,6 +1,6 @@
 """A labelled sheet: images beside their reconstructions, pixel for pixel.
 
-One column a version, one row an image. An image's pixel is a pixel of the sheet, so what a VAE does to
+One column per version, one row per image. An image's pixel is a pixel of the sheet, so what a VAE does to
 an eye or a letter is seen as it is and not as a resampling made it.
 """
 
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 MARGIN = 32
 GAP = 16
 NARROWEST = 176  # a column has room for "24.31 dB  SSIM 0.812" even above an image one pixel wide
-ENLARGED_BELOW = 128  # a longer side under this is enlarged: an image of one pixel can't be looked at
+ENLARGED_BELOW = 128  # a longer side under this is enlarged: an image of one pixel can't be seen
 LINE = 1.35  # line height over font size
 
 PAPER, INK, QUIET, RULE = (246, 246, 246), (24, 24, 24), (92, 92, 92), (205, 205, 205)
@@ -28,9 +28,9 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One image in its versions: `cells` are uint8 [h,w,3], all of one size, one a column.
+    """One image in its versions: `cells` are uint8 [h,w,3], all of one size, one per column.
 
-    `title` is the file's name; the size is written beside it. `captions` has one text a cell, or none at all. Where
+    `title` is the file's name; the size is written beside it. `captions` has one text per cell, or none at all. Where
     there is no such version the cell is None, and its caption stands in its place.
     """
 
@@ -177,12 +177,12 @@ def _glyph(character: str) -> str:
         return " "
     if kind in {"Mn", "Me", "Cf"}:  # accents that stand alone here, joiners, marks of direction
         return ""
-    if _image(character) == _image("\uffff"):  # never a character, so it shows the font's box for "missing"
+    if _bitmap(character) == _bitmap("\uffff"):  # never a character, so it shows the font's box for "missing"
         return REPLACED.get(character, "-" if kind == "Pd" else "?")
     return character
 
 
-def _image(character: str) -> bytes:
+def _bitmap(character: str) -> bytes:
     canvas = Image.new("L", (32, 32))
     ImageDraw.Draw(canvas).text((4, 4), character, 255, _font(CAPTION))
     return canvas.tobytes()

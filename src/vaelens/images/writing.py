@@ -26,7 +26,7 @@ def to_pixels(image: Tensor) -> np.ndarray:
 
 
 def encode_png(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
-    """uint8 [h,w,3] to a PNG, losslessly, with one text chunk an entry of `text` (any Unicode)."""
+    """uint8 [h,w,3] to a PNG, losslessly, with one text chunk per entry of `text` (any Unicode)."""
     info = PngInfo()
     for key, value in (text or {}).items():
         info.add_itxt(key, value)

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from vaelens.download.web import WebFile, cached_web, fetch_web
+from vaelens.download.web_files import WebFile, cached_web, fetch_web
 from vaelens.errors import UsageError
 from vaelens.files import sha256_file
 from vaelens.metrics.lpips import LPIPSHeads
@@ -113,7 +113,7 @@ def read_network(
 
     Raises UsageError for an unknown name; BadInputError for a file that is missing, damaged or not this
     network's, with lists; UnsafeFileError for one that holds code, which is not run; CheckFailedError for a NaN or
-    infinity; and what `download.web.fetch_web` raises.
+    infinity; and what `download.web_files.fetch_web` raises.
     """
     entry = _entry(name)
     given = path is not None

@@ -17,7 +17,7 @@ from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.files import sha256_file
 from vaelens.generation import LatentGenerator
-from vaelens.images.reading import read_image_file, read_text
+from vaelens.images.reading import decode_file, read_text
 from vaelens.images.writing import to_pixels
 from vaelens.latents import Latent, PhotoProvenance, PromptProvenance, read_latents
 from vaelens.loading import open_vae
@@ -94,7 +94,7 @@ def replay(
     Raises BadInputError for an image without usable metadata, UsageError naming what is missing here, and what
     generating and decoding raise.
     """
-    old, pixels = read_png_metadata(image), to_pixels(read_image_file(image).image)
+    old, pixels = read_png_metadata(image), to_pixels(decode_file(image).image)
     if pixels.shape[:2] != old.size:
         raise BadInputError(
             f"{image}: it was {_sides(old.size)} pixels and is {_sides(pixels.shape)} now, so it was changed. Use the "
@@ -190,7 +190,7 @@ def _encoded(
                 "Name the latents that the comparison wrote into its folder: --latents FILE."
             )
         encoder = _vae_by_name(source.encoder, old.vae.dtype, given)
-    encoded = encoder.encode(read_image_file(photo, max_side=source.max_side).image)
+    encoded = encoder.encode(decode_file(photo, max_side=source.max_side).image)
     return Latent(encoded.mode().float().cpu(), old.latent_space), encoded.size
 
 

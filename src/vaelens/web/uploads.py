@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.images.reading import check_image_file
+from vaelens.images.reading import read_size
 from vaelens.report.gallery import file_name
 from vaelens.web.job import ID, new_id
 
@@ -44,7 +44,7 @@ class Uploads:
         path = folder / (file_name(Path(name.replace("\\", "/")).name) or "image")
         folder.mkdir(mode=0o700)
         (self._folder / (number + PART)).rename(path)
-        h, w = check_image_file(path)
+        h, w = read_size(path)
         if h * w > MAX_PIXELS:
             raise BadInputError(
                 f"{path.name} has {w}x{h} pixels; an upload has at most {MAX_PIXELS}. Make it smaller first."

@@ -1,11 +1,11 @@
-"""Datasets to measure on: each image has an id, its file's bytes and their sha256, and maybe labelled boxes.
+"""Datasets: each image has a sample id, its file's bytes and their sha256, and maybe labelled boxes.
 
     data = open_dataset("photos/", take=500, seed=0)
     data.name                     # "photos (seeded 500 of 12,345 images)"
     data.read(data.items[0])      # the stored file, bytes
 
-One file a kind of set (folders.py, zips.py, shards.py, hub_sets.py, coco.py, synthetic.py), each giving a `Source`;
-opening.py chooses among them, and takes and hashes what was asked for.
+One file per origin (folders.py, zips.py, shards.py, hub_datasets.py, coco.py, synthetic.py), each giving a `Source`;
+opening.py chooses among them, selects images and hashes them.
 """
 
 from vaelens.images.datasets.items import Dataset, Item, manifest_sha256

@@ -5,7 +5,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from vaelens.download.web import WebFile, fetch_web
+from vaelens.download.web_files import WebFile, fetch_web
 from vaelens.images.boxes import coco_eye_boxes
 from vaelens.images.datasets.items import Source, by_id
 from vaelens.images.datasets.zips import open_zip
@@ -19,7 +19,7 @@ FOLDER = "val2017/"  # inside the zip; ids are without it, as they are when the 
 def open_coco(*, eyes: bool = True, runtime: Runtime = DEFAULT) -> Source:
     """val2017.zip, 816 MB, and with `eyes` the annotations, 253 MB; ids are file names, 000000000139.jpg.
 
-    Raises what `fetch_web` does, CheckFailedError for other bytes than published among it.
+    Raises what `fetch_web` does, including CheckFailedError for other bytes than published.
     """
     table = tomllib.loads(files("vaelens.images.datasets").joinpath("coco.toml").read_text("utf-8"))
 
@@ -37,4 +37,4 @@ def open_coco(*, eyes: bool = True, runtime: Runtime = DEFAULT) -> Source:
     def eyes_of(name: str) -> tuple[Box, ...]:
         return boxes.get(name, ())
 
-    return replace(zipped, name=NAME, kind=NAME, ids=tuple(members), read=read, boxes=eyes_of)
+    return replace(zipped, name=NAME, origin=NAME, ids=tuple(members), read=read, boxes=eyes_of)

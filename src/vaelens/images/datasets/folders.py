@@ -72,13 +72,13 @@ def read_file(path: Path) -> bytes:
 
 
 def too_large(name: str, size: int) -> BadInputError:
-    """The refusal of a file beyond MAX_BYTES."""
+    """The error for a file beyond MAX_BYTES."""
     return BadInputError(f"{name} has {size:,} bytes; an image's file may have {MAX_BYTES:,}. Leave it out.")
 
 
 def one_image(path: Path) -> UsageError:
-    """The refusal of a single image where a set is wanted."""
-    return UsageError(f"{path} is one image, and a measurement needs a set. Name its folder, {path.parent}.")
+    """The error for a single image where a dataset is expected."""
+    return UsageError(f"{path} is one image, not a dataset. Name its folder, {path.parent}.")
 
 
 def _advice(folder: Path) -> str:

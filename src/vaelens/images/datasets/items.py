@@ -19,7 +19,7 @@ MAX_BYTES = 2**29  # one image's file: more than the largest image we read takes
 
 @dataclass(frozen=True)
 class Item:
-    """One image: an id unique in its set, the sha256 of its file's bytes, boxes in pixels as a preset reads it."""
+    """One image: a sample id unique in its dataset, the sha256 of its file, boxes in pixels as a preset reads it."""
 
     id: str
     sha256: str
@@ -31,15 +31,16 @@ class Source:
     """Stored images before any is chosen or read.
 
     name: how a report calls it
-    kind: folder, zip, shards, hub, coco-val2017 or drawn
-    read: from an id to the stored bytes; any number of threads may call it
-    boxes: from an id to its labelled boxes
-    scores: aesthetic scores by id; None where nobody asked
-    fields: what is stored beside the images, named where no score is found
+    origin: folder, zip, shards, hub, coco-val2017 or synthetic
+    ids: sample ids, sorted
+    read: from a sample id to the stored bytes; any number of threads may call it
+    boxes: from a sample id to its labelled boxes
+    scores: aesthetic scores by sample id; None where they aren't needed
+    fields: what is stored beside the images, for the error where no score is found
     """
 
     name: str
-    kind: str
+    origin: str
     ids: tuple[str, ...]
     read: Callable[[str], bytes]
     notes: tuple[str, ...] = ()
@@ -50,10 +51,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The chosen images of a source, sorted by id; `name` is what a report calls it, `notes` what it has to say."""
+    """The chosen images of a source, sorted by id; `name` is what a report calls it, `notes` what it says below."""
 
     name: str
-    kind: str
+    origin: str
     items: tuple[Item, ...]
     notes: tuple[str, ...]
     source: Source
@@ -66,12 +67,12 @@ class Dataset:
         """
         data = self.source.read(item.id)
         if hashlib.sha256(data).hexdigest() != item.sha256:
-            raise CheckFailedError(f"{self.source.name}: {item.id} has changed since the run began. Begin it anew.")
+            raise CheckFailedError(f"{self.source.name}: {item.id} has changed since the run began. Start it again.")
         return data
 
 
 def manifest_sha256(items: Iterable[Item]) -> str:
-    """The sha256 of a set: over one JSON line [id, sha256] an item, sorted by id. Boxes don't count."""
+    """The sha256 of a set: over one JSON line [id, sha256] per item, sorted by id. Boxes don't count."""
     digest = hashlib.sha256()
     for item in sorted(items, key=lambda item: item.id):
         digest.update(json.dumps([item.id, item.sha256]).encode() + b"\n")
@@ -91,7 +92,7 @@ def clean_id(name: str, where: str) -> str:
     """
     path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
     if path.is_absolute() or ".." in path.parts:
-        raise BadInputError(f"{where} holds a file named {name!r}, which leads out of it. Pack it anew.")
+        raise BadInputError(f"{where} holds a file named {name!r}, which leads out of it. Pack it again.")
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

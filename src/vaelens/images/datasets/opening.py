@@ -1,4 +1,4 @@
-"""Opening a dataset by what the user calls it: which kind it is, which images are taken, and their hashes."""
+"""Opening a dataset by the name that the user gives: its origin, which images are taken, and their hashes."""
 
 import difflib
 import hashlib
@@ -15,7 +15,7 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, synthetic
 from vaelens.images.datasets.folders import files_below, images, one_image, open_folder
-from vaelens.images.datasets.hub_sets import open_hub_set
+from vaelens.images.datasets.hub_datasets import open_hub_dataset
 from vaelens.images.datasets.items import UNREADABLE, Dataset, Item, Source
 from vaelens.images.datasets.shards import SCORES, open_shards
 from vaelens.images.datasets.zips import open_zip
@@ -24,7 +24,7 @@ from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
 
 NAMES = (coco.NAME, *synthetic.SETS)
-KINDS = f"a folder of images or of .tar shards, a .zip, a .tar, owner/name on the hub, {', '.join(NAMES)}"
+KNOWN = f"a folder of images or of .tar shards, a .zip, a .tar, owner/name on the hub, {', '.join(NAMES)}"
 THREADS = 4
 PORTION = 4096  # images handed to the threads at once
 
@@ -43,18 +43,18 @@ def open_dataset(
 ) -> Dataset:
     """The images of `source`, chosen, hashed and sorted by id; a path wins over a hub id.
 
-    take: so many, chosen by `seed` without replacement (drawn sets: so many drawn, 200 without it)
+    take: so many, chosen by `seed` without replacement (synthetic datasets: so many are generated, 200 without it)
     min_aesthetic: of shards, only images with at least this aesthetic score
     split: of a hub dataset; without it validation, else test, else train
     boxes: a CSV or JSONL file of labelled boxes (`read_boxes`), in place of those that the set itself has
-    training: of a drawn set, images that are never measured on
-    skip_bad: files that can't even be read stay in the set, with UNREADABLE for a hash; reading them raises again
+    training: of a synthetic dataset, images that are never measured on
+    skip_bad: files that can't be read stay in the dataset with UNREADABLE for a hash; reading them raises again
 
     Each chosen image's file is read once, whole; whether it is an image shows when it is decoded. Where
-    files lie and in which order doesn't matter: the same images under the same names make the same set.
+    files lie and in which order doesn't matter: the same images under the same names make the same dataset.
 
-    Raises UsageError for a set that isn't known, more images than there are, or an option that the set can't
-    follow; BadInputError for what is missing, empty or damaged; and what downloads raise.
+    Raises UsageError for an unknown dataset, more images than there are, or an option that doesn't apply;
+    BadInputError for what is missing, empty or damaged; and what downloads raise.
     """
     _check_options(source, take, min_aesthetic, split)
     own = read_boxes(boxes) if boxes is not None else None
@@ -74,13 +74,13 @@ def open_dataset(
         notes += [note] if note else []
     ids = found.ids
     if min_aesthetic is not None:
-        ids, note = _beautiful(found, min_aesthetic)
+        ids, note = _by_aesthetic_score(found, min_aesthetic)
         notes += [note] if note else []
     chosen = _chosen(ids, take, seed, found.name)
     if len(chosen) < len(ids):
         notes.append(f"{len(chosen):,} of {len(ids):,} images, chosen with seed {seed}")
     items = _hashed(found, chosen, skip_bad, runtime)
-    return Dataset(_title(found, len(items), len(ids), min_aesthetic), found.kind, items, tuple(notes), found)
+    return Dataset(_title(found, len(items), len(ids), min_aesthetic), found.origin, items, tuple(notes), found)
 
 
 def _check_options(
@@ -93,7 +93,7 @@ def _check_options(
 
 
 def _name(source: str | os.PathLike[str]) -> str | None:
-    """One of NAMES, if it is one: a path object, ./drawn and drawn/ mean what lies there."""
+    """One of NAMES, if it is one: a path object, ./synthetic and synthetic/ are paths."""
     return source if isinstance(source, str) and source in NAMES else None
 
 
@@ -120,7 +120,7 @@ def _find(
     if not path.exists():
         if HUB_ID.fullmatch(name) and path.suffix.lower() not in {".zip", ".tar", *SUFFIXES}:
             runtime.notify(f"{name} is no path here: asking the hub for a dataset of that name")
-            return open_hub_set(name, split=split, scored=scored, runtime=runtime)
+            return open_hub_dataset(name, split=split, scored=scored, runtime=runtime)
         raise _unknown(name, path)
     if split is not None:
         raise UsageError(f"{name} lies here and has no splits; --split is for datasets on the hub. Leave it out.")
@@ -137,14 +137,14 @@ def _local(path: Path, scored: bool, runtime: Runtime) -> Source:
             raise UsageError(f"{path} holds both images and .tar shards. Name a folder that holds one kind.")
         return open_shards(tars, path, f"{path.resolve().name}/", scored=scored, runtime=runtime)
     if not path.is_file():
-        raise BadInputError(f"{path} is a device or pipe. A dataset is {KINDS}.")
+        raise BadInputError(f"{path} is a device or pipe. A dataset is {KNOWN}.")
     if suffix == ".zip":
         return open_zip(path)
     if suffix == ".tar":
         return open_shards([path], path.parent, path.name, scored=scored, runtime=runtime)
     if suffix in SUFFIXES:
         raise one_image(path)
-    raise UsageError(f"{path} is no dataset. It can be {KINDS}.")
+    raise UsageError(f"{path} is no dataset. It can be {KNOWN}.")
 
 
 def _unknown(name: str, path: Path) -> UsageError | BadInputError:
@@ -152,8 +152,8 @@ def _unknown(name: str, path: Path) -> UsageError | BadInputError:
     if near:
         return UsageError(f"There is no dataset {name!r}. Did you mean {near[0]}?")
     if path.is_symlink():
-        return BadInputError(f"{path} is a link that leads nowhere. Mend it, or name what it should lead to.")
-    return BadInputError(f"{path}: there is no such file or folder. A dataset is {KINDS}.")
+        return BadInputError(f"{path} is a link that leads nowhere. Repair it, or name its target.")
+    return BadInputError(f"{path}: there is no such file or folder. A dataset is {KNOWN}.")
 
 
 def _with_boxes(source: Source, boxes: dict[str, tuple[Box, ...]], where: str) -> tuple[Source, str | None]:
@@ -165,11 +165,11 @@ def _with_boxes(source: Source, boxes: dict[str, tuple[Box, ...]], where: str) -
     return replace(source, boxes=of), note
 
 
-def _beautiful(source: Source, least: float) -> tuple[tuple[str, ...], str | None]:
+def _by_aesthetic_score(source: Source, least: float) -> tuple[tuple[str, ...], str | None]:
     """The ids with a score of `least` or more, and a note on images without any."""
     if not source.scores:
         beside = (
-            f"what lies beside them has {', '.join(source.fields)}" if source.fields else "nothing lies beside them"
+            f"the data beside them has {', '.join(source.fields)}" if source.fields else "there is no data beside them"
         )
         raise UsageError(
             f"The images of {source.name} have no aesthetic score ({beside}; looked for: {', '.join(SCORES)}). "
@@ -224,7 +224,7 @@ def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, runtime: Runtime
 
 
 def _title(source: Source, count: int, of: int, min_aesthetic: float | None) -> str:
-    """What a report calls the set."""
+    """What a report calls the dataset."""
     if min_aesthetic is not None:
         which = f"seeded {count:,}" if count < of else f"all {count:,}"
         return f"LAION-like: {which} with aesthetic >= {min_aesthetic:g} from {source.name}"

@@ -1,4 +1,4 @@
-"""Parquet files with an image a row, as the hub keeps datasets. The only home of pyarrow."""
+"""Parquet files with one image per row, as the hub keeps datasets. The only home of pyarrow."""
 
 import bisect
 import json
@@ -15,7 +15,7 @@ from vaelens.images.datasets.folders import too_large
 from vaelens.images.datasets.items import MAX_BYTES, Source
 from vaelens.images.datasets.shards import SCORES, aesthetic_score
 
-COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image", "photo")
+COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
 GROUPS_KEPT = 2  # row groups in memory: threads that read consecutive rows are in two at most
 
 

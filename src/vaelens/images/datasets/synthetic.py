@@ -1,4 +1,4 @@
-"""Faces and letters drawn by us: exact boxes, and no download."""
+"""Synthetic faces and letters: exact boxes, and no download."""
 
 import threading
 from collections.abc import Callable
@@ -10,29 +10,29 @@ from vaelens.images.faces import draw_face
 from vaelens.images.letters import draw_letters
 from vaelens.images.writing import encode_png
 
-DRAW: dict[str, Callable[[int], Drawing]] = {"face": draw_face, "letters": draw_letters}
-SETS = {  # what a user writes: what is drawn in turn, and how a report calls it
-    "synthetic": (("face", "letters"), "drawn faces and letters"),
-    "synthetic-faces": (("face",), "drawn faces"),
-    "synthetic-letters": (("letters",), "drawn letters"),
+GENERATORS: dict[str, Callable[[int], Drawing]] = {"face": draw_face, "letters": draw_letters}
+SETS = {  # by the name that a user gives: the generators that alternate, and the title in reports
+    "synthetic": (("face", "letters"), "synthetic faces and letters"),
+    "synthetic-faces": (("face",), "synthetic faces"),
+    "synthetic-letters": (("letters",), "synthetic letters"),
 }
-FIRST = 1_000_000  # training draws from seeds below
-SEEDS = 100_000  # for each seed of a set
+FIRST = 1_000_000  # seeds below are for training
+SEEDS = 100_000  # of images, for each seed of a dataset
 COUNT = 200
-TRAINING_FIRST = 300_000  # the small measures learnt from seeds below
+TRAINING_FIRST = 300_000  # the small metric networks were trained on seeds below
 TRAINING_COUNT = 1000
-KEPT_BYTES = 2**28  # finished images kept in memory; beyond, they are drawn again when they are read
+CACHE_BYTES = 2**28  # of PNG files in memory; further ones are generated again when they are read
 
 
 def open_synthetic(name: str, count: int | None, seed: int, training: bool = False) -> Source:
     """`count` (200; 1,000 for training) synthetic images; ids name the image's own seed, face-1000000.
 
-    Contents are PNG files. Images are drawn when they are read or their boxes are asked for, 256x256, about 0.2 s
+    Contents are PNG files of 256x256. Images are generated when they or their boxes are first read, about 0.2 s
     each. Those for training are never measured on.
 
     Raises UsageError for more images than a seed has, or a seed below 0.
     """
-    kinds, title = SETS[name]
+    generators, title = SETS[name]
     if count is None:
         count = TRAINING_COUNT if training else COUNT
     most = (FIRST - TRAINING_FIRST) // SEEDS - 1 if training else seed
@@ -40,9 +40,9 @@ def open_synthetic(name: str, count: int | None, seed: int, training: bool = Fal
         seeds = f"from 0 to {most}" if training else "from 0 up"
         raise UsageError(f"{name} has 1 to {SEEDS:,} images for each seed {seeds}, not {count:,} for {seed}.")
     first = (TRAINING_FIRST if training else FIRST) + seed * SEEDS
-    ids = sorted(f"{kinds[i % len(kinds)]}-{first + i // len(kinds)}" for i in range(count))
-    desk = _Desk()
-    return Source(title, "synthetic", tuple(ids), desk.read, (f"drawn with seed {seed}",), boxes=desk.boxes)
+    ids = sorted(f"{generators[i % len(generators)]}-{first + i // len(generators)}" for i in range(count))
+    cache = _Cache()
+    return Source(title, "synthetic", tuple(ids), cache.read, (f"generated with seed {seed}",), boxes=cache.boxes)
 
 
 def is_for_training(name: str) -> bool:
@@ -50,26 +50,26 @@ def is_for_training(name: str) -> bool:
     return int(name.rpartition("-")[2]) < FIRST
 
 
-class _Desk:
-    """Draws an image once, and keeps its file and boxes: as long as there is room for files, all boxes."""
+class _Cache:
+    """Generates each image once and keeps its boxes, and its file while there is room."""
 
     def __init__(self) -> None:
         self._files: dict[str, bytes] = {}
         self._boxes: dict[str, tuple[Box, ...]] = {}
-        self._room = KEPT_BYTES
+        self._room = CACHE_BYTES
         self._lock = threading.Lock()
 
     def read(self, name: str) -> bytes:
-        return self._files.get(name) or self._draw(name)
+        return self._files.get(name) or self._generate(name)
 
     def boxes(self, name: str) -> tuple[Box, ...]:
         if name not in self._boxes:
-            self._draw(name)
+            self._generate(name)
         return self._boxes[name]
 
-    def _draw(self, name: str) -> bytes:
-        kind, _, seed = name.partition("-")
-        drawing = DRAW[kind](int(seed))
+    def _generate(self, name: str) -> bytes:
+        generator, _, seed = name.partition("-")
+        drawing = GENERATORS[generator](int(seed))
         data = encode_png(drawing.pixels)
         with self._lock:
             self._boxes[name] = drawing.boxes

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 
-# A channel whose posterior means vary less than this share of the middle channel's tells images apart no more.
+# A channel whose posterior means vary less than this share of the median channel's doesn't tell images apart.
 CONSTANT = 0.05
-# Below this KL, in nats an element, a channel's posterior is the prior, whatever the image.
+# Below this KL, in nats per element, a channel's posterior is the prior, whatever the image.
 COLLAPSED = 0.05
 
 
@@ -22,15 +22,15 @@ class Channel:
     mean: float
     std: float  # of z: the posterior means' variance plus the posterior's own
     signal_std: float  # of the posterior means alone
-    sigma: float | None  # the posterior's standard deviation, its mean
-    noise_share: float | None  # of z's variance, what the posterior's own noise makes
-    kl: float | None  # nats an element
+    sigma: float | None  # the posterior's mean standard deviation
+    noise_share: float | None  # the posterior's share of z's variance
+    kl: float | None  # nats per element
     dead: str | None  # why it is, or None
 
 
 @dataclass(frozen=True)
-class Latents:
-    """All channels together; KL in nats. The None's are as in `Channel`."""
+class LatentStatistics:
+    """All channels together; KL in nats. None as in `Channel`."""
 
     mean: float
     std: float
@@ -43,7 +43,7 @@ class Latents:
 
     @property
     def dead(self) -> tuple[Channel, ...]:
-        """The channels that carry nothing."""
+        """The channels that carry no information."""
         return tuple(channel for channel in self.channels if channel.dead)
 
 
@@ -57,7 +57,7 @@ class LatentSums:
         self._has_posterior = False
 
     def add(self, posterior: DiagonalGaussian) -> None:
-        """Count one batch in; every posterior is of one network."""
+        """Add one batch; all posteriors come from one network."""
         mean, std = posterior.mean.cpu().double(), posterior.std.cpu().double()
         kl = torch.zeros_like(mean)
         if posterior.logvar is not None:
@@ -70,10 +70,10 @@ class LatentSums:
         self._images += len(mean)
         self._has_posterior = posterior.logvar is not None
 
-    def result(self) -> Latents | None:
-        """What was seen, or None before the first batch.
+    def result(self) -> LatentStatistics | None:
+        """The statistics, or None before the first batch.
 
-        The variance of z = mean + sigma * noise is exactly var(mean) + E[sigma^2], so nothing is drawn.
+        The variance of z = mean + sigma * noise is exactly var(mean) + E[sigma^2], so nothing is sampled.
         The scale is 1 / std over all elements: the component-wise rule of Rombach et al. 2022, appendix G.
         """
         if self._sums is None:
@@ -85,7 +85,7 @@ class LatentSums:
         overall = moments.mean(dim=0)
         variance = float(overall[1] - overall[0].square() + overall[3])
         std = math.sqrt(max(variance, 0.0))
-        middle = float(signal.sqrt().median())
+        median = float(signal.sqrt().median())
         has = self._has_posterior
         channels = tuple(
             Channel(
@@ -96,12 +96,12 @@ class LatentSums:
                 sigma=float(sigma[i]) if has else None,
                 noise_share=_share(float(noise[i]), float(signal[i] + noise[i])) if has else None,
                 kl=float(kl[i]) if has else None,
-                dead=_why_dead(float(signal[i].sqrt()), middle, float(kl[i]) if has else None),
+                dead=_why_dead(float(signal[i].sqrt()), median, float(kl[i]) if has else None),
             )
             for i in range(len(mean))
         )
         kl_per_image = float(self._sums[:, 4].sum()) / self._images
-        return Latents(
+        return LatentStatistics(
             mean=float(overall[0]),
             std=std,
             implied_scale=1 / std if std > 0 else math.inf,
@@ -117,7 +117,7 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
-def _why_dead(signal_std: float, middle: float, kl: float | None) -> str | None:
+def _why_dead(signal_std: float, median: float, kl: float | None) -> str | None:
     if kl is not None and kl < COLLAPSED:
         return "collapsed to the prior"
-    return "constant" if signal_std <= CONSTANT * middle else None
+    return "constant" if signal_std <= CONSTANT * median else None

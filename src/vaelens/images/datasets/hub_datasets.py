@@ -1,11 +1,11 @@
-"""Datasets on the Hugging Face hub: parquet files with an image a row, or shards, zips or images as files."""
+"""Datasets on the Hugging Face hub: parquet files with one image per row, or shards, zips or images as files."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from vaelens.download import hub, listing
+from vaelens.download import hub, hub_listing
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets.folders import read_file
 from vaelens.images.datasets.items import Source, by_id, clean_id
@@ -15,7 +15,7 @@ from vaelens.images.datasets.zips import open_zip
 from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
 
-# What parts are called, in the order in which they serve when none is named.
+# What splits are called, in the order in which they are tried when none is named.
 SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
@@ -25,25 +25,25 @@ FORMS = ({".tar"}, {".parquet"}, {".zip"}, SUFFIXES)  # tar first: beside it, pa
 SHOWN = 5  # file names in a message
 
 
-def open_hub_set(
+def open_hub_dataset(
     repo: str,
     *,
     split: str | None = None,
     scored: bool = False,
     runtime: Runtime = DEFAULT,
 ) -> Source:
-    """The images of a dataset on the hub, as it is now; its commit stands in the notes.
+    """The images of a dataset on the hub, as it is now; its commit is in the notes.
 
     A split is the files with its name in theirs, between separators: validation, or en/validation where
     several folders have one. Without `split`: validation, else test, else train, else everything.
     In parquet, ids are the split and the row, validation/00000012; else the files' paths, and within shards
-    and zips the names there. Shards, parquet and zips are downloaded when the set is opened, single images
+    and zips the names there. Shards, parquet and zips are downloaded when the dataset is opened, single images
     when they are read.
 
     Raises UsageError for a split that isn't there or lies in several folders, and without pyarrow where it is
     needed; BadInputError for a repository without images; and what downloads raise.
     """
-    there = listing.list_files(repo, repo_type="dataset", runtime=runtime)
+    there = hub_listing.list_files(repo, repo_type="dataset", runtime=runtime)
     shown = [file for file in there.files if not any(p.startswith(".") for p in file.filename.split("/"))]
     form = next((form for form in FORMS if any(_suffix(file) in form for file in shown)), None)
     if form is None:
@@ -70,13 +70,13 @@ def open_hub_set(
         found = open_shards(list(paths.values()), root, name, scored=scored, runtime=runtime)
     else:
         found = _joined({filename: open_zip(path) for filename, path in paths.items()})
-    return replace(found, name=name, kind="hub", notes=notes)
+    return replace(found, name=name, origin="hub", notes=notes)
 
 
 def choose_split(
     repo: str, files: Sequence[hub.RemoteFile], split: str | None
 ) -> tuple[str, tuple[hub.RemoteFile, ...]]:
-    """The split's name and its files, sorted by name; raises UsageError as `open_hub_set` does."""
+    """The split's name and its files, sorted by name; raises UsageError as `open_hub_dataset` does."""
     named = [next((name for name, others in SPLITS.items() if split in others), split)] if split else [*SPLITS]
     for part in named:
         wanted = "|".join(re.escape(name.strip("/")) for name in SPLITS.get(part, (part,)))

@@ -1,4 +1,4 @@
-"""What images say about a decoder, as pure functions: spectra by scale, and patterns that repeat on its grid."""
+"""Power spectra by scale, and patterns that repeat on the latent grid, as pure functions."""
 
 import math
 from collections.abc import Mapping

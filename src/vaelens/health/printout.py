@@ -1,4 +1,4 @@
-"""An examination as tables to read: the verdicts first, then what they rest on."""
+"""An examination as tables to print: the findings first, then the measurements behind them."""
 
 import math
 import textwrap
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from vaelens.health.activations import HALF_LIMIT, worst_by_block
 from vaelens.health.examination import Health
 from vaelens.health.measurements import LEVELS
-from vaelens.health.signals import pattern_rms
-from vaelens.health.verdicts import THRESHOLDS
+from vaelens.health.spectra import pattern_rms
+from vaelens.health.thresholds import THRESHOLDS
 from vaelens.report.tables import Column, Table
 
 WORST = 5
@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 def header(health: Health) -> list[str]:
-    """What was examined, with what and how, and at what cost."""
+    """What was examined, on what, and at what cost."""
     record = health.record
     (vae,) = record["vaes"]
     space = f"latent space {vae['latent_space']}" if vae["latent_space"] else "a latent space of its own"
@@ -31,27 +31,27 @@ def header(health: Health) -> list[str]:
 
 
 def summary(health: Health) -> Table:
-    """A row a finding."""
-    rows = tuple((f.about, f.says, f.verdict or "-") for f in health.findings)
-    return _table(("looked at", "found", "verdict"), rows)
+    """One row per finding."""
+    rows = tuple((f.check, f.result, f.verdict or "-") for f in health.findings)
+    return _table(("check", "result", "verdict"), rows)
 
 
 def reasons(health: Health) -> list[str]:
-    """Why, for each finding that isn't fine: the threshold and what lies behind it."""
+    """For each finding that isn't fine: the threshold and its reason."""
     found: list[str] = []
     for finding in health.findings:
         if finding.verdict in {None, "fine"}:
             continue
-        threshold = THRESHOLDS[finding.about]
-        limit = threshold.bad if finding.verdict == "bad" else threshold.look
+        threshold = THRESHOLDS[finding.check]
+        limit = threshold.bad if finding.verdict == "bad" else threshold.notable
         value = math.nan if finding.value is None else finding.value
-        why = f"{finding.about}: {value:.3g} {threshold.unit}; {finding.verdict} from {limit:g}. {threshold.reason}"
+        why = f"{finding.check}: {value:.3g} {threshold.unit}; {finding.verdict} from {limit:g}. {threshold.reason}"
         found.append(textwrap.fill(why, WIDTH, subsequent_indent="  "))
     return found
 
 
 def details(health: Health) -> Iterator[tuple[str, Table]]:
-    """Title and table of each measurement that there is."""
+    """Title and table of each measurement that was made."""
     measured = health.measured
     if measured.latents is not None:
         has = measured.latents.sigma is not None
@@ -67,7 +67,7 @@ def details(health: Health) -> Iterator[tuple[str, Table]]:
             )
             for c in measured.latents.channels
         )
-        explained = " (raw z; noise: share of the variance; KL: nats an element)" if has else ""
+        explained = " (raw z; noise: share of the variance; KL: nats per element)" if has else ""
         yield f"Latent channels{explained}", _table(names, rows)
     if measured.bands:
         names = ("wavelength in px", "power kept")

@@ -10,9 +10,20 @@ from urllib.parse import quote
 import huggingface_hub as hub
 from huggingface_hub import constants
 
-from vaelens.download.asking import PATIENCE, Asked, explained, failures, impostor, patiently, settings
-from vaelens.download.hub import NOT_HERE, SHA256, RemoteFile, RepoType, blob_of, folder_of, impossible, named, page_of
-from vaelens.download.web import cache_folder
+from vaelens.download.client import settings, with_retries
+from vaelens.download.failures import NOT_A_HUB, Request, as_network_error, library_errors, wrong_content
+from vaelens.download.hub import (
+    NOT_CACHED,
+    SHA256,
+    RemoteFile,
+    RepoType,
+    blob_of,
+    folder_of,
+    impossible_name,
+    page_of,
+    repo_name,
+)
+from vaelens.download.web_files import cache_folder
 from vaelens.errors import NetworkError, VaelensError
 from vaelens.files import write_atomic
 from vaelens.runtime import DEFAULT, Runtime
@@ -35,33 +46,33 @@ def list_files(
 ) -> Listing:
     """What the repository holds at the commit that `revision` is now, by name, with sizes, and sha256 of large files.
 
-    A listing is kept in vaelens' own cache, and that of a commit is used without asking the hub, that of a
-    branch offline or where the hub can't be asked. With none kept, the files in the hub's cache stand in,
-    which may not be all, and a notice says so.
+    Listings are kept in vaelens' own cache. That of a commit is used without a request, that of a branch offline or
+    where the hub doesn't answer. Without one the files in the hub's cache are listed, which may not be all, and a
+    notice says so.
 
-    Raises NetworkError, within a minute if the hub is silent or in trouble, and offline with nothing cached;
+    Raises NetworkError, within a minute if the hub is silent or has a problem, and offline with nothing cached;
     UsageError for a name that can't be on the hub.
     """
     from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415 - brings in httpx
 
-    name = named(repo, repo_type) + (f" at {revision}" if revision != "main" else "")
+    name = repo_name(repo, repo_type) + (f" at {revision}" if revision != "main" else "")
     try:
         validate_repo_id(repo)
     except ValueError:
-        raise impossible(name) from None
-    place = cache_folder() / "listings" / folder_of(repo, repo_type) / f"{quote(revision, safe='')}.json"
-    kept, which = _kept(place, repo, repo_type), f"the list of files of {name} from before"
+        raise impossible_name(name) from None
+    path = cache_folder() / "listings" / folder_of(repo, repo_type) / f"{quote(revision, safe='')}.json"
+    kept, which = _kept(path, repo, repo_type), f"the earlier list of files of {name}"
     if kept is not None and kept.commit == revision:
         return kept
     if kept is None and (kept := _snapshot(repo, repo_type, revision)) is not None:
         which = f"the {len(kept.files):,} cached files of {name}, which may not be all"
     if runtime.offline or constants.HF_HUB_OFFLINE:
         if kept is None:
-            raise NetworkError(NOT_HERE.format(what=name))
+            raise NetworkError(NOT_CACHED.format(name=name))
         runtime.notify(f"offline: using {which}")
         return kept
     try:
-        listing = _listed(name, repo, repo_type, revision)
+        listing = _from_hub(name, repo, repo_type, revision)
     except NetworkError as error:
         if kept is None:
             raise
@@ -69,21 +80,21 @@ def list_files(
         return kept
     rows = [[file.filename, file.size, file.sha256] for file in listing.files]
     with suppress(VaelensError):  # a cache that can't be written
-        write_atomic(place, json.dumps({"commit": listing.commit, "files": rows}).encode())
+        write_atomic(path, json.dumps({"commit": listing.commit, "files": rows}).encode())
     return listing
 
 
-def _listed(name: str, repo: str, repo_type: RepoType, revision: str) -> Listing:
+def _from_hub(name: str, repo: str, repo_type: RepoType, revision: str) -> Listing:
     """What the hub lists now."""
-    address = f"{constants.ENDPOINT}/api/{repo_type}s/{repo}"
-    asked = Asked(name, page_of(repo, repo_type), f"{address}/revision/{quote(revision, safe='')}?expand=sha")
+    api = f"{constants.ENDPOINT}/api/{repo_type}s/{repo}"
+    request = Request(name, f"{api}/revision/{quote(revision, safe='')}?expand=sha", page_of(repo, repo_type))
     with settings():
         try:
-            described, _ = _answer(asked.url)
-            commit, entries = str(described["sha"]), list[Any]()
-            page: str | None = f"{address}/tree/{commit}?recursive=true"
+            description, _ = _get_json(request.url)
+            commit, entries = str(description["sha"]), list[Any]()
+            page: str | None = f"{api}/tree/{commit}?recursive=true"
             while page:
-                more, page = _answer(page)
+                more, page = _get_json(page)
                 entries += more
             return Listing(
                 commit,
@@ -93,35 +104,36 @@ def _listed(name: str, repo: str, repo_type: RepoType, revision: str) -> Listing
                     if e["type"] == "file"
                 ),
             )
-        except failures() as error:
-            raise explained(error, asked) from None
+        except library_errors() as error:
+            raise as_network_error(error, request) from None
         except (ValueError, KeyError, TypeError):  # neither JSON nor what it should hold
-            raise impostor(asked) from None
+            raise wrong_content(request, NOT_A_HUB) from None
 
 
-def _answer(url: str) -> tuple[Any, str | None]:
-    """What the hub's interface answers, read from JSON, and the address of the next page."""
+def _get_json(url: str) -> tuple[Any, str | None]:
+    """The hub's answer, read from JSON, and the address of the next page.
+
+    Not by the library's `list_repo_tree`, which has no timeout and sends the token to any host that a page links to.
+    """
     from huggingface_hub.utils import (  # noqa: PLC0415 - brings in httpx
         build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
         hf_raise_for_status,
     )
 
-    def ask() -> Any:
-        headers = build_hf_headers()
-        answer = hub.get_session().get(url, headers=headers, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    def get() -> Any:
+        answer = hub.get_session().get(url, headers=build_hf_headers(), timeout=constants.HF_HUB_ETAG_TIMEOUT)
         hf_raise_for_status(answer)
         return answer
 
-    answer = patiently(ask, PATIENCE)
+    answer = with_retries(get)
     link = answer.links.get("next", {}).get("url")
-    # Nowhere else than to the endpoint, since the token goes with it.
     return answer.json(), link and constants.ENDPOINT + link[link.index("/api/") :]
 
 
-def _kept(place: Path, repo: str, repo_type: RepoType) -> Listing | None:
-    """The listing that was written to `place`."""
+def _kept(path: Path, repo: str, repo_type: RepoType) -> Listing | None:
+    """The listing that was written to `path`."""
     try:
-        kept = json.loads(place.read_bytes())
+        kept = json.loads(path.read_bytes())
         files = (RemoteFile(repo, name, kept["commit"], size, sha, repo_type) for name, size, sha in kept["files"])
         return Listing(kept["commit"], tuple(files))
     except (OSError, ValueError, KeyError, TypeError):

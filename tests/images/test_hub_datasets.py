@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from support.hub_standin import HubStandin
 from support.stored_images import content, folder, ids, shards, zipped
-from vaelens.download import hub, listing
+from vaelens.download import hub, hub_listing
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets import open_dataset
 from vaelens.runtime import Runtime
@@ -22,14 +21,14 @@ class Hub:
         self.root = root
         self.fetched: list[str] = []
 
-    def list_files(self, repo: str, **how: object) -> listing.Listing:
+    def list_files(self, repo: str, **how: object) -> hub_listing.Listing:
         assert how["repo_type"] == "dataset"
         commit = "c" * 40
         names = sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
         found = [hub.RemoteFile(repo, n, commit, (self.root / n).stat().st_size, None, "dataset") for n in names]
-        return listing.Listing(commit, tuple(found[::-1]))
+        return hub_listing.Listing(commit, tuple(found[::-1]))
 
-    def fetch(self, file: hub.RemoteFile, **how: object) -> Path:
+    def fetch(self, file: hub.RemoteFile, _: Runtime) -> Path:
         assert file.repo_type == "dataset"
         self.fetched.append(file.filename)
         return self.root / file.filename
@@ -39,7 +38,7 @@ class Hub:
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     stand_in = Hub(tmp_path / "repo")
     stand_in.root.mkdir()
-    monkeypatch.setattr(listing, "list_files", stand_in.list_files)
+    monkeypatch.setattr(hub_listing, "list_files", stand_in.list_files)
     monkeypatch.setattr(hub, "fetch", stand_in.fetch)
     monkeypatch.setattr(hub, "cached", lambda file: None)
     monkeypatch.chdir(tmp_path)
@@ -63,7 +62,7 @@ def images_column(*names: str) -> list[object]:
     return [{"bytes": content(name), "path": name} for name in names]
 
 
-def test_parquet_with_a_image_a_row(there: Hub) -> None:
+def test_parquet_with_one_image_per_row(there: Hub) -> None:
     parquet(there.root / "data/train-00000-of-00001.parquet", {"image": images_column("no")})
     parquet(there.root / "data/test-00000-of-00001.parquet", {"image": images_column("t")})
     for part, names in enumerate(["abcde", "fg", "hij"]):
@@ -73,7 +72,7 @@ def test_parquet_with_a_image_a_row(there: Hub) -> None:
     data = open_dataset("owner/name", runtime=Runtime(notify=said.append))
     assert ids(data) == [f"validation/{row:08d}" for row in range(10)]
     assert [data.read(item) for item in data.items] == [content(name) for name in "abcdefghij"]
-    assert (data.kind, data.name) == ("hub", "owner/name validation (10 images)")
+    assert (data.origin, data.name) == ("hub", "owner/name validation (10 images)")
     assert data.notes == (f"owner/name at commit {'c' * 40}",)
     assert there.fetched == [f"data/validation-{part:05d}-of-00003.parquet" for part in range(3)]
     assert said[0] == "owner/name is no path here: asking the hub for a dataset of that name"
@@ -110,7 +109,7 @@ def test_scores_in_parquet(there: Hub) -> None:
     data = open_dataset("owner/name", min_aesthetic=5)
     assert ids(data) == ["train/00000001", "train/00000003"]
     parquet(there.root / "test.parquet", {"image": images_column("a"), "beauty": [9.0]})
-    with pytest.raises(UsageError, match="beside them has image, beauty"):
+    with pytest.raises(UsageError, match="the data beside them has image, beauty"):
         open_dataset("owner/name", min_aesthetic=5)
 
 
@@ -147,17 +146,17 @@ def test_a_split_in_two_configurations_has_to_be_named(there: Hub) -> None:
     assert data.read(data.items[0]) == content("en")
 
 
-def test_a_hub_set_of_shards(there: Hub) -> None:
+def test_a_hub_dataset_of_shards(there: Hub) -> None:
     shards(there.root / "data")
     data = open_dataset("owner/name", min_aesthetic=5, take=2)
     assert data.name == "LAION-like: seeded 2 with aesthetic >= 5 from owner/name train"
-    assert data.kind == "hub"
+    assert data.origin == "hub"
     assert all(name.startswith("data/0000") for name in ids(data))
     assert [data.read(item) for item in data.items] == [content(name.rpartition("/")[2]) for name in ids(data)]
     assert there.fetched == [f"data/0000{i}.tar" for i in range(3)]
 
 
-def test_a_hub_set_of_zips_and_of_images(there: Hub) -> None:
+def test_a_hub_dataset_of_zips_and_of_images(there: Hub) -> None:
     folder(there.root, "val/a.png", "val/b.jpg", "train/c.png", "latest/d.png")
     data = open_dataset("owner/name", take=1)
     assert ids(data) < ["val/c"]
@@ -169,21 +168,16 @@ def test_a_hub_set_of_zips_and_of_images(there: Hub) -> None:
     assert data.read(data.items[0]) == content("x/a.png")
 
 
-def test_a_hub_set_without_images(there: Hub) -> None:
+def test_a_hub_dataset_without_images(there: Hub) -> None:
     with pytest.raises(BadInputError, match=r"owner/name holds no parquet, \.tar, \.zip or images"):
         open_dataset("owner/name")
 
 
-def test_a_hub_set_through_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_dataset_through_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real way there and back: listed, fetched and checked once, then offline from the cache."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "own"))
     rows = parquet(tmp_path / "rows.parquet", {"image": images_column(*"abc")}).read_bytes()
     with HubStandin() as served:
-        address = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        served.use(monkeypatch, tmp_path)
         served.add("datasets/owner/rows", "data/test-00000-of-00001.parquet", rows)
         served.add("datasets/owner/rows", "data/train-00000-of-00001.parquet", b"not asked for")
         served.add("datasets/owner/files", "one/a.png", content("a"))

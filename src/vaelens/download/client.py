@@ -1,0 +1,64 @@
+"""huggingface_hub as we use it, for the hub and for other addresses: its settings, and when a call is repeated."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import TypeVar
+
+from huggingface_hub import constants
+
+from vaelens.download.failures import error_names, library_errors
+
+# Seconds before each repetition. A hub that never answers is given up after 4 x HF_HUB_ETAG_TIMEOUT + 7 = 47 s.
+WAITS = (1, 2, 4)
+TEMPORARY = {"5xx", "408", "TimeoutException", "RemoteProtocolError", "ReadError"}
+# A transfer: the library itself resumes it after a timeout, but not after a connection that was reset.
+TEMPORARY_IN_TRANSFER = {"5xx", "408", "ReadError"}
+
+# The library's constants for our calls. One that the user has set in the environment stays as it is.
+SETTINGS = {
+    # The library resumes a silent transfer five times, a second apart: 6 x 6 + 5 = 41 s. Its own 10 s make 65.
+    "HF_HUB_DOWNLOAD_TIMEOUT": 6,
+    # A transfer that breaks loses the chunk it was in: 1 MiB, where the library's is 10.
+    "DOWNLOAD_CHUNK_SIZE": 1 << 20,
+    # The Xet client knows none of these timeouts.
+    "HF_HUB_DISABLE_XET": True,
+}
+
+_one_at_a_time = threading.Lock()  # one download per process, because the constants are the process's
+_Result = TypeVar("_Result")
+
+
+def with_retries(
+    call: Callable[[], _Result], temporary: Iterable[str] = frozenset(TEMPORARY), waits: Iterable[float] = WAITS
+) -> _Result:
+    """What `call` returns; it is repeated after each of `waits` while it fails for one of the `temporary` reasons."""
+    for wait in waits:
+        try:
+            return call()
+        except library_errors() as error:
+            if set(temporary).isdisjoint(error_names(error)):
+                raise
+        time.sleep(wait)
+    return call()
+
+
+@contextmanager
+def settings() -> Generator[None]:
+    """The library with SETTINGS, and silent: its warnings carry addresses and come at each retry."""
+    log = logging.getLogger("huggingface_hub")
+    with _one_at_a_time:
+        before = {name: getattr(constants, name) for name in SETTINGS if not os.environ.get(name)}
+        level = log.level
+        try:
+            log.setLevel(logging.CRITICAL)
+            for name in before:
+                setattr(constants, name, SETTINGS[name])
+            yield
+        finally:
+            log.setLevel(level)
+            for name, value in before.items():
+                setattr(constants, name, value)
