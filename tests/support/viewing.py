@@ -83,7 +83,7 @@ class View:
 
     def until(self, condition: str) -> None:
         """Wait for a JavaScript condition, from outside: the page's policy stops Playwright's own way."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while not self.page.evaluate(condition):
             assert time.monotonic() < end, f"never: {condition}"
             time.sleep(0.02)

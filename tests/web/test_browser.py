@@ -115,7 +115,7 @@ def test_it_fits_speaks_japanese_and_can_be_used_by_keys(visit: Callable[..., Vi
     for _ in range(30):
         view.page.keyboard.press("Tab")
         reached.add(view.page.evaluate("document.activeElement.id || document.activeElement.name"))
-    assert {"file", "model", "vae", "seeds", "next-seed", "go"} <= reached
+    assert {"file", "model", "vae", "seeds", "next-seed", "run"} <= reached
 
 
 def test_markup_in_names_is_shown_and_does_nothing(visit: Callable[..., View], server: Served) -> None:
