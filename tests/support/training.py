@@ -171,7 +171,6 @@ def wanted(form: str) -> Recipe:
 
 
 def begin(recipe: Recipe) -> State:
-    torch.set_num_threads(1)
     return state(recipe, torch.float64)
 
 

@@ -1,9 +1,9 @@
 """Small random VAEs."""
 
-import torch
 
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.networks.tiny import TinyAutoencoderConfig
+from vaelens.resources import seeded
 from vaelens.vae import VAE
 from vaelens.weights.shapes import build
 from vaelens.weights.spec import NetworkConfig, VAESpec
@@ -20,5 +20,5 @@ def spec_of(config: NetworkConfig, space: str | None = "sd1", scale: float = 0.1
 
 
 def random_vae(config: NetworkConfig = NARROW, seed: int = 0, **spec: object) -> VAE:
-    torch.manual_seed(seed)
-    return VAE(build(config), spec_of(config, **spec), "random")  # type: ignore[arg-type]
+    with seeded(seed):
+        return VAE(build(config), spec_of(config, **spec), "random")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from torch import Tensor
 from vaelens.adapters.libraries import diffusers, quiet
 from vaelens.adapters.models import GUARD, LIBRARIES, ModelFiles
 from vaelens.errors import BadInputError, UsageError
-from vaelens.resources import is_out_of_memory
+from vaelens.resources import is_out_of_memory, preserved_random_state
 
 OnStep = Callable[[int, int], None]  # told the number of the step that comes next, from 1, and of all
 EVEN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
@@ -145,7 +145,7 @@ def open_pipeline(
         without["requires_safety_checker"] = False  # without one it would say so at length
     options = {"torch_dtype": dtype, "local_files_only": True}
     try:
-        with quiet():
+        with quiet(), preserved_random_state():  # made of random numbers before they are read
             if model.file is not None:
                 pipe = kind.from_single_file(str(model.file), config=str(model.folder), **options, **without)
             else:

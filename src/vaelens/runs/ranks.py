@@ -66,6 +66,7 @@ class Ranks:
                     f"Give all machines the same {same}."
                 )
 
+
 def _utils() -> Any:
     from accelerate import utils  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]  (a second to import)
 
