@@ -457,7 +457,9 @@ SLOW = [{"methods": ("GET",), "piece": 370_000, "pause": 4}]  # 14 pieces: 56 s,
 
 
 @pytest.fixture(scope="module")
-def in_trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Outcome]]]:
+def in_trouble(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Outcome]]]:
     def attempt(faults: list[dict[str, object]], home: Path, **environment: str) -> Outcome:
         with HubStandin() as hub:
             hub.add(REPO, WEIGHTS, CONTENT)
@@ -465,10 +467,12 @@ def in_trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, F
                 hub.fault(REPO, WEIGHTS, **fault)
             return run(hub, home, **environment)
 
+    here = [item for item in request.session.items if item.path == request.path]
+    slow = {"slow": SLOW} if any(item.get_closest_marker("slow") for item in here) else {}
     with ThreadPoolExecutor(len(TROUBLES) + 2) as pool:
         begun = {
             name: pool.submit(attempt, faults, tmp_path_factory.mktemp("home"))
-            for name, faults in {"slow": SLOW, **{case: faults for case, (faults, _) in TROUBLES.items()}}.items()
+            for name, faults in {**slow, **{case: faults for case, (faults, _) in TROUBLES.items()}}.items()
         }
         home = tmp_path_factory.mktemp("home")
         begun["impatient"] = pool.submit(attempt, SILENT, home, HF_HUB_DOWNLOAD_TIMEOUT="1")
@@ -491,6 +495,7 @@ def test_a_hub_in_trouble_is_given_up_within_a_minute(in_trouble: dict[str, Futu
     assert outcome.seconds < MINUTE
 
 
+@pytest.mark.slow
 def test_a_slow_transfer_that_moves_is_not_given_up(in_trouble: dict[str, Future[Outcome]]) -> None:
     outcome = in_trouble["slow"].result()
     assert outcome.path.read_bytes() == CONTENT

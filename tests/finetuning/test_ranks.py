@@ -68,6 +68,7 @@ def _presets() -> Generator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_one_process_stops_and_two_go_on(tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos", 14, side=44)
     vae, run, asked = random_vae().save(tmp_path / "narrow.safetensors"), tmp_path / "run", []

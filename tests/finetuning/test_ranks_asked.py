@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.training import ALONE, CHANGED, SMALL, folder, torchrun
 from support.vaes import random_vae
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import json, sys

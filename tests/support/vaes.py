@@ -1,6 +1,5 @@
 """Small random VAEs."""
 
-
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.networks.tiny import TinyAutoencoderConfig
 from vaelens.resources import seeded
