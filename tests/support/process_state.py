@@ -70,11 +70,18 @@ def process_state() -> dict[str, object]:
 def changes(before: dict[str, object], after: dict[str, object]) -> list[str]:
     """What differs, a line each. A module imported for the first time, and what it sets up for itself, is no change."""
     return [
-        f"{name}: {str(old)[:200]} -> {str(new)[:200]}"
+        f"{name}: {_difference(old, new)}"
         for name in before | after
         if (old := before.get(name, ABSENT)) != (new := after.get(name, ABSENT))
         and not (old == ABSENT and new != "None" and not name.startswith("environment: "))
     ]
+
+
+def _difference(old: object, new: object) -> str:
+    if isinstance(old, list) and isinstance(new, list):
+        gone, more = [one for one in old if one not in new], [one for one in new if one not in old]
+        return f"without {gone}, with {more}" if gone or more else "in another order"
+    return f"{old} -> {new}"
 
 
 def _umask() -> str:
