@@ -13,6 +13,7 @@ from support.process_state import changes, process_state, random_state
 from support.training import SMALL, folder, small_presets, train
 from support.vaes import random_vae
 from vaelens.adapters.libraries import quiet
+from vaelens.process import Shared, ignoring
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "astronaut.png"
@@ -40,16 +41,16 @@ def test_a_library_call_leaves_the_process_as_it_was(call: Callable[[Path], obje
     assert changes(before, process_state() | random_state()) == []
 
 
-def test_quiet_ends_with_the_last_of_several_threads() -> None:
-    """Contexts that overlap without one lying within the other, as two threads have them."""
-    before = process_state()
-    first, second = quiet(), quiet()
-    first.__enter__()
+@pytest.mark.parametrize("make", [quiet, lambda: ignoring(UserWarning)], ids=["quiet", "ignoring"])
+def test_a_shared_context_ends_with_the_last_of_several_threads(make: Callable[[], Shared]) -> None:
+    """Entered twice and left in the order of entering, as two threads do."""
+    before, context = process_state(), make()
+    context.__enter__()
     during = process_state()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert changes(during, process_state()) == [], "still quiet"
-    second.__exit__(None, None, None)
+    context.__enter__()
+    context.__exit__()
+    assert changes(during, process_state()) == []
+    context.__exit__()
     assert changes(before, process_state()) == []
     assert changes(before, during) != []
 

@@ -5,10 +5,9 @@ Both take seconds to import: ask for them when something is about to be generate
 
 import logging
 import sys
-import threading
 import warnings
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -16,12 +15,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from vaelens.errors import UsageError
+from vaelens.process import Shared
 
 owns_process = False  # set by the command line: there a torchvision that can't be imported is hidden for good
-
-_lock = threading.Lock()
-_threads: list[int] = []  # one entry for each `quiet` that was entered and not yet left
-_undo = ExitStack()
 
 
 @cache
@@ -66,23 +62,9 @@ def check_torchvision() -> None:
         sys.modules["torchvision"] = None  # type: ignore[assignment]  (how Python spells "not installed")
 
 
-@contextmanager
-def quiet() -> Generator[None]:
-    """In this context neither library writes lines, progress bars or warnings.
-
-    The settings belong to the process, so of several threads the first changes them and the last restores them.
-    """
-    with _lock:
-        if not _threads:
-            _undo.enter_context(_silenced())
-        _threads.append(threading.get_ident())
-    try:
-        yield
-    finally:
-        with _lock:
-            _threads.pop()
-            if not _threads:
-                _undo.close()
+def quiet() -> Shared:
+    """A context in which neither library writes lines, progress bars or warnings; also for several threads at once."""
+    return _QUIET
 
 
 @contextmanager
@@ -102,3 +84,6 @@ def _silenced() -> Generator[None]:
             for logger, module, level, bar in zip(loggers, modules, levels, bars, strict=True):
                 logger.setLevel(level)
                 module._tqdm_active = bar
+
+
+_QUIET = Shared(_silenced)
