@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from vaelens.adapters import libraries
+
 if TYPE_CHECKING:
     from vaelens.report.tables import Table
 
@@ -17,7 +19,7 @@ _level = {"quiet": False, "verbose": False}
 def set_level(quiet: bool, verbose: bool) -> None:
     """How much is said on stderr for the rest of this process."""
     _level.update(quiet=quiet, verbose=verbose)
-    if quiet:
+    if quiet and libraries.owns_process:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
 
 
