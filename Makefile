@@ -1,9 +1,12 @@
 # `make demo` and `make test` each set up all they need in .venv, in a fresh clone and alone.
+# `make test-all` adds the long end-to-end cases (marked `slow`); `make test-order` runs the files in reverse order.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+
+.PHONY: demo test test-all test-order test-alone lint clean
 
 demo: .venv/product.stamp
 	@$(BIN)/vaelens compare "a smiling face with blue eyes and red hair on a yellow background" --seed 0 \
@@ -19,7 +22,18 @@ demo: .venv/product.stamp
 	@echo "The same, live:                          $(BIN)/vaelens serve"
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
+
+# In one process, the last file first: finds a test that needs what another one left behind.
+test-order: .venv/test.stamp
+	$(BIN)/pytest $$(find tests -name 'test_*.py' | sort -r)
+
+# Each file in a process of its own.
+test-alone: .venv/test.stamp
+	for file in $$(find tests -name 'test_*.py' | sort); do $(BIN)/pytest $$file -m "not slow" || [ $$? = 5 ] || exit 1; done
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

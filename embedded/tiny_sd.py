@@ -6,14 +6,13 @@
     python embedded/tiny_sd.py ship -o RUN                  into the package, fp16, in the layout of diffusers
 
 Scenes whose combination of attributes is one of `unseen` are never trained on: embedded/check_tiny_sd.py asks for them.
-Docs: docs/tiny-sd.md.
+In an environment without torchvision, or with one that can be imported. Docs: docs/tiny-sd.md.
 """
 
 import argparse
 import hashlib
 import json
 import math
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,19 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-sys.modules["torchvision"] = None  # type: ignore[assignment]  # transformers needs none of it, and the tests' one lacks its operators
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E402
-
-import vaelens  # noqa: E402
-from vaelens.adapters.models import INDEX, LATENT_SPACE  # noqa: E402
-from vaelens.images.drawing import Drawing  # noqa: E402
-from vaelens.images.prompts import VALUES, WORDS, Scene, caption, partly, random_scene  # noqa: E402
-from vaelens.images.scenes import draw_scene  # noqa: E402
-from vaelens.weights.registry import embedded_model_path, registry  # noqa: E402
+import vaelens
+from vaelens.adapters.models import INDEX, LATENT_SPACE
+from vaelens.images.drawing import Drawing
+from vaelens.images.prompts import VALUES, WORDS, Scene, caption, partly, random_scene
+from vaelens.images.scenes import draw_scene
+from vaelens.weights.registry import embedded_model_path, registry
 
 COUNT, BATCH, LESSONS = 16_000, 32, 2000
 WARM_UP, EMA, CLIP = 300, 0.999, 1.0

@@ -1,14 +1,17 @@
-"""Small random VAEs on disk, and the oracles' import."""
+"""Small random VAEs on disk, the oracles' import, and the check that a test leaves the process as it was."""
 
 import os
+import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import support.torchvision_operators  # noqa: F401
+from support.process_state import changes, process_state
 from support.served import offer, server  # noqa: F401  (fixtures)
 from support.vaes import random_vae
 from support.viewing import browser, open_page, open_path  # noqa: F401  (fixtures)
@@ -17,11 +20,34 @@ from vaelens.vae import VAE
 
 with warnings.catch_warnings():  # what other packages deprecate while they load isn't ours to mend
     warnings.simplefilter("ignore")
+    # Imported once, before the first test: importing them changes environment and warning filters.
     import diffusers  # noqa: F401
+    import torchvision  # noqa: F401
+    import transformers.models.clip  # noqa: F401
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # several at once: a thread each
-    torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)  # the same sums in the same order, in one process or in several at once
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+STATE = pytest.StashKey[dict[str, object]]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """Each test begins with the same random numbers, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    item.stash[STATE] = process_state()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Fails a test that leaves the process changed, once its fixtures are gone."""
+    result = yield
+    if changed := changes(item.stash[STATE], process_state()):
+        pytest.fail("the process was left changed:\n" + "\n".join(changed), pytrace=False)
+    return result
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 import pytest
 
-from vaelens import files
 from vaelens.errors import BadInputError, ResourceError, UsageError
 from vaelens.files import sha256_file, write_atomic
 
@@ -128,9 +127,9 @@ def test_special_targets_are_refused(tmp_path: Path) -> None:
 def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a stand-in for the system's refusal, since root may write anywhere."""
 
-    def refused(**_: object) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", refused)
+    monkeypatch.setattr(Path, "touch", refused)
     with pytest.raises(BadInputError, match=r"Permission denied\. Check the folder's permissions"):
         write_atomic(tmp_path / "a", b"")

@@ -10,8 +10,8 @@ import itertools
 import json
 import math
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -62,21 +62,24 @@ def write_together(contents: Mapping[Path, bytes | Callable[[BinaryIO], object]]
 def _written_beside(target: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
     """A complete file of the target's folder, with its mode, under another name."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    mode = _mode(target)
-    handle, name = tempfile.mkstemp(prefix=".vaelens-", dir=target.parent)
+    replaced = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+    written = target.parent / f".vaelens-{secrets.token_hex(8)}"
+    # Created with its mode, so that the system applies the umask: asking for that would change it for other threads.
+    written.touch(0o666 if replaced is None else 0o600, exist_ok=False)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with written.open("wb") as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
                 content(file)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(mode)
+        if replaced is not None:
+            written.chmod(replaced)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         raise
-    return Path(name)
+    return written
 
 
 def writable_path(path: str | os.PathLike[str]) -> Path:
@@ -107,14 +110,6 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """The file's sha256 in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _mode(target: Path) -> int:
-    if target.exists():
-        return stat.S_IMODE(target.stat().st_mode)
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
 
 
 def _in_hub_cache(target: Path) -> bool:

@@ -147,14 +147,21 @@ def out_of_memory(message: str) -> Generator[None]:
 
 
 @contextmanager
-def seeded(seed: int) -> Generator[None]:
-    """In this context torch's CPU generator begins at the seed; afterwards it is what it was."""
+def preserved_random_state() -> Generator[None]:
+    """After this context torch's CPU generator is what it was before."""
     before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
         torch.set_rng_state(before)
+
+
+@contextmanager
+def seeded(seed: int) -> Generator[None]:
+    """In this context torch's CPU generator begins at the seed; afterwards it is what it was."""
+    with preserved_random_state():
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def processor(device: str) -> str:

@@ -57,7 +57,7 @@ def local(folder: Path, seed: int) -> str:
     return open_generator(model, Sampling(PROMPT, steps=2), Runtime()).latents(seed).sha256
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_a_model_on_the_hub_without_its_vae(hub: HubStandin, folders: Folders, tmp_path: Path, kind: str) -> None:
     space, scale = {"sd": ("sd1", 0.18215), "sdxl": ("sdxl", 0.13025)}[kind]
     vae = random_vae(space=space, scale=scale).save(tmp_path / "own.safetensors")
@@ -157,6 +157,7 @@ def as_ldm(name: str) -> str:
     return f"model.diffusion_model.{BLOCKS[block]}.{rest}"
 
 
+@pytest.mark.slow
 def test_a_single_file_checkpoint(hub: HubStandin, tmp_path: Path) -> None:
     torch.manual_seed(1)
     pipe = pipelines.sd(1)

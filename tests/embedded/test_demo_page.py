@@ -15,6 +15,8 @@ from PIL import Image
 
 from support.viewing import Open, View
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TRIO = ["tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse"]
 GENERATED, PHOTOGRAPH = 0, 1

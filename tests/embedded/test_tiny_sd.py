@@ -124,6 +124,7 @@ def test_diffusers_own_call_takes_it_with_our_vae() -> None:
         vaelens.as_diffusers("tiny-ft-mse")
 
 
+@pytest.mark.slow
 def test_the_articles_program_runs_with_it(tmp_path: Path) -> None:
     program = str(ROOT / "examples" / "swap_vae.py")
     # The tests' torchvision lacks its operators, which transformers would stumble over; users' haven't such a one.

@@ -24,6 +24,8 @@ from vaelens.metrics.frechet import Jackknife
 from vaelens.weights.fingerprint import fingerprint
 from vaelens.weights.reading import read_vae
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SHORT: dict[str, Any] = {
     "run.steps": 2, "run.held_out": 2, "run.evaluate_every": 2, "run.checkpoint_every": 2, "data.size": 32,

@@ -181,14 +181,17 @@ def relative(value: float | None, expected: float) -> float:
     return abs(value / expected - 1)
 
 
+@pytest.mark.slow
 def test_rfid_from_files_against_torch_fidelity(card: Results, by_torch_fidelity: tuple[float, float]) -> None:
     assert relative(card.dataset_scores["one", "rfid"].value, by_torch_fidelity[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_kid_from_files_against_torch_fidelity(card: Results, by_torch_fidelity: tuple[float, float]) -> None:
     assert relative(card.dataset_scores["one", "kid"].value, 1000 * by_torch_fidelity[1]) < 1e-5
 
 
+@pytest.mark.slow
 def test_rfid_from_files_against_pytorch_fid(
     card: Results,
     photos: Path,

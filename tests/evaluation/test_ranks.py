@@ -75,6 +75,7 @@ def test_on_one_folder_they_change_nothing(
     assert_same(output, results, whole)
 
 
+@pytest.mark.slow
 def test_without_a_common_folder_and_with_other_threads(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
 ) -> None:

@@ -95,7 +95,7 @@ def test_a_row_is_what_the_measures_say_of_the_saved_images(whole: tuple[Path, R
     assert row.scores["ssim"] == pytest.approx(expected, abs=2e-4)  # a pixel may be rounded the other way
 
 
-@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(7, marks=pytest.mark.slow)])
 def test_shards_change_nothing(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path, count: int
 ) -> None:
@@ -124,6 +124,7 @@ def test_a_shard_that_is_not_the_last_says_what_is_left_as_json(
     assert found["images"] == 4
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_continued(
     whole: tuple[Path, Results], photos: Path, two_vaes: list[Path], tmp_path: Path
 ) -> None:

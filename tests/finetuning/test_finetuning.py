@@ -190,6 +190,7 @@ def test_a_damaged_checkpoint_is_skipped(whole: Path, narrow: Path, photos: Path
         train(narrow, photos, run)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_checkpoint_loses_nothing(whole: Path, narrow: Path, photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(Interrupted):

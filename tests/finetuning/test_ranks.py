@@ -90,6 +90,7 @@ def test_two_processes_compute_the_gradients_of_one(tmp_path: Path) -> None:
         assert len(same) > 0.9 * sum(n.startswith("after.") for n in one)
 
 
+@pytest.mark.slow
 def test_two_processes_resume_a_run_of_one(tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos", 14, side=44)
     vae, run = random_vae().save(tmp_path / "narrow.safetensors"), tmp_path / "run"

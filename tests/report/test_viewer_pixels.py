@@ -76,6 +76,7 @@ def test_the_heat_map_is_that_of_numpy(open_page: Open, colours: np.ndarray) -> 
     assert view.page.locator(".heat").get_attribute("aria-label") == "Heat map of vae-2 against vae-1, gain ×2"
 
 
+@pytest.mark.slow
 def test_the_heat_map_lies_over_the_image_and_zooms_with_it(open_page: Open) -> None:
     left, right = solid(RED), solid(RED)
     right[120:, 160:] = GREEN

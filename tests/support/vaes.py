@@ -6,6 +6,7 @@ from vaelens.families.known import build_network, family_of
 from vaelens.families.spec import NetworkConfig, VAESpec
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.networks.tiny import TinyAutoencoderConfig
+from vaelens.resources import seeded
 from vaelens.vae import VAE
 
 # As deep as kl-f8 (248 tensors), narrow enough to read a thousand times.
@@ -18,8 +19,8 @@ def random_vae(
 ) -> VAE:
     family = family_of(config)
     values = {"scaling_factor": scale, "shift_factor": shift, "pixel_range": family.pixel_range, **family.convention}
-    torch.manual_seed(seed)
-    return VAE(build_network(config), VAESpec(config, space, **values), "random")
+    with seeded(seed):
+        return VAE(build_network(config), VAESpec(config, space, **values), "random")
 
 
 def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -227,7 +227,7 @@ def started(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_ends_the_command_with_130(offer: Choices, tmp_path: Path, number: int) -> None:
     model = next(one for one in offer.models.values() if one.name == "narrow-sd")
     own = next(one for one in offer.vaes.values() if one.own_of == model.id)

@@ -12,11 +12,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from vaelens.adapters.libraries import hide_broken_torchvision
+from vaelens.adapters.libraries import quiet, transformers
 from vaelens.download.hub import RemoteFile, fetch
 from vaelens.errors import BadInputError
 from vaelens.files import sha256_file
 from vaelens.images.resizing import resize_and_crop
+from vaelens.resources import preserved_random_state
 from vaelens.runtime import DEFAULT, Runtime
 
 REPOSITORY = "facebook/dinov2-large"
@@ -47,20 +48,16 @@ def load_dinov2(
     repository: str = REPOSITORY,
     runtime: Runtime = DEFAULT,
 ) -> DINOv2:
-    """The network in fp32. Raises BadInputError for damaged files, as `fetch`."""
-    hide_broken_torchvision()
-    from transformers import Dinov2Model  # noqa: PLC0415  (takes seconds)
-    from transformers.utils import logging  # noqa: PLC0415
-
-    logging.disable_progress_bar()  # reading from the disk takes no time to watch
+    """The network in fp32. Raises BadInputError for damaged files, as `fetch` and as `check_torchvision`."""
+    library = transformers()
     config, weights = (fetch(RemoteFile(repository, name), runtime) for name in ("config.json", "model.safetensors"))
     try:
         if config.parent != weights.parent:
             raise ValueError("config and weights are of two commits")
-        loaded: Any = Dinov2Model.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
-            weights.parent, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-        model, found = loaded
+        with quiet(), preserved_random_state():  # it is made of random numbers before it is read
+            model, found = library.Dinov2Model.from_pretrained(
+                weights.parent, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
         if lacking := [*found["missing_keys"], *found["mismatched_keys"], *found["unexpected_keys"]]:
             raise ValueError(f"other tensors: {', '.join(map(str, lacking[:4]))}")
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -3,57 +3,87 @@
 Both take seconds to import: ask for them when something is about to be generated, not before.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
+
+from vaelens.errors import UsageError
+from vaelens.process import Shared
+
+owns_process = False  # set by the command line: there a torchvision that can't be imported is hidden for good
+
+
+@cache
+def transformers() -> Any:
+    """The module. Raises UsageError as `check_torchvision`."""
+    check_torchvision()
+    with warnings.catch_warnings():  # deprecations between these libraries are nothing that a user can fix
+        warnings.simplefilter("ignore")
+        import_module("transformers.utils.logging")
+        return import_module("transformers")
 
 
 @cache
 def diffusers() -> Any:
-    """The module, with transformers loaded before it."""
-    hide_broken_torchvision()
-    with warnings.catch_warnings():  # what they deprecate among themselves isn't the user's to mend
+    """The module, with transformers loaded before it. Raises UsageError as `check_torchvision`."""
+    transformers()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        import_module("diffusers.utils.logging")
         with quiet():
             import_module("transformers.models.clip")
             return import_module("diffusers")
 
 
-@contextmanager
-def quiet() -> Generator[None]:
-    """In this context neither library writes lines, bars or warnings; how they were set before is put back."""
-    found = [import_module(f"{name}.utils.logging") for name in ("transformers", "diffusers")]
-    before = [(logging, logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in found]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logging in found:
-            logging.set_verbosity_error()
-            logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            for logging, verbosity, bars in before:
-                logging.set_verbosity(verbosity)
-                if bars:
-                    logging.enable_progress_bar()
+def check_torchvision() -> None:
+    """Raises UsageError if torchvision is installed and can't be imported, as when it was built for another torch.
 
-
-def hide_broken_torchvision() -> None:
-    """Let transformers go on without torchvision where it is installed and can't be imported.
-
-    One that was built for another torch is common; transformers imports it wherever it finds it, for work that
-    isn't asked of it here, and all of diffusers would fall with it.
+    transformers imports it wherever it finds it, though nothing that we ask of it needs it, and diffusers fails with
+    transformers. A command hides such a torchvision; in a user's process nothing may be changed.
     """
     if "torchvision" in sys.modules or find_spec("torchvision") is None:
         return
     try:
         import_module("torchvision")
-    except Exception:  # noqa: BLE001  (an ImportError, or a RuntimeError on operators that aren't there)
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        sys.modules["torchvision"] = None  # type: ignore[assignment]  (how Python spells "there is none")
+    except Exception as error:  # an ImportError, or a RuntimeError about missing operators
+        if not owns_process:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UsageError(
+                f"torchvision is installed and can't be imported ({reason}); diffusers and transformers need it to "
+                f"work or to be absent. Install the torchvision built for torch {version('torch')}, or uninstall it."
+            ) from error
+        sys.modules["torchvision"] = None  # type: ignore[assignment]  (how Python spells "not installed")
+
+
+def quiet() -> Shared:
+    """A context in which neither library writes lines, progress bars or warnings; also for several threads at once."""
+    return _QUIET
+
+
+@contextmanager
+def _silenced() -> Generator[None]:
+    loaded = [name for name in ("transformers", "diffusers") if f"{name}.utils.logging" in sys.modules]
+    modules: list[Any] = [sys.modules[f"{name}.utils.logging"] for name in loaded]
+    loggers = [logging.getLogger(name) for name in loaded]
+    levels, bars = [logger.level for logger in loggers], [module._tqdm_active for module in modules]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger, module in zip(loggers, modules, strict=True):
+            logger.setLevel(logging.ERROR)
+            module._tqdm_active = False  # transformers' public switch would also change huggingface_hub's bars
+        try:
+            yield
+        finally:
+            for logger, module, level, bar in zip(loggers, modules, levels, bars, strict=True):
+                logger.setLevel(level)
+                module._tqdm_active = bar
+
+
+_QUIET = Shared(_silenced)

@@ -11,7 +11,7 @@ from torch import Tensor
 from vaelens.adapters.libraries import diffusers, quiet
 from vaelens.adapters.models import LIBRARIES, SAFETY_PARTS, ModelFiles
 from vaelens.errors import BadInputError
-from vaelens.resources import is_out_of_memory
+from vaelens.resources import is_out_of_memory, preserved_random_state
 from vaelens.runtime import Runtime
 from vaelens.sampling import SCHEDULERS, Sampling
 
@@ -122,7 +122,7 @@ def open_pipeline(model: ModelFiles, sampling: Sampling, runtime: Runtime) -> Di
         parts["requires_safety_checker"] = False  # otherwise diffusers warns at length where there is none
     options = {"torch_dtype": runtime.dtype, "local_files_only": True}
     try:
-        with quiet():
+        with quiet(), preserved_random_state():  # made of random numbers before they are read
             if model.file is not None:
                 pipe = pipeline_class.from_single_file(str(model.file), config=str(model.folder), **options, **parts)
             else:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from vaelens.adapters import libraries
 from vaelens.cli import (
     calibrate,
     compare,
@@ -75,6 +76,7 @@ _interrupts: list[int] = []  # the signals received
 
 def main() -> None:
     """Run the command line; every failure becomes one message and its exit code (see `vaelens.errors`)."""
+    libraries.owns_process = True
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     try:

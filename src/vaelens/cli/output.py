@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from vaelens.adapters import libraries
+
 if TYPE_CHECKING:
     from vaelens.report.tables import Table
 
@@ -21,7 +23,7 @@ _level = {"quiet": False, "verbose": False}
 def set_level(quiet: bool, verbose: bool) -> None:
     """How much goes to stderr for the rest of this process."""
     _level.update(quiet=quiet, verbose=verbose)
-    if quiet:
+    if quiet and libraries.owns_process:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # huggingface_hub reads it when it is imported
 
 

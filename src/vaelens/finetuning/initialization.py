@@ -17,7 +17,7 @@ from vaelens.finetuning.state import ENCODER, State
 from vaelens.loading import check_source, open_vae
 from vaelens.networks.autoencoder_kl import Attention, AutoencoderKL, AutoencoderKLConfig, ResnetBlock
 from vaelens.report.record import vae_record
-from vaelens.resources import seeded
+from vaelens.resources import preserved_random_state, seeded
 from vaelens.runtime import Runtime
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
@@ -70,7 +70,8 @@ def initialize(vae: Source | VAE | None, recipe: Recipe, seed: int, space: str |
     found = vae if isinstance(vae, VAE) else open_vae(vae, runtime, space=space)
     _check_loaded(found, recipe)
     _check_size(recipe, found.spec)
-    network = AutoencoderKL(cast(AutoencoderKLConfig, found.spec.config)).to(runtime.device)
+    with preserved_random_state():  # its own weights replace the random ones
+        network = AutoencoderKL(cast(AutoencoderKLConfig, found.spec.config)).to(runtime.device)
     network.load_state_dict({name: tensor.float() for name, tensor in found.network.state_dict().items()})
     identity = {"name": found.name, "weights": vae_record(found)["weights"], "spec": asdict(found.spec)}
     return Initial(network, found.spec, found, identity)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vaelens.errors import BadInputError
 from vaelens.metrics.psim import psim
 from vaelens.networks.small import GlyphReader, SmallFrechet, SmallPerceptual
-from vaelens.resources import full_precision
+from vaelens.resources import full_precision, preserved_random_state
 
 WEIGHTS = Path(__file__).parent / "weights"
 Network = TypeVar("Network", bound=nn.Module)
@@ -49,16 +49,19 @@ def frechet_features(net: SmallFrechet, pixels: Tensor) -> Tensor:
         return net(pixels.float() / 255)
 
 
+@preserved_random_state()
 def load_small_perceptual() -> SmallPerceptual:
     """psim-small's network, on the CPU, float32, frozen. Raises BadInputError where its file is damaged."""
     return _loaded(SmallPerceptual(), "psim-small")
 
 
+@preserved_random_state()
 def load_small_frechet() -> SmallFrechet:
     """fd-small's network, on the CPU, float32, frozen. Raises BadInputError where its file is damaged."""
     return _loaded(SmallFrechet(), "fd-small")
 
 
+@preserved_random_state()
 def load_glyph_reader(classes: int) -> GlyphReader:
     """The glyph reader, on the CPU, float32, frozen. Raises BadInputError where its file is damaged."""
     return _loaded(GlyphReader(classes), "glyph-reader")

@@ -1,0 +1,120 @@
+"""No library call changes the process for good, and a torchvision that can't be imported stops no command."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import vaelens as vl
+from support.process_state import changes, process_state, random_state
+from support.training import SMALL, folder, small_presets, train
+from support.vaes import random_vae
+from vaelens.adapters.libraries import quiet
+from vaelens.process import Shared, ignoring
+
+ROOT = Path(__file__).parents[1]
+PHOTO = ROOT / "examples" / "astronaut.png"
+PROMPT = "the letter R in red on white"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda out: vl.compare(PROMPT, seeds=[0], steps=1, device="cpu").save(out / "sheet.html"),
+        lambda out: vl.generate(PROMPT, steps=1, device="cpu").save(out / "image.png"),
+        lambda out: vl.reconstruct([PHOTO], max_side=64, device="cpu").save(out / "sheet.html"),
+        lambda out: vl.as_diffusers(vl.load("tiny-ft-mse", device="cpu")),
+        lambda out: vl.load("tiny-kl-f8", device="cpu").encode(vl.read_image(PHOTO)).sample(seed=0),
+        lambda out: vl.examine(random_vae(), max_side=64, time_at=()),
+        lambda out: vl.evaluate(random_vae(), "synthetic", preset="offline", take=2, output=out / "e", device="cpu"),
+        lambda out: train(random_vae(SMALL).save(out / "vae.safetensors"), folder(out / "p", 9), out / "r"),
+    ],
+    ids=["compare", "generate", "reconstruct", "as_diffusers", "load", "examine", "evaluate", "finetune"],
+)
+def test_a_library_call_leaves_the_process_as_it_was(call: Callable[[Path], object], tmp_path: Path) -> None:
+    before = process_state() | random_state()
+    with small_presets():
+        call(tmp_path)
+    assert changes(before, process_state() | random_state()) == []
+
+
+@pytest.mark.parametrize("make", [quiet, lambda: ignoring(UserWarning)], ids=["quiet", "ignoring"])
+def test_a_shared_context_ends_with_the_last_of_several_threads(make: Callable[[], Shared]) -> None:
+    """Entered twice and left in the order of entering, as two threads do."""
+    before, context = process_state(), make()
+    context.__enter__()
+    during = process_state()
+    context.__enter__()
+    context.__exit__()
+    assert changes(during, process_state()) == []
+    context.__exit__()
+    assert changes(before, process_state()) == []
+    assert changes(before, during) != []
+
+
+@pytest.fixture
+def beside_a_broken_torchvision(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run Python where torchvision was built for another torch."""
+    package = tmp_path / "broken" / "torchvision"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    path = os.pathsep.join(map(str, (package.parent, ROOT / "src", ROOT / "tests")))
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        env = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "VAELENS_CACHE": str(tmp_path / "none")}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=env, timeout=240)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("generate", PROMPT), pytest.param(("compare", PROMPT), marks=pytest.mark.slow)],
+    ids=["generate", "compare"],
+)
+def test_commands_work_beside_a_broken_torchvision(
+    beside_a_broken_torchvision: Callable[..., "subprocess.CompletedProcess[str]"], arguments: tuple[str, ...]
+) -> None:
+    ran = beside_a_broken_torchvision("-m", "vaelens", *arguments, "--steps", "1", "--device", "cpu")
+    assert ran.returncode == 0, ran.stderr
+
+
+LIBRARY = """
+import sys
+import vaelens as vl
+from support.process_state import changes, process_state, random_state
+from support.training import SMALL, folder, small_presets, train
+from support.vaes import random_vae
+
+calls = {
+    "compare": lambda: vl.compare("the letter R", seeds=[0], steps=1, device="cpu"),
+    "generate": lambda: vl.generate("the letter R", steps=1, device="cpu"),
+    "as_diffusers": lambda: vl.as_diffusers(vl.load("tiny-ft-mse", device="cpu")),
+}
+import torch._dynamo, accelerate  # what the first import of these sets up for itself is theirs
+for name, call in calls.items():
+    before = process_state() | random_state()
+    try:
+        call()
+    except vl.VaelensError as error:
+        print(name, error)
+    assert changes(before, process_state() | random_state()) == []
+    assert "torchvision" not in sys.modules
+"""
+
+
+def test_the_library_names_a_broken_torchvision_and_changes_nothing(
+    beside_a_broken_torchvision: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> None:
+    ran = beside_a_broken_torchvision("-c", LIBRARY)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["compare", "generate", "as_diffusers"]
+    for line in lines:
+        assert "torchvision" in line
+        assert "operator torchvision::nms does not exist" in line
+        assert "uninstall it" in line
