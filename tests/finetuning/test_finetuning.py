@@ -23,7 +23,7 @@ from vaelens.finetuning.training import Interrupted, finetune
 
 pytestmark = pytest.mark.usefixtures("_plain_report")
 
-FROM_SCRATCH: dict[str, Any] = {"changed": {"model.space": "own"}}
+FROM_SCRATCH: dict[str, Any] = {"overrides": {"model.space": "own"}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -232,9 +232,9 @@ def test_a_training_that_runs_away_is_stopped_and_rolled_back(narrow: Path, phot
 
 def test_from_scratch_it_has_a_space_of_its_own(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    changed = {"model.space": "own", "run.steps": 2, "run.evaluate_every": 2}
+    overrides = {"model.space": "own", "run.steps": 2, "run.evaluate_every": 2}
     short = {"gan.weight": 0.0, "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0}
-    tuned = train(None, photos, run, recipe="tiny-scratch", overrides=changed | short)
+    tuned = train(None, photos, run, recipe="tiny-scratch", overrides=overrides | short)
     assert tuned.vae.spec.latent_space is None
     latents = torch.cat(
         [tuned.vae.encode(vl.read_image(p)).posterior.mode().flatten() for p in sorted(photos.iterdir())]
@@ -294,22 +294,22 @@ def test_invalid_calls_are_refused_before_anything_is_written(narrow: Path, phot
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (UsageError, "for VAEs of the latent space sd1, but other has sdxl", {"vae": other}),
         (UsageError, "continues a VAE. Name it with --from", {"vae": None}),
-        (UsageError, "trains from scratch", {"recipe": "tiny-scratch", "changed": {"model.space": "own"}}),
+        (UsageError, "trains from scratch", {"recipe": "tiny-scratch", "overrides": {"model.space": "own"}}),
         (UsageError, "Did you mean kl-f8", {"vae": Path("kl-f9")}),
         (BadInputError, "no images", {"photos": empty}),
         (
             UsageError,
             "Give at least 16 images, lower it with --set run.held_out=7,",
-            {"changed": {"run.held_out": 8}},
+            {"overrides": {"run.held_out": 8}},
         ),
         (UsageError, "is a tiny autoencoder", {"vae": Path("taesd")}),
-        (UsageError, "For sd1, use ft-ema or ft-mse.", {"vae": Path("kl-f8"), "changed": {"model.space": "tiny"}}),
+        (UsageError, "For sd1, use ft-ema or ft-mse.", {"vae": Path("kl-f8"), "overrides": {"model.space": "tiny"}}),
         (UsageError, "doesn't divide the batch size 4", {"micro_batch_size": 3}),
         (UsageError, "2 weights for 1 sources", {"weights": [1, 1]}),
-        (UsageError, "the images have none", {"changed": {"loss.box_weight": 2.0}}),
+        (UsageError, "the images have none", {"overrides": {"loss.box_weight": 2.0}}),
         (UsageError, "uses no network called vgg16; it uses none", {"networks": {"vgg16": "x"}}),
-        (UsageError, "Did you mean loss.pixel", {"changed": {"loss.pixl": "l1"}}),
-        (UsageError, "needs a multiple of 8. Set it: --set data.size=32", {"changed": {"data.size": 33}}),
+        (UsageError, "Did you mean loss.pixel", {"overrides": {"loss.pixl": "l1"}}),
+        (UsageError, "needs a multiple of 8. Set it: --set data.size=32", {"overrides": {"data.size": 33}}),
         (UsageError, "the seed must be between", {"seed": -1}),
         (
             UsageError,
@@ -332,9 +332,9 @@ def test_invalid_calls_are_refused_before_anything_is_written(narrow: Path, phot
 
 def test_a_gan_that_never_starts_is_a_warning(narrow: Path, photos: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    changed: dict[str, Any] = {"run.steps": 2, "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0}
-    changed |= {"run.evaluate_every": 2, "gan.start": 2, "gan.warmup_steps": 0}
-    train(narrow, photos, tmp_path / "late", overrides=changed, notify=said.append)
+    overrides: dict[str, Any] = {"run.steps": 2, "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0}
+    overrides |= {"run.evaluate_every": 2, "gan.start": 2, "gan.warmup_steps": 0}
+    train(narrow, photos, tmp_path / "late", overrides=overrides, notify=said.append)
     assert any("the GAN starts after step 2, but this training ends at 2" in line for line in said)
     assert "The GAN, which starts after step 2, was never used." in (tmp_path / "late" / "README.md").read_text()
     lines = [json.loads(line) for line in (tmp_path / "late" / "log.jsonl").read_text().splitlines()]
@@ -343,7 +343,7 @@ def test_a_gan_that_never_starts_is_a_warning(narrow: Path, photos: Path, tmp_pa
 
 def test_another_training_in_the_folder_is_refused_by_name(whole: Path, narrow: Path, photos: Path) -> None:
     for said, more in (
-        ("recipe.loss.pixel was", {"changed": {"loss.pixel": "mse"}}),
+        ("recipe.loss.pixel was", {"overrides": {"loss.pixel": "mse"}}),
         ("seed was 0, now 1", {"seed": 1}),
         ("micro_batch_size was", {"micro_batch_size": 2}),
     ):
@@ -355,8 +355,8 @@ def test_corrupt_images_are_skipped_counted_and_listed(narrow: Path, photos: Pat
     small = folder(tmp_path / "small", 12, first=30, side=20)  # smaller than the crop, too
     (small / "33.png").write_bytes((small / "33.png").read_bytes()[:80])
     said: list[str] = []
-    changed = {"run.steps": 6, "run.evaluate_every": 6}
-    tuned = train(narrow, small, tmp_path / "run", overrides=changed, notify=said.append, held_out=photos)
+    overrides = {"run.steps": 6, "run.evaluate_every": 6}
+    tuned = train(narrow, small, tmp_path / "run", overrides=overrides, notify=said.append, held_out=photos)
     assert any(line.startswith("Warning: 1 image couldn't be read") for line in said), said
     assert [name.rpartition(": ")[2] for name in tuned.record["skipped"]] == ["33.png"]
     assert list(json.loads((tmp_path / "run" / "skipped.json").read_text())) == list(tuned.record["skipped"])
@@ -368,7 +368,7 @@ def test_several_sources_and_boxes(narrow: Path, photos: Path, tmp_path: Path) -
         "id,label,left,top,right,bottom\n" + "".join(f"{n}.png,eye,5,5,30,30\n" for n in range(50, 58))
     )
     (tmp_path / "none.csv").write_text("id,label,left,top,right,bottom\n00.png,mouth,5,5,30,30\n")
-    changed = {
+    overrides = {
         "run.steps": 3,
         "run.evaluate_every": 3,
         "gan.weight": 0.0,
@@ -380,7 +380,7 @@ def test_several_sources_and_boxes(narrow: Path, photos: Path, tmp_path: Path) -
     for weights in (None, [3, 1]):
         run = tmp_path / f"run-{weights}"
         finetune(
-            narrow, [photos, more], recipe="tiny-ft-ema", overrides=SHORT_RUN | changed, output=run, device="cpu",
+            narrow, [photos, more], recipe="tiny-ft-ema", overrides=SHORT_RUN | overrides, output=run, device="cpu",
             threads=1, weights=weights, boxes=[tmp_path / "none.csv", tmp_path / "boxes.csv"],
         )  # fmt: skip
         settings = json.loads((run / "run.json").read_text())["settings"]
@@ -408,7 +408,7 @@ def test_boxes_without_weight_are_refused_or_noted(narrow: Path, photos: Path, t
 
 def test_another_file_of_boxes_is_another_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
     asked: list[int] = []
-    more: dict[str, Any] = {"changed": {"loss.box_weight": 2.0}}
+    more: dict[str, Any] = {"overrides": {"loss.box_weight": 2.0}}
     for number in (0, 1):
         lines = "".join(f"{photo.name},eye,5,5,30,{30 + number}\n" for photo in photos.iterdir())
         (tmp_path / f"{number}.csv").write_text(f"id,label,left,top,right,bottom\n{lines}")

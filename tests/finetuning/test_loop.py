@@ -60,7 +60,7 @@ def released_step(run: Path) -> int:
     return int(updates)
 
 
-def at_step_0(vae: Path, photos: Path, run: Path, changed: dict[str, Any]) -> Training:
+def at_step_0(vae: Path, photos: Path, run: Path, overrides: dict[str, Any]) -> Training:
     """A training as `finetune` makes it, before its first update."""
     made: list[Training] = []
 
@@ -71,7 +71,7 @@ def at_step_0(vae: Path, photos: Path, run: Path, changed: dict[str, Any]) -> Tr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train", keep)
         with pytest.raises(Interrupted):
-            train(vae, photos, run, overrides=changed)
+            train(vae, photos, run, overrides=overrides)
     return made[0]
 
 
@@ -104,9 +104,9 @@ def test_an_evaluation_can_stop_a_training_at_its_newest_good_checkpoint(
         return StopReason("made up.", last_good_step) if update == 8 else None
 
     monkeypatch.setattr(EarlyStopping, "check_evaluation", evaluation)
-    changed = NO_GAN | {"run.evaluate_every": 2, "run.checkpoint_every": 2, "run.steps": 12}
+    overrides = NO_GAN | {"run.evaluate_every": 2, "run.checkpoint_every": 2, "run.steps": 12}
     with pytest.raises(CheckFailedError, match=rf"made up\..*after step {newest}\. Change the recipe"):
-        train(narrow, photos, run, overrides=changed)
+        train(narrow, photos, run, overrides=overrides)
     assert lines(run, "log.jsonl")[-1]["step"] == 8
     assert released_step(run) == newest
     evaluations = [one for one in lines(run, "evaluations.jsonl") if one["weights"] == "released"]
@@ -158,7 +158,7 @@ def test_micro_batches_give_the_same_batch(narrow: Path, photos: Path, tmp_path:
 
 
 def test_an_evaluation_that_is_not_finite_stops_a_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
-    changed = NO_GAN | {"run.evaluate_every": 2, "run.checkpoint_every": 1, "run.steps": 4}
+    overrides = NO_GAN | {"run.evaluate_every": 2, "run.checkpoint_every": 1, "run.steps": 4}
     t = at_step_0(narrow, photos, tmp_path / "run", changed)
 
     def poison(done: int, _: int, numbers: dict[str, float]) -> None:
