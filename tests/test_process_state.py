@@ -10,7 +10,7 @@ import pytest
 
 import vaelens as vl
 from support.process_state import changes, process_state, random_state
-from support.training import SMALL, folder, small_presets, train
+from support.training import SMALL_CONFIG, folder, small_presets, train
 from support.vaes import random_vae
 from vaelens.adapters.libraries import quiet
 from vaelens.process import Shared, ignoring
@@ -30,7 +30,7 @@ PROMPT = "the letter R in red on white"
         lambda out: vl.load("tiny-kl-f8", device="cpu").encode(vl.read_image(PHOTO)).sample(seed=0),
         lambda out: vl.examine(random_vae(), max_side=64, time_at=()),
         lambda out: vl.evaluate(random_vae(), "synthetic", preset="offline", take=2, output=out / "e", device="cpu"),
-        lambda out: train(random_vae(SMALL).save(out / "vae.safetensors"), folder(out / "p", 9), out / "r"),
+        lambda out: train(random_vae(SMALL_CONFIG).save(out / "vae.safetensors"), folder(out / "p", 9), out / "r"),
     ],
     ids=["compare", "generate", "reconstruct", "as_diffusers", "load", "examine", "evaluate", "finetune"],
 )
@@ -87,7 +87,7 @@ LIBRARY = """
 import sys
 import vaelens as vl
 from support.process_state import changes, process_state, random_state
-from support.training import SMALL, folder, small_presets, train
+from support.training import SMALL_CONFIG, folder, small_presets, train
 from support.vaes import random_vae
 
 calls = {

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import are_progress_bars_disabled
 from PIL import Image
+
 from vaelens.download.client import SETTINGS
 
 ABSENT = "absent"
