@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from support import pipelines
+from support.comparisons import save_latents
 from vaelens import generation
+from vaelens.adapters.models import find_model
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, UsageError
-from vaelens.generation import Generator, Settings, parse_seeds
-from vaelens.latents import Latent, read_latents, save_latents
+from vaelens.generation import LatentGenerator
+from vaelens.latents import METADATA_KEY, Latent, read_latents
+from vaelens.runtime import Runtime
+from vaelens.sampling import Sampling
 
 PROMPT = "a photo of a cat"
 
@@ -21,30 +26,31 @@ PROMPT = "a photo of a cat"
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("models")
-    made = {"sd": pipelines.sd(with_guard=True), "sdxl": pipelines.sdxl()}
-    return {name: pipelines.write(pipe, place / name) for name, pipe in made.items()}
+    pipes = {"sd": pipelines.sd(with_safety_checker=True), "sdxl": pipelines.sdxl()}
+    return {name: pipelines.write(pipe, place / name) for name, pipe in pipes.items()}
 
 
-def opened(folder: Path, **asked: Any) -> Generator:
-    settings = Settings(**{"prompt": PROMPT, "steps": 4} | asked)
-    model = generation.find(str(folder), settings, dtype=torch.float32, offline=True, notify=None)
-    return generation.open_generator(model, settings, device=torch.device("cpu"), dtype=torch.float32)
+def opened(folder: Path, **options: Any) -> LatentGenerator:
+    sampling, runtime = Sampling(**{"prompt": PROMPT, "steps": 4} | options), Runtime(offline=True)
+    model = find_model(str(folder), runtime, safety_checker=sampling.safety_checker)
+    return generation.open_generator(model, sampling, runtime)
 
 
 @torch.no_grad()
-def article(folder: Path, seed: int, steps: int, guidance: float, negative: str = "") -> torch.Tensor:
+def article_loop(folder: Path, seed: int, steps: int, guidance: float, negative: str = "") -> torch.Tensor:
     """The loop of the article and of diffusers' own blog, with its parts loaded one by one."""
     import transformers
 
     library = pipelines.diffusers()
-    words = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
     unet = library.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
     scheduler = library.PNDMScheduler.from_pretrained(folder / "scheduler")
 
     def encode(text: str) -> torch.Tensor:
-        ids = words(text, padding="max_length", max_length=words.model_max_length, truncation=True, return_tensors="pt")
-        return encoder(ids.input_ids)[0]
+        length = tokenizer.model_max_length
+        tokens = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return encoder(tokens.input_ids)[0]
 
     guided = guidance > 1
     text = torch.cat([encode(negative), encode(PROMPT)]) if guided else encode(PROMPT)
@@ -63,14 +69,14 @@ def article(folder: Path, seed: int, steps: int, guidance: float, negative: str 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0, 0.0])
 def test_the_articles_loop_gives_the_same_latent(folders: dict[str, Path], guidance: float) -> None:
-    ours = opened(folders["sd"], guidance=guidance, steps=5).latents(0)
-    assert torch.equal(ours.tensor, article(folders["sd"], 0, 5, guidance))
+    ours = opened(folders["sd"], guidance_scale=guidance, steps=5).latents(0)
+    assert torch.equal(ours.tensor, article_loop(folders["sd"], 0, 5, guidance))
 
 
-def test_the_negative_prompt_counts(folders: dict[str, Path]) -> None:
-    ours = opened(folders["sd"], negative="a dog").latents(3)
-    assert torch.equal(ours.tensor, article(folders["sd"], 3, 4, 7.5, "a dog"))
-    assert not torch.equal(ours.tensor, article(folders["sd"], 3, 4, 7.5))
+def test_the_negative_prompt_has_an_effect(folders: dict[str, Path]) -> None:
+    ours = opened(folders["sd"], negative_prompt="a dog").latents(3)
+    assert torch.equal(ours.tensor, article_loop(folders["sd"], 3, 4, 7.5, "a dog"))
+    assert not torch.equal(ours.tensor, article_loop(folders["sd"], 3, 4, 7.5))
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
@@ -85,7 +91,7 @@ def test_the_pipelines_own_call_gives_the_same_latent(folders: dict[str, Path], 
         want = pipe(PROMPT, num_inference_steps=3, generator=seed, output_type="latent").images
     made = opened(folders[kind], steps=3)
     assert made.model.space == {"sd": "sd1", "sdxl": "sdxl"}[kind]
-    assert made.guidance == {"sd": 7.5, "sdxl": 5.0}[kind]
+    assert made.sampling.guidance_scale == {"sd": 7.5, "sdxl": 5.0}[kind]
     steps: list[tuple[int, int]] = []
     assert torch.equal(made.latents(7, lambda *step: steps.append(step)).tensor, want)
     calls = {"sd": 4, "sdxl": 3}[kind]  # PNDM asks the UNet once more than it has steps
@@ -105,12 +111,12 @@ def test_no_vae_is_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
 
 def test_another_scheduler_and_size(folders: dict[str, Path]) -> None:
     made = opened(folders["sd"], scheduler="euler", size=(32, 64))
-    assert made.described()["scheduler"] == "EulerDiscreteScheduler"
+    assert made.facts.scheduler == "EulerDiscreteScheduler"
     assert made.latents(0).tensor.shape == (1, 4, 4, 8)
 
 
 @pytest.mark.parametrize(("name", "calls"), [("heun", 7), ("euler", 4), ("dpm++2m-karras", 4), ("unipc", 4)])
-def test_every_unet_call_is_told_before_it(
+def test_every_unet_call_is_announced(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, calls: int
 ) -> None:
     events: list[object] = []
@@ -118,101 +124,83 @@ def test_every_unet_call_is_told_before_it(
     forward = unet.forward
 
     def counted(self: Any, *given: Any, **more: Any) -> Any:
-        events.append("asked")
+        events.append("called")
         return forward(self, *given, **more)
 
     monkeypatch.setattr(unet, "forward", counted)
     made = opened(folders["sd"], scheduler=name)
     made.latents(0, lambda number, total: events.append((number, total)))
-    assert events == [event for number in range(1, calls + 1) for event in ((number, calls), "asked")]
-    assert made.calls == calls
-    assert made.described()["scheduler_options"].get("use_karras_sigmas", False) == (name == "dpm++2m-karras")
+    assert events == [event for number in range(1, calls + 1) for event in ((number, calls), "called")]
+    assert made.unet_calls == calls
+    assert made.facts.scheduler_options.get("use_karras_sigmas", False) == (name == "dpm++2m-karras")
 
 
-def test_what_the_text_encoder_has_no_room_for_is_said(folders: dict[str, Path]) -> None:
+def test_a_truncated_prompt_is_noted(folders: dict[str, Path]) -> None:
     assert opened(folders["sd"]).notes() == []
     made = opened(folders["sd"], prompt="cat " * 13 + "dog dog" + " cat" * 2500)
     (note,) = made.notes()
-    assert note.startswith('The text encoder has no room for the end of the prompt: "dog cat')
+    assert "dog cat" in note
     assert len(note) < 150
 
 
 def test_the_safety_checker_is_optional(folders: dict[str, Path]) -> None:
-    assert opened(folders["sd"]).guards
-    assert not opened(folders["sd"], guard=False).guards
-    assert not opened(folders["sdxl"]).guards
+    assert opened(folders["sd"]).sampling.safety_checker
+    assert not opened(folders["sd"], safety_checker=False).sampling.safety_checker
+    assert not opened(folders["sdxl"]).sampling.safety_checker
 
 
 def test_latents_survive_their_file(folders: dict[str, Path], tmp_path: Path) -> None:
     made = opened(folders["sd"]).latents(5)
     (again,) = read_latents(save_latents(tmp_path / "x.safetensors", made))
     assert torch.equal(again.tensor, made.tensor)
-    assert (again.space, again.sha256, again.made) == ("sd1", made.sha256, made.made)
-    half_said = Latent(made.tensor, "sd1", {"prompt": "a cat"})
-    with pytest.raises(BadInputError, match="its vaelens metadata is damaged"):
-        read_latents(save_latents(tmp_path / "half.safetensors", half_said))
-    with pytest.raises(UsageError, match="of sd1 by the file, of sdxl by --space"):
+    assert (again.space, again.sha256, again.provenance) == ("sd1", made.sha256, made.provenance)
+    with pytest.raises(UsageError, match=r"of sd1, not of sdxl"):
         read_latents(tmp_path / "x.safetensors", "sdxl")
 
 
-def test_a_strangers_latents_are_read_one_by_one(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+@pytest.mark.parametrize("change", [{"seed": None}, {"sampling": {"prompt": "a cat"} | {"steps": 0}}, {"model": 3}])
+def test_damaged_provenance_is_refused(folders: dict[str, Path], tmp_path: Path, change: dict[str, Any]) -> None:
+    latent = opened(folders["sd"]).latents(5)
+    assert latent.provenance is not None
+    metadata = {"latent_space": "sd1", "provenance": latent.provenance.model_dump(mode="json") | change}
+    save_file({"latents": latent.tensor}, tmp_path / "x.safetensors", {METADATA_KEY: json.dumps(metadata)})
+    with pytest.raises(BadInputError, match=r"x\.safetensors: its vaelens metadata is damaged"):
+        read_latents(tmp_path / "x.safetensors")
 
+
+def test_foreign_latents_are_read_one_by_one(tmp_path: Path) -> None:
     both = torch.randn(2, 4, 8, 8)
     save_file({"samples": both}, tmp_path / "two.safetensors")
     found = read_latents(tmp_path / "two.safetensors", "sd1")
     assert [one.space for one in found] == ["sd1", "sd1"]
     assert torch.equal(torch.cat([one.tensor for one in found]), both)
     save_file({"a": both, "b": both.clone()}, tmp_path / "odd.safetensors")
-    with pytest.raises(BadInputError, match=r"holds one tensor \[b,c,h,w\], this one a \[2, 4, 8, 8\], b"):
+    with pytest.raises(BadInputError, match=r"one tensor \[b,c,h,w\].* a \[2, 4, 8, 8\], b"):
         read_latents(tmp_path / "odd.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        ({"prompt": "  "}, "the prompt is empty"),
-        ({"steps": 0}, "steps are from 1 to 1000, not 0"),
-        ({"steps": 100000}, "steps are from 1 to 1000"),
-        ({"guidance": -1.0}, "guidance is 0 or more"),
-        ({"guidance": float("nan")}, "guidance is 0 or more"),
-        ({"size": (500, 512)}, "multiples of 8 pixels from 8 to 4096, 512x500 has 500. Nearest: 496"),
-        ({"size": (0, 512)}, "512x0 has 0"),
-        ({"scheduler": "eulr"}, "no scheduler is called 'eulr'. Known: ddim"),
-    ],
-)
-def test_settings_that_cant_be_followed(asked: dict[str, Any], words: str) -> None:
-    with pytest.raises(UsageError) as told:
-        generation.check_settings(Settings(**{"prompt": "a"} | asked))
-    assert words in str(told.value)
-
-
-def test_prompts_outside_the_small_language_are_answered_with_it() -> None:
-    generation.check_settings(Settings("a smiling face"), "tiny-sd")
-    for prompt in ("an astronaut riding a horse", "x" * 10_000):
-        with pytest.raises(UsageError, match=r"tiny-sd doesn't know .* It draws faces") as told:
-            generation.check_settings(Settings(prompt), "tiny-sd")
-        assert len(str(told.value)) < 400
-    generation.check_settings(Settings("an astronaut riding a horse"), "sd-v1-4")
+def test_prompts_outside_the_small_language_are_refused() -> None:
+    generation.check_prompts(Sampling("a smiling face", "the letter R"), "tiny-sd")
+    astronaut = "an astronaut riding a horse"
+    for prompts in ((astronaut,), ("x" * 10_000,), ("a face", astronaut)):
+        with pytest.raises(UsageError, match=r"tiny-sd doesn't know .* It draws faces") as error:
+            generation.check_prompts(Sampling(*prompts), "tiny-sd")
+        assert len(str(error.value)) < 400
+    generation.check_prompts(Sampling(astronaut), "sd-v1-4")
 
 
 @pytest.mark.parametrize(
     ("source", "error", "words"),
     [
-        (
-            "tiny-ds",
-            UsageError,
-            "no model is called 'tiny-ds', and no file or folder of that name exists. Did you",
-        ),
-        ("nowhere/at/all", BadInputError, "there is no such file or folder"),
-        ("model.safetensors", BadInputError, "there is no such file or folder"),
-        ("", UsageError, "an empty name is no model"),
+        ("tiny-ds", UsageError, "'tiny-ds'.* Did you mean tiny-sd"),
+        ("nowhere/at/all", BadInputError, "no such file or folder"),
+        ("model.safetensors", BadInputError, "no such file or folder"),
+        ("", UsageError, "name is empty"),
     ],
 )
 def test_models_that_arent_there(source: str, error: type[Exception], words: str) -> None:
-    with pytest.raises(error) as told:
-        generation.find(source, Settings("a"), dtype=torch.float32, offline=True, notify=None)
-    assert words in str(told.value)
+    with pytest.raises(error, match=words):
+        find_model(source, Runtime(offline=True))
 
 
 def changed(folder: Path, target: Path, **index: Any) -> Path:
@@ -227,32 +215,19 @@ def changed(folder: Path, target: Path, **index: Any) -> Path:
 
 def test_models_that_arent_stable_diffusion(folders: dict[str, Path], tmp_path: Path) -> None:
     other = changed(folders["sd"], tmp_path / "flux", _class_name="FluxPipeline")
-    with pytest.raises(UsageError, match="flux is a FluxPipeline; vaelens generates with Stable Diffusion"):
+    with pytest.raises(UsageError, match="flux is a FluxPipeline"):
         opened(other)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInputError, match=r"holds no model_index.json"):
+    with pytest.raises(BadInputError, match=r"holds no model_index\.json"):
         opened(tmp_path / "empty")
     wrong = changed(folders["sd"], tmp_path / "wrong", _class_name="StableDiffusionXLPipeline")
-    with pytest.raises(BadInputError, match="wrong is a StableDiffusionXLPipeline without text_encoder_2, tokenizer_2"):
+    with pytest.raises(BadInputError, match="without text_encoder_2, tokenizer_2"):
         opened(wrong)
-
-
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("0", [0]), ("0,1 , 5", [0, 1, 5]), ("3 4", [3, 4]), ("0-2", [0, 1, 2]), ("-3", [-3])]
-)
-def test_seeds_are_read(text: str, seeds: list[int]) -> None:
-    assert parse_seeds(text) == seeds
-
-
-@pytest.mark.parametrize("text", ["", "a", "1.5", "2-1", "0-", "0-99999", "1,,b"])
-def test_what_are_no_seeds(text: str) -> None:
-    with pytest.raises(UsageError, match="seeds"):
-        parse_seeds(text)
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "safety_checker"])
 def test_one_missing_weight_is_caught(folders: dict[str, Path], tmp_path: Path, rewrite: Any, part: str) -> None:
-    """transformers would fill it with random values and say so in its log alone."""
+    """transformers would fill it with random values, and only log that."""
     target = changed(folders["sd"], tmp_path / "lacking")
     (target / part).unlink()
     shutil.copytree(folders["sd"] / part, target / part)
@@ -264,13 +239,13 @@ def test_one_missing_weight_is_caught(folders: dict[str, Path], tmp_path: Path, 
         return {name: tensor for name, tensor in tensors.items() if name != lost[0]}
 
     rewrite(file, tmp_path / "new.safetensors", without).replace(file)
-    with pytest.raises(BadInputError, match=rf"lacking: its files don't make up .*{part} lacks .*bias"):
+    with pytest.raises(BadInputError, match=rf"lacking: its files don't form .*{part} lacks .*bias"):
         opened(target)
 
 
-def test_code_from_elsewhere_isnt_run(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_foreign_code_isnt_run(folders: dict[str, Path], tmp_path: Path) -> None:
     target = changed(folders["sd"], tmp_path / "odd", scheduler=["somebody", "OddScheduler"])
-    with pytest.raises(UnsafeFileError, match="scheduler is made by somebody OddScheduler"):
+    with pytest.raises(UnsafeFileError, match=r"scheduler is somebody\.OddScheduler"):
         opened(target)
 
 
@@ -284,7 +259,7 @@ def test_a_damaged_unet_is_not_the_vaes_fault(folders: dict[str, Path], tmp_path
         tensors["conv_in.weight"].view(-1)[0] = float("nan")
 
     rewrite(file, tmp_path / "new.safetensors", damaged).replace(file)
-    with pytest.raises(CheckFailedError, match="damaged gave NaN or infinity in place of latents, seed 3; its weights"):
+    with pytest.raises(CheckFailedError, match=r"damaged gave NaN or infinity .* seed 3; its weights"):
         opened(target).latents(3)
 
 
@@ -305,22 +280,24 @@ def test_pickled_weights_are_refused(folders: dict[str, Path], tmp_path: Path) -
     with pytest.raises(UnsafeFileError, match="unet has only pickled weights"):
         opened(target)
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x02.")
-    with pytest.raises(UnsafeFileError, match="is pickled"):
+    with pytest.raises(UnsafeFileError, match="pickled"):
         opened(tmp_path / "model.ckpt")
 
 
-def test_an_fp16_variant_is_taken_where_it_is_wanted_or_alone(folders: dict[str, Path], tmp_path: Path) -> None:
-    half = pipelines.sd(with_guard=True)
+def test_the_fp16_variant_is_used_in_half_precision_or_where_it_is_alone(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    half = pipelines.sd(with_safety_checker=True)
     both = pipelines.write(half, tmp_path / "both")
     pipelines.write(half.to(dtype=torch.float16), both, variant="fp16")
     alone = pipelines.write(half, tmp_path / "alone", variant="fp16")
 
-    def variant(folder: Path, dtype: torch.dtype) -> str | None:
-        return generation.find(str(folder), Settings("a"), dtype=dtype, offline=True, notify=None).variant
+    def variant(folder: Path, dtype: str) -> str | None:
+        return find_model(str(folder), Runtime(dtype_name=dtype, offline=True)).variant
 
-    assert variant(both, torch.float32) is None
-    assert variant(both, torch.float16) == variant(both, torch.bfloat16) == "fp16"
-    assert variant(alone, torch.float32) == "fp16"
+    assert variant(both, "float32") is None
+    assert variant(both, "float16") == variant(both, "bfloat16") == "fp16"
+    assert variant(alone, "float32") == "fp16"
     assert torch.isfinite(opened(alone).latents(0).tensor).all()
 
 
@@ -328,4 +305,4 @@ def test_the_fingerprint_of_a_latent_is_of_its_values() -> None:
     import hashlib
 
     values = torch.arange(8, dtype=torch.float32).reshape(1, 2, 2, 2)
-    assert Latent(values.half(), None, {}).sha256 == hashlib.sha256(values.numpy().tobytes()).hexdigest()
+    assert Latent(values.half(), None).sha256 == hashlib.sha256(values.numpy().tobytes()).hexdigest()

@@ -22,7 +22,7 @@ from vaelens.weights.registry import registry
 
 
 class LatentGenerator:
-    """A loaded model and its settled sampling: the model's defaults stand where nothing was asked for."""
+    """A loaded model and its sampling, with the model's defaults filled in."""
 
     def __init__(self, pipe: DiffusionPipeline, sampling: Sampling) -> None:
         self._pipe = pipe
@@ -35,7 +35,7 @@ class LatentGenerator:
         unset = {name: value for name, value in defaults.items() if getattr(sampling, name) is None}
         checked = sampling.safety_checker and pipe.has_safety_checker
         self.sampling = replace(sampling, safety_checker=checked, **unset)
-        self._as_read = replace(  # the prompts in the words that the model was trained on
+        self._as_read = replace(  # with the prompts in the words that the model was trained on
             self.sampling,
             prompt=_training_caption(pipe.model, sampling.prompt),
             negative_prompt=sampling.negative_prompt and _training_caption(pipe.model, sampling.negative_prompt),
@@ -78,19 +78,19 @@ class LatentGenerator:
 
     def notes(self) -> list[str]:
         """What the model does otherwise than one might expect, a sentence each."""
-        asked, read = self.sampling, self._as_read
+        sampling, read = self.sampling, self._as_read
         notes: list[str] = []
         for label, prompt in (("prompt", read.prompt), ("negative prompt", read.negative_prompt)):
             truncated = self._pipe.truncated(prompt or "")
             if truncated:
                 notes.append(f'The text encoder cuts off the end of the {label}: "{shortened(truncated)}".')
-        if read.prompt != asked.prompt:
+        if read.prompt != sampling.prompt:
             notes.append(f'{self.model.name} reads the prompt as "{read.prompt}".')
-        if asked.negative_prompt and asked.guidance_scale is not None and asked.guidance_scale <= 1:
+        if sampling.negative_prompt and sampling.guidance_scale is not None and sampling.guidance_scale <= 1:
             notes.append(
-                f"Guidance scale {asked.guidance_scale:g} is no guidance, so the negative prompt has no effect."
+                f"Guidance scale {sampling.guidance_scale:g} is no guidance, so the negative prompt has no effect."
             )
-        if self.model.source == "embedded" and asked.size != (self._pipe.side, self._pipe.side):
+        if self.model.source == "embedded" and sampling.size != (self._pipe.side, self._pipe.side):
             notes.append(
                 f"{self.model.name} was trained on {self._pipe.side}x{self._pipe.side} pixels; other sizes look wrong."
             )

@@ -11,7 +11,6 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.files import write_atomic
 from vaelens.sampling import Sampling, Size
 from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
@@ -80,11 +79,6 @@ def latents_bytes(latent: Latent) -> bytes:
     """The file of a latent: safetensors, its fp32 values, and its space and provenance as metadata."""
     metadata = _Metadata(latent_space=latent.space, provenance=latent.provenance).model_dump_json()
     return safetensors_bytes({"latents": latent.tensor.float().contiguous()}, {METADATA_KEY: metadata})
-
-
-def save_latents(path: str | os.PathLike[str], latent: Latent) -> Path:
-    """Write `latents_bytes`; raises as `write_atomic` does."""
-    return write_atomic(path, latents_bytes(latent))
 
 
 def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list[Latent]:

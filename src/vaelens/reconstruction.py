@@ -189,28 +189,28 @@ def reconstruct(
                 f"Note: {photo} has {h * w / 1e6:.0f} megapixels, which take minutes and many GB of memory on a CPU. "
                 "--max-side 1024 is faster."
             )
-    kept = [_photo(read_image_file(photo, max_side=max_side)) for photo in photos]
+    originals = [_photo(read_image_file(photo, max_side=max_side)) for photo in photos]
     by_vae: list[list[Row]] = []
     records: list[dict[str, Any]] = []
     for source in vaes:
         vae = source if isinstance(source, VAE) else open_vae(source, runtime, space=space)
         name = distinct_names([*(r["name"] for r in records), vae.name])[-1]
         rows: list[Row] = []
-        for number, original in enumerate(kept):
-            done = len(by_vae) * len(kept) + number
-            runtime.progress(done, len(vaes) * len(kept), f"{original.path.name}, {name}")
+        for number, original in enumerate(originals):
+            done = len(by_vae) * len(originals) + number
+            runtime.progress(done, len(vaes) * len(originals), f"{original.path.name}, {name}")
             image = read_image_file(original.path, max_side=max_side).image
             rows.append(_row(original, image, vae, name, seed if posterior == "sample" else None))
         by_vae.append(rows)
         records.append(vae_record(vae) | {"name": name, "source": vae.name if source is vae else str(source)})
     settings = {"posterior": posterior, "seed": seed, "max_side": max_side, "space": space, "offline": offline}
     record = run_record("reconstruct", settings, records, time.perf_counter() - began)
-    rows = [by_vae[v][p] for p in range(len(kept)) for v in range(len(by_vae))]
+    rows = [by_vae[v][p] for p in range(len(originals)) for v in range(len(by_vae))]
     record["images"] = [
-        {"file": str(p.path), "height": p.size[0], "width": p.size[1], "notes": list(p.notes)} for p in kept
+        {"file": str(p.path), "height": p.size[0], "width": p.size[1], "notes": list(p.notes)} for p in originals
     ]
     record["rows"] = [{field: getattr(row, field) for field in RECORDED} for row in rows]
-    return Reconstruction(tuple(kept), tuple(rows), record)
+    return Reconstruction(tuple(originals), tuple(rows), record)
 
 
 def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLike[str]]) -> None:

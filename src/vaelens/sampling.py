@@ -1,4 +1,4 @@
-"""What is asked of a diffusion model, declared once.
+"""The options of sampling from a diffusion model, declared once.
 
 The command line, the page's form, the records and `replay` are derived from `Sampling`. A new option is a field here,
 its effect in `adapters/pipelines.py`, and a keyword of `compare`.
@@ -62,10 +62,10 @@ def parse_seeds(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Option:
-    """How a field of `Sampling` is asked for: its flags on the command line, its help text, its limits.
+    """How a user sets a field of `Sampling`: flags on the command line, help text, limits.
 
     `minimum` and `maximum` are inclusive; of a size they hold for each side, which is a multiple of `multiple`. `parse`
-    turns a text into the value, where the type alone doesn't say how; it raises UsageError.
+    turns a text into the value, where its type doesn't say how; it raises UsageError.
     """
 
     flags: tuple[str, ...]

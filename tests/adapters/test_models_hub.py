@@ -13,12 +13,14 @@ from safetensors.torch import save_file
 from support import pipelines
 from support.hub_standin import API, HubStandin
 from support.vaes import random_vae
-from vaelens import generation
-from vaelens.generation import Settings
+from vaelens.adapters.models import find_model
+from vaelens.generation import open_generator
 from vaelens.runtime import Runtime
+from vaelens.sampling import Sampling
 from vaelens.weights import layouts
 
 PROMPT = "a photo of a cat"
+WITHOUT_CHECKER = ("compare", PROMPT, "--model", "someone/sd", "--steps", 1, "--no-safety-checker", "-o", "x.png")
 Folders = dict[str, Path]
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
@@ -27,8 +29,8 @@ VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("models")
-    made = {"sd": pipelines.sd(with_guard=True), "sdxl": pipelines.sdxl()}
-    return {name: pipelines.write(pipe, place / name) for name, pipe in made.items()}
+    pipes = {"sd": pipelines.sd(with_safety_checker=True), "sdxl": pipelines.sdxl()}
+    return {name: pipelines.write(pipe, place / name) for name, pipe in pipes.items()}
 
 
 @pytest.fixture
@@ -51,32 +53,30 @@ def fetched(hub: HubStandin) -> set[str]:
 
 
 def local(folder: Path, seed: int) -> str:
-    settings = Settings(PROMPT, steps=2)
-    model = generation.find(str(folder), settings, Runtime(offline=True))
-    made = generation.open_generator(model, settings, Runtime())
-    return made.latents(seed).sha256
+    model = find_model(str(folder), Runtime(offline=True))
+    return open_generator(model, Sampling(PROMPT, steps=2), Runtime()).latents(seed).sha256
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
 def test_a_model_on_the_hub_without_its_vae(hub: HubStandin, folders: Folders, tmp_path: Path, kind: str) -> None:
     space, scale = {"sd": ("sd1", 0.18215), "sdxl": ("sdxl", 0.13025)}[kind]
     vae = random_vae(space=space, scale=scale).save(tmp_path / "own.safetensors")
-    asked = ("compare", PROMPT, "--model", f"someone/{kind}", "--vae", vae, "--steps", 2, "--seed", 4)
-    ran = vaelens(hub, tmp_path, *asked, "-o", "out.html")
+    arguments = ("compare", PROMPT, "--model", f"someone/{kind}", "--vae", vae, "--steps", 2, "--seed", 4)
+    ran = vaelens(hub, tmp_path, *arguments, "-o", "out.html")
     assert ran.returncode == 0, ran.stderr
     record = json.loads((tmp_path / "out.run.json").read_text())
-    assert record["subjects"][0]["latents_sha256"] == local(folders[kind], 4)
-    assert record["model"]["model_commit"] == hub.commit(f"someone/{kind}")
-    assert record["settings"]["safety_checker"] is (kind == "sd")
+    assert record["images"][0]["latents_sha256"] == local(folders[kind], 4)
+    assert record["model"]["commit"] == hub.commit(f"someone/{kind}")
+    assert record["sampling"]["safety_checker"] is (kind == "sd")
     assert UNET in fetched(hub)
     assert VAE_WEIGHTS not in fetched(hub)
     assert f"downloading someone/{kind} {UNET}" in ran.stderr
     hub.requests.clear()
-    assert vaelens(hub, tmp_path, *asked, "--offline", "-o", "again.html").returncode == 0
+    assert vaelens(hub, tmp_path, *arguments, "--offline", "-o", "again.html").returncode == 0
     assert hub.requests == []
 
 
-def test_generate_takes_the_models_own_vae(hub: HubStandin, tmp_path: Path) -> None:
+def test_generate_uses_the_models_own_vae(hub: HubStandin, tmp_path: Path) -> None:
     ran = vaelens(hub, tmp_path, "generate", PROMPT, "--model", "someone/sd", "--steps", 2, "-o", "x.png")
     assert ran.returncode == 0, ran.stderr
     assert VAE_WEIGHTS in fetched(hub)
@@ -84,22 +84,9 @@ def test_generate_takes_the_models_own_vae(hub: HubStandin, tmp_path: Path) -> N
     assert record["vaes"][0]["name"] == "someone/sd"
 
 
-def test_the_safety_checker_isnt_fetched_where_it_isnt_wanted(hub: HubStandin, tmp_path: Path) -> None:
+def test_the_safety_checker_isnt_fetched_where_it_is_turned_off(hub: HubStandin, tmp_path: Path) -> None:
     vae = random_vae().save(tmp_path / "own.safetensors")
-    asked = (
-        "compare",
-        PROMPT,
-        "--model",
-        "someone/sd",
-        "--vae",
-        vae,
-        "--steps",
-        1,
-        "--no-safety-checker",
-        "-o",
-        "x.png",
-    )
-    ran = vaelens(hub, tmp_path, *asked)
+    ran = vaelens(hub, tmp_path, *WITHOUT_CHECKER, "--vae", vae)
     assert ran.returncode == 0, ran.stderr
     assert not any(name.startswith("safety_checker/") for name in fetched(hub))
 
@@ -111,7 +98,7 @@ def test_another_latent_space_is_refused_before_any_weights(hub: HubStandin, tmp
         ran = vaelens(hub, tmp_path, "compare", PROMPT, "--model", "someone/sdxl", "--vae", named, "-o", "x.png")
         assert ran.returncode == 2
         assert "the model someone/sdxl has the latent space sdxl" in ran.stderr
-        assert "decodes that of sd1" in ran.stderr
+        assert "sd1" in ran.stderr
         assert fetched(hub) <= {"model_index.json", "vae/config.json", "config.json"}
         assert not (tmp_path / "x.png").exists()
 
@@ -136,24 +123,11 @@ def test_half_precision_fetches_the_fp16_variant_alone(hub: HubStandin, folders:
     half = pipelines.sd().to(dtype=torch.float16)
     pipelines.publish(hub, "someone/sd", pipelines.write(half, tmp_path / "half", variant="fp16"))
     vae = random_vae().save(tmp_path / "own.safetensors")
-    asked = (
-        "compare",
-        PROMPT,
-        "--model",
-        "someone/sd",
-        "--vae",
-        vae,
-        "--steps",
-        1,
-        "--no-safety-checker",
-        "-o",
-        "x.png",
-    )
-    ran = vaelens(hub, tmp_path, *asked, "--dtype", "bfloat16")
+    ran = vaelens(hub, tmp_path, *WITHOUT_CHECKER, "--vae", vae, "--dtype", "bfloat16")
     assert ran.returncode == 0, ran.stderr
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in fetched(hub)
     assert UNET not in fetched(hub)
-    assert json.loads((tmp_path / "x.run.json").read_text())["model"]["model_variant"] == "fp16"
+    assert json.loads((tmp_path / "x.run.json").read_text())["model"]["variant"] == "fp16"
 
 
 RESNET = {
@@ -198,12 +172,12 @@ def test_a_single_file_checkpoint(hub: HubStandin, tmp_path: Path) -> None:
     tensors |= {f"first_stage_model.{n}": t for n, t in layouts.to_ldm(vae.network.state_dict()).items()}
     save_file({n: t.contiguous().clone() for n, t in tensors.items()}, tmp_path / "mine.safetensors")
     own = vae.save(tmp_path / "own.safetensors")
-    asked = ("generate", PROMPT, "--model", "mine.safetensors", "--vae", own, "--steps", 2, "-o", "x.png")
-    ran = vaelens(hub, tmp_path, *asked)
+    arguments = ("generate", PROMPT, "--model", "mine.safetensors", "--vae", own, "--steps", 2, "-o", "x.png")
+    ran = vaelens(hub, tmp_path, *arguments)
     assert ran.returncode == 0, ran.stderr
     record = json.loads((tmp_path / "x.run.json").read_text())
-    assert record["subjects"][0]["latents_sha256"] == local(folder, 0)
-    assert record["model"]["model"] == "mine"
+    assert record["images"][0]["latents_sha256"] == local(folder, 0)
+    assert record["model"]["name"] == "mine"
     assert not any(name.endswith(".safetensors") for name in fetched(hub))
     other = {n: t for n, t in tensors.items() if not n.startswith("model.")}
     save_file({n: t.contiguous().clone() for n, t in other.items()}, tmp_path / "vae.safetensors")

@@ -1,19 +1,24 @@
-"""The commands, as a user runs them: output, files left, exit codes and messages."""
+"""The commands, as a user runs them: output, files written, exit codes and messages."""
 
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from support.hub_standin import HubStandin
 from support.vaes import random_vae
+from vaelens import doctor
+from vaelens.cli import main
+from vaelens.errors import VaelensError
 from vaelens.images.faces import draw_face
 from vaelens.vae import VAE
 
@@ -21,6 +26,16 @@ from vaelens.vae import VAE
 def vaelens(*arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "vaelens", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **env})
+
+
+def failure(*arguments: str) -> tuple[int, str]:
+    """Exit code and message of a command that fails, run in this process."""
+    ran = CliRunner().invoke(main.app, arguments)
+    assert ran.stdout == ""
+    if isinstance(ran.exception, VaelensError):
+        return ran.exception.exit_code, str(ran.exception)
+    assert isinstance(ran.exception, SystemExit), ran.exception
+    return ran.exit_code, ran.stderr
 
 
 @pytest.fixture
@@ -33,8 +48,8 @@ def photo(tmp_path: Path) -> Path:
 def test_a_strip_with_the_embedded_vaes(photo: Path, tmp_path: Path) -> None:
     ran = vaelens("reconstruct", photo, "-o", "out.png", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "No --vae named, so what ships with vaelens serves, small stand-ins: tiny-kl-f8, tiny-ft-ema," in ran.stderr
-    assert "--vae ft-mse" in ran.stderr
+    for fact in ("tiny-kl-f8, tiny-ft-ema, tiny-ft-mse", "--vae ft-mse", "96x90 padded to 96x96"):
+        assert fact in ran.stderr
     assert "wrote out.png and 1 more" in ran.stdout
     strip = Image.open(tmp_path / "out.png")
     record = json.loads((tmp_path / "out.run.json").read_text())
@@ -47,7 +62,6 @@ def test_a_strip_with_the_embedded_vaes(photo: Path, tmp_path: Path) -> None:
         assert f"{row['psnr']:.2f}" in ran.stdout
         assert f"{row['ssim']:.4f}" in ran.stdout
         assert row["psnr"] > 15
-    assert "photo.png: 96x90 padded to 96x96 by its edge, and cropped back." in ran.stderr
     assert row["padded_to"] == [96, 96]
     assert {"schema", "command", "settings", "versions", "threads", "seconds", "peak_memory_bytes"} <= set(record)
 
@@ -69,204 +83,87 @@ def test_a_folder_holds_page_strip_record_and_each_image(photo: Path, vae: VAE, 
     assert "日本 <b>" not in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_the_library_and_the_command_make_the_same_pixels(photo: Path, tmp_path: Path) -> None:
-    import vaelens as vl
-    from vaelens.images.writing import to_pixels
-
-    vaelens("reconstruct", photo, "-o", tmp_path / "out", "--posterior", "sample", "--seed", "0", "--device", "cpu")
-    file = next((tmp_path / "out").glob("001-*-tiny-kl-f8.png"))
-    expected = vl.load("tiny-kl-f8", device="cpu").reconstruct(vl.read_image(photo), seed=0)
-    assert np.array_equal(np.asarray(Image.open(file)), to_pixels(expected))
-    mode = vl.reconstruct([photo], device="cpu").rows[0]
-    assert not np.array_equal(mode.pixels, to_pixels(expected))
-
-
-def test_the_same_command_gives_the_same_image(photo: Path, tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        vaelens("reconstruct", photo, "-o", tmp_path / name, "-q")
-    a, b = (json.loads((tmp_path / f"{n}.run.json").read_text())["rows"][0] for n in "ab")
-    assert a["latents_sha256"] == b["latents_sha256"]
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_psnr_and_ssim_are_those_of_the_image_written(photo: Path, tmp_path: Path) -> None:
-    from skimage.metrics import peak_signal_noise_ratio
-
-    vaelens("reconstruct", photo, "-o", tmp_path / "out")
-    row = json.loads((tmp_path / "out" / "run.json").read_text())["rows"][0]
-    written = np.asarray(Image.open(next((tmp_path / "out").glob("001-*.png"))))
-    expected = peak_signal_noise_ratio(np.asarray(Image.open(photo)), written)
-    assert abs(row["psnr"] - expected) < 1e-5
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["photo.png", "--vae", "ft-mes"], 2, "Did you mean ft-mse"),
-        (["photo.png", "--vae", "none.safetensors"], 3, "no such file"),
-        (["photo.png", "--vae", "old.ckpt"], 4, "old.ckpt is a pickled file"),
-        (["photo.png", "--vae", "nan.safetensors"], 7, "decoder.conv_out.bias holds 1 value that is NaN"),
-        (["photo.png", "-o", "photo.png"], 2, "is one of the inputs and would be lost"),
-        (["photo.png", "-o", "out.jpg"], 2, "a .png strip, an .html page or a folder"),
-        (["photo.png", "-o", "/dev/null"], 2, "/dev/null"),
-        (["strip.png", "-o", "."], 2, "strip.png is one of the inputs and would be lost"),
-        (["photo.png", "--vae", ""], 2, "an empty name is no VAE"),
-        (["photo.png", "-o", "taken.png"], 2, "taken.run.json is a folder"),
-        (["photo.png", "--vae", "stabilityai/stable-diffusion-xl-base-1.0", "--offline"], 5, "not in the cache"),
-        (["photo.png", "--seed", "18446744073709551616"], 2, "a seed lies between"),
-        (["photo.png", "--posterior", "mean"], 2, "mode or sample, not 'mean'"),
-        (["photo.png", "--device", "tpu"], 2, "no device 'tpu' here"),
-        (["photo.png", "--dtype", "int8"], 2, "no dtype is called 'int8'"),
-        (["photo.png", "--space", "sd9", "--vae", "plain.safetensors"], 2, "no latent space is called 'sd9'"),
-        (["photo.png", "--vae", "plain.safetensors"], 3, "doesn't say"),
-        (["nowhere.png"], 3, "nowhere.png: can't be read"),
-        (["text.png"], 3, "no image that vaelens knows"),
-        (["photo.png", "--max-side", "0"], 2, "max-side"),
-        ([], 2, "PHOTO"),
+        (["reconstruct", "photo.png", "--vae", "ft-mes"], 2, "Did you mean ft-mse"),
+        (["reconstruct", "photo.png", "--vae", "none.safetensors"], 3, "no such file"),
+        (["reconstruct", "photo.png", "--vae", "old.ckpt"], 4, "old.ckpt is a pickled file"),
+        (["reconstruct", "photo.png", "--vae", "nan.safetensors"], 7, "decoder.conv_out.bias holds 1 value"),
+        (["reconstruct", "photo.png", "-o", "photo.png"], 2, "is one of the inputs and would be lost"),
+        (["reconstruct", "photo.png", "-o", "out.jpg"], 2, "a .png strip, an .html page or a folder"),
+        (["reconstruct", "photo.png", "-o", "/dev/null"], 2, "/dev/null"),
+        (["reconstruct", "strip.png", "-o", "."], 2, "strip.png is one of the inputs and would be lost"),
+        (["reconstruct", "photo.png", "--vae", ""], 2, "empty name"),
+        (["reconstruct", "photo.png", "-o", "taken.png"], 2, "taken.run.json is a folder"),
+        (["reconstruct", "photo.png", "--vae", "nobody/nothing", "--offline"], 5, "not in the cache"),
+        (["reconstruct", "photo.png", "--seed", "18446744073709551616"], 2, "a seed lies between"),
+        (["reconstruct", "photo.png", "--posterior", "mean"], 2, "mode or sample, not 'mean'"),
+        (["reconstruct", "photo.png", "--device", "tpu"], 2, "'tpu'"),
+        (["reconstruct", "photo.png", "--dtype", "int8"], 2, "'int8'"),
+        (["reconstruct", "photo.png", "--space", "sd9", "--vae", "plain.safetensors"], 2, "'sd9'"),
+        (["reconstruct", "photo.png", "--vae", "plain.safetensors"], 3, "plain.safetensors"),
+        (["reconstruct", "nowhere.png"], 3, "nowhere.png"),
+        (["reconstruct", "text.png"], 3, "text.png"),
+        (["reconstruct", "photo.png", "--max-side", "0"], 2, "max-side"),
+        (["reconstruct"], 2, "PHOTO"),
+        (["compare", "photo.png"], 2, "--photo photo.png"),
+        (["compare", "a face", "--seed", "1.5"], 2, "seeds are whole numbers"),
+        (["compare", ""], 2, "the prompt is empty"),
+        (["compare", "a face", "--steps", "0"], 2, "from 1 to 1000, not 0"),
+        (["compare", "a face", "--size", "250"], 2, "multiples of 8"),
+        (["compare", "a face", "--size", "large"], 2, "'large'"),
+        (["compare", "a face", "--vae", "tiny-ft-mes"], 2, "Did you mean tiny-ft-mse"),
+        (["compare", "x" * 10_000], 2, "doesn't know 'xxxxx"),
+        (["generate", "a face", "--vae", "tiny-kl-f8", "--vae", "tiny-ft-mse"], 2, "one VAE, but 2 are named"),
+        (["generate", "a face", "--negative-prompt", "blurry"], 2, "negative prompt: tiny-sd doesn't know 'blurry'"),
+        (["generate", "a face", "-o", "photo.png"], 2, "photo.png was not made by vaelens and would be lost"),
+        (["replay", "photo.png"], 3, "photo.png has no metadata of vaelens"),
+        (["replay", "photo.png", "-o", "photo.png"], 2, "is one of the inputs and would be lost"),
+        (["replay", "photo.png", "-o", "new.jpg"], 2, "-o new.jpg"),
+        (["inspect", "tiny-kl-f8", "--round-trips", "3"], 2, "--round-trips"),
     ],
 )
-def test_mistakes_get_one_sentence_and_their_code(
-    photo: Path, tmp_path: Path, vae_file: Path, rewrite: object, arguments: list[str], code: int, message: str
-) -> None:
-    def spoil(tensors: dict) -> None:  # type: ignore[type-arg]
-        tensors["decoder.conv_out.bias"][0] = float("nan")
-
-    rewrite(vae_file, tmp_path / "nan.safetensors", spoil)  # type: ignore[operator]
-    rewrite(vae_file, tmp_path / "plain.safetensors", metadata={})  # type: ignore[operator]
-    (tmp_path / "text.png").write_text("hello")
-    (tmp_path / "old.ckpt").write_bytes(b"PK")
-    (tmp_path / "strip.png").write_bytes(photo.read_bytes())
-    (tmp_path / "taken.run.json").mkdir()
-    before = sorted(tmp_path.iterdir())
-    ran = vaelens("reconstruct", *arguments, cwd=tmp_path)
-    assert ran.returncode == code, ran.stderr
-    assert message in ran.stderr
-    assert "Traceback" not in ran.stderr
-    assert ran.stdout == ""
-    assert sorted(tmp_path.iterdir()) == before
-    with Image.open(photo) as kept:
-        assert kept.size == (96, 90)
+def test_a_wrong_command_gets_a_message_and_its_exit_code(
+    photo: Path, vae_file: Path, rewrite: object, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int,
+    message: str,
+) -> None:  # fmt: skip
+    folder = photo.parent
+    rewrite(vae_file, folder / "nan.safetensors", _spoil)  # type: ignore[operator]
+    rewrite(vae_file, folder / "plain.safetensors", metadata={})  # type: ignore[operator]
+    (folder / "text.png").write_text("hello")
+    (folder / "old.ckpt").write_bytes(b"PK")
+    (folder / "strip.png").write_bytes(photo.read_bytes())
+    (folder / "taken.run.json").mkdir()
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    monkeypatch.chdir(folder)
+    found, text = failure(*arguments)
+    assert (found, message in text) == (code, True), text
+    assert len(text) < 500
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-def test_a_photograph_is_not_lost_through_the_library_either(photo: Path) -> None:
-    import vaelens as vl
-    from vaelens.errors import UsageError
-
-    before = photo.read_bytes()
-    done = vl.reconstruct(photo, device="cpu")
-    with pytest.raises(UsageError, match="would be lost"):
-        done.save(photo)
-    with pytest.raises(UsageError, match=r"strip, an \.html page or a folder"):
-        done.save(photo.with_name("faces.jpg"))
-    assert photo.read_bytes() == before
-    assert list(photo.parent.iterdir()) == [photo]
-    mine = photo.with_name("web")
-    mine.mkdir()
-    (mine / "index.html").write_text("mine")
-    (mine / "run.json").write_text('{"mine": 1}')
-    with pytest.raises(UsageError, match=r"index\.html was not made by vaelens and would be lost"):
-        done.save(mine)
-    assert (mine / "index.html").read_text() == "mine"
-    for _ in range(2):  # its own folder may be written again
-        done.save(photo.with_name("again"))
-    written = done.save(photo.with_name("results.v2"))  # a folder may have a dot
-    assert written[0] == photo.with_name("results.v2") / "index.html"
+def _spoil(tensors: dict) -> None:  # type: ignore[type-arg]
+    tensors["decoder.conv_out.bias"][0] = float("nan")
 
 
-def test_the_library_checks_everything_cheap_first(photo: Path) -> None:
-    import vaelens as vl
-    from vaelens.errors import UsageError
-
-    ran: list[str] = []
-
-    def progress(done: int, total: int, what: str) -> None:
-        ran.append(what)
-
-    for arguments, options, message in (
-        (([photo], ["tiny-kl-f8", "ft-mes"]), {}, "Did you mean ft-mse"),
-        (([photo],), {"max_side": 0}, "at least 1 pixel"),
-        (([photo],), {"seed": 2**70}, "a seed lies between"),
-        (([photo], []), {}, "no VAE named"),
-        (([],), {}, "no photo named"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            vl.reconstruct(*arguments, **options, progress=progress)  # type: ignore[arg-type]
-    assert ran == []
-
-
-def test_vaes_of_one_name_keep_their_images_apart(photo: Path, vae: VAE, tmp_path: Path) -> None:
-    import vaelens as vl
-
-    other = random_vae(seed=1)
-    done = vl.reconstruct(photo, [vae, other, vae.save(tmp_path / "random.safetensors")], device="cpu", max_side=40)
-    assert done.vaes == ["random", "random (2)", "random (3)"]
-    written = done.save(tmp_path / "out")
-    assert len({p.name for p in written}) == len(written) == 6
-    hashes = [row.latents_sha256 for row in done.rows]
-    assert hashes[0] == hashes[2] != hashes[1]
-    assert done.photos[0].size == (38, 40)
-
-
-def test_a_perfect_reconstruction_leaves_strict_json(photo: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    import vaelens as vl
-
-    done = vl.reconstruct(photo, device="cpu")
-    rows = tuple(replace(row, psnr=float("inf")) for row in done.rows)
-    record = done.record | {"rows": [{"psnr": float("inf")}]}
-    replace(done, rows=rows, record=record).save(tmp_path / "out.html")
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(constant)
-
-    text = (tmp_path / "out.run.json").read_text()
-    assert json.loads(text, parse_constant=refuse)["rows"] == [{"psnr": None}]
-
-
-def test_out_of_memory_has_its_code(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vaelens as vl
-    from vaelens.errors import ResourceError
-
-    vae = random_vae()
-
-    def exhausted(_: object) -> None:
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-
-    monkeypatch.setattr(vae.network.decoder, "forward", exhausted)
-    with pytest.raises(ResourceError, match=r"out of memory on cpu with 96x90 pixels through random.*--max-side"):
-        vl.reconstruct(photo, vae)
-    monkeypatch.setattr(vae.network.decoder, "forward", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        vl.reconstruct(photo, vae)
-
-
-def test_a_large_photograph_is_announced(tmp_path: Path) -> None:
-    import vaelens as vl
-
-    Image.new("1", (2100, 2000)).save(tmp_path / "large.png")
-    said: list[str] = []
-    with pytest.raises(ZeroDivisionError):
-        vl.reconstruct(tmp_path / "large.png", device="cpu", notify=said.append, progress=lambda *_: 1 / 0)
-    assert len(said) == 1
-    assert "large.png: 4 megapixels" in said[0]
+def test_an_error_is_one_line_and_its_traceback_is_shown_on_request(photo: Path) -> None:
+    plain, verbose = (vaelens("reconstruct", photo, "--vae", "ft-mes", *flag) for flag in ([], ["-v"]))
+    for ran in (plain, verbose):
+        assert (ran.returncode, ran.stdout) == (2, "")
+    assert plain.stderr.startswith("vaelens: no VAE is called 'ft-mes'")
+    assert plain.stderr.count("\n") == 1
+    assert "Traceback" in verbose.stderr
 
 
 def test_quiet_is_quiet(photo: Path, tmp_path: Path) -> None:
     assert vaelens("reconstruct", photo, "-o", tmp_path / "a.png", "-q").stderr == ""
 
 
-def test_verbose_shows_the_traceback(photo: Path, tmp_path: Path) -> None:
-    ran = vaelens("reconstruct", photo, "--vae", "ft-mes", "-v", cwd=tmp_path)
-    assert "Traceback" in ran.stderr
-
-
 def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     Image.fromarray(draw_face(0, 256).pixels).resize((2000, 2000)).save(tmp_path / "photo.png")
     command = [sys.executable, "-m", "vaelens", "reconstruct", "photo.png", "-o", "out.png"]
     for name in ("SIGINT", "SIGTERM"):
-        import signal
-
         running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         assert running.stderr is not None
         assert "No --vae named" in running.stderr.readline()
@@ -279,13 +176,19 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
 
 
-def test_an_interrupt_that_compiled_code_turned_into_an_error_is_still_one(
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The signal handlers, put back afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_interrupt_that_compiled_code_turns_into_an_error_is_still_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import signal
-
-    from vaelens.cli import main
-
     def swallow() -> None:
         try:
             signal.raise_signal(signal.SIGINT)
@@ -294,46 +197,13 @@ def test_an_interrupt_that_compiled_code_turned_into_an_error_is_still_one(
 
     monkeypatch.setattr(main, "app", swallow)
     monkeypatch.setattr(main, "_interrupts", [])
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with pytest.raises(SystemExit) as left:
-            main.main()
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+    with pytest.raises(SystemExit) as left:
+        main.main()
     assert left.value.code == 130
     assert capsys.readouterr().err == "vaelens: interrupted.\n"
 
 
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        (
-            ["compare", "photo.png"],
-            "photo.png is a file, where the prompt should be. For a photo: --photo photo.png",
-        ),
-        (["generate", "a face", "--vae", "tiny-kl-f8", "--vae", "tiny-ft-mse"], "generate decodes by one VAE"),
-        (["generate", "a face", "--negative", "blurry"], "the negative prompt: tiny-sd doesn't know 'blurry'"),
-        (["generate", "a face", "-o", "photo.png"], "photo.png was not made by vaelens and would be lost"),
-        (["compare", "a face", "--seed", "1.5"], "seeds are whole numbers"),
-        (["compare", ""], "the prompt is empty"),
-        (["compare", "a face", "--steps", "0"], "steps are from 1 to 1000, not 0"),
-        (["compare", "a face", "--size", "250"], "multiples of 8"),
-        (["compare", "a face", "--vae", "tiny-ft-mes"], "Did you mean tiny-ft-mse"),
-        (["compare", "x" * 10_000], "doesn't know 'xxxxx"),
-    ],
-)
-def test_what_a_beginner_asks_wrongly_is_answered(photo: Path, asked: list[str], words: str) -> None:
-    before = photo.read_bytes()
-    ran = vaelens(*asked, cwd=photo.parent)
-    assert ran.returncode == 2, ran.stderr
-    assert words in ran.stderr
-    assert len(ran.stderr) < 500
-    assert photo.read_bytes() == before
-    assert [path.name for path in photo.parent.iterdir()] == ["photo.png"]
-
-
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     ran = vaelens("--version")
     assert (ran.returncode, ran.stdout) == (0, f"vaelens {importlib.metadata.version('vaelens')}\n")
 
@@ -348,10 +218,10 @@ def test_list_prints_the_published_table() -> None:
     assert json.loads(vaelens("list", "--json").stdout)["vaes"]["ft-mse"]["training"]["resumed_from"] == "ft-ema"
     assert "ft-mse sd1 840,001 decoder stabilityai/sd-vae-ft-mse MIT" in lines
     assert "sd-v1-4 sd1 CompVis/stable-diffusion-v1-4 CreativeML OpenRAIL-M" in lines
-    assert "tiny-sd tiny ships with vaelens Apache-2.0" in lines
+    assert "tiny-sd tiny embedded Apache-2.0" in lines
 
 
-def test_inspect_says_each_field_and_who_said_it(vae_file: Path) -> None:
+def test_inspect_shows_each_field_with_its_source(vae_file: Path) -> None:
     ran = vaelens("inspect", vae_file)
     assert ran.returncode == 0, ran.stderr
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
@@ -368,17 +238,15 @@ def test_doctor_checks_each_device(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert found["healthy"] is True
-    assert [t["difference"] for t in found["trips"] if (t["device"], t["dtype"]) == ("cpu", "float32")] == [0.0]
+    assert [t["difference"] for t in found["round_trips"] if (t["device"], t["dtype"]) == ("cpu", "float32")] == [0.0]
     assert found["hub"]["token"] is True
     assert "hf_secret" not in ran.stdout + ran.stderr
     assert "agrees with the CPU" in vaelens("doctor").stdout
 
 
 def test_doctor_fails_when_a_device_disagrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vaelens import doctor
-
     monkeypatch.setitem(doctor.TOLERANCES, "float32", -1.0)
-    assert not doctor.examine().healthy
+    assert not doctor.diagnose().healthy
 
 
 def test_help_needs_no_torch_and_answers_at_once() -> None:
@@ -397,7 +265,7 @@ def test_output_into_a_closed_pipe_is_quiet() -> None:
     command = ["bash", "-c", f"{sys.executable} -m vaelens list | head -1"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.stderr == ""
-    assert ran.stdout.startswith("name")
+    assert ran.stdout.startswith("VAE")
 
 
 def test_a_vae_from_the_hub_by_id(photo: Path, vae: VAE, tmp_path: Path) -> None:
@@ -412,10 +280,10 @@ def test_a_vae_from_the_hub_by_id(photo: Path, vae: VAE, tmp_path: Path) -> None
         assert first.returncode == 0, first.stderr
         assert "someone/pipeline" in first.stderr
         assert json.loads((tmp_path / "out.run.json").read_text())["vaes"][0]["name"] == "someone/pipeline"
-        asked = len(hub.requests)
+        count = len(hub.requests)
         second = vaelens(*outputs, "--offline", **env)
         assert second.returncode == 0, second.stderr
-        assert len(hub.requests) == asked
+        assert len(hub.requests) == count
         missing = vaelens("inspect", "someone/else", "--offline", **env)
         assert missing.returncode == 5
         for ran in (first, second, missing):

@@ -67,7 +67,7 @@ def unet(width: int, **more: Any) -> Any:
     )
 
 
-def guard() -> tuple[Any, Any]:
+def safety_checker() -> tuple[Any, Any]:
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPVisionConfig
 
@@ -78,12 +78,12 @@ def guard() -> tuple[Any, Any]:
     return StableDiffusionSafetyChecker(config), CLIPImageProcessorPil(size=32, crop_size=32)
 
 
-def sd(seed: int = 0, *, with_guard: bool = False) -> Any:
+def sd(seed: int = 0, *, with_safety_checker: bool = False) -> Any:
     """A StableDiffusionPipeline as the class itself is, 64x64 pixels."""
     library = diffusers()
     torch.manual_seed(seed)
     words = tokenizer()
-    checker, extractor = guard() if with_guard else (None, None)
+    checker, extractor = safety_checker() if with_safety_checker else (None, None)
     return library.StableDiffusionPipeline(
         vae=vae(),
         text_encoder=text_encoder(words),
@@ -94,7 +94,7 @@ def sd(seed: int = 0, *, with_guard: bool = False) -> Any:
         ),
         safety_checker=checker,
         feature_extractor=extractor,
-        requires_safety_checker=with_guard,
+        requires_safety_checker=with_safety_checker,
     )
 
 

@@ -111,9 +111,7 @@ def check_model(source: str) -> str:
     Raises UsageError for an unknown name, BadInputError for a file or folder that doesn't exist.
     """
     if not source:
-        raise UsageError(
-            f"an empty name names no model. Name {registry().model_names()}, a folder, a file or a hub id."
-        )
+        raise UsageError(f"the model's name is empty. Name {registry().model_names()}, a folder, a file or a hub id.")
     path = Path(source).expanduser()
     if path.suffix.lower() in PICKLED and path.exists():
         raise UnsafeFileError(
@@ -246,8 +244,8 @@ def _components(index: Mapping[str, Any], safety_checker: bool) -> dict[str, tup
         library, class_name = (str(one) for one in (*entry, "", "")[:2])
         if library not in LIBRARIES or not class_name.isidentifier():
             raise UnsafeFileError(
-                f"the model's {name} is a {class_name} of {library}, and only classes of {', '.join(LIBRARIES)} are "
-                "loaded: others could run any code. Name another model."
+                f"the model's {name} is {library}.{class_name}, and only classes of {', '.join(LIBRARIES)} are loaded: "
+                "others could run any code. Name another model."
             )
         found[name] = library, class_name
     return found

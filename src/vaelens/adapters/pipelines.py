@@ -1,4 +1,4 @@
-"""A diffusion model, opened through diffusers and asked for latents. No VAE is loaded for it."""
+"""Diffusion models opened through diffusers, to sample latents. No VAE is loaded for them."""
 
 from collections.abc import Callable
 from functools import wraps

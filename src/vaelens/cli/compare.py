@@ -15,14 +15,12 @@ from vaelens.cli.output import (
     result_table,
     set_level,
     written_line,
-)  # fmt: skip
+)
 
 
 @sampling_options.with_sampling_options
 def compare(
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="What the image should show.", show_default=False)
-    ] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="What the image should show.")] = None,
     vae: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,20 +28,16 @@ def compare(
             metavar="VAE",
             help="A name of `vaelens list`, a file, a folder or a hub id. Repeatable. Default: those known for the "
             "model's latent space.",
-            show_default=False,
         ),
     ] = None,
     seed: sampling_options.Seeds = None,
     model: sampling_options.Model = None,
     latents: Annotated[
-        Path | None,
-        typer.Option("--latents", metavar="FILE", help="Decode saved latents (.safetensors).", show_default=False),
+        Path | None, typer.Option("--latents", metavar="FILE", help="Decode saved latents (.safetensors).")
     ] = None,
     photo: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--photo", metavar="FILE", help="Encode a photo with the first VAE. Repeatable.", show_default=False
-        ),
+        typer.Option("--photo", metavar="FILE", help="Encode a photo with the first VAE. Repeatable."),
     ] = None,
     max_side: options.MaxSide = None,
     boxes: Annotated[
@@ -52,7 +46,6 @@ def compare(
             metavar="FILE",
             help="Labelled boxes that the page can jump to: a CSV or JSONL file of id,label,left,top,right,bottom. An "
             "id is a photo's file name, or `seed 0`.",
-            show_default=False,
         ),
     ] = None,
     output: Annotated[

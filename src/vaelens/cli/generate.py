@@ -11,14 +11,13 @@ from vaelens.cli.output import exit_if_interrupted, notice, progress, result, re
 
 @sampling_options.with_sampling_options
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the image should show.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the image should show.")],
     vae: Annotated[
         list[str] | None,
         typer.Option(
             "--vae",
             metavar="VAE",
             help="A name of `vaelens list`, a file, a folder or a hub id. Default: the model's own.",
-            show_default=False,
         ),
     ] = None,
     seed: sampling_options.Seeds = None,

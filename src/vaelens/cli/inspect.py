@@ -16,9 +16,7 @@ FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype")
 
 def inspect(
     context: typer.Context,
-    source: Annotated[
-        str, typer.Argument(metavar="FILE", help="A VAE: a file, a folder, a name or a hub id.", show_default=False)
-    ],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="A VAE: a file, a folder, a name or a hub id.")],
     health: Annotated[
         bool,
         typer.Option(
@@ -31,7 +29,6 @@ def inspect(
             "--photos",
             metavar="PATH",
             help="With --health: images, or folders of images. Repeatable. Default: synthetic faces and letters.",
-            show_default=False,
         ),
     ] = None,
     max_side: Annotated[
@@ -43,10 +40,7 @@ def inspect(
     time_at: Annotated[
         list[int] | None,
         typer.Option(
-            min=1,
-            metavar="PIXELS",
-            help="With --health: side of the images to time. Repeatable. Default: 256.",
-            show_default=False,
+            min=1, metavar="PIXELS", help="With --health: side of the images to time. Repeatable. Default: 256."
         ),
     ] = None,
     device: options.Device = "auto",

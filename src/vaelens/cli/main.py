@@ -30,8 +30,8 @@ from vaelens.cli.output import INTERRUPTED, failure, is_verbose, result
 from vaelens.errors import ResourceError, VaelensError
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         result(f"vaelens {metadata.version('vaelens')}")
         raise typer.Exit
 

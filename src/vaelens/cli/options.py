@@ -25,9 +25,7 @@ Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Device:
 Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="Precision: float32, float16 or bfloat16.")]
 MaxSide = Annotated[
     int | None,
-    typer.Option(
-        "--max-side", min=1, metavar="PIXELS", help="Shrink photos whose longer side exceeds this.", show_default=False
-    ),
+    typer.Option("--max-side", min=1, metavar="PIXELS", help="Shrink photos whose longer side exceeds this."),
 ]
 Space = Annotated[
     str | None,
@@ -39,22 +37,15 @@ Space = Annotated[
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip images that can't be read, and list them.")]
 Batch = Annotated[
-    int | None,
-    typer.Option(
-        "--batch", min=1, metavar="N", help="Batch size. Default: 4 on a CPU, 16 elsewhere.", show_default=False
-    ),
+    int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size. Default: 4 on a CPU, 16 elsewhere.")
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, metavar="N", help="CPU threads. Default: all cores.", show_default=False),
-]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads. Default: all cores.")]
 Networks = Annotated[
     list[str] | None,
     typer.Option(
         "--network",
         metavar="NAME=FILE",
         help="Read the weights of a metric network from a file: vgg16=vgg16.pth. Repeatable.",
-        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -26,7 +26,7 @@ def set_level(quiet: bool, verbose: bool) -> None:
 
 
 def is_verbose() -> bool:
-    """Whether tracebacks are wanted."""
+    """Whether tracebacks are shown."""
     return _level["verbose"]
 
 

@@ -10,7 +10,7 @@ from vaelens.cli.output import notice, progress, result, result_json, result_tab
 
 
 def reconstruct(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files.", show_default=False)],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files.")],
     vae: options.Vaes = None,
     output: Annotated[
         Path,

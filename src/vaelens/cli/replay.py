@@ -10,37 +10,26 @@ from vaelens.cli.output import notice, result, result_json, set_level
 
 
 def replay(
-    image: Annotated[Path, typer.Argument(metavar="FILE.png", help="An image made by vaelens.", show_default=False)],
+    image: Annotated[Path, typer.Argument(metavar="FILE.png", help="An image made by vaelens.")],
     model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="MODEL", help="Use this copy of the image's model.", show_default=False),
+        str | None, typer.Option("--model", metavar="MODEL", help="Use this copy of the image's model.")
     ] = None,
-    vae: Annotated[
-        str | None, typer.Option("--vae", metavar="VAE", help="Use this copy of the image's VAE.", show_default=False)
-    ] = None,
+    vae: Annotated[str | None, typer.Option("--vae", metavar="VAE", help="Use this copy of the image's VAE.")] = None,
     photo: Annotated[
-        Path | None,
-        typer.Option("--photo", metavar="FILE", help="The photo that the image was made from.", show_default=False),
+        Path | None, typer.Option("--photo", metavar="FILE", help="The photo that the image was made from.")
     ] = None,
     latents: Annotated[
-        Path | None,
-        typer.Option("--latents", metavar="FILE", help="The latents that the image was made from.", show_default=False),
+        Path | None, typer.Option("--latents", metavar="FILE", help="The latents that the image was made from.")
     ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Download the model and VAE if they are missing.")
     ] = False,
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="PATH", help="Write the new image to a .png file.", show_default=False),
+        Path | None, typer.Option("-o", "--output", metavar="PATH", help="Write the new image to a .png file.")
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            "--device",
-            metavar="DEVICE",
-            help="auto, cpu, cuda or mps. Default: as the image was made.",
-            show_default=False,
-        ),
+        typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps. Default: as the image was made."),
     ] = None,
     space: options.Space = None,
     json: options.Json = False,

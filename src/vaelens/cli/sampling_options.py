@@ -15,17 +15,11 @@ Model = Annotated[
         metavar="MODEL",
         help="tiny-sd, sd-v1-4, sd-v1-5, sd-v2-1, sdxl-base, a hub id, a diffusers folder or a checkpoint file. "
         "Default: the model of the VAEs' latent space, or the embedded tiny-sd.",
-        show_default=False,
     ),
 ]
 Seeds = Annotated[
     list[str] | None,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        help="Seeds, one latent each: 0, or 0,1,5, or 0-7. Repeatable. Default: 0.",
-        show_default=False,
-    ),
+    typer.Option("--seed", metavar="N", help="Seeds, one latent each: 0, or 0,1,5, or 0-7. Repeatable. Default: 0."),
 ]
 NoSafetyChecker = Annotated[bool, typer.Option("--no-safety-checker", help=sampling.options()["safety_checker"].help)]
 

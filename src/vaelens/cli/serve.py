@@ -17,20 +17,12 @@ def serve(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="Offer this model; it is downloaded first if needed. Repeatable.",
-            show_default=False,
+            "--model", metavar="MODEL", help="Offer this model; it is downloaded first if needed. Repeatable."
         ),
     ] = None,
     vae: Annotated[
         list[str] | None,
-        typer.Option(
-            "--vae",
-            metavar="VAE",
-            help="Offer this VAE; it is downloaded first if needed. Repeatable.",
-            show_default=False,
-        ),
+        typer.Option("--vae", metavar="VAE", help="Offer this VAE; it is downloaded first if needed. Repeatable."),
     ] = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on. Any but a loopback address needs a token.")
@@ -42,14 +34,10 @@ def serve(
             metavar="SECRET",
             envvar="VAELENS_TOKEN",
             help="Secret that each request must carry. Default: a random one, unless only this machine can connect.",
-            show_default=False,
         ),
     ] = None,
     folder: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH", help="Folder of the history. Default: ~/.local/share/vaelens/serve.", show_default=False
-        ),
+        Path | None, typer.Option(metavar="PATH", help="Folder of the history. Default: ~/.local/share/vaelens/serve.")
     ] = None,
     device: Annotated[
         list[str] | None,
@@ -113,4 +101,4 @@ def serve(
     finally:
         if not server.close():
             notice("Warning: a running job could not be stopped. It is marked as interrupted.")
-            os._exit(INTERRUPTED)  # its thread is inside torch, where an ordinary end would abort the process
+            os._exit(INTERRUPTED)  # its thread is inside torch, where a normal exit would abort the process

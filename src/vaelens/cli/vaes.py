@@ -29,14 +29,7 @@ def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose:
         )
         return
     rows = [
-        (
-            name,
-            entry.space,
-            _steps(entry),
-            entry.training.part or "-",
-            entry.repo or "embedded",
-            entry.licence,
-        )
+        (name, entry.space, _steps(entry), entry.training.part or "-", entry.repo or "embedded", entry.licence)
         for name, entry in known.vaes.items()
     ]
     names = ("VAE", "latent space", "training steps", "trained part", "source", "licence")

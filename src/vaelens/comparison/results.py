@@ -86,7 +86,7 @@ class Comparison:
     def save(self, path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> list[Path]:
         """Write a page (.html), a labelled sheet (.png) or a folder with both, each image and each latent.
 
-        The record lies beside it. None of `inputs` is overwritten. Raises as `Gallery.save` does.
+        The record is written beside it. None of `inputs` is overwritten. Raises as `Gallery.save` does.
         """
         return self.gallery().save(path, inputs)
 

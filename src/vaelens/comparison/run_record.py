@@ -20,7 +20,7 @@ def comparison_record(
     images: Sequence[ComparedImage],
     seconds: float,
 ) -> dict[str, Any]:
-    """`settings` are as asked for; sampling and model as they were used, None where nothing was generated."""
+    """`settings` as they were given; sampling and model as they were used, None where nothing was generated."""
     return run_record(command, settings, vaes, seconds) | {
         "sampling": generator and asdict(generator.sampling),
         "model": generator and generator.facts.model_dump(),

@@ -90,7 +90,7 @@ def compare(
     }  # fmt: skip
     if prompt is None:
         _check_unused({"model": model, "seeds": seeds} | options)
-    asked = None if prompt is None else Sampling(prompt, **options)
+    requested = None if prompt is None else Sampling(prompt, **options)
     seeds = [seeds] if isinstance(seeds, int) else seeds
     photos = [photos] if isinstance(photos, str | os.PathLike) else list(photos)
     vaes = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else vaes
@@ -99,18 +99,18 @@ def compare(
 
     # everything cheap is checked before anything is downloaded
     stored = [] if latents is None else read_latents(latents, space)
-    if asked is None and not stored and not photos:
+    if requested is None and not stored and not photos:
         raise UsageError("nothing to decode. Give a prompt, --latents FILE or --photo FILE.")
     if named is not None and not named:
         raise UsageError("no VAE named. Name at least one, or pass None for the default ones.")
     _check_photos(photos, max_side)
     _check_stored(latents, stored)
-    seeds = generation.check_seeds([0] if seeds is None else list(seeds)) if asked else []
+    seeds = generation.check_seeds([0] if seeds is None else list(seeds)) if requested else []
     labelled = LabelledBoxes(boxes, seeds, stored, photos)
     if runtime.device_name == "cpu" and runtime.dtype_name == "float16":
         runtime.notify("Note: float16 is very slow on a CPU. bfloat16 saves as much memory; float32 is the fastest.")
     selection = select(
-        asked,
+        requested,
         named,
         model,
         runtime=runtime,
@@ -124,8 +124,8 @@ def compare(
     loaded = [_named(vae, name) for vae, name in zip(loaded, distinct_names(own_names), strict=True)]
     decoders = Decoders(loaded, lambda i: _in_float32(selection.vaes[i], runtime, space))
     generator = None
-    if selection.model is not None and asked is not None:
-        generator = generation.open_generator(selection.model, asked, runtime)
+    if selection.model is not None and requested is not None:
+        generator = generation.open_generator(selection.model, requested, runtime)
     notes = (generator.notes() if generator else []) + (_encoder_notes(loaded) if photos else [])
     for note in notes:
         runtime.notify(note)
@@ -144,7 +144,7 @@ def compare(
 
     settings = {
         "seeds": seeds,
-        "sampling": asked and asdict(asked),
+        "sampling": requested and asdict(requested),
         "max_side": max_side,
         "space": space,
         "offline": offline,
