@@ -277,7 +277,7 @@ BROKEN = """() => {
 }"""
 
 
-def test_a_image_that_cant_be_read_leaves_no_map_of_others(open_page: Open) -> None:
+def test_an_image_that_cant_be_read_leaves_no_map_of_others(open_page: Open) -> None:
     view = open_page(THREE)
     view.page.evaluate(BROKEN)
     view.page.locator(".handle").focus()

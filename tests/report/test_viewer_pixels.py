@@ -110,7 +110,7 @@ def test_the_values_under_the_pointer_are_those_of_the_file(open_page: Open, sha
     h, w = shape
     layers = [np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8) for seed in range(3)]
     view = open_page(render_page("t", [panel_of(*layers)], NO_TABLE, {}), height=900)
-    assert read(view) == ("Point at an image to read its pixels", [["–"] * 3] * 3)
+    assert read(view) == ("Point at an image to read its pixel values", [["–"] * 3] * 3)
     names = view.page.locator(".values th").all_inner_texts()
     assert names == ["original", "vae-1", "vae-2"]
     for view_of in (STACK, FIRST, SECOND):
@@ -129,7 +129,7 @@ def test_the_values_under_the_pointer_are_those_of_the_file(open_page: Open, sha
         view.page.mouse.move(*view.point(STACK, 0.01, 0.01))
         assert read(view)[1] == [["–"] * 3] * 3
     view.page.mouse.move(1, 1)
-    assert read(view) == ("Point at an image to read its pixels", [["–"] * 3] * 3)
+    assert read(view) == ("Point at an image to read its pixel values", [["–"] * 3] * 3)
 
 
 def test_the_values_are_right_in_a_zoomed_view_in_every_mode(open_page: Open) -> None:

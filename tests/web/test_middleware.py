@@ -1,4 +1,4 @@
-"""The served page against those who shouldn't ask, and those who ask for too much: fault 21, an item a test."""
+"""Security of the server: hosts, origins, bodies, paths and floods that must be refused. One test per attack."""
 
 import json
 import socket
@@ -272,7 +272,7 @@ def test_an_odd_address_is_told_in_a_sentence(server: Served) -> None:
     assert answer["error"].startswith("download: ")
 
 
-def test_a_image_that_was_deleted_is_not_shown_again(server: Served) -> None:
+def test_an_image_that_was_deleted_is_not_shown_again(server: Served) -> None:
     job = server.wait(server.start())["id"]
     status, headers, _ = server.raw("GET", f"/api/jobs/{job}/images/0")
     assert (status, headers["cache-control"]) == (200, "private, no-cache")

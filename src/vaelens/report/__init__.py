@@ -1,1 +1,1 @@
-"""Reports: what was measured as tables, and what is to be seen as one page that needs nothing else."""
+"""Reports: tables of results, and one-file HTML pages with the viewer."""

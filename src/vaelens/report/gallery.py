@@ -1,4 +1,4 @@
-"""Images in versions, written as a page, a labelled sheet, or a folder with both; and the record beside them."""
+"""Images in several versions, saved as a page, a labelled sheet, or a folder with both; and their record."""
 
 import json
 import os
@@ -21,17 +21,17 @@ from vaelens.report.tables import Table
 
 PAGES = {".html", ".htm"}
 SINGLE = {".png", *PAGES}
-OURS = re.compile(r"\d{3}-.*\.(png|safetensors)", re.DOTALL)
+OWN_FILE = re.compile(r"\d{3}-.*\.(png|safetensors)", re.DOTALL)
 NUMBERED = re.compile(r"\d{3}-")  # how the names of a folder's images and latents begin
 PAGE_NAME, RECORD_NAME = "index.html", "run.json"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One version: uint8 [h,w,3], what was measured on it, and the text chunks of a PNG of its own.
+    """One version of an image: uint8 [h,w,3], its scores, and the text chunks of its PNG.
 
-    `caption` stands on the sheet, `note` on the page. Without `text` it gets no file of its own in a folder. Of a
-    `blank` one only the caption is shown, on the sheet: the image has no such version.
+    The sheet shows `caption`, the page `note`. Without `text` it gets no PNG of its own in a folder. A `blank` cell has
+    no image: the sheet shows its caption only.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One image in all its versions, of one size; `file` begins the names of their files in a folder."""
+    """One image in all its versions, of one size; `file` is the start of their file names in a folder."""
 
     title: str
     file: str
@@ -55,9 +55,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Gallery:
-    """All that is written; `text` are the sheet's own text chunks, `more` further files of a folder by name.
+    """Everything to save; `text` are the sheet's text chunks, `more` further files of a folder by name.
 
-    The rows' cells stand under one another: each row has the versions of `headings`, in this order.
+    Cells of the same column belong together: each row has the versions of `headings`, in this order.
     """
 
     title: str
@@ -94,11 +94,11 @@ class Gallery:
         return render_page(self.title, panels, self.table, self.facts).encode()
 
     def save(self, path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> list[Path]:
-        """Write what the path asks for, and the record; gives the files written, the first to look at first.
+        """Write the files for that path, and the record; returns them, the one to open first at the front.
 
-        `.png` is one sheet, `.html` one page, each with its record beside it; anything else is a folder with both, the
-        record and each version alone. None of `inputs` is written over. Raises UsageError as `check_output`, and what
-        writing raises: all files are there, or none is changed.
+        `.png` is one sheet, `.html` one page, each with its record beside it; any other path is a folder with both, the
+        record and a PNG of each version. None of `inputs` is overwritten. Raises UsageError as `check_output`, and what
+        writing raises; then no file is changed.
         """
         target = Path(path)
         check_output(target, self.sheet_name, inputs)
@@ -124,7 +124,7 @@ class Gallery:
 
 
 def check_output(path: str | os.PathLike[str], sheet_name: str, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
-    """Whether `Gallery.save` may write there, asked before any work. Raises UsageError."""
+    """Raises UsageError if `Gallery.save` can't write there. To be called before any work."""
     target = Path(path)
     check_folder(target, inputs)
     single = target.suffix.lower() in SINGLE
@@ -136,30 +136,30 @@ def check_output(path: str | os.PathLike[str], sheet_name: str, inputs: Sequence
 
 
 def check_folder(target: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Raises UsageError for an input that lies in the output folder under a name that images there are given."""
+    """Raises UsageError for an input in the output folder whose name looks like one of our numbered files."""
     for given in map(Path, inputs):
         if NUMBERED.match(given.name) and given.resolve().parent == target.resolve():
             raise UsageError(
-                f"{given} lies in -o {target}, where files of such names are replaced. Name another folder."
+                f"{given} is in -o {target}, where files with such names are replaced. Choose another folder."
             )
 
 
 def check_ours(record: Path, files: Sequence[Path]) -> None:
-    """Raises UsageError where one of the files is there and isn't of an earlier run, by the record beside it."""
+    """Raises UsageError if one of the files exists and the record beside it isn't that of an earlier run."""
     lost = [file for file in files if file.exists()]
     if lost and not _is_ours(record):
         raise UsageError(f"{lost[0]} was not made by vaelens and would be lost. Choose another output.")
 
 
 def made_before(folder: Path) -> list[Path]:
-    """The numbered files in a folder of ours, those of an earlier run."""
+    """The numbered files of an earlier run in a folder."""
     if not _is_ours(folder / RECORD_NAME):
         return []
-    return [path for path in folder.iterdir() if OURS.fullmatch(path.name) and path.is_file()]
+    return [path for path in folder.iterdir() if OWN_FILE.fullmatch(path.name) and path.is_file()]
 
 
 def remove(earlier: Sequence[Path], written: Container[Path]) -> None:
-    """Remove what an earlier run left, but for what was written anew: the page and the record don't know it."""
+    """Remove the files of an earlier run that were not overwritten, as the new record doesn't list them."""
     for path in earlier:
         if path not in written:
             path.unlink(missing_ok=True)
@@ -181,14 +181,14 @@ def _is_ours(record: Path) -> bool:
 
 
 def _outputs(target: Path, sheet_name: str) -> list[Path]:
-    """The files that an output path stands for, but for the single versions in a folder."""
+    """The files of an output path, without the numbered ones of a folder."""
     if target.suffix.lower() in SINGLE:
         return [target, target.with_suffix(f".{RECORD_NAME}")]
     return [target / PAGE_NAME, target / sheet_name, target / RECORD_NAME]
 
 
 def _check_targets(targets: Sequence[Path], inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Each may be written, and none is one of the inputs."""
+    """Raises UsageError for a file that can't be written or is one of the inputs."""
     for target in targets:
         file = writable_path(target)
         if file.exists() and any(Path(given).exists() and file.samefile(given) for given in inputs):

@@ -1,7 +1,7 @@
-"""Plots of what was measured, as SVG that fits light and dark pages.
+"""Plots of scores as SVG, for light and dark pages.
 
-No name of a VAE or image is drawn into a plot: those stand beside it, as text of the page. The same values give
-the same bytes: no dates, no random ids. Of many images a plot draws counts, so that it stays small.
+Names of VAEs and images are not part of a plot: the page shows them beside it as text. The same values give the same
+bytes: no dates, no random ids. For many images a plot shows counts, so that it stays small.
 """
 
 import base64
@@ -27,10 +27,10 @@ COLOURS = (  # on a light page, on a dark one
     ("#5a5a5a", "#b8b8b8"),
 )
 STROKES = ("-", (0, (5, 2)), (0, (1, 1.5)))
-DRAWN = 1000  # points at most that are drawn one by one
+MAX_POINTS = 1000  # more are shown as a density
 CELLS = 64  # of a density, along a side
-CURVE = 400  # points of a curve at most
-MOST_BINS = 80
+MAX_CURVE_POINTS = 400
+MAX_BINS = 80
 
 # Names for colours that the page's scheme decides, as what Matplotlib takes for a colour.
 _INK, _RULE = "#010000", "#020000"
@@ -95,7 +95,7 @@ def distributions(values: Sequence[np.ndarray], label: str) -> str:
     together = np.concatenate(values)
     low, high = _limits(together)
     longest = max(len(one) for one in values)
-    bins = int(np.clip(3 * np.cbrt(longest), 8, MOST_BINS))
+    bins = int(np.clip(3 * np.cbrt(longest), 8, MAX_BINS))
     with _plot() as (axes, svg):
         for number, one in enumerate(values):
             if not len(one):
@@ -117,7 +117,7 @@ def scatter(first: np.ndarray, second: np.ndarray) -> str:
     low, high = _limits(np.concatenate([first, second]))
     with _plot() as (axes, svg):
         axes.plot([low, high], [low, high], color=_RULE, linewidth=0.8, linestyle=(0, (4, 3)))
-        if len(first) <= DRAWN:
+        if len(first) <= MAX_POINTS:
             gap = np.full_like(first, np.nan)
             x, y = (np.stack([v, v, gap], axis=1).ravel() for v in (first, second))
             # One path of dots, as strokes of no length: a tenth of the size of as many markers.
@@ -141,7 +141,7 @@ def differences(first: np.ndarray, second: np.ndarray, better: Better, vaes: tup
     ordered = np.sort(first - second)
     if not len(ordered):
         raise ValueError("no images")
-    share = np.linspace(0, 100, min(CURVE, max(2, len(ordered))))
+    share = np.linspace(0, 100, min(MAX_CURVE_POINTS, max(2, len(ordered))))
     curve = np.quantile(ordered, share / 100)
     above, below = vaes if better == "higher" else vaes[::-1]
     with _plot() as (axes, svg):

@@ -1,4 +1,4 @@
-"""The record that every run leaves: what was asked, what served, on which machine, in what time."""
+"""The record of a run (`run.json`): its settings, VAEs, versions, machine and time."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -8,6 +8,7 @@ import torch
 
 from vaelens.resources import peak_memory
 from vaelens.runs.versions import versions
+from vaelens.runtime import dtype_name
 from vaelens.vae import VAE
 
 SCHEMA = 1
@@ -32,7 +33,7 @@ def run_record(
 
 
 def vae_record(vae: VAE) -> dict[str, Any]:
-    """One VAE as a record names it: by content, not only by name."""
+    """One VAE in a record, identified by its fingerprint, not only by its name."""
     fingerprint = vae.fingerprint
     return {
         "name": vae.name,
@@ -42,7 +43,7 @@ def vae_record(vae: VAE) -> dict[str, Any]:
         "weights": fingerprint.short,
         "fingerprint": fingerprint.as_dict(),
         "device": str(vae.device),
-        "dtype": str(vae.dtype).removeprefix("torch."),
+        "dtype": dtype_name(vae.dtype),
     }
 
 

@@ -1,4 +1,4 @@
-"""Tables of results: rows of text, which of them are best, and their HTML and Markdown."""
+"""Tables of results: rows of text, their best values, and their HTML and Markdown."""
 
 import html
 import math
@@ -9,7 +9,7 @@ from typing import Literal
 
 Better = Literal["higher", "lower"]
 
-MINUS = "\N{MINUS SIGN}"  # as wide as + and a figure; counts as a number's sign like the hyphen
+MINUS = "\N{MINUS SIGN}"  # as wide as + and a digit; read as a sign, like the hyphen
 
 _PART = rf"[+\-{MINUS}]?(?:\d+(?:\.\d+)?(?:e[+-]?\d+)?|nan|inf)"
 _MEASURED = re.compile(rf"({_PART}) ± {_PART}|\[{_PART}, {_PART}\]")
@@ -19,7 +19,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>&|~#$!])")
 
 @dataclass(frozen=True)
 class Column:
-    """A column's name, and which of its values are the better ones, where that can be said."""
+    """A column's name, and whether higher or lower values are better, if either."""
 
     name: str
     better: Better | None = None
@@ -29,8 +29,8 @@ class Column:
 class Table:
     """Rows of texts, each as long as `columns`; rows whose first `shared` cells are equal compete for the best value.
 
-    By default that is the first cell, the image; with 0 all rows compete. A cell may be a number, or mean ± std,
-    which counts by its mean. `notes` are further lines of a cell, by (row, column), shown smaller.
+    By default the first cell, the image, is shared; with 0 all rows compete. A cell may be a number, or mean ± std,
+    which is ranked by its mean. `notes` are further lines of a cell, by (row, column), in small type.
     """
 
     columns: tuple[Column, ...]
@@ -40,9 +40,9 @@ class Table:
 
 
 def best_cells(table: Table) -> set[tuple[int, int]]:
-    """The (row, column) of the best value among the rows that compete, in each column that has a better side.
+    """The (row, column) of the best value among competing rows, in each column with `better` set.
 
-    Equal values are all best. Where fewer than two competing rows have a number, none is.
+    Equal values are all best. If fewer than two competing rows have a number, there is no best.
     """
     competing: dict[tuple[str, ...], list[int]] = {}
     for number, row in enumerate(table.rows):

@@ -1,9 +1,9 @@
-// From one known box to the next: eyes, letters, and what else is labelled.
+// Steps from one labelled box to the next: eyes, letters and others.
 
-const KNOWN = ["eye", "iris", "mouth", "face"]; // labels with names of their own; any other is its own name
+const KNOWN = ["eye", "iris", "mouth", "face"]; // labels with a translated title; others are shown as they are
 
-// Gives { step(by), relabel() }; without boxes the control stays hidden and a step does nothing.
-function makeJump(panel, part, region) {
+// Returns { step(by), relabel() }. Without boxes the control stays hidden and a step does nothing.
+function makeBoxControl(panel, part, region) {
   const groups = new Map();
   for (const box of panel.boxes ?? []) {
     const key = box.glyph ? "letters" : box.label;
@@ -13,7 +13,7 @@ function makeJump(panel, part, region) {
   }
   const ordered = [...groups.values()].sort((a, b) => rank(a) - rank(b));
   const [choice, place] = [part("where-to"), part("which")];
-  let at = null; // the number of the box looked at in its group, or null
+  let at = null; // the index of the current box in its group, or null
 
   // Eyes first, then letters: what a decoder is chosen for.
   function rank({ title }) {
@@ -25,10 +25,10 @@ function makeJump(panel, part, region) {
     const { boxes } = ordered[choice.value];
     at = at === null ? (by > 0 ? 0 : boxes.length - 1) : (at + by + boxes.length) % boxes.length;
     region.lookAt(boxes[at]);
-    tell();
+    showPlace();
   }
 
-  function tell() {
+  function showPlace() {
     const { boxes, title } = ordered[choice.value];
     const letter = title === "letters" && at !== null ? `${boxes[at].label} ` : "";
     place.textContent = `${letter}${at === null ? "–" : at + 1} / ${boxes.length}`;
@@ -49,7 +49,7 @@ function makeJump(panel, part, region) {
     part("back").addEventListener("click", () => step(-1));
     part("next").addEventListener("click", () => step(1));
     relabel();
-    tell();
+    showPlace();
   }
   return { step, relabel };
 }

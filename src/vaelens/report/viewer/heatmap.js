@@ -1,22 +1,22 @@
 // The bytes of the layers' PNGs, and the map of the differences between two of them.
 
-// Only the panel last looked at closely keeps its pixels, 4 bytes for each of a layer: a page may hold hundreds.
-let held = { panel: null, layers: new Map() };
+// Decoded layers of one panel, 4 bytes per pixel: a page may hold hundreds of panels.
+let cache = { panel: null, layers: new Map() };
 
 // A promise of the layer's RGBA bytes, row by row.
 function pixelsOf(panel, layer) {
-  if (held.panel !== panel) held = { panel, layers: new Map() };
-  const { layers } = held;
+  if (cache.panel !== panel) cache = { panel, layers: new Map() };
+  const { layers } = cache;
   if (!layers.has(layer)) {
     const decoded = decode(layer.src, panel.width, panel.height);
-    decoded.catch(() => layers.delete(layer)); // so that it is tried again
+    decoded.catch(() => layers.delete(layer)); // so that it is retried
     layers.set(layer, decoded);
   }
   return layers.get(layer);
 }
 
 function release(panel) {
-  if (held.panel === panel) held = { panel: null, layers: new Map() };
+  if (cache.panel === panel) cache = { panel: null, layers: new Map() };
 }
 
 // Exact: our PNGs are opaque and have no profile, so they are sRGB to the browser, as a canvas is, whatever the
@@ -31,7 +31,7 @@ async function decode(src, width, height) {
   return context.getImageData(0, 0, width, height).data;
 }
 
-// Some browsers falsify what a page reads from a canvas, so that it can't be recognised by it. Who reads values must know.
+// Some browsers alter what a page reads from a canvas, against fingerprinting. Then the page warns the reader.
 const readsExactly = (() => {
   let known;
   return () => {
@@ -46,7 +46,7 @@ const readsExactly = (() => {
   };
 })();
 
-// The greatest of the three channels' differences: a mean would hide one that is alone.
+// The largest of the three channels' differences: a mean would hide one in a single channel.
 function differences(a, b) {
   const found = new Uint8Array(a.length / 4);
   for (let i = 0, j = 0; i < found.length; i++, j += 4)

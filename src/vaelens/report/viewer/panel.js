@@ -1,13 +1,13 @@
-// One photo's panel: the large view in three ways (slider, flicker, heat map) and all its versions in a row.
-// All texts go in as textContent, never as markup.
+// One image's panel: the large view in three modes (slider, flicker, heat map) and all versions in a row.
+// Texts are set as textContent, never as markup.
 
 const STEP = 1.5; // zoom by a button or a key
-const GAP = 16; // px between images of the row, as in the style
+const GAP = 16; // px between images of the row, as in viewer.css
 const MODES = ["slider", "flicker", "heat"];
-const GAINS = 6; // the highest gain as a power of two
-const USUAL_GAIN = 3; // likewise: x8 shows what a good decoder still gets wrong
+const MAX_GAIN = 6; // as a power of two
+const DEFAULT_GAIN = 3; // likewise; x8 shows what a good decoder still gets wrong
 
-// Gives { root, relabel(), close() }; close ends what would outlive the element.
+// Returns { root, relabel(), close() }; close stops timers and observers.
 function build(panel) {
   const root = document.getElementById("panel").content.firstElementChild.cloneNode(true);
   const part = (name) => root.querySelector(`.${name}`);
@@ -17,13 +17,13 @@ function build(panel) {
   let divider = 50;
   let shown = 0; // the layer that flicker shows
   let timer = 0; // of automatic flicker
-  let mapped = null; // the layers whose differences are known, and these
+  let mapped = null; // the two layers of the heat map, and their differences
   let closed = false;
 
   part("name").textContent = panel.title;
   part("why").textContent = panel.note ?? "";
   part("size").textContent = `${panel.width} × ${panel.height}`;
-  Object.assign(canvas, { width: 1, height: 1 }); // until it is wanted
+  Object.assign(canvas, { width: 1, height: 1 }); // until the heat map is shown
   const views = [stack, ...layers.map(addToRow)];
   const region = makeRegion(panel, views, (scale) => {
     root.classList.toggle("zoomed", scale > 1);
@@ -32,7 +32,7 @@ function build(panel) {
   });
   let readout = null;
   readout = makeReadout(panel, part, views, region);
-  const jump = makeJump(panel, part, region);
+  const jump = makeBoxControl(panel, part, region);
 
   function image(place, layer) {
     const image = place.appendChild(new Image());
@@ -115,12 +115,12 @@ function build(panel) {
   function byHand(turn) {
     const automatic = timer !== 0;
     flickerAt(0);
-    if (mode === "flicker" && automatic) return; // what was just seen stays
+    if (mode === "flicker" && automatic) return; // keep the layer that was just shown
     enter("flicker");
     turn();
   }
 
-  // Changes a second; 0 is none. Nobody is told of automatic changes: that would never end.
+  // Changes per second; 0 is off. Automatic changes are not announced to screen readers: that would never end.
   function flickerAt(often) {
     clearInterval(timer);
     timer = often ? setInterval(swap, 1000 / often) : 0;
@@ -141,10 +141,10 @@ function build(panel) {
     if (mapped?.left !== left || mapped.right !== right) {
       stack.setAttribute("aria-busy", "true");
       const bytes = await Promise.all([left, right].map((layer) => pixelsOf(panel, layer))).catch(() => null);
-      if (closed || left !== chosen("left") || right !== chosen("right")) return; // meanwhile others are wanted
+      if (closed || left !== chosen("left") || right !== chosen("right")) return; // the selection has changed since
       stack.removeAttribute("aria-busy");
       if (!bytes) {
-        mapped = null; // nothing is better than the differences of others under these names
+        mapped = null; // show no heat map rather than that of other layers
         return void Object.assign(canvas, { width: 1, height: 1 }); // which also empties it
       }
       mapped = { left, right, levels: differences(...bytes) };
@@ -155,7 +155,7 @@ function build(panel) {
   }
 
   function gainTo(power) {
-    part("gain").value = clamp(power, 0, GAINS);
+    part("gain").value = clamp(power, 0, MAX_GAIN);
     map();
   }
 
@@ -225,8 +225,8 @@ function build(panel) {
     if (event.detail) (mode === "slider" ? handle : stack).focus({ preventScroll: true }); // by a pointer: the keys follow
   });
   click("often", (event) => event.target.dataset.often && flickerAt(Number(event.target.dataset.often)));
-  part("gain").max = GAINS;
-  part("gain").value = USUAL_GAIN;
+  part("gain").max = MAX_GAIN;
+  part("gain").value = DEFAULT_GAIN;
   part("gain").addEventListener("input", map);
   for (const side of ["left", "right"]) {
     part(side).append(...layers.map((layer, i) => new Option(layer.name, i)));

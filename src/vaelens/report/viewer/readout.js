@@ -1,6 +1,6 @@
-// The values of one pixel in every layer: of that under the pointer, or under a crosshair that keys and fingers move.
+// The values of one pixel in every layer: the one under the pointer, or under a crosshair moved by keys or touch.
 
-// part(name): the panel's element of that class. views: the large one first.
+// part(name): the panel's element of that class. views: the large view first.
 function makeReadout(panel, part, views, region) {
   const [stack] = views;
   const [cross, values, where, said, button] = ["cross", "values", "where", "said", "probe"].map(part);
@@ -19,17 +19,17 @@ function makeReadout(panel, part, views, region) {
     return { swatch: name.firstChild, numbers: ["r", "g", "b"].map(() => line.appendChild(document.createElement("td"))) };
   });
   let crossed = null; // the crosshair's pixel, or null while there is none
-  let shown = null; // the pixel whose values are wanted
-  let under = null; // the view under the pointer: it needs no mark
+  let shown = null; // the pixel to show
+  let under = null; // the view under the pointer, which needs no mark
 
-  // aloud: say the values, too, to who can't see them; only on a key, as a pointer would never be silent.
+  // aloud: announce the values to screen readers. Only on a key, as a pointer moves all the time.
   async function read(pixel, aloud = false) {
     shown = pixel;
     place();
     if (!pixel) return write(null);
     const all = await Promise.all(panel.layers.map((layer) => pixelsOf(panel, layer))).catch(() => null);
-    if (shown !== pixel) return undefined; // meanwhile another is wanted
-    if (!all) return write(null); // not those of the pixel before
+    if (shown !== pixel) return undefined; // the pointer has moved on
+    if (!all) return write(null); // no values rather than those of the previous pixel
     const start = 4 * (pixel.y * panel.width + pixel.x);
     write(pixel, all.map((bytes) => [...bytes.slice(start, start + 3)]), aloud);
     return undefined;
@@ -104,7 +104,7 @@ function makeReadout(panel, part, views, region) {
     toggle,
     relabel: () => (shown ? read(shown) : write(null)),
 
-    // For `follow`: a pointer that came down on the crosshair takes it along, beside the finger.
+    // For `follow`: a pointer pressed on the crosshair drags it along, beside the finger.
     drag(event) {
       const at = region.placeOf(stack, crossed);
       const box = stack.getBoundingClientRect();

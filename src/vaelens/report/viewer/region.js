@@ -1,11 +1,11 @@
-// Each photo has one region (a scale and a corner), and every image of it shows that region: those of the large
-// view and those side by side. Here is what shows it, and the fingers and wheels that move it.
+// Each panel has one region (a scale and a corner), which all its views show. This file shows the region, and moves it
+// by pointers and the wheel.
 
-const CLOSEST = 8; // at the highest zoom so many image pixels span a view
-const LONGEST = 4; // a view's sides differ by no more than this factor, so that 1 x 4096 has a place to be seen in
-const MARGIN = 0.5; // around a box that is jumped to, in parts of its side
-const PAUSE = 250; // ms in which a turn of the wheel goes on with what it began: scrolling the page, or zooming
-const TAP = { time: 400, way: 8 }; // ms and px: what takes longer or goes farther is no tap
+const MIN_SPAN = 8; // image pixels across a view at the highest zoom
+const MAX_RATIO = 4; // between a view's sides, so that a 1 x 4096 image can be seen
+const MARGIN = 0.5; // around a box, as a fraction of its side
+const PAUSE = 250; // ms: a faster turn of the wheel continues what the last one did, scrolling or zooming
+const TAP = { time: 400, way: 8 }; // ms and px: a longer or wider movement isn't a tap
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 let scrolledAt = -PAUSE;
@@ -14,8 +14,8 @@ addEventListener("scroll", () => (scrolledAt = performance.now()), { passive: tr
 
 // views: the elements whose images are moved; changed(scale) is called after each move.
 function makeRegion(panel, views, changed) {
-  const ratio = clamp(panel.width / panel.height, 1 / LONGEST, LONGEST);
-  const highest = Math.max(1, panel.width / CLOSEST, panel.height / CLOSEST);
+  const ratio = clamp(panel.width / panel.height, 1 / MAX_RATIO, MAX_RATIO);
+  const highest = Math.max(1, panel.width / MIN_SPAN, panel.height / MIN_SPAN);
   let [x, y, scale] = [0, 0, 1]; // x, y: its corner in parts of the view; scale 1: the whole image
 
   // Of a view: CSS pixels an image's pixel at scale 1, and the margins of an image longer than its view.

@@ -22,9 +22,9 @@ function showHelp() {
   dialog.showModal();
 }
 
-// Shows panels in a container instead of those shown in it before, and nothing of these goes on. A panel is
+// Shows panels in a container and closes those shown in it before. A panel is
 // { title, note, width, height, layers: [{ name, note, src }], boxes: [{ label, left, top, right, bottom, glyph }] },
-// where note and boxes may be left out; src is a PNG of the panel's size, a data: URL or one of the page's own origin.
+// where note and boxes are optional; src is a PNG of the panel's size, a data: URL or one of the page's own origin.
 function show(container, panels) {
   for (const { relabel, close } of shownIn.get(container) ?? []) {
     relabels.delete(relabel);
