@@ -159,7 +159,7 @@ def test_micro_batches_give_the_same_batch(narrow: Path, photos: Path, tmp_path:
 
 def test_an_evaluation_that_is_not_finite_stops_a_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
     overrides = NO_GAN | {"run.evaluate_every": 2, "run.checkpoint_every": 1, "run.steps": 4}
-    t = at_step_0(narrow, photos, tmp_path / "run", changed)
+    t = at_step_0(narrow, photos, tmp_path / "run", overrides)
 
     def poison(done: int, _: int, numbers: dict[str, float]) -> None:
         if done == 2 and "loss" in numbers:
