@@ -373,7 +373,7 @@ def test_networks_are_downloaded_once_and_checked(
         assert caught.value.exit_code == 7
         size = sum(map(len, contents.values())) / 1e6
         names = "inception, vgg16, lpips-vgg, alexnet, lpips-alex"
-        assert said[0].startswith(f"--preset modern needs {names}: {size:,.0f} MB, downloaded once.")
+        assert said[0].startswith(f"The preset modern needs {names}: {size:,.0f} MB, downloaded once.")
         for entry in entries.values():
             assert any(entry.file in line and "downloading" in line for line in said)
         assert not (tmp_path / "run").exists()
@@ -381,7 +381,7 @@ def test_networks_are_downloaded_once_and_checked(
 
         said.clear()
         results = run("run")
-        assert said[0].startswith("--preset modern needs lpips-alex: 0 MB, downloaded once.")
+        assert said[0].startswith("The preset modern needs lpips-alex: 0 MB, downloaded once.")
         assert [seen.path for seen in web.requests[5:]] == [f"/{entries['lpips-alex'].file}"], "the others are kept"
         assert results is not None
         assert {network["source"] for network in results.record["settings"]["networks"].values()} == {"published"}
