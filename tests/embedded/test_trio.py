@@ -175,7 +175,7 @@ def test_the_page_says_what_the_rows_say(
     kept = scripts.trio.place(runs, "control", 0).read_bytes()
     scripts.trio.place(runs, "control", 0).write_bytes(scripts.trio.place(runs, "control-twice", 0).read_bytes())
     try:
-        with pytest.raises(UsageError, match="rows of another control 0"):
+        with pytest.raises(UsageError, match="other weights than the file of control 0"):
             scripts.comparison.compared(runs, unseen, [0])
     finally:
         scripts.trio.place(runs, "control", 0).write_bytes(kept)

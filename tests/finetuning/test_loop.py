@@ -50,14 +50,14 @@ def lines(run: Path, name: str) -> list[dict[str, Any]]:
 
 
 def released_step(run: Path) -> int:
-    """After how many updates a run was released, by its record; its weights are those of that checkpoint."""
-    updates = json.loads((run / "run.json").read_text())["steps"]
-    held = load_file(run / "checkpoints" / f"{updates:09d}" / "state.safetensors")
+    """After how many steps a run was released, by its record; its weights are those of that checkpoint."""
+    steps = json.loads((run / "run.json").read_text())["steps"]
+    held = load_file(run / "checkpoints" / f"{steps:09d}" / "state.safetensors")
     network = vl.load(run, device="cpu").network.state_dict()
     averages = {name.removeprefix("ema."): tensor for name, tensor in held.items() if name.startswith("ema.")}
     assert len(averages) > 20
     assert all(torch.equal(network[name], tensor) for name, tensor in averages.items())
-    return int(updates)
+    return int(steps)
 
 
 def at_step_0(vae: Path, photos: Path, run: Path, overrides: dict[str, Any]) -> Training:
