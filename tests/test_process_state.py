@@ -13,7 +13,7 @@ from support.process_state import changes, process_state, random_state
 from support.training import SMALL_CONFIG, folder, small_presets, train
 from support.vaes import random_vae
 from vaelens.adapters.libraries import quiet
-from vaelens.process import Shared, ignoring
+from vaelens.process import Shared, without_warnings
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "astronaut.png"
@@ -41,7 +41,7 @@ def test_a_library_call_leaves_the_process_as_it_was(call: Callable[[Path], obje
     assert changes(before, process_state() | random_state()) == []
 
 
-@pytest.mark.parametrize("make", [quiet, lambda: ignoring(UserWarning)], ids=["quiet", "ignoring"])
+@pytest.mark.parametrize("make", [quiet, lambda: without_warnings], ids=["quiet", "without_warnings"])
 def test_a_shared_context_ends_with_the_last_of_several_threads(make: Callable[[], Shared]) -> None:
     """Entered twice and left in the order of entering, as two threads do."""
     before, context = process_state(), make()

@@ -32,14 +32,11 @@ class Shared:
                 self._undo.close()
 
 
-def ignoring(*categories: type[Warning]) -> Shared:
-    """A context without warnings of these categories. Make one for a module, as a constant: two could overlap."""
+@contextmanager
+def _ignored() -> Generator[None]:
+    with warnings.catch_warnings(action="ignore"):
+        yield
 
-    @contextmanager
-    def ignored() -> Generator[None]:
-        with warnings.catch_warnings():
-            for category in categories:
-                warnings.simplefilter("ignore", category)
-            yield
 
-    return Shared(ignored)
+# The one context in which warnings are ignored: any two of them could overlap.
+without_warnings = Shared(_ignored)

@@ -229,7 +229,7 @@ def test_ranked_by_figures_then_by_distance() -> None:
     one = combination("one", 23.4, 99.0)
     assert (one.reproduced_count, one.worst, one.total) == (1, 756, 756)
     unknown = Calibration("set", 1, (combination("none", None),))
-    assert "off by up to more than can be said" in unknown.verdict
+    assert "an unknown amount" in unknown.verdict
     assert unknown.figures().rows[0] == ("a", "PSNR", "23.4", "none", "inf")
     both = Calibration("set", 1, (combination("one", 23.4), combination("two", 23.4), combination("three", 2.0)))
     assert [c.resize for c in both.reproduced] == ["one", "two"]

@@ -206,10 +206,13 @@ def test_a_wrong_path_is_found_before_any_download(tmp_path: Path, monkeypatch: 
         load_networks(["vgg16", "lpips-vgg"], {"lpips-vgg": empty})
 
 
-def fp32_settings() -> list[str]:
+def fp32_parts() -> list[Any]:
     backends = torch.backends
-    parts = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    return [part.fp32_precision for part in parts]
+    return [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv]
+
+
+def fp32_settings() -> list[str]:
+    return [part.fp32_precision for part in fp32_parts()]
 
 
 def measure_and_fail() -> None:
@@ -220,7 +223,8 @@ def measure_and_fail() -> None:
         raise InterruptedError
 
 
-def test_exact_turns_the_shortcuts_off_and_back() -> None:
+def test_full_precision_turns_the_shortcuts_off_and_back() -> None:
+    original = fp32_settings()
     torch.set_float32_matmul_precision("medium")
     try:
         before = fp32_settings()
@@ -231,3 +235,5 @@ def test_exact_turns_the_shortcuts_off_and_back() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+        for part, precision in zip(fp32_parts(), original, strict=True):
+            part.fp32_precision = precision

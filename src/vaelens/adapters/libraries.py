@@ -5,7 +5,6 @@ Both take seconds to import: ask for them when something is about to be generate
 
 import logging
 import sys
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
@@ -15,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from vaelens.errors import UsageError
-from vaelens.process import Shared
+from vaelens.process import Shared, without_warnings
 
 owns_process = False  # set by the command line: there a torchvision that can't be imported is hidden for good
 
@@ -24,8 +23,7 @@ owns_process = False  # set by the command line: there a torchvision that can't 
 def transformers() -> Any:
     """The module. Raises UsageError as `check_torchvision`."""
     check_torchvision()
-    with warnings.catch_warnings():  # deprecations between these libraries are nothing that a user can fix
-        warnings.simplefilter("ignore")
+    with without_warnings:  # deprecations between these libraries are nothing that a user can fix
         import_module("transformers.utils.logging")
         return import_module("transformers")
 
@@ -34,8 +32,7 @@ def transformers() -> Any:
 def diffusers() -> Any:
     """The module, with transformers loaded before it. Raises UsageError as `check_torchvision`."""
     transformers()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings:
         import_module("diffusers.utils.logging")
         with quiet():
             import_module("transformers.models.clip")
@@ -73,8 +70,7 @@ def _silenced() -> Generator[None]:
     modules: list[Any] = [sys.modules[f"{name}.utils.logging"] for name in loaded]
     loggers = [logging.getLogger(name) for name in loaded]
     levels, bars = [logger.level for logger in loggers], [module._tqdm_active for module in modules]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings:
         for logger, module in zip(loggers, modules, strict=True):
             logger.setLevel(logging.ERROR)
             module._tqdm_active = False  # transformers' public switch would also change huggingface_hub's bars

@@ -28,7 +28,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vaelens.errors import BadInputError
-from vaelens.process import ignoring
+from vaelens.process import without_warnings
 
 MAX_PIXELS = 2**27  # 134 million: 1.6 GB as a float tensor
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
@@ -38,8 +38,6 @@ ORIENTATION = 0x0112
 EIGHT_BIT = {"RGB", "RGBA", "LA"}  # what Pillow makes of PNGs with 16 bits per channel
 DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
 REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\xd0\xd3\xc6": "EPS"}
-
-_WITHOUT_WARNINGS = ignoring(UserWarning, Image.DecompressionBombWarning)  # images are read in several threads
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def decode_plain(data: bytes, name: str) -> np.ndarray:
         frame = _loaded(opened, file)
         if frame.mode in {"I", "F"}:
             raise _no_range(file)
-        with _WITHOUT_WARNINGS:  # about transparency in palettes, which is dropped here by definition
+        with without_warnings:  # about transparency in palettes, which is dropped here by definition
             return np.array(frame.convert("RGB"), dtype=np.uint8)
 
 
@@ -158,7 +156,7 @@ def _opened(source: Path | BytesIO, head: bytes, file: Path) -> Image.Image:
     if kind is not None:
         raise BadInputError(f"{file} is {kind}, which vaelens doesn't draw. Export it as PNG first.")
     try:
-        with _WITHOUT_WARNINGS:  # our own limit below takes the place of Pillow's
+        with without_warnings:  # our own limit below takes the place of Pillow's
             opened = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)

@@ -1,7 +1,6 @@
 """A pickled file of tensors (.pth, as torch saves), read by torch's restricted reader: nothing in it is run."""
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UnsafeFileError, VaelensError
+from vaelens.process import without_warnings
 from vaelens.resources import out_of_memory
 from vaelens.tensors.file_types import PICKLE_STARTS, ZIP, check_file
 from vaelens.tensors.tensor_file import TensorFile
@@ -29,7 +29,7 @@ def open_pickle(path: Path) -> TensorFile:
     head, _ = check_file(path)
     try:
         with (
-            warnings.catch_warnings(action="ignore"),  # on files that are refused below anyway
+            without_warnings,  # on files that are refused below anyway
             out_of_memory(f"{path}: not enough memory to read it. Close other programs, try again."),
         ):
             held: object = torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(ZIP))

@@ -1,10 +1,12 @@
 """The HTTP server: its socket, start and shutdown."""
 
+import logging
 import os
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -34,6 +36,7 @@ class Server:
     store: Store
     http: uvicorn.Server
     closing: threading.Event = field(default_factory=threading.Event)
+    settings: ExitStack = field(default_factory=ExitStack)
 
     @property
     def address(self) -> str:
@@ -56,6 +59,7 @@ class Server:
         ended = self.queue.close()
         self.listener.close()
         self.store.close()
+        self.settings.close()
         return ended
 
 
@@ -90,11 +94,13 @@ def prepare(
         raise
     runner = JobRunner(store, choices, runtime=runtime, safety_checker=safety_checker, space=space, report=report)
     queue, closing = Queue(runner, distinct_devices(devices), max_waiting), threading.Event()
-    _allow_open_files()
-    sys.setswitchinterval(THREAD_SWITCH)
+    settings = ExitStack()
+    settings.enter_context(_process_settings())
+    settings.enter_context(_many_open_files())
     config = uvicorn.Config(
         make_app(runner, queue, policy, closing),
-        log_level="critical",
+        log_config=None,
+        log_level=None,
         access_log=False,  # it would contain tokens
         server_header=False,
         proxy_headers=False,  # there is no proxy in front
@@ -104,7 +110,7 @@ def prepare(
         lifespan="off",
         timeout_graceful_shutdown=3,
     )
-    return Server(policy, bound, queue, store, _Uvicorn(config, closing), closing)
+    return Server(policy, bound, queue, store, _Uvicorn(config, closing), closing, settings)
 
 
 def distinct_devices(devices: Sequence[str]) -> list[str]:
@@ -154,12 +160,35 @@ def _bound(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _allow_open_files() -> None:
+@contextmanager
+def _process_settings() -> Generator[None]:
+    """While a server is there: uvicorn is silent, and threads switch sooner."""
+    log = logging.getLogger("uvicorn.error")
+    level, interval = log.level, sys.getswitchinterval()
+    log.setLevel(logging.CRITICAL)
+    sys.setswitchinterval(THREAD_SWITCH)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        sys.setswitchinterval(interval)
+
+
+@contextmanager
+def _many_open_files() -> Generator[None]:
+    """Each connection is an open file: raise the process' limit where the system allows it."""
     if os.name != "posix":
+        yield
         return
     import resource  # noqa: PLC0415  (POSIX only)
 
-    now, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if limit == resource.RLIM_INFINITY else min(limit, MAX_OPEN_FILES)
-    if now != resource.RLIM_INFINITY and now < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limit))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
