@@ -40,12 +40,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.random_trunks import write_trunks  # noqa: E402
 from vaelens.evaluation.chunks import quantize_originals, read_chunk  # noqa: E402
+from vaelens.evaluation.evaluation_folder import EvaluationFolder  # noqa: E402
 from vaelens.evaluation.feature_files import ORIGINALS, OriginalsCache  # noqa: E402
-from vaelens.evaluation.folder import RunFolder  # noqa: E402
 from vaelens.evaluation.loaded_preset import LoadedPreset, load_preset  # noqa: E402
 from vaelens.evaluation.measurement import Measurement, reconstruct_chunk  # noqa: E402
 from vaelens.evaluation.presets import PRESETS, Preset  # noqa: E402
-from vaelens.families.known import build_network  # noqa: E402
+from vaelens.families.discovery import build_network  # noqa: E402
 from vaelens.images.datasets.items import Dataset  # noqa: E402
 from vaelens.images.datasets.opening import open_dataset  # noqa: E402
 from vaelens.images.faces import draw_face  # noqa: E402
@@ -143,8 +143,8 @@ def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> R
     inception, vgg = (bench.networks[name].module for name in ("inception", "vgg16"))
     peer = ObviousStack(folders, inception, vgg, bench.batch)
 
-    def ours(number: int, of: Dataset = dataset) -> RunFolder:
-        folder = RunFolder(place / f"run{number}", [item.id for item in of.items], bench.batch)
+    def ours(number: int, of: Dataset = dataset) -> EvaluationFolder:
+        folder = EvaluationFolder(place / f"run{number}", [item.id for item in of.items], bench.batch)
         folder.start(PLAN | {"batch": bench.batch})
         cache = OriginalsCache(place / f"cache{number}", {}, ["inception"])  # empty: nothing is known from before
         Measurement(of, bench.preset, vaes, SEED, False, folder, cache).run(folder.missing(vaes))
@@ -178,10 +178,10 @@ def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> R
     }
 
 
-def our_parts(bench: Bench, vaes: Mapping[str, VAE], dataset: Dataset, done: RunFolder) -> dict[str, float]:
+def our_parts(bench: Bench, vaes: Mapping[str, VAE], dataset: Dataset, done: EvaluationFolder) -> dict[str, float]:
     """Milliseconds of each part an image and VAE, one after another; in a run, reading overlaps with the rest."""
     parts: dict[str, float] = defaultdict(float)
-    again = RunFolder(done.path.with_name("parts"), done.ids, done.batch)
+    again = EvaluationFolder(done.path.with_name("parts"), done.ids, done.batch)
     again.start(PLAN | {"batch": done.batch})
     vgg: Any = bench.networks["vgg16"].module
 
@@ -211,7 +211,9 @@ def our_parts(bench: Bench, vaes: Mapping[str, VAE], dataset: Dataset, done: Run
     return {name: 1000 * total / each for name, total in parts.items()}
 
 
-def agreement(folder: RunFolder, vaes: list[str], rows: Mapping[Any, Any], features: Mapping[str, Any]) -> Result:
+def agreement(
+    folder: EvaluationFolder, vaes: list[str], rows: Mapping[Any, Any], features: Mapping[str, Any]
+) -> Result:
     """The largest difference between the stacks' rows, relative for features; ends the run where one is too large."""
     largest: dict[str, float] = dict.fromkeys(ALLOWED, 0.0)
     for row in folder.rows(vaes):

@@ -27,7 +27,7 @@ from vaelens.images.faces import draw_face
 from vaelens.images.letters import draw_letters
 from vaelens.images.writing import from_uint8, to_uint8
 from vaelens.metrics.frechet import Moments, frechet_distance
-from vaelens.metrics.letters import readable
+from vaelens.metrics.glyph_reader import readable
 from vaelens.metrics.small import frechet_features, load_small_frechet, load_small_perceptual, psim_small
 from vaelens.networks.small import SmallFrechet, SmallPerceptual
 

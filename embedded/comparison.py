@@ -17,8 +17,8 @@ from arms import ARMS, BASE, BATCH, loaded, row_name
 from check import held_out, scores
 
 from vaelens.errors import UsageError
+from vaelens.evaluation.evaluation_folder import COMMAND, EvaluationFolder
 from vaelens.evaluation.feature_files import ORIGINALS
-from vaelens.evaluation.folder import COMMAND, RunFolder
 from vaelens.evaluation.results import Row
 from vaelens.images.datasets.items import Dataset
 from vaelens.metrics.frechet import Jackknife, jackknife
@@ -58,7 +58,7 @@ class Rows:
     def of(cls, runs: Path, dataset: Dataset, names: Sequence[str]) -> "Rows":
         """Raises UsageError where rows are missing, or a score that every image has is NaN."""
         path = runs / "measured"
-        folder = RunFolder(path, [item.id for item in dataset.items], BATCH)
+        folder = EvaluationFolder(path, [item.id for item in dataset.items], BATCH)
         folder.refresh()
         if folder.missing(names):
             raise UsageError(f"{path} lacks rows of {' or '.join(names)}. Run arms.py and distribution.py to the end.")

@@ -25,7 +25,7 @@ from vaelens.files import write_atomic
 from vaelens.images.drawing import Box
 from vaelens.images.faces import draw_face
 from vaelens.images.letters import GLYPHS, draw_letters
-from vaelens.metrics.letters import SHAPES, glyph_crops, shape_of
+from vaelens.metrics.glyph_reader import SHAPES, glyph_crops, shape_of
 from vaelens.networks.small import GlyphReader, SmallFrechet, SmallPerceptual
 
 LABELS = ("background", "face", "eye", "iris", "mouth", *GLYPHS)

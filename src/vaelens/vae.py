@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.families.known import build_network
+from vaelens.families.discovery import build_network
 from vaelens.families.spec import VAESpec
 from vaelens.files import write_atomic
 from vaelens.networks.autoencoder_kl import DiagonalGaussian

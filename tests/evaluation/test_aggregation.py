@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vaelens.evaluation import aggregation, dataset_scores
+from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.feature_files import ORIGINALS
-from vaelens.evaluation.folder import RunFolder
 from vaelens.evaluation.loaded_preset import with_metrics
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Row
@@ -36,10 +36,10 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+def folder(tmp_path: Path) -> EvaluationFolder:
     """Seven images through two VAEs, the second nearer to the originals in its features."""
     images = dataset(7)
-    folder = RunFolder(tmp_path, [item.id for item in images.items], 7)
+    folder = EvaluationFolder(tmp_path, [item.id for item in images.items], 7)
     folder.start(
         {"command": "evaluate", "preset": {"name": "made up"}, "batch": 7, "threads": 1, "vaes": {"one": {}, "two": {}}}
     )
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def test_differences_read_second_against_first(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differences_read_second_against_first(folder: EvaluationFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_scores, "FEWEST_GROUPS", 7)
     preset = dataclasses.replace(PRESETS["offline"], metrics=("fd_small", "psnr"))
     named = {"vaes": [{"name": "one"}, {"name": "two"}]}
@@ -72,18 +72,18 @@ def test_differences_read_second_against_first(folder: RunFolder, monkeypatch: p
     assert difference.low <= difference.value <= difference.high
 
 
-def sums(folder: RunFolder, name: str) -> Moments:
+def sums(folder: EvaluationFolder, name: str) -> Moments:
     features = folder.features(name, "fd-small")
     assert features is not None
     return Moments.of(features)
 
 
-def test_kid_is_of_a_hundred_subsets_of_a_thousand(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_is_of_a_hundred_subsets_of_a_thousand(folder: EvaluationFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """As published scores are, the difference read as the others are."""
     generator = torch.Generator().manual_seed(0)
     rows = {ORIGINALS: torch.randn(1200, 4, generator=generator)}
     rows |= {vae: torch.randn(1200, 4, generator=generator) + far for vae, far in (("one", 0.5), ("two", 0.2))}
-    monkeypatch.setattr(RunFolder, "features", lambda self, name, extractor: rows[name])
+    monkeypatch.setattr(EvaluationFolder, "features", lambda self, name, extractor: rows[name])
     found = dataset_scores.kid_scores(folder, "inception", ["one", "two"], print)
     one, two = (kid_each({vae: rows[vae]}, rows[ORIGINALS], 100, 1000, 2020)[vae] for vae in ("one", "two"))
     assert found.scores["one"].value == pytest.approx(1000 * one.mean, rel=1e-9)
@@ -141,10 +141,10 @@ def test_a_network_that_was_given_has_no_published_values(network: str, left: se
     assert {key for _, key in found} == left
 
 
-def test_a_image_that_was_left_out_has_none(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_was_left_out_has_none(folder: EvaluationFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregation, "_published", lambda *_: {("one", "psnr"): "23.4 ± 3.8"})
     preset = dataclasses.replace(PRESETS["offline"], metrics=("psnr",))
     named = {"vaes": [{"name": "one"}]}
     assert aggregation.aggregate(folder, dataset(7), preset, named).published
-    monkeypatch.setattr(RunFolder, "bad", lambda self: {"0003": "unreadable"})
+    monkeypatch.setattr(EvaluationFolder, "bad", lambda self: {"0003": "unreadable"})
     assert not aggregation.aggregate(folder, dataset(7), preset, named).published

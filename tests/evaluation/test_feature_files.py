@@ -8,8 +8,8 @@ import torch
 from support.small_run import BATCH, IMAGES
 from vaelens.evaluation import run
 from vaelens.evaluation.chunks import Chunk, quantize_originals, read_chunk
+from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.feature_files import ORIGINALS, OriginalsCache
-from vaelens.evaluation.folder import RunFolder
 from vaelens.evaluation.loaded_preset import load_preset
 from vaelens.evaluation.presets import PRESETS
 from vaelens.evaluation.results import Results
@@ -57,7 +57,7 @@ def test_features_of_another_protocol_are_not_found(
 
 
 def test_an_evaluation_has_the_features_of_each_chunk(whole: tuple[Path, Results], chunks: list[Chunk]) -> None:
-    folder = RunFolder(whole[0], [f"{n:02d}.png" for n in range(IMAGES)], BATCH)
+    folder = EvaluationFolder(whole[0], [f"{n:02d}.png" for n in range(IMAGES)], BATCH)
     folder.refresh()
     preset = load_preset(OFFLINE, {}, Runtime())
     expected = [preset.features(quantize_originals(chunk.pixels, OFFLINE))["fd-small"] for chunk in chunks]

@@ -28,7 +28,7 @@ from vaelens.images.boxes import read_boxes
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.drawing import Box
 from vaelens.images.writing import from_uint8
-from vaelens.metrics.letters import readable
+from vaelens.metrics.glyph_reader import readable
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.vae import VAE
 

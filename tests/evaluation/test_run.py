@@ -18,8 +18,8 @@ from PIL import Image
 from support.small_run import BATCH, FAST, IMAGES, SMALL, assert_same, quick, rows
 from support.vaes import random_vae
 from vaelens.errors import BadInputError, NetworkError, UsageError, VaelensError
+from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.feature_files import FeatureFiles
-from vaelens.evaluation.folder import RunFolder
 from vaelens.evaluation.measurement import Measurement
 from vaelens.evaluation.report.examples import choose_examples, make_examples
 from vaelens.evaluation.results import Example, Results
@@ -494,7 +494,7 @@ def test_an_output_that_is_no_evaluation_is_left_alone(photos: Path, two_vaes: l
 def test_units_go_from_one_folder_to_another(whole: tuple[Path, Results], tmp_path: Path) -> None:
     """What a rank without a shared disk sends is what rank 0 would have had."""
     ids = [f"{n:02d}.png" for n in range(IMAGES)]
-    source, target = RunFolder(whole[0], ids, BATCH), RunFolder(tmp_path / "run", ids, BATCH)
+    source, target = EvaluationFolder(whole[0], ids, BATCH), EvaluationFolder(tmp_path / "run", ids, BATCH)
     target.start(json.loads((whole[0] / "plan.json").read_text()))
     source.refresh()
     for chunk in range(source.chunks):

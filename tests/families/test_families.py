@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from support.vaes import NARROW, TINY, random_vae, same_bytes
+from vaelens.families.discovery import families, family_of, family_of_class, recognise
 from vaelens.families.kl import from_ldm, to_ldm
-from vaelens.families.known import families, family_of, family_of_class, recognise
 from vaelens.vae import VAE
 
 SMALL = {"kl": NARROW, "tiny": TINY}

@@ -17,7 +17,7 @@ from vaelens.images.faces import draw_face
 from vaelens.images.letters import GLYPHS, draw_letters
 from vaelens.metrics import small
 from vaelens.metrics.frechet import frechet_distance
-from vaelens.metrics.letters import LOOKALIKES, SHAPES, glyph_crops, read_glyphs, readable, shape_of
+from vaelens.metrics.glyph_reader import LOOKALIKES, SHAPES, glyph_crops, read_glyphs, readable, shape_of
 from vaelens.networks.small import SmallPerceptual
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import torch
 
-from vaelens.families.known import build_network, family_of
+from vaelens.families.discovery import build_network, family_of
 from vaelens.families.spec import NetworkConfig, VAESpec
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.networks.tiny import TinyAutoencoderConfig

@@ -5,13 +5,13 @@ from typing import Any
 from torch import nn
 
 from vaelens.adapters.libraries import diffusers
-from vaelens.families import known
+from vaelens.families import discovery
 from vaelens.families.family import DiffusersFamily
 
 
 def build_network(config: Any) -> nn.Module:
     """The network of a family's config, on torch's default device."""
-    family = known.family_of(config)
+    family = discovery.family_of(config)
     if not isinstance(family, DiffusersFamily):
-        return known.build_network(config)
+        return discovery.build_network(config)
     return getattr(diffusers(), family.diffusers_classes[0])(**family.diffusers_arguments(config))

@@ -115,15 +115,15 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _show_health(examined: "Health") -> None:
-    from vaelens.health import printout
+    from vaelens.health import formatting
 
-    for line in printout.header(examined):
+    for line in formatting.header(examined):
         result(line)
     result("")
-    result_table(printout.summary(examined))
-    for line in printout.reasons(examined):
+    result_table(formatting.summary(examined))
+    for line in formatting.reasons(examined):
         result("")
         result(line)
-    for title, table in printout.details(examined):
+    for title, table in formatting.details(examined):
         result(f"\n{title}")
         result_table(table)

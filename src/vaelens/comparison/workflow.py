@@ -23,9 +23,9 @@ from vaelens.comparison.compared_images import (
     decode_seed,
     decode_stored,
 )  # fmt: skip
+from vaelens.comparison.comparison_record import comparison_record, vae_records
 from vaelens.comparison.labelled_boxes import LabelledBoxes
 from vaelens.comparison.results import Comparison
-from vaelens.comparison.run_record import comparison_record, vae_records
 from vaelens.comparison.selection import VAESource, select
 from vaelens.errors import UsageError, VaelensError
 from vaelens.images.reading import read_size

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from vaelens.evaluation.dataset_scores import Step, vae_pairs
-from vaelens.evaluation.folder import RunFolder
+from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.metric_table import METRICS, REGION_METRICS, dataset_metrics, image_metrics
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import DatasetScore, Letters, RegionSpread, Results, Row
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def aggregate(
-    folder: RunFolder,
+    folder: EvaluationFolder,
     dataset: Dataset,
     preset: Preset,
     record: Mapping[str, Any],
@@ -77,7 +77,7 @@ def _step(progress: Progress, what: str) -> Step:
     return lambda done, total: progress(done, total, what)
 
 
-def _warnings(folder: RunFolder, dataset: Dataset, rows: Sequence[Row], vaes: Sequence[str]) -> list[str]:
+def _warnings(folder: EvaluationFolder, dataset: Dataset, rows: Sequence[Row], vaes: Sequence[str]) -> list[str]:
     """What a reader should know of the dataset before the numbers."""
     bad = len(folder.bad())
     found = [f"{bad} image{'s' * (bad > 1)} couldn't be read and {'are' if bad > 1 else 'is'} left out."] if bad else []

@@ -20,7 +20,7 @@ from vaelens.errors import UsageError
 from vaelens.evaluation.loaded_preset import Source, check_networks, published_networks
 from vaelens.evaluation.metric_table import METRICS, DatasetMetric
 from vaelens.evaluation.presets import Preset
-from vaelens.evaluation.published_figures import DIGITS, STD, Figures, card_scores, digits_of, published_figures
+from vaelens.evaluation.published_scores import DIGITS, STD, Figures, card_scores, digits_of, published_figures
 from vaelens.evaluation.report.wording import list_skipped
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
@@ -190,7 +190,7 @@ def calibrate(
 ) -> Calibration:
     """Measure the VAEs in every combination, each in a folder of its own under `output`, and rank them.
 
-    published: a TOML file with one table per VAE (`published_figures.FIGURES`, those that are known, with the digits
+    published: a TOML file with one table per VAE (`published_scores.FIGURES`, those that are known, with the digits
     as printed); without it, what the model cards print for coco-val2017. The other options are `evaluate`'s; images
     that skip_bad leaves out are listed in the result. An interrupted call resumes. Writes calibration.json beside the
     folders. Raises as `evaluate` does; UsageError where nothing is published for a VAE, or under torchrun;

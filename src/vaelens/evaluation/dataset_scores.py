@@ -19,7 +19,7 @@ FEWEST_GROUPS = 10  # for a jackknife whose interval means something
 
 
 class StoredFeatures(Protocol):
-    """Features of the originals (ORIGINALS) and of each VAE's reconstructions; `RunFolder` has them."""
+    """Features of the originals (ORIGINALS) and of each VAE's reconstructions; `EvaluationFolder` has them."""
 
     def features(self, name: str, extractor: str) -> Tensor | None:
         """[n,d]; None where only sums are stored."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vaelens.errors import CheckFailedError
 from vaelens.evaluation.chunks import Chunk, quantize, quantize_originals, read_ahead
+from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.feature_files import ORIGINALS, OriginalsCache
-from vaelens.evaluation.folder import RunFolder
 from vaelens.evaluation.image_pairs import ImageBatch, ImagePairs
 from vaelens.evaluation.loaded_preset import LoadedPreset
 from vaelens.evaluation.metric_table import ImageMetric, image_metrics
@@ -25,7 +25,7 @@ from vaelens.evaluation.results import Row
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.drawing import Box
 from vaelens.images.writing import from_uint8
-from vaelens.metrics.letters import readable
+from vaelens.metrics.glyph_reader import readable
 from vaelens.metrics.regions import measure_regions
 from vaelens.resources import full_precision, out_of_memory
 from vaelens.runtime import Progress, silent
@@ -49,7 +49,7 @@ class Measurement:
     vaes: Mapping[str, VAE]
     seed: int
     skip_bad: bool
-    folder: RunFolder
+    folder: EvaluationFolder
     cache: OriginalsCache
 
     def run(self, units: Mapping[int, Sequence[str]], progress: Progress = silent) -> dict[str, float]:

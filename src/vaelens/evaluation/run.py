@@ -16,15 +16,15 @@ import torch
 from vaelens.download.web_files import cache_folder
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.aggregation import aggregate
+from vaelens.evaluation.evaluation_folder import COMMAND, EvaluationFolder, check_folder
+from vaelens.evaluation.evaluation_record import call_record, earlier_calls, rank_record, totals
 from vaelens.evaluation.feature_files import OriginalsCache
-from vaelens.evaluation.folder import COMMAND, RunFolder, check_folder
 from vaelens.evaluation.loaded_preset import LoadedPreset, Source, check_networks, load_preset, with_metrics
 from vaelens.evaluation.measurement import Measurement
 from vaelens.evaluation.presets import Preset, find_preset
 from vaelens.evaluation.report.examples import choose_examples, make_examples
 from vaelens.evaluation.report.report_files import write_report
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.run_record import call_record, earlier_calls, rank_record, totals
 from vaelens.files import json_text, write_atomic
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
@@ -109,7 +109,7 @@ def evaluate(
         if ranks.is_first:
             _notify_names(dataset, models, records, runtime.notify)
         ranks.require_same(plan)
-        folder = RunFolder(path, [item.id for item in dataset.items], batch)
+        folder = EvaluationFolder(path, [item.id for item in dataset.items], batch)
         _start(folder, plan, ranks)
         _check_bad(folder, skip_bad)
         measurement = Measurement(dataset, loaded, models, seed, skip_bad, folder, _originals_cache(plan, loaded))
@@ -225,7 +225,7 @@ def _notify_names(dataset: Dataset, models: Mapping[str, VAE], records: Records,
             notify(f"{record['source']} is called {name}, since another VAE has its name.")
 
 
-def _start(folder: RunFolder, plan: Mapping[str, Any], ranks: Ranks) -> None:
+def _start(folder: EvaluationFolder, plan: Mapping[str, Any], ranks: Ranks) -> None:
     """On a folder that all ranks share, rank 0 writes the plan and the others check it."""
     for first in (True, False):
         if ranks.is_first == first:
@@ -233,7 +233,7 @@ def _start(folder: RunFolder, plan: Mapping[str, Any], ranks: Ranks) -> None:
         ranks.wait()
 
 
-def _check_bad(folder: RunFolder, skip_bad: bool) -> None:
+def _check_bad(folder: EvaluationFolder, skip_bad: bool) -> None:
     """Raises BadInputError where images were left out and now shouldn't be, and where none is left."""
     bad = folder.bad()
     if bad and (not skip_bad or len(bad) == len(folder.ids)):
@@ -252,7 +252,7 @@ def _originals_cache(plan: Mapping[str, Any], loaded: LoadedPreset) -> Originals
 
 
 def _own_units(
-    folder: RunFolder, models: Mapping[str, VAE], part: tuple[int, int], ranks: Ranks
+    folder: EvaluationFolder, models: Mapping[str, VAE], part: tuple[int, int], ranks: Ranks
 ) -> dict[int, list[str]]:
     """The unfinished chunks of this shard and rank, each with the VAEs that it lacks."""
     number, count = part
@@ -263,7 +263,7 @@ def _own_units(
     }
 
 
-def _notify_unfinished(folder: RunFolder, left: Mapping[int, Sequence[str]], notify: Notify) -> dict[str, int]:
+def _notify_unfinished(folder: EvaluationFolder, left: Mapping[int, Sequence[str]], notify: Notify) -> dict[str, int]:
     """How much is left to measure."""
     notify(f"{len(left)} of {folder.chunks} chunks are left for the other shards; the last one writes the report.")
     count = sum(len(folder.ids_of(chunk)) * len(names) for chunk, names in left.items())
@@ -271,7 +271,7 @@ def _notify_unfinished(folder: RunFolder, left: Mapping[int, Sequence[str]], not
 
 
 def _write_record(
-    folder: RunFolder,
+    folder: EvaluationFolder,
     dataset: Dataset,
     settings: Mapping[str, Any],
     vaes: Records,

@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import AfterValidator, Field
 
+from vaelens.families.discovery import family_of
 from vaelens.families.family import Family
-from vaelens.families.known import family_of
 
 
 class NetworkConfig(Protocol):

@@ -3,5 +3,5 @@
 `training.finetune` is the public call. recipe.py is the schema of a recipe, recipe_files.py reads recipes/*.toml;
 sources.py opens the images and holds some out, data.py makes batches of them; initialization.py builds the network;
 losses.py and step.py are one optimizer step of state.py's networks; loop.py repeats it, with validation.py's
-evaluations and early stopping, and checkpoints.py; run_folder.py writes the plan and logs, export.py the results.
+evaluations and early stopping, and checkpoints.py; training_folder.py writes the plan and logs, export.py the results.
 """

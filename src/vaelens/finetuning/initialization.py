@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.families.known import family_of
+from vaelens.families.discovery import family_of
 from vaelens.families.spec import VAESpec
 from vaelens.finetuning.recipe import ANY, Recipe
 from vaelens.finetuning.recipe_files import find_recipe, recipe_names

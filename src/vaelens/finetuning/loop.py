@@ -11,9 +11,9 @@ from vaelens.evaluation.loaded_preset import LoadedPreset
 from vaelens.families.spec import VAESpec
 from vaelens.finetuning import checkpoints
 from vaelens.finetuning.data import TrainingImages
-from vaelens.finetuning.run_folder import RunFolder
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import NotFiniteError, PosteriorCache, StepConfig, train_step
+from vaelens.finetuning.training_folder import TrainingFolder
 from vaelens.finetuning.validation import (
     ADVICE,
     OVERFIT_EVALUATIONS,
@@ -38,7 +38,7 @@ KEPT = OVERFIT_EVALUATIONS + 1  # evaluations whose checkpoints are kept: as far
 class Training:
     """Everything that the loop works with. `micro_batch_size` is over all processes, and divides the batch size."""
 
-    folder: RunFolder
+    folder: TrainingFolder
     state: State
     config: StepConfig
     spec: VAESpec

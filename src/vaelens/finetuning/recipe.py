@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vaelens.evaluation.presets import PRESETS
-from vaelens.families.known import families
+from vaelens.families.discovery import families
 from vaelens.networks.patchgan import GROUPS, min_size
 from vaelens.weights.registry import registry
 

@@ -26,16 +26,16 @@ from vaelens.finetuning.loop import OnLog, Training, train
 from vaelens.finetuning.losses import PERCEPTUAL_NETWORKS, load_perceptual
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.recipe_files import find_recipe
-from vaelens.finetuning.run_folder import (
+from vaelens.finetuning.sources import SourceOptions, Sources, open_sources, sample_of
+from vaelens.finetuning.state import State
+from vaelens.finetuning.step import PosteriorCache, StepConfig
+from vaelens.finetuning.training_folder import (
     CHANGE_RECIPE,
-    RunFolder,
+    TrainingFolder,
     existing_plan,
     record_unreadable,
     write_or_compare_plan,
 )
-from vaelens.finetuning.sources import SourceOptions, Sources, open_sources, sample_of
-from vaelens.finetuning.state import State
-from vaelens.finetuning.step import PosteriorCache, StepConfig
 from vaelens.finetuning.validation import StopReason
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.report.record import run_record, vae_record
@@ -238,7 +238,7 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         raise UsageError(refused)
     config = StepConfig(recipe, perceptual, job.seed, ranks.count, DTYPES[job.dtype])
     training = Training(
-        folder=RunFolder(job.path, ranks.is_first),
+        folder=TrainingFolder(job.path, ranks.is_first),
         state=State(initial.network, recipe, job.seed),
         config=config,
         spec=initial.spec,

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaelens.errors import BadInputError
+from vaelens.families.discovery import diffusers_classes, family_of_class
 from vaelens.families.family import Family
-from vaelens.families.known import diffusers_classes, family_of_class
 from vaelens.weights.registry import frozen, registry
 from vaelens.weights.spec_sources import SpecSource, check_types
 

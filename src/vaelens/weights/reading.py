@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vaelens.errors import BadInputError, UnsafeFileError
+from vaelens.families.discovery import build_network, recognise
 from vaelens.families.family import Family
-from vaelens.families.known import build_network, recognise
 from vaelens.families.layouts import Layout
 from vaelens.families.spec import NetworkConfig, VAESpec
 from vaelens.files import sha256_file

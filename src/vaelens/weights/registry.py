@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from vaelens.errors import UsageError
-from vaelens.families.known import families
+from vaelens.families.discovery import families
 from vaelens.families.spec import NetworkConfig, VAESpec
 
 

@@ -14,8 +14,8 @@ from typing import Any, cast, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vaelens.errors import BadInputError
+from vaelens.families.discovery import families
 from vaelens.families.family import Family
-from vaelens.families.known import families
 from vaelens.families.spec import VAESpec, config_values
 from vaelens.weights.registry import frozen, registry
 

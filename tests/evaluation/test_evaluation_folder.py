@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vaelens.errors import BadInputError
 from vaelens.evaluation import feature_files
+from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.feature_files import ORIGINALS, FeatureFiles
-from vaelens.evaluation.folder import RunFolder
 from vaelens.evaluation.results import Row
 from vaelens.metrics.frechet import Moments
 from vaelens.runs.records import JsonLines
@@ -29,8 +29,8 @@ def few_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(feature_files, name, value)
 
 
-def begun(path: Path, count: int = COUNT, batch: int = BATCH) -> RunFolder:
-    folder = RunFolder(path, [f"{n:03d}" for n in range(count)], batch)
+def begun(path: Path, count: int = COUNT, batch: int = BATCH) -> EvaluationFolder:
+    folder = EvaluationFolder(path, [f"{n:03d}" for n in range(count)], batch)
     folder.start({"command": "evaluate", "preset": {"name": "made up"}, "batch": 1, "threads": 1, "vaes": {"a": {}}})
     return folder
 
@@ -39,7 +39,7 @@ def features_of(name: str, count: int = COUNT) -> Tensor:
     return torch.randn(count, 3, generator=torch.Generator().manual_seed(len(name)))
 
 
-def add(folder: RunFolder, chunk: int, vae: str = "a", bad: Sequence[str] = ()) -> None:
+def add(folder: EvaluationFolder, chunk: int, vae: str = "a", bad: Sequence[str] = ()) -> None:
     """A unit as `Measurement` adds it: features and rows of the images that aren't bad."""
     ids = folder.ids_of(chunk)
     good = [name not in bad for name in ids]
@@ -62,7 +62,7 @@ def total(groups: Sequence[Moments]) -> Moments:
     return functools.reduce(operator.add, groups)
 
 
-def files(folder: RunFolder, kind: str) -> list[Path]:
+def files(folder: EvaluationFolder, kind: str) -> list[Path]:
     return sorted((folder.path / kind).rglob("*.safetensors"))
 
 

@@ -22,7 +22,7 @@ from vaelens.runs.records import JsonLines
 from vaelens.runtime import Notify
 
 
-class RunFolder:
+class TrainingFolder:
     """The folder at `path`; a process with `writes` False, any but the first of several, writes nothing."""
 
     def __init__(self, path: Path, writes: bool = True) -> None:

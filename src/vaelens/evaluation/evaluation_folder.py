@@ -68,7 +68,7 @@ def check_folder(path: Path, requested: Mapping[str, Any]) -> dict[str, Any] | N
     return found
 
 
-class RunFolder:
+class EvaluationFolder:
     """The folder at `path`, for `ids` in chunks of `batch`; nothing is written before `start`."""
 
     def __init__(self, path: Path, ids: Sequence[str], batch: int) -> None:
