@@ -89,10 +89,6 @@ class Runtime:
         find_dtype(dtype)
         return replace(self, dtype_name=dtype)
 
-    def quietly(self) -> "Runtime":
-        """The same, without notices and progress."""
-        return replace(self, notify=silent, progress=silent)
-
 
 DEFAULT = Runtime()  # float32 on the CPU, online, notices to the log
 

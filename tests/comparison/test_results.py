@@ -43,7 +43,7 @@ def test_foreign_files_are_never_replaced(model: Path, vaes: list[VAE], tmp_path
     made, out = run(model, vaes[0]), tmp_path / "out"
     written = made.save(out)
     latents = next(path for path in written if path.suffix == ".safetensors")
-    with pytest.raises(UsageError, match="where files of such names are replaced"):
+    with pytest.raises(UsageError, match="where files with such names are replaced"):
         check_output(out, "sheet.png", [latents])
     foreign = tmp_path / "foreign" / "run.json"
     foreign.parent.mkdir()
