@@ -21,9 +21,13 @@ from vaelens.vae import VAE
 with warnings.catch_warnings():  # what other packages deprecate while they load isn't ours to mend
     warnings.simplefilter("ignore")
     # Imported once, before the first test: importing them changes environment and warning filters.
-    import diffusers  # noqa: F401
+    import accelerate  # noqa: F401
+    import cv2  # noqa: F401
+    import scipy.sparse
+    import scipy.special  # noqa: F401
     import torchvision  # noqa: F401
     import transformers.models.clip  # noqa: F401
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: F401
 
 torch.set_num_threads(1)  # the same sums in the same order, in one process or in several at once
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import vaelens as vl
 from support.training import small_presets
 from vaelens.errors import UsageError
+from vaelens.families.discovery import families
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.metrics.frechet import Jackknife
 from vaelens.weights.fingerprint import fingerprint
