@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 from PIL import Image
 
 from support import oracles  # noqa: F401  (transformers imports torchvision, which needs its operators)
@@ -38,10 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def served(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[HubStandin]:
     with HubStandin() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        hub.use(monkeypatch, tmp_path)
         for name in FILES:
             hub.add(REPOSITORY, name, (small / name).read_bytes())
         yield hub
@@ -50,9 +46,9 @@ def served(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gene
 def test_features_are_the_class_token_of_pillows_resize(served: HubStandin, small: Path) -> None:
     from transformers import Dinov2Model
 
-    said: list[str] = []
-    dinov2 = load_dinov2(CPU, runtime=Runtime(notify=said.append))
-    assert any(REPOSITORY in word for word in said)
+    notices: list[str] = []
+    dinov2 = load_dinov2(CPU, runtime=Runtime(notify=notices.append))
+    assert any(REPOSITORY in notice for notice in notices)
     images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
     found = dinov2.features(torch.from_numpy(images).permute(0, 3, 1, 2))
     assert found.shape == (2, 32)

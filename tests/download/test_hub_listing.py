@@ -1,18 +1,14 @@
-"""Lists of a repository's files, and files of datasets, against a stand-in for the hub.
-
-A token is set for all of them, and no error or notice may show it.
-"""
+"""Lists of a repository's files, and files of datasets; a token is set, and no error or notice may show it."""
 
 import hashlib
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-from support.hub_standin import API, HubStandin
+from support.hub_standin import API, HubStandin, set_endpoint
 from vaelens.download.hub import RemoteFile, cached, fetch
 from vaelens.download.hub_listing import Listing, list_files
 from vaelens.errors import NetworkError, UsageError
@@ -43,11 +39,6 @@ def listed(hub: HubStandin, notices: list[str]) -> Callable[..., Listing]:
     return listed
 
 
-def no_endpoint() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        return f"http://127.0.0.1:{closed.getsockname()[1]}"
-
-
 Lister = Callable[..., Listing]
 
 
@@ -59,9 +50,9 @@ def test_a_listing_names_every_page_s_files_at_one_commit(hub: HubStandin, liste
     assert {file.repo_type for file in listing.files} == {"dataset"}
     assert [file.size for file in listing.files] == [8, *[1000] * 6]
     assert [file.sha256 for file in listing.files] == [None, *SHA256.values()]
-    asked = [seen for seen in hub.requests if "/datasets/" in seen.path]
-    assert len(asked) == 1 + 5, "7 files and 6 times their folder are 5 pages, whose links name another host"
-    assert all(seen.authorized for seen in asked)
+    requests = [request for request in hub.requests if "/datasets/" in request.path]
+    assert len(requests) == 1 + 5, "7 files and 6 times their folder are 5 pages, whose links name another host"
+    assert all(request.authorized for request in requests)
 
 
 def test_a_listed_file_comes_from_the_dataset_and_is_found_again(
@@ -90,7 +81,7 @@ def test_a_model_is_listed_too(hub: HubStandin) -> None:
     assert [(file.filename, file.repo_type) for file in list_files("someone/vae").files] == [("config.json", "model")]
 
 
-def test_the_listing_of_a_commit_is_kept_and_that_of_a_branch_is_current(hub: HubStandin, listed: Lister) -> None:
+def test_the_listing_of_a_commit_is_cached_and_that_of_a_branch_is_current(hub: HubStandin, listed: Lister) -> None:
     commit = hub.commit(STORED)
     first = listed(revision=commit)
     hub.requests.clear()
@@ -131,16 +122,14 @@ def test_offline_a_snapshot_is_listed_with_a_note_that_it_may_be_less(
 
 
 def test_a_network_that_is_down_is_named_and_the_last_listing_used(
-    listed: Lister, notices: list[str], monkeypatch: pytest.MonkeyPatch
+    listed: Lister, notices: list[str], nobody: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nobody = no_endpoint()
-    there = constants.ENDPOINT
-    monkeypatch.setattr(constants, "ENDPOINT", nobody)
-    with pytest.raises(NetworkError, match=f"{nobody} refuses the connection"):
-        listed()
-    monkeypatch.setattr(constants, "ENDPOINT", there)
+    with monkeypatch.context() as patch:
+        set_endpoint(patch, nobody)
+        with pytest.raises(NetworkError, match=f"{nobody} refuses the connection"):
+            listed()
     listing = listed()
-    monkeypatch.setattr(constants, "ENDPOINT", nobody)
+    set_endpoint(monkeypatch, nobody)
     assert listed() == listing
     assert f"{nobody} refuses the connection" in notices[-1]
     assert notices[-1].endswith(f"Using the earlier list of files of dataset {REPO}.")
@@ -171,16 +160,13 @@ def test_a_refusal_is_named_with_what_to_do(
     assert os.environ["HF_TOKEN"] not in str(error.value)
 
 
-def test_a_hub_that_fails_for_a_moment_is_asked_again(hub: HubStandin, listed: Lister) -> None:
-    hub.fault(STORED, API, status=503, times=1)
-    assert len(listed().files) == 7
-
-
-def test_a_silent_hub_is_given_up(hub: HubStandin, listed: Lister) -> None:
-    hub.fault(STORED, API, silent=True)
+def test_a_silent_hub_is_given_up_and_a_problem_that_passes_waited_for(hub: HubStandin, listed: Lister) -> None:
+    hub.fault(STORED, API, silent=True, times=4)
     with pytest.raises(NetworkError, match="stays silent"):
         listed()
-    assert len([seen for seen in hub.requests if "/datasets/" in seen.path]) == 4
+    assert len([request for request in hub.requests if "/datasets/" in request.path]) == 4
+    hub.fault(STORED, API, status=503, times=1)
+    assert len(listed().files) == 7
 
 
 def test_an_impossible_name_is_a_usage_error(hub: HubStandin, listed: Lister) -> None:

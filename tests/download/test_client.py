@@ -1,0 +1,31 @@
+"""The HTTP client's timeouts, and that importing the modules of downloads loads no HTTP library."""
+
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import constants
+
+from support.downloads import SOURCE
+from vaelens.download import client
+
+
+def test_a_silent_hub_is_given_up_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert (len(client.WAITS) + 1) * constants.DEFAULT_ETAG_TIMEOUT + sum(client.WAITS) < 60
+    assert 6 * client.SETTINGS["HF_HUB_DOWNLOAD_TIMEOUT"] + 5 < 60, "the library's five retries, a second apart"
+
+
+def test_a_timeout_of_the_users_own_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: getattr(constants, name) for name in client.SETTINGS}
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "10")
+    with client.settings():
+        during = {name: getattr(constants, name) for name in client.SETTINGS}
+    assert during == client.SETTINGS | {"HF_HUB_DOWNLOAD_TIMEOUT": before["HF_HUB_DOWNLOAD_TIMEOUT"]}
+    assert {name: getattr(constants, name) for name in client.SETTINGS} == before
+
+
+def test_importing_the_module_brings_in_no_http_library() -> None:
+    found = "[m for m in sys.modules if m.startswith(('httpx', 'requests', 'torch'))]"
+    code = f"import sys, vaelens.download.hub, vaelens.download.web_files; print({found})"
+    assert subprocess.check_output([sys.executable, "-c", code], env={"PYTHONPATH": str(SOURCE)}) == b"[]\n"
