@@ -1,14 +1,15 @@
 """`vaelens calibrate`: find the protocol behind a published table."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import notice, progress, result, result_json, result_table, set_level
+from vaelens.cli.output import notice, progress, result, result_json, result_table
 
 
+@options.with_runtime_options
 def calibrate(
     source: Annotated[
         str,
@@ -19,12 +20,7 @@ def calibrate(
     ] = "coco-val2017",
     vae: Annotated[
         list[str] | None,
-        typer.Option(
-            "--vae",
-            metavar="VAE",
-            help="A VAE of the table: a name, a file or a folder. Repeatable.",
-            show_default=False,
-        ),
+        typer.Option("--vae", metavar="VAE", help="A VAE of the table: a name, a file or a folder. Repeatable."),
     ] = None,
     table: Annotated[
         Path | None,
@@ -32,26 +28,18 @@ def calibrate(
             metavar="FILE.toml",
             help="The published table: [VAE], and under it psnr, psnr_std, ssim, ssim_std, psim, psim_std and rfid, as "
             "printed. By default that of the model cards for coco-val2017.",
-            show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FOLDER", help="Output folder. An interrupted run resumes here.")
     ] = Path("calibration"),
-    take: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Measure only N images.", show_default=False)
-    ] = None,
+    take: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure only N images.")] = None,
     skip_bad: options.SkipBad = False,
     batch: options.Batch = None,
     threads: options.Threads = None,
     network: options.Networks = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    space: options.Space = None,
-    offline: options.Offline = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    **runtime: Unpack[options.RuntimeOptions],
 ) -> None:
     """Find out how a published table was measured.
 
@@ -63,7 +51,6 @@ def calibrate(
 
     vaelens calibrate photos/ --vae mine.safetensors --table published.toml
     """
-    set_level(quiet, verbose)
     from vaelens.errors import UsageError
     from vaelens.evaluation.calibration import calibrate as run
 
@@ -81,12 +68,9 @@ def calibrate(
             batch=batch,
             threads=threads,
             networks=paths,
-            device=device,
-            dtype=dtype,
-            space=space,
-            offline=offline,
             notify=notice,
             progress=step,
+            **runtime,
         )
     if json:
         result_json(found.as_dict())

@@ -13,11 +13,11 @@ from vaelens.cli.output import (
     result,
     result_json,
     result_table,
-    set_level,
     written_line,
 )
 
 
+@options.with_runtime_options
 @sampling_options.with_sampling_options
 def compare(
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="What the image should show.")] = None,
@@ -51,20 +51,13 @@ def compare(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="PATH", help="An .html page, a .png sheet, or a folder.")
     ] = Path("comparison.html"),
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    space: options.Space = None,
-    offline: options.Offline = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    **sampling: Any,
+    **shared: Any,
 ) -> None:
     """Denoise PROMPT once per seed, decode each latent with every VAE, and show the images side by side.
 
     Example: vaelens compare "a photo of an astronaut" --seed 0 --vae kl-f8 --vae ft-mse -o astronaut.html
     """
-    set_level(quiet, verbose)
     from vaelens.comparison import results, workflow
     from vaelens.errors import UsageError
     from vaelens.report.gallery import check_ours, check_output
@@ -85,13 +78,9 @@ def compare(
             photos=photo or (),
             max_side=max_side,
             boxes=boxes,
-            device=device,
-            dtype=dtype,
-            space=space,
-            offline=offline,
             notify=notice,
             progress=step,
-            **sampling,
+            **shared,
         )
     for warning in done.warnings():
         notice(f"Warning: {warning}")

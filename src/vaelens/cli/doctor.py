@@ -3,13 +3,12 @@
 from dataclasses import asdict
 
 from vaelens.cli import options
-from vaelens.cli.output import result, result_json, result_table, set_level
+from vaelens.cli.output import result, result_json, result_table
 from vaelens.errors import CheckFailedError
 
 
-def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
+def doctor(json: options.Json = False) -> None:
     """Show versions, devices and hub settings, and check that each device gives the same pixels as the CPU."""
-    set_level(quiet, verbose)
     from vaelens.doctor import TOLERANCES, diagnose
     from vaelens.report.tables import Column, Table
 

@@ -1,21 +1,21 @@
 """`vaelens evaluate`: measure VAEs on a dataset and write a report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import notice, progress, result, result_json, result_table, set_level
+from vaelens.cli.output import notice, progress, result, result_json, result_table
 
 
+@options.with_runtime_options
 def evaluate(
     source: Annotated[
         str,
         typer.Argument(
             metavar="SOURCE",
             help="A folder, a zip, webdataset shards, a Hugging Face dataset (owner/name), coco-val2017, or synthetic.",
-            show_default=False,
         ),
     ],
     vae: options.Vaes = None,
@@ -30,32 +30,24 @@ def evaluate(
     ] = Path("evaluation"),
     take: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Measure only N images, chosen by --seed.", show_default=False),
+        typer.Option(min=1, metavar="N", help="Measure only N images, chosen by --seed."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of --take and of the posterior's noise.")] = 0,
     min_aesthetic: Annotated[
         float | None,
-        typer.Option(
-            metavar="SCORE",
-            help="Only images with at least this aesthetic score.",
-            show_default=False,
-        ),
+        typer.Option(metavar="SCORE", help="Only images with at least this aesthetic score."),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The split of a Hugging Face dataset.", show_default=False)
-    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of a Hugging Face dataset.")] = None,
     boxes: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="Regions to measure: a CSV or JSONL file with id,label,left,top,right,bottom.",
-            show_default=False,
+            metavar="FILE", help="Regions to measure: a CSV or JSONL file with id,label,left,top,right,bottom."
         ),
     ] = None,
     skip_bad: options.SkipBad = False,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Measure one part: 1/3, 2/3 and 3/3 into one folder.", show_default=False),
+        typer.Option(metavar="I/N", help="Measure one part: 1/3, 2/3 and 3/3 into one folder."),
     ] = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
@@ -63,19 +55,11 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            "--metric",
-            metavar="KEY",
-            help="Add a metric to the preset, as fd_dinov2 (1.2 GB download). Repeatable.",
-            show_default=False,
+            "--metric", metavar="KEY", help="Add a metric to the preset, as fd_dinov2 (1.2 GB download). Repeatable."
         ),
     ] = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    space: options.Space = None,
-    offline: options.Offline = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    **runtime: Unpack[options.RuntimeOptions],
 ) -> None:
     """Measure VAEs on a dataset and write a report: rFID, PSNR, SSIM, PSIM, LPIPS.
 
@@ -87,7 +71,6 @@ def evaluate(
 
     vaelens evaluate photos/ --vae ft-mse --preset offline -o photos-report
     """
-    set_level(quiet, verbose)
     from vaelens.evaluation.report.exports import results_dict
     from vaelens.evaluation.report.score_tables import pairs_table, summary_table
     from vaelens.evaluation.run import evaluate as run
@@ -112,12 +95,9 @@ def evaluate(
                 threads=threads,
                 networks=paths,
                 metrics=metric or (),
-                device=device,
-                dtype=dtype,
-                space=space,
-                offline=offline,
                 notify=notice,
                 progress=step,
+                **runtime,
                 on_unfinished=(lambda left: result_json({"unfinished": left})) if json else None,
             )
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import live_log, notice, progress, result, result_json, result_table, set_level
+from vaelens.cli.output import live_log, notice, progress, result, result_json, result_table
 from vaelens.errors import UsageError
 
 PER_SOURCE = "Repeatable, once for each DATA."
@@ -21,19 +21,12 @@ def finetune(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DATA",
-            help="Training images: a source that `evaluate` takes, or `synthetic`. Several are mixed.",
-            show_default=False,
+            metavar="DATA", help="Training images: a source that `evaluate` takes, or `synthetic`. Several are mixed."
         ),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(
-            "--from",
-            metavar="VAE",
-            help="The VAE to continue: a name, a file, a folder or a hub id.",
-            show_default=False,
-        ),
+        typer.Option("--from", metavar="VAE", help="The VAE to continue: a name, a file, a folder or a hub id."),
     ] = None,
     recipe: Annotated[str, typer.Option(metavar="NAME", help="A built-in recipe, or a .toml file.")] = "ft-mse",
     output: Annotated[
@@ -41,44 +34,29 @@ def finetune(
     ] = Path("run"),
     explain: Annotated[
         str | None,
-        typer.Option(
-            metavar="RECIPE", help="Print a recipe's fields and which were published, and exit.", show_default=False
-        ),
+        typer.Option(metavar="RECIPE", help="Print a recipe's fields and which were published, and exit."),
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="Override a field of the recipe: run.steps=500. Repeatable.",
-            show_default=False,
-        ),
+        typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe: run.steps=500. Repeatable."),
     ] = None,
     weight: Annotated[
         list[float] | None,
-        typer.Option(
-            metavar="W", help=f"Sampling weight of a source; equal by default. {PER_SOURCE}", show_default=False
-        ),
+        typer.Option(metavar="W", help=f"Sampling weight of a source; equal by default. {PER_SOURCE}"),
     ] = None,
     boxes: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE",
-            help=f"Labelled boxes: CSV or JSONL with id,label,left,top,right,bottom. {PER_SOURCE}",
-            show_default=False,
+            metavar="FILE", help=f"Labelled boxes: CSV or JSONL with id,label,left,top,right,bottom. {PER_SOURCE}"
         ),
     ] = None,
     held_out: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATA", help="Images to evaluate on. By default some of DATA are held out.", show_default=False
-        ),
+        typer.Option(metavar="DATA", help="Images to evaluate on. By default some of DATA are held out."),
     ] = None,
     take: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="N", help="Use at most N images of each DATA, chosen by --seed.", show_default=False
-        ),
+        typer.Option(min=1, metavar="N", help="Use at most N images of each DATA, chosen by --seed."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the image order, the crops and the noise.")] = 0,
     cache: Annotated[
@@ -90,7 +68,6 @@ def finetune(
             min=1,
             metavar="N",
             help="Images per forward and backward pass, over all processes. Smaller needs less memory.",
-            show_default=False,
         ),
     ] = None,
     threads: options.Threads = None,
@@ -101,14 +78,11 @@ def finetune(
         typer.Option(
             metavar="DTYPE",
             help="Precision of the networks: float32, or bfloat16 (default on cuda). Weights stay float32.",
-            show_default=False,
         ),
     ] = None,
     space: options.Space = None,
     offline: options.Offline = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Train a better decoder for a VAE, or a VAE from scratch, by a recipe. The same command resumes a training.
 
@@ -120,7 +94,6 @@ def finetune(
 
     vaelens finetune --explain ft-mse
     """
-    set_level(quiet, verbose)
     overrides = _overrides(setting)
     if explain is not None:
         _explain(explain, overrides, json)

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from vaelens.cli import options, sampling_options
-from vaelens.cli.output import exit_if_interrupted, notice, progress, result, result_json, set_level
+from vaelens.cli.output import exit_if_interrupted, notice, progress, result, result_json
 
 
+@options.with_runtime_options
 @sampling_options.with_sampling_options
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the image should show.")],
@@ -28,20 +29,13 @@ def generate(
             "-o", "--output", metavar="PATH", help="A .png file; for several seeds a folder, with the latents."
         ),
     ] = Path("image.png"),
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    space: options.Space = None,
-    offline: options.Offline = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    **sampling: Any,
+    **shared: Any,
 ) -> None:
     """Make one image of PROMPT per seed. Its PNG holds all settings, so that `vaelens replay` can make it again.
 
     Example: vaelens generate "the letter R in red on white" --seed 0 -o letter.png
     """
-    set_level(quiet, verbose)
     from vaelens.comparison import results, workflow
     from vaelens.errors import UsageError
     from vaelens.report.gallery import check_ours
@@ -58,13 +52,9 @@ def generate(
             vae[0] if vae else None,
             seeds=seeds,
             model=model,
-            device=device,
-            dtype=dtype,
-            space=space,
-            offline=offline,
             notify=notice,
             progress=step,
-            **sampling,
+            **shared,
         )
     for warning in done.warnings():
         notice(f"Warning: {warning}")

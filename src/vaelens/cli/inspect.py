@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import notice, progress, result, result_json, result_table, set_level
+from vaelens.cli.output import notice, progress, result, result_json, result_table
 from vaelens.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -51,14 +51,11 @@ def inspect(
     space: options.Space = None,
     offline: options.Offline = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Read a VAE strictly and show its layout, config, latent space and fingerprints; --health also runs and checks it.
 
     Example: vaelens inspect ft-mse --health --photos my-photos/
     """
-    set_level(quiet, verbose)
     if not health:
         _check_unused(context)
     from vaelens.loading import describe

@@ -22,6 +22,7 @@ from vaelens.cli import (
     finetune,
     generate,
     inspect,
+    options,
     reconstruct,
     replay,
     serve,
@@ -69,7 +70,7 @@ for _command, _summary in (
     (inspect.inspect, "Show what a VAE file is, and examine its health."),
     (doctor.doctor, "Check this machine's devices, versions and hub access."),
 ):
-    app.command(_command.__name__.removesuffix("_vaes"), short_help=_summary)(_command)
+    app.command(_command.__name__.removesuffix("_vaes"), short_help=_summary)(options.with_level_options(_command))
 
 _interrupts: list[int] = []  # the signals received
 

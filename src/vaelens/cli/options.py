@@ -1,11 +1,14 @@
-"""Options that mean the same in every command."""
+"""Options that mean the same in every command, and the decorators that add them."""
 
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypedDict, get_type_hints
 
 import typer
 
-from vaelens.cli.output import notice
+from vaelens.cli.output import notice, set_level
 from vaelens.errors import UsageError
 
 EMBEDDED_NOTICE = (
@@ -52,6 +55,51 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print results and errors only.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks.")]
+
+
+class RuntimeOptions(TypedDict):
+    """Where and how a command runs its VAEs, as the library's functions take it."""
+
+    device: Device
+    dtype: Dtype
+    space: Space
+    offline: Offline
+
+
+RUNTIME_DEFAULTS: RuntimeOptions = {"device": "auto", "dtype": "float32", "space": None, "offline": False}
+
+
+def with_runtime_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `RuntimeOptions` before `--json`; it gets the values as `**runtime`."""
+    hints = get_type_hints(RuntimeOptions, include_extras=True)
+    return insert(command, {name: (hints[name], default) for name, default in RUNTIME_DEFAULTS.items()}, before="json")
+
+
+def with_level_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `--quiet` and `--verbose`, which are applied before it runs."""
+
+    @wraps(command)
+    def run(*, quiet: bool, verbose: bool, **given: Any) -> None:
+        set_level(quiet, verbose)
+        command(**given)
+
+    vars(run)["__signature__"] = inspect.signature(command)
+    return insert(run, {"quiet": (Quiet, False), "verbose": (Verbose, False)})
+
+
+def insert(
+    command: Callable[..., None], added: Mapping[str, tuple[Any, object]], *, before: str | None = None
+) -> Callable[..., None]:
+    """The command with keyword parameters, by name (annotation, default), before another one or at the end."""
+    signature = inspect.signature(command)
+    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    place = next((i for i, parameter in enumerate(parameters) if parameter.name == before), len(parameters))
+    parameters[place:place] = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=hint)
+        for name, (hint, default) in added.items()
+    ]
+    vars(command)["__signature__"] = signature.replace(parameters=parameters)
+    return command
 
 
 def or_embedded(vaes: list[str] | None) -> list[str]:

@@ -1,14 +1,15 @@
 """`vaelens reconstruct`: photos through VAEs, to a strip, a page or a folder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import notice, progress, result, result_json, result_table, set_level, written_line
+from vaelens.cli.output import notice, progress, result, result_json, result_table, written_line
 
 
+@options.with_runtime_options
 def reconstruct(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files.")],
     vae: options.Vaes = None,
@@ -23,19 +24,13 @@ def reconstruct(
     ] = "mode",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the noise with --posterior sample.")] = 0,
     max_side: options.MaxSide = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    space: options.Space = None,
-    offline: options.Offline = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    **runtime: Unpack[options.RuntimeOptions],
 ) -> None:
     """Encode and decode each PHOTO with every VAE, and show original | A | B with PSNR and SSIM.
 
     Example: vaelens reconstruct me.jpg --vae ft-mse --vae kl-f8 -o faces.html
     """
-    set_level(quiet, verbose)
     from vaelens import reconstruction
 
     reconstruction.check_output(output, photos)
@@ -47,12 +42,9 @@ def reconstruct(
             posterior=posterior,  # pyright: ignore[reportArgumentType]  (checked there, with a message)
             seed=seed,
             max_side=max_side,
-            device=device,
-            dtype=dtype,
-            space=space,
-            offline=offline,
             notify=notice,
             progress=step,
+            **runtime,
         )
     for note in done.notes():
         notice(f"Note: {note}")

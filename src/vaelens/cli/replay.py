@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import notice, result, result_json, set_level
+from vaelens.cli.output import notice, result, result_json
 
 
 def replay(
@@ -33,14 +33,11 @@ def replay(
     ] = None,
     space: options.Space = None,
     json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Make FILE.png again from its metadata, and print the largest difference between the two images.
 
     Nothing is downloaded without --download.
     """
-    set_level(quiet, verbose)
     from vaelens.errors import UsageError
     from vaelens.files import writable_path, write_atomic
     from vaelens.images.writing import encode_png

@@ -1,12 +1,12 @@
 """The options of generating images: seeds, model, VAEs, and those of sampling, derived from `Sampling`."""
 
-import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from vaelens import sampling
+from vaelens.cli import options
 
 Model = Annotated[
     str | None,
@@ -25,13 +25,9 @@ NoSafetyChecker = Annotated[bool, typer.Option("--no-safety-checker", help=sampl
 
 
 def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of `Sampling` after `--model`; it gets the values as `**sampling`."""
-    signature = inspect.signature(command)
-    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    place = next(i for i, parameter in enumerate(parameters) if parameter.name == "model") + 1
-    parameters[place:place] = [_parameter(name, option) for name, option in sampling.options().items()]
-    vars(command)["__signature__"] = signature.replace(parameters=parameters)
-    return command
+    """The command with an option for each field of `Sampling` before `--output`; it gets the values as keywords."""
+    added = {name: _parameter(name, option) for name, option in sampling.options().items()}
+    return options.insert(command, added, before="output")
 
 
 def parse_seeds(texts: list[str] | None) -> list[int] | None:
@@ -39,7 +35,7 @@ def parse_seeds(texts: list[str] | None) -> list[int] | None:
     return None if texts is None else [seed for text in texts for seed in sampling.parse_seeds(text)]
 
 
-def _parameter(name: str, option: sampling.Option) -> inspect.Parameter:
+def _parameter(name: str, option: sampling.Option) -> tuple[Any, object]:
     default = sampling.defaults()[name]
     turns_off = default is True  # such an option is a flag that turns it off
     info = typer.Option(
@@ -51,8 +47,7 @@ def _parameter(name: str, option: sampling.Option) -> inspect.Parameter:
         callback=_negated if turns_off else None,
     )
     hint: Any = str | None if option.parse else get_type_hints(sampling.Sampling)[name]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(name, kind, default=False if turns_off else default, annotation=Annotated[hint, info])
+    return Annotated[hint, info], False if turns_off else default
 
 
 def _negated(value: bool) -> bool:

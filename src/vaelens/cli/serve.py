@@ -10,7 +10,7 @@ from urllib.parse import quote
 import typer
 
 from vaelens.cli import options, sampling_options
-from vaelens.cli.output import INTERRUPTED, notice, result, set_level
+from vaelens.cli.output import INTERRUPTED, is_verbose, notice, result
 
 
 def serve(
@@ -52,15 +52,12 @@ def serve(
     no_safety_checker: sampling_options.NoSafetyChecker = False,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
     offline: options.Offline = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> None:
     """Serve the web page: prompt or upload, a choice of VAEs, a queue, the viewer, the history. Ctrl-C stops it.
 
     The page offers the named models and VAEs, the embedded ones, and the known ones in the cache. It never downloads
     any. Example: vaelens serve --model sd-v1-4
     """
-    set_level(quiet, verbose)
     from vaelens.runtime import Runtime
     from vaelens.web.access import AccessPolicy, is_loopback
     from vaelens.web.choices import collect_choices
@@ -87,7 +84,7 @@ def serve(
         runtime=runtime,
         space=space,
         safety_checker=not no_safety_checker,
-        report=traceback.print_exception if verbose else None,
+        report=traceback.print_exception if is_verbose() else None,
     )
     entry = server.address + (f"?token={quote(token, safe='')}" if token else "")
     result(entry if generated or not token else server.address + "?token=...")

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from vaelens.cli import options
-from vaelens.cli.output import result, result_json, result_table, set_level
+from vaelens.cli.output import result, result_json, result_table
 
 if TYPE_CHECKING:
     from vaelens.report.tables import Table
@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 DATASETS = {"coco-val2017": "COCO 2017 val, 256x256, 5,000 images", "laion-aesthetics-5": "LAION-Aesthetics 5+, 10,000"}
 
 
-def list_vaes(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
+def list_vaes(json: options.Json = False) -> None:
     """List the known VAEs with latent space, training and published scores, and the known models."""
-    set_level(quiet, verbose)
     from vaelens.report.tables import Column, Table
     from vaelens.weights.registry import registry
 
