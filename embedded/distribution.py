@@ -1,48 +1,37 @@
-"""Autoencoder or VAE: `tiny-ae` against `tiny-kl-f8`, which continue one network without and with a posterior.
+"""Autoencoder or VAE: what two decoders make of latents with noise, of interpolated and of random latents.
 
-    python embedded/distribution.py -o RUNS
-
-After `trio.py train` of both. On the synthetic images of RUNS/measured: reconstruction by `vaelens evaluate`. On PROBED
-of each kind: what the decoders make of latents with noise, of the middle between two images' latents, and of random
-latents. Noise is given as a multiple of each channel's standard deviation over all these latents, so that it means the
-same for both. Leaves RUNS/distribution.json and RUNS/distribution.png. About ten minutes on one core.
+A part of `proof.py record`, about ten minutes on one core. Noise is given as a multiple of each channel's standard
+deviation over the latents of all probed images, so that it means the same for both networks.
 """
 
-import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from arms import BASE, loaded, measure, unseen
 from torch import Tensor
 
-from comparison import BETTER, Rows, mean
-from vaelens.files import json_text, write_atomic
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.reading import decode_bytes
 from vaelens.images.sheet import SheetRow, draw_sheet
-from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
+from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.metrics.frechet import Moments, jackknife
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.small import frechet_features, load_small_frechet, load_small_perceptual, psim_small
-from vaelens.metrics.statistics import paired
+from vaelens.metrics.statistics import paired, spread
 from vaelens.vae import VAE
 
-AUTOENCODER = "tiny-ae"
-BOTH = (AUTOENCODER, BASE)
-PROBED = 100  # images of each kind
-NOISE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)  # its spread, in that of the channel
+PROBED = 100  # images of each class
+NOISE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)  # its standard deviation, in that of the channel
 SHOWN_NOISE = (0.1, 0.2, 0.4)
 GROUPS = 20  # of the jackknife
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One VAE's latents [n,c,h,w] of the probed images, and each channel's mean and spread over them, [1,c,1,1]."""
+    """One VAE's latents [n,c,h,w] of the probed images, and each channel's mean and standard deviation, [1,c,1,1]."""
 
     vae: VAE
     latents: Tensor
@@ -51,8 +40,8 @@ class Probe:
 
     @classmethod
     def of(cls, vae: VAE, images: Sequence[Tensor]) -> "Probe":
-        z = torch.cat([vae.encode(image).mode() for image in images])
-        return cls(vae, z, z.mean(dim=(0, 2, 3), keepdim=True), z.std(dim=(0, 2, 3), keepdim=True))
+        latents = torch.cat([vae.encode(image).mode() for image in images])
+        return cls(vae, latents, latents.mean(dim=(0, 2, 3), keepdim=True), latents.std(dim=(0, 2, 3), keepdim=True))
 
     def decoded(self, latents: Tensor) -> Tensor:
         """An image as it would be saved, [1,3,h,w] in [0,1]."""
@@ -61,173 +50,143 @@ class Probe:
     def plain(self, number: int) -> Tensor:
         return self.latents[number : number + 1]
 
-    def noisy(self, number: int, strength: float) -> Tensor:
-        """An image's latents with noise, which belongs to its number: both VAEs get the same."""
-        return self.plain(number) + strength * self.std * _normal(self.latents, number)
+    def noisy(self, number: int, level: float) -> Tensor:
+        """An image's latents with noise, which is seeded by the image's number: the same in both VAEs."""
+        return self.plain(number) + level * self.std * self._normal(number)
 
-    def middle(self, number: int, other: int) -> Tensor:
+    def halfway(self, number: int, other: int) -> Tensor:
         return (self.plain(number) + self.plain(other)) / 2
 
     def random(self, number: int) -> Tensor:
-        """Independent normal elements with each channel's mean and spread."""
-        return self.mean + self.std * _normal(self.latents, number)
+        """Independent normal elements with each channel's mean and standard deviation."""
+        return self.mean + self.std * self._normal(number)
 
-    def facts(self, images: Sequence[Tensor]) -> dict[str, Any]:
-        """Each channel's mean and spread, raw; the posterior's, as shares of the channel's; the furthest element."""
+    def _normal(self, seed: int) -> Tensor:
+        return torch.randn(self.latents[:1].shape, generator=torch.Generator().manual_seed(seed))
+
+    def statistics(self) -> dict[str, Any]:
+        """Each channel's raw mean and standard deviation, and the largest deviation of an element."""
         raw = 1 / self.vae.spec.scaling_factor
-        widths = torch.cat([_posterior_std(self.vae, image) for image in images]) / self.std
         return {
             "mean": [float(value) * raw for value in self.mean.flatten()],
             "std": [float(value) * raw for value in self.std.flatten()],
             "largest": float(((self.latents - self.mean) / self.std).abs().max()),
-            "posterior": None if self.vae.name == AUTOENCODER else {
-                "rms": float(widths.square().mean().sqrt()),
-                "quantiles": [float(np.quantile(widths.numpy(), q)) for q in (0.1, 0.5, 0.9)],
-            },
-        }  # fmt: skip
+        }
+
+    def posterior(self, images: Sequence[Tensor]) -> dict[str, Any]:
+        """The posterior's standard deviation as a share of the channel's: root mean square and quantiles."""
+        logvars = torch.cat([self.vae.encode(image).posterior.logvar for image in images])
+        shares = (0.5 * logvars).exp() * self.vae.spec.scaling_factor / self.std
+        quantiles = [float(np.quantile(shares.numpy(), q)) for q in (0.1, 0.5, 0.9)]
+        return {"rms": float(shares.square().mean().sqrt()), "quantiles": quantiles}
 
 
-def probe(runs: Path, dataset: Dataset) -> tuple[dict[str, Any], np.ndarray]:
-    """The record of all comparisons, and a sheet of what the decoders made, uint8 [h,w,3]."""
-    vaes = {name: loaded(runs, name, 0) for name in BOTH}
-    measure(list(vaes.values()), dataset, runs / "measured")
-    kinds: dict[str, list[Tensor]] = {}
+def probe(autoencoder: VAE, vae: VAE, dataset: Dataset) -> tuple[dict[str, Any], np.ndarray]:
+    """Their part of the record, each difference VAE - autoencoder; and a sheet of decoded latents, uint8 [h,w,3]."""
+    classes: dict[str, list[Tensor]] = {}
     for item in dataset.items:
-        of_kind = kinds.setdefault(item.id.partition("-")[0], [])
-        if len(of_kind) < PROBED:
-            of_kind.append(decode_bytes(dataset.read(item), item.id).image)
-    images = [image for of_kind in kinds.values() for image in of_kind]
-    couples = _couples([len(of_kind) for of_kind in kinds.values()])
-    probes = {name: Probe.of(vae, images) for name, vae in vaes.items()}
+        of_class = classes.setdefault(item.id.partition("-")[0], [])
+        if len(of_class) < PROBED:
+            of_class.append(decode_bytes(dataset.read(item), item.id).image)
+    images = [image for of_class in classes.values() for image in of_class]
+    pairs = pairs_within_classes([len(of_class) for of_class in classes.values()])
+    probes = {one.name: Probe.of(one, images) for one in (autoencoder, vae)}
+    latents = {name: one.statistics() | {"posterior": None} for name, one in probes.items()}
+    latents[vae.name]["posterior"] = probes[vae.name].posterior(images[:: max(1, len(images) // 20)])
     record = {
         "probed": len(images),
-        "weights": {name: vae.fingerprint.short for name, vae in vaes.items()},
-        "latents": {name: one.facts(images[:: max(1, len(images) // 20)]) for name, one in probes.items()},
-        "reconstruction": reconstruction(runs, dataset),
-        "noise": with_noise(probes, images),
-        "unseen_latents": invented(probes, images, couples),
+        "weights": {name: one.vae.fingerprint.short for name, one in probes.items()},
+        "latents": latents,
+        "noise": noise_costs(probes, images),
+        "unseen_latents": distances_of_unseen_latents(probes, images, pairs),
     }
-    return record, sheet(probes, couples, [0, len(images) - 1])
+    return record, sheet(probes, pairs, [0, len(images) - 1])
 
 
-def reconstruction(runs: Path, dataset: Dataset) -> dict[str, Any]:
-    """Each metric of both on all images, and VAE - autoencoder with its interval."""
-    rows = Rows.of(runs, dataset, BOTH)
-    found: dict[str, Any] = {}
-    for key in BETTER:
-        each = {name: rows.value(name, key) for name in BOTH}
-        found[key] = each | {"difference": list(rows.difference([(BASE, AUTOENCODER)], key))}
-    return found
-
-
-def with_noise(probes: dict[str, Probe], images: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """What noise costs: each image against itself without noise, VAE - autoencoder with its interval."""
-    before = {name: _scores(one, images, one.plain) for name, one in probes.items()}
-    found: list[dict[str, Any]] = []
-    for strength in NOISE:
-        line: dict[str, Any] = {"noise": strength}
-        after = {name: _scores(one, images, partial(one.noisy, strength=strength)) for name, one in probes.items()}
+def noise_costs(probes: Mapping[str, Probe], images: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """What noise of each level changes: each image against its reconstruction without noise."""
+    before = {name: scores(one, images, one.plain) for name, one in probes.items()}
+    lines: list[dict[str, Any]] = []
+    for level in NOISE:
+        after = {name: scores(one, images, partial(one.noisy, level=level)) for name, one in probes.items()}
+        line: dict[str, Any] = {"noise": level}
         for key in ("psnr", "psim_small"):
-            change = {name: after[name][key] - before[name][key] for name in probes}
-            pair = paired(change[BASE].tolist(), change[AUTOENCODER].tolist(), BETTER[key])
-            line[key] = {name: mean(after[name][key]) for name in probes}
-            line[key] |= {"change": {name: mean(change[name]) for name in probes}}
-            line[key] |= {"difference": [pair.difference, pair.low, pair.high]}
-        found.append(line)
-    return found
+            changes = {name: after[name][key] - before[name][key] for name in probes}
+            autoencoder, vae = (change.tolist() for change in changes.values())
+            pair = paired(vae, autoencoder, "higher")
+            line[key] = {name: spread(after[name][key]).mean for name in probes}
+            line[key]["change"] = {name: spread(change).mean for name, change in changes.items()}
+            line[key]["difference"] = (pair.difference, pair.low, pair.high)
+        lines.append(line)
+    return lines
 
 
-def invented(probes: dict[str, Probe], images: Sequence[Tensor], couples: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """fd-small, against the images, of what is decoded from latents that no image has; VAE - autoencoder.
+def distances_of_unseen_latents(
+    probes: Mapping[str, Probe], images: Sequence[Tensor], pairs: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """fd-small, against the images, of what is decoded from latents that no image has.
 
-    middle: halfway between two images of a kind; blended: the same two blended as pixels, encoded and decoded;
-    middle_beyond_blended: the difference of these, from which goes what each decoder loses on any image.
+    middle: halfway between the latents of two images of a class; blended: the same two blended as pixels, encoded and
+    decoded; middle_beyond_blended: the difference, without what each decoder loses on any image.
     """
-    real = _moments(images)
-    made: dict[str, dict[str, list[Moments]]] = {"reconstructed": {}, "middle": {}, "blended": {}, "random": {}}
+    decoded: dict[str, dict[str, list[Moments]]] = {"reconstructed": {}, "middle": {}, "blended": {}, "random": {}}
     for name, one in probes.items():
-        made["reconstructed"][name] = _moments([one.decoded(one.plain(n)) for n in range(len(images))])
-        made["middle"][name] = _moments([one.decoded(one.middle(a, b)) for a, b in couples])
-        blends = ((images[a] + images[b]) / 2 for a, b in couples)
-        made["blended"][name] = _moments([from_uint8(to_uint8(one.vae.reconstruct(blend))) for blend in blends])
-        made["random"][name] = _moments([one.decoded(one.random(n)) for n in range(len(images))])
+        blends = [(images[a] + images[b]) / 2 for a, b in pairs]
+        every = range(len(images))
+        decoded["reconstructed"][name] = moments([one.decoded(one.plain(n)) for n in every])
+        decoded["middle"][name] = moments([one.decoded(one.halfway(a, b)) for a, b in pairs])
+        decoded["blended"][name] = moments([from_uint8(to_uint8(one.vae.reconstruct(blend))) for blend in blends])
+        decoded["random"][name] = moments([one.decoded(one.random(n)) for n in every])
+    real = moments(images)
+    distances = {how: jackknife(real, sets) for how, sets in decoded.items()}
+    middle, blended = distances["middle"], distances["blended"]
+    distances["middle_beyond_blended"] = {name: middle[name].minus(blended[name]) for name in probes}
     found: dict[str, Any] = {}
-    every = {how: jackknife(real, sets) for how, sets in made.items()}
-    every["middle_beyond_blended"] = {name: every["middle"][name].minus(every["blended"][name]) for name in probes}
-    for how, distances in every.items():
-        difference = distances[BASE].minus(distances[AUTOENCODER]).interval()
-        found[how] = {name: one.value for name, one in distances.items()}
-        found[how]["difference"] = [difference.value, difference.low, difference.high]
+    for how, of in distances.items():
+        autoencoder, vae = of.values()
+        found[how] = {name: one.value for name, one in of.items()}
+        found[how]["difference"] = astuple(vae.minus(autoencoder).interval())
     return found
 
 
-def sheet(probes: dict[str, Probe], couples: Sequence[tuple[int, int]], numbers: Sequence[int]) -> np.ndarray:
-    """Both decoders' images of the latents that were measured, to look at."""
-    headings = ["reconstructed", *(f"noise {strength}" for strength in SHOWN_NOISE), "halfway", "random"]
+def sheet(probes: Mapping[str, Probe], pairs: Sequence[tuple[int, int]], numbers: Sequence[int]) -> np.ndarray:
+    """Some of the images that both decoders make of such latents."""
+    headings = ["reconstructed", *(f"noise {level}" for level in SHOWN_NOISE), "halfway", "random"]
     rows: list[SheetRow] = []
     for name, one in probes.items():
         for number in numbers:
-            each = [one.plain(number), *(one.noisy(number, strength) for strength in SHOWN_NOISE)]
-            each += [one.middle(*couples[number]), one.random(number)]
-            rows.append(SheetRow(name, tuple(to_pixels(one.decoded(z)) for z in each)))
+            latents = [one.plain(number), *(one.noisy(number, level) for level in SHOWN_NOISE)]
+            latents += [one.halfway(*pairs[number]), one.random(number)]
+            rows.append(SheetRow(name, tuple(to_pixels(one.decoded(z)) for z in latents)))
     return draw_sheet(rows, headings)
 
 
-def _couples(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Each image with another of its kind.
+def pairs_within_classes(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """Each image with the one GROUPS further in its class, so that the jackknife leaves out both its pairs together.
 
-    With the one GROUPS further on, so that both of PROBED images' couples are left out by the jackknife together;
-    with the next where there are too few for that.
+    With the next one in classes too small for that.
     """
-    starts = np.cumsum([0, *counts])
+    starts = [sum(counts[:number]) for number in range(len(counts))]
     return [
         (start + n, start + (n + (1 if count <= GROUPS else GROUPS)) % count)
-        for start, count in zip(map(int, starts), counts, strict=False)
+        for start, count in zip(starts, counts, strict=True)
         for n in range(count)
     ]
 
 
-def _scores(one: Probe, images: Sequence[Tensor], latents: Callable[[int], Tensor]) -> dict[str, np.ndarray]:
+def scores(one: Probe, images: Sequence[Tensor], latents: Callable[[int], Tensor]) -> dict[str, np.ndarray]:
     """PSNR and psim-small of each image decoded from such latents."""
     network = load_small_perceptual()
-    values: dict[str, list[float]] = {"psnr": [], "psim_small": []}
-    for number, image in enumerate(images):
-        made = one.decoded(latents(number))
-        values["psnr"].append(float(psnr(made, image)))
-        with torch.no_grad():
-            values["psim_small"].append(float(psim_small(network, made, image)))
-    return {key: np.array(column) for key, column in values.items()}
+    decoded = [one.decoded(latents(number)) for number in range(len(images))]
+    with torch.no_grad():
+        distances = [float(psim_small(network, *pair)) for pair in zip(decoded, images, strict=True)]
+    ratios = [float(psnr(*pair)) for pair in zip(decoded, images, strict=True)]
+    return {"psnr": np.array(ratios), "psim_small": np.array(distances)}
 
 
-def _moments(images: Sequence[Tensor]) -> list[Moments]:
+def moments(images: Sequence[Tensor]) -> list[Moments]:
     """Of fd-small's features, in groups of every GROUPS-th image."""
     network = load_small_frechet()
     with torch.no_grad():
         features = torch.cat([frechet_features(network, to_uint8(image)) for image in images])
     return [Moments.of(features[group::GROUPS]) for group in range(min(GROUPS, len(features)))]
-
-
-def _normal(like: Tensor, number: int) -> Tensor:
-    return torch.randn(like[:1].shape, generator=torch.Generator().manual_seed(number))
-
-
-def _posterior_std(vae: VAE, image: Tensor) -> Tensor:
-    """Of the posterior's elements, in the unit of the scaled latents."""
-    logvar = vae.encode(image).posterior.logvar
-    assert logvar is not None  # both are full VAEs
-    return (0.5 * logvar).exp() * vae.spec.scaling_factor
-
-
-def main() -> None:
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    cli.add_argument("-o", "--out", type=Path, required=True)
-    a = cli.parse_args()
-    torch.set_num_threads(1)
-    record, drawing = probe(a.out, unseen())
-    write_atomic(a.out / "distribution.json", json_text(record).encode())
-    write_atomic(a.out / "distribution.png", encode_png(drawing))
-    print("wrote", a.out / "distribution.json", "and .png")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,10 +6,11 @@
     python embedded/trio.py train tiny-ft-mse -o RUNS       and that one continued, from its EMA weights
     python embedded/trio.py ship -o RUNS                    the three, into the package
 
-Each training leaves a run of `vaelens finetune`, which the same command resumes, and finally
-NAME.safetensors in fp16: whole VAEs in RUNS, decoders of seed N in RUNS/seed-N. On one core about ten minutes for
-`tiny-scratch`, twenty for a whole one, five for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the
-photos (credits: docs/embedded.md); the rest is synthetic.
+Several names are trained in the order given; decoders of different seeds (--seed) may be trained at the same time. Each
+training leaves a run of `vaelens finetune`, which the same command resumes, and finally NAME.safetensors in fp16: whole
+VAEs in RUNS, decoders of seed N in RUNS/seed-N. On one core about ten minutes for `tiny-scratch`, twenty for a whole
+VAE, five for a decoder. Needs scikit-image and scikit-learn, whose wheels carry the photos (credits:
+docs/embedded.md); the rest is synthetic.
 """
 
 import argparse
@@ -174,7 +175,7 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = cli.add_subparsers(dest="command", required=True)
     training, shipping = commands.add_parser("train"), commands.add_parser("ship")
-    training.add_argument("name", choices=TRAININGS)
+    training.add_argument("names", metavar="name", nargs="+", choices=TRAININGS, help=", ".join(TRAININGS))
     training.add_argument("--dtype", default="bfloat16", help="of the networks; weights are float32")
     training.add_argument("--threads", type=int, default=1, help="of the CPU; another count rounds differently")
     for command in (training, shipping):
@@ -182,7 +183,8 @@ def main() -> None:
         command.add_argument("--seed", type=int, default=0)
     a = cli.parse_args()
     if a.command == "train":
-        print("wrote", train(a.name, a.out, a.seed, a.dtype, threads=a.threads))
+        for name in a.names:
+            print("wrote", train(name, a.out, a.seed, a.dtype, threads=a.threads))
     else:
         print("wrote", ", ".join(map(str, ship(a.out, a.seed))))
 

@@ -1,4 +1,4 @@
-"""The scripts that train the embedded VAEs and write docs/proof.md, end to end on a few updates and images."""
+"""The scripts that train the embedded VAEs and write docs/proof.md, end to end with a few steps and images."""
 
 import importlib
 import json
@@ -19,6 +19,7 @@ import vaelens as vl
 from support.training import small_presets
 from vaelens.errors import UsageError
 from vaelens.families.discovery import families
+from vaelens.files import json_text
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.metrics.frechet import Jackknife
 from vaelens.weights.fingerprint import fingerprint
@@ -32,14 +33,13 @@ SHORT: dict[str, Any] = {
     "data.batch_size": 2, "run.preset": "smaller", "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
 }  # fmt: skip
 OF_DECODERS = {"gan.start": 0, "gan.warmup_steps": 0, "gan.layers": 1}
-IMAGES = 12
 WHOLE = ("tiny-scratch", "tiny-kl-f8", "tiny-ae")
 
 
 @pytest.fixture(scope="module")
 def scripts() -> SimpleNamespace:
     """The scripts in embedded/, which import each other."""
-    names = ("trio", "arms", "comparison", "distribution", "proof", "proof_record")
+    names = ("trio", "distribution", "proof", "proof_page")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "embedded")
         return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
@@ -54,26 +54,45 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
     return [open_dataset(photos), open_dataset("synthetic", take=2, training=True)]
 
 
+def train(scripts: SimpleNamespace, name: str, runs: Path, data: list[Dataset], seed: int = 0) -> None:
+    overrides = SHORT if name in WHOLE else SHORT | OF_DECODERS
+    scripts.trio.train(name, runs, seed, dtype="float32", data=data, overrides=overrides)
+
+
 @pytest.fixture(scope="module")
 def runs(scripts: SimpleNamespace, data: list[Dataset], tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
-    """All trainings with one seed, each measured on a few images."""
+    """Every training with seed 0."""
     path = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch, small_presets():
-        patch.setattr(scripts.arms, "PRESET", "smaller")
-        for name in WHOLE:
-            scripts.trio.train(name, path, dtype="float32", data=data, overrides=SHORT)
-        scripts.arms.run_arms(path, 0, "float32", data=data, count=IMAGES, overrides=SHORT | OF_DECODERS)
+        patch.setattr(scripts.proof, "PRESET", "smaller")
+        for name in scripts.trio.TRAININGS:
+            train(scripts, name, path, data)
         yield path
 
 
-def test_one_encoder_and_the_command_in_every_file(scripts: SimpleNamespace, runs: Path) -> None:
+@pytest.fixture(scope="module")
+def record(scripts: SimpleNamespace, runs: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `proof.py record` writes, with few images and noise levels: the record, read from JSON, and the sheets."""
+    photo = next(iter(scripts.proof.held_out().values())).resize((64, 64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scripts.distribution, "PROBED", 3)
+        patch.setattr(scripts.distribution, "NOISE", (0.05, 0.4))
+        made, sheets = scripts.proof.make_record(runs, [0], unseen(), {"one": photo})
+    return json.loads(json_text(made)), sheets
+
+
+def unseen() -> Dataset:
+    return open_dataset("synthetic", take=12, seed=9)
+
+
+def test_decoders_share_one_encoder_and_each_file_names_its_command(scripts: SimpleNamespace, runs: Path) -> None:
     assert [name for name in scripts.trio.TRAININGS if scripts.trio.is_whole(name)] == list(WHOLE)
     read = {name: read_vae(scripts.trio.place(runs, name, 0)) for name in scripts.trio.TRAININGS}
     encoders = {name: vae.fingerprint.encoder.stored for name, vae in read.items()}
     assert {encoders[name] for name in encoders if name not in WHOLE} == {encoders["tiny-kl-f8"]}
-    assert len({encoders[name] for name in WHOLE}) == len(WHOLE), "the second part trains the encoder too"
+    assert len({encoders[name] for name in WHOLE}) == len(WHOLE), "each whole training trains the encoder too"
     decoders = [vae.fingerprint.decoder.stored for vae in read.values()]
-    assert len(set(decoders)) == len(decoders), "control-twice goes on, and the GAN and the losses differ"
+    assert len(set(decoders)) == len(decoders), "each training changes the decoder in its own way"
     for name, vae in read.items():
         assert {tensor.dtype for tensor in vae.tensors.values()} == {torch.float16}
         assert vae.metadata["command"] == f"embedded/trio.py train {name} --seed 0 --dtype float32 --threads 1"
@@ -81,7 +100,7 @@ def test_one_encoder_and_the_command_in_every_file(scripts: SimpleNamespace, run
     assert len({vae.spec.scaling_factor for name, vae in read.items() if name not in WHOLE}) == 1
 
 
-def test_shipping_parts_encoder_and_decoders(
+def test_shipping_splits_encoder_and_decoders(
     scripts: SimpleNamespace, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = {
@@ -112,73 +131,74 @@ def test_shipping_parts_encoder_and_decoders(
         scripts.trio.ship(tmp_path)
 
 
-def test_arms_that_are_there_are_neither_trained_nor_measured_again(
-    scripts: SimpleNamespace, data: list[Dataset], runs: Path
+def test_finished_trainings_and_measured_images_are_not_repeated(
+    scripts: SimpleNamespace, data: list[Dataset], runs: Path, record: tuple[dict[str, Any], dict[str, np.ndarray]]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (runs / "seed-0" / "control" / "checkpoints").rglob("*")}
     rows = (runs / "measured" / "rows.jsonl").read_bytes()
-    weights = scripts.arms.loaded(runs, "control", 0).fingerprint
-    scripts.arms.run_arms(runs, 0, "float32", data=data, count=IMAGES, overrides=SHORT | OF_DECODERS)
+    train(scripts, "control", runs, data)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    control = scripts.proof.load_trained(runs, "control")
+    assert control.fingerprint.short == record[0]["arms"]["weights"]["control 0"]
+    scripts.proof.measure([control], unseen(), runs / "measured")
     assert (runs / "measured" / "rows.jsonl").read_bytes() == rows
-    assert scripts.arms.loaded(runs, "control", 0).fingerprint == weights
     with pytest.raises(UsageError, match="seed 0 only"):
         scripts.trio.train("tiny-kl-f8", runs, 1, data=data)
 
 
-def test_the_page_says_what_the_rows_say(
-    scripts: SimpleNamespace, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unseen = scripts.arms.unseen(IMAGES)
-    monkeypatch.setattr(scripts.distribution, "PROBED", 3)
-    monkeypatch.setattr(scripts.distribution, "NOISE", (0.05, 0.4))
-    photo = next(iter(scripts.comparison.held_out().values())).resize((64, 64))
-    monkeypatch.setattr(scripts.comparison, "held_out", lambda: {"one": photo})
-    record, sheet = scripts.distribution.probe(runs, unseen)
-    assert sheet.shape[1] > 6 * 256
-    (runs / "distribution.json").write_text(json.dumps(record))
-    Image.new("RGB", (8, 8)).save(runs / "distribution.png")
-    monkeypatch.setattr(scripts.proof_record, "unseen", lambda: unseen)
-    scripts.proof_record.write_record(runs, [0], tmp_path / "proof.json", tmp_path / "images")
-    record = json.loads((tmp_path / "proof.json").read_text())
+def test_rows_of_other_weights_are_refused(scripts: SimpleNamespace, runs: Path, record: object) -> None:
+    other = scripts.proof.load_trained(runs, "control-twice")
+    other.name = "control 0"
+    with pytest.raises(UsageError, match="VAE control 0"):
+        scripts.proof.measure([other], unseen(), runs / "measured")
 
+
+def test_trainings_must_be_alike(scripts: SimpleNamespace, runs: Path) -> None:
+    found = scripts.proof.training_conditions(runs, [0])
+    assert found["steps"] == dict.fromkeys(scripts.trio.TRAININGS, 2)
+    assert (found["trained"], found["torch"]) == (["float32", 1], torch.__version__)
+    plan = runs / "seed-0" / "control" / "plan.json"
+    before = plan.read_text()
+    try:
+        plan.write_text(json.dumps(json.loads(before) | {"threads": 2}))
+        with pytest.raises(UsageError, match="control with seed 0 was trained in another way"):
+            scripts.proof.training_conditions(runs, [0])
+    finally:
+        plan.write_text(before)
+
+
+def test_the_page_has_the_numbers_of_the_rows(
+    scripts: SimpleNamespace, runs: Path, record: tuple[dict[str, Any], dict[str, np.ndarray]]
+) -> None:
+    made, sheets = record
     rows = [json.loads(line) for line in (runs / "measured" / "rows.jsonl").read_text().splitlines()]
     psnr = {name: {row["id"]: row["psnr"] for row in rows if row["vae"] == name} for name in {r["vae"] for r in rows}}
     means = {name: statistics.fmean(of.values()) for name, of in psnr.items()}
     assert len(psnr) == 6
-    assert record["arms"]["arms"]["control"]["psnr"] == pytest.approx([means["control 0"]])
-    assert record["distribution"]["reconstruction"]["psnr"]["tiny-ae"] == pytest.approx(means["tiny-ae"])
-    found = {(d["first"], d["second"], d["metric"]): d for d in record["arms"]["differences"]}
+    assert made["arms"]["arms"]["control"]["psnr"] == pytest.approx([means["control 0"]])
+    assert made["distribution"]["reconstruction"]["psnr"]["tiny-ae"] == pytest.approx(means["tiny-ae"])
+    found = {(d["first"], d["second"], d["metric"]): d for d in made["arms"]["differences"]}
     assert len(found) == 4 * 6
     one = found["tiny-ft-mse", "tiny-ft-ema", "psnr"]
-    assert one["value"] == pytest.approx(means["tiny-ft-mse 0"] - means["tiny-ft-ema 0"])
-    assert one["by_seed"] == pytest.approx([one["value"]])
-    assert one["low"] <= one["value"] <= one["high"]
-    frechet, arms = found["tiny-ft-mse", "tiny-ft-ema", "fd_small"], record["arms"]["arms"]
-    assert frechet["value"] == pytest.approx(arms["tiny-ft-mse"]["fd_small"][0] - arms["tiny-ft-ema"]["fd_small"][0])
-    assert record["steps"] == dict.fromkeys(scripts.trio.TRAININGS, 2)
+    value, low, high = one["difference"]
+    assert value == pytest.approx(means["tiny-ft-mse 0"] - means["tiny-ft-ema 0"])
+    assert one["by_seed"] == pytest.approx([value])
+    assert low <= value <= high
+    frechet, arms = found["tiny-ft-mse", "tiny-ft-ema", "fd_small"], made["arms"]["arms"]
+    distances = [arms[name]["fd_small"][0] for name in ("tiny-ft-mse", "tiny-ft-ema")]
+    assert frechet["difference"][0] == pytest.approx(distances[0] - distances[1])
 
-    noise = record["distribution"]["noise"]
+    noise = made["distribution"]["noise"]
     assert [line["noise"] for line in noise] == [0.05, 0.4]
     change = noise[1]["psnr"]["change"]
     assert noise[1]["psnr"]["difference"][0] == pytest.approx(change["tiny-kl-f8"] - change["tiny-ae"])
-    page = scripts.proof.page(record)
+    page = scripts.proof.page(made)
     (line,) = [line for line in page.splitlines() if line.startswith("| control | tiny")]
     assert f"{means['control 0']:.2f}" in line
-    assert "$" not in page
     assert page.count("![") == 2
-    with Image.open(tmp_path / "images" / "proof-arms.png") as drawn:
-        assert drawn.width > 5 * 96
-
-    kept = scripts.trio.place(runs, "control", 0).read_bytes()
-    scripts.trio.place(runs, "control", 0).write_bytes(scripts.trio.place(runs, "control-twice", 0).read_bytes())
-    try:
-        with pytest.raises(UsageError, match="other weights than the file of control 0"):
-            scripts.comparison.compared(runs, unseen, [0])
-    finally:
-        scripts.trio.place(runs, "control", 0).write_bytes(kept)
-    with pytest.raises(UsageError, match="lacks rows of tiny-kl-f8 or control 1"):
-        scripts.comparison.Rows.of(runs, unseen, ["tiny-kl-f8", "control 1"])
+    assert all(f"(images/{name})" in page for name in sheets)
+    assert sheets["proof-arms.png"].shape[1] > 5 * 96
+    assert sheets["proof-distribution.png"].shape[1] > 6 * 256
 
 
 def test_differences_pair_images_and_seeds(scripts: SimpleNamespace) -> None:
@@ -189,56 +209,44 @@ def test_differences_pair_images_and_seeds(scripts: SimpleNamespace) -> None:
     values = {f"a {n}": {"psnr": better[n]} for n in base} | {f"b {n}": {"psnr": base[n]} for n in base}
     distances = {f"a {n}": Jackknife(2.0 + n, (2.1 + n, 1.9 + n)) for n in base}
     distances |= {f"b {n}": Jackknife(3.0 + n, (3.1 + n, 2.9 + n)) for n in base}
-    rows = scripts.comparison.Rows(values, distances, 90.0, {})
-    value, low, high = rows.difference([(f"a {n}", f"b {n}") for n in base], "psnr")
-    assert 0.49 < low < value < high < 0.51
-    assert rows.difference([("a 0", "b 1")], "psnr")[2] > 0.6, "other seeds' images are other numbers"
-    assert rows.difference([(f"a {n}", f"b {n}") for n in base], "fd_small") == pytest.approx((-1, -1, -1))
-    assert rows.value("b 2", "fd_small") == 5
+    scores = scripts.proof.Scores(values, distances)
+    pairs = [(f"a {n}", f"b {n}") for n in base]
+    found = scores.difference(pairs, "psnr")
+    assert 0.49 < found.low < found.value < found.high < 0.51
+    assert scores.difference([("a 0", "b 1")], "psnr").high > 0.6, "other seeds' images are other numbers"
+    distance = scores.difference(pairs, "fd_small")
+    assert (distance.value, distance.low, distance.high) == pytest.approx((-1, -1, -1))
+    assert scores.value("b 2", "fd_small") == 5
 
 
-def test_each_seed_s_own_difference_stands_beside_the_mean(
-    scripts: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scripts.comparison, "PAIRS", (("a", "b"), ("b", "tiny-kl-f8")))
-    monkeypatch.setattr(scripts.comparison, "BETTER", {"psnr": "higher"})
-    monkeypatch.setattr(scripts.comparison, "row_name", lambda name, seed: name if "tiny" in name else f"{name} {seed}")
+def test_differences_are_recorded_of_each_seed_and_averaged(scripts: SimpleNamespace) -> None:
+    """A whole VAE has one training, against which every seed's decoder stands."""
     steps = np.linspace(0, 1, 12)
-    values = {"a 0": 21 + steps, "a 1": 23 + steps, "b 0": 20 + steps, "b 1": 20.5 + steps, "tiny-kl-f8": 20 + steps}
-    rows = scripts.comparison.Rows({name: {"psnr": of} for name, of in values.items()}, {}, 90.0, {})
-    first, second = scripts.comparison.differences(rows, [0, 1])
-    assert (first.value, first.by_seed) == (pytest.approx(1.75), pytest.approx((1.0, 2.5)))
-    assert (second.value, second.by_seed) == (pytest.approx(0.25), pytest.approx((0.0, 0.5)))
+    values = {"control 0": 21 + steps, "control 1": 23 + steps, "tiny-kl-f8": 20 + steps}
+    scores = scripts.proof.Scores({name: {"psnr": of} for name, of in values.items()}, {})
+    found = scripts.proof.difference_record(scores, "control", "tiny-kl-f8", "psnr", [0, 1])
+    assert found["difference"][0] == pytest.approx(2)
+    assert found["by_seed"] == pytest.approx([1, 3])
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "by_seed", "told"),
+    ("metric", "difference", "by_seed", "expected"),
     [
         ("psnr", (0.5, 0.4, 0.6), (0.4, 0.5, 0.6), "a is better"),
         ("psnr", (-0.5, -0.6, -0.4), (-0.4, -0.5, -0.6), "b is better"),
         ("fd_small", (-0.5, -0.6, -0.4), (-0.4, -0.5, -0.6), "a is better"),
         ("fd_small", (0.5, 0.4, 0.6), (0.4, 0.5, 0.6), "b is better"),
-        ("psnr", (0.5, 0.4, 0.6), (1.4, -0.2, 0.3), "not told apart"),  # seeds disagree
-        ("psnr", (0.5, -0.1, 1.1), (0.4, 0.5, 0.6), "not told apart"),
+        ("psnr", (0.5, 0.4, 0.6), (1.4, -0.2, 0.3), "not distinguishable"),  # seeds disagree
+        ("psnr", (0.5, -0.1, 1.1), (0.4, 0.5, 0.6), "not distinguishable"),
+        ("psnr", (0.5, None, None), (0.4, 0.5, 0.6), "too few images to say"),
+        ("psnr", (0.5, 0.4, 0.6), (), "a is better"),  # one training of each
     ],
 )
-def test_a_verdict_needs_images_and_seeds(
-    scripts: SimpleNamespace, metric: str, value: tuple[float, ...], by_seed: tuple[float, ...], told: str
+def test_a_verdict_needs_an_interval_without_0_and_seeds_that_agree(
+    scripts: SimpleNamespace, metric: str, difference: tuple[float, ...], by_seed: tuple[float, ...], expected: str
 ) -> None:
-    difference = {"first": "a", "second": "b", "metric": metric, "by_seed": by_seed}
-    difference |= dict(zip(("value", "low", "high"), value, strict=True))
-    assert scripts.proof.verdict(difference) == told
-    side = scripts.proof.side(value, metric)
-    first_is_better = (value[0] > 0) == (metric == "psnr")  # from here on the seeds don't count
-    expected = "this VAE is better" if first_is_better else "this autoencoder is better"
-    assert side == (expected if value[1] * value[2] > 0 else "not told apart")
-    assert scripts.proof.verdict(difference | {"low": None, "high": None}) == "not told apart"
-    names = {"first": "tiny-ft-mse", "second": "tiny-ft-ema", "metric": "fd_small"}
-    sentence = scripts.proof.frechet_verdict(difference | names)
-    if told == "not told apart":
-        assert "not resolved" in sentence
-    else:
-        assert ("as published" in sentence) == (value[0] > 0)
+    found = {"difference": difference, "by_seed": by_seed}
+    assert scripts.proof_page.verdict(metric, found, "a", "b") == expected
 
 
 def test_the_committed_page_is_that_of_the_committed_record(scripts: SimpleNamespace) -> None:
