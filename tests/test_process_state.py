@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from support.process_state import changes, process_state, random_state
 from support.training import SMALL_CONFIG, folder, small_presets, train
 from support.vaes import random_vae
 from vaelens.adapters.libraries import quiet
-from vaelens.process import Shared, without_warnings
+from vaelens.process import without_warnings
+from vaelens.resources import full_precision
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "astronaut.png"
@@ -41,16 +43,22 @@ def test_a_library_call_leaves_the_process_as_it_was(call: Callable[[Path], obje
     assert changes(before, process_state() | random_state()) == []
 
 
-@pytest.mark.parametrize("make", [quiet, lambda: without_warnings], ids=["quiet", "without_warnings"])
-def test_a_shared_context_ends_with_the_last_of_several_threads(make: Callable[[], Shared]) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [quiet, lambda: without_warnings, lambda: full_precision("cpu")],
+    ids=["quiet", "without_warnings", "full_precision"],
+)
+def test_a_shared_context_ends_with_the_last_of_several_threads(
+    make: Callable[[], AbstractContextManager[object]],
+) -> None:
     """Entered twice and left in the order of entering, as two threads do."""
-    before, context = process_state(), make()
-    context.__enter__()
+    before, first, second = process_state(), make(), make()
+    first.__enter__()
     during = process_state()
-    context.__enter__()
-    context.__exit__()
+    second.__enter__()
+    first.__exit__(None, None, None)
     assert changes(during, process_state()) == []
-    context.__exit__()
+    second.__exit__(None, None, None)
     assert changes(before, process_state()) == []
     assert changes(before, during) != []
 

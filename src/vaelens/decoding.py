@@ -46,7 +46,7 @@ def decode(
     then those of the second decode. The safety checker's time isn't counted. Raises CheckFailedError where fp32 gives
     NaN or infinity, ResourceError where memory runs out, UsageError for latents of another shape.
     """
-    h, w = (side * vae.spec.factor for side in latents.shape[-2:])
+    h, w = (side * vae.spec.decoded_factor for side in latents.shape[-2:])
     message = (
         f"out of memory on {vae.device} decoding {w}x{h} pixels with {vae.name}. Make a smaller image, use --dtype "
         "bfloat16, or run where there is more memory."

@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 
 from vaelens.errors import ResourceError
+from vaelens.process import Shared
 
 PAUSE = 0.002  # seconds between two looks at the process' memory
 STATM = Path("/proc/self/statm")
@@ -109,8 +110,14 @@ def _resident() -> int | None:
 def full_precision(device: torch.device | str) -> Generator[None]:
     """Full fp32 inside: autocast off on `device`, no TF32 and no bfloat16 in products, then all as it was before.
 
-    These are settings of the whole process.
+    The latter are settings of the whole process; contexts of several threads may overlap.
     """
+    with _ieee_products, torch.autocast(torch.device(device).type, enabled=False):
+        yield
+
+
+@contextmanager
+def _ieee() -> Generator[None]:
     backends = torch.backends
     settings = cast(
         "tuple[Any, ...]",
@@ -120,11 +127,13 @@ def full_precision(device: torch.device | str) -> Generator[None]:
     try:
         for setting in settings:
             setting.fp32_precision = "ieee"
-        with torch.autocast(torch.device(device).type, enabled=False):
-            yield
+        yield
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value
+
+
+_ieee_products = Shared(_ieee)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -101,7 +101,7 @@ def find_model(source: str, runtime: Runtime = DEFAULT, *, safety_checker: bool 
     known = registry().models.get(text.lower())
     if known is not None and known.embedded:
         found = _from_folder(embedded_model_path(known), text.lower(), half, safety_checker, "embedded")
-        pipeline = dataclasses.replace(found.pipeline, steps=known.steps, guidance_scale=known.guidance)
+        pipeline = dataclasses.replace(found.pipeline, steps=known.steps, guidance_scale=known.guidance_scale)
         return dataclasses.replace(found, pipeline=pipeline, space=known.space, vae=known.vae)
     return _from_hub(known.repo if known and known.repo else text, half, safety_checker, runtime)
 

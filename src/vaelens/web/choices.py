@@ -166,7 +166,7 @@ def _id(kind: str, source: str) -> str:
 
 def _embedded(name: str) -> Model:
     known = registry().find_model(name)
-    defaults = _defaults(known.steps, known.guidance, find_model(name).folder)
+    defaults = _defaults(known.steps, known.guidance_scale, find_model(name).folder)
     return Model(_id("model", name), name, name, known.space, defaults, known.prompts == "scenes")
 
 

@@ -101,7 +101,7 @@ class DiffusionModel(_Table):
     embedded: str | None = None
     vae: str = ""
     steps: int = 0
-    guidance: float = 0.0
+    guidance_scale: float = 0.0
     prompts: Literal["scenes"] | None = None
 
 
