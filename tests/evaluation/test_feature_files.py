@@ -5,24 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.small_run import BATCH, IMAGES
+from support.small_run import BATCH, IMAGES, PRESET, Run
 from vaelens.evaluation import run
 from vaelens.evaluation.chunks import Chunk, quantize_originals, read_chunk
 from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.feature_files import ORIGINALS, OriginalsCache
 from vaelens.evaluation.loaded_preset import load_preset
-from vaelens.evaluation.presets import PRESETS
-from vaelens.evaluation.results import Results
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.runtime import Runtime
-
-OFFLINE = PRESETS["offline"]
 
 
 @pytest.fixture
 def chunks(photos: Path) -> list[Chunk]:
     images = open_dataset(photos)
-    return [read_chunk(images, number, BATCH, OFFLINE, skip_bad=False) for number in range(IMAGES // BATCH)]
+    return [read_chunk(images, number, BATCH, PRESET, skip_bad=False) for number in range(IMAGES // BATCH)]
 
 
 def test_a_chunk_finds_its_own_features_only(chunks: list[Chunk], tmp_path: Path) -> None:
@@ -43,12 +39,12 @@ def test_features_of_another_protocol_are_not_found(
 ) -> None:
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path))
     monkeypatch.setattr("vaelens.evaluation.run.processor", lambda device: "one")
-    preset = load_preset(OFFLINE, {}, Runtime())
-    plan = {"preset": OFFLINE.as_dict(), "threads": 1, "device": "cpu", "networks": {}, "versions": {"torch": "2"}}
+    preset = load_preset(PRESET, {}, Runtime())
+    plan = {"preset": PRESET.as_dict(), "threads": 1, "device": "cpu", "networks": {}, "versions": {"torch": "2"}}
     run._originals_cache(plan, preset).store(chunks[0], {"fd-small": torch.rand(BATCH, 3)})
     assert run._originals_cache(plan, preset).load(chunks[0]) is not None
     others = {
-        "preset": OFFLINE.as_dict() | {"rounding": "truncate"}, "threads": 2, "device": "cuda",
+        "preset": PRESET.as_dict() | {"rounding": "truncate"}, "threads": 2, "device": "cuda",
         "networks": {"fd-small": {"sha256": "0" * 64}}, "versions": {"torch": "3"},
     }  # fmt: skip
     assert run._originals_cache(plan | {key: others[key]}, preset).load(chunks[0]) is None
@@ -56,11 +52,11 @@ def test_features_of_another_protocol_are_not_found(
     assert run._originals_cache(plan, preset).load(chunks[0]) is None
 
 
-def test_an_evaluation_has_the_features_of_each_chunk(whole: tuple[Path, Results], chunks: list[Chunk]) -> None:
-    folder = EvaluationFolder(whole[0], [f"{n:02d}.png" for n in range(IMAGES)], BATCH)
+def test_an_evaluation_has_the_features_of_each_chunk(whole: Run, chunks: list[Chunk]) -> None:
+    folder = EvaluationFolder(whole.folder, [f"{n:02d}.png" for n in range(IMAGES)], BATCH)
     folder.refresh()
-    preset = load_preset(OFFLINE, {}, Runtime())
-    expected = [preset.features(quantize_originals(chunk.pixels, OFFLINE))["fd-small"] for chunk in chunks]
+    preset = load_preset(PRESET, {}, Runtime())
+    expected = [preset.features(quantize_originals(chunk.pixels, PRESET))["fd-small"] for chunk in chunks]
     found = folder.features(ORIGINALS, "fd-small")
     assert found is not None
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)

@@ -17,6 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
 import vaelens as vl
+from support.small_run import SMALL
 from support.vaes import random_vae
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.evaluation import measurement, metric_table
@@ -29,21 +30,12 @@ from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.drawing import Box
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.glyph_reader import readable
-from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.vae import VAE
 
-SMALL = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
 FAST = {"preset": "offline", "batch": 2, "threads": 1}
+pytestmark = pytest.mark.usefixtures("small_runs")
 CSV = "id,label,left,top,right,bottom\nturned.jpg,L,200,200,280,280\nturned.jpg,R,130,180,180,260\n"
 Pixels = NDArray[np.uint8]
-
-
-@pytest.fixture(autouse=True)
-def small_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a cache of their own, and without a page and its examples, which take longer than the rest."""
-    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("vaelens.evaluation.run.make_examples", lambda chosen, run: [])
-    monkeypatch.setattr("vaelens.evaluation.report.report_files.report_html", lambda results, examples: "")
 
 
 @pytest.fixture

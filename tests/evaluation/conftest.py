@@ -1,0 +1,32 @@
+"""Small evaluations: a cache of their own, no page, and a call of `evaluate` with few images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.small_run import FAST
+from vaelens.evaluation.results import Results
+from vaelens.evaluation.run import evaluate
+
+
+@pytest.fixture
+def small_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a cache of their own, and without a page and its examples, which take longer than the rest."""
+    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("vaelens.evaluation.run.make_examples", lambda chosen, run: [])
+    monkeypatch.setattr("vaelens.evaluation.report.report_files.report_html", lambda results, examples: "")
+
+
+@pytest.fixture
+def measure(photos: Path, two_vaes: list[Path], tmp_path: Path) -> Callable[..., Results]:
+    """`evaluate` to the end, where not said otherwise `two_vaes` on `photos`, into tmp_path / "run"."""
+
+    def call(
+        vaes: object = two_vaes, source: Path | str = photos, output: Path = tmp_path / "run", **options: object
+    ) -> Results:
+        results = evaluate(vaes, source, output=output, **FAST | options)  # type: ignore[arg-type]
+        assert results is not None
+        return results
+
+    return call

@@ -1,0 +1,107 @@
+"""What `evaluate` refuses, and that nothing in the folder is lost then."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.small_run import SMALL, Run
+from support.vaes import random_vae
+from vaelens.errors import NetworkError, UsageError, VaelensError
+from vaelens.evaluation.results import Results
+
+pytestmark = pytest.mark.usefixtures("small_runs")
+Measure = Callable[..., Results]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "modern"}, r"preset\.name was"),
+        ({"seed": 5}, "other settings: .*seed"),
+        ({"batch": 3}, "other settings: .*batch"),
+        ({"threads": 2}, "other settings: .*threads"),
+        ({"take": 3}, "other settings: .*images"),
+    ],
+)
+def test_other_settings_are_refused_by_name(
+    whole: Run, measure: Measure, change: dict[str, object], message: str
+) -> None:
+    before = (whole.folder / "rows.jsonl").read_bytes()
+    with pytest.raises(UsageError, match=message):
+        measure(output=whole.folder, **change)
+    assert (whole.folder / "rows.jsonl").read_bytes() == before
+
+
+def test_another_vae_of_the_same_name_is_refused(whole: Run, tmp_path: Path, measure: Measure) -> None:
+    other = random_vae(SMALL, seed=9).save(tmp_path / "one.safetensors")
+    with pytest.raises(UsageError, match=r"VAE one\.weights was"):
+        measure(other, output=whole.folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "is damaged"),
+        ('"plan"', "is damaged"),
+        ('{"command": "evaluate", "vaes": [], "batch": 2, "threads": 1}', "is damaged"),
+        ('{"command": "evaluate", "vaes": {}, "batch": "x", "threads": 1}', "is damaged"),
+        ('{"command": "finetune", "vaes": {}}', "holds a run of `vaelens finetune`"),
+        ("{", "can't be read"),
+        ("[" * 100_000, "can't be read"),
+    ],
+)
+def test_a_folder_without_a_readable_plan_is_left_alone(
+    tmp_path: Path, measure: Measure, text: str, message: str
+) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(VaelensError, match=f"{message}.* Choose another folder with -o") as caught:
+        measure(output=tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_an_output_that_is_no_evaluation_is_left_alone(tmp_path: Path, measure: Measure) -> None:
+    (tmp_path / "run.json").write_text("mine")
+    with pytest.raises(UsageError, match=r"run\.json is not an evaluation"):
+        measure(output=tmp_path)
+    assert (tmp_path / "run.json").read_text() == "mine"
+    (tmp_path / "run.json").rename(tmp_path / "rows.csv")
+    with pytest.raises(UsageError, match=r"rows\.csv is not an evaluation's and would be replaced"):
+        measure(output=tmp_path)
+    with pytest.raises(UsageError, match="is a file"):
+        measure(output=tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "moden"}, "Did you mean modern"),
+        ({"shard": "4/3"}, "Write it like 2/3"),
+        ({"batch": 0}, "at least 1"),
+        ({"metrics": ["fd_dinov2"]}, "FD-DINOv2 needs a download"),
+        ({"preset": "modern", "networks": {"vgg19": "x.pth"}}, "needs no network called vgg19"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(
+    tmp_path: Path, measure: Measure, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        measure(**change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_network_is_refused_with_its_alternative(
+    tmp_path: Path, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_args: object, **_options: object) -> Path:
+        raise NetworkError("no network here.")
+
+    notices: list[str] = []
+    with pytest.raises(NetworkError, match=r"needs inception, vgg16.* MB, not on this machine.*--preset offline"):
+        measure(preset="modern", offline=True)
+    monkeypatch.setattr("vaelens.metrics.pretrained.fetch_web", no_network)
+    with pytest.raises(NetworkError, match=r"no network here\. --preset offline"):
+        measure(preset="modern", notify=notices.append)
+    assert any("needs inception, vgg16" in notice and "MB, downloaded once" in notice for notice in notices)
+    assert not (tmp_path / "run").exists()
