@@ -21,7 +21,7 @@ class Decoded:
     """A decoded image, uint8 [h,w,3]; `dtype` is the precision it was decoded in.
 
     `retried_in_float32` means that half precision overflowed first, `flagged` that the model's safety checker replaced
-    the image with black. `memory` is the peak of decoding in bytes, None where the system doesn't tell.
+    the image with black. `memory` is the peak of decoding in bytes, None where the system doesn't report it.
     """
 
     pixels: np.ndarray

@@ -59,12 +59,12 @@ def diagnose() -> Diagnosis:
     trips: list[RoundTrip] = []
     for device in available_devices():
         for dtype in DTYPES:
-            began = time.perf_counter()
+            start = time.perf_counter()
             difference, problem = None, None
             try:
                 again = load(name, device=device, dtype=dtype).reconstruct(image).cpu()
                 difference = float((again - reference).abs().max())
             except Exception as error:  # noqa: BLE001  (whatever a driver raises is part of the diagnosis)
                 problem = f"{type(error).__name__}: {error}".splitlines()[0]
-            trips.append(RoundTrip(device, dtype, difference, round(time.perf_counter() - began, 3), problem))
+            trips.append(RoundTrip(device, dtype, difference, round(time.perf_counter() - start, 3), problem))
     return Diagnosis(versions(), access(), torch.get_num_threads(), tuple(trips))

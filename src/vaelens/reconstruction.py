@@ -168,7 +168,7 @@ def reconstruct(
     latent spaces may stand side by side. The other options are `load`'s; `progress` gets (done, total, what) before
     each image. Raises what reading, loading and running raise; ResourceError when memory runs out.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     photos = [photos] if isinstance(photos, str | os.PathLike) else photos
     vaes = registry().embedded() if vaes is None else [vaes] if isinstance(vaes, str | os.PathLike | VAE) else vaes
     if not photos or not vaes:
@@ -204,7 +204,7 @@ def reconstruct(
         by_vae.append(rows)
         records.append(vae_record(vae) | {"name": name, "source": vae.name if source is vae else str(source)})
     settings = {"posterior": posterior, "seed": seed, "max_side": max_side, "space": space, "offline": offline}
-    record = run_record("reconstruct", settings, records, time.perf_counter() - began)
+    record = run_record("reconstruct", settings, records, time.perf_counter() - start)
     rows = [by_vae[v][p] for p in range(len(originals)) for v in range(len(by_vae))]
     record["images"] = [
         {"file": str(p.path), "height": p.size[0], "width": p.size[1], "notes": list(p.notes)} for p in originals
@@ -228,12 +228,12 @@ def _row(photo: Photo, original: Tensor, vae: VAE, name: str, seed: int | None) 
         f"{photo.path}: out of memory on {vae.device} with {w}x{h} pixels through {name}. Shrink it with --max-side, "
         "or run where there is more memory."
     )
-    began = time.perf_counter()
+    start = time.perf_counter()
     with out_of_memory(message):
         encoded = vae.encode(original)
         latents = encoded.mode() if seed is None else encoded.sample(seed)
         image = vae.decode(latents, encoded.size).cpu()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     rounded, reference = from_uint8(to_uint8(image)), from_uint8(to_uint8(original))
     return Row(
         photo=photo.path.name,

@@ -22,15 +22,15 @@ import torch
 from vaelens.errors import ResourceError
 from vaelens.process import Shared
 
-PAUSE = 0.002  # seconds between two looks at the process' memory
+PAUSE = 0.002  # seconds between two readings of the process' memory
 STATM = Path("/proc/self/statm")
 
 
 @dataclass
 class Usage:
-    """Seconds, and bytes of memory at the peak beyond those at the beginning; None where the system doesn't tell.
+    """Seconds, and bytes of memory at the peak beyond those at the beginning; None where the system doesn't report it.
 
-    On a CUDA device the memory is that of torch's allocator there, else the process' resident size, which is looked at
+    On a CUDA device the memory is that of torch's allocator there, else the process' resident size, which is read
     every two milliseconds; what was freed before is given back to the system first, where the C library can.
     """
 
@@ -49,15 +49,15 @@ def measured(device: torch.device) -> Generator[Usage]:
     else:
         _give_back()
     before = torch.cuda.memory_allocated(device) if cuda else _resident()
-    watch = None if cuda or before is None else _Watch(before)
-    began = time.perf_counter()
+    reader = None if cuda or before is None else _PeakReader(before)
+    start = time.perf_counter()
     try:
         yield usage
     finally:
         if cuda:
             torch.cuda.synchronize(device)
-        usage.seconds = time.perf_counter() - began
-        peak = torch.cuda.max_memory_allocated(device) if cuda else watch.end() if watch else None
+        usage.seconds = time.perf_counter() - start
+        peak = torch.cuda.max_memory_allocated(device) if cuda else reader.end() if reader else None
         if peak is not None and before is not None:
             usage.memory = peak - before
 
@@ -73,8 +73,8 @@ def using_threads(count: int) -> Generator[int]:
         torch.set_num_threads(before)
 
 
-class _Watch:
-    """Looks at the resident size in a thread of its own until it is told to end."""
+class _PeakReader:
+    """Reads the resident size in a thread of its own until `end`, and gives the largest."""
 
     def __init__(self, before: int) -> None:
         self._peak = before
@@ -181,7 +181,7 @@ def processor(device: str) -> str:
 
 
 def peak_memory() -> int | None:
-    """The process' largest resident size in bytes; None where the system doesn't tell."""
+    """The process' largest resident size in bytes; None where the system doesn't report it."""
     if os.name != "posix":
         return None
     import resource  # noqa: PLC0415  (POSIX only)

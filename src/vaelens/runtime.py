@@ -1,4 +1,4 @@
-"""Where a call runs, what it may fetch, and whom it tells: one object, from the public call down to the last file.
+"""Where a call runs, what it may download, and who hears of it: one object, from the public call down to the last file.
 
 Public functions take these as flat keyword arguments; `Runtime.of` checks them once, and everything below gets the
 object.
@@ -23,11 +23,11 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 def silent(*_: object) -> None:
-    """Tells nobody: a notice, a step of progress or a line of a log that no one asked for."""
+    """Ignore a notice, a step of progress or a line of a log that no caller takes."""
 
 
 def never() -> bool:
-    """Nobody asks to stop."""
+    """Never stop."""
     return False
 
 
@@ -42,7 +42,7 @@ class Runtime:
 
     `device_name` and `dtype_name` are where and in which precision VAEs run; `offline` allows only what is on this
     machine. `notify` gets notices, a sentence each; `progress` gets (done, total, what) before each step; `should_stop`
-    is asked between steps.
+    is called between steps.
     """
 
     device_name: str = "cpu"

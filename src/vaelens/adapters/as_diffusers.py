@@ -33,7 +33,7 @@ def as_diffusers(vae: VAE) -> Any:
 
 @cache
 def _model_class() -> type:
-    """The class, made when it is first asked for: diffusers takes seconds to import."""
+    """The class, made when it is first used: diffusers takes seconds to import."""
     library = diffusers()
     from diffusers.models.autoencoders.vae import DecoderOutput  # noqa: PLC0415
     from diffusers.models.modeling_outputs import AutoencoderKLOutput  # noqa: PLC0415
@@ -80,7 +80,7 @@ def _model_class() -> type:
                 raise NotImplementedError("vaelens doesn't decode in tiles; use smaller images or enable_slicing().")
 
         def disable_slicing(self) -> None:
-            """Decode a batch at once again."""
+            """Decode whole batches again."""
             self.use_slicing = False
 
         @hooked

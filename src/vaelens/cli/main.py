@@ -114,5 +114,5 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     _interrupts.append(number)
     failure("interrupted.")
     if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
-        os._exit(INTERRUPTED)  # half-imported torch aborts the process at a normal exit; no work has begun yet
+        os._exit(INTERRUPTED)  # half-imported torch aborts the process at a normal exit; no work has started yet
     raise KeyboardInterrupt  # Typer turns it into exit code 130

@@ -131,11 +131,11 @@ def live_log() -> Generator[Callable[[int, int, dict[str, float]], None]]:
         from rich.table import Table as RichTable
 
         known: dict[str, str] = {}
-        began: list[tuple[float, int]] = []
+        shown_at: list[tuple[float, int]] = []
 
         def table(done: int, total: int) -> "RichTable":
-            began.append((time.monotonic(), done))
-            spent, made = began[-1][0] - began[0][0], done - began[0][1]
+            shown_at.append((time.monotonic(), done))
+            spent, made = shown_at[-1][0] - shown_at[0][0], done - shown_at[0][1]
             left = f", about {spent / made * (total - done) / 60:.0f} minutes left" if made else ""
             shown = RichTable(title=f"step {done:,} of {total:,}{left}", title_justify="left", box=None)
             for name in known:

@@ -50,7 +50,7 @@ class ComparedImage:
     stopped_by: BaseException | None = None
 
 
-class Stopped(Exception):  # noqa: N818  (no error: the caller asked for it)
+class Stopped(Exception):  # noqa: N818  (no error: the caller requested it)
     """Raised by a step where the work is to end."""
 
 

@@ -73,14 +73,14 @@ def compare(
     space, or with `use_model_vae` the model's own. `boxes` is a file of labelled regions (`images.boxes`) that the
     page's viewer jumps to; ids are photos' file names, or `seed 0`.
 
-    `notify` gets notices, `progress` (done, total, what); `should_stop` is asked at each step. If the caller interrupts
-    or stops the work, or an error occurs, the result holds what was finished; it is `interrupted`, and holds the error
+    `notify` gets notices, `progress` (done, total, what); `should_stop` is called at each step. If it or an interrupt
+    stops the work, or an error occurs, the result holds what was finished; it is `interrupted`, and holds the error
     as `failure`. If nothing was finished, KeyboardInterrupt or the error is raised.
 
     Raises UsageError for options outside their limits and for latent spaces that don't match, before any weights are
     downloaded; ResourceError when memory runs out; and what reading, downloading and running raise.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     runtime = Runtime.of(
         device=device, dtype=dtype, offline=offline, notify=notify, progress=progress, should_stop=should_stop
     )
@@ -156,7 +156,7 @@ def compare(
         vae_records(selection.vaes, loaded, own_names),
         generator=generator,
         images=images,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - start,
     )
     record |= {"notes": notes, "interrupted": interrupted}
     return Comparison(images, record, tuple(notes), interrupted, failure)

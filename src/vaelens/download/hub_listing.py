@@ -46,7 +46,7 @@ def list_files(
 ) -> Listing:
     """What the repository holds at the commit that `revision` is now, by name, with sizes, and sha256 of large files.
 
-    Listings are kept in vaelens' own cache. That of a commit is used without a request, that of a branch offline or
+    Listings are cached in vaelens' own cache. That of a commit is used without a request, that of a branch offline or
     where the hub doesn't answer. Without one the files in the hub's cache are listed, which may not be all, and a
     notice says so.
 
@@ -61,23 +61,23 @@ def list_files(
     except ValueError:
         raise impossible_name(name) from None
     path = cache_folder() / "listings" / folder_of(repo, repo_type) / f"{quote(revision, safe='')}.json"
-    kept, which = _kept(path, repo, repo_type), f"the earlier list of files of {name}"
-    if kept is not None and kept.commit == revision:
-        return kept
-    if kept is None and (kept := _snapshot(repo, repo_type, revision)) is not None:
-        which = f"the {len(kept.files):,} cached files of {name}, which may not be all"
+    cached, which = _cached_list(path, repo, repo_type), f"the earlier list of files of {name}"
+    if cached is not None and cached.commit == revision:
+        return cached
+    if cached is None and (cached := _snapshot(repo, repo_type, revision)) is not None:
+        which = f"the {len(cached.files):,} cached files of {name}, which may not be all"
     if runtime.offline or constants.HF_HUB_OFFLINE:
-        if kept is None:
+        if cached is None:
             raise NetworkError(NOT_CACHED.format(name=name))
         runtime.notify(f"offline: using {which}")
-        return kept
+        return cached
     try:
         listing = _from_hub(name, repo, repo_type, revision)
     except NetworkError as error:
-        if kept is None:
+        if cached is None:
             raise
         runtime.notify(f"{error} Using {which}.")
-        return kept
+        return cached
     rows = [[file.filename, file.size, file.sha256] for file in listing.files]
     with suppress(VaelensError):  # a cache that can't be written
         write_atomic(path, json.dumps({"commit": listing.commit, "files": rows}).encode())
@@ -130,12 +130,12 @@ def _get_json(url: str) -> tuple[Any, str | None]:
     return answer.json(), link and constants.ENDPOINT + link[link.index("/api/") :]
 
 
-def _kept(path: Path, repo: str, repo_type: RepoType) -> Listing | None:
+def _cached_list(path: Path, repo: str, repo_type: RepoType) -> Listing | None:
     """The listing that was written to `path`."""
     try:
-        kept = json.loads(path.read_bytes())
-        files = (RemoteFile(repo, name, kept["commit"], size, sha, repo_type) for name, size, sha in kept["files"])
-        return Listing(kept["commit"], tuple(files))
+        cached = json.loads(path.read_bytes())
+        files = (RemoteFile(repo, name, cached["commit"], size, sha, repo_type) for name, size, sha in cached["files"])
+        return Listing(cached["commit"], tuple(files))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -35,7 +35,7 @@ from vaelens.runtime import DEFAULT, Notify, Runtime
 
 VARIABLE = "VAELENS_CACHE"
 ABSENT = "not there"
-HEAD = 1024  # bytes that tell an HTML page
+HEAD = 1024  # bytes that show whether a file is an HTML page
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def cache_folder() -> Path:
 
 
 def _download(file: WebFile, path: Path, runtime: Runtime) -> None:
-    """Try the addresses in turn until one gives the file; what has been received is kept for the next."""
+    """Try the addresses in turn until one gives the file; what has been received is used by the next."""
     part = path.with_name(f"{path.name}.part")
     received = _size(part)
     announced = f"{file.name}{in_words(file.size)}"
@@ -133,7 +133,7 @@ def _download(file: WebFile, path: Path, runtime: Runtime) -> None:
 def _transfer(file: WebFile, url: str, part: Path, runtime: Runtime) -> None:
     """Complete `part` from one address and check it; damaged bytes are removed.
 
-    No token is sent, and no compression asked for, which a range of bytes doesn't go with.
+    No token is sent, and no compression requested: a range of bytes can't be taken of compressed data.
     """
     from huggingface_hub.file_download import (  # noqa: PLC0415 - brings in httpx
         http_get,  # pyright: ignore[reportUnknownVariableType]

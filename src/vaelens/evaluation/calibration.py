@@ -48,7 +48,7 @@ class Match:
 
     @property
     def digits(self) -> int:
-        """How many are printed after the point."""
+        """How many decimals are printed."""
         return digits_of(self.published)
 
     @property

@@ -59,9 +59,9 @@ def check_folder(path: Path, requested: Mapping[str, Any]) -> dict[str, Any] | N
         return None
     if not isinstance(found.get("vaes"), dict):
         raise BadInputError(f"{path / 'plan.json'} is damaged: it has no VAEs. {CHOOSE_ANOTHER}")
-    wanted = as_stored(requested)
-    vaes, known = wanted.pop("vaes", {}), found["vaes"]
-    changed = differences({key: found.get(key) for key in wanted}, wanted)
+    new = as_stored(requested)
+    vaes, known = new.pop("vaes", {}), found["vaes"]
+    changed = differences({key: found.get(key) for key in new}, new)
     for name, vae in vaes.items():
         changed += differences(known.get(name, vae), vae, f"VAE {name}")
     refuse_differences(path, changed)

@@ -134,7 +134,7 @@ class FeatureFiles:
 
 
 class OriginalsCache:
-    """Features of whole chunks of originals, kept between runs by their pixels: neither path nor date matters.
+    """Features of whole chunks of originals, cached between runs by their pixels: neither path nor date matters.
 
     `protocol` is what else they depend on: the extractors' input, networks' sha256, threads, device, versions.
     """
@@ -168,8 +168,8 @@ def folder_name(name: str) -> str:
     """A VAE's name as one folder's: no separators, nothing hidden, distinct where the names are, in any case."""
     if name == ORIGINALS:
         return "originals"
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
-    return f"vae-{kept[:80]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
+    return f"vae-{plain[:80]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _read(file: Path) -> dict[str, Tensor]:

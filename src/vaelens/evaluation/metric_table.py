@@ -21,7 +21,7 @@ from vaelens.report.tables import Better
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A column: `digits` after the point; `better` is None where neither more nor less is."""
+    """A column: `digits` is the number of decimals; `better` is None where neither more nor less is."""
 
     key: str
     title: str

@@ -1,6 +1,6 @@
 """Published figures to compare with: those of the model cards, or of a TOML file with one table per VAE.
 
-Figures are kept as printed, since their digits say how precisely they are known.
+Figures are stored as printed, since their digits say how precisely they are known.
 """
 
 import os
@@ -15,7 +15,7 @@ from vaelens.evaluation.loaded_preset import Source
 from vaelens.images.datasets import coco
 from vaelens.weights.registry import Score, registry
 
-DIGITS = {"rfid": 2, "psnr": 1, "ssim": 2, "psim": 2}  # after the point, as the model cards print them
+DIGITS = {"rfid": 2, "psnr": 1, "ssim": 2, "psim": 2}  # decimals, as the model cards print them
 STD = "_std"
 FIGURES = tuple(name for key in DIGITS for name in (key, key + STD) if name != "rfid" + STD)
 MOST_DIGITS = 9
@@ -81,5 +81,5 @@ def _is_figure(value: object) -> bool:
 
 
 def digits_of(figure: Decimal) -> int:
-    """How many are printed after the point."""
+    """How many decimals are printed."""
     return max(0, -cast(int, figure.as_tuple().exponent))

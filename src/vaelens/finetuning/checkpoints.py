@@ -20,7 +20,7 @@ from vaelens.finetuning.state import State
 from vaelens.runtime import Notify
 
 FOLDER = "checkpoints"
-NEWEST = 2  # so many are kept, besides those that the caller names
+NEWEST = 2  # so many are stored, besides those that the caller names
 PARTIAL = ".partial-"
 
 

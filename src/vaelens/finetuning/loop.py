@@ -31,7 +31,7 @@ from vaelens.vae import VAE
 OnLog = Callable[[int, int, dict[str, float]], object]  # steps done, of how many, the newest values
 
 RELEASED = "released"
-KEPT = OVERFIT_EVALUATIONS + 1  # evaluations whose checkpoints are kept: as far back as early stopping may return
+STORED = OVERFIT_EVALUATIONS + 1  # evaluations whose checkpoints are stored: as far back as early stopping may return
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Training:
     cache: PosteriorCache | None = None
     on_log: OnLog = silent
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
-    evaluated: list[int] = field(default_factory=list[int])  # the steps of the last KEPT evaluations
+    evaluated: list[int] = field(default_factory=list[int])  # the steps of the last STORED evaluations
 
     def micro_batches(self) -> Iterator[range]:
         """The image numbers of this process' micro-batches, from the current step to the end."""
@@ -116,13 +116,13 @@ def resume(t: Training) -> None:
         if line["weights"] == RELEASED:
             training, held_out = (Scores(line[key], finite=True).psnr for key in ("training", "held_out"))
             t.early_stopping.check_evaluation(line["step"], training, held_out)
-            t.evaluated = [*t.evaluated, line["step"]][-KEPT:]
+            t.evaluated = [*t.evaluated, line["step"]][-STORED:]
 
 
 def evaluate(t: Training) -> StopReason | None:
     """Evaluate the released weights, and the raw ones where the released are an average, on held-out images."""
     step, seed = t.state.step, t.config.seed
-    t.evaluated = [*t.evaluated, step][-KEPT:]
+    t.evaluated = [*t.evaluated, step][-STORED:]
     reason = None
     if t.ranks.is_first:
         released, raw = released_vae(t.state, t.spec), raw_vae(t.state, t.spec)

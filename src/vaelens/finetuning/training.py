@@ -127,11 +127,11 @@ def finetune(
     micro_batch_size: images per forward and backward pass, over all processes; the gradient of a batch is accumulated
     dtype: of the networks, float32 or bfloat16 (autocast; the default on cuda). Weights, losses and averages are
     float32 in any case
-    on_log: called with (steps done, of how many, values) for each log line; should_stop: asked after each step
+    on_log: called with (steps done, of how many, values) for each log line; should_stop: called after each step
 
     The same call resumes an interrupted training. Raises what reading, loading and downloading raise; UsageError for
     a recipe that doesn't fit, or a folder with another run; CheckFailedError where the training stopped early, with the
-    last good state released; `Interrupted` where `should_stop` said so.
+    last good state released; `Interrupted` where `should_stop` returned True.
     """
     started = time.perf_counter()
     chosen = _find_recipe(recipe, overrides)

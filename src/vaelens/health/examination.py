@@ -121,7 +121,7 @@ def examine(
     NaN and infinity are findings. Raises UsageError for numbers below 1 or no image, BadInputError
     for an image that can't be read or a folder without any, and ResourceError when memory runs out.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     if min(round_trips, max_side, *time_at) < 1:
         raise UsageError("round trips, the sides to measure times at and the largest side must each be at least 1.")
     sources = None if images is None else _listed(images)
@@ -134,7 +134,7 @@ def examine(
     ):
         measured = _measure(run, sources, max_side, round_trips, time_at)
     settings = {"max_side": max_side, "round_trips": round_trips, "time_at": list(time_at), "images": count}
-    record = run_record("inspect --health", settings, [vae_record(vae)], time.perf_counter() - began)
+    record = run_record("inspect --health", settings, [vae_record(vae)], time.perf_counter() - start)
     return Health(measured, find(measured), record)
 
 
@@ -263,12 +263,12 @@ def _timing(run: _Run, side: int) -> Timing:
     times: list[tuple[float, float]] = []
     for number in range(REPEATS + 1):
         run.step(f"time at {side}x{side}")
-        began = _clock(vae.device)
+        start = _clock(vae.device)
         latents = vae.encode(image).mode()
         between = _clock(vae.device)
         vae.decode(latents)
         if number:
-            times.append((between - began, _clock(vae.device) - between))
+            times.append((between - start, _clock(vae.device) - between))
     return Timing(
         side=side,
         encode=statistics.median(encode for encode, _ in times),

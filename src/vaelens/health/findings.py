@@ -95,7 +95,7 @@ def _of_bands(bands: tuple[Band, ...]) -> tuple[Finding, ...]:
     fine = [band for band in there if band.shortest < COARSE]
     return (
         _of_band("coarse structure", max(coarse, key=lambda band: _times_off(_ratio(band)), default=None)),
-        _of_band("detail kept", min(fine, key=_ratio, default=None)),
+        _of_band("detail retained", min(fine, key=_ratio, default=None)),
         _of_band("detail invented", max(fine, key=_ratio, default=None)),
     )
 

@@ -70,7 +70,7 @@ def details(health: Health) -> Iterator[tuple[str, Table]]:
         explained = " (raw z; noise: share of the variance; KL: nats per element)" if has else ""
         yield f"Latent channels{explained}", _table(names, rows)
     if measured.bands:
-        names = ("wavelength in px", "power kept")
+        names = ("wavelength in px", "power retained")
         rows = tuple(
             (
                 f"{b.longest:.3g} to {b.shortest:.3g}" if b.longest else f"above {b.shortest:.3g}",

@@ -64,7 +64,7 @@ THRESHOLDS = {
         "times too much or too little power at 16 pixels and more",
         "Shapes this large pass through every sound VAE unchanged.",
     ),
-    "detail kept": Threshold(
+    "detail retained": Threshold(
         0.5,
         0.1,
         "of the power in the band that keeps least",

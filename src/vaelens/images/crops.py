@@ -40,13 +40,13 @@ def random_square(
     window = (left, top, min(left + side, width), min(top + side, height))  # rounding may lead out
     square = np.asarray(Image.fromarray(pixels).resize((how.size, how.size), method, box=window))
     found = [_placed(box, left, top, how.size / side, how.size) for box in boxes]
-    kept = [box for box in found if box is not None]
+    inside = [box for box in found if box is not None]
     if rng.random() < how.flip:
         square = square[:, ::-1]
-        kept = [dataclasses.replace(box, left=how.size - box.right, right=how.size - box.left) for box in kept]
+        inside = [dataclasses.replace(box, left=how.size - box.right, right=how.size - box.left) for box in inside]
     if rng.random() < how.color_jitter:
         square = jittered(square, rng)
-    return np.ascontiguousarray(square), tuple(kept)
+    return np.ascontiguousarray(square), tuple(inside)
 
 
 def jittered(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

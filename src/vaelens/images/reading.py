@@ -33,7 +33,7 @@ from vaelens.process import without_warnings
 MAX_PIXELS = 2**27  # 134 million: 1.6 GB as a float tensor
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
-HEAD = 1024  # bytes that tell what a file is
+HEAD = 1024  # bytes that show what a file is
 ORIENTATION = 0x0112
 EIGHT_BIT = {"RGB", "RGBA", "LA"}  # what Pillow makes of PNGs with 16 bits per channel
 DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}

@@ -153,16 +153,16 @@ def _shortened(text: str, size: int, width: float) -> str:
         return text
     fits, over = 0, len(text)
     while over - fits > 1:
-        kept = (fits + over) // 2
-        if _length(_ends(text, kept), size) <= width:
-            fits = kept
+        shown = (fits + over) // 2
+        if _length(_ends(text, shown), size) <= width:
+            fits = shown
         else:
-            over = kept
+            over = shown
     return _ends(text, fits)
 
 
-def _ends(text: str, kept: int) -> str:
-    return text[: kept - kept // 2] + "…" + text[len(text) - kept // 2 :]
+def _ends(text: str, shown: int) -> str:
+    return text[: shown - shown // 2] + "…" + text[len(text) - shown // 2 :]
 
 
 def _drawable(text: str) -> str:

@@ -102,12 +102,12 @@ def jackknife(
     for name, groups in sets.items():
         if [group.count for group in groups] != counts:
             raise ValueError(f"the groups of {name} don't hold the same images as the reference's")
-    kept = [i for i, count in enumerate(counts) if count]
-    if len(kept) < 2:
-        raise ValueError(f"a jackknife leaves out one group of several, and only {len(kept)} holds images")
+    filled = [i for i, count in enumerate(counts) if count]
+    if len(filled) < 2:
+        raise ValueError(f"a jackknife leaves out one group of several, and only {len(filled)} holds images")
     whole, wholes = _sum(reference), {name: _sum(groups) for name, groups in sets.items()}
     values: dict[str, list[float]] = {name: [] for name in sets}
-    for step, out in enumerate([None, *kept]):
+    for step, out in enumerate([None, *filled]):
         # The reference is factored once for all VAEs.
         origin = _Gaussian.of(whole if out is None else whole - reference[out])
         for at, (name, groups) in enumerate(sets.items()):
@@ -115,7 +115,7 @@ def jackknife(
                 _distance(_Gaussian.of(wholes[name] if out is None else wholes[name] - groups[out]), origin)
             )
             if progress:
-                progress(step * len(sets) + at + 1, (len(kept) + 1) * len(sets))
+                progress(step * len(sets) + at + 1, (len(filled) + 1) * len(sets))
     return {name: Jackknife(each[0], tuple(each[1:])) for name, each in values.items()}
 
 

@@ -74,8 +74,8 @@ def network_files() -> Mapping[str, NetworkFile]:
 
 def missing(names: Iterable[str], paths: Mapping[str, Path] | None = None) -> list[NetworkFile]:
     """Which of the named networks would have to be downloaded; asks no network. UsageError for an unknown name."""
-    wanted = [_entry(name) for name in names if name not in (paths or {})]
-    return [entry for entry in wanted if cached_web(entry.web) is None]
+    missing = [_entry(name) for name in names if name not in (paths or {})]
+    return [entry for entry in missing if cached_web(entry.web) is None]
 
 
 def load_networks(
@@ -89,16 +89,16 @@ def load_networks(
     Names and paths are checked before the first download.
     """
     paths = paths or {}
-    wanted = [_entry(name).name for name in names]
+    order = [_entry(name).name for name in names]
     for name, path in paths.items():
         _entry(name)
         check_file(path)
     networks: dict[str, MetricNetwork] = {}
-    for name in sorted(wanted, key=lambda name: name not in paths):  # a wrong file is found before a long download
+    for name in sorted(order, key=lambda name: name not in paths):  # a wrong file is found before a long download
         read = read_network(name, paths.get(name), runtime)
         read.module.to(device)
         networks[name] = read
-    return {name: networks[name] for name in wanted}
+    return {name: networks[name] for name in order}
 
 
 def read_network(

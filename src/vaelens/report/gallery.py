@@ -167,8 +167,8 @@ def remove(earlier: Sequence[Path], written: Container[Path]) -> None:
 
 def file_name(text: str) -> str:
     """Text as part of a file name: no separators, nothing hidden, not too long."""
-    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in text).lstrip(".")
-    return kept.encode()[:80].decode(errors="ignore") or "_"
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in text).lstrip(".")
+    return plain.encode()[:80].decode(errors="ignore") or "_"
 
 
 def _is_ours(record: Path) -> bool:

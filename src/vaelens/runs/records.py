@@ -70,11 +70,11 @@ class JsonLines:
         """All complete lines. Raises BadInputError as `read_new`."""
         return JsonLines(self.path).read_new(lambda line: line)
 
-    def keep(self, wanted: Callable[[Line], bool]) -> None:
-        """Remove the lines that aren't wanted, and damaged ones, on which `wanted` may raise KeyError or TypeError."""
+    def keep(self, is_valid: Callable[[Line], bool]) -> None:
+        """Remove the lines that aren't valid, and damaged ones, on which `is_valid` may raise KeyError or TypeError."""
         if self.path.exists():
             lines = self.path.read_bytes().splitlines(keepends=True)
-            write_atomic(self.path, b"".join(line for line in lines if _is_wanted(line, wanted)))
+            write_atomic(self.path, b"".join(line for line in lines if _is_whole(line, is_valid)))
             self._offset = self._number = 0
 
     def _remove_partial_line(self) -> None:
@@ -96,8 +96,8 @@ def _object(line: bytes) -> Line:
     return cast(Line, value)
 
 
-def _is_wanted(line: bytes, wanted: Callable[[Line], bool]) -> bool:
+def _is_whole(line: bytes, is_valid: Callable[[Line], bool]) -> bool:
     try:
-        return line.endswith(b"\n") and wanted(_object(line))
+        return line.endswith(b"\n") and is_valid(_object(line))
     except (ValueError, KeyError, TypeError):
         return False

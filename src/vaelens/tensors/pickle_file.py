@@ -56,9 +56,9 @@ def _fits(held: object) -> bool:
 
 
 def _explained(error: Exception, path: Path, head: bytes) -> VaelensError:
-    asked = CODE.search(str(error))
-    if asked or (head.startswith((ZIP, *PICKLE_STARTS)) and LIKE_CODE.search(str(error))):
-        holds = f"asks for {asked['name']}, which" if asked else "is damaged, or holds more than tensors, which"
+    request = CODE.search(str(error))
+    if request or (head.startswith((ZIP, *PICKLE_STARTS)) and LIKE_CODE.search(str(error))):
+        holds = f"asks for {request['name']}, which" if request else "is damaged, or holds more than tensors, which"
         return UnsafeFileError(f"{path} {holds} could run code; nothing in it was run. Use the published file.")
     # Not torch's own advice, which is to read the file without the restriction.
     reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""A file of tensors, opened: names, shapes and dtypes at once, values when they are asked for."""
+"""A file of tensors, opened: names, shapes and dtypes immediately, values when they are read."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from vaelens.web.routes import add_jobs, add_results, add_uploads, failure, foun
 from vaelens.web.worker import JobRunner
 
 MAX_STREAMS = 64  # concurrent event streams
-POLL, HEARTBEAT = 0.1, 15.0  # seconds between two looks for changes, and between two signs of life
+POLL, HEARTBEAT = 0.1, 15.0  # seconds between two checks for changes, and between two heartbeats
 STATUS: dict[type[Exception], int] = {QueueFullError: 429, UsageError: 422, BadInputError: 422, ResourceError: 503}
 MESSAGES = {"Not Found": "there is nothing at this address.", "Method Not Allowed": "this method isn't allowed here."}
 

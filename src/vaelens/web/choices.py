@@ -99,11 +99,11 @@ class Choices:
         return {one.source: one.name for one in (*self.models.values(), *self.vaes.values())}
 
 
-def find(choices: dict[str, _T], wanted: str, what: str) -> _T:
+def find(choices: dict[str, _T], name_or_id: str, what: str) -> _T:
     """The choice with that id. Raises UsageError if there is none."""
-    if wanted not in choices:
+    if name_or_id not in choices:
         raise UsageError(f"this server offers no such {what}. Reload the page to see what it offers.")
-    return choices[wanted]
+    return choices[name_or_id]
 
 
 def collect_choices(

@@ -91,10 +91,10 @@ def add_results(app: FastAPI, runner: JobRunner, queue: Queue) -> None:
 
     async def image(request: Request, job: str, number: str, download: bool = False) -> Response:
         layers = [layer for panel in found(queue.get(job))["panels"] for layer in panel["layers"]]
-        wanted = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else -1
-        found(next((layer for layer in layers if layer["image"] == wanted), None))
-        headers = _attachment(f"{job[:8]}-{wanted}", "png") if download else {}
-        return await _png(request, f"{job}-{wanted}", lambda: store.image(job, wanted), headers)
+        image = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else -1
+        found(next((layer for layer in layers if layer["image"] == image), None))
+        headers = _attachment(f"{job[:8]}-{image}", "png") if download else {}
+        return await _png(request, f"{job}-{image}", lambda: store.image(job, image), headers)
 
     async def thumbnail(request: Request, job: str) -> Response:
         found(queue.get(job))

@@ -46,16 +46,16 @@ class VAECache:
         self._space, self._capacity = space, capacity
         self._vaes: dict[str, VAE] = {}  # by id, the least recently used first
 
-    def get(self, wanted: Sequence[Decoder]) -> list[VAE]:
+    def get(self, decoders: Sequence[Decoder]) -> list[VAE]:
         """The VAEs in order, under the names shown on the page. Raises what loading raises.
 
         A job may use more VAEs than the capacity; `trim` restores it afterwards.
         """
-        ids = [one.id for one in wanted]
+        ids = [one.id for one in decoders]
         others = [key for key in self._vaes if key not in ids]
         for key in others[: max(0, len(others) + len(ids) - self._capacity)]:  # free memory before loading
             del self._vaes[key]
-        for one in wanted:
+        for one in decoders:
             vae = self._vaes.pop(one.id, None) or open_vae(one.source, self.runtime, space=self._space)
             vae.name = one.name
             self._vaes[one.id] = vae

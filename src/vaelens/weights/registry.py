@@ -91,7 +91,7 @@ class Entry(_Table):
 class DiffusionModel(_Table):
     """One diffusion model known by name. It lies on the hub (repo) or in the package (embedded: a folder's name).
 
-    An embedded one names its VAE, says how many steps and how much guidance it wants, and what its prompts are.
+    An embedded one names its VAE, its default steps and guidance scale, and what its prompts are.
     """
 
     title: str

@@ -101,8 +101,8 @@ def _pair(results: Results, values: Values, first: str, second: str) -> list[str
 
 
 def _panels(results: Results, examples: Sequence[Example]) -> list[Panel]:
-    wanted = {example.id for example in examples}
-    rows = {(row.id, row.vae): row for row in results.rows if row.id in wanted}
+    ids = {example.id for example in examples}
+    rows = {(row.id, row.vae): row for row in results.rows if row.id in ids}
     return [
         Panel(
             example.id,

@@ -79,8 +79,8 @@ def choose_split(
     """The split's name and its files, sorted by name; raises UsageError as `open_hub_dataset` does."""
     named = [next((name for name, others in SPLITS.items() if split in others), split)] if split else [*SPLITS]
     for part in named:
-        wanted = "|".join(re.escape(name.strip("/")) for name in SPLITS.get(part, (part,)))
-        pattern = re.compile(rf"(?:^|[-._ /0-9])(?:{wanted})(?:[-._ /0-9]|$)", re.IGNORECASE)
+        names = "|".join(re.escape(name.strip("/")) for name in SPLITS.get(part, (part,)))
+        pattern = re.compile(rf"(?:^|[-._ /0-9])(?:{names})(?:[-._ /0-9]|$)", re.IGNORECASE)
         found = [file for file in files if pattern.search(str(PurePosixPath(file.filename).with_suffix("")))]
         if found:
             return part, _in_one_folder(repo, part, found)

@@ -67,7 +67,7 @@ class Dataset:
         """
         data = self.source.read(item.id)
         if hashlib.sha256(data).hexdigest() != item.sha256:
-            raise CheckFailedError(f"{self.source.name}: {item.id} has changed since the run began. Start it again.")
+            raise CheckFailedError(f"{self.source.name}: {item.id} has changed since the run started. Start it again.")
         return data
 
 

@@ -36,7 +36,7 @@ def require_pyarrow(what: str) -> tuple[Any, Any]:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise UsageError(
-            f"{what} is kept in parquet files. Run `pip install 'vaelens[datasets]'` to read it."
+            f"{what} is stored in parquet files. Run `pip install 'vaelens[datasets]'` to read it."
         ) from error
 
 
@@ -76,7 +76,7 @@ def _id(split: str, row: int) -> str:
 
 
 def _indexed(path: Path, first: int, name: str, scored: bool) -> tuple[list[Group], list[object], tuple[str, ...]]:
-    """A file's row groups, its scores row by row if they are asked for and there, and its columns' names."""
+    """A file's row groups, its scores row by row if they are requested and there, and its columns' names."""
     arrow, parquet = require_pyarrow(name)
     try:
         with parquet.ParquetFile(path) as opened:

@@ -139,7 +139,7 @@ def aesthetic_score(data: dict[str, object]) -> float | None:
 
 
 def _json(content: bytes) -> dict[str, object]:
-    """A json object; nothing where it is damaged, since only the score is wanted and its absence is counted."""
+    """A json object; nothing where it is damaged, since only the score is used and its absence is counted."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):

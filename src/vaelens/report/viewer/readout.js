@@ -3,7 +3,7 @@
 // part(name): the panel's element of that class. views: the large view first.
 function makeReadout(panel, part, views, region) {
   const [stack] = views;
-  const [cross, values, where, said, button] = ["cross", "values", "where", "said", "probe"].map(part);
+  const [cross, values, where, announcement, button] = ["cross", "values", "where", "announcement", "probe"].map(part);
   const marks = views.slice(1).map((view) => {
     const mark = view.appendChild(document.createElement("i"));
     mark.className = "mark";
@@ -44,7 +44,7 @@ function makeReadout(panel, part, views, region) {
     });
     if (!aloud) return;
     const spoken = panel.layers.map((layer, i) => `${layer.name} ${colours[i].join(" ")}`);
-    said.textContent = [say("pixelAt", pixel), ...spoken].join("; ");
+    announcement.textContent = [say("pixelAt", pixel), ...spoken].join("; ");
   }
 
   function place() {

@@ -76,10 +76,10 @@ async function loadOlder() {
 
 // Loads the job in the address, if it is too old to have come with the state.
 async function findJob() {
-  const wanted = idInAddress();
-  if (!/^[0-9a-f]{32}$/.test(wanted) || jobs.has(wanted)) return;
-  const found = await send("GET", `/api/jobs/${wanted}`).catch(() => null);
-  if (idInAddress() === wanted) olderJob = found;
+  const id = idInAddress();
+  if (!/^[0-9a-f]{32}$/.test(id) || jobs.has(id)) return;
+  const found = await send("GET", `/api/jobs/${id}`).catch(() => null);
+  if (idInAddress() === id) olderJob = found;
 }
 
 async function loadChoices() {
