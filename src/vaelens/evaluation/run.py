@@ -114,9 +114,9 @@ def evaluate(
         _check_bad(folder, skip_bad)
         measurement = Measurement(dataset, loaded, models, seed, skip_bad, folder, _originals_cache(plan, loaded))
         units = _own_units(folder, models, part, ranks)
-        if ranks.count == 1 and (measured := len(folder.rows(list(models)))):
+        if ranks.count == 1 and (stored := len(folder.rows(list(models)))):
             runtime.notify(
-                f"Resuming: {measured} of {len(folder.ids) * len(models)} reconstructions are already measured."
+                f"Resuming: {stored} of {len(folder.ids) * len(models)} reconstructions are already measured."
             )
         measured = rank_record(measurement.run(units, runtime.progress))
         ranks.wait()
