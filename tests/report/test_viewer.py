@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from support.pages import BLUE, GREEN, HOSTILE, NO_TABLE, RED, RESULTS, YELLOW, page_of, panel_of, solid
-from support.viewing import FIRST, QUARTERS, SECOND, STACK, THREE, Open
+from support.viewing import FIRST, FIT, QUARTERS, SECOND, STACK, THREE, Open
 from vaelens.images.writing import encode_png
 from vaelens.report.page import render_page
 from vaelens.report.tables import Column, Table
@@ -84,17 +84,16 @@ def test_the_wheel_zooms_every_image_to_the_same_region(open_page: Open, over: s
     assert view.colour(FIRST, 0.2, 0.2) == YELLOW
     for _ in range(3):
         view.wheel(over, 0.9, 0.9, -200)
-    (transform,) = view.transforms()
-    scale = float(re.findall(r"scale\(([\d.]+)\)", transform)[0])
+    left, _, scale = view.region()
     assert scale == pytest.approx(np.exp(1.2), rel=1e-4)
     # The point under the pointer stays: nine tenths of the image at nine tenths of the view.
-    assert float(re.findall(r"translate\((-[\d.]+)%", transform)[0]) == pytest.approx(-90 * (scale - 1), rel=0.01)
+    assert left == pytest.approx(0.9 * (1 - 1 / scale), rel=0.01)
     assert [view.colour(place, 0.2, 0.2) for place in (FIRST, SECOND, STACK)] == [RED, GREEN, RED]
     assert view.colour(STACK, 0.8, 0.2) == GREEN
     for _ in range(9):
         view.page.mouse.wheel(0, 200)
     view.until("document.querySelector('.scale').textContent == 'fit'")
-    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+    assert view.transforms() == FIT
 
 
 def test_the_wheel_scrolls_the_page_where_there_is_nothing_to_zoom_out_of(open_page: Open) -> None:
@@ -105,7 +104,7 @@ def test_the_wheel_scrolls_the_page_where_there_is_nothing_to_zoom_out_of(open_p
     turn = "const turn = by => !document.querySelector('.stack').dispatchEvent("
     turn += "new WheelEvent('wheel', { deltaY: by, cancelable: true }));"
     assert not view.page.evaluate(f"() => {{ {turn} dispatchEvent(new Event('scroll')); return turn(-100) }}")
-    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+    assert view.transforms() == FIT
     time.sleep(0.3)  # the pause after which a turn of the wheel is a new one
     assert view.page.evaluate(f"() => {{ {turn} return [turn(-1), turn(100), turn(100)] }}") == [True] * 3
 
@@ -121,12 +120,12 @@ def test_dragging_moves_all_and_double_click_and_reset_go_back(open_page: Open) 
         view.drag(view.point(STACK, 0.2, 0.2), view.point(STACK, 0.9, 0.9))  # beside the divider it pans, too
         assert (view.now(), view.colour(SECOND, 0.2, 0.2)) == ("50", YELLOW)
         view.page.locator(SECOND if back == "dblclick" else ".reset").dispatch_event(back)
-        assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+        assert view.transforms() == FIT
     view.page.get_by_role("button", name="Zoom in").click()
     view.drag(view.point(".handle", 0.5, 0.2), view.point(STACK, 0.75, 0.5))
     assert view.now() == "75", "the divider can be dragged in a zoomed view"
     view.page.get_by_role("button", name="Zoom out").click()
-    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+    assert view.transforms() == FIT
 
 
 def test_the_row_can_be_moved_with_keys_and_everything_reached(open_page: Open) -> None:
@@ -138,43 +137,29 @@ def test_the_row_can_be_moved_with_keys_and_everything_reached(open_page: Open) 
     tools = ["en", "ja", "slider", "flicker", "heat", "left", "right", "probe", "out", "in", "reset", "ask"]
     assert reached == [*tools, "handle", "row"]
     view.page.locator(".row").focus()
-    view.page.keyboard.press("Shift+Tab")
-    view.page.keyboard.press("Tab")
+    view.press("Shift+Tab", "Tab")
     assert view.page.evaluate("getComputedStyle(document.activeElement).outlineColor") == "rgb(255, 255, 255)"
     before = view.pixels()
     view.page.evaluate("document.activeElement.blur()")
     assert not np.array_equal(view.pixels(), before), "focus can be seen"
     view.page.locator(".row").focus()
-    for key in ("+", "+", "+", *["ArrowRight"] * 9, *["ArrowDown"] * 9):
-        view.page.keyboard.press(key)
+    view.press("+", "+", "+", *["ArrowRight"] * 9, *["ArrowDown"] * 9)
     assert len(view.transforms()) == 1
     assert (view.colour(FIRST, 0.2, 0.2), view.colour(STACK, 0.8, 0.2)) == (RED, GREEN)
-    for key in (*["ArrowLeft"] * 9, *["ArrowUp"] * 9):
-        view.page.keyboard.press(key)
+    view.press(*["ArrowLeft"] * 9, *["ArrowUp"] * 9)
     assert view.colour(FIRST, 0.2, 0.2) == YELLOW
-    for key in ("0", "+", "-"):
-        view.page.keyboard.press(key)
-    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+    view.press("0", "+", "-")
+    assert view.transforms() == FIT
 
 
 def test_touch_moves_the_divider_and_pinches(open_page: Open) -> None:
     view = open_page(QUARTERS, width=400, height=900, has_touch=True)
-    view.touch("Start", view.point(STACK, 0.5, 0.5))
-    for u in (0.4, 0.3, 0.2):
-        view.touch("Move", view.point(STACK, u, 0.5))
-    view.touch("End")
+    view.swipe(*(view.point(STACK, u, 0.5) for u in (0.5, 0.4, 0.3, 0.2)))
     assert view.now() == "20"
-    view.touch("Start", view.point(STACK, 0.75, 0.6), view.point(STACK, 0.75, 0.8))
-    for apart in (0.15, 0.2, 0.3):
-        view.touch("Move", view.point(STACK, 0.75, 0.7 - apart), view.point(STACK, 0.75, 0.7 + apart))
-    view.touch("End")
-    (transform,) = view.transforms()
-    assert float(re.findall(r"scale\(([\d.]+)\)", transform)[0]) == pytest.approx(3, rel=0.05)
+    view.pinch()
+    assert view.region()[2] == pytest.approx(3, rel=0.05)
     assert (view.colour(STACK, 0.6, 0.3), view.now()) == (GREEN, "20")
-    view.touch("Start", view.point(STACK, 0.5, 0.1))
-    for v in (0.3, 0.5, 0.7, 0.9):
-        view.touch("Move", view.point(STACK, 0.5, v))
-    view.touch("End")
+    view.swipe(*(view.point(STACK, 0.5, v) for v in (0.1, 0.3, 0.5, 0.7, 0.9)))
     assert (view.colour(STACK, 0.6, 0.3), view.page.evaluate("scrollY")) == (YELLOW, 0), "a finger moves the region"
 
 

@@ -6,9 +6,11 @@ import time
 import pytest
 
 from support.pages import BLUE, GREEN, HOSTILE, RED, RESULTS, YELLOW, page_of, panel_of, solid
-from support.viewing import QUARTERS, SECOND, STACK, THREE, Open
+from support.viewing import FIT, QUARTERS, SECOND, STACK, THREE, Open
 from vaelens.report.page import VIEWER, read_strings, render_page
 
+PRESSED = "all => all.filter(b => b.ariaPressed == 'true').map(b => b.dataset.mode)"
+VISIBLE = "all => all.filter(e => getComputedStyle(e).visibility == 'visible').map(e => e.dataset.of)"
 COLOURS = {"original": RED, "vae-1": GREEN, "vae-2": BLUE}
 
 
@@ -25,21 +27,15 @@ def test_the_modes_change_by_button_and_key_and_nothing_moves(open_page: Open) -
     before = view.page.evaluate(measure)
     for name, mode in (("Flicker", "flicker"), ("Heat map", "heat"), ("Slider", "slider")):
         view.page.get_by_role("button", name=name, exact=True).click()
-        pressed = view.page.eval_on_selector_all(
-            ".modes button", "all => all.filter(b => b.ariaPressed == 'true').map(b => b.dataset.mode)"
-        )
+        pressed = view.page.eval_on_selector_all(".modes button", PRESSED)
         assert (view.mode(), pressed) == (mode, [mode])
         assert view.page.evaluate(measure) == before, mode
-        settings = view.page.eval_on_selector_all(
-            ".settings > *",
-            "all => all.filter(e => getComputedStyle(e).visibility == 'visible').map(e => e.dataset.of)",
-        )
-        assert settings == [mode]
+        assert view.page.eval_on_selector_all(".settings > *", VISIBLE) == [mode]
         assert view.handle.is_visible() == (mode == "slider")
     for key, mode, focus in (("f", "flicker", "stack"), ("h", "heat", "stack"), ("s", "slider", "handle")):
         view.press(key)
         assert view.mode() == mode
-        assert view.page.evaluate("document.activeElement.className").endswith(focus), "the keys go on working"
+        assert view.page.evaluate("document.activeElement.className").endswith(focus), "the keys still work"
 
 
 def test_flicker_shows_one_layer_at_a_time_and_names_it(open_page: Open) -> None:
@@ -103,14 +99,14 @@ def test_automatic_flicker_is_off_until_asked_for_and_stops(open_page: Open) -> 
     assert view.page.evaluate(name) == "original"
     often.nth(3).click()
     assert (view.text(pressed), view.page.locator(".shown-label").get_attribute("aria-live")) == ("4 Hz", "off")
-    for wanted in ("vae-1", "original", "vae-1"):
-        view.until(f"{name} == '{wanted}'")
+    for expected in ("vae-1", "original", "vae-1"):
+        view.until(f"{name} == '{expected}'")
     view.page.locator(STACK).focus()
     view.press("Space")
-    kept = view.page.evaluate(name)
+    shown = view.page.evaluate(name)
     assert (view.text(pressed), view.page.locator(".shown-label").get_attribute("aria-live")) == ("Off", "polite")
     time.sleep(0.6)
-    assert view.page.evaluate(name) == kept, "what was seen when it was stopped stays"
+    assert view.page.evaluate(name) == shown, "what was seen when it was stopped stays"
     often.nth(3).click()
     view.page.locator(STACK).focus()
     view.press("h", "f")
@@ -121,38 +117,26 @@ def test_automatic_flicker_is_off_until_asked_for_and_stops(open_page: Open) -> 
 def test_fingers_tap_and_pinch_in_every_mode(open_page: Open, mode: str) -> None:
     view = open_page(QUARTERS, width=400, height=900, has_touch=True)
 
-    def tap() -> None:
-        view.touch("Start", view.point(STACK, 0.75, 0.75))
-        view.touch("End")
-
-    tap()
+    place = view.point(STACK, 0.75, 0.75)
+    view.swipe(place)
     assert view.mode() == "slider", "in slider mode a tap does nothing"
     view.page.locator(f".modes [data-mode={mode}]").click()
     if mode == "flicker":
         assert view.colour(STACK, 0.75, 0.75) == RED
-        tap()
+        view.swipe(place)
         assert (view.text(".shown-label .name"), view.colour(STACK, 0.75, 0.75)) == ("vae-1", GREEN)
-        tap()
+        view.swipe(place)
         assert view.text(".shown-label .name") == "original"
-    view.touch("Start", view.point(STACK, 0.5, 0.5))
-    view.touch("Move", view.point(STACK, 0.8, 0.5))
-    view.touch("End")
-    assert (view.now(), view.transforms()) == ("50", {"translate(0%, 0%) scale(1)"})
-    view.touch("Start", view.point(STACK, 0.75, 0.6), view.point(STACK, 0.75, 0.8))
-    for apart in (0.15, 0.2, 0.3):
-        view.touch("Move", view.point(STACK, 0.75, 0.7 - apart), view.point(STACK, 0.75, 0.7 + apart))
-    view.touch("End")
-    (transform,) = view.transforms()
-    assert float(re.findall(r"scale\(([\d.]+)\)", transform)[0]) == pytest.approx(3, rel=0.05)
+    view.swipe(view.point(STACK, 0.5, 0.5), view.point(STACK, 0.8, 0.5))
+    assert (view.now(), view.transforms()) == ("50", FIT)
+    view.pinch()
+    assert view.region()[2] == pytest.approx(3, rel=0.05)
     assert view.colour(SECOND, 0.6, 0.3) == GREEN
-    assert view.page.eval_on_selector(".heat", "c => c.style.transform") == transform
+    assert view.transforms() == {view.page.eval_on_selector(".heat", "c => c.style.transform")}
     if mode == "flicker":
         assert view.text(".shown-label .name") == "original", "a pinch is no tap"
         assert view.colour(STACK, 0.6, 0.3) == RED
-    view.touch("Start", view.point(STACK, 0.5, 0.1))
-    for v in (0.3, 0.5, 0.7, 0.9):
-        view.touch("Move", view.point(STACK, 0.5, v))
-    view.touch("End")
+    view.swipe(*(view.point(STACK, 0.5, v) for v in (0.1, 0.3, 0.5, 0.7, 0.9)))
     assert (view.colour(SECOND, 0.6, 0.3), view.page.evaluate("scrollY")) == (YELLOW, 0), "a finger moves the region"
 
 
@@ -163,7 +147,7 @@ def test_the_wheel_and_the_keys_zoom_in_every_mode(open_page: Open) -> None:
         view.wheel(STACK, 0.9, 0.9, -200)
         assert len(view.transforms()) == 1
         view.press("+", "-", "0")
-        assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+        assert view.transforms() == FIT
 
 
 def test_the_help_lists_the_keys_and_gives_the_focus_back(open_page: Open) -> None:
@@ -248,7 +232,7 @@ PANEL = """() => {
 }"""
 
 
-def test_show_replaces_the_panels_and_nothing_of_the_earlier_goes_on(open_page: Open) -> None:
+def test_show_replaces_the_panels_and_stops_their_timers(open_page: Open) -> None:
     view = open_page(THREE)
     view.page.locator(".modes [data-mode=flicker]").click()
     view.page.locator(".often [data-often='4']").click()

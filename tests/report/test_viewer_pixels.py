@@ -1,12 +1,13 @@
 """Looking closely in a browser: the heat map, the pixel read-out and its crosshair, and jumps to boxes."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from support.pages import GREEN, HOSTILE, NO_TABLE, RED, panel_of, solid
-from support.viewing import FIRST, SECOND, STACK, THREE, Open, View
+from support.viewing import FIRST, FIT, SECOND, STACK, THREE, Open, View
 from vaelens.images.drawing import Box
 from vaelens.images.writing import encode_png
 from vaelens.report.page import Layer, Panel, render_page
@@ -14,7 +15,8 @@ from vaelens.report.page import Layer, Panel, render_page
 WIDTH, HEIGHT = 120, 80
 NOISE = [np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for seed in range(3)]
 NEAR = np.clip(NOISE[0].astype(int) + np.random.default_rng(9).integers(-40, 41, NOISE[0].shape), 0, 255)
-NOISY = render_page("t", [panel_of(NOISE[0], NEAR.astype(np.uint8), NOISE[2])], NO_TABLE, {})
+LAYERS = [NOISE[0], NEAR.astype(np.uint8), NOISE[2]]
+NOISY = render_page("t", [panel_of(*LAYERS)], NO_TABLE, {})
 BYTES = """c => {
   const copy = Object.assign(document.createElement('canvas'), { width: c.width, height: c.height });
   const context = copy.getContext('2d', { willReadFrequently: true });
@@ -58,7 +60,6 @@ def test_the_colours_rise_in_lightness(colours: np.ndarray) -> None:
 def test_the_heat_map_is_that_of_numpy(open_page: Open, colours: np.ndarray) -> None:
     view = open_page(NOISY)
     view.page.locator(".modes [data-mode=heat]").click()
-    layers = [NOISE[0].astype(int), NEAR, NOISE[2].astype(int)]
     for pair, keys, gain, top in (
         ((0, 1), [], 8, 32),
         ((0, 1), ["ArrowRight"], 16, 16),
@@ -69,7 +70,7 @@ def test_the_heat_map_is_that_of_numpy(open_page: Open, colours: np.ndarray) -> 
         view.page.get_by_label("Right").select_option(index=pair[1])
         view.page.locator(STACK).focus()
         view.press(*keys)
-        levels = np.abs(layers[pair[0]] - layers[pair[1]]).max(axis=2)
+        levels = np.abs(LAYERS[pair[0]].astype(int) - LAYERS[pair[1]]).max(axis=2)
         assert np.array_equal(heat_map(view), colours[np.minimum(255, gain * levels)]), gain
         assert (view.text(".gained"), view.text(".top")) == (f"×{gain}", f"≥ {top} / 255")
         assert view.page.locator(".gain").get_attribute("aria-valuetext") == f"×{gain}"
@@ -100,7 +101,7 @@ def read(view: View) -> tuple[str, list[list[str]]]:
     return view.text(".where"), view.page.eval_on_selector_all(".values tr", rows)
 
 
-def expect(view: View, x: int, y: int, layers: list[np.ndarray]) -> None:
+def expect(view: View, x: int, y: int, layers: Sequence[np.ndarray] = LAYERS) -> None:
     view.until(f"document.querySelector('.where').textContent == 'x {x}, y {y}'")
     assert read(view)[1] == [[str(value) for value in layer[y, x]] for layer in layers]
 
@@ -134,7 +135,6 @@ def test_the_values_under_the_pointer_are_those_of_the_file(open_page: Open, sha
 
 def test_the_values_are_right_in_a_zoomed_view_in_every_mode(open_page: Open) -> None:
     view = open_page(NOISY)
-    layers = [NOISE[0], NEAR.astype(np.uint8), NOISE[2]]
     for _ in range(4):
         view.wheel(STACK, 0.7, 0.6, -200)
     for mode in ("slider", "flicker", "heat"):
@@ -143,11 +143,9 @@ def test_the_values_are_right_in_a_zoomed_view_in_every_mode(open_page: Open) ->
             view.page.mouse.move(*view.point(STACK, u, v))
             view.until("document.querySelector('.where').textContent.startsWith('x')")
             x, y = (int(n) for n in re.findall(r"\d+", read(view)[0]))
-            expect(view, x, y, layers)
-            (transform,) = view.transforms()
-            left, top, scale = (float(n) for n in re.findall(r"-?[\d.]+", transform))
-            assert x == int((u - left / 100) / scale * WIDTH)
-            assert y == int((v - top / 100) / scale * HEIGHT)
+            expect(view, x, y)
+            left, top, scale = view.region()
+            assert (x, y) == (int((left + u / scale) * WIDTH), int((top + v / scale) * HEIGHT))
     view.page.locator(".modes [data-mode=slider]").click()
     view.page.mouse.move(*view.point(STACK, 0.25, 0.5))
     x, y = (int(n) for n in re.findall(r"\d+", read(view)[0]))
@@ -156,33 +154,27 @@ def test_the_values_are_right_in_a_zoomed_view_in_every_mode(open_page: Open) ->
 
 def test_a_crosshair_reads_pixels_by_keys_alone(open_page: Open) -> None:
     view = open_page(NOISY)
-    layers = [NOISE[0], NEAR.astype(np.uint8), NOISE[2]]
     view.handle.focus()
     view.press("p")
     assert view.page.evaluate("document.activeElement.className") == "cross"
     assert view.page.locator(".probe").get_attribute("aria-pressed") == "true"
-    expect(view, 60, 40, layers)
-    for key, x, y in (
-        ("ArrowRight", 61, 40),
-        ("ArrowDown", 61, 41),
-        ("Shift+ArrowLeft", 51, 41),
-        ("Shift+ArrowUp", 51, 31),
-        *[("Shift+ArrowUp", 51, y) for y in (21, 11, 1, 0, 0)],
-        ("ArrowLeft", 50, 0),
-    ):
+    expect(view, 60, 40)
+    steps = [("ArrowRight", 61, 40), ("ArrowDown", 61, 41), ("Shift+ArrowLeft", 51, 41)]
+    steps += [("Shift+ArrowUp", 51, y) for y in (31, 21, 11, 1, 0, 0)]
+    for key, x, y in (*steps, ("ArrowLeft", 50, 0)):
         view.press(key)
-        expect(view, x, y, layers)
-    said = f"x 50, y 0; original {' '.join(map(str, NOISE[0][0, 50]))}; vae-1 "
-    assert view.text(".said").startswith(said)
+        expect(view, x, y)
+    announced = f"x 50, y 0; original {' '.join(map(str, NOISE[0][0, 50]))}; vae-1 "
+    assert view.text(".announcement").startswith(announced)
     assert (view.now(), view.mode()) == ("50", "slider"), "the arrows are the crosshair's"
     (left, top), (x, y, w, h) = view.point(STACK, 50.5 / WIDTH, 0.5 / HEIGHT), view.box(".cross")
     assert (x + w / 2, y + h / 2) == pytest.approx((left, top), abs=1)
     view.press("f", "2")
-    assert (view.mode(), view.text(".shown-label .name")) == ("flicker", "vae-1"), "other keys go on working"
+    assert (view.mode(), view.text(".shown-label .name")) == ("flicker", "vae-1"), "other keys still work"
     view.press("+", "+", "+", "+")
     view.page.locator(".cross").evaluate("e => { e.hidden = false; e.focus() }")
     view.press("ArrowRight")
-    expect(view, 51, 0, layers)
+    expect(view, 51, 0)
     x, y, w, h = view.box(".cross")
     left, top, width, height = view.box(STACK)
     assert left <= x + w / 2 <= left + width, "the images follow the crosshair"
@@ -195,18 +187,17 @@ def test_a_crosshair_reads_pixels_by_keys_alone(open_page: Open) -> None:
 
 def test_a_finger_moves_the_crosshair(open_page: Open) -> None:
     view = open_page(NOISY, width=400, height=900, has_touch=True)
-    layers = [NOISE[0], NEAR.astype(np.uint8), NOISE[2]]
     view.page.get_by_role("button", name="Crosshair").click()
-    expect(view, 60, 40, layers)
+    expect(view, 60, 40)
     by = view.box(STACK)[2] / WIDTH
     x, y = view.point(".cross", 0.5, 0.5)
     view.touch("Start", (x + 9, y - 9))
     for step in (0.5, 1):
         view.touch("Move", (x + 9 + step * 10 * by, y - 9 + step * 5 * by))
     view.touch("End")
-    expect(view, 70, 45, layers)
-    assert (view.now(), view.transforms()) == ("50", {"translate(0%, 0%) scale(1)"})
-    assert view.text(".said").startswith("x 60, y 40;"), "a finger's way isn't said aloud"
+    expect(view, 70, 45)
+    assert (view.now(), view.transforms()) == ("50", FIT)
+    assert view.text(".announcement").startswith("x 60, y 40;"), "a finger's way isn't said aloud"
 
 
 COUNTING = """
@@ -234,7 +225,7 @@ def test_only_the_panel_looked_at_is_decoded(open_page: Open) -> None:
         assert view.page.evaluate("reads") == reads
 
 
-def test_a_browser_that_falsifies_pixels_is_told_of(open_page: Open) -> None:
+def test_a_browser_that_falsifies_pixels_is_reported(open_page: Open) -> None:
     view = open_page(NOISY)
     view.page.mouse.move(*view.point(STACK, 0.5, 0.5))
     view.until("document.querySelector('.where').textContent.startsWith('x')")
@@ -267,9 +258,7 @@ def boxed(boxes: tuple[Box, ...]) -> str:
 
 def seen(view: View) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of what every view shows, in the image's pixels."""
-    (transform,) = view.transforms()
-    left, top, scale = (float(n) for n in re.findall(r"-?[\d.]+", transform))
-    x, y = -left / 100 / scale, -top / 100 / scale
+    x, y, scale = view.region()
     return 320 * x, 240 * y, 320 * (x + 1 / scale), 240 * (y + 1 / scale)
 
 
@@ -279,7 +268,7 @@ def test_jumping_leads_from_box_to_box_by_kind(open_page: Open) -> None:
     names = ["Eyes (2)", "Letters (2)", "logo (1)", "letters (1)", f"{HOSTILE} (1)"]
     assert choice.locator("option").all_text_contents() == names
     assert view.text(".which") == "– / 2"
-    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+    assert view.transforms() == FIT
 
     def at(box: Box, which: str) -> None:
         assert view.text(".which") == which
@@ -314,7 +303,7 @@ def test_without_boxes_there_is_nothing_to_jump_to(open_page: Open) -> None:
     assert not view.page.locator(".jump").is_visible()
     view.handle.focus()
     view.press("n", "b")
-    assert view.transforms() == {"translate(0%, 0%) scale(1)"}
+    assert view.transforms() == FIT
 
 
 def test_a_live_page_may_take_images_from_its_own_address(browser) -> None:
@@ -326,10 +315,8 @@ def test_a_live_page_may_take_images_from_its_own_address(browser) -> None:
     page.on("console", lambda message: errors.append(message.text))
     page.on("pageerror", lambda error: errors.append(str(error)))
     for number, layer in enumerate(layers):
-        body = encode_png(layer)
-        page.route(
-            f"http://viewer.test/{number}.png", lambda r, _, body=body: r.fulfill(body=body, content_type="image/png")
-        )
+        answer = {"body": encode_png(layer), "content_type": "image/png"}
+        page.route(f"http://viewer.test/{number}.png", lambda route, _, answer=answer: route.fulfill(**answer))
     page.route("http://viewer.test/", lambda r: r.fulfill(body=html, content_type="text/html"))
     page.goto("http://viewer.test/")
     panel = {"title": "live", "width": WIDTH, "height": HEIGHT}

@@ -5,9 +5,11 @@ The browser is a Chromium on the PATH. Without one the tests are skipped, unless
 
 import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,28 +39,40 @@ def browser() -> Iterator[object]:
         opened.close()
 
 
-@pytest.fixture
-def open_path(browser) -> Iterator["Open"]:
-    """Open a page from disk; at the end, it must have asked for nothing else and reported no error."""
-    contexts, asked, errors, pages = [], set(), [], set()
+@contextmanager
+def watched_pages(browser, allowed: Callable[[str], bool]) -> Iterator["Open"]:
+    """Open pages by address; at the end, none may have requested another address or reported an error."""
+    contexts, errors, foreign = [], [], []
 
-    def open_it(path: Path, width: int = 1000, height: int = 1300, **options: object) -> View:
+    def open_it(address: str, width: int, height: int, refused: str = "(?!)", **options: object) -> View:
+        """`refused` is a pattern of the statuses that the console may report."""
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
-        page = contexts[-1].new_page()
-        page.on("request", lambda request: asked.add(request.url))
-        page.on("console", lambda message: errors.append(message.text))
+        page, expected = contexts[-1].new_page(), f"status of ({refused})"
+        page.on("request", lambda request: allowed(request.url) or foreign.append(request.url))
+        page.on("console", lambda message: re.search(expected, message.text) or errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(path.as_uri())
-        pages.add(path.as_uri())
-        view = View(page)
-        view.until("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-        return view
+        page.goto(address)
+        return View(page)
 
     yield open_it
     for context in contexts:
         context.close()
-    assert errors == []
-    assert {url for url in asked if not url.startswith("data:")} == pages, "more than the page itself"
+    assert (errors, foreign) == ([], [])
+
+
+@pytest.fixture
+def open_path(browser) -> Iterator["Open"]:
+    """Open a page from disk, which may request nothing else."""
+    opened = set()
+
+    def open_it(path: Path, width: int = 1000, height: int = 1300, **options: object) -> View:
+        opened.add(path.as_uri())
+        view = open_page(path.as_uri(), width, height, **options)
+        view.until("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        return view
+
+    with watched_pages(browser, lambda url: url in opened or url.startswith("data:")) as open_page:
+        yield open_it
 
 
 @pytest.fixture
@@ -125,6 +139,24 @@ class View:
         places = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
         self.session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": places})
 
+    def swipe(self, *points: tuple[float, float]) -> None:
+        self.touch("Start", points[0])
+        for point in points[1:]:
+            self.touch("Move", point)
+        self.touch("End")
+
+    def pinch(self) -> None:
+        """Two fingers on the right of the large view move apart, to three times the distance."""
+        for kind, apart in (("Start", 0.1), ("Move", 0.15), ("Move", 0.2), ("Move", 0.3)):
+            self.touch(kind, self.point(STACK, 0.75, 0.7 - apart), self.point(STACK, 0.75, 0.7 + apart))
+        self.touch("End")
+
+    def region(self) -> tuple[float, float, float]:
+        """The left and top of what every view shows, in shares of the image, and the scale."""
+        (transform,) = self.transforms()
+        left, top, scale = (float(number) for number in re.findall(r"-?[\d.]+", transform))
+        return -left / 100 / scale, -top / 100 / scale, scale
+
     def press(self, *keys: str) -> None:
         for key in keys:
             self.page.keyboard.press(key)
@@ -140,6 +172,7 @@ class View:
 
 
 Open = Callable[..., View]
+FIT = {"translate(0%, 0%) scale(1)"}  # the whole image
 STACK, FIRST, SECOND = ".stack", ".row figure:nth-child(1) .view", ".row figure:nth-child(2) .view"
 THREE = render_page("t", [panel_of(solid(RED), solid(GREEN), solid(BLUE))], NO_TABLE, {})
 

@@ -1,4 +1,4 @@
-"""The token: where it is asked for, the way in by it, and what the command prints and opens."""
+"""The token: where it is required, how it gives access, and what the command prints and opens."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from support.served import (
-    TOKEN,
-    serving,
-)
+from support.served import TOKEN, serving
 from vaelens.cli import serve as command
 from vaelens.errors import UsageError
 from vaelens.web import server as web_server
@@ -31,14 +28,14 @@ def test_another_address_needs_a_token(offer: Choices, tmp_path: Path) -> None:
     assert AccessPolicy("box.local", 99, TOKEN).allows_host("box.local:99")
 
 
-def test_the_token_is_asked_for_everywhere_and_kept_as_a_cookie(offer: Choices, tmp_path: Path) -> None:
+def test_the_token_is_required_everywhere_and_stored_as_a_cookie(offer: Choices, tmp_path: Path) -> None:
     with serving(offer, tmp_path, token=TOKEN) as served:
         for method, path in (("GET", "/"), ("GET", "/static/app.js"), ("GET", "/api/events"), ("POST", "/api/jobs")):
             assert served.raw(method, path, Content_Type="application/json")[0] == 403
         for wrong in (TOKEN[:-1], TOKEN + "x", "", "é" * 20):
             bearer = f"Bearer {wrong}".encode().decode("latin-1")
             assert served.raw("GET", "/api/jobs", Authorization=bearer)[0] == 403
-        assert served.raw("GET", f"/api/jobs?token={TOKEN}")[0] == 403, "an address holds it once, at the door"
+        assert served.raw("GET", f"/api/jobs?token={TOKEN}")[0] == 403, "only the page's own address takes it"
         assert served.raw("GET", "/api/jobs", Authorization=f"Bearer {TOKEN}")[0] == 200
         status, headers, page = served.raw("GET", f"/?token={TOKEN}")
         assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
@@ -51,12 +48,9 @@ def test_the_token_is_asked_for_everywhere_and_kept_as_a_cookie(offer: Choices, 
         assert served.raw("GET", "/", Cookie=cookie[:-1])[0] == 403
 
 
-def test_the_cookie_is_one_servers(offer: Choices, tmp_path: Path) -> None:
+def test_a_cookie_is_valid_for_one_server(offer: Choices, tmp_path: Path) -> None:
     """Two servers of a host are two to a browser; the next server has another secret."""
-    with (
-        serving(offer, tmp_path / "one", token=TOKEN) as one,
-        serving(offer, tmp_path / "two", token=TOKEN) as two,
-    ):
+    with serving(offer, tmp_path / "one", token=TOKEN) as one, serving(offer, tmp_path / "two", token=TOKEN) as two:
         entered = [served.raw("GET", f"/?token={TOKEN}")[1] for served in (one, two)]
         cookies = [headers["set-cookie"].partition(";")[0] for headers in entered]
         names, values = zip(*(cookie.split("=") for cookie in cookies), strict=True)
@@ -68,7 +62,7 @@ def test_the_cookie_is_one_servers(offer: Choices, tmp_path: Path) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses that the command opens; it doesn't go on to serve."""
+    """The addresses that the command opens; it doesn't serve."""
     found: list[str] = []
     monkeypatch.setattr(typer, "launch", found.append)
     monkeypatch.setattr(Server, "serve", lambda self: None)
@@ -77,40 +71,35 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("host", "token", "printed"),
+    ("host", "token", "query"),
     [
-        ("127.0.0.1", None, r"http://127\.0\.0\.1:\d+/"),
-        ("0.0.0.0", None, r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}"),
-        ("0.0.0.0", "a secret & a long one", r"http://127\.0\.0\.1:\d+/\?token=\.\.\."),
-        ("127.0.0.1", TOKEN, r"http://127\.0\.0\.1:\d+/\?token=\.\.\."),
+        ("127.0.0.1", None, ""),
+        ("0.0.0.0", None, r"\?token=[\w-]{32}"),
+        ("0.0.0.0", "a secret & a long one", r"\?token=\.\.\."),
+        ("127.0.0.1", TOKEN, r"\?token=\.\.\."),
     ],
 )
-def test_the_command_says_where_and_opens_it_with_the_token(
-    opened: list[str], tmp_path: Path, capsys: Any, host: str, token: str | None, printed: str
+def test_the_command_prints_and_opens_the_address(
+    opened: list[str], tmp_path: Path, capsys: Any, host: str, token: str | None, query: str
 ) -> None:
     command.serve(host=host, port=0, token=token, folder=tmp_path / "s", open_it=True, offline=True)
-    said = capsys.readouterr()
-    assert re.fullmatch(printed, said.out.strip())
+    printed = capsys.readouterr()
+    assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/{query}", printed.out.strip())
     (address,) = opened
     if token is None:
-        assert address == said.out.strip()
+        assert address == printed.out.strip()
     else:
-        assert address == said.out.strip().replace("...", token.replace(" ", "%20").replace("&", "%26"))
-        assert "with your token" in said.err
-        assert token not in said.out + said.err
+        assert address == printed.out.strip().replace("...", token.replace(" ", "%20").replace("&", "%26"))
+        assert "with your token" in printed.err
+        assert token not in printed.out + printed.err
 
 
 def test_one_device_by_two_names_does_one_job_at_a_time(
     opened: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Server] = []
-
-    def prepared(*given: Any, **options: Any) -> Server:
-        made.append(prepare(*given, **options))
-        return made[-1]
-
     monkeypatch.setattr("vaelens.runtime.available_devices", lambda: ["cpu"])
-    monkeypatch.setattr(web_server, "prepare", prepared)
+    monkeypatch.setattr(web_server, "prepare", lambda *given, **more: made.append(prepare(*given, **more)) or made[-1])
     command.serve(device=["cpu", "auto", "cpu:0"], port=0, folder=tmp_path / "s", offline=True)
     assert len(made[0].queue._workers) == 1
     assert "Using cpu." in capsys.readouterr().err
@@ -122,7 +111,7 @@ def test_one_device_by_two_names_does_one_job_at_a_time(
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_tracebacks_are_shown_where_they_are_wanted(
+def test_tracebacks_are_shown_on_request(
     opened: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, verbose: bool
 ) -> None:
     def serve(running: Server) -> None:

@@ -1,18 +1,15 @@
-"""The served page's form and lists in a browser: what is refused, what comes late, what is announced and what stays."""
+"""The served page's form and lists in a browser: refusals, late answers, announcements, and what stays."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from support.served import GOOD, TOKEN, Served, serving
+from support.served import GOOD, TOKEN, Served, image, serving
 from support.viewing import View
-from support.visiting import asked, visiting  # noqa: F401  (the fixture `visit`)
-from vaelens.images.faces import draw_face
+from support.visiting import submit, visiting  # noqa: F401  (the fixture `visit`)
 from vaelens.web.choices import Choices
 from vaelens.web.store import Store
 
@@ -33,11 +30,22 @@ def fill(view: View, **values: str) -> None:
 
 
 def reconnect(view: View) -> None:
-    """As when somebody comes back to the page: it is told everything, and asks last for the choices."""
+    """As when somebody comes back to the page: it gets the whole state, and requests the choices last."""
     with view.page.expect_response("**/api/choices") as answer:
         view.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     answer.value.finished()
     view.page.wait_for_timeout(100)
+
+
+def refused(view: View, by_keys: bool) -> str:
+    """The message after the job was started by a click or by keys."""
+    if by_keys:
+        view.page.focus("#prompt")
+        view.press("Control+Enter")
+    else:
+        view.page.click("#run")
+    view.until("document.querySelector('#error').textContent")
+    return view.text("#error")
 
 
 @pytest.mark.parametrize("by_keys", [False, True])
@@ -50,42 +58,30 @@ def reconnect(view: View) -> None:
         ("size", "65", "multiples of 8"),
     ],
 )
-def test_a_bad_setting_is_refused_in_the_servers_words_and_shown(
+def test_an_invalid_setting_is_refused_and_shown(
     visit: Visit, server: Served, field: str, value: str, sentence: str, by_keys: bool
 ) -> None:
     view = visit()
     fill(view, **{field: value})
     assert view.page.evaluate("document.querySelector('#more').open") is False
-    if by_keys:
-        view.page.focus("#prompt")
-        view.press("Control+Enter")
-    else:
-        view.page.click("#run")
-    view.until("document.querySelector('#error').textContent")
-    assert sentence in view.text("#error")
+    assert sentence in refused(view, by_keys)
     assert view.page.locator(f"#{field}").is_visible(), "it is folded away no more"
     assert server.ask("GET", "/api/jobs")[1]["jobs"] == []
 
 
 @pytest.mark.parametrize("by_keys", [False, True])
-def test_what_is_no_number_is_never_taken_for_an_empty_field(visit: Visit, server: Served, by_keys: bool) -> None:
+def test_a_field_that_holds_no_number_is_not_empty(visit: Visit, server: Served, by_keys: bool) -> None:
     view = visit()
     fill(view)
     view.page.click("#more summary")
     view.page.locator("#guidance_scale").press_sequentially("1e")
     view.page.click("#more summary")
-    if by_keys:
-        view.page.focus("#prompt")
-        view.press("Control+Enter")
-    else:
-        view.page.click("#run")
-    view.until("document.querySelector('#error').textContent")
-    assert view.text("#error") == "Guidance scale: enter a number."
+    assert refused(view, by_keys) == "Guidance scale: enter a number."
     assert view.page.evaluate("document.activeElement.id") == "guidance_scale"
     assert server.ask("GET", "/api/jobs")[1]["jobs"] == []
 
 
-def test_a_key_that_is_held_down_asks_once(visit: Visit, server: Served) -> None:
+def test_a_key_that_is_held_down_starts_one_job(visit: Visit, server: Served) -> None:
     view = visit()
     fill(view, steps="2")
     view.page.focus("#prompt")
@@ -99,27 +95,18 @@ def test_a_key_that_is_held_down_asks_once(visit: Visit, server: Served) -> None
     assert view.page.input_value("#prompt") == "a cat"
 
 
-@pytest.mark.parametrize(
-    ("typed", "following"),
-    [
-        ("3 4", "5 6"),
-        ("5 4", "7 6"),
-        ("9 3", "16 10"),
-        ("2 0", "5 3"),
-        ("-3", "-2"),
-        ("1234567890123456789", "1234567890123456790"),
-    ],
-)
-def test_the_next_seeds_are_others(visit: Visit, typed: str, following: str) -> None:
+def test_the_next_seeds_are_others(visit: Visit) -> None:
     view = visit()
-    view.page.fill("#seeds", typed)
-    view.page.click("#next-seed")
-    assert view.page.input_value("#seeds") == following
+    known = [("3 4", "5 6"), ("5 4", "7 6"), ("9 3", "16 10"), ("2 0", "5 3"), ("-3", "-2")]
+    for typed, following in (*known, ("1234567890123456789", "1234567890123456790")):
+        view.page.fill("#seeds", typed)
+        view.page.click("#next-seed")
+        assert view.page.input_value("#seeds") == following
 
 
-def test_every_seed_of_the_server_can_be_asked_for_exactly_and_used_again(visit: Visit, server: Served) -> None:
+def test_extreme_seeds_are_exact_and_can_be_used_again(visit: Visit, server: Served) -> None:
     view, seeds = visit(), [-3, 2**64 - 1]
-    asked(view, seeds=" ".join(map(str, seeds)), steps="1")
+    submit(view, seeds=" ".join(map(str, seeds)), steps="1")
     view.until("document.querySelectorAll('#viewer .panel').length == 2")
     (job,) = server.ask("GET", "/api/jobs")[1]["jobs"]
     assert job["request"]["seeds"] == seeds
@@ -131,7 +118,7 @@ def test_every_seed_of_the_server_can_be_asked_for_exactly_and_used_again(visit:
     assert view.page.input_value("#seeds") == f"-3 {2**64 - 1}"
 
 
-def test_a_late_answer_changes_nothing_that_is_known_better(visit: Visit, server: Served) -> None:
+def test_a_late_answer_does_not_undo_newer_events(visit: Visit, server: Served) -> None:
     view = visit()
 
     def late(route: Any) -> None:
@@ -141,7 +128,7 @@ def test_a_late_answer_changes_nothing_that_is_known_better(visit: Visit, server
         route.fulfill(response=answer)
 
     view.page.route("**/api/jobs", late)
-    asked(view)
+    submit(view)
     view.until("document.querySelectorAll('#viewer .panel').length == 1")
     assert view.page.locator("#queue").is_hidden()
 
@@ -149,7 +136,7 @@ def test_a_late_answer_changes_nothing_that_is_known_better(visit: Visit, server
 def test_a_cancel_that_failed_can_be_tried_again(visit: Visit, server: Served) -> None:
     view = visit(refused="503")
     view.page.route("**/cancel", lambda route: route.fulfill(status=503, json={"error": "not now."}))
-    asked(view, steps="900", seeds=" ".join(map(str, range(16))))
+    submit(view, steps="900", seeds=" ".join(map(str, range(16))))
     cancel = view.page.locator("#now-progress").get_by_role("button", name="Cancel")
     cancel.click()
     view.until("document.querySelector('#error').textContent == 'not now.'")
@@ -162,17 +149,17 @@ def test_a_cancel_that_failed_can_be_tried_again(visit: Visit, server: Served) -
     assert (view.page.input_value("#prompt"), view.page.input_value("#steps")) == ("a photo of a cat", "900")
 
 
-def test_who_cant_see_the_page_is_told(visit: Visit) -> None:
+def test_a_screen_reader_announces_states(visit: Visit) -> None:
     view = visit()
     view.page.evaluate("""() => {
-      window.told = [];
-      new MutationObserver(() => told.push(document.querySelector('#announcement').textContent))
+      window.announced = [];
+      new MutationObserver(() => announced.push(document.querySelector('#announcement').textContent))
         .observe(document.querySelector('#announcement'), { childList: true });
     }""")
     assert view.page.get_attribute("#announcement", "role") == "status"
-    asked(view)
-    view.until("told.length == 2")
-    assert view.page.evaluate("told") == ["a photo of a cat: waiting.", "a photo of a cat: finished."]
+    submit(view)
+    view.until("announced.length == 2")
+    assert view.page.evaluate("announced") == ["a photo of a cat: waiting.", "a photo of a cat: finished."]
 
 
 def test_a_reconnection_leaves_the_focus_and_the_choice(visit: Visit) -> None:
@@ -185,7 +172,7 @@ def test_a_reconnection_leaves_the_focus_and_the_choice(visit: Visit) -> None:
 
 def test_another_language_leaves_the_viewer_as_it_is(visit: Visit) -> None:
     view = visit()
-    asked(view)
+    submit(view)
     view.until("document.querySelectorAll('#viewer .panel').length == 1")
     view.page.get_by_role("button", name="Flicker").click()
     view.press("Space")
@@ -226,16 +213,14 @@ def test_text_stays_text_when_it_is_pasted_or_dropped(visit: Visit) -> None:
     assert len(uploads) == 2
 
 
-def test_an_upload_is_shrunk_as_asked_and_the_size_is_the_models(visit: Visit) -> None:
-    out = io.BytesIO()
-    Image.fromarray(draw_face(0, 64).pixels).save(out, "PNG")
+def test_an_upload_is_shrunk_and_the_default_size_is_the_models(visit: Visit) -> None:
     view = visit()
     view.page.locator("#models .choice-line", has_text="tiny-sd").locator("input").check()
     assert view.page.get_attribute("#size", "placeholder") == "256x256"
     view.page.get_by_label("narrow-sd", exact=True).check()
     assert view.page.get_attribute("#size", "placeholder") == "64x64"
     assert view.page.locator("#max-side").is_hidden()
-    view.page.set_input_files("#file", {"name": "face.png", "mimeType": "image/png", "buffer": out.getvalue()})
+    view.page.set_input_files("#file", {"name": "face.png", "mimeType": "image/png", "buffer": image()})
     view.until("!document.querySelector('#upload').hidden")
     assert view.page.get_attribute("#max-side", "placeholder") == "1024"
     view.page.fill("#max-side", "32")
@@ -244,13 +229,12 @@ def test_an_upload_is_shrunk_as_asked_and_the_size_is_the_models(visit: Visit) -
     assert view.text("#viewer .panel .size") == "32 × 32"  # noqa: RUF001
 
 
-def test_a_long_history_comes_when_it_is_wanted_and_stays(visit: Visit, server: Served) -> None:
+def test_a_long_history_is_loaded_on_request_and_stays(visit: Visit, server: Served) -> None:
     ids = [f"{number:032x}" for number in range(120)]
     for number, job in enumerate(ids):
         created = f"2025-01-02T03:04:05.{number:03}+00:00"
-        server.running.queue._jobs.put(
-            GOOD | {"id": job, "created": created, "summary": GOOD["summary"] | {"prompt": job}}
-        )
+        values = {"id": job, "created": created, "summary": GOOD["summary"] | {"prompt": job}}
+        server.running.queue._jobs.put(GOOD | values)
     view = visit()
     view.until("document.querySelectorAll('.ended').length == 50")
     assert view.text("#history-size").startswith("120 · ")

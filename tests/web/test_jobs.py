@@ -1,8 +1,7 @@
-"""The served page's jobs: queued, carried out, cancelled, kept on disk, and found again by the next server."""
+"""The served page's jobs: queued, carried out, cancelled, stored on disk, and found again by the next server."""
 
 import io
 import json
-import os
 import re
 import signal
 import socket
@@ -16,12 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.served import (
-    JSON,
-    Served,
-    image,
-    serving,
-)
+from support.commands import invoke
+from support.served import JSON, Served, image, serving
 from vaelens.comparison.workflow import compare
 from vaelens.errors import ResourceError, UsageError
 from vaelens.web import store as storing
@@ -35,32 +30,27 @@ def pixels(content: bytes) -> np.ndarray:
 
 
 def test_a_job_gives_the_images_that_compare_gives(server: Served) -> None:
-    done = server.wait(
-        server.start(seeds=[3, 4], negative_prompt="a dog", guidance_scale=2.5, size="72x64", scheduler="euler")
-    )
+    chosen = {"negative_prompt": "a dog", "guidance_scale": 2.5, "scheduler": "euler"}
+    done = server.wait(server.start(seeds=[3, 4], size="72x64", **chosen))
     assert [panel["title"] for panel in done["panels"]] == ["seed 3", "seed 4"]
     assert [(panel["width"], panel["height"]) for panel in done["panels"]] == [(72, 64)] * 2
     sources = {one.id: one.source for one in (*server.offer.models.values(), *server.offer.vaes.values())}
-    options: dict[str, Any] = {"negative_prompt": "a dog", "guidance_scale": 2.5, "size": (64, 72), "steps": 2}
-    options |= {"scheduler": "euler", "model": sources[server.model]}
-    same = compare("a cat", [sources[v] for v in server.vaes], seeds=[3, 4], **options)
+    vaes, model = [sources[vae] for vae in server.vaes], sources[server.model]
+    same = compare("a cat", vaes, seeds=[3, 4], model=model, size=(64, 72), steps=2, **chosen)
     for panel, subject in zip(done["panels"], same.images, strict=True):
         for layer, decoded in zip(panel["layers"], subject.decoded, strict=True):
             status, headers, png = server.raw("GET", f"/api/jobs/{done['id']}/images/{layer['image']}")
             assert (status, headers["content-type"]) == (200, "image/png")
             assert np.array_equal(pixels(png), decoded.pixels)
-            assert (
-                json.loads(Image.open(io.BytesIO(png)).text["vaelens"])["provenance"]["sampling"]["prompt"] == "a cat"
-            )
+            metadata = json.loads(Image.open(io.BytesIO(png)).text["vaelens"])
+            assert metadata["provenance"]["sampling"]["prompt"] == "a cat"
     assert done["bytes"] == sum(f.stat().st_size for f in server.running.store.folder.rglob("result/*"))
 
 
 def test_what_can_be_downloaded(server: Served) -> None:
     job = server.wait(server.start())["id"]
-    for what, kind, begins in (
-        ("page", "text/html; charset=utf-8", b"<!doctype html>"),
-        ("sheet", "image/png", b"\x89PNG"),
-    ):
+    page, sheet = ("page", "text/html; charset=utf-8", b"<!doctype html>"), ("sheet", "image/png", b"\x89PNG")
+    for what, kind, begins in (page, sheet):
         status, headers, content = server.raw("GET", f"/api/jobs/{job}/{what}")
         assert (status, headers["content-type"], content[: len(begins)]) == (200, kind, begins)
         assert headers["content-disposition"].startswith('attachment; filename="vaelens-')
@@ -98,7 +88,7 @@ def test_an_upload_goes_through_the_vaes(server: Served) -> None:
         ({"prompt": None}, "describe what the image should show, or upload one"),
     ],
 )
-def test_what_cant_be_done_is_refused_in_a_sentence(server: Served, changes: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_job_is_refused_in_a_sentence(server: Served, changes: dict[str, Any], sentence: str) -> None:
     status, answer = server.ask("POST", "/api/jobs", server.body(**changes))
     assert status == 422
     assert sentence in answer["error"]
@@ -125,7 +115,7 @@ def test_a_running_job_and_a_waiting_one_are_cancelled(server: Served) -> None:
         assert server.ask("POST", f"/api/jobs/{job}/cancel", {})[0] == 200
         assert server.wait(job, "cancelled")["error"] is None
         assert server.ask("POST", f"/api/jobs/{job}/cancel", {})[0] == 409
-    server.wait(server.start())  # the worker goes on
+    server.wait(server.start())  # the worker still works
     assert server.ask("DELETE", f"/api/jobs/{running}")[0] == 204
     assert server.ask("GET", f"/api/jobs/{running}")[0] == 404
     assert not list(server.running.store.folder.rglob(running))
@@ -174,7 +164,7 @@ def test_a_full_disk_fails_the_job_and_leaves_nothing(server: Served, monkeypatc
     assert not list(server.running.store.folder.rglob("result"))
 
 
-def test_failures_are_told_without_paths_or_tracebacks(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_reported_without_paths_or_tracebacks(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[BaseException] = []
     monkeypatch.setattr(server.running.queue._runner, "report", reported.append)
 
@@ -186,33 +176,28 @@ def test_failures_are_told_without_paths_or_tracebacks(server: Served, monkeypat
     assert [str(error) for error in reported] == ["/root/secret"], "whoever started the server can see why"
     source = next(iter(server.offer.models.values())).source
 
-    def tells(**_: Any) -> Any:
+    def fails_with_paths(**_: Any) -> Any:
         raise UsageError(f"{source}/unet/config.json and /root/other/place.txt are odd; see https://example.org/a.")
 
-    monkeypatch.setattr(worker.workflow, "compare", tells)
-    told = server.wait(server.start(), "failed")["error"]
-    assert "/root" not in told
-    assert source not in told
-    assert "place.txt" in told
+    monkeypatch.setattr(worker.workflow, "compare", fails_with_paths)
+    message = server.wait(server.start(), "failed")["error"]
+    assert "/root" not in message
+    assert source not in message
+    assert "place.txt" in message
 
 
-def test_events_begin_with_the_whole_state_and_go_on_with_changes(server: Served) -> None:
+def test_events_begin_with_the_whole_state_and_continue_with_changes(server: Served) -> None:
     before = server.wait(server.start())
     with urlopen(f"http://127.0.0.1:{server.port}/api/events", timeout=60) as stream:
-        events: list[tuple[str, Any]] = []
 
         def next_event() -> tuple[str, Any]:
-            kind = ""
-            while True:
-                line = stream.readline().decode().rstrip("\n")
-                if line.startswith("event: "):
-                    kind = line[7:]
-                if line.startswith("data: "):
-                    return kind, json.loads(line[6:])
+            while not (line := stream.readline().decode().rstrip("\n")).startswith("event: "):
+                pass
+            return line[7:], json.loads(stream.readline().decode().removeprefix("data: "))
 
-        kind, state = next_event()
-        assert (kind, state) == ("state", {"jobs": [before], "deleted": [], "ended": 1, "bytes": before["bytes"]})
-        job = server.start()
+        state = {"jobs": [before], "deleted": [], "ended": 1, "bytes": before["bytes"]}
+        assert next_event() == ("state", state)
+        job, events = server.start(), list[tuple[str, Any]]()
         while not events or events[-1][1]["jobs"][0]["state"] != "done":
             events.append(next_event())
         assert {kind for kind, _ in events} == {"change"}
@@ -222,20 +207,16 @@ def test_events_begin_with_the_whole_state_and_go_on_with_changes(server: Served
         assert next_event() == ("change", {"jobs": [], "deleted": [before["id"]], **left})
 
 
-def started(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", "-m", "vaelens", "serve", "--port", "0", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
-
-
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_ends_the_command_with_130(offer: Choices, tmp_path: Path, number: int) -> None:
-    model = next(one for one in offer.models.values() if one.name == "narrow-sd")
-    own = next(one for one in offer.vaes.values() if one.own_of == model.id)
-    process = started("--model", model.source, "--folder", tmp_path / "s", "--offline")
+    model = next(model for model in offer.models.values() if model.name == "narrow-sd")
+    own = next(vae for vae in offer.vaes.values() if vae.own_of == model.id)
+    command = [sys.executable, "-W", "error", "-m", "vaelens", "serve", "--port", "0", "--offline"]
+    command += ["--model", model.source, "--folder", str(tmp_path / "s")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     address = process.stdout.readline().strip() if process.stdout else ""
     body = {"prompt": "a cat", "model": model.id, "vaes": [own.id], "steps": 900, "seeds": list(range(16))}
-    asked = Request(f"{address}api/jobs", json.dumps(body).encode(), JSON)
-    with urlopen(asked, timeout=60) as answer:
+    with urlopen(Request(f"{address}api/jobs", json.dumps(body).encode(), JSON), timeout=60) as answer:
         job = json.load(answer)["id"]
     with urlopen(f"{address}api/events", timeout=60) as stream:
         while not re.search(rb'"progress": {"done": [1-9]', stream.readline()):
@@ -250,10 +231,6 @@ def test_a_signal_ends_the_command_with_130(offer: Choices, tmp_path: Path, numb
 def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = started("--port", port, "--folder", tmp_path)
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert error == (
-        f"vaelens: can't listen on 127.0.0.1, port {port}: Address already in use. Is a server running there already? "
-        "Choose another --port.\n"
-    )
+        ran = invoke("serve", "--port", port, "--folder", tmp_path, code=2)
+    reason = "Address already in use. Is a server running there already? Choose another --port."
+    assert ran.stderr == f"can't listen on 127.0.0.1, port {port}: {reason}"

@@ -1,5 +1,6 @@
 """Security of the server: hosts, origins, bodies, paths and floods that must be refused. One test per attack."""
 
+import functools
 import json
 import socket
 import subprocess
@@ -13,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from support.served import Served, png
+from support.served import Served, png, serving
+from vaelens.web import server as server_module
 from vaelens.web.app import make_app
 from vaelens.web.choices import Choices
 from vaelens.web.queue import MAX_WAITING
-from vaelens.web.server import prepare
 
 REFUSED = range(400, 500)
 FLOOD = """
@@ -54,14 +55,8 @@ def test_a_foreign_host_is_refused(server: Served, host: str) -> None:
 
 def test_a_foreign_origin_is_refused(server: Served) -> None:
     own = f"http://127.0.0.1:{server.port}"
-    foreign = [
-        "https://evil.example",
-        "null",
-        f"http://127.0.0.1:{server.port + 1}",
-        f"http://localhost:{server.port}",
-        "",
-    ]
-    for origin in foreign:
+    others = (f"http://127.0.0.1:{server.port + 1}", f"http://localhost:{server.port}")
+    for origin in ("https://evil.example", "null", *others, ""):
         status, answer = server.ask("POST", "/api/jobs", server.body(), Origin=origin)
         assert (status, "another site" in answer["error"]) == (403, True), origin
         assert server.ask("GET", "/api/jobs", Origin=origin)[0] == 403
@@ -87,18 +82,12 @@ def test_what_a_form_can_send_is_refused(server: Served, kind: str) -> None:
 def test_no_path_leads_out_of_the_store(server: Served) -> None:
     job = server.wait(server.start())["id"]
     (server.running.store.folder.parent / "secret.txt").write_text("secret")
-    ups = ["../" * n for n in (1, 2, 3, 6)] + [
-        "%2e%2e/" * 4,
-        "..%2f" * 4,
-        "%2e%2e%2f" * 6,
-        "..%5c" * 4,
-        "%252e%252e%252f" * 3,
-    ]
-    for up in ups:
+    encoded = ["%2e%2e/" * 4, "..%2f" * 4, "%2e%2e%2f" * 6, "..%5c" * 4, "%252e%252e%252f" * 3]
+    for up in ["../" * n for n in (1, 2, 3, 6)] + encoded:
         for base in ("/", "/static/", "/api/jobs/", f"/api/jobs/{job}/", f"/api/jobs/{job}/images/"):
             for end in ("etc/passwd", "secret.txt", "job.json", "pyproject.toml", "%2fetc%2fpasswd", "job.json%00.png"):
-                answer = server.send(f"GET {base}{up}{end} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
-                                     "Connection: close\r\n\r\n".encode())  # fmt: skip
+                headers = f"Host: 127.0.0.1:{server.port}\r\nConnection: close"
+                answer = server.send(f"GET {base}{up}{end} HTTP/1.1\r\n{headers}\r\n\r\n".encode())
                 assert int(answer.split()[1]) in REFUSED, f"{base}{up}{end}"
                 assert b"secret" not in answer
     for number in ("-1", "2", "0.png", "%D9%A1", "1e3", "99999999"):
@@ -108,30 +97,24 @@ def test_no_path_leads_out_of_the_store(server: Served) -> None:
         assert (status, "isn't here any more" in answer["error"]) == (422, True)
 
 
-def test_an_address_where_a_file_is_wanted_is_refused_and_nobody_is_asked(
-    server: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Any] = []
+def test_an_address_in_place_of_a_file_is_never_opened(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
     connect, resolve = socket.socket.connect, socket.getaddrinfo
 
     def watched(this: socket.socket, address: Any) -> Any:
         if address[:2] != ("127.0.0.1", server.port):
-            asked.append(address)
-            raise OSError("nobody is asked")
+            opened.append(address)
+            raise OSError("no other address is opened")
         return connect(this, address)
 
     def resolved(host: Any, *more: Any, **named: Any) -> Any:
-        asked.extend([] if host in {"127.0.0.1", None} else [host])
+        opened.extend([] if host in {"127.0.0.1", None} else [host])
         return resolve(host, *more, **named)
 
     monkeypatch.setattr(socket.socket, "connect", watched)
     monkeypatch.setattr(socket, "getaddrinfo", resolved)
     for address in ("http://127.0.0.1:9/x.png", "https://evil.example/x", "file:///etc/passwd", "//evil.example/x"):
-        for body in (
-            {"upload": address, "vaes": server.vaes},
-            server.body(model=address),
-            server.body(vaes=[address]),
-        ):
+        for body in ({"upload": address, "vaes": server.vaes}, server.body(model=address), server.body(vaes=[address])):
             status, answer = server.ask("POST", "/api/jobs", body)
             assert status == 422, answer
         assert server.upload(address.encode())[0] == 422
@@ -140,7 +123,7 @@ def test_an_address_where_a_file_is_wanted_is_refused_and_nobody_is_asked(
         assert server.ask("POST", "/api/jobs", server.body(vaes=[name]))[0] == 422
     job = server.wait(server.start(prompt="a photo http://evil.example/x.png"))
     assert server.raw("GET", f"/api/jobs/{job['id']}/page")[0] == 200
-    assert asked == []
+    assert opened == []
 
 
 def test_a_gigabyte_is_refused_unread(server: Served) -> None:
@@ -155,42 +138,31 @@ def test_a_gigabyte_is_refused_unread(server: Served) -> None:
     assert not list((server.running.store.folder / "uploads").iterdir())
 
 
-def test_a_body_that_hides_its_length_is_counted(offer: Choices, tmp_path: Path) -> None:
-    running = prepare(offer, tmp_path, port=0)
-    running.http.config.app = make_app(
-        running.queue._runner, running.queue, running.policy, running.closing, max_upload_bytes=200_000
-    )
-    running.http.config.loaded = False
-    thread = threading.Thread(target=running.serve)
-    thread.start()
-    served = Served(running, offer)
-    served.until(lambda: running.http.started)
-    for path, kind in (("/api/uploads", "image/png"), ("/api/jobs", "application/json")):
-        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Type: {kind}\r\n"
-        head += "Transfer-Encoding: chunked\r\n\r\n"
-        chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
-        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
-            connection.sendall(head.encode())
+def test_a_body_that_hides_its_length_is_counted(offer: Choices, tmp_path: Path, monkeypatch: Any) -> None:
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    monkeypatch.setattr(server_module, "make_app", functools.partial(make_app, max_upload_bytes=200_000))
+    with serving(offer, tmp_path) as served:
+        for path, kind in (("/api/uploads", "image/png"), ("/api/jobs", "application/json")):
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Type: {kind}\r\n"
             sent, answer = 0, b""
-            connection.settimeout(0.2)
-            while not answer and sent < 2**27:
-                try:
-                    connection.sendall(chunk)
-                    sent += len(chunk)
-                    answer = connection.recv(65536)
-                except TimeoutError:
-                    continue
-                except OSError:
-                    break
-        assert answer.startswith(b"HTTP/1.1 413"), answer
-        assert sent < 2**24
-    assert not list((tmp_path / "uploads").iterdir())
-    running.stop()
-    thread.join()
-    assert running.close()
+            with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+                connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+                connection.settimeout(0.2)
+                while not answer and sent < 2**27:
+                    try:
+                        connection.sendall(chunk)
+                        sent += len(chunk)
+                        answer = connection.recv(65536)
+                    except TimeoutError:
+                        continue
+                    except OSError:
+                        break
+            assert answer.startswith(b"HTTP/1.1 413"), answer
+            assert sent < 2**24
+        assert not list((tmp_path / "uploads").iterdir())
 
 
-def test_a_thousand_requests_at_once_leave_the_page_quick(server: Served) -> None:
+def test_the_page_answers_during_a_thousand_requests(server: Served) -> None:
     """What a clock says depends on the machine (docs/serve.md has a figure): here the page must answer at all."""
     running = server.slow()
     server.wait(running, "running")
@@ -244,15 +216,8 @@ def test_only_so_many_pages_listen(server: Served) -> None:
 
 
 def test_every_answer_has_its_headers_and_errors_are_json(server: Served) -> None:
-    asked = [
-        ("GET", "/"),
-        ("GET", "/static/app.js"),
-        ("GET", "/api/jobs"),
-        ("GET", "/nothing"),
-        ("PUT", "/"),
-        ("GET", "/docs"),
-    ]
-    for method, path in asked:
+    requests = [("GET", path) for path in ("/", "/static/app.js", "/api/jobs", "/nothing", "/docs")]
+    for method, path in (*requests, ("PUT", "/")):
         status, headers, body = server.raw(method, path, Content_Type="application/json")
         assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'")
         assert "unsafe" not in headers["content-security-policy"]
@@ -265,7 +230,7 @@ def test_every_answer_has_its_headers_and_errors_are_json(server: Served) -> Non
         assert (status, set(json.loads(answer))) == (422, {"error"}), body[:20]
 
 
-def test_an_odd_address_is_told_in_a_sentence(server: Served) -> None:
+def test_an_invalid_query_is_refused_in_a_sentence(server: Served) -> None:
     job = server.wait(server.start())["id"]
     status, answer = server.ask("GET", f"/api/jobs/{job}/images/0?download=zzz")
     assert (status, set(answer)) == (422, {"error"})

@@ -2,14 +2,16 @@
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from support.served import GOOD, Served, serving
+from support import pipelines
+from support.served import GOOD, Served, image, serving
+from support.vaes import random_vae
 from vaelens.errors import ResourceError
 from vaelens.runtime import Runtime
 from vaelens.web import choices as choosing
@@ -22,14 +24,14 @@ from vaelens.web.worker import VAECache
 from vaelens.weights.registry import registry
 
 
-def test_a_slow_disk_stops_nobody_who_looks(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_disk_delays_no_reader(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     job, write = server.slow(), storing.write_atomic
     server.wait(job, "running")
-    writing, go_on = threading.Event(), threading.Event()
+    writing, resume = threading.Event(), threading.Event()
 
     def slow(path: Any, content: Any) -> Any:
         writing.set()
-        assert go_on.wait(30)
+        assert resume.wait(30)
         return write(path, content)
 
     monkeypatch.setattr(storing, "write_atomic", slow)
@@ -38,10 +40,10 @@ def test_a_slow_disk_stops_nobody_who_looks(server: Served, monkeypatch: pytest.
         assert writing.wait(30)  # the worker says that the job has ended
         assert server.job(job)["state"] == "cancelled"
         assert server.ask("GET", "/api/jobs")[0] == server.raw("GET", "/")[0] == 200
-        told = server.first_of_events()["jobs"]
+        state = server.first_of_events()["jobs"]
     finally:
-        go_on.set()
-    assert [one["state"] for one in told] == ["cancelled"]
+        resume.set()
+    assert [one["state"] for one in state] == ["cancelled"]
 
 
 def test_the_disk_gets_the_last_state(server: Served) -> None:
@@ -54,7 +56,7 @@ def test_the_disk_gets_the_last_state(server: Served) -> None:
     server.until(lambda: all("cancelled" in (file / job / "job.json").read_text() for job in (first, second)))
 
 
-def test_a_page_is_told_the_newest_of_a_long_history_and_more_when_it_asks(offer: Choices, tmp_path: Path) -> None:
+def test_a_page_gets_the_newest_jobs_and_older_ones_on_request(offer: Choices, tmp_path: Path) -> None:
     Store(tmp_path).close()
     ids = [f"{number:032x}" for number in range(120)]
     for number, job in enumerate(ids):
@@ -63,9 +65,9 @@ def test_a_page_is_told_the_newest_of_a_long_history_and_more_when_it_asks(offer
         (tmp_path / "jobs" / job / "job.json").write_text(json.dumps(values))
     with serving(offer, tmp_path) as served:
         open_one = served.slow()
-        told = served.first_of_events()
-        assert (told["ended"], told["bytes"]) == (120, 1200)
-        assert {job["id"] for job in told["jobs"]} == {*ids[-PAGE_SIZE:], open_one}
+        state = served.first_of_events()
+        assert (state["ended"], state["bytes"]) == (120, 1200)
+        assert {job["id"] for job in state["jobs"]} == {*ids[-PAGE_SIZE:], open_one}
         more = served.ask("GET", f"/api/jobs?before={ids[70]}")[1]["jobs"]
         assert [job["id"] for job in more] == ids[69:19:-1]
         last = served.ask("GET", f"/api/jobs?before={ids[20]}&count=7")[1]
@@ -94,13 +96,12 @@ def test_the_text_of_a_job_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert sorted(made) == ["0", "1", "2"]
     before = jobs.revision
     jobs.put({"id": "1", "state": "done", "bytes": 5})
-    assert json.loads(jobs.since(before)) == {
-        "jobs": [{"id": "1", "state": "done", "bytes": 5}], "deleted": [], "ended": 3, "bytes": 7
-    }  # fmt: skip
+    changed = {"jobs": [{"id": "1", "state": "done", "bytes": 5}], "deleted": [], "ended": 3, "bytes": 7}
+    assert json.loads(jobs.since(before)) == changed
     assert len(made) == 4
 
 
-def test_the_end_of_the_server_keeps_what_a_job_has_made(offer: Choices, tmp_path: Path) -> None:
+def test_a_stopped_server_saves_the_images_of_an_unfinished_job(offer: Choices, tmp_path: Path) -> None:
     with serving(offer, tmp_path) as served:
         job = served.start(steps=60, seeds=list(range(16)))
         served.until(lambda: (served.job(job)["progress"] or {}).get("done", 0) > 60 + 4)
@@ -113,26 +114,17 @@ def test_the_end_of_the_server_keeps_what_a_job_has_made(offer: Choices, tmp_pat
 
 
 def test_an_uploads_copy_counts(server: Served) -> None:
-    from support.served import image
-
     _, upload = server.upload(image())
     done = server.wait(server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": server.vaes})[1]["id"])
     place = server.running.store.folder / "jobs" / done["id"]
     assert done["bytes"] == sum(f.stat().st_size for name in ("result", "upload") for f in (place / name).iterdir())
 
 
-def test_what_cant_be_stopped_is_done_before_the_first_job(
-    offer: Choices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_libraries_are_imported_before_the_first_job(offer: Choices, tmp_path: Path, monkeypatch: Any) -> None:
     done: list[str] = []
     monkeypatch.setattr(worker, "diffusers", lambda: done.append("imported"))
     compare = worker.workflow.compare
-
-    def compared(**options: Any) -> Any:
-        done.append("compared")
-        return compare(**options)
-
-    monkeypatch.setattr(worker.workflow, "compare", compared)
+    monkeypatch.setattr(worker.workflow, "compare", lambda **given: done.append("compared") or compare(**given))
     with serving(offer, tmp_path) as served:
         served.wait(served.start())
     assert done == ["imported", "compared"]
@@ -140,18 +132,10 @@ def test_what_cant_be_stopped_is_done_before_the_first_job(
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The sources that were loaded, in order; nothing is."""
-    found: list[str] = []
-
-    class Loaded:
-        name = ""
-
-    def load(source: str, *_: Any, **__: Any) -> Any:
-        found.append(source)
-        return Loaded()
-
-    monkeypatch.setattr(worker, "open_vae", load)
-    return found
+    """The sources that were opened, in order; nothing is read."""
+    sources: list[str] = []
+    monkeypatch.setattr(worker, "open_vae", lambda source, *_, **__: sources.append(source) or SimpleNamespace())
+    return sources
 
 
 def decoders(*names: str) -> list[Decoder]:
@@ -189,45 +173,37 @@ def test_a_lack_of_memory_frees_the_vaes_and_each_job_leaves_four(
     def fails(**_: Any) -> Any:
         raise error
 
-    def note(what: str) -> Callable[[VAECache], None]:
-        return lambda self: called.append(what)
-
     monkeypatch.setattr(worker.workflow, "compare", fails)
-    for what in ("trim", "clear"):
-        monkeypatch.setattr(VAECache, what, note(what))
+    for method in ("trim", "clear"):
+        monkeypatch.setattr(VAECache, method, lambda self, method=method: called.append(method))
     server.wait(server.start(), "failed")
     assert called == [*["clear"] * freed, "trim"]
 
 
-def test_without_names_what_compare_takes_is_ticked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_vaes_are_preselected_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "_is_cached", lambda name: True)
-    preselected = {
-        one.name for one in collect_choices([], [], runtime=Runtime(offline=True)).vaes.values() if one.preselected
-    }
+    vaes = collect_choices([], [], runtime=Runtime(offline=True)).vaes.values()
+    preselected = {vae.name for vae in vaes if vae.preselected}
     assert preselected == {name for space in registry().spaces.values() for name in space.default_vaes}
     assert preselected < registry().vaes.keys()
 
 
-def test_what_was_named_is_ticked_and_paths_that_differ_in_case_are_two_choices(tmp_path: Path) -> None:
-    from support import pipelines
-    from support.vaes import random_vae
-
+def test_named_vaes_are_preselected_and_paths_that_differ_in_case_are_two(tmp_path: Path) -> None:
     model = pipelines.sd()
     models = [pipelines.write(model, tmp_path / place / "same") for place in ("one", "two", "TWO")]
     files = [random_vae(seed=n).save(tmp_path / name) for n, name in enumerate(("a.safetensors", "A.safetensors"))]
-    found = collect_choices([*map(str, models)], [*map(str, files), "TINY-kl-f8"], runtime=Runtime(offline=True))
+    runtime = Runtime(offline=True)
+    found = collect_choices([*map(str, models)], [*map(str, files), "TINY-kl-f8"], runtime=runtime)
     assert [one.name for one in found.models.values()][:3] == ["same", "same (2)", "same (3)"]
     mine = [one for one in found.vaes.values() if one.source in {*map(str, files), "TINY-kl-f8"}]
     assert [(one.name, one.preselected) for one in mine] == [("a", True), ("A", True), ("tiny-kl-f8", True)]
     assert [one.name for one in found.vaes.values()].count("tiny-kl-f8") == 1
-    assert (
-        collect_choices([], ["tiny-kl-f8"], runtime=Runtime(offline=True)).vaes.keys()
-        == collect_choices([], ["Tiny-KL-f8"], runtime=Runtime(offline=True)).vaes.keys()
-    )
+    lower, mixed = (collect_choices([], [name], runtime=runtime).vaes for name in ("tiny-kl-f8", "Tiny-KL-f8"))
+    assert lower.keys() == mixed.keys()
 
 
 @pytest.mark.parametrize(("h", "w"), [(8, 8), (264, 264), (265, 300), (1024, 768), (1, 4096)])
-def test_a_thumbnail_is_means_of_blocks(h: int, w: int) -> None:
+def test_a_thumbnail_averages_blocks(h: int, w: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (h, w, 3)).astype(np.uint8)
     small = worker._thumbnail(pixels)
     assert max(small.shape) <= worker.THUMBNAIL_SIDE
@@ -251,7 +227,7 @@ def test_jobs_of_one_second_keep_their_order(server: Served) -> None:
         server.ask("POST", f"/api/jobs/{job}/cancel", {})
 
 
-def test_a_fault_that_nobody_foresaw_is_reported(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_reported(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[BaseException] = []
     monkeypatch.setattr(server.running.queue._runner, "report", reported.append)
     monkeypatch.setattr(server.running.queue, "get", lambda _: 1 / 0)
