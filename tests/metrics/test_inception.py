@@ -67,9 +67,7 @@ def test_the_trunk_against_both(inception: nn.Module, by_torch_fidelity: nn.Modu
     assert relative(measured, by_pytorch_fid((x + 1) / 2)[0].flatten(1)) < 1e-6
 
 
-def test_features_from_bytes_against_both(
-    inception: nn.Module, by_torch_fidelity: nn.Module, by_pytorch_fid: nn.Module
-) -> None:
+def test_features_of_bytes(inception: nn.Module, by_torch_fidelity: nn.Module, by_pytorch_fid: nn.Module) -> None:
     images = smooth(256)
     one = inception(torch_fidelity(images))
     assert relative(one, by_torch_fidelity(images)[0]) < 1e-5

@@ -32,14 +32,14 @@ def test_psnr_of_known_errors() -> None:
     assert second == math.inf
 
 
-def test_ssim_valid_against_scikit_image() -> None:
+def test_valid_ssim_and_its_map_against_scikit_image() -> None:
     x, y = pair()
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}
+    maps = ssim_map(y, x, "valid")
     for i, value in enumerate(ssim(y, x, padding="valid")):
-        expected = structural_similarity(
-            x[i].numpy(), y[i].numpy(), channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5,
-            use_sample_covariance=False,
-        )  # fmt: skip
-        assert abs(value - expected) < 1e-6
+        mean, cells = structural_similarity(x[i].numpy(), y[i].numpy(), channel_axis=0, data_range=1, **options)
+        assert abs(value - mean) < 1e-6
+        assert (maps[i] - torch.as_tensor(cells)[:, 5:-5, 5:-5]).abs().max() < 1e-12
 
 
 def test_ssim_zero_padded_against_a_plain_loop() -> None:
@@ -71,25 +71,7 @@ def test_ssim_is_the_mean_of_its_map_and_valid_the_middle_of_zero() -> None:
     assert torch.allclose(whole[:, :, 5:-5, 5:-5], middle, rtol=0, atol=1e-12)
     assert torch.equal(ssim(y, x), whole.mean(dim=(1, 2, 3)))
     assert torch.equal(ssim(y, x, padding="valid"), middle.mean(dim=(1, 2, 3)))
-
-
-def test_ssim_map_against_scikit_image() -> None:
-    x, y = pair()
-    _, expected = structural_similarity(
-        x[0].numpy(), y[0].numpy(), channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5,
-        use_sample_covariance=False, full=True,
-    )  # fmt: skip
-    found = ssim_map(y[:1], x[:1], "valid")[0]
-    assert (found - torch.as_tensor(expected)[:, 5:-5, 5:-5]).abs().max() < 1e-12
-
-
-def test_ssim_of_a_image_is_the_same_alone_and_in_company() -> None:
-    x, y = pair()
-    assert torch.equal(ssim_map(y, x, "zero")[1:], ssim_map(y[1:], x[1:], "zero"))
-
-
-def test_the_two_paddings_differ() -> None:
-    x, y = pair()
+    assert torch.equal(whole[1:], ssim_map(y[1:], x[1:], "zero")), "an image is measured alone as in a batch"
     assert (ssim(y, x) - ssim(y, x, padding="valid")).abs().min() > 1e-3
 
 
