@@ -5,17 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from support.small_run import FAST
+from support.small_run import FAST, patch_small_runs
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
 
 
 @pytest.fixture
 def small_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a cache of their own, and without a page and its examples, which take longer than the rest."""
-    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("vaelens.evaluation.run.make_examples", lambda chosen, run: [])
-    monkeypatch.setattr("vaelens.evaluation.report.report_files.report_html", lambda results, examples: "")
+    patch_small_runs(monkeypatch, tmp_path)
 
 
 @pytest.fixture

@@ -53,7 +53,9 @@ def folder(tmp_path: Path) -> EvaluationFolder:
     return folder
 
 
-def test_differences_read_second_against_first(folder: EvaluationFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differences_are_of_the_second_vae_against_the_first(
+    folder: EvaluationFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dataset_scores, "FEWEST_GROUPS", 7)
     preset = dataclasses.replace(PRESETS["offline"], metrics=("fd_small", "psnr"))
     named = {"vaes": [{"name": "one"}, {"name": "two"}]}
@@ -78,7 +80,7 @@ def sums(folder: EvaluationFolder, name: str) -> Moments:
     return Moments.of(features)
 
 
-def test_kid_is_of_a_hundred_subsets_of_a_thousand(folder: EvaluationFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_has_a_hundred_subsets_of_a_thousand(folder: EvaluationFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """As published scores are, the difference read as the others are."""
     generator = torch.Generator().manual_seed(0)
     rows = {ORIGINALS: torch.randn(1200, 4, generator=generator)}
@@ -95,7 +97,7 @@ def test_kid_is_of_a_hundred_subsets_of_a_thousand(folder: EvaluationFolder, mon
     assert not found.differences
 
 
-def test_no_score_is_infinite_where_the_reconstruction_is_finite() -> None:
+def test_a_missing_psnr_is_infinite_where_the_reconstruction_is_finite() -> None:
     assert aggregation._number(Row("a", "b", "", True, {"psnr": None}), "psnr") == math.inf
     assert math.isnan(aggregation._number(Row("a", "b", "", False, {"psnr": None}), "psnr"))
 
@@ -106,7 +108,7 @@ def published(preset: Preset = CARD, count: int = 5000, kind: str = "coco-val201
     return {key for _, key in found}
 
 
-def test_a_cards_values_stand_beside_its_own_protocol() -> None:
+def test_published_values_stand_beside_their_own_protocol() -> None:
     found = aggregation._published(dataset(5000, "coco-val2017"), CARD, record())
     assert found == {
         ("kl-f8", "rfid"): "4.99", ("kl-f8", "psnr"): "23.4 ± 3.8", ("kl-f8", "ssim"): "0.69 ± 0.14",
@@ -129,7 +131,7 @@ def test_a_cards_values_stand_beside_its_own_protocol() -> None:
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_and_beside_nothing_else(other: dict[str, Any]) -> None:
+def test_published_values_stand_beside_no_other_protocol(other: dict[str, Any]) -> None:
     assert published(**other) == set()
 
 
@@ -141,7 +143,9 @@ def test_a_network_that_was_given_has_no_published_values(network: str, left: se
     assert {key for _, key in found} == left
 
 
-def test_a_image_that_was_left_out_has_none(folder: EvaluationFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_with_unreadable_images_has_no_published_values(
+    folder: EvaluationFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(aggregation, "_published", lambda *_: {("one", "psnr"): "23.4 ± 3.8"})
     preset = dataclasses.replace(PRESETS["offline"], metrics=("psnr",))
     named = {"vaes": [{"name": "one"}]}

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ from vaelens.evaluation import measurement, metric_table
 from vaelens.evaluation.chunks import Prepared, prepare
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Results
-from vaelens.evaluation.run import evaluate
 from vaelens.images.boxes import read_boxes
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.drawing import Box
@@ -32,10 +31,10 @@ from vaelens.images.writing import from_uint8
 from vaelens.metrics.glyph_reader import readable
 from vaelens.vae import VAE
 
-FAST = {"preset": "offline", "batch": 2, "threads": 1}
 pytestmark = pytest.mark.usefixtures("small_runs")
 CSV = "id,label,left,top,right,bottom\nturned.jpg,L,200,200,280,280\nturned.jpg,R,130,180,180,260\n"
 Pixels = NDArray[np.uint8]
+Measure = Callable[..., Results]
 
 
 @pytest.fixture
@@ -49,12 +48,6 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def measured(vaes: VAE | Path | Sequence[VAE | Path], source: Path | str, folder: Path, **options: object) -> Results:
-    results = evaluate(vaes, source, output=folder, **{**FAST, **options})  # type: ignore[arg-type]
-    assert results is not None
-    return results
-
-
 @pytest.fixture
 def turned(tmp_path: Path) -> Path:
     """One image, stored 520 wide and 300 high, and upright by its EXIF."""
@@ -66,7 +59,7 @@ def turned(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_users_boxes_go_where_the_image_goes(turned: Path, tmp_path: Path) -> None:
+def test_boxes_are_scaled_and_cropped_with_their_image(turned: Path, tmp_path: Path) -> None:
     """Scaled to 444x256, the middle 256 cut out at 94; the card doesn't turn the image, and modern does."""
     (tmp_path / "boxes.csv").write_text(CSV)
     boxes = read_boxes(tmp_path / "boxes.csv")["turned.jpg"]
@@ -87,10 +80,10 @@ def assert_boxes(found: Sequence[Box], expected: Sequence[tuple[str, list[float]
         assert [box.left, box.right, box.top, box.bottom] == pytest.approx([*across, *down], abs=1e-9)
 
 
-def test_a_users_boxes_are_regions_whatever_their_labels(turned: Path, tmp_path: Path) -> None:
+def test_given_boxes_are_regions_whatever_their_labels(turned: Path, tmp_path: Path, measure: Measure) -> None:
     """L and R are a left and a right eye here, and no letters; the box is that of both images' crops."""
     (tmp_path / "boxes.csv").write_text(CSV)
-    results = measured(random_vae(SMALL), turned, tmp_path / "run", boxes=tmp_path / "boxes.csv")
+    results = measure(random_vae(SMALL), turned, preset="offline", boxes=tmp_path / "boxes.csv")
     assert {region.label for region in results.regions} == {"L", "R"}
     assert not results.letters
     (row,) = results.rows
@@ -110,8 +103,8 @@ def through(vae: VAE, original: Pixels) -> Pixels:
     return np.floor(((y[0].permute(1, 2, 0).clamp(-1, 1) + 1) / 2 * 255).numpy() + 0.5).astype(np.uint8)
 
 
-def test_drawn_boxes_and_letters_are_those_of_their_own_image(tmp_path: Path) -> None:
-    results = measured(random_vae(SMALL), "synthetic", tmp_path / "run", take=4)
+def test_synthetic_boxes_and_letters_are_those_of_their_own_image(measure: Measure) -> None:
+    results = measure(random_vae(SMALL), "synthetic", preset="offline", take=4)
     images = open_dataset("synthetic", take=4)
     assert [row.id for row in results.rows] == [item.id for item in images.items]
     for row, item in zip(results.rows[1::2], images.items[1::2], strict=True):  # the second of each chunk
@@ -139,20 +132,19 @@ def test_drawn_boxes_and_letters_are_those_of_their_own_image(tmp_path: Path) ->
     assert "L" not in {region.label for region in results.regions}
 
 
-def test_equal_images_have_no_psnr_and_win(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_images_have_no_psnr_and_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measure: Measure) -> None:
     """One VAE gives back all of its images, one the first of each chunk, one none."""
     real = measurement._reconstruct
 
-    def through(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
-        again = real(vae, image, seeds, preset)
-        kept = {"all": len(image), "half": 1, "none": 0}[vae.name]
-        return torch.cat([image[:kept], again[kept:]])
+    def reconstruct(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
+        equal = {"all": len(image), "half": 1, "none": 0}[vae.name]
+        return torch.cat([image[:equal], real(vae, image, seeds, preset)[equal:]])
 
-    monkeypatch.setattr(measurement, "_reconstruct", through)
+    monkeypatch.setattr(measurement, "_reconstruct", reconstruct)
     vaes = [random_vae(SMALL) for _ in range(3)]
     for vae, name in zip(vaes, ("all", "half", "none"), strict=True):
         vae.name = name
-    results = measured(vaes, photos, tmp_path / "run")
+    results = measure(vaes)
     lines = [json.loads(line) for line in (tmp_path / "run" / "rows.jsonl").read_text().splitlines()]
     assert sum(line["psnr"] is None for line in lines) == 4 + 2
     assert all(line["ssim"] == pytest.approx(1) for line in lines if line["psnr"] is None)
@@ -165,7 +157,7 @@ def test_equal_images_have_no_psnr_and_win(photos: Path, tmp_path: Path, monkeyp
     assert mixed.difference == 0
 
 
-def test_a_score_that_is_no_number_is_an_error(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_that_is_nan_is_an_error(monkeypatch: pytest.MonkeyPatch, measure: Measure) -> None:
     real = metric_table.psim_maps
 
     def broken(taps: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
@@ -175,25 +167,26 @@ def test_a_score_that_is_no_number_is_an_error(photos: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(metric_table, "psim", broken)
     with pytest.raises(CheckFailedError, match=r"1\.png through random: psim-small is nan"):
-        evaluate(random_vae(SMALL), photos, output=tmp_path / "run", **FAST)  # type: ignore[arg-type]
+        measure(random_vae(SMALL))
 
 
-def test_a_vae_that_was_changed_in_place_is_another(photos: Path, tmp_path: Path) -> None:
+def test_a_vae_changed_in_place_is_another(tmp_path: Path, measure: Measure) -> None:
     vae = vl.load(random_vae(SMALL).save(tmp_path / "one.safetensors"), device="cpu")
-    before = measured(vae, photos, tmp_path / "run")
+    before = measure(vae)
     with torch.no_grad():
         vae.network.decoder.conv_out.weight.mul_(1.5)
     with pytest.raises(UsageError, match=r"VAE one\.weights was"):
-        evaluate(vae, photos, output=tmp_path / "run", **FAST)  # type: ignore[arg-type]
-    after = measured(vae, photos, tmp_path / "other")
+        measure(vae)
+    after = measure(vae, output=tmp_path / "other")
     assert after.record["vaes"][0]["fingerprint"] != before.record["vaes"][0]["fingerprint"]
     assert after.spreads["one", "psnr"].mean != before.spreads["one", "psnr"].mean
 
 
-def test_a_image_that_fails_when_a_vae_is_added(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fails once doesn't cost the folder: the same command goes on when it reads again."""
-    vaes = [random_vae(SMALL, seed).save(tmp_path / f"{name}.safetensors") for seed, name in ((1, "one"), (2, "two"))]
-    measured(vaes[:1], photos, tmp_path / "run", skip_bad=True)
+def test_an_image_that_fails_when_a_vae_is_added(
+    two_vaes: list[Path], monkeypatch: pytest.MonkeyPatch, measure: Measure
+) -> None:
+    """A disk that fails once doesn't cost the folder: the same command resumes when it reads again."""
+    measure(two_vaes[:1], skip_bad=True)
 
     def fail(data: bytes, name: str, boxes: tuple[Box, ...], preset: Preset) -> Prepared:
         if name == "2.png":
@@ -203,18 +196,18 @@ def test_a_image_that_fails_when_a_vae_is_added(photos: Path, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr("vaelens.evaluation.chunks.prepare", fail)
         with pytest.raises(BadInputError, match=r"2\.png was readable before"):
-            evaluate(vaes, photos, output=tmp_path / "run", skip_bad=True, **FAST)  # type: ignore[arg-type]
-    results = measured(vaes, photos, tmp_path / "run", skip_bad=True)
+            measure(skip_bad=True)
+    results = measure(skip_bad=True)
     assert results.count == 4
     assert results.differences["two", "one", "psnr"].count == 4
 
 
-def test_a_name_that_is_no_unicode(photos: Path, tmp_path: Path) -> None:
-    """As a file's name may be, of which a VAE has its own."""
+def test_a_vae_may_have_a_name_that_is_no_unicode(measure: Measure) -> None:
+    """As the file may have after which it is named."""
     vae = random_vae(SMALL)
     vae.name = os.fsdecode(b"caf\xe9")
-    results = measured(vae, photos, tmp_path / "run", take=2)
+    results = measure(vae, take=2)
     assert results.vaes == (vae.name,)
-    again = measured(vae, photos, tmp_path / "run", take=2)
+    again = measure(vae, take=2)
     assert again.rows == results.rows
     assert again.record["calls"] == results.record["calls"], "nothing was measured again"

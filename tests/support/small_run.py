@@ -58,6 +58,13 @@ def make_whole(vaes: list[Path], photos: Path, folder: Path) -> Run:
     return Run(folder / "run", results)
 
 
+def patch_small_runs(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """With a cache in `folder`, and without a page and its examples, which take longer than the rest."""
+    patch.setenv("VAELENS_CACHE", str(folder / "cache"))
+    patch.setattr("vaelens.evaluation.run.make_examples", lambda chosen, run: [])
+    patch.setattr("vaelens.evaluation.report.report_files.report_html", lambda results, examples: "")
+
+
 def vae_options(vaes: list[Path]) -> list[str]:
     return [part for vae in vaes for part in ("--vae", str(vae))]
 
