@@ -1,10 +1,9 @@
-"""PSNR of a VAE on held-out photos, each beside that of an 8x down-and-up (Pillow's BICUBIC).
+"""PSNR of a VAE on held-out photos, compared with 8x downsampling and upsampling (Pillow's BICUBIC).
 
     python embedded/check.py [--vae VAE ...] [PHOTO ...]
 
-The bicubic image carries 3 numbers a cell of 8x8 pixels, a latent 4: an f8c4 VAE that can't beat it has
-learnt nothing. Without --vae: the embedded ones. Without photos: astronaut at 256 and 512 and chelsea at
-256, from scikit-image's wheel.
+The downsampled image has 3 numbers per 8x8 pixels, a latent 4: an f8c4 VAE that isn't better has learnt nothing.
+Without --vae: the embedded VAEs. Without photos: scikit-image's astronaut at 256 and 512 and chelsea at 256.
 """
 
 import argparse
@@ -31,15 +30,15 @@ def held_out() -> dict[str, Image.Image]:
     photos: dict[str, Image.Image] = {}
     for name, side in HELD_OUT:
         photo = Image.open(SKIMAGE / f"{name}.png").convert("RGB")
-        m = min(photo.size)
-        left, top = (photo.width - m) // 2, (photo.height - m) // 2
-        middle = photo.crop((left, top, left + m, top + m))
-        photos[f"{name}-{side}"] = middle.resize((side, side), Image.Resampling.BICUBIC)
+        edge = min(photo.size)
+        left, top = (photo.width - edge) // 2, (photo.height - edge) // 2
+        square = photo.crop((left, top, left + edge, top + edge))
+        photos[f"{name}-{side}"] = square.resize((side, side), Image.Resampling.BICUBIC)
     return photos
 
 
 def bicubic(photo: Image.Image) -> Image.Image:
-    """The photo at an eighth of its size and back."""
+    """The photo downsampled to an eighth of its size and upsampled again."""
     small = photo.resize((photo.width // FACTOR, photo.height // FACTOR), Image.Resampling.BICUBIC)
     return small.resize(photo.size, Image.Resampling.BICUBIC)
 
@@ -63,13 +62,13 @@ def main() -> None:
     cli.add_argument("photos", nargs="*", type=Path)
     a = cli.parse_args()
     photos = {p.name: Image.open(p).convert("RGB") for p in a.photos} or held_out()
-    for of in a.vae or registry().embedded():
-        found = scores(vaelens.load(of, device="cpu").reconstruct, photos.items())
-        for name, (vae, base) in found.items():
-            print(f"{name:<16} {of} {vae:6.2f} dB   bicubic {base:6.2f} dB   {vae - base:+.2f}")
-        gains = [vae - base for vae, base in found.values()]
-        told = f"{np.mean(gains):+.2f} dB over bicubic (from {min(gains):+.2f} to {max(gains):+.2f})"
-        print(f"{'mean':<16} {of} {told}, {len(found)} photos", flush=True)
+    for vae in a.vae or registry().embedded():
+        found = scores(vaelens.load(vae, device="cpu").reconstruct, photos.items())
+        for name, (psnr, base) in found.items():
+            print(f"{name:<16} {vae} {psnr:6.2f} dB   bicubic {base:6.2f} dB   {psnr - base:+.2f}")
+        gains = [psnr - base for psnr, base in found.values()]
+        summary = f"{np.mean(gains):+.2f} dB over bicubic (from {min(gains):+.2f} to {max(gains):+.2f})"
+        print(f"{'mean':<16} {vae} {summary}, {len(found)} photos", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the three small networks can do, on photos and on drawings that none of them was trained on.
+"""Test the networks of the small metrics on photos and synthetic images that none of them was trained on.
 
     python embedded/check_metrics.py [PHOTO ...]
 
-Prints psim-small over ladders of one damage each, its order beside PSNR's and SSIM's, fd-small of damaged and of
-different sets, and the share of letters that the glyph reader reads. Without photos: five of scikit-image's.
+Prints psim-small for rising strengths of several damages, its rank correlation with PSNR and SSIM, fd-small of damaged
+and of different sets, and the share of letters that the glyph reader reads. Without photos: five of scikit-image's.
 About five minutes on one core. Needs scikit-image and SciPy.
 """
 
@@ -33,7 +33,7 @@ from vaelens.networks.small import SmallFrechet, SmallPerceptual
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 PHOTOS = [SKIMAGE / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "ihc.png")]
-HELD_OUT = 300_000  # the first seed of drawings for this check; training has those from 200,000 on
+HELD_OUT = 300_000  # the first seed of the synthetic images; training has those from 200,000 on
 HEIGHTS = (4, 8, 12, 16, 24, 64)  # pixels of a glyph's box, the reader's bins
 
 Damage = Callable[[Image.Image], Image.Image]
@@ -51,7 +51,7 @@ def blurred(image: Image.Image, sigma: float) -> Image.Image:
 
 
 def noisy(image: Image.Image, sigma: float) -> Image.Image:
-    """Gaussian noise of this spread in 8-bit steps, the same pattern at each strength."""
+    """Gaussian noise of this standard deviation in 8-bit steps, the same pattern at each strength."""
     noise = np.random.default_rng(0).normal(0, sigma, (image.height, image.width, 3))
     return Image.fromarray(np.clip((np.asarray(image) + noise).round(), 0, 255).astype(np.uint8))
 
@@ -73,7 +73,7 @@ def tiny() -> vaelens.VAE:
 
 
 def through_vae(image: Image.Image, share: float = 1.0) -> Image.Image:
-    """The reconstruction by tiny-kl-f8, mixed into the image by this share."""
+    """The image blended with its reconstruction by tiny-kl-f8, of which it takes this share."""
     return image_of(torch.lerp(tensor(image), _again(image.tobytes(), image.size), share))
 
 
@@ -123,7 +123,7 @@ def measured(net: SmallPerceptual, image: Image.Image) -> Rungs:
 
 
 def agreement(found: Rungs) -> tuple[float, float]:
-    """Spearman's correlation of psim-small's order with PSNR's and with SSIM's, over all rungs (1: the same order)."""
+    """Spearman's rank correlation of psim-small with PSNR and with SSIM over all rungs (1: the same order)."""
     distance, *others = zip(*(rung for rungs in found.values() for rung in rungs), strict=True)
     by_psnr, by_ssim = (float(spearmanr(-np.array(distance), other).statistic) for other in others)
     return by_psnr, by_ssim
@@ -137,7 +137,7 @@ def moments(net: SmallFrechet, images: Sequence[Image.Image], damage: Damage = l
 
 
 def reading(pages: Sequence[tuple[Image.Image, Sequence[Box]]], damage: Damage = lambda p: p) -> list[tuple[int, int]]:
-    """Glyphs read and glyphs there, by the bins of HEIGHTS."""
+    """Glyphs read and glyphs in all, by the bins of HEIGHTS."""
     counts = [[0, 0] for _ in HEIGHTS[1:]]
     for page, boxes in pages:
         for box, good in zip(boxes, readable(tensor(damage(page)), boxes), strict=True):
@@ -158,26 +158,25 @@ def main() -> None:
         photos = {p.stem: square(Image.open(p).convert("RGB")) for p in a.photos or PHOTOS}
         show_perceptual(photos, [Image.fromarray(d.pixels) for d in (*faces[:5], *pages[:5])])
     if a.only in {None, "fd-small"}:
-        show_frechet(*([Image.fromarray(d.pixels) for d in drawings] for drawings in (faces, pages)))
+        show_frechet(*([Image.fromarray(d.pixels) for d in part] for part in (faces, pages)))
     if a.only in {None, "glyph-reader"}:
         show_reader([(Image.fromarray(d.pixels), d.boxes) for d in pages])
 
 
-def show_perceptual(photos: dict[str, Image.Image], drawings: Sequence[Image.Image]) -> None:
+def show_perceptual(photos: dict[str, Image.Image], synthetic: Sequence[Image.Image]) -> None:
     net = load_small_perceptual()
     torch.manual_seed(0)
     untrained = SmallPerceptual()
-    seen = {name: measured(net, photo) for name, photo in photos.items()}
-    for name, found in seen.items():
-        x = tensor(photos[name])
+    for name, photo in photos.items():
+        found, x = measured(net, photo), tensor(photo)
         print(f"psim-small, {name}: itself {psim_small(net, x, x).item():.1e}")
         for ladder, rungs in found.items():
             print(f"  {ladder:<18} {_row(LADDERS[ladder][1], [r[0] for r in rungs], 4)}")
-    for what, images in (("photos", [*photos.values()]), ("drawings", drawings)):
+    for what, images in (("photos", [*photos.values()]), ("synthetic images", synthetic)):
         orders = [(*agreement(measured(net, p)), *agreement(measured(untrained, p))) for p in images]
         found = np.array(orders)
         mean, worst = found.mean(axis=0), found.min(axis=0)
-        print(f"order over {sum(len(s) for _, s in LADDERS.values())} damages, Spearman, {len(found)} {what}:")
+        print(f"rank correlation over {sum(len(s) for _, s in LADDERS.values())} damages, {len(found)} {what}:")
         for i, other in enumerate(("PSNR", "SSIM")):
             print(f"  with {other}: mean {mean[i]:.2f}, worst {worst[i]:.2f}; untrained network {mean[i + 2]:.2f}")
 
@@ -187,7 +186,7 @@ def show_frechet(faces: Sequence[Image.Image], letters: Sequence[Image.Image]) -
     both = [*faces, *letters]
     clean = moments(net, both)
     dead = int((clean.covariance.diagonal() < 1e-6).sum())
-    print(f"fd-small, {len(both)} drawings, {dead} of {net.features} features without spread:")
+    print(f"fd-small, {len(both)} synthetic images, {dead} of {net.features} features constant:")
     print(f"  the same set {frechet_distance(clean, clean):.1e}")
     print(f"  halves of it {frechet_distance(moments(net, both[::2]), moments(net, both[1::2])):.2f}")
     print(f"  faces, letters {frechet_distance(moments(net, faces), moments(net, letters)):.2f}")
@@ -196,10 +195,7 @@ def show_frechet(faces: Sequence[Image.Image], letters: Sequence[Image.Image]) -
             frechet_distance(clean, moments(net, both, functools.partial(at, damage, strength)))
             for strength in strengths
         ]
-        rising = "rises" if all(np.diff(found) > 0) else "DOESN'T RISE"
-        print(
-            f"  {ladder:<18} {rising}  " + ", ".join(f"{s:g}: {v:.2f}" for s, v in zip(strengths, found, strict=True))
-        )
+        print(f"  {ladder:<18} {_row(strengths, found, 2)}")
 
 
 def show_reader(pages: Sequence[tuple[Image.Image, Sequence[Box]]]) -> None:

@@ -33,12 +33,12 @@ PAGE_METRICS: dict[str, Metric] = {
 IN_SHORT = ("fd_small", "letters", "psnr")
 FEATURES = 64  # of fd-small
 NETWORKS = ("this VAE", "this autoencoder")  # one training of each: a verdict is about these two
-DIFFERENCE = "VAE - autoencoder, 95 %"
+DIFFERENCE = "VAE - autoencoder, 95 % interval"
 UNSEEN_LATENTS = {
     "reconstructed": "images, reconstructed",
     "blended": "two images blended as pixels, reconstructed",
     "middle": "halfway between two images' latents",
-    "middle_beyond_blended": "halfway, less the blended ones",
+    "middle_beyond_blended": "halfway, minus the blended ones",
     "random": "random latents",
 }
 Record = dict[str, Any]
@@ -112,7 +112,7 @@ def pair_table(found: Record, first: str, second: str) -> str:
         by_seed = (number(value, metric.digits + 1, signed=True) for value in found[key]["by_seed"])
         return change(key, found[key]), ", ".join(by_seed)
 
-    return difference_table(("difference, 95 %", "by seed"), cells, found, first, second)
+    return difference_table(("difference, 95 % interval", "by seed"), cells, found, first, second)
 
 
 def arms_table(arms: Record) -> str:
@@ -170,11 +170,13 @@ def latents(vae: Record) -> str:
     of, posterior = vae["latents"], vae["latents"][BASE]["posterior"]
     rows = [
         (title, *(", ".join(number(value, 2) for value in of[name][key]) for name in BOTH))
-        for key, title in (("mean", "each channel's mean"), ("std", "each channel's spread"))
+        for key, title in (("mean", "mean of each channel"), ("std", "standard deviation of each channel"))
     ]
-    rows.append(("the furthest element, in spreads", *(number(of[name]["largest"], 1) for name in BOTH)))
+    rows.append(
+        ("largest deviation of an element, in standard deviations", *(number(of[name]["largest"], 1) for name in BOTH))
+    )
     rms, *quantiles = (number(100 * value, 1) for value in (posterior["rms"], *posterior["quantiles"]))
-    title = "the posterior's spread, % of the channel's: rms (10, 50, 90 % quantile)"
+    title = "standard deviation of the posterior, % of the channel's: rms (10, 50, 90 % quantile)"
     rows.append((title, "none", f"{rms} ({', '.join(quantiles)})"))
     return table(("latents", *BOTH), rows)
 

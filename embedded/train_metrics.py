@@ -1,10 +1,10 @@
-"""Train the three small networks of psim-small, fd-small and the glyph reader, on synthetic images' labels alone.
+"""Train the networks of psim-small, fd-small and the glyph reader, on synthetic images and their labels only.
 
     python embedded/train_metrics.py -o RUN                      all three, one after another
     python embedded/train_metrics.py -o RUN --only fd-small
 
-Half an hour on one CPU core. The drawings are made once and kept in RUN; the same command again
-goes on from RUN/NAME.pt: each batch is a function of (seed, step), so an interrupted run ends in the same weights.
+Half an hour on one CPU core. The synthetic images are stored in RUN. The same command resumes an interrupted run from
+its checkpoint RUN/NAME.pt, with the same final weights: each batch is a function of (seed, step).
 """
 
 import argparse
@@ -31,25 +31,25 @@ from vaelens.networks.small import GlyphReader, SmallFrechet, SmallPerceptual
 LABELS = ("background", "face", "eye", "iris", "mouth", *GLYPHS)
 DRAW = {"faces": draw_face, "letters": draw_letters}
 BLUR, NOISE, JPEG, REDUCE = ((0.5, 1, 2, 4), (5, 12, 25, 50), (90, 60, 30, 8), (1.5, 2.5, 4.5, 8))
-DAMAGES = 1 + 4 * 3  # none, and three strengths each of blur, noise, JPEG, and down-and-up
+DAMAGES = 1 + 4 * 3  # none, and three strengths each of blur, noise, JPEG, and downsampling
 Rng = np.random.Generator
 
 
-def drawn(kind: str, first: int, count: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n,256,256,3] and boxes float32 [m,6]: image, label, left, top, right, bottom; drawn once."""
-    file = folder / f"{kind}-{first}-{count}.npz"
+def synthetic(what: str, first: int, count: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n,256,256,3] and boxes float32 [m,6]: image, label, left, top, right, bottom; cached in a file."""
+    file = folder / f"{what}-{first}-{count}.npz"
     if not file.exists():
-        drawings = [DRAW[kind](seed) for seed in range(first, first + count)]
+        drawings = [DRAW[what](seed) for seed in range(first, first + count)]
         boxes = [(i, LABELS.index(b.label), b.left, b.top, b.right, b.bottom)
                  for i, d in enumerate(drawings) for b in d.boxes]  # fmt: skip
         arrays = {"pixels": np.stack([d.pixels for d in drawings]), "boxes": np.array(boxes, dtype=np.float32)}
         write_atomic(file, lambda out: np.savez(out, **arrays))
-    with np.load(file) as held:
-        return held["pixels"], held["boxes"]
+    with np.load(file) as arrays:
+        return arrays["pixels"], arrays["boxes"]
 
 
 def label_maps(pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """What stands at each pixel, uint8 [n,256,256], an index of LABELS: ellipses for parts, boxes for glyphs."""
+    """Each pixel's label, uint8 [n,256,256], an index of LABELS: ellipses for parts of faces, boxes for glyphs."""
     maps = np.zeros(pixels.shape[:3], dtype=np.uint8)
     ys, xs = np.mgrid[0:256, 0:256] + 0.5
     for image, label, left, top, right, bottom in boxes[np.argsort(boxes[:, 1], kind="stable")]:
@@ -62,36 +62,36 @@ def label_maps(pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def damaged(image: Image.Image, rng: Rng, most: int = 3) -> tuple[Image.Image, int]:
-    """The image with one known damage, or none, and its label below DAMAGES; strengths below `most`."""
-    kind, level = int(rng.integers(-1, 4)), int(rng.integers(most))
-    if kind < 0:
+    """The image with one damage or none, and the damage's label, below DAMAGES; of the `most` lowest strengths."""
+    damage, level = int(rng.integers(-1, 4)), int(rng.integers(most))
+    if damage < 0:
         return image, 0
-    strength = rng.uniform(*sorted((BLUR, NOISE, JPEG, REDUCE)[kind][level : level + 2]))
-    if kind == 0:
+    strength = rng.uniform(*sorted((BLUR, NOISE, JPEG, REDUCE)[damage][level : level + 2]))
+    if damage == 0:
         image = image.filter(ImageFilter.GaussianBlur(strength))
-    elif kind == 1:
+    elif damage == 1:
         noisy = np.asarray(image) + rng.normal(0, strength, (*image.size[::-1], 3))
         image = Image.fromarray(np.clip(noisy.round(), 0, 255).astype(np.uint8))
-    elif kind == 2:
+    elif damage == 2:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=round(strength))
         image = Image.open(file)
     else:
         small = image.resize([max(1, round(n / strength)) for n in image.size], Image.Resampling.BICUBIC)
         image = small.resize(image.size, Image.Resampling.BICUBIC)
-    return image, 1 + 3 * kind + level
+    return image, 1 + 3 * damage + level
 
 
-def recoloured(pixels: np.ndarray, rng: Rng) -> np.ndarray:
+def color_jittered(pixels: np.ndarray, rng: Rng) -> np.ndarray:
     out = np.clip(pixels[..., rng.permutation(3)] / 255 * rng.uniform(0.6, 1.3, 3), 0, 1) ** rng.uniform(0.6, 1.6)
     return (out * 255).round().astype(np.uint8)
 
 
 class Crops:
-    """Random squares of drawn faces and letters, with the labels of what is in them and of what was done to them."""
+    """Random squares of synthetic faces and letters, with the labels of their pixels and of their damage."""
 
     def __init__(self, first: int, counts: tuple[int, int], regions: tuple[int, int], side: int, folder: Path) -> None:
-        pools = [drawn(kind, first, count, folder) for kind, count in zip(DRAW, counts, strict=True)]
+        pools = [synthetic(what, first, count, folder) for what, count in zip(DRAW, counts, strict=True)]
         self.images = np.concatenate([pixels for pixels, _ in pools])
         self.maps = np.concatenate([label_maps(*pool) for pool in pools])
         self.regions, self.side = regions, side
@@ -108,18 +108,18 @@ class Crops:
         y, x = (int(v) for v in rng.integers(0, 256 - region + 1, 2))
         window, size = (slice(y, y + region), slice(x, x + region)), (self.side, self.side)
         labels = Image.fromarray(self.maps[i][window]).resize(size, Image.Resampling.NEAREST)
-        clean = Image.fromarray(recoloured(self.images[i][window], rng)).resize(size, Image.Resampling.BICUBIC)
+        clean = Image.fromarray(color_jittered(self.images[i][window], rng)).resize(size, Image.Resampling.BICUBIC)
         image, damage = damaged(clean, rng)
         return np.asarray(image), np.asarray(clean), np.asarray(labels), np.asarray(damage)
 
 
 class PerceptualTask(nn.Module):
-    """From each tap but the first, place by place and in spite of the damage: what was drawn, its colours and texture.
+    """Predict from each tap but the first, at each place and whatever the damage: the label, the colours, the texture.
 
-    Which damage was done is no task here: features that tell it count a slight blur for more than another image.
+    The damage itself isn't predicted: with features that show it, a slight blur would weigh more than another image.
     """
 
-    steps, rate, seed = 1500, 1e-3, 1
+    steps, lr, seed = 1500, 1e-3, 1
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -131,18 +131,18 @@ class PerceptualTask(nn.Module):
         image, clean, labels, _ = self.crops.batch(rng, 32)
         taps, total = self.net(image), torch.zeros(())
         for k, (head, tap) in enumerate(zip(self.places, taps[1:], strict=True), 1):
-            found = head(tap)
+            predicted = head(tap)
             mean = F.avg_pool2d(clean, 2**k)
             spread = (F.avg_pool2d(clean.square(), 2**k) - mean.square()).clamp_min(0).add(1e-6).sqrt()
-            total = total + F.cross_entropy(found[:, 6:], labels[:, 2**k // 2 :: 2**k, 2**k // 2 :: 2**k])
-            total = total + 20 * F.mse_loss(found[:, :6], torch.cat([mean, spread], dim=1))
+            total = total + F.cross_entropy(predicted[:, 6:], labels[:, 2**k // 2 :: 2**k, 2**k // 2 :: 2**k])
+            total = total + 20 * F.mse_loss(predicted[:, :6], torch.cat([mean, spread], dim=1))
         return total
 
 
 class FrechetTask(nn.Module):
-    """From the feature vector: which labels are in the image, how much of it they take, its colours, the damage."""
+    """Predict from the feature vector: which labels the image has, their shares of it, its colours, the damage."""
 
-    steps, rate, seed = 900, 1e-3, 2
+    steps, lr, seed = 900, 1e-3, 2
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -157,14 +157,14 @@ class FrechetTask(nn.Module):
         share = F.one_hot(labels.flatten(1), len(LABELS)).float().mean(dim=1)
         area = torch.cat([share[:, :5], share[:, 5:].sum(dim=1, keepdim=True)], dim=1)
         colours = torch.cat([image.mean(dim=(2, 3)), image.std(dim=(2, 3))], dim=1)
-        found = self.net(image)
-        measured = F.mse_loss(self.area(found), area) + F.mse_loss(self.colours(found), colours)
-        present = F.binary_cross_entropy_with_logits(self.present(found), (share > 0.002).float())
-        return 4 * present + 10 * measured + F.cross_entropy(self.damages(found), damage)
+        features = self.net(image)
+        regression = F.mse_loss(self.area(features), area) + F.mse_loss(self.colours(features), colours)
+        present = F.binary_cross_entropy_with_logits(self.present(features), (share > 0.002).float())
+        return 4 * present + 10 * regression + F.cross_entropy(self.damages(features), damage)
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Scale each feature to unit spread over training images, so that all count alike; ReLU lets us."""
+        """Scale each feature to unit standard deviation over training images, which commutes with the ReLU."""
         rng = np.random.default_rng((self.seed, 0, 0))
         spread = torch.cat([self.net(self.crops.batch(rng, 64)[0]) for _ in range(16)]).std(dim=0).clamp_min(1e-3)
         last = self.net.layers[-2]
@@ -175,14 +175,14 @@ class FrechetTask(nn.Module):
 
 
 class ReaderTask(nn.Module):
-    """Which shape a glyph has, on pages drawn at several sizes and damaged a little."""
+    """Classify the shapes of glyphs, on pages of several sizes, half of them with slight damage."""
 
-    steps, rate, seed = 800, 1e-3, 3
+    steps, lr, seed = 800, 1e-3, 3
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.net = GlyphReader(len(SHAPES))
-        self.pages, self.boxes = drawn("letters", 240_000, 1200, folder)
+        self.pages, self.boxes = synthetic("letters", 240_000, 1200, folder)
 
     def loss(self, rng: Rng) -> Tensor:
         crops, shapes = zip(*(self._page(rng) for _ in range(6)), strict=True)
@@ -190,9 +190,9 @@ class ReaderTask(nn.Module):
 
     def _page(self, rng: Rng) -> tuple[Tensor, Tensor]:
         i, side = int(rng.integers(len(self.pages))), int(rng.integers(128, 321))
-        drawing = Image.fromarray(self.pages[i]).resize((side, side), Image.Resampling.BICUBIC)
-        drawing = damaged(drawing, rng, most=1)[0] if rng.random() < 0.5 else drawing
-        image = torch.from_numpy(np.array(drawing)).permute(2, 0, 1)[None].float() / 255
+        page = Image.fromarray(self.pages[i]).resize((side, side), Image.Resampling.BICUBIC)
+        page = damaged(page, rng, most=1)[0] if rng.random() < 0.5 else page
+        image = torch.from_numpy(np.array(page)).permute(2, 0, 1)[None].float() / 255
         boxes = [Box(LABELS[int(b[1])], *(b[2:] * (side / 256) + rng.normal(0, 0.3, 4)))
                  for b in self.boxes[self.boxes[:, 0] == i]]  # fmt: skip
         return glyph_crops(image, boxes), torch.tensor([SHAPES.index(shape_of(b.label)) for b in boxes])
@@ -207,18 +207,18 @@ def train(name: str, folder: Path, steps: int | None) -> None:
     seed = TASKS[name].seed
     torch.manual_seed(seed)
     task = TASKS[name](folder)
-    steps, rate = steps or task.steps, task.rate
+    steps = steps or task.steps
     task.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(task.parameters(), rate, weight_decay=1e-4, fused=True)
-    file, start, began, losses = folder / f"{name}.pt", 0, time.monotonic(), []
+    optimizer = torch.optim.AdamW(task.parameters(), task.lr, weight_decay=1e-4, fused=True)
+    file, first, started, losses = folder / f"{name}.pt", 0, time.monotonic(), []
     if file.exists():
         state = torch.load(file, weights_only=True)
         task.load_state_dict(state["task"])
         optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-    for step in range(start, steps):
+        first = state["step"]
+    for step in range(first, steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 100, (steps - step) / (0.4 * steps))
+            group["lr"] = task.lr * min(1.0, (step + 1) / 100, (steps - step) / (0.4 * steps))
         loss = task.loss(np.random.default_rng((seed, step)))
         optimizer.zero_grad()
         loss.backward()
@@ -228,7 +228,9 @@ def train(name: str, folder: Path, steps: int | None) -> None:
         if (step + 1) % 100 == 0 or step + 1 == steps:
             state = {"task": task.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             write_atomic(file, functools.partial(torch.save, state))
-            print(f"{name} {step + 1}: loss {np.mean(losses[-100:]):.4f}, {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"{name} {step + 1}: loss {np.mean(losses[-100:]):.4f}, {time.monotonic() - started:.0f} s", flush=True
+            )
     if name == "fd-small":
         task.finish()
     notes = {"command": f"embedded/train_metrics.py --only {name} --steps {steps}", "torch": torch.__version__}

@@ -36,7 +36,7 @@ def main() -> None:
     known = registry().models.get(options.model)
     model, steps, guidance_scale = options.model, 50, 7.5
     if known is not None and known.embedded:
-        model, steps, guidance_scale = embedded_model_path(known), known.steps, known.guidance
+        model, steps, guidance_scale = embedded_model_path(known), known.steps, known.guidance_scale
     steps = options.steps or steps
     guidance_scale = guidance_scale if options.guidance_scale is None else options.guidance_scale
     names = options.vae or TRIO.get(options.model, TRIO[DEFAULT_MODEL])
