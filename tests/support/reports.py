@@ -1,6 +1,8 @@
 """Made-up results of an evaluation, as `evaluate` would give them."""
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,28 +11,22 @@ from vaelens.evaluation.metric_table import METRICS, image_metrics
 from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.results import DatasetScore, Example, Letters, RegionSpread, Results, Row
 from vaelens.images.faces import draw_face
-from vaelens.metrics.statistics import Interval, paired, spread
+from vaelens.metrics.statistics import Interval, Paired, Spread, paired, spread
 
 NAMES = ("kl-f8", "ft-ema", "ft-mse", "tiny-kl-f8")
 
-
 GAINS = (0.0, 0.4, 1.1, -2.0)
-
 
 BASE = {"psnr": (24, 3.5), "ssim": (0.7, 0.12), "psim": (0.95, 0.25), "lpips_vgg": (0.14, 0.05),
         "lpips_alex": (0.09, 0.04), "psim_small": (0.4, 0.1)}  # fmt: skip
 
-
 SETS = {"rfid": 4.7, "kid": 0.31, "fd_small": 0.8}
 
-
 LONG = "x" * 300
-
 
 FINGERPRINT = {
     half: {"stored": "ab" * 32, "float16": "cd" * 32, "bfloat16": "ef" * 32} for half in ("encoder", "decoder")
 }
-
 
 RECORD = {
     "command": "evaluate",
@@ -133,6 +129,27 @@ def made_up(
         warnings=(f"{count} images are few for rFID in 2048 dimensions.",) if full else (),
         record=RECORD | {"vaes": [{"name": vae, "dtype": "float32", "fingerprint": FINGERPRINT} for vae in vaes]},
     )
+
+
+def simple(**changes: object) -> Results:
+    """Two VAEs with round numbers, so that every cell can be written down."""
+    values: dict[str, object] = {
+        "metrics": ("rfid", "psnr", "ssim"),
+        "spreads": {
+            ("A", "psnr"): Spread(24.5049, 3.7, 24.4, 24.61, 10, 2),
+            ("B", "psnr"): Spread(23.4, 3.801, 23.3, 23.5, 12, 0),
+            ("A", "ssim"): Spread(0.71, 0.13, math.nan, math.nan, 1, 0),
+            ("B", "ssim"): Spread(math.nan, math.nan, math.nan, math.nan, 0, 12),
+        },
+        "dataset_scores": {
+            ("A", "rfid"): DatasetScore(4.7, Interval(4.7, 4.5, 4.9)),
+            ("B", "rfid"): DatasetScore(None, note="too few images"),
+        },
+        "differences": {("A", "B", "psnr"): Paired(1.1, -0.25, 2.5, 0.625, 0.125, 10, 2)},
+        "dataset_differences": {("A", "B", "rfid"): Interval(-0.3, -0.5, -0.1)},
+        "published": {("B", "psnr"): "23.4 ± 3.8"},
+    }
+    return dataclasses.replace(made_up(("A", "B"), 12, "card-2022", full=False), **values | changes)
 
 
 def examples_of(results: Results, count: int = 2) -> list[Example]:
