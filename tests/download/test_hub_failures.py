@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -26,9 +27,7 @@ GET = {"methods": ("GET",)}
         ({"status": 418}, ["418"]),
     ],
 )
-def test_a_refusal_is_named_with_what_to_do(
-    hub: HubStandin, fetched: Fetch, fault: dict[str, object], facts: list[str]
-) -> None:
+def test_a_refusal_is_explained(hub: HubStandin, fetched: Fetch, fault: dict[str, object], facts: list[str]) -> None:
     hub.fault(REPO, WEIGHTS, **fault)
     with pytest.raises(NetworkError) as error:
         fetched()
@@ -60,18 +59,14 @@ def test_an_impossible_name_is_a_usage_error(hub: HubStandin, fetched: Fetch, fi
 
 
 @pytest.mark.parametrize("methods", [("HEAD", "GET"), ("GET",)])
-def test_a_login_page_in_place_of_the_file_is_recognised(
-    hub: HubStandin, tmp_path: Path, fetched: Fetch, methods: tuple[str, ...]
-) -> None:
+def test_a_login_page_is_recognised(hub: HubStandin, tmp_path: Path, fetched: Fetch, methods: tuple[str, ...]) -> None:
     hub.fault(REPO, WEIGHTS, html=True, methods=methods)
     with pytest.raises(NetworkError, match=r"an HTML page came back.*login page"):
         fetched()
     assert snapshot_files(tmp_path) == []
 
 
-def test_a_network_that_is_down_is_named_and_a_cached_copy_used(
-    fetched: Fetch, notices: list[str], nobody: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_network_the_cache_is_used(fetched: Fetch, notices: list[str], nobody: str, monkeypatch: Any) -> None:
     fetched("config.json")
     set_endpoint(monkeypatch, nobody)
     with pytest.raises(NetworkError, match=f"{nobody} refuses the connection"):
@@ -89,9 +84,7 @@ def test_a_network_that_is_down_is_named_and_a_cached_copy_used(
         ("{host}", "HF_ENDPOINT should begin with https://"),
     ],
 )
-def test_a_wrong_endpoint_is_named(
-    hub: HubStandin, fetched: Fetch, monkeypatch: pytest.MonkeyPatch, endpoint: str, fact: str
-) -> None:
+def test_a_wrong_endpoint_is_named(hub: HubStandin, fetched: Fetch, monkeypatch: Any, endpoint: str, fact: str) -> None:
     host = hub.endpoint.removeprefix("http://")
     set_endpoint(monkeypatch, endpoint.format(host=host))
     with pytest.raises(NetworkError) as error:
@@ -112,7 +105,7 @@ def test_a_wrong_endpoint_is_named(
         ([{"break_after": 2_500_000, "reset": True, **GET}], "broke", 9),
     ],
 )
-def test_a_hub_with_a_problem_is_given_up(
+def test_a_failing_hub_is_given_up(
     hub: HubStandin, fetched: Fetch, faults: list[dict[str, object]], fact: str, requests: int
 ) -> None:
     for fault in faults:
@@ -137,9 +130,7 @@ def test_a_cache_that_cannot_be_written_is_named(fetched: Fetch, monkeypatch: py
         fetched()
 
 
-def test_a_disk_without_room_is_noticed_before_the_transfer(
-    hub: HubStandin, fetched: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_room_is_noticed_first(hub: HubStandin, fetched: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("", (), {"free": 1_000_000})())
     with pytest.raises(ResourceError, match="has room for 1 MB"):
         fetched()

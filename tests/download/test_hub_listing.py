@@ -55,9 +55,7 @@ def test_a_listing_names_every_page_s_files_at_one_commit(hub: HubStandin, liste
     assert all(request.authorized for request in requests)
 
 
-def test_a_listed_file_comes_from_the_dataset_and_is_found_again(
-    hub: HubStandin, listed: Lister, notices: list[str]
-) -> None:
+def test_a_listed_file_is_fetched_from_the_dataset(hub: HubStandin, listed: Lister, notices: list[str]) -> None:
     file = listed().files[1]
     path = fetch(file, runtime=Runtime(notify=notices.append))
     assert path.read_bytes() == FILES["data/test-0.tar"]
@@ -106,9 +104,7 @@ def test_offline_the_last_listing_is_used(
     assert hub.requests == []
 
 
-def test_offline_a_snapshot_is_listed_with_a_note_that_it_may_be_less(
-    hub: HubStandin, listed: Lister, notices: list[str]
-) -> None:
+def test_offline_a_snapshot_is_listed_with_a_note(hub: HubStandin, listed: Lister, notices: list[str]) -> None:
     for name in ("data/test-1.tar", "README.md"):
         fetch(RemoteFile(REPO, name, repo_type="dataset"))
     found = listed(offline=True)
@@ -121,7 +117,7 @@ def test_offline_a_snapshot_is_listed_with_a_note_that_it_may_be_less(
     assert notices == [f"offline: using the 2 cached files of dataset {REPO}, which may not be all"]
 
 
-def test_a_network_that_is_down_is_named_and_the_last_listing_used(
+def test_without_a_network_the_last_listing_is_used(
     listed: Lister, notices: list[str], nobody: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:

@@ -21,7 +21,7 @@ MD5 = hashlib.md5(WEB_CONTENT).hexdigest()
     ("fault", "fact"),
     [({"silent": True}, "stays silent"), ({"break_after": 10, "reset": True}, "broke, again and again")],
 )
-def test_a_server_with_a_problem_is_given_up(
+def test_a_failing_server_is_given_up(
     file: WebFile, server: WebStandin, cache: Path, fault: dict[str, object], fact: str
 ) -> None:
     server.fault("/weights.pth", **fault)
@@ -42,7 +42,7 @@ def test_a_server_with_a_problem_is_given_up(
         ({"html": True}, "login page"),
     ],
 )
-def test_a_refusal_is_named_and_the_next_address_tried(
+def test_after_a_refusal_a_mirror_is_used(
     file: WebFile, server: WebStandin, fault: dict[str, object], fact: str
 ) -> None:
     server.fault("/weights.pth", **fault)
