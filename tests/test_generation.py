@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from support import pipelines
 from support.comparisons import save_latents
+from support.pipelines import model_folders  # noqa: F401  (the fixture `folders`)
 from vaelens import generation
 from vaelens.adapters.models import find_model
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, UsageError
@@ -23,11 +24,7 @@ from vaelens.sampling import Sampling
 PROMPT = "a photo of a cat"
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    place = tmp_path_factory.mktemp("models")
-    pipes = {"sd": pipelines.sd(with_safety_checker=True), "sdxl": pipelines.sdxl()}
-    return {name: pipelines.write(pipe, place / name) for name, pipe in pipes.items()}
+Folders = dict[str, Path]
 
 
 def opened(folder: Path, **options: Any) -> LatentGenerator:
@@ -68,19 +65,19 @@ def article_loop(folder: Path, seed: int, steps: int, guidance: float, negative:
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0, 0.0])
-def test_the_articles_loop_gives_the_same_latent(folders: dict[str, Path], guidance: float) -> None:
+def test_the_articles_loop_gives_the_same_latent(folders: Folders, guidance: float) -> None:
     ours = opened(folders["sd"], guidance_scale=guidance, steps=5).latents(0)
     assert torch.equal(ours.tensor, article_loop(folders["sd"], 0, 5, guidance))
 
 
-def test_the_negative_prompt_has_an_effect(folders: dict[str, Path]) -> None:
+def test_the_negative_prompt_has_an_effect(folders: Folders) -> None:
     ours = opened(folders["sd"], negative_prompt="a dog").latents(3)
     assert torch.equal(ours.tensor, article_loop(folders["sd"], 3, 4, 7.5, "a dog"))
     assert not torch.equal(ours.tensor, article_loop(folders["sd"], 3, 4, 7.5))
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
-def test_the_pipelines_own_call_gives_the_same_latent(folders: dict[str, Path], kind: str) -> None:
+def test_the_pipelines_own_call_gives_the_same_latent(folders: Folders, kind: str) -> None:
     library = pipelines.diffusers()
     own = getattr(library, {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}[kind])
     pipe = own.from_pretrained(folders[kind])
@@ -88,46 +85,32 @@ def test_the_pipelines_own_call_gives_the_same_latent(folders: dict[str, Path], 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         seed = torch.Generator("cpu").manual_seed(7)
-        want = pipe(PROMPT, num_inference_steps=3, generator=seed, output_type="latent").images
+        expected = pipe(PROMPT, num_inference_steps=3, generator=seed, output_type="latent").images
     made = opened(folders[kind], steps=3)
     assert made.model.space == {"sd": "sd1", "sdxl": "sdxl"}[kind]
     assert made.sampling.guidance_scale == {"sd": 7.5, "sdxl": 5.0}[kind]
     steps: list[tuple[int, int]] = []
-    assert torch.equal(made.latents(7, lambda *step: steps.append(step)).tensor, want)
-    calls = {"sd": 4, "sdxl": 3}[kind]  # PNDM asks the UNet once more than it has steps
+    assert torch.equal(made.latents(7, lambda *step: steps.append(step)).tensor, expected)
+    calls = {"sd": 4, "sdxl": 3}[kind]  # PNDM calls the UNet once more than it has steps
     assert steps == [(number, calls) for number in range(1, calls + 1)]
 
 
-def test_no_vae_is_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for part in folders["sd"].iterdir():
-        if part.name != "vae":
-            (folder / part.name).symlink_to(part)
-    (folder / "vae").mkdir()
-    (folder / "vae" / "config.json").write_bytes((folders["sd"] / "vae" / "config.json").read_bytes())
+def test_no_vae_is_loaded(folders: Folders, tmp_path: Path) -> None:
+    folder = with_own("vae", folders["sd"], tmp_path / "model")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     assert torch.equal(opened(folder).latents(1).tensor, opened(folders["sd"]).latents(1).tensor)
 
 
-def test_another_scheduler_and_size(folders: dict[str, Path]) -> None:
+def test_another_scheduler_and_size(folders: Folders) -> None:
     made = opened(folders["sd"], scheduler="euler", size=(32, 64))
     assert made.facts.scheduler == "EulerDiscreteScheduler"
     assert made.latents(0).tensor.shape == (1, 4, 4, 8)
 
 
 @pytest.mark.parametrize(("name", "calls"), [("heun", 7), ("euler", 4), ("dpm++2m-karras", 4), ("unipc", 4)])
-def test_every_unet_call_is_announced(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, calls: int
-) -> None:
+def test_every_unet_call_is_announced(folders: Folders, monkeypatch: Any, name: str, calls: int) -> None:
     events: list[object] = []
-    unet = pipelines.diffusers().UNet2DConditionModel
-    forward = unet.forward
-
-    def counted(self: Any, *given: Any, **more: Any) -> Any:
-        events.append("called")
-        return forward(self, *given, **more)
-
-    monkeypatch.setattr(unet, "forward", counted)
+    pipelines.count_unet_calls(monkeypatch, events)
     made = opened(folders["sd"], scheduler=name)
     made.latents(0, lambda number, total: events.append((number, total)))
     assert events == [event for number in range(1, calls + 1) for event in ((number, calls), "called")]
@@ -135,7 +118,7 @@ def test_every_unet_call_is_announced(
     assert made.facts.scheduler_options.get("use_karras_sigmas", False) == (name == "dpm++2m-karras")
 
 
-def test_a_truncated_prompt_is_noted(folders: dict[str, Path]) -> None:
+def test_a_truncated_prompt_is_noted(folders: Folders) -> None:
     assert opened(folders["sd"]).notes() == []
     made = opened(folders["sd"], prompt="cat " * 13 + "dog dog" + " cat" * 2500)
     (note,) = made.notes()
@@ -143,13 +126,13 @@ def test_a_truncated_prompt_is_noted(folders: dict[str, Path]) -> None:
     assert len(note) < 150
 
 
-def test_the_safety_checker_is_optional(folders: dict[str, Path]) -> None:
+def test_the_safety_checker_is_optional(folders: Folders) -> None:
     assert opened(folders["sd"]).sampling.safety_checker
     assert not opened(folders["sd"], safety_checker=False).sampling.safety_checker
     assert not opened(folders["sdxl"]).sampling.safety_checker
 
 
-def test_latents_survive_their_file(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_latents_survive_their_file(folders: Folders, tmp_path: Path) -> None:
     made = opened(folders["sd"]).latents(5)
     (again,) = read_latents(save_latents(tmp_path / "x.safetensors", made))
     assert torch.equal(again.tensor, made.tensor)
@@ -159,7 +142,7 @@ def test_latents_survive_their_file(folders: dict[str, Path], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("change", [{"seed": None}, {"sampling": {"prompt": "a cat"} | {"steps": 0}}, {"model": 3}])
-def test_damaged_provenance_is_refused(folders: dict[str, Path], tmp_path: Path, change: dict[str, Any]) -> None:
+def test_damaged_provenance_is_refused(folders: Folders, tmp_path: Path, change: dict[str, Any]) -> None:
     latent = opened(folders["sd"]).latents(5)
     assert latent.provenance is not None
     metadata = {"latent_space": "sd1", "provenance": latent.provenance.model_dump(mode="json") | change}
@@ -213,7 +196,14 @@ def changed(folder: Path, target: Path, **index: Any) -> Path:
     return target
 
 
-def test_models_that_arent_stable_diffusion(folders: dict[str, Path], tmp_path: Path) -> None:
+def with_own(part: str, folder: Path, target: Path) -> Path:
+    """A copy of a model, of which one part may be written to."""
+    (changed(folder, target) / part).unlink()
+    shutil.copytree(folder / part, target / part)
+    return target
+
+
+def test_models_that_arent_stable_diffusion(folders: Folders, tmp_path: Path) -> None:
     other = changed(folders["sd"], tmp_path / "flux", _class_name="FluxPipeline")
     with pytest.raises(UsageError, match="flux is a FluxPipeline"):
         opened(other)
@@ -226,33 +216,28 @@ def test_models_that_arent_stable_diffusion(folders: dict[str, Path], tmp_path: 
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "safety_checker"])
-def test_one_missing_weight_is_caught(folders: dict[str, Path], tmp_path: Path, rewrite: Any, part: str) -> None:
+def test_one_missing_weight_is_caught(folders: Folders, tmp_path: Path, rewrite: Any, part: str) -> None:
     """transformers would fill it with random values, and only log that."""
-    target = changed(folders["sd"], tmp_path / "lacking")
-    (target / part).unlink()
-    shutil.copytree(folders["sd"] / part, target / part)
+    target = with_own(part, folders["sd"], tmp_path / "lacking")
     (file,) = (target / part).glob("*.safetensors")
-    lost: list[str] = []
 
     def without(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        lost.append(next(name for name in sorted(tensors) if name.endswith("bias")))
-        return {name: tensor for name, tensor in tensors.items() if name != lost[0]}
+        lost = next(name for name in sorted(tensors) if name.endswith("bias"))
+        return {name: tensor for name, tensor in tensors.items() if name != lost}
 
     rewrite(file, tmp_path / "new.safetensors", without).replace(file)
     with pytest.raises(BadInputError, match=rf"lacking: its files don't form .*{part} lacks .*bias"):
         opened(target)
 
 
-def test_foreign_code_isnt_run(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_foreign_code_isnt_run(folders: Folders, tmp_path: Path) -> None:
     target = changed(folders["sd"], tmp_path / "odd", scheduler=["somebody", "OddScheduler"])
     with pytest.raises(UnsafeFileError, match=r"scheduler is somebody\.OddScheduler"):
         opened(target)
 
 
-def test_a_damaged_unet_is_not_the_vaes_fault(folders: dict[str, Path], tmp_path: Path, rewrite: Any) -> None:
-    target = changed(folders["sd"], tmp_path / "damaged")
-    (target / "unet").unlink()
-    shutil.copytree(folders["sd"] / "unet", target / "unet")
+def test_a_damaged_unet_is_not_the_vaes_fault(folders: Folders, tmp_path: Path, rewrite: Any) -> None:
+    target = with_own("unet", folders["sd"], tmp_path / "damaged")
     file = target / "unet" / "diffusion_pytorch_model.safetensors"
 
     def damaged(tensors: dict[str, torch.Tensor]) -> None:
@@ -263,7 +248,7 @@ def test_a_damaged_unet_is_not_the_vaes_fault(folders: dict[str, Path], tmp_path
         opened(target).latents(3)
 
 
-def test_the_callers_own_logging_is_left_alone(folders: dict[str, Path]) -> None:
+def test_the_callers_own_logging_is_left_alone(folders: Folders) -> None:
     library = pipelines.diffusers()
     opened(folders["sd"]).latents(0)
     for logging in (library.utils.logging, __import__("transformers").utils.logging):
@@ -271,11 +256,9 @@ def test_the_callers_own_logging_is_left_alone(folders: dict[str, Path]) -> None
         assert logging.is_progress_bar_enabled()
 
 
-def test_pickled_weights_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    target = changed(folders["sd"], tmp_path / "pickled")
-    (target / "unet").unlink()
-    (target / "unet").mkdir()
-    (target / "unet" / "config.json").write_bytes((folders["sd"] / "unet" / "config.json").read_bytes())
+def test_pickled_weights_are_refused(folders: Folders, tmp_path: Path) -> None:
+    target = with_own("unet", folders["sd"], tmp_path / "pickled")
+    (target / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     (target / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02.")
     with pytest.raises(UnsafeFileError, match="unet has only pickled weights"):
         opened(target)
@@ -284,9 +267,7 @@ def test_pickled_weights_are_refused(folders: dict[str, Path], tmp_path: Path) -
         opened(tmp_path / "model.ckpt")
 
 
-def test_the_fp16_variant_is_used_in_half_precision_or_where_it_is_alone(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_fp16_variant_is_used_in_half_precision_or_where_it_is_alone(tmp_path: Path) -> None:
     half = pipelines.sd(with_safety_checker=True)
     both = pipelines.write(half, tmp_path / "both")
     pipelines.write(half.to(dtype=torch.float16), both, variant="fp16")

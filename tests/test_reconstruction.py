@@ -9,18 +9,16 @@ import pytest
 from PIL import Image
 
 import vaelens as vl
+from support.comparisons import face_photo
 from support.vaes import random_vae
 from vaelens.errors import ResourceError, UsageError
-from vaelens.images.faces import draw_face
 from vaelens.images.writing import to_pixels
 from vaelens.vae import VAE
 
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.png"
-    Image.fromarray(draw_face(0, 96).pixels[:90]).save(path)
-    return path
+    return face_photo(tmp_path / "photo.png", 96, 90)
 
 
 def test_it_gives_the_vaes_own_pixels_and_their_scores(photo: Path, tmp_path: Path) -> None:

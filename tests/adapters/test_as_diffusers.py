@@ -29,12 +29,12 @@ def kind(folder: Path, job: str = "") -> Any:
     return getattr(pipelines.diffusers(), f"{name}{job}Pipeline")
 
 
-def run(pipe: Any, **asked: Any) -> np.ndarray:
+def run(pipe: Any, **options: Any) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     with warnings.catch_warnings():  # diffusers' on its own options
         warnings.simplefilter("ignore")
         seed = torch.Generator("cpu").manual_seed(0)
-        return pipe("a cat", num_inference_steps=4, generator=seed, output_type="np", **asked).images
+        return pipe("a cat", num_inference_steps=4, generator=seed, output_type="np", **options).images
 
 
 def test_the_snippet_gives_diffusers_own_pixels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -48,13 +48,13 @@ def test_the_snippet_gives_diffusers_own_pixels(folder: Path, caplog: pytest.Log
 @pytest.mark.parametrize("job", ["Img2Img", "Inpaint"])
 def test_img2img_and_inpaint(folder: Path, job: str) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    asked = {"image": image, "strength": 0.8}
+    options = {"image": image, "strength": 0.8}
     if job == "Inpaint":
-        asked |= {"mask_image": Image.fromarray(np.tri(64, dtype=np.uint8) * 255), "height": 64, "width": 64}
+        options |= {"mask_image": Image.fromarray(np.tri(64, dtype=np.uint8) * 255), "height": 64, "width": 64}
     ours = vaelens.as_diffusers(vaelens.load(folder / "vae"))
-    made = run(kind(folder, job).from_pretrained(folder, vae=ours), **asked)
-    want = run(kind(folder, job).from_pretrained(folder), **asked)
-    np.testing.assert_allclose(made, want, atol=5e-6)
+    made = run(kind(folder, job).from_pretrained(folder, vae=ours), **options)
+    expected = run(kind(folder, job).from_pretrained(folder), **options)
+    np.testing.assert_allclose(made, expected, atol=5e-6)
 
 
 def test_it_follows_the_pipelines_dtype_and_device(folder: Path) -> None:

@@ -1,8 +1,6 @@
 """Models behind the hub stand-in: what is fetched and what isn't, who may not read it, and single-file checkpoints."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from support import pipelines
+from support.commands import invoke, vaelens
 from support.hub_standin import API, HubStandin
+from support.pipelines import model_folders  # noqa: F401  (the fixture `folders`)
 from support.vaes import random_vae
 from vaelens.adapters.models import find_model
 from vaelens.families.kl import to_ldm
@@ -26,26 +26,14 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    place = tmp_path_factory.mktemp("models")
-    pipes = {"sd": pipelines.sd(with_safety_checker=True), "sdxl": pipelines.sdxl()}
-    return {name: pipelines.write(pipe, place / name) for name, pipe in pipes.items()}
-
-
 @pytest.fixture
-def hub(folders: dict[str, Path]) -> Iterator[HubStandin]:
-    with HubStandin() as standin:
+def hub(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandin]:
+    monkeypatch.chdir(tmp_path)
+    with HubStandin() as hub:
+        hub.use(monkeypatch, tmp_path)
         for name, folder in folders.items():
-            pipelines.publish(standin, f"someone/{name}", folder)
-        yield standin
-
-
-def vaelens(hub: HubStandin, home: Path, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "vaelens", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=home, env=hub.environment(home, **more), timeout=120
-    )
+            pipelines.publish(hub, f"someone/{name}", folder)
+        yield hub
 
 
 def fetched(hub: HubStandin) -> set[str]:
@@ -62,8 +50,7 @@ def test_a_model_on_the_hub_without_its_vae(hub: HubStandin, folders: Folders, t
     space, scale = {"sd": ("sd1", 0.18215), "sdxl": ("sdxl", 0.13025)}[kind]
     vae = random_vae(space=space, scale=scale).save(tmp_path / "own.safetensors")
     arguments = ("compare", PROMPT, "--model", f"someone/{kind}", "--vae", vae, "--steps", 2, "--seed", 4)
-    ran = vaelens(hub, tmp_path, *arguments, "-o", "out.html")
-    assert ran.returncode == 0, ran.stderr
+    ran = invoke(*arguments, "-o", "out.html")
     record = json.loads((tmp_path / "out.run.json").read_text())
     assert record["images"][0]["latents_sha256"] == local(folders[kind], 4)
     assert record["model"]["commit"] == hub.commit(f"someone/{kind}")
@@ -72,22 +59,21 @@ def test_a_model_on_the_hub_without_its_vae(hub: HubStandin, folders: Folders, t
     assert VAE_WEIGHTS not in fetched(hub)
     assert f"downloading someone/{kind} {UNET}" in ran.stderr
     hub.requests.clear()
-    assert vaelens(hub, tmp_path, *arguments, "--offline", "-o", "again.html").returncode == 0
+    invoke(*arguments, "--offline", "-o", "again.html")
     assert hub.requests == []
 
 
 def test_generate_uses_the_models_own_vae(hub: HubStandin, tmp_path: Path) -> None:
-    ran = vaelens(hub, tmp_path, "generate", PROMPT, "--model", "someone/sd", "--steps", 2, "-o", "x.png")
-    assert ran.returncode == 0, ran.stderr
+    arguments = ("generate", PROMPT, "--model", "someone/sd", "--steps", 2, "-o", "x.png")
+    vaelens(*arguments, env=hub.environment(tmp_path))
     assert VAE_WEIGHTS in fetched(hub)
     record = json.loads((tmp_path / "x.run.json").read_text())
     assert record["vaes"][0]["name"] == "someone/sd"
 
 
-def test_the_safety_checker_isnt_fetched_where_it_is_turned_off(hub: HubStandin, tmp_path: Path) -> None:
+def test_a_safety_checker_that_is_off_is_not_fetched(hub: HubStandin, tmp_path: Path) -> None:
     vae = random_vae().save(tmp_path / "own.safetensors")
-    ran = vaelens(hub, tmp_path, *WITHOUT_CHECKER, "--vae", vae)
-    assert ran.returncode == 0, ran.stderr
+    invoke(*WITHOUT_CHECKER, "--vae", vae)
     assert not any(name.startswith("safety_checker/") for name in fetched(hub))
 
 
@@ -95,8 +81,7 @@ def test_another_latent_space_is_refused_before_any_weights(hub: HubStandin, tmp
     vae = random_vae().save(tmp_path / "sd1.safetensors")
     for named in (vae, "kl-f8", "someone/sd"):
         hub.requests.clear()
-        ran = vaelens(hub, tmp_path, "compare", PROMPT, "--model", "someone/sdxl", "--vae", named, "-o", "x.png")
-        assert ran.returncode == 2
+        ran = invoke("compare", PROMPT, "--model", "someone/sdxl", "--vae", named, "-o", "x.png", code=2)
         assert "the model someone/sdxl has the latent space sdxl" in ran.stderr
         assert "sd1" in ran.stderr
         assert fetched(hub) <= {"model_index.json", "vae/config.json", "config.json"}
@@ -105,15 +90,13 @@ def test_another_latent_space_is_refused_before_any_weights(hub: HubStandin, tmp
 
 def test_a_gated_model_and_a_missing_one_are_told_apart(hub: HubStandin, tmp_path: Path) -> None:
     hub.fault("someone/sd", "model_index.json", status=401, code="GatedRepo")
-    ran = vaelens(hub, tmp_path, "generate", PROMPT, "--model", "someone/sd", "-o", "x.png")
-    assert ran.returncode == 5
+    ran = invoke("generate", PROMPT, "--model", "someone/sd", "-o", "x.png", code=5)
     assert f"the repository is gated. Accept its licence on {hub.endpoint}/someone/sd, then run" in ran.stderr
     for fault in ({"status": 401, "code": "RepoNotFound"}, None):
         name = "someone/sdxl" if fault else "nobody/nothing"
         if fault:
             hub.fault(name, API, **fault)
-        ran = vaelens(hub, tmp_path, "generate", PROMPT, "--model", name, "-o", "x.png")
-        assert ran.returncode == 5
+        ran = invoke("generate", PROMPT, "--model", name, "-o", "x.png", code=5)
         assert "no such repository, or a private or gated one. Check the name" in ran.stderr
         assert "the repository is gated." not in ran.stderr
     assert not (tmp_path / "x.png").exists()
@@ -123,8 +106,7 @@ def test_half_precision_fetches_the_fp16_variant_alone(hub: HubStandin, folders:
     half = pipelines.sd().to(dtype=torch.float16)
     pipelines.publish(hub, "someone/sd", pipelines.write(half, tmp_path / "half", variant="fp16"))
     vae = random_vae().save(tmp_path / "own.safetensors")
-    ran = vaelens(hub, tmp_path, *WITHOUT_CHECKER, "--vae", vae, "--dtype", "bfloat16")
-    assert ran.returncode == 0, ran.stderr
+    invoke(*WITHOUT_CHECKER, "--vae", vae, "--dtype", "bfloat16")
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in fetched(hub)
     assert UNET not in fetched(hub)
     assert json.loads((tmp_path / "x.run.json").read_text())["model"]["variant"] == "fp16"
@@ -174,14 +156,12 @@ def test_a_single_file_checkpoint(hub: HubStandin, tmp_path: Path) -> None:
     save_file({n: t.contiguous().clone() for n, t in tensors.items()}, tmp_path / "mine.safetensors")
     own = vae.save(tmp_path / "own.safetensors")
     arguments = ("generate", PROMPT, "--model", "mine.safetensors", "--vae", own, "--steps", 2, "-o", "x.png")
-    ran = vaelens(hub, tmp_path, *arguments)
-    assert ran.returncode == 0, ran.stderr
+    invoke(*arguments)
     record = json.loads((tmp_path / "x.run.json").read_text())
     assert record["images"][0]["latents_sha256"] == local(folder, 0)
     assert record["model"]["name"] == "mine"
     assert not any(name.endswith(".safetensors") for name in fetched(hub))
     other = {n: t for n, t in tensors.items() if not n.startswith("model.")}
     save_file({n: t.contiguous().clone() for n, t in other.items()}, tmp_path / "vae.safetensors")
-    ran = vaelens(hub, tmp_path, "generate", PROMPT, "--model", "vae.safetensors", "-o", "y.png")
-    assert ran.returncode == 3
+    ran = invoke("generate", PROMPT, "--model", "vae.safetensors", "-o", "y.png", code=3)
     assert "not a whole checkpoint of Stable Diffusion" in ran.stderr

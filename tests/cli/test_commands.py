@@ -2,52 +2,34 @@
 
 import importlib.metadata
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
+from support.commands import invoke, vaelens
+from support.comparisons import face_photo
 from support.hub_standin import HubStandin
 from support.vaes import random_vae
 from vaelens import doctor
 from vaelens.cli import main
-from vaelens.errors import VaelensError
 from vaelens.images.faces import draw_face
 from vaelens.vae import VAE
 
 
-def vaelens(*arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "vaelens", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **env})
-
-
-def failure(*arguments: str) -> tuple[int, str]:
-    """Exit code and message of a command that fails, run in this process."""
-    ran = CliRunner().invoke(main.app, arguments)
-    assert ran.stdout == ""
-    if isinstance(ran.exception, VaelensError):
-        return ran.exception.exit_code, str(ran.exception)
-    assert isinstance(ran.exception, SystemExit), ran.exception
-    return ran.exit_code, ran.stderr
-
-
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.png"
-    Image.fromarray(draw_face(0, 96).pixels[:90]).save(path)
-    return path
+    return face_photo(tmp_path / "photo.png", 96, 90)
 
 
 def test_a_strip_with_the_embedded_vaes(photo: Path, tmp_path: Path) -> None:
     ran = vaelens("reconstruct", photo, "-o", "out.png", cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
     for fact in ("tiny-kl-f8, tiny-ft-ema, tiny-ft-mse", "--vae ft-mse", "96x90 padded to 96x96"):
         assert fact in ran.stderr
     assert "wrote out.png and 1 more" in ran.stdout
@@ -66,11 +48,11 @@ def test_a_strip_with_the_embedded_vaes(photo: Path, tmp_path: Path) -> None:
     assert {"schema", "command", "settings", "versions", "threads", "seconds", "peak_memory_bytes"} <= set(record)
 
 
-def test_a_folder_holds_page_strip_record_and_each_image(photo: Path, vae: VAE, tmp_path: Path) -> None:
+def test_a_folder_has_page_strip_record_and_each_image(photo: Path, vae: VAE, tmp_path: Path) -> None:
     file = vae.save(tmp_path / "mine.safetensors")
     named = photo.rename(photo.with_name("mé 日本 <b>&.png"))
-    ran = vaelens("reconstruct", named, "--vae", "tiny-kl-f8", "--vae", file, "-o", tmp_path / "out", "--json")
-    assert ran.returncode == 0, ran.stderr
+    ran = vaelens("reconstruct", named, "--vae", "tiny-kl-f8", "--vae", file, "-o", tmp_path / "out", "--json", "-q")
+    assert ran.stderr == ""
     result = json.loads(ran.stdout)
     assert [r["vae"] for r in result["rows"]] == ["tiny-kl-f8", "mine"]
     written = sorted(p.name for p in (tmp_path / "out").iterdir())
@@ -83,29 +65,32 @@ def test_a_folder_holds_page_strip_record_and_each_image(photo: Path, vae: VAE, 
     assert "日本 <b>" not in (tmp_path / "out" / "index.html").read_text()
 
 
+PHOTO = ["reconstruct", "photo.png"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["reconstruct", "photo.png", "--vae", "ft-mes"], 2, "Did you mean ft-mse"),
-        (["reconstruct", "photo.png", "--vae", "none.safetensors"], 3, "no such file"),
-        (["reconstruct", "photo.png", "--vae", "old.ckpt"], 4, "old.ckpt is a pickled file"),
-        (["reconstruct", "photo.png", "--vae", "nan.safetensors"], 7, "decoder.conv_out.bias holds 1 value"),
-        (["reconstruct", "photo.png", "-o", "photo.png"], 2, "is one of the inputs and would be lost"),
-        (["reconstruct", "photo.png", "-o", "out.jpg"], 2, "a .png strip, an .html page or a folder"),
-        (["reconstruct", "photo.png", "-o", "/dev/null"], 2, "/dev/null"),
+        ([*PHOTO, "--vae", "ft-mes"], 2, "Did you mean ft-mse"),
+        ([*PHOTO, "--vae", "none.safetensors"], 3, "no such file"),
+        ([*PHOTO, "--vae", "old.ckpt"], 4, "old.ckpt is a pickled file"),
+        ([*PHOTO, "--vae", "nan.safetensors"], 7, "decoder.conv_out.bias holds 1 value"),
+        ([*PHOTO, "-o", "photo.png"], 2, "is one of the inputs and would be lost"),
+        ([*PHOTO, "-o", "out.jpg"], 2, "a .png strip, an .html page or a folder"),
+        ([*PHOTO, "-o", "/dev/null"], 2, "/dev/null"),
         (["reconstruct", "strip.png", "-o", "."], 2, "strip.png is one of the inputs and would be lost"),
-        (["reconstruct", "photo.png", "--vae", ""], 2, "empty name"),
-        (["reconstruct", "photo.png", "-o", "taken.png"], 2, "taken.run.json is a folder"),
-        (["reconstruct", "photo.png", "--vae", "nobody/nothing", "--offline"], 5, "not in the cache"),
-        (["reconstruct", "photo.png", "--seed", "18446744073709551616"], 2, "a seed lies between"),
-        (["reconstruct", "photo.png", "--posterior", "mean"], 2, "mode or sample, not 'mean'"),
-        (["reconstruct", "photo.png", "--device", "tpu"], 2, "'tpu'"),
-        (["reconstruct", "photo.png", "--dtype", "int8"], 2, "'int8'"),
-        (["reconstruct", "photo.png", "--space", "sd9", "--vae", "plain.safetensors"], 2, "'sd9'"),
-        (["reconstruct", "photo.png", "--vae", "plain.safetensors"], 3, "plain.safetensors"),
+        ([*PHOTO, "--vae", ""], 2, "empty name"),
+        ([*PHOTO, "-o", "taken.png"], 2, "taken.run.json is a folder"),
+        ([*PHOTO, "--vae", "nobody/nothing", "--offline"], 5, "not in the cache"),
+        ([*PHOTO, "--seed", "18446744073709551616"], 2, "a seed lies between"),
+        ([*PHOTO, "--posterior", "mean"], 2, "mode or sample, not 'mean'"),
+        ([*PHOTO, "--device", "tpu"], 2, "'tpu'"),
+        ([*PHOTO, "--dtype", "int8"], 2, "'int8'"),
+        ([*PHOTO, "--space", "sd9", "--vae", "plain.safetensors"], 2, "'sd9'"),
+        ([*PHOTO, "--vae", "plain.safetensors"], 3, "plain.safetensors"),
         (["reconstruct", "nowhere.png"], 3, "nowhere.png"),
         (["reconstruct", "text.png"], 3, "text.png"),
-        (["reconstruct", "photo.png", "--max-side", "0"], 2, "max-side"),
+        ([*PHOTO, "--max-side", "0"], 2, "max-side"),
         (["reconstruct"], 2, "PHOTO"),
         (["compare", "photo.png"], 2, "--photo photo.png"),
         (["compare", "a face", "--seed", "1.5"], 2, "seeds are whole numbers"),
@@ -125,21 +110,21 @@ def test_a_folder_holds_page_strip_record_and_each_image(photo: Path, vae: VAE, 
     ],
 )
 def test_a_wrong_command_gets_a_message_and_its_exit_code(
-    photo: Path, vae_file: Path, rewrite: object, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int,
-    message: str,
-) -> None:  # fmt: skip
+    photo: Path, vae_file: Path, rewrite: Any, monkeypatch: Any, arguments: list[str], code: int, message: str
+) -> None:
     folder = photo.parent
-    rewrite(vae_file, folder / "nan.safetensors", _spoil)  # type: ignore[operator]
-    rewrite(vae_file, folder / "plain.safetensors", metadata={})  # type: ignore[operator]
+    rewrite(vae_file, folder / "nan.safetensors", _spoil)
+    rewrite(vae_file, folder / "plain.safetensors", metadata={})
     (folder / "text.png").write_text("hello")
     (folder / "old.ckpt").write_bytes(b"PK")
     (folder / "strip.png").write_bytes(photo.read_bytes())
     (folder / "taken.run.json").mkdir()
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     monkeypatch.chdir(folder)
-    found, text = failure(*arguments)
-    assert (found, message in text) == (code, True), text
-    assert len(text) < 500
+    ran = invoke(*arguments, code=code)
+    assert ran.stdout == ""
+    assert message in ran.stderr
+    assert len(ran.stderr) < 500
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
@@ -148,16 +133,11 @@ def _spoil(tensors: dict) -> None:  # type: ignore[type-arg]
 
 
 def test_an_error_is_one_line_and_its_traceback_is_shown_on_request(photo: Path) -> None:
-    plain, verbose = (vaelens("reconstruct", photo, "--vae", "ft-mes", *flag) for flag in ([], ["-v"]))
-    for ran in (plain, verbose):
-        assert (ran.returncode, ran.stdout) == (2, "")
+    plain, verbose = (vaelens("reconstruct", photo, "--vae", "ft-mes", *flag, code=2) for flag in ([], ["-v"]))
+    assert plain.stdout == verbose.stdout == ""
     assert plain.stderr.startswith("vaelens: no VAE is called 'ft-mes'")
     assert plain.stderr.count("\n") == 1
     assert "Traceback" in verbose.stderr
-
-
-def test_quiet_is_quiet(photo: Path, tmp_path: Path) -> None:
-    assert vaelens("reconstruct", photo, "-o", tmp_path / "a.png", "-q").stderr == ""
 
 
 def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
@@ -165,7 +145,6 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vaelens", "reconstruct", "photo.png", "-o", "out.png"]
     for name in ("SIGINT", "SIGTERM"):
         running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-        assert running.stderr is not None
         assert "No --vae named" in running.stderr.readline()
         time.sleep(0.3)
         running.send_signal(getattr(signal, name))
@@ -178,7 +157,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """The signal handlers, put back afterwards."""
+    """Restores the signal handlers."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -186,9 +165,9 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("handlers")
-def test_an_interrupt_that_compiled_code_turns_into_an_error_is_still_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_hidden_by_another_error_is_still_one(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Compiled code turns it into an error of its own."""
+
     def swallow() -> None:
         try:
             signal.raise_signal(signal.SIGINT)
@@ -204,44 +183,41 @@ def test_an_interrupt_that_compiled_code_turns_into_an_error_is_still_one(
 
 
 def test_the_version_is_printed() -> None:
-    ran = vaelens("--version")
-    assert (ran.returncode, ran.stdout) == (0, f"vaelens {importlib.metadata.version('vaelens')}\n")
+    assert vaelens("--version").stdout == f"vaelens {importlib.metadata.version('vaelens')}\n"
 
 
 def test_list_prints_the_published_table() -> None:
-    ran = vaelens("list")
-    assert ran.returncode == 0, ran.stderr
+    ran = invoke("list")
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
     assert "ft-MSE 840,001 MSE + 0.1 LPIPS 4.70 24.5 ± 3.7 0.71 ± 0.13 0.92 ± 0.27" in lines
     assert "kl-f8 (original) 246,803 L1 + LPIPS 4.99 23.4 ± 3.8 0.69 ± 0.14 1.01 ± 0.28" in lines
     assert "ft-EMA 560,001 L1 + LPIPS 1.77 26.7 ± 4.8 0.82 ± 0.12 0.67 ± 0.34" in lines
-    assert json.loads(vaelens("list", "--json").stdout)["vaes"]["ft-mse"]["training"]["resumed_from"] == "ft-ema"
+    assert json.loads(invoke("list", "--json").stdout)["vaes"]["ft-mse"]["training"]["resumed_from"] == "ft-ema"
     assert "ft-mse sd1 840,001 decoder stabilityai/sd-vae-ft-mse MIT" in lines
     assert "sd-v1-4 sd1 CompVis/stable-diffusion-v1-4 CreativeML OpenRAIL-M" in lines
     assert "tiny-sd tiny embedded Apache-2.0" in lines
 
 
 def test_inspect_shows_each_field_with_its_source(vae_file: Path) -> None:
-    ran = vaelens("inspect", vae_file)
-    assert ran.returncode == 0, ran.stderr
+    ran = invoke("inspect", vae_file)
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
     assert "tensors 248" in lines
     assert "norm_num_groups 4 the file's metadata" in lines
     assert "latent_channels 4 the tensors' shapes" in lines
-    found = json.loads(vaelens("inspect", vae_file, "--json").stdout)
+    found = json.loads(invoke("inspect", vae_file, "--json").stdout)
     assert found["fingerprint"] == random_vae().fingerprint.as_dict()
     assert found["spec"]["latent_space"] == {"value": "sd1", "source": "the file's metadata"}
 
 
-def test_doctor_checks_each_device(tmp_path: Path) -> None:
-    ran = vaelens("doctor", "--json", HF_TOKEN="hf_secretsecretsecret", HF_HOME=str(tmp_path))
-    assert ran.returncode == 0, ran.stderr
+def test_doctor_checks_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
+    ran = invoke("doctor", "--json")
     found = json.loads(ran.stdout)
     assert found["healthy"] is True
     assert [t["difference"] for t in found["round_trips"] if (t["device"], t["dtype"]) == ("cpu", "float32")] == [0.0]
     assert found["hub"]["token"] is True
     assert "hf_secret" not in ran.stdout + ran.stderr
-    assert "agrees with the CPU" in vaelens("doctor").stdout
+    assert "agrees with the CPU" in invoke("doctor").stdout
 
 
 def test_doctor_fails_when_a_device_disagrees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,27 +244,23 @@ def test_output_into_a_closed_pipe_is_quiet() -> None:
     assert ran.stdout.startswith("VAE")
 
 
-def test_a_vae_from_the_hub_by_id(photo: Path, vae: VAE, tmp_path: Path) -> None:
+def test_a_vae_from_the_hub_by_id(photo: Path, vae: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloaded with a notice, then from the cache with --offline; the token is nowhere."""
     folder = vae.save(tmp_path / "vae")
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
     with HubStandin() as hub:
+        hub.use(monkeypatch, tmp_path / "home")
         for file in folder.iterdir():
             hub.add("someone/pipeline", f"vae/{file.name}", file.read_bytes())
-        env = hub.environment(tmp_path / "home", HF_TOKEN="hf_secretsecretsecret")
         outputs = ["reconstruct", photo, "--vae", "someone/pipeline", "-o", tmp_path / "out.png"]
-        first = vaelens(*outputs, **env)
-        assert first.returncode == 0, first.stderr
+        first = invoke(*outputs)
         assert "someone/pipeline" in first.stderr
         assert json.loads((tmp_path / "out.run.json").read_text())["vaes"][0]["name"] == "someone/pipeline"
         count = len(hub.requests)
-        second = vaelens(*outputs, "--offline", **env)
-        assert second.returncode == 0, second.stderr
+        second = invoke(*outputs, "--offline")
         assert len(hub.requests) == count
-        missing = vaelens("inspect", "someone/else", "--offline", **env)
-        assert missing.returncode == 5
-        for ran in (first, second, missing):
-            assert "hf_secret" not in ran.stdout + ran.stderr
-    gone = vaelens("inspect", "ft-mse", **env)
-    assert gone.returncode == 5
+        missing = invoke("inspect", "someone/else", "--offline", code=5)
+    gone = invoke("inspect", "ft-mse", code=5)
     assert "stabilityai/sd-vae-ft-mse" in gone.stderr
-    assert "Traceback" not in gone.stderr
+    for ran in (first, second, missing, gone):
+        assert "hf_secret" not in ran.stdout + ran.stderr

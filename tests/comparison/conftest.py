@@ -1,3 +1,3 @@
 """The fixtures of small comparisons."""
 
-from support.comparisons import model, one_thread, photo, vaes  # noqa: F401
+from support.comparisons import model, photo, vaes  # noqa: F401

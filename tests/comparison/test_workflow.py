@@ -15,6 +15,7 @@ from support.vaes import random_vae
 from vaelens.adapters.pipelines import DiffusionPipeline
 from vaelens.comparison.workflow import compare
 from vaelens.errors import CheckFailedError, ResourceError, UsageError
+from vaelens.images.drawing import Box
 from vaelens.latents import Latent, PromptProvenance
 from vaelens.loading import load
 from vaelens.replay.reproduction import replay
@@ -22,21 +23,14 @@ from vaelens.vae import VAE
 
 
 def test_five_vaes_cost_no_more_unet_calls_than_one(model: Path, vaes: list[VAE], monkeypatch: Any) -> None:
-    calls: list[int] = []
-    unet = pipelines.diffusers().UNet2DConditionModel
-    forward = unet.forward
-
-    def counted(self: Any, *given: Any, **more: Any) -> Any:
-        calls.append(1)
-        return forward(self, *given, **more)
-
-    monkeypatch.setattr(unet, "forward", counted)
+    calls: list[str] = []
+    pipelines.count_unet_calls(monkeypatch, calls)
     run(model, vaes[:1], seeds=(0, 1))
     one = len(calls)
     calls.clear()
     made = run(model, vaes, seeds=(0, 1))
     assert repr(made) == "Comparison(2 latents, 5 VAEs: v0, v1, v2, v3, v4)"
-    assert len(calls) == one == 2 * 4  # PNDM asks one time more than it has steps
+    assert len(calls) == one == 2 * 4  # PNDM calls once more than it has steps
     for image, described in zip(made.images, made.record["images"], strict=True):
         of_rows = {row["latents_sha256"] for row in made.record["rows"] if row["image"] == image.title}
         assert of_rows == {described["latents_sha256"]} == {image.latent.sha256}
@@ -53,8 +47,8 @@ def test_a_seed_gives_the_same_image_alone_and_in_company(model: Path, vaes: lis
     library.set_progress_bar_config(disable=True)
     theirs = library(PROMPT, num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="latent")
     assert torch.equal(theirs.images, company.images[1].latent.tensor)
-    want = vaes[1].decode(theirs.images).mul(255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(alone.images[0].decoded[0].pixels, want)
+    expected = vaes[1].decode(theirs.images).mul(255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(alone.images[0].decoded[0].pixels, expected)
 
 
 def test_seed_0_and_guidance_scale_0_are_taken_literally(model: Path, vaes: list[VAE]) -> None:
@@ -107,13 +101,9 @@ def test_the_page_jumps_to_labelled_boxes(model: Path, vaes: list[VAE], photo: P
     )
     notices: list[str] = []
     made = run(model, vaes[:1], seeds=(4,), photos=photo, max_side=20, boxes=boxes, notify=notices.append)
-    assert [(box.label, box.left, box.top, box.right, box.bottom) for box in made.images[0].boxes] == [
-        ("letter", 8, 8, 40, 48)
-    ]
-    assert [(box.label, box.left, box.top, box.right, box.bottom) for box in made.images[1].boxes] == [
-        ("eye", 5, 4, 10, 9),
-        ("mouth", 15, 10, 20, 15),  # what goes beyond the image is cut, what lies outside left out
-    ]
+    assert made.images[0].boxes == (Box("letter", 8, 8, 40, 48),)
+    # What goes beyond the image is cut, what lies outside left out.
+    assert made.images[1].boxes == (Box("eye", 5, 4, 10, 9), Box("mouth", 15, 10, 20, 15))
     assert made.notes == (
         f"1 of the 3 ids in {boxes} match no image.",
         "1 boxes lie outside of face.png and are left out.",
@@ -127,18 +117,16 @@ def test_the_page_jumps_to_labelled_boxes(model: Path, vaes: list[VAE], photo: P
 
 
 def test_the_safety_checker_sees_every_image(model: Path, vaes: list[VAE], monkeypatch: Any) -> None:
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
 
-    def flags_the_second(
-        self: Any, image: torch.Tensor, device: object, dtype: object
-    ) -> tuple[torch.Tensor, list[bool]]:
+    def flags_the_second(_pipe: Any, image: torch.Tensor, *_: object) -> tuple[torch.Tensor, list[bool]]:
         assert -1.0 <= float(image.min()) <= float(image.max()) <= 1.0
-        seen.append(tuple(image.shape))
-        return image, [len(seen) == 2]
+        shapes.append(tuple(image.shape))
+        return image, [len(shapes) == 2]
 
     monkeypatch.setattr(pipelines.diffusers().StableDiffusionPipeline, "run_safety_checker", flags_the_second)
     made = run(model, vaes[:3], safety_checker=True)
-    assert seen == [(1, 3, 64, 64)] * 3
+    assert shapes == [(1, 3, 64, 64)] * 3
     flagged = [one.flagged for one in made.images[0].decoded]
     assert flagged == [False, True, False]
     assert made.images[0].decoded[1].pixels.max() == 0
@@ -147,25 +135,25 @@ def test_the_safety_checker_sees_every_image(model: Path, vaes: list[VAE], monke
     assert "safety checker" in made.gallery().rows[0].cells[1].note
     assert "1 of 3 images" in " ".join(made.warnings())
     run(model, vaes[:1])
-    assert len(seen) == 3, "off by request"
+    assert len(shapes) == 3, "it is turned off"
 
 
 def test_the_models_own_safety_checker_runs(model: Path, vaes: list[VAE], monkeypatch: Any) -> None:
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 
-    seen: list[bool] = []
+    flags: list[bool] = []
     forward = StableDiffusionSafetyChecker.forward
 
     def counted(self: Any, *given: Any, **more: Any) -> Any:
         found = forward(self, *given, **more)
-        seen.append(found[1][0])
+        flags.append(found[1][0])
         return found
 
     monkeypatch.setattr(StableDiffusionSafetyChecker, "forward", counted)
     made = run(model, vaes[:2], safety_checker=True)
     assert made.record["sampling"]["safety_checker"] is True
-    assert seen == [one.flagged for one in made.images[0].decoded]
-    assert len(seen) == 2
+    assert flags == [one.flagged for one in made.images[0].decoded]
+    assert len(flags) == 2
 
 
 def test_an_overflow_in_fp16_is_decoded_again_in_fp32(model: Path, tmp_path: Path) -> None:
@@ -222,9 +210,7 @@ def test_an_interrupt_leaves_what_was_finished(model: Path, vaes: list[VAE], tmp
         run(model, vaes[:2], should_stop=lambda: True)
 
 
-def test_a_stop_between_decoders_leaves_the_latent_and_what_was_decoded(
-    model: Path, vaes: list[VAE], tmp_path: Path
-) -> None:
+def test_a_stop_between_decoders_leaves_what_was_decoded(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
     def progress(_done: int, _total: int, what: str) -> None:
         if what == "seed 2, v2":
             raise KeyboardInterrupt
@@ -235,16 +221,13 @@ def test_a_stop_between_decoders_leaves_the_latent_and_what_was_decoded(
     assert made.images[1].latent.sha256 == run(model, vaes[0], seeds=(2,)).images[0].latent.sha256
     assert len(made.record["rows"]) == len(made.table().rows) == 6
     written = made.save(tmp_path / "out")
-    assert [path.name for path in written if path.name.startswith("002-")] == [
-        "002-seed-2-1-v0.png", "002-seed-2-2-v1.png", "002-seed-2.safetensors"
-    ]  # fmt: skip
+    names = [path.name for path in written if path.name.startswith("002-")]
+    assert names == ["002-seed-2-1-v0.png", "002-seed-2-2-v1.png", "002-seed-2.safetensors"]
     for output in (tmp_path / "x.html", tmp_path / "x.png"):
         assert made.save(output)
 
 
-def test_an_error_late_in_the_work_leaves_what_was_finished(
-    model: Path, vaes: list[VAE], tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_late_error_leaves_finished_images(model: Path, vaes: list[VAE], tmp_path: Path, monkeypatch: Any) -> None:
     latents = DiffusionPipeline.latents
 
     def fails(self: Any, sampling: Any, seed: int, on_step: Any) -> torch.Tensor:

@@ -122,13 +122,12 @@ def test_a_sheet_has_the_metadata_of_its_images(model: Path, vaes: list[VAE], tm
     made = run(model, vaes[:2], seeds=(0, 1))
     (sheet, _) = made.save(tmp_path / "sheet.png")
     parts = json.loads(Image.open(sheet).text["vaelens"])["sheet"]
-    assert [(part["provenance"]["seed"], part["vae"]["name"]) for part in parts] == [
-        (0, "v0"), (0, "v1"), (1, "v0"), (1, "v1")
-    ]  # fmt: skip
+    expected = [(0, "v0"), (0, "v1"), (1, "v0"), (1, "v1")]
+    assert [(part["provenance"]["seed"], part["vae"]["name"]) for part in parts] == expected
     with pytest.raises(BadInputError, match="a sheet of 4 images"):
         replay(sheet)
 
 
 def stored(path: Path, pixels: np.ndarray, **text: str) -> Path:
-    path.write_bytes(encode_png(np.asarray(pixels), text))
+    path.write_bytes(encode_png(pixels, text))
     return path

@@ -1,6 +1,5 @@
 """Small comparisons: a narrow random model with a safety checker, five random VAEs, and a photo."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from vaelens.comparison.results import Comparison
 from vaelens.comparison.workflow import compare
 from vaelens.images.faces import draw_face
 from vaelens.latents import Latent, latents_bytes
-from vaelens.resources import using_threads
 from vaelens.vae import VAE
 
 PROMPT = "a photo of a cat"
@@ -29,16 +27,14 @@ def vaes() -> list[VAE]:
     return [named(random_vae(seed=seed), f"v{seed}") for seed in range(5)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with using_threads(1):
-        yield
-
-
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "face.png"
-    Image.fromarray(draw_face(0, 40).pixels[:36]).save(path)
+    return face_photo(tmp_path / "face.png", 40, 36)
+
+
+def face_photo(path: Path, width: int, height: int) -> Path:
+    """A synthetic face, cut at the bottom."""
+    Image.fromarray(draw_face(0, width).pixels[:height]).save(path)
     return path
 
 

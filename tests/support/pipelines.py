@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from vaelens.adapters.libraries import diffusers
@@ -26,19 +27,10 @@ def tokenizer(length: int = 16) -> Any:
 def text_encoder(words: Any, kind: str = "CLIPTextModel", width: int = 16) -> Any:
     import transformers
 
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=width,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=width,
-        max_position_embeddings=16,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-    )
-    return getattr(transformers, kind)(config).eval()
+    sizes = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"vocab_size": len(words), "projection_dim": width, "max_position_embeddings": 16}
+    tokens = {name: getattr(words, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return getattr(transformers, kind)(transformers.CLIPTextConfig(**sizes, **tokens)).eval()
 
 
 def vae(scale: float = 0.18215) -> Any:
@@ -124,6 +116,26 @@ def write(pipe: Any, folder: Path, *, variant: str | None = None) -> Path:
     """The pipeline on disk in the hub's layout."""
     pipe.save_pretrained(folder, variant=variant, safe_serialization=True)
     return folder
+
+
+@pytest.fixture(scope="module", name="folders")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """SD 1.x and SDXL on disk."""
+    place = tmp_path_factory.mktemp("models")
+    pipes = {"sd": sd(with_safety_checker=True), "sdxl": sdxl()}
+    return {name: write(pipe, place / name) for name, pipe in pipes.items()}
+
+
+def count_unet_calls(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> None:
+    """From now on each call of a UNet adds "called"."""
+    unet = diffusers().UNet2DConditionModel
+    forward = unet.forward
+
+    def counted(self: Any, *given: Any, **more: Any) -> Any:
+        calls.append("called")
+        return forward(self, *given, **more)
+
+    monkeypatch.setattr(unet, "forward", counted)
 
 
 def publish(hub: Any, repo: str, folder: Path) -> None:
