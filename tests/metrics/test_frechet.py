@@ -1,7 +1,6 @@
 """The Frechet distance against scipy's square root of a matrix, torch-fidelity, pytorch-fid and closed forms."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from support import oracles  # noqa: F401 - makes the oracles below importable
+from support import oracles
 from vaelens.metrics.frechet import Jackknife, Moments, frechet_distance, jackknife
 
 
@@ -22,8 +21,7 @@ def features(n: int, d: int, seed: int, of: Tensor | None = None) -> Tensor:
 
 def by_square_root(x: Tensor, y: Tensor) -> float:
     a, b = x.double().numpy(), y.double().numpy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with oracles.silence():
         root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False))
     apart = a.mean(0) - b.mean(0)
     return float(apart @ apart + a.var(0, ddof=1).sum() + b.var(0, ddof=1).sum() - 2 * np.trace(root).real)
@@ -33,8 +31,7 @@ def by_torch_fidelity(x: Tensor, y: Tensor) -> float:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     statistics = [fid_features_to_statistics(features) for features in (x, y)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with oracles.silence():
         return fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
 
 
@@ -42,8 +39,7 @@ def by_pytorch_fid(x: Tensor, y: Tensor) -> float:
     from pytorch_fid.fid_score import calculate_frechet_distance
 
     a, b = x.numpy(), y.numpy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with oracles.silence():
         return calculate_frechet_distance(a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T))
 
 

@@ -27,8 +27,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def check() -> ModuleType:
     loader = importlib.util.spec_from_file_location("check_metrics", ROOT / "embedded" / "check_metrics.py")
-    assert loader is not None
-    assert loader.loader is not None
     module = importlib.util.module_from_spec(loader)
     loader.loader.exec_module(module)
     return module

@@ -7,7 +7,7 @@ import pytest
 
 from support.pages import BLUE, GREEN, HOSTILE, RED, RESULTS, YELLOW, page_of, panel_of, solid
 from support.viewing import FIT, QUARTERS, SECOND, STACK, THREE, Open
-from vaelens.report.page import VIEWER, read_strings, render_page
+from vaelens.report.page import render_page
 
 PRESSED = "all => all.filter(b => b.ariaPressed == 'true').map(b => b.dataset.mode)"
 VISIBLE = "all => all.filter(e => getComputedStyle(e).visibility == 'visible').map(e => e.dataset.of)"
@@ -205,14 +205,6 @@ def test_the_language_is_english_for_others_and_needs_no_storage(open_page: Open
     view.page.reload()
     view.page.get_by_role("button", name="日本語").click()
     assert view.text(".reset") == "リセット"
-
-
-def test_every_language_has_the_same_texts_with_the_same_placeholders() -> None:
-    english, *others = read_strings(VIEWER).values()
-    for texts in others:
-        assert texts.keys() == english.keys()
-        for name, text in english.items():
-            assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", texts[name])), name
 
 
 def test_hostile_names_do_nothing_in_any_mode(open_page: Open) -> None:

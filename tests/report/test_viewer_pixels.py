@@ -197,7 +197,7 @@ def test_a_finger_moves_the_crosshair(open_page: Open) -> None:
     view.touch("End")
     expect(view, 70, 45)
     assert (view.now(), view.transforms()) == ("50", FIT)
-    assert view.text(".announcement").startswith("x 60, y 40;"), "a finger's way isn't said aloud"
+    assert view.text(".announcement").startswith("x 60, y 40;"), "a finger's way isn't announced"
 
 
 COUNTING = """
@@ -256,7 +256,7 @@ def boxed(boxes: tuple[Box, ...]) -> str:
     return render_page("t", [Panel("photo", 320, 240, layers, boxes=boxes)], NO_TABLE, {})
 
 
-def seen(view: View) -> tuple[float, float, float, float]:
+def shown_area(view: View) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of what every view shows, in the image's pixels."""
     x, y, scale = view.region()
     return 320 * x, 240 * y, 320 * (x + 1 / scale), 240 * (y + 1 / scale)
@@ -272,7 +272,7 @@ def test_jumping_leads_from_box_to_box_by_kind(open_page: Open) -> None:
 
     def at(box: Box, which: str) -> None:
         assert view.text(".which") == which
-        left, top, right, bottom = seen(view)
+        left, top, right, bottom = shown_area(view)
         assert (left <= box.left, top <= box.top, right >= box.right, bottom >= box.bottom) == (True,) * 4
         width, height = box.right - box.left, box.bottom - box.top
         # Half a side of margin on each side, but for the image's edge and the shape of the view.
@@ -293,7 +293,7 @@ def test_jumping_leads_from_box_to_box_by_kind(open_page: Open) -> None:
     at(BOXES[0], "A 1 / 2")
     choice.select_option(index=4)
     assert view.text(".which") == "1 / 1"
-    assert seen(view)[2:] == pytest.approx((320, 240)), "no farther than the image's edge"
+    assert shown_area(view)[2:] == pytest.approx((320, 240)), "no farther than the image's edge"
     view.page.get_by_role("button", name="日本語").click()
     assert view.page.locator(".where-to option").all_text_contents()[:3] == ["目（2）", "文字（2）", "logo（1）"]
 

@@ -94,9 +94,7 @@ def test_the_command_prints_and_opens_the_address(
         assert token not in printed.out + printed.err
 
 
-def test_one_device_by_two_names_does_one_job_at_a_time(
-    opened: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_device_by_two_names_runs_one_job(opened: list[str], tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     made: list[Server] = []
     monkeypatch.setattr("vaelens.runtime.available_devices", lambda: ["cpu"])
     monkeypatch.setattr(web_server, "prepare", lambda *given, **more: made.append(prepare(*given, **more)) or made[-1])
@@ -118,6 +116,6 @@ def test_tracebacks_are_shown_on_request(
         running.queue._runner.report(ValueError("the reason"))
 
     monkeypatch.setattr(Server, "serve", serve)
-    monkeypatch.setattr(command, "set_level", lambda *_: None)
-    command.serve(port=0, folder=tmp_path / "s", offline=True, verbose=verbose)
+    monkeypatch.setattr(command, "is_verbose", lambda: verbose)
+    command.serve(port=0, folder=tmp_path / "s", offline=True)
     assert ("ValueError: the reason" in capsys.readouterr().err) == verbose

@@ -47,7 +47,7 @@ def test_a_job_gives_the_images_that_compare_gives(server: Served) -> None:
     assert done["bytes"] == sum(f.stat().st_size for f in server.running.store.folder.rglob("result/*"))
 
 
-def test_what_can_be_downloaded(server: Served) -> None:
+def test_the_files_of_a_job_can_be_downloaded_and_the_history_has_a_thumbnail(server: Served) -> None:
     job = server.wait(server.start())["id"]
     page, sheet = ("page", "text/html; charset=utf-8", b"<!doctype html>"), ("sheet", "image/png", b"\x89PNG")
     for what, kind, begins in (page, sheet):
@@ -57,6 +57,11 @@ def test_what_can_be_downloaded(server: Served) -> None:
     status, record = server.ask("GET", f"/api/jobs/{job}/record")
     assert (status, [vae["name"] for vae in record["vaes"]]) == (200, ["vae-0", "vae-1"])
     assert "attachment" in server.raw("GET", f"/api/jobs/{job}/images/0?download=1")[1]["content-disposition"]
+    status, answer = server.ask("GET", f"/api/jobs/{job}/images/0?download=zzz")
+    assert (status, set(answer), answer["error"][:10]) == (422, {"error"}, "download: ")
+    status, headers, png = server.raw("GET", f"/api/jobs/{job}/thumbnail")
+    assert (status, headers["content-type"], png[:4]) == (200, "image/png", b"\x89PNG")
+    assert server.raw("GET", f"/api/jobs/{'0' * 32}/thumbnail")[0] == 404
 
 
 def test_an_upload_goes_through_the_vaes(server: Served) -> None:
@@ -108,7 +113,7 @@ def test_vaes_of_another_space_are_refused_in_the_librarys_words(server: Served)
 def test_a_running_job_and_a_waiting_one_are_cancelled(server: Served) -> None:
     running, waiting = server.slow(), server.slow()
     shown = server.until(lambda: (server.job(running)["progress"] or {}).get("done") and server.job(running))
-    assert shown["progress"]["total"] == 16 * (901 + 2)  # PNDM asks once more than it has steps
+    assert shown["progress"]["total"] == 16 * (901 + 2)  # PNDM calls the UNet once more than it has steps
     assert "seed 0, step" in shown["progress"]["what"]
     assert server.ask("DELETE", f"/api/jobs/{running}")[0] == 409
     for job in (waiting, running):

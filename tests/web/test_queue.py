@@ -212,13 +212,6 @@ def test_a_thumbnail_averages_blocks(h: int, w: int) -> None:
     assert np.array_equal(small, pixels) == (max(h, w) <= worker.THUMBNAIL_SIDE)
 
 
-def test_the_history_shows_a_small_image(server: Served) -> None:
-    job = server.wait(server.start())["id"]
-    status, headers, png = server.raw("GET", f"/api/jobs/{job}/thumbnail")
-    assert (status, headers["content-type"], png[:4]) == (200, "image/png", b"\x89PNG")
-    assert server.raw("GET", f"/api/jobs/{'0' * 32}/thumbnail")[0] == 404
-
-
 def test_jobs_of_one_second_keep_their_order(server: Served) -> None:
     jobs = [server.slow() for _ in range(5)]
     created = [server.job(job)["created"] for job in jobs]

@@ -1,16 +1,20 @@
-"""The page's texts: each language has every text, and every text is used."""
+"""The texts of the viewer and of the served page: each language has every text, and every text is used."""
 
 import re
+from importlib.resources.abc import Traversable
 
-from vaelens.report.page import read_strings
+import pytest
+
+from vaelens.report.page import VIEWER, read_strings
 from vaelens.web.assets import PAGE, SCRIPTS
 from vaelens.web.request import form_fields
 
 STATES = {"queued", "running", "done", "failed", "cancelled", "interrupted"}
 
 
-def test_every_language_has_the_same_texts_with_the_same_placeholders() -> None:
-    english, *others = read_strings(PAGE).values()
+@pytest.mark.parametrize("folder", [VIEWER, PAGE])
+def test_every_language_has_the_same_texts_with_the_same_placeholders(folder: Traversable) -> None:
+    english, *others = read_strings(folder).values()
     for texts in others:
         assert texts.keys() == english.keys()
         for name, text in english.items():
