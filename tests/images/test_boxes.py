@@ -19,7 +19,7 @@ def written(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
+def test_csv_and_json_lines_give_the_same_boxes(tmp_path: Path) -> None:
     expected = {
         "a/ä, 1.jpg": (Box("eye", 1, 2.5, 11, 12), Box("mouth", 0, 0, 5, 5)),
         "b.png": (Box("w", -3, 0, 5, 1e2),),
@@ -72,7 +72,7 @@ def test_a_bad_json_line_is_named_by_its_number(tmp_path: Path, line: str, messa
     assert message in str(caught.value)
 
 
-def test_files_that_are_no_boxes(tmp_path: Path) -> None:
+def test_files_without_valid_boxes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"come as \.csv or \.jsonl"):
         read_boxes(tmp_path / "a.xml")
     with pytest.raises(BadInputError, match="No such file"):
@@ -137,7 +137,7 @@ def test_eyes_from_coco(tmp_path: Path) -> None:
             assert sides == [pytest.approx([b.left, b.top, b.right, b.bottom], abs=1e-9) for b in boxes]
 
 
-def test_what_is_not_cocos_keypoints(tmp_path: Path) -> None:
+def test_files_without_cocos_keypoints_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("annotations/captions_val2017.json", "{}")
     with pytest.raises(BadInputError, match="it holds 0 files person_keypoints_val2017"):

@@ -1,22 +1,25 @@
 """Synthetic images: fixed by their seeds, with labels that say where things really are."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from vaelens.images.drawing import Drawing
 from vaelens.images.faces import draw_face
 from vaelens.images.letters import GLYPHS, draw_letters
 
 
 @pytest.mark.parametrize("draw", [draw_face, draw_letters])
-def test_a_seed_fixes_an_image(draw: type[object]) -> None:
-    first, again, other = draw(0, 64), draw(0, 64), draw(1, 64)  # type: ignore[call-arg,arg-type]
-    assert first.pixels.shape == (64, 64, 3)  # type: ignore[attr-defined]
-    assert np.array_equal(first.pixels, again.pixels)  # type: ignore[attr-defined]
-    assert first.boxes == again.boxes  # type: ignore[attr-defined]
-    assert not np.array_equal(first.pixels, other.pixels)  # type: ignore[attr-defined]
+def test_a_seed_fixes_an_image(draw: Callable[[int, int], Drawing]) -> None:
+    first, again, other = draw(0, 64), draw(0, 64), draw(1, 64)
+    assert first.pixels.shape == (64, 64, 3)
+    assert np.array_equal(first.pixels, again.pixels)
+    assert first.boxes == again.boxes
+    assert not np.array_equal(first.pixels, other.pixels)
 
 
-def test_a_face_has_its_parts_inside_each_other() -> None:
+def test_the_boxes_of_a_face_are_nested() -> None:
     for seed in range(6):
         boxes = draw_face(seed, 128).boxes
         assert sorted(b.label for b in boxes) == ["eye", "eye", "face", "iris", "iris", "mouth"]
@@ -37,8 +40,7 @@ def test_an_eye_holds_a_pupil_and_a_highlight() -> None:
             assert eye.max() > 225, "no highlight"
 
 
-def test_glyph_boxes_hold_their_ink_and_nothing_reaches_out() -> None:
-    """The same page without one glyph's ink differs inside its box only: here, by the edges of each line."""
+def test_glyph_boxes_contain_ink_and_are_inside_the_image() -> None:
     drawing = draw_letters(3, 128, height=20)
     assert len(drawing.boxes) > 10
     for box in drawing.boxes:
@@ -49,7 +51,7 @@ def test_glyph_boxes_hold_their_ink_and_nothing_reaches_out() -> None:
         assert np.ptp(inside.astype(int), axis=(0, 1)).max() > 40, f"no ink in the box of {box.label}"
 
 
-def test_type_size_is_what_was_asked() -> None:
+def test_letters_have_the_height_that_is_given() -> None:
     small, large = (draw_letters(0, 256, height=h) for h in (10, 40))
     heights = [np.median([b.bottom - b.top for b in d.boxes if b.label.isupper()]) for d in (small, large)]
     assert 5 < heights[0] < 10

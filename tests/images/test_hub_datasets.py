@@ -15,7 +15,7 @@ from vaelens.runtime import Runtime
 
 
 class Hub:
-    """A hub with one dataset, whose files lie in a folder; `fetched` says what was asked for."""
+    """A hub with one dataset, whose files lie in a folder; `fetched` lists the files that were requested."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -35,7 +35,7 @@ class Hub:
 
 
 @pytest.fixture
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     stand_in = Hub(tmp_path / "repo")
     stand_in.root.mkdir()
     monkeypatch.setattr(hub_listing, "list_files", stand_in.list_files)
@@ -62,28 +62,28 @@ def images_column(*names: str) -> list[object]:
     return [{"bytes": content(name), "path": name} for name in names]
 
 
-def test_parquet_with_one_image_per_row(there: Hub) -> None:
-    parquet(there.root / "data/train-00000-of-00001.parquet", {"image": images_column("no")})
-    parquet(there.root / "data/test-00000-of-00001.parquet", {"image": images_column("t")})
+def test_parquet_with_one_image_per_row(repository: Hub) -> None:
+    parquet(repository.root / "data/train-00000-of-00001.parquet", {"image": images_column("no")})
+    parquet(repository.root / "data/test-00000-of-00001.parquet", {"image": images_column("t")})
     for part, names in enumerate(["abcde", "fg", "hij"]):
         columns = {"label": list(range(len(names))), "image": images_column(*names)}
-        parquet(there.root / f"data/validation-{part:05d}-of-00003.parquet", columns)
-    said: list[str] = []
-    data = open_dataset("owner/name", runtime=Runtime(notify=said.append))
+        parquet(repository.root / f"data/validation-{part:05d}-of-00003.parquet", columns)
+    notices: list[str] = []
+    data = open_dataset("owner/name", runtime=Runtime(notify=notices.append))
     assert ids(data) == [f"validation/{row:08d}" for row in range(10)]
     assert [data.read(item) for item in data.items] == [content(name) for name in "abcdefghij"]
     assert (data.origin, data.name) == ("hub", "owner/name validation (10 images)")
     assert data.notes == (f"owner/name at commit {'c' * 40}",)
-    assert there.fetched == [f"data/validation-{part:05d}-of-00003.parquet" for part in range(3)]
-    assert said[0] == "owner/name is no path here: asking the hub for a dataset of that name"
-    assert said[1].startswith("owner/name: 3 files, 0 MB")
+    assert repository.fetched == [f"data/validation-{part:05d}-of-00003.parquet" for part in range(3)]
+    assert notices[0] == "owner/name is no path here: asking the hub for a dataset of that name"
+    assert notices[1].startswith("owner/name: 3 files, 0 MB")
     assert ids(open_dataset("owner/name", split="test")) == ["test/00000000"]
     assert open_dataset("owner/name", split="val").items == data.items
     with pytest.raises(UsageError, match=r"no split 'dogs'. Its files: data/test-00000"):
         open_dataset("owner/name", split="dogs")
 
 
-def test_which_column_holds_the_images(there: Hub) -> None:
+def test_the_column_of_images_is_found(repository: Hub) -> None:
     sound = [{"bytes": b"sound", "path": "a.wav"}]
     kinds = {"audio": {"_type": "Audio"}, "photo_of_it": {"_type": "Image"}}
     for number, (columns, features) in enumerate(
@@ -94,27 +94,27 @@ def test_which_column_holds_the_images(there: Hub) -> None:
             ({"anything": images_column("x")}, None),
         ]
     ):
-        parquet(there.root / f"test-{number}.parquet", columns, features=features)
+        parquet(repository.root / f"test-{number}.parquet", columns, features=features)
         data = open_dataset("owner/name")
         assert data.read(data.items[-1]) == content("x"), columns
-    parquet(there.root / "test-9.parquet", {"text": ["x"], "key": [b"x"]})
+    parquet(repository.root / "test-9.parquet", {"text": ["x"], "key": [b"x"]})
     with pytest.raises(BadInputError, match=r"test-9\.parquet has no column of images, only text, key"):
         open_dataset("owner/name")
 
 
-def test_scores_in_parquet(there: Hub) -> None:
+def test_scores_in_parquet(repository: Hub) -> None:
     for part, scores in enumerate([[4.0, 5.0, None], [6.0]]):
         columns = {"image": images_column(*"abc"[: len(scores)]), "aesthetic": scores}
-        parquet(there.root / f"train-{part}.parquet", columns)
+        parquet(repository.root / f"train-{part}.parquet", columns)
     data = open_dataset("owner/name", min_aesthetic=5)
     assert ids(data) == ["train/00000001", "train/00000003"]
-    parquet(there.root / "test.parquet", {"image": images_column("a"), "beauty": [9.0]})
+    parquet(repository.root / "test.parquet", {"image": images_column("a"), "beauty": [9.0]})
     with pytest.raises(UsageError, match="the data beside them has image, beauty"):
         open_dataset("owner/name", min_aesthetic=5)
 
 
-def test_parquet_that_is_refused(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = parquet(there.root / "test.parquet", {"image": [None, *images_column("x")]})
+def test_damaged_or_imageless_parquet_is_refused(repository: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = parquet(repository.root / "test.parquet", {"image": [None, *images_column("x")]})
     data = open_dataset("owner/name")
     assert data.read(data.items[0]) == b""
     whole = path.read_bytes()
@@ -125,20 +125,20 @@ def test_parquet_that_is_refused(there: Hub, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BadInputError, match=r"row 0 only names 'http://x/a\.jpg'"):
         open_dataset("owner/name")
     parquet(path, {"image": images_column("x")})
-    parquet(there.root / "val.parquet", {"image": images_column("x")}, rows=0)
+    parquet(repository.root / "val.parquet", {"image": images_column("x")}, rows=0)
     with pytest.raises(BadInputError, match=r"owner/name holds no rows in its split validation"):
         open_dataset("owner/name")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    there.fetched.clear()
+    repository.fetched.clear()
     with pytest.raises(UsageError, match=r"pip install 'vaelens\[datasets\]'"):
         open_dataset("owner/name")
-    assert there.fetched == []  # said before anything is downloaded
+    assert repository.fetched == []  # refused before anything is downloaded
 
 
-def test_a_split_in_two_configurations_has_to_be_named(there: Hub) -> None:
+def test_a_split_in_two_configurations_has_to_be_named(repository: Hub) -> None:
     for name in ("en", "de"):
-        parquet(there.root / f"{name}/test-00000-of-00001.parquet", {"image": images_column(name)})
+        parquet(repository.root / f"{name}/test-00000-of-00001.parquet", {"image": images_column(name)})
     with pytest.raises(UsageError, match=r"has test in 2 folders \(de, en\)\. Name one with --split, as de/test"):
         open_dataset("owner/name")
     data = open_dataset("owner/name", split="en/test")
@@ -146,40 +146,40 @@ def test_a_split_in_two_configurations_has_to_be_named(there: Hub) -> None:
     assert data.read(data.items[0]) == content("en")
 
 
-def test_a_hub_dataset_of_shards(there: Hub) -> None:
-    shards(there.root / "data")
+def test_a_hub_dataset_of_shards(repository: Hub) -> None:
+    shards(repository.root / "data")
     data = open_dataset("owner/name", min_aesthetic=5, take=2)
     assert data.name == "LAION-like: seeded 2 with aesthetic >= 5 from owner/name train"
     assert data.origin == "hub"
     assert all(name.startswith("data/0000") for name in ids(data))
     assert [data.read(item) for item in data.items] == [content(name.rpartition("/")[2]) for name in ids(data)]
-    assert there.fetched == [f"data/0000{i}.tar" for i in range(3)]
+    assert repository.fetched == [f"data/0000{i}.tar" for i in range(3)]
 
 
-def test_a_hub_dataset_of_zips_and_of_images(there: Hub) -> None:
-    folder(there.root, "val/a.png", "val/b.jpg", "train/c.png", "latest/d.png")
+def test_a_hub_dataset_of_zips_and_of_images(repository: Hub) -> None:
+    folder(repository.root, "val/a.png", "val/b.jpg", "train/c.png", "latest/d.png")
     data = open_dataset("owner/name", take=1)
     assert ids(data) < ["val/c"]
-    assert there.fetched == ids(data)  # what isn't taken isn't downloaded
-    zipped(there.root / "val.zip", "x/a.png")
-    zipped(there.root / "train.zip", "x/b.png")
+    assert repository.fetched == ids(data)  # what isn't taken isn't downloaded
+    zipped(repository.root / "val.zip", "x/a.png")
+    zipped(repository.root / "train.zip", "x/b.png")
     data = open_dataset("owner/name")
     assert ids(data) == ["val.zip/x/a.png"]
     assert data.read(data.items[0]) == content("x/a.png")
 
 
-def test_a_hub_dataset_without_images(there: Hub) -> None:
+def test_a_hub_dataset_without_images(repository: Hub) -> None:
     with pytest.raises(BadInputError, match=r"owner/name holds no parquet, \.tar, \.zip or images"):
         open_dataset("owner/name")
 
 
 def test_a_hub_dataset_through_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real way there and back: listed, fetched and checked once, then offline from the cache."""
+    """Through the real client: listed, fetched and checked once, then offline from the cache."""
     rows = parquet(tmp_path / "rows.parquet", {"image": images_column(*"abc")}).read_bytes()
     with HubStandin() as served:
         served.use(monkeypatch, tmp_path)
         served.add("datasets/owner/rows", "data/test-00000-of-00001.parquet", rows)
-        served.add("datasets/owner/rows", "data/train-00000-of-00001.parquet", b"not asked for")
+        served.add("datasets/owner/rows", "data/train-00000-of-00001.parquet", b"not requested")
         served.add("datasets/owner/files", "one/a.png", content("a"))
         first = [open_dataset(f"owner/{name}") for name in ("rows", "files")]
         assert not served.requests_for("data/train-00000-of-00001.parquet")

@@ -18,11 +18,13 @@ def encoded(image: Image.Image, form: str, **how: object) -> bytes:
     return out.getvalue()
 
 
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
 def test_bytes_are_decoded_by_the_rules_for_files(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
+    data = encoded(Image.fromarray(PIXELS), "PNG", exif=TURNED)
     (tmp_path / "a.png").write_bytes(data)
     of_file, of_bytes = decode_file(tmp_path / "a.png"), decode_bytes(data, "set/a.png")
     assert of_bytes.path == Path("set/a.png")
@@ -31,23 +33,18 @@ def test_bytes_are_decoded_by_the_rules_for_files(tmp_path: Path) -> None:
     assert of_bytes.size == (9, 6)
 
 
-def test_the_plain_way_is_pillows_conversion_and_nothing_else() -> None:
+def test_decode_plain_is_pillows_conversion_alone() -> None:
     """No orientation, no profile, alpha dropped: as the published script reads."""
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encoded(Image.fromarray(pixels), "PNG", exif=exif, icc_profile=b"broken")
-    found = decode_plain(data, "a.png")
+    found = decode_plain(encoded(Image.fromarray(PIXELS), "PNG", exif=TURNED, icc_profile=b"broken"), "a.png")
     assert found.dtype == np.uint8
-    assert np.array_equal(found, pixels[..., :3])
-    jpeg = encoded(Image.fromarray(pixels[..., :3]), "JPEG")
+    assert np.array_equal(found, PIXELS[..., :3])
     for data in (
-        jpeg,
-        encoded(Image.fromarray(pixels, "CMYK"), "TIFF"),
-        encoded(Image.fromarray(pixels[..., 0]), "PNG"),
+        encoded(Image.fromarray(PIXELS[..., :3]), "JPEG"),
+        encoded(Image.fromarray(PIXELS, "CMYK"), "TIFF"),
+        encoded(Image.fromarray(PIXELS[..., 0]), "PNG"),
     ):
         assert np.array_equal(decode_plain(data, "a"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-    palette = Image.fromarray(pixels[..., :3]).quantize(8)
+    palette = Image.fromarray(PIXELS[..., :3]).quantize(8)
     assert decode_plain(encoded(palette, "PNG", transparency=bytes(8)), "a").shape == (6, 9, 3)
 
 

@@ -27,11 +27,11 @@ FACE = Face("smiling", "blue", "red", "yellow")
         ("the letter R in white on a background of red", Letter("R", "white", "red")),
     ],
 )
-def test_prompts_are_read(prompt: str, scene: Scene) -> None:
+def test_prompts_are_parsed(prompt: str, scene: Scene) -> None:
     assert parse(prompt) == scene
 
 
-def test_every_caption_is_read_as_what_it_was_written_from() -> None:
+def test_every_caption_is_parsed_to_its_scene() -> None:
     rng = np.random.default_rng(0)
     for _ in range(3000):
         scene = partly(random_scene(rng), rng)
@@ -63,11 +63,11 @@ def test_every_caption_is_read_as_what_it_was_written_from() -> None:
         ("x" * 10_000, "doesn't know 'xxxxx"),
     ],
 )
-def test_other_prompts_are_answered_with_what_is_known(prompt: str, words: str) -> None:
-    with pytest.raises(PromptError) as told:
+def test_other_prompts_are_refused_with_known_words(prompt: str, words: str) -> None:
+    with pytest.raises(PromptError) as caught:
         parse(prompt)
-    assert words in str(told.value)
-    assert len(str(told.value)) < 350
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 350
 
 
 def test_every_attribute_has_at_least_four_values_and_all_can_be_drawn() -> None:

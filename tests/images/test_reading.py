@@ -17,12 +17,13 @@ from vaelens.images.reading import MAX_PIXELS, decode_file, read_size
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
 
 
-def pixels_of(path: Path) -> np.ndarray:
-    """What was read, as bytes: exact, since every rule but 16-bit grey ends in 8 bits."""
-    image = decode_file(path).image
-    assert image.dtype == torch.float32
-    assert image.shape[:2] == (1, 3)
-    return (image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+def read(path: Path, max_side: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Pixels as bytes, which is exact, since every rule but 16-bit grey ends in 8 bits; and the notes."""
+    decoded = decode_file(path, max_side=max_side)
+    assert decoded.image.dtype == torch.float32
+    assert decoded.image.shape[:2] == (1, 3)
+    assert decoded.image.shape[2:] == decoded.size
+    return (decoded.image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8), decoded.notes
 
 
 def random_pixels(h: int, w: int, channels: int = 3) -> np.ndarray:
@@ -33,23 +34,25 @@ def random_pixels(h: int, w: int, channels: int = 3) -> np.ndarray:
 def test_plain_rgb(tmp_path: Path, size: tuple[int, int]) -> None:
     pixels = random_pixels(*size)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = decode_file(tmp_path / "a.png")
-    assert np.array_equal(pixels_of(tmp_path / "a.png"), pixels)
-    assert (image.size, image.notes) == (size, ())
+    decoded, notes = read(tmp_path / "a.png")
+    assert np.array_equal(decoded, pixels)
+    assert notes == ()
     assert read_size(tmp_path / "a.png") == size
-    assert torch.equal(image.image, torch.as_tensor(pixels).permute(2, 0, 1)[None].float() / 255)
+    assert torch.equal(
+        decode_file(tmp_path / "a.png").image, torch.as_tensor(pixels).permute(2, 0, 1)[None].float() / 255
+    )
 
 
 def test_grey_and_one_bit_fill_all_channels(tmp_path: Path) -> None:
     grey = random_pixels(5, 4, 1)[..., 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    assert np.array_equal(pixels_of(tmp_path / "grey.png"), np.stack([grey] * 3, axis=-1))
+    assert np.array_equal(read(tmp_path / "grey.png")[0], np.stack([grey] * 3, axis=-1))
     bits = grey > 127
     Image.fromarray(bits).save(tmp_path / "bits.png")
-    assert np.array_equal(pixels_of(tmp_path / "bits.png"), np.stack([bits * np.uint8(255)] * 3, axis=-1))
+    assert np.array_equal(read(tmp_path / "bits.png")[0], np.stack([bits * np.uint8(255)] * 3, axis=-1))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
 def test_16_bit_grey_is_scaled_not_saturated(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 1, 255], [256, 40000, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / f"a{suffix}")
@@ -72,14 +75,9 @@ def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
 def test_16_bit_rgb_takes_the_high_byte(tmp_path: Path) -> None:
     values = [0x0000, 0x12FF, 0xFFFF, 0x8001, 0x7FFF, 0x00FF]
     (tmp_path / "a.png").write_bytes(png(2, 1, 16, 2, b"\0" + struct.pack(">6H", *values)))
-    assert pixels_of(tmp_path / "a.png").tolist() == [[[0, 0x12, 0xFF], [0x80, 0x7F, 0]]]
-    assert decode_file(tmp_path / "a.png").notes == ("16 bits per channel, the high byte kept",)
-
-
-def test_a_16_bit_pgm_is_scaled(tmp_path: Path) -> None:
-    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">2H", 1000, 65535))
-    image = decode_file(tmp_path / "a.pgm").image
-    assert torch.equal(image[0, 0], torch.tensor([[1000 / 65535, 1.0]]))
+    pixels, notes = read(tmp_path / "a.png")
+    assert pixels.tolist() == [[[0, 0x12, 0xFF], [0x80, 0x7F, 0]]]
+    assert notes == ("16 bits per channel, the high byte kept",)
 
 
 def test_a_palette_gives_its_colours_and_its_transparency_white(tmp_path: Path) -> None:
@@ -87,10 +85,11 @@ def test_a_palette_gives_its_colours_and_its_transparency_white(tmp_path: Path) 
     image.putpalette([10, 20, 30, 200, 100, 50, 1, 2, 3])
     image.putdata([0, 1, 2])
     image.save(tmp_path / "a.png")
-    assert pixels_of(tmp_path / "a.png").tolist() == [[[10, 20, 30], [200, 100, 50], [1, 2, 3]]]
+    assert read(tmp_path / "a.png")[0].tolist() == [[[10, 20, 30], [200, 100, 50], [1, 2, 3]]]
     image.save(tmp_path / "b.png", transparency=1)
-    assert pixels_of(tmp_path / "b.png").tolist() == [[[10, 20, 30], [255, 255, 255], [1, 2, 3]]]
-    assert decode_file(tmp_path / "b.png").notes == ("alpha laid over white",)
+    pixels, notes = read(tmp_path / "b.png")
+    assert pixels.tolist() == [[[10, 20, 30], [255, 255, 255], [1, 2, 3]]]
+    assert notes == ("alpha laid over white",)
 
 
 def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
@@ -98,17 +97,14 @@ def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     colour, alpha = pixels[..., :3].astype(float), pixels[..., 3:] / 255.0
     expected = colour * alpha + 255 * (1 - alpha)
-    assert np.abs(pixels_of(tmp_path / "a.png") - expected).max() <= 0.5 + 1e-9
-    assert decode_file(tmp_path / "a.png").notes == ("alpha laid over white",)
+    decoded, notes = read(tmp_path / "a.png")
+    assert np.abs(decoded - expected).max() <= 0.5 + 1e-9
+    assert notes == ("alpha laid over white",)
     pixels[..., 3] = 255
     Image.fromarray(pixels).save(tmp_path / "opaque.png")
-    assert np.array_equal(pixels_of(tmp_path / "opaque.png"), pixels[..., :3])
-    assert decode_file(tmp_path / "opaque.png").notes == ()
-
-
-def test_grey_with_alpha(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[[90, 255], [90, 0]]], dtype=np.uint8), mode="LA").save(tmp_path / "a.png")
-    assert pixels_of(tmp_path / "a.png").tolist() == [[[90, 90, 90], [255, 255, 255]]]
+    decoded, notes = read(tmp_path / "opaque.png")
+    assert np.array_equal(decoded, pixels[..., :3])
+    assert notes == ()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -127,10 +123,9 @@ def test_exif_orientation_is_turned_upright(tmp_path: Path, orientation: int) ->
         7: pixels[::-1, ::-1].transpose(1, 0, 2),
         8: pixels.transpose(1, 0, 2)[::-1],
     }[orientation]
-    assert np.array_equal(pixels_of(tmp_path / "a.png"), turned)
-    assert decode_file(tmp_path / "a.png").notes == (
-        () if orientation == 1 else ("turned upright by its EXIF orientation",)
-    )
+    decoded, notes = read(tmp_path / "a.png")
+    assert np.array_equal(decoded, turned)
+    assert notes == (() if orientation == 1 else ("turned upright by its EXIF orientation",))
 
 
 def test_orientation_holds_for_16_bit_grey_too(tmp_path: Path) -> None:
@@ -145,8 +140,9 @@ def test_orientation_holds_for_16_bit_grey_too(tmp_path: Path) -> None:
 def test_cmyk_without_a_profile_is_converted_plainly(tmp_path: Path) -> None:
     pixels = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 0, 0, 255], [100, 50, 0, 0]]], dtype=np.uint8)
     Image.fromarray(pixels, mode="CMYK").save(tmp_path / "a.tif")
-    assert pixels_of(tmp_path / "a.tif").tolist() == [[[255] * 3, [0, 255, 255], [0] * 3, [155, 205, 255]]]
-    assert decode_file(tmp_path / "a.tif").notes == ("CMYK without a usable profile, converted by Pillow",)
+    decoded, notes = read(tmp_path / "a.tif")
+    assert decoded.tolist() == [[[255] * 3, [0, 255, 255], [0] * 3, [155, 205, 255]]]
+    assert notes == ("CMYK without a usable profile, converted by Pillow",)
 
 
 def linear_profile() -> bytes:
@@ -170,25 +166,22 @@ def test_a_profile_is_converted_to_srgb(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=linear_profile())
     x = values / 255.0
     expected = 255 * np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
-    found = pixels_of(tmp_path / "a.png")[0].astype(float)
-    assert np.abs(found - expected[:, None]).max() < 1.0  # the colour engine's own 8-bit rounding
-    assert np.abs(found - pixels[0]).max() > 60  # something was converted
-    assert "converted from the colour profile" in decode_file(tmp_path / "a.png").notes[0]
+    decoded, notes = read(tmp_path / "a.png")
+    difference = np.abs(decoded[0].astype(float) - expected[:, None])
+    assert difference.max() < 1.0  # the colour engine's own 8-bit rounding
+    assert np.abs(decoded[0].astype(float) - pixels[0]).max() > 60  # something was converted
+    assert "converted from the colour profile" in notes[0]
 
 
-def test_srgb_itself_is_untouched(tmp_path: Path) -> None:
+def test_srgb_and_a_broken_profile_leave_pixels_unchanged(tmp_path: Path) -> None:
     pixels = random_pixels(16, 16)
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile)
-    assert np.array_equal(pixels_of(tmp_path / "a.png"), pixels)
-    assert decode_file(tmp_path / "a.png").notes == ()
-
-
-def test_a_broken_profile_is_ignored_with_a_note(tmp_path: Path) -> None:
-    pixels = random_pixels(4, 4)
-    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=b"no profile at all")
-    assert np.array_equal(pixels_of(tmp_path / "a.png"), pixels)
-    assert "colour profile ignored" in decode_file(tmp_path / "a.png").notes[0]
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile, expected in ((srgb, ""), (b"no profile at all", "colour profile ignored")):
+        Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile)
+        decoded, notes = read(tmp_path / "a.png")
+        assert np.array_equal(decoded, pixels)
+        assert len(notes) == bool(expected)
+        assert expected in "".join(notes)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
@@ -196,24 +189,22 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ((255, 0, 0), (0, 255, 0))]
     options = {"lossless": True} if suffix == ".webp" else {}
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], duration=50, **options)
-    assert pixels_of(tmp_path / f"a{suffix}").tolist() == [[[255, 0, 0]] * 4] * 4
-    assert decode_file(tmp_path / f"a{suffix}").notes == ("the first of 2 frames or pages",)
+    decoded, notes = read(tmp_path / f"a{suffix}")
+    assert decoded.tolist() == [[[255, 0, 0]] * 4] * 4
+    assert notes == ("the first of 2 frames or pages",)
 
 
 def test_shrinking_keeps_the_shape_and_the_range(tmp_path: Path) -> None:
     pixels = random_pixels(60, 200)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = decode_file(tmp_path / "a.png", max_side=50)
-    assert image.size == (15, 50)
-    assert image.notes == ("shrunk from 200x60",)
-    assert 0 <= image.image.min() <= image.image.max() <= 1
+    image = decode_file(tmp_path / "a.png", max_side=50).image
+    assert 0 <= image.min() <= image.max() <= 1
+    decoded, notes = read(tmp_path / "a.png", max_side=50)
+    assert decoded.shape == (15, 50, 3)
+    assert notes == ("shrunk from 200x60",)
     expected = np.asarray(Image.fromarray(pixels).resize((50, 15), Image.Resampling.LANCZOS))
-    assert np.abs(pixels_of_image(image.image).astype(int) - expected).max() <= 1
-    assert decode_file(tmp_path / "a.png", max_side=200).notes == ()
-
-
-def pixels_of_image(image: torch.Tensor) -> np.ndarray:
-    return (image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    assert np.abs(decoded.astype(int) - expected).max() <= 1
+    assert read(tmp_path / "a.png", max_side=200)[1] == ()
 
 
 def test_a_huge_png_is_refused_from_its_header(tmp_path: Path) -> None:
@@ -249,7 +240,7 @@ def test_just_too_many_pixels_are_refused_with_their_size(tmp_path: Path) -> Non
         (b"%PDF-1.7\n", "is PDF"),
     ],
 )
-def test_what_is_no_image_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_files_of_other_formats_are_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(BadInputError, match=message):
         decode_file(tmp_path / "a.png")
@@ -286,20 +277,22 @@ def test_a_png_that_mentions_svg_is_a_png(tmp_path: Path) -> None:
     assert decode_file(tmp_path / "a.png").size == (4, 4)
 
 
-def test_grey_with_alpha_and_a_profile_gets_a_note(tmp_path: Path) -> None:
+@pytest.mark.parametrize("profile", [None, linear_profile()])
+def test_grey_with_alpha(tmp_path: Path, profile: bytes | None) -> None:
     grey = Image.fromarray(np.array([[[90, 255], [90, 0]]], dtype=np.uint8), mode="LA")
-    grey.save(tmp_path / "a.png", icc_profile=linear_profile())
-    assert pixels_of(tmp_path / "a.png").tolist() == [[[90, 90, 90], [255, 255, 255]]]
-    assert "grey with alpha: its colour profile ignored" in decode_file(tmp_path / "a.png").notes
+    grey.save(tmp_path / "a.png", icc_profile=profile)
+    decoded, notes = read(tmp_path / "a.png")
+    assert decoded.tolist() == [[[90, 90, 90], [255, 255, 255]]]
+    assert ("grey with alpha: its colour profile ignored" in notes) == (profile is not None)
 
 
 def test_lab_is_converted_by_pillow_with_a_note(tmp_path: Path) -> None:
     """Lightness 0, 50 and 100 % without colour: black, a middle grey, white."""
     lab = Image.merge("LAB", [Image.frombytes("L", (3, 1), bytes(v)) for v in ((0, 128, 255), [128] * 3, [128] * 3)])
     lab.save(tmp_path / "a.tif")
-    pixels = pixels_of(tmp_path / "a.tif")[0].astype(int)
-    assert np.abs(pixels - [[0] * 3, [119] * 3, [255] * 3]).max() <= 6
-    assert decode_file(tmp_path / "a.tif").notes == ("LAB colours, converted by Pillow",)
+    decoded, notes = read(tmp_path / "a.tif")
+    assert np.abs(decoded[0].astype(int) - [[0] * 3, [119] * 3, [255] * 3]).max() <= 6
+    assert notes == ("LAB colours, converted by Pillow",)
 
 
 def test_rounding_to_bytes_is_to_the_nearest() -> None:

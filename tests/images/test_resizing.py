@@ -2,6 +2,7 @@
 
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,18 +11,7 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.images.drawing import Box
 from vaelens.images.resizing import RESIZE_METHODS, Placement, ResizeMethod, placement, resize_and_crop, resized_size
 
-SIZES = [
-    (480, 640),
-    (427, 640),
-    (640, 425),
-    (256, 256),
-    (256, 400),
-    (511, 513),
-    (1000, 700),
-    (100, 140),
-    (1, 1),
-    (7, 9),
-]
+SIZES = [(480, 640), (427, 640), (640, 425), (256, 256), (256, 400), (511, 513), (900, 700), (100, 140), (1, 1), (7, 9)]
 
 
 def noise(h: int, w: int) -> np.ndarray:
@@ -49,54 +39,45 @@ def fixed_point_bilinear(pixels: np.ndarray, h: int, w: int) -> np.ndarray:
     return ((upper + lower + 2) >> 2).astype(np.uint8)
 
 
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """The 256x256 pixels in the middle."""
+    top, left = ((side - 256) // 2 for side in pixels.shape[:2])
+    return pixels[top : top + 256, left : left + 256]
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_cards_resize_is_opencvs(size: tuple[int, int]) -> None:
-    import cv2
-
-    pixels = noise(*size)
     h, w = resized_size(*size, 256)
-    whole = cv2.resize(pixels, (w, h), interpolation=cv2.INTER_LINEAR)
-    top, left = (h - 256) // 2, (w - 256) // 2
-    found = resize_and_crop(pixels, 256, "opencv_bilinear")
+    found = resize_and_crop(noise(*size), 256, "opencv_bilinear")
     assert found.shape == (256, 256, 3)
     assert found.dtype == np.uint8
     assert found.flags.c_contiguous
-    assert np.array_equal(found, whole[top : top + 256, left : left + 256])
+    assert np.array_equal(found, middle(cv2.resize(noise(*size), (w, h), interpolation=cv2.INTER_LINEAR)))
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if min(size) > 10])
 def test_opencv_still_computes_as_it_did_in_2022(size: tuple[int, int]) -> None:
     """By the arithmetic written out above: a release of OpenCV that changed it would change published numbers."""
-    h, w = resized_size(*size, 256)
-    whole = fixed_point_bilinear(noise(*size), h, w)
-    top, left = (h - 256) // 2, (w - 256) // 2
-    assert np.array_equal(
-        resize_and_crop(noise(*size), 256, "opencv_bilinear"), whole[top : top + 256, left : left + 256]
-    )
+    expected = middle(fixed_point_bilinear(noise(*size), *resized_size(*size, 256)))
+    assert np.array_equal(resize_and_crop(noise(*size), 256, "opencv_bilinear"), expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_modern_resize_is_pillows(size: tuple[int, int]) -> None:
     h, w = resized_size(*size, 256)
-    whole = np.asarray(Image.fromarray(noise(*size)).resize((w, h), Image.Resampling.BICUBIC))
-    top, left = (h - 256) // 2, (w - 256) // 2
-    found = resize_and_crop(noise(*size), 256, "pillow_bicubic")
-    assert np.array_equal(found, whole[top : top + 256, left : left + 256])
+    expected = middle(np.asarray(Image.fromarray(noise(*size)).resize((w, h), Image.Resampling.BICUBIC)))
+    assert np.array_equal(resize_and_crop(noise(*size), 256, "pillow_bicubic"), expected)
 
 
-def test_one_smooths_before_it_shrinks_and_the_other_does_not() -> None:
+def test_only_pillows_resize_smooths_before_it_shrinks() -> None:
     spread = {method: resize_and_crop(noise(1024, 1024), 256, method).std() for method in RESIZE_METHODS}
     assert spread["pillow_bicubic"] < 0.6 * spread["opencv_bilinear"]
 
 
 def test_the_long_side_is_rounded_half_to_even() -> None:
     """640x427 gives 383.7 (384); 512x513 at 256 gives 256.5 (256), 512x515 gives 257.5 (258)."""
-    assert [resized_size(h, w, 256) for h, w in ((427, 640), (512, 513), (515, 512), (64, 64))] == [
-        (256, 384),
-        (256, 256),
-        (258, 256),
-        (256, 256),
-    ]
+    sizes = [resized_size(h, w, 256) for h, w in ((427, 640), (512, 513), (515, 512), (64, 64))]
+    assert sizes == [(256, 384), (256, 256), (258, 256), (256, 256)]
 
 
 @pytest.mark.parametrize("size", [(300, 431), (431, 300), (60, 91)])
@@ -134,14 +115,14 @@ def test_an_image_too_long_and_thin_is_refused_with_its_name() -> None:
         resize_and_crop(pixels, 256, "pillow_bicubic", "strip.png")
 
 
-def test_an_unknown_way_and_no_side_are_refused() -> None:
+def test_an_unknown_method_and_side_0_are_refused() -> None:
     with pytest.raises(UsageError, match="opencv_bilinear, pillow_bicubic"):
         resize_and_crop(noise(4, 4), 2, "lanczos")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="from 1 pixel up"):
         resize_and_crop(noise(4, 4), 0, "pillow_bicubic")
 
 
-def test_without_opencv_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opencv_the_message_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UsageError, match="pip install opencv-python-headless"):
         resize_and_crop(noise(4, 4), 2, "opencv_bilinear")

@@ -32,7 +32,7 @@ def text_sheet(title: str = "a.png", heading: str = "kl-f8", caption: str = "") 
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (771, 513), (1, 4096), (4096, 1), (127, 100)])
-def test_every_cell_stands_in_the_sheet_unchanged(height: int, width: int) -> None:
+def test_every_cell_is_in_the_sheet_unchanged(height: int, width: int) -> None:
     cells = tuple(noise(height, width, seed) for seed in range(3))
     sheet = draw_sheet([SheetRow("a.png", cells, ("", "24.31 dB", "25.00 dB"))], ["original", "A", "B"])
     assert sheet.dtype == np.uint8
@@ -59,7 +59,7 @@ def test_a_tiny_image_is_enlarged_by_whole_pixels(height: int, width: int, facto
     assert find(sheet, np.kron(cell, np.ones((factor, factor, 1), dtype=np.uint8))) is not None
 
 
-def test_enlarging_is_said_under_the_cell() -> None:
+def test_an_enlarged_image_has_a_caption_with_the_factor() -> None:
     white = {side: draw_sheet([SheetRow("", (np.full((side, side, 3), 255, np.uint8),))], ["A"]) for side in (64, 128)}
     below = {side: ink(sheet)[-45:].sum() for side, sheet in white.items()}
     assert below[64] > 50, "an enlarged image has a caption"
@@ -164,7 +164,7 @@ def test_a_white_image_has_an_edge() -> None:
         ([SheetRow("a", (noise(8, 8), noise(8, 9)))], ["A", "B"], "in one row"),
     ],
 )
-def test_what_makes_no_sheet_is_refused(rows: list[SheetRow], headings: list[str], fact: str) -> None:
+def test_invalid_rows_are_refused(rows: list[SheetRow], headings: list[str], fact: str) -> None:
     with pytest.raises(ValueError, match=fact):
         draw_sheet(rows, headings)
 
