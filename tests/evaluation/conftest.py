@@ -17,7 +17,7 @@ def small_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def measure(photos: Path, two_vaes: list[Path], tmp_path: Path) -> Callable[..., Results]:
-    """`evaluate` to the end, where not said otherwise `two_vaes` on `photos`, into tmp_path / "run"."""
+    """`evaluate` to the end, by default of `two_vaes` on `photos`, into tmp_path / "run"."""
 
     def call(
         vaes: object = two_vaes, source: Path | str = photos, output: Path = tmp_path / "run", **options: object

@@ -23,7 +23,7 @@ NAMES = (ORIGINALS, "a")
 
 
 @pytest.fixture
-def few_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums from 11 images on, in three groups of up to three chunks, each chunk a block."""
     for name, value in (("MAX_STORED", 10), ("GROUPS", 3), ("BLOCK", 2)):
         monkeypatch.setattr(feature_files, name, value)
@@ -66,8 +66,8 @@ def files(folder: EvaluationFolder, kind: str) -> list[Path]:
     return sorted((folder.path / kind).rglob("*.safetensors"))
 
 
-@pytest.mark.usefixtures("few_kept")
-def test_folded_sums_are_those_of_all_images(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_stored")
+def test_sums_are_those_of_all_images(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     for chunk in ORDER:
         add(folder, chunk)
@@ -119,8 +119,8 @@ def test_summed_groups_are_of_chunks_from_the_whole_set(tmp_path: Path, monkeypa
         assert len(part.unit(1, "a")[0]) == 1
 
 
-@pytest.mark.usefixtures("few_kept")
-def test_a_chunk_in_a_sum_can_not_be_handed_on(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_stored")
+def test_a_chunk_in_a_sum_cannot_be_sent(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     for chunk in ORDER:
         add(folder, chunk)
@@ -129,7 +129,7 @@ def test_a_chunk_in_a_sum_can_not_be_handed_on(tmp_path: Path) -> None:
         folder.unit(0, "a")
 
 
-@pytest.mark.usefixtures("few_kept")
+@pytest.mark.usefixtures("few_stored")
 def test_damaged_and_missing_sums_are_named_and_made_again(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     for chunk in ORDER:
@@ -150,7 +150,7 @@ def test_damaged_and_missing_sums_are_named_and_made_again(tmp_path: Path) -> No
     assert (tmp_path / "rows.jsonl").read_text().count("\n") == COUNT
 
 
-@pytest.mark.usefixtures("few_kept")
+@pytest.mark.usefixtures("few_stored")
 def test_a_group_without_readable_images(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     bad = [name for chunk in (1, 3) for name in folder.ids_of(chunk)]  # all chunks of a group
@@ -163,9 +163,9 @@ def test_a_group_without_readable_images(tmp_path: Path) -> None:
         assert_equal(total(groups), features_of(name)[good])
 
 
-@pytest.mark.usefixtures("few_kept")
-def test_what_a_killed_process_left_unfolded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes upon it folds it: another process that adds the same unit, or that sums up."""
+@pytest.mark.usefixtures("few_stored")
+def test_sums_that_a_killed_process_left_out_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whichever process finds them missing: one that adds the same unit, or one that needs the sums."""
     folder, killed = begun(tmp_path), begun(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(FeatureFiles, "_sum_up_group", lambda self, group, name: None)
@@ -178,7 +178,7 @@ def test_what_a_killed_process_left_unfolded(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("chunk", [0, 1])
-def test_a_image_that_can_not_be_read_any_more(tmp_path: Path, chunk: int) -> None:
+def test_an_image_whose_readability_changed_is_refused(tmp_path: Path, chunk: int) -> None:
     folder = begun(tmp_path)
     add(folder, 0, bad=["000"])
     add(folder, 1)
