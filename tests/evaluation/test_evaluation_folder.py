@@ -51,6 +51,14 @@ def add(folder: EvaluationFolder, chunk: int, vae: str = "a", bad: Sequence[str]
     folder.add(chunk, vae, rows, [(name, "unreadable") for name in bad if name in ids], features)
 
 
+def measured(path: Path, bad: Sequence[str] = ()) -> EvaluationFolder:
+    """All of its units."""
+    folder = begun(path)
+    for chunk in ORDER:
+        add(folder, chunk, bad=bad)
+    return folder
+
+
 def assert_equal(found: Moments, features: Tensor) -> None:
     expected = Moments.of(features)
     assert found.count == expected.count
@@ -68,9 +76,7 @@ def files(folder: EvaluationFolder, kind: str) -> list[Path]:
 
 @pytest.mark.usefixtures("few_stored")
 def test_sums_are_those_of_all_images(tmp_path: Path) -> None:
-    folder = begun(tmp_path)
-    for chunk in ORDER:
-        add(folder, chunk)
+    folder = measured(tmp_path)
     assert not files(folder, "features")
     assert len(files(folder, "sums")) == 2 * 3
     for name in NAMES:
@@ -90,9 +96,7 @@ def test_groups_are_of_images_from_the_whole_set(tmp_path: Path) -> None:
 
 
 def test_of_fewer_images_than_groups_each_is_one(tmp_path: Path) -> None:
-    folder = begun(tmp_path)
-    for chunk in ORDER:
-        add(folder, chunk)
+    folder = measured(tmp_path)
     assert [group.count for group in folder.moments("a", "x")] == [1] * COUNT
 
 
@@ -121,9 +125,7 @@ def test_summed_groups_are_of_chunks_from_the_whole_set(tmp_path: Path, monkeypa
 
 @pytest.mark.usefixtures("few_stored")
 def test_a_chunk_in_a_sum_cannot_be_sent(tmp_path: Path) -> None:
-    folder = begun(tmp_path)
-    for chunk in ORDER:
-        add(folder, chunk)
+    folder = measured(tmp_path)
     assert folder.is_done(0, "a")
     with pytest.raises(BadInputError, match=r"was replaced by a sum.*one folder that they share"):
         folder.unit(0, "a")
@@ -131,9 +133,7 @@ def test_a_chunk_in_a_sum_cannot_be_sent(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_stored")
 def test_damaged_and_missing_sums_are_named_and_made_again(tmp_path: Path) -> None:
-    folder = begun(tmp_path)
-    for chunk in ORDER:
-        add(folder, chunk)
+    folder = measured(tmp_path)
     broken = files(folder, "sums")[0]
     broken.write_bytes(broken.read_bytes()[:100])
     with pytest.raises(BadInputError, match=rf"{broken} is damaged.* Remove it and run the same command again"):
@@ -152,10 +152,8 @@ def test_damaged_and_missing_sums_are_named_and_made_again(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("few_stored")
 def test_a_group_without_readable_images(tmp_path: Path) -> None:
-    folder = begun(tmp_path)
-    bad = [name for chunk in (1, 3) for name in folder.ids_of(chunk)]  # all chunks of a group
-    for chunk in ORDER:
-        add(folder, chunk, bad=bad)
+    bad = [f"{chunk * BATCH + n:03d}" for chunk in (1, 3) for n in range(BATCH)]  # all chunks of a group
+    folder = measured(tmp_path, bad)
     good = [n for n, name in enumerate(folder.ids) if name not in bad]
     for name in NAMES:
         groups = folder.moments(name, "x")
@@ -166,11 +164,10 @@ def test_a_group_without_readable_images(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few_stored")
 def test_sums_that_a_killed_process_left_out_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By whichever process finds them missing: one that adds the same unit, or one that needs the sums."""
-    folder, killed = begun(tmp_path), begun(tmp_path)
+    folder = begun(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(FeatureFiles, "_sum_up_group", lambda self, group, name: None)
-        for chunk in ORDER:
-            add(killed, chunk)
+        measured(tmp_path)
     assert not files(folder, "sums")
     add(folder, 6)
     assert len(files(folder, "sums")) == 2
@@ -199,6 +196,10 @@ def test_an_image_whose_readability_changed_is_refused(tmp_path: Path, chunk: in
 
 def test_features_of_a_process_that_was_killed_before_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They may be of other images than can be read now."""
+
+    def interrupt(*_args: object) -> None:
+        raise KeyboardInterrupt
+
     folder = begun(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(JsonLines, "append", interrupt)
@@ -211,7 +212,3 @@ def test_features_of_a_process_that_was_killed_before_its_rows(tmp_path: Path, m
         features = folder.features(name, "x")
         assert features is not None
         assert torch.equal(features, features_of(name)[1:])
-
-
-def interrupt(*_args: object) -> None:
-    raise KeyboardInterrupt

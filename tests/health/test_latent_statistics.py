@@ -7,8 +7,9 @@ import torch
 
 from support.health import lively, quick, result, verdict
 from support.vaes import NARROW, random_vae
-from vaelens.health.latent_statistics import LatentSums
+from vaelens.health.latent_statistics import LatentStatistics, LatentSums
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
+from vaelens.vae import VAE
 
 
 def test_latent_statistics_are_those_of_many_samples_and_of_torchs_kl() -> None:
@@ -36,6 +37,12 @@ def test_latent_statistics_are_those_of_many_samples_and_of_torchs_kl() -> None:
     assert [c.dead for c in found.channels] == [None] * 3
 
 
+def latents_of(vae: VAE) -> LatentStatistics:
+    found = quick(vae).measured.latents
+    assert found is not None
+    return found
+
+
 def test_a_vae_scaled_by_three_implies_a_third_of_the_scale() -> None:
     plain, scaled = lively(), lively()
     with torch.no_grad():
@@ -43,9 +50,7 @@ def test_a_vae_scaled_by_three_implies_a_third_of_the_scale() -> None:
         convolution.weight[:4] *= 3
         convolution.bias[:4] *= 3
         convolution.bias[4:] += 2 * math.log(3)
-    before, after = quick(plain).measured.latents, quick(scaled).measured.latents
-    assert before is not None
-    assert after is not None
+    before, after = latents_of(plain), latents_of(scaled)
     assert after.implied_scale == pytest.approx(before.implied_scale / 3, rel=1e-5)
     assert after.sigma == pytest.approx(3 * (before.sigma or 0), rel=1e-5)
     assert after.noise_share == pytest.approx(before.noise_share, rel=1e-5)
@@ -54,8 +59,7 @@ def test_a_vae_scaled_by_three_implies_a_third_of_the_scale() -> None:
 
 
 def test_the_stated_scale_is_judged_by_the_implied_one_and_by_its_space() -> None:
-    found = quick(lively()).measured.latents
-    assert found is not None
+    found = latents_of(lively())
     for stated, expected in ((found.implied_scale, "fine"), (found.implied_scale * 1.6, "worth a look")):
         vae = random_vae(NARROW, space=None, scale=stated)
         vae.network.load_state_dict(lively().network.state_dict())

@@ -36,39 +36,29 @@ def test_csv_and_json_lines_give_the_same_boxes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("kind", "line", "message"),
     [
-        (",eye,1,2,3,4", "id is ''"),
-        ("a,,1,2,3,4", "label is ''"),
-        ("a,eye,x,2,3,4", "left is 'x'"),
-        ("a,eye,1,nan,3,4", "top is 'nan'"),
-        ("a,eye,1,2,inf,4", "right is 'inf'"),
-        ("a,eye,1,2,3", "bottom is None"),
-        ("a,eye,3,2,3,4", "an empty box, left 3 to right 3"),
-        ("a,eye,1,5,3,4", "an empty box"),
-        ('a,"eye"x,1,2,3,4', "no CSV"),
+        ("csv", ",eye,1,2,3,4", "id is ''"),
+        ("csv", "a,,1,2,3,4", "label is ''"),
+        ("csv", "a,eye,x,2,3,4", "left is 'x'"),
+        ("csv", "a,eye,1,nan,3,4", "top is 'nan'"),
+        ("csv", "a,eye,1,2,inf,4", "right is 'inf'"),
+        ("csv", "a,eye,1,2,3", "bottom is None"),
+        ("csv", "a,eye,3,2,3,4", "an empty box, left 3 to right 3"),
+        ("csv", "a,eye,1,5,3,4", "an empty box"),
+        ("csv", 'a,"eye"x,1,2,3,4', "no CSV"),
+        ("jsonl", "{", "no JSON"),
+        ("jsonl", "[1]", "no JSON object"),
+        ("jsonl", '{"id": 3, "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 4}', "id is 3"),
+        ("jsonl", '{"id": "a", "label": "a", "left": true, "top": 2, "right": 3, "bottom": 4}', "left is True"),
+        ("jsonl", '{"id": "a", "label": "a", "left": 1, "right": 3, "bottom": 4}', "top is None"),
+        ("jsonl", f'{{"id": "a", "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 1{"0" * 400}}}', "bottom is"),
     ],
 )
-def test_a_bad_csv_line_is_named_by_its_number(tmp_path: Path, line: str, message: str) -> None:
-    with pytest.raises(BadInputError, match=r"a\.csv, line 3: ") as caught:
-        read_boxes(written(tmp_path, "a.csv", HEADER + f"a,eye,1,2,3,4\n{line}\n"))
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "no JSON"),
-        ("[1]", "no JSON object"),
-        ('{"id": 3, "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 4}', "id is 3"),
-        ('{"id": "a", "label": "a", "left": true, "top": 2, "right": 3, "bottom": 4}', "left is True"),
-        ('{"id": "a", "label": "a", "left": 1, "right": 3, "bottom": 4}', "top is None"),
-        ('{"id": "a", "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 1' + "0" * 400 + "}", "bottom is 1"),
-    ],
-)
-def test_a_bad_json_line_is_named_by_its_number(tmp_path: Path, line: str, message: str) -> None:
-    with pytest.raises(BadInputError, match=r"a\.jsonl, line 2: ") as caught:
-        read_boxes(written(tmp_path, "a.jsonl", f"\n{line}\n"))
+def test_a_bad_line_is_named_by_its_number(tmp_path: Path, kind: str, line: str, message: str) -> None:
+    before = HEADER + "a,eye,1,2,3,4\n" if kind == "csv" else "\n\n"
+    with pytest.raises(BadInputError, match=rf"a\.{kind}, line 3: ") as caught:
+        read_boxes(written(tmp_path, f"a.{kind}", f"{before}{line}\n"))
     assert message in str(caught.value)
 
 
@@ -89,10 +79,8 @@ def test_files_without_valid_boxes_are_refused(tmp_path: Path) -> None:
 
 def test_ids_that_match_no_image_are_counted_and_none_is_refused() -> None:
     boxes = {"a": (Box("x", 0, 0, 1, 1),), "b": (), "c": ()}
-    assert matching(boxes, frozenset("a"), "b.csv") == (
-        {"a": boxes["a"]},
-        "2 of the 3 ids in b.csv match no image",
-    )
+    matched, note = matching(boxes, frozenset("a"), "b.csv")
+    assert (matched, note) == ({"a": boxes["a"]}, "2 of the 3 ids in b.csv match no image")
     assert matching({"a": boxes["a"]}, frozenset("ab"), "b.csv")[1] is None
     with pytest.raises(UsageError, match=r"none of its 3 ids .* 'a', the images' first 'A'"):
         matching(boxes, frozenset("AB"), "b.csv")
