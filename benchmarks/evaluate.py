@@ -3,8 +3,8 @@
     python -m venv bench && bench/bin/pip install -c constraints.txt -e '.[bench]'
     bench/bin/python benchmarks/evaluate.py
 
-Both stacks measure the same images through the same VAEs with the same networks, threads and batch, in turns
-(A B A B ...); the tables show medians, and the run fails where their rows differ. Ten minutes on two cores.
+Both stacks measure the same images through the same VAEs with the same networks, threads and batch size, in turns
+(A B A B ...). The tables show medians; the run fails if their scores differ. Ten minutes on two cores.
 README.md says what is measured.
 """
 
@@ -67,8 +67,8 @@ PRESET = Preset(
     "benchmark", "plain", "opencv_bilinear", 256, "sample", "truncate", "valid", "torch_fidelity",
     ("rfid", "psnr", "ssim", "psim"),
 )  # fmt: skip
-# dB, SSIM, PSIM; a rounded-off bit of the VAE's output may turn a whole 8-bit step where it is truncated.
 PLAN = {"command": "evaluate", "preset": PRESET.as_dict(), "threads": 1, "vaes": {}}
+# A difference in the last bit of the VAE's output may become a whole 8-bit step where it is truncated.
 ALLOWED = {"psnr": 2e-3, "ssim": 1e-4, "psim": 1e-3}
 LIBRARIES = ("vaelens", "torch", "diffusers", "torchmetrics", "scipy", "numpy", "pillow", "opencv-python-headless")
 DIMENSION, COUNT = 2048, 5000  # of the Frechet distance: Inception's features, COCO's images
@@ -82,8 +82,8 @@ def main() -> None:
     options = parsed()
     torch.set_num_threads(options.threads)
     torch.manual_seed(SEED)
-    with tempfile.TemporaryDirectory() as made:
-        place = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
         os.environ["VAELENS_CACHE"] = str(place / "cache")
         found: Result = {"conditions": conditions(options)}
         print(part_as_markdown("conditions", found["conditions"]), flush=True)
@@ -93,7 +93,7 @@ def main() -> None:
         preset = load_preset(PRESET, paths, Runtime())
         networks = load_networks(["inception", "vgg16"], paths)
         images = write_images(place / "images", max(options.images, options.full_images))
-        bench = Bench(images, preset, networks, options.batch, options.rounds)
+        bench = Bench(images, preset, networks, options.batch_size, options.rounds)
         tiny = load("tiny-kl-f8")
         small = {"tiny-kl-f8": tiny, "tiny-kl-f8 again": tiny}
         runs: dict[str, Callable[[], Result]] = {
@@ -114,10 +114,10 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=16, help="through the small VAE, and for the ranks")
-    parser.add_argument("--full-images", type=int, default=4, help="through the VAE of Stable Diffusion's size")
+    parser.add_argument("--images", type=int, default=16, help="measured through the small VAE, and by ranks")
+    parser.add_argument("--full-images", type=int, default=4, help="measured through the VAE of kl-f8's size")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", action="append", choices=["small", "full", "ranks", "frechet"])
     parser.add_argument("--no-write", dest="write", action="store_false", help="print only")
@@ -126,7 +126,7 @@ def parsed() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Bench:
-    """What both stacks measure, with which networks and in which batches, and how often."""
+    """The images, networks and batch size of both stacks, and how often they are measured."""
 
     images: Path
     preset: LoadedPreset
@@ -136,7 +136,7 @@ class Bench:
 
 
 def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> Result:
-    """Both stacks in turns over `count` images: seconds of each round, their medians' rates, parts, agreement."""
+    """Both stacks in turns on `count` images: seconds of each round, images per second, times of parts, differences."""
     folders = {name: vae.save(place / f"vae{number}") for number, (name, vae) in enumerate(vaes.items())}
     chosen = sorted(bench.images.glob("*.jpg"))[:count]
     dataset = only(open_dataset(str(bench.images)), {file.name for file in chosen})
@@ -146,7 +146,7 @@ def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> R
     def ours(number: int, of: Dataset = dataset) -> EvaluationFolder:
         folder = EvaluationFolder(place / f"run{number}", [item.id for item in of.items], bench.batch)
         folder.start(PLAN | {"batch": bench.batch})
-        cache = OriginalsCache(place / f"cache{number}", {}, ["inception"])  # empty: nothing is known from before
+        cache = OriginalsCache(place / f"cache{number}", {}, ["inception"])  # empty
         Measurement(of, bench.preset, vaes, SEED, False, folder, cache).run(folder.missing(vaes))
         folder.refresh()
         return folder
@@ -156,11 +156,11 @@ def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> R
     peer.parts.clear()
     seconds: dict[str, list[float]] = {OURS: [], THEIRS: []}
     for number in range(bench.rounds):
-        began = time.perf_counter()
+        started = time.perf_counter()
         folder = ours(number)
         between = time.perf_counter()
         rows, features = peer.measure(chosen)
-        seconds[OURS].append(between - began)
+        seconds[OURS].append(between - started)
         seconds[THEIRS].append(time.perf_counter() - between)
     each = count * len(vaes)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
@@ -179,17 +179,17 @@ def against(bench: Bench, vaes: Mapping[str, VAE], count: int, place: Path) -> R
 
 
 def our_parts(bench: Bench, vaes: Mapping[str, VAE], dataset: Dataset, done: EvaluationFolder) -> dict[str, float]:
-    """Milliseconds of each part an image and VAE, one after another; in a run, reading overlaps with the rest."""
+    """Milliseconds of each part per image and VAE, one after another; in a run, reading overlaps with the rest."""
     parts: dict[str, float] = defaultdict(float)
-    again = EvaluationFolder(done.path.with_name("parts"), done.ids, done.batch)
-    again.start(PLAN | {"batch": done.batch})
+    folder = EvaluationFolder(done.path.with_name("parts"), done.ids, done.batch)
+    folder.start(PLAN | {"batch": done.batch})
     vgg: Any = bench.networks["vgg16"].module
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
+        started = time.perf_counter()
         with full_precision("cpu"), torch.no_grad():
             value = call()
-        parts[name] += time.perf_counter() - began
+        parts[name] += time.perf_counter() - started
         return value
 
     for number in range(done.chunks):
@@ -199,14 +199,14 @@ def our_parts(bench: Bench, vaes: Mapping[str, VAE], dataset: Dataset, done: Eva
         timed("PSIM", partial(reference.taps, "vgg16"))
         timed("Inception", partial(bench.preset.features, originals))
         for name, vae in vaes.items():
-            made = timed("VAE", partial(reconstruct_chunk, vae, chunk, PRESET, SEED))
-            image = made.pixels / 255
+            reconstruction = timed("VAE", partial(reconstruct_chunk, vae, chunk, PRESET, SEED))
+            image = reconstruction.pixels / 255
             timed("PSNR", partial(psnr, image, reference.image))
             timed("SSIM", partial(ssim, image, reference.image, PRESET.ssim_padding))
             taps = timed("PSIM", partial(vgg, normalised(image)))
             timed("PSIM", partial(psim, taps, reference.taps("vgg16")))
-            timed("Inception", partial(bench.preset.features, made.pixels))
-            timed("rows and features stored", partial(again.add, number, name, *done.unit(number, name)))
+            timed("Inception", partial(bench.preset.features, reconstruction.pixels))
+            timed("rows and features stored", partial(folder.add, number, name, *done.unit(number, name)))
     each = len(dataset.items) * len(vaes)
     return {name: 1000 * total / each for name, total in parts.items()}
 
@@ -214,7 +214,7 @@ def our_parts(bench: Bench, vaes: Mapping[str, VAE], dataset: Dataset, done: Eva
 def agreement(
     folder: EvaluationFolder, vaes: list[str], rows: Mapping[Any, Any], features: Mapping[str, Any]
 ) -> Result:
-    """The largest difference between the stacks' rows, relative for features; ends the run where one is too large."""
+    """The largest differences between the stacks' scores, relative for features. Exits if one is too large."""
     largest: dict[str, float] = dict.fromkeys(ALLOWED, 0.0)
     for row in folder.rows(vaes):
         for key, theirs in zip(("psnr", "ssim", "psim"), rows[row.id, row.vae], strict=True):
@@ -222,48 +222,48 @@ def agreement(
     for name in (ORIGINALS, *vaes):
         ours = folder.features(name, "inception")
         assert ours is not None
-        apart = float((ours - features[name]).norm() / ours.norm())
-        largest["features"] = max(largest.get("features", 0.0), apart)
+        difference = float((ours - features[name]).norm() / ours.norm())
+        largest["features"] = max(largest.get("features", 0.0), difference)
     wrong = {key: value for key, value in largest.items() if value > ALLOWED.get(key, 1e-2)}
     if wrong:
-        sys.exit(f"the stacks don't compute the same: {wrong}")
+        sys.exit(f"The stacks' scores differ too much: {wrong}")
     return largest
 
 
 def ranks(images: Path, paths: Mapping[str, Path], count: int, place: Path) -> Result:
-    """Whole runs of the command: one process of one thread, two of one each, one of two; with its start and report."""
+    """The whole command, from start to report: one process with one thread, two ranks with one each, one with two."""
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     named = [f"--network={name}={path}" for name, path in paths.items()]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    kinds = {
+    setups = {
         "1 process, 1 thread": ([], "1"),
         "2 ranks, 1 thread each": (torchrun, "1"),
         "1 process, 2 threads": ([], "2"),
     }
     found: Result = {"images": count, "seconds": {}, "measuring_seconds": {}}
     rows: dict[str, list[str]] = {}
-    for number, (kind, (launcher, threads)) in enumerate(kinds.items()):
+    for number, (setup, (launcher, threads)) in enumerate(setups.items()):
         output = place / str(number)
         command = ["-m", "vaelens", "evaluate", str(images), "--take", str(count), "--preset", "card-2022"]
         command += ["--vae", "tiny-kl-f8", *named, "--threads", threads, "--quiet", "-o", str(output)]
         cache = {"VAELENS_CACHE": str(place / f"cache{number}")}
-        began = time.perf_counter()
+        started = time.perf_counter()
         subprocess.run(
             [sys.executable, *launcher, *command], check=True, env=environment | cache, stdout=subprocess.DEVNULL
         )
-        found["seconds"][kind] = time.perf_counter() - began
+        found["seconds"][setup] = time.perf_counter() - started
         record = json.loads((output / "run.json").read_text(encoding="utf-8"))
-        found["measuring_seconds"][kind] = record["calls"][0]["measuring_seconds"]
-        rows[kind] = sorted((output / "rows.jsonl").read_text(encoding="utf-8").splitlines())
+        found["measuring_seconds"][setup] = record["calls"][0]["measuring_seconds"]
+        rows[setup] = sorted((output / "rows.jsonl").read_text(encoding="utf-8").splitlines())
     alone, shared, _ = rows.values()
     if alone != shared:
-        sys.exit("two ranks gave other rows than one process of as many threads")
+        sys.exit("Two ranks gave other rows than one process.")
     found["rows_of_two_ranks_are_those_of_one"] = True
     return found
 
 
 def frechet(rounds: int) -> Result:
-    """Seconds from two sets of features [5000,2048] to the distance, and by SciPy's square root of a matrix."""
+    """Seconds from two sets of features [5000,2048] to the distance, by vaelens and with SciPy's matrix square root."""
     generator = torch.Generator().manual_seed(SEED)
     mixing = torch.randn(DIMENSION, DIMENSION, generator=generator) / DIMENSION**0.5
     x = (torch.randn(COUNT, DIMENSION, generator=generator) @ mixing).relu()
@@ -272,15 +272,15 @@ def frechet(rounds: int) -> Result:
     values: dict[str, float] = {}
     for number in range(rounds):
         for name, distance in ((OURS, by_vaelens), ("scipy sqrtm", by_scipy))[: 1 if number else 2]:  # SciPy's once
-            began = time.perf_counter()
+            started = time.perf_counter()
             values[name] = distance(x, y)
-            seconds[name].append(time.perf_counter() - began)
-    apart = abs(values[OURS] / values["scipy sqrtm"] - 1)
-    if apart > 1e-6:
-        sys.exit(f"the Frechet distances differ: {values}")
+            seconds[name].append(time.perf_counter() - started)
+    difference = abs(values[OURS] / values["scipy sqrtm"] - 1)
+    if difference > 1e-6:
+        sys.exit(f"The Frechet distances differ too much: {values}")
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return {"images": COUNT, "dimension": DIMENSION, "seconds": seconds, "medians": medians,
-            "times_as_fast": medians["scipy sqrtm"] / medians[OURS], "relative_difference": apart}  # fmt: skip
+            "times_as_fast": medians["scipy sqrtm"] / medians[OURS], "relative_difference": difference}  # fmt: skip
 
 
 def by_vaelens(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -288,16 +288,16 @@ def by_vaelens(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def by_scipy(x: torch.Tensor, y: torch.Tensor) -> float:
-    """As pytorch-fid has it, with NumPy's mean and cov."""
+    """As in pytorch-fid, with NumPy's mean and cov."""
     a, b = x.double().numpy(), y.double().numpy()
     means, covariances = [f.mean(axis=0) for f in (a, b)], [np.cov(f, rowvar=False) for f in (a, b)]
     root = sqrtm(covariances[0] @ covariances[1]).real
-    apart = means[0] - means[1]
-    return float(apart @ apart + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * np.trace(root))
+    shift = means[0] - means[1]
+    return float(shift @ shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * np.trace(root))
 
 
 def write_images(folder: Path, count: int) -> Path:
-    """Drawn faces and letters as JPEG files of 640x480, the size of most of COCO's."""
+    """Synthetic faces and letters as JPEG files of 640x480, the size of most of COCO's."""
     folder.mkdir(parents=True)
     for number, draw in zip(range(count), itertools.cycle([draw_face, draw_letters])):
         image = Image.fromarray(draw(number).pixels).resize((640, 480), Image.Resampling.BICUBIC)
@@ -311,7 +311,7 @@ def only(dataset: Dataset, ids: set[str]) -> Dataset:
 
 
 def random_full_vae() -> VAE:
-    """A VAE of kl-f8's config with PyTorch's random weights: the time doesn't depend on what they are."""
+    """A VAE with kl-f8's config and random weights, on which the time doesn't depend."""
     spec = registry().spec("kl-f8")
     return VAE(build_network(spec.config), spec, "random")
 
@@ -329,9 +329,9 @@ def conditions(options: argparse.Namespace) -> Result:
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "threads": options.threads, "batch": options.batch, "dtype": "float32",
-        "seed": SEED, "rounds": options.rounds, "load_at_the_start": round(os.getloadavg()[0], 2),
-        "preset": f"as {PRESETS['card-2022'].name}, SSIM where whole windows fit",
+        "cpu": cpu, "cores": os.cpu_count(), "threads": options.threads, "batch_size": options.batch_size,
+        "dtype": "float32", "seed": SEED, "rounds": options.rounds, "load_at_the_start": round(os.getloadavg()[0], 2),
+        "preset": f"as {PRESETS['card-2022'].name}, SSIM of whole windows",
         "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
     }  # fmt: skip
 

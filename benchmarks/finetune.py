@@ -4,8 +4,9 @@
     bench/bin/python benchmarks/finetune.py
 
 A decoder-only step of ft-EMA's recipe with its GAN (L1 + LPIPS, adaptive weight, EMA) on a VAE of kl-f8's size at
-256x256. Each round is a process of its own, so that memory is its own too; the two stacks take turns (A B A B ...), and
-the run fails where their losses or gradients differ. Half an hour on two cores. README.md says what is measured.
+256x256. Each round runs in a process of its own, in which the peak memory is measured. The two stacks take turns
+(A B A B ...), and the run fails if their losses or gradients differ. Half an hour on two cores. README.md says what is
+measured. To try the script: --config tiny-kl --rounds 1 --steps 1 --no-write
 """
 
 import argparse
@@ -55,7 +56,7 @@ def main() -> None:
     rounds: dict[str, list[Result]] = {OURS: [], USUAL: []}
     for _ in range(options.rounds):
         for stack, done in rounds.items():
-            command = [sys.executable, __file__, "--child", stack, "--batch", str(options.batch)]
+            command = [sys.executable, __file__, "--child", stack, "--batch-size", str(options.batch_size)]
             command += ["--steps", str(options.steps), "--threads", str(options.threads), "--config", options.config]
             ran = subprocess.run(command, capture_output=True, text=True, check=False)
             if ran.returncode:
@@ -73,27 +74,27 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3, help="timed in each round, after one that isn't")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=3, help="timed optimizer steps per round, after a warm-up step")
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--config", default="sd", help="the network; tiny-kl to try the script itself")
+    parser.add_argument("--config", default="sd", help="of the network: sd or, to try the script, tiny-kl")
     parser.add_argument("--child", choices=[OURS, USUAL], help=argparse.SUPPRESS)
     parser.add_argument("--no-write", dest="write", action="store_false", help="print only")
     return parser.parse_args()
 
 
 def child(options: argparse.Namespace) -> Result:
-    """One stack's steps: seconds of each, the largest memory, and what the first step computed."""
+    """One stack's steps: seconds of each, the peak memory, and the first step's losses and gradient."""
     torch.set_num_threads(options.threads)
     recipe = find_recipe(
-        "ft-ema", {"gan.start": 0, "gan.warmup_steps": 0, "data.batch_size": options.batch, "model.space": "any"}
+        "ft-ema", {"gan.start": 0, "gan.warmup_steps": 0, "data.batch_size": options.batch_size, "model.space": "any"}
     )
     config = cast(AutoencoderKLConfig, registry().network_config(options.config))
     with seeded(SEED):
         network = AutoencoderKL(config)
     state = State(network, recipe, SEED)
     distance, vgg, heads = perceptual()
-    pixels = np.stack([draw_face(seed).pixels for seed in range(options.batch)])
+    pixels = np.stack([draw_face(seed).pixels for seed in range(options.batch_size)])
     image = torch.as_tensor(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
     step: Callable[[], dict[str, float]]
     if options.child == OURS:
@@ -102,12 +103,12 @@ def child(options: argparse.Namespace) -> Result:
         step = PlainStep(state, recipe, vgg, heads, SEED).step_on(image)
         del state, network
     seconds: list[float] = []
-    computed = step()
+    first = step()
     for _ in range(options.steps):
-        began = time.perf_counter()
+        started = time.perf_counter()
         step()
-        seconds.append(time.perf_counter() - began)
-    return {"seconds": seconds, "peak_memory_bytes": peak_memory(), **computed}
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": seconds, "peak_memory_bytes": peak_memory(), **first}
 
 
 def ours(state: State, recipe: Recipe, distance: Perceptual, image: torch.Tensor) -> Callable[[], dict[str, float]]:
@@ -122,7 +123,7 @@ def ours(state: State, recipe: Recipe, distance: Perceptual, image: torch.Tensor
 
 
 def perceptual() -> tuple[Perceptual, VGG16, LPIPSHeads]:
-    """LPIPS on random weights that keep the variance: time doesn't depend on them."""
+    """LPIPS with random weights that preserve the variance; the time doesn't depend on them."""
     with torch.device("meta"):
         vgg, heads = VGG16(), LPIPSHeads(VGG16.WIDTHS)
     vgg.load_state_dict(random_vgg16(), assign=True)
@@ -132,25 +133,25 @@ def perceptual() -> tuple[Perceptual, VGG16, LPIPSHeads]:
 
 
 def summary(rounds: dict[str, list[Result]], options: argparse.Namespace) -> Result:
-    """Medians over all steps of all rounds, and the gate. Ends the program where the stacks disagree."""
+    """Medians over all steps of all rounds. Exits if the first steps of the stacks differ too much."""
     first = {stack: of[0] for stack, of in rounds.items()}
     differences = {
         key: abs(first[OURS][key] - first[USUAL][key]) / abs(first[USUAL][key])
         for key in ("loss", "grad_norm", "gan_weight", "discriminator_loss")
     }
     if max(differences.values()) > ALLOWED:
-        sys.exit(f"the two stacks disagree: {differences}")
+        sys.exit(f"The stacks' first steps differ too much: {differences}")
     seconds = {stack: statistics.median(s for one in of for s in one["seconds"]) for stack, of in rounds.items()}
     memory = {stack: statistics.median(one["peak_memory_bytes"] for one in of) for stack, of in rounds.items()}
     conditions: dict[str, Any] = {
-        "cpu": cpu(), "threads": options.threads, "batch": options.batch, "rounds": options.rounds,
+        "cpu": cpu(), "threads": options.threads, "batch_size": options.batch_size, "rounds": options.rounds,
         "steps": options.steps, "config": options.config, "dtype": "float32", "seed": SEED,
         "versions": {name: version(name) for name in LIBRARIES},
     }  # fmt: skip
     return {
         "conditions": conditions,
         "seconds_per_step": seconds,
-        "images_per_second": {stack: options.batch / value for stack, value in seconds.items()},
+        "images_per_second": {stack: options.batch_size / value for stack, value in seconds.items()},
         "peak_memory_bytes": memory,
         "times_as_fast": seconds[USUAL] / seconds[OURS],
         "largest_differences": differences,

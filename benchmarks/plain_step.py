@@ -1,7 +1,7 @@
-"""A decoder's training step as it is usually written: diffusers' AutoencoderKL, LPIPS, PatchGAN.
+"""A decoder's optimizer step as it is usually written: diffusers' AutoencoderKL, LPIPS, PatchGAN.
 
-Both losses on the decoder's output; two `autograd.grad` calls at its last weight for the adaptive weight; one total,
-and its backward pass through everything; then the discriminator on the detached output.
+Both losses of the decoder's output; two `autograd.grad` calls for its last weight, which give the adaptive weight; one
+backward pass of their sum through all networks; then the discriminator's step on the detached output.
 """
 
 import copy
@@ -21,11 +21,11 @@ from vaelens.metrics.psim import normalised
 
 
 class PlainStep:
-    """The same weights, recipe, noise and networks as `state`'s training."""
+    """Trains with the weights, recipe, noise and networks of `state`."""
 
     def __init__(self, state: State, recipe: Recipe, vgg: nn.Module, heads: nn.Module, seed: int) -> None:
-        described = FAMILY.to_config_json(VAESpec(state.network.config, None, 1.0, 0.0, FAMILY.pixel_range))
-        self.vae = AutoencoderKL.from_config(described)
+        config = FAMILY.to_config_json(VAESpec(state.network.config, None, 1.0, 0.0, FAMILY.pixel_range))
+        self.vae = AutoencoderKL.from_config(config)
         self.vae.load_state_dict(state.network.state_dict())
         self.vae.encoder.requires_grad_(False)
         self.vae.quant_conv.requires_grad_(False)
@@ -40,7 +40,7 @@ class PlainStep:
         self.trained, self.average = trained, [p.detach().clone() for p in trained]
 
     def step_on(self, image: Tensor) -> Callable[[], dict[str, float]]:
-        """The step on these images, [b,3,h,w] in [0,1]."""
+        """The step with these images, [b,3,h,w] in [0,1]."""
         x = image * 2 - 1
 
         def step() -> dict[str, float]:

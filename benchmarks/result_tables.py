@@ -1,4 +1,4 @@
-"""What the benchmarks found, as Markdown tables."""
+"""The benchmarks' results as Markdown tables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,17 @@ def as_markdown(found: Result) -> str:
 
 
 def part_as_markdown(name: str, part: Result) -> str:
-    """One part by its name: the conditions, or what was measured."""
-    kinds = {"conditions": _conditions, "ranks": _ranks, "frechet": _frechet}
-    return kinds.get(name, _against)(part)
+    """One part by its name: the conditions, or a measurement."""
+    writers = {"conditions": _conditions, "ranks": _ranks, "frechet": _frechet}
+    return writers.get(name, _against)(part)
 
 
 def _conditions(of: Result) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in of["versions"].items())
     return (
-        f"{of['cpu']}, {of['cores']} cores, {of['threads']} threads, load {of['load_at_the_start']} at the start; "
-        f"{of['dtype']}, batch {of['batch']}, seed {of['seed']}, medians of {of['rounds']} rounds in turns. {versions}."
+        f"{of['cpu']}, {of['cores']} cores, {of['threads']} threads, load average {of['load_at_the_start']} at the "
+        f"start; {of['dtype']}, batch size {of['batch_size']}, seed {of['seed']}, medians of {of['rounds']} rounds in "
+        f"turns. {versions}."
     )
 
 
@@ -31,7 +32,7 @@ def _against(of: Result) -> str:
     rows = [("images per second", f"{rates[OURS]:.3g}", f"{rates[THEIRS]:.3g}")]
     rows += [
         (
-            f"of it {part}, ms",
+            f"{part}, ms",
             *(f"{parts[stack][part]:.1f}" if part in parts[stack] else "" for stack in (OURS, THEIRS)),
         )
         for part in dict.fromkeys([*parts[OURS], *parts[THEIRS]])
@@ -39,13 +40,13 @@ def _against(of: Result) -> str:
     differences = ", ".join(f"{name} {value:.1g}" for name, value in of["largest_differences"].items())
     return (
         f"**{of['images']} images through {' and '.join(of['vaes'])}: {of['times_as_fast']:.2f} times as fast.** "
-        f"Largest differences between the two stacks' numbers: {differences}.\n\n"
-        + _table(("an image and VAE", OURS, THEIRS), rows)
+        f"Largest differences between the two stacks' scores: {differences}.\n\n"
+        + _table(("per image and VAE", OURS, THEIRS), rows)
     )
 
 
 def _ranks(of: Result) -> str:
-    rows = [(kind, f"{of['seconds'][kind]:.1f}", f"{of['measuring_seconds'][kind]:.1f}") for kind in of["seconds"]]
+    rows = [(setup, f"{total:.1f}", f"{of['measuring_seconds'][setup]:.1f}") for setup, total in of["seconds"].items()]
     return (
         f"**1 against 2 ranks**, {of['images']} images through tiny-kl-f8, card-2022. Both give the same rows.\n\n"
         + _table(("", "whole command, s", "measuring, s"), rows)
@@ -66,7 +67,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def finetune_markdown(of: Result) -> str:
-    """What `finetune.py` found."""
+    """The results of `finetune.py`."""
     on = of["conditions"]
     versions = ", ".join(f"{name} {number}" for name, number in on["versions"].items())
     differences = ", ".join(f"{name} {value:.1g}" for name, value in of["largest_differences"].items())
@@ -77,7 +78,7 @@ def finetune_markdown(of: Result) -> str:
     ]
     return (
         f"{on['cpu']}, {on['threads']} thread{'s' * (on['threads'] > 1)}; "
-        f"{on['dtype']}, batch {on['batch']}, 256x256, seed {on['seed']}, "
+        f"{on['dtype']}, batch size {on['batch_size']}, 256x256, seed {on['seed']}, "
         f"medians of {on['rounds']} rounds of {on['steps']} steps in turns. {versions}.\n\n"
         f"**A decoder-only step: {of['times_as_fast']:.2f} times as fast.** Relative differences between the two: "
         f"{differences}.\n\n" + _table(("", OURS, USUAL), rows) + "\n"
