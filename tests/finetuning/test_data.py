@@ -75,14 +75,14 @@ def test_images_are_decoded_once_while_there_is_room(eight: Dataset, monkeypatch
 
     monkeypatch.setattr(data_module, "decode_bytes", counted)
 
-    def seen(room: int) -> tuple[list[bytes], int]:
+    def samples(room: int) -> tuple[list[bytes], int]:
         read.clear()
         monkeypatch.setattr(data_module, "CACHE_BYTES", room)
         images = TrainingImages([eight], [1.0], DATA, seed=5)
         return [images.sample(n).pixels.tobytes() for n in range(24)], len(read)
 
     one = 40 * 44 * 3
-    (none, first), (some, second), (every, third) = seen(0), seen(3 * one), seen(8 * one)
+    (none, first), (some, second), (every, third) = samples(0), samples(3 * one), samples(8 * one)
     assert (first, second, third) == (24, 3 + 5 * 3, 8)
     assert none == some == every
 
@@ -147,8 +147,8 @@ def test_only_readable_images_are_held_out(tmp_path: Path) -> None:
         (place / name).write_bytes(f"{name} is no image".encode())
     dataset = open_dataset(place, skip_bad=True)
     for seed in range(4):  # by chance, one of the three would be chosen each time in 1 of 28 cases
-        (rest,), kept = hold_out([dataset], 2, seed=seed)
-        assert {item.id for item in kept.items} < set(names[5:])
+        (rest,), held_out = hold_out([dataset], 2, seed=seed)
+        assert {item.id for item in held_out.items} < set(names[5:])
         assert len(rest.items) == 6
     with pytest.raises(UsageError, match="only 3 of its images can be read"):
         hold_out([dataset], 3, seed=0)
@@ -156,11 +156,11 @@ def test_only_readable_images_are_held_out(tmp_path: Path) -> None:
 
 def test_images_are_held_out_by_content(tmp_path: Path) -> None:
     a, b = open_dataset(folder(tmp_path / "a", 8)), open_dataset(folder(tmp_path / "b", 12, first=4))  # 4 to 7 in both
-    sources, kept = hold_out([a, b], 6, seed=0)
-    contents = {item.sha256 for item in kept.items}
-    assert len(kept.items) == 6
+    sources, held_out = hold_out([a, b], 6, seed=0)
+    contents = {item.sha256 for item in held_out.items}
+    assert len(held_out.items) == 6
     assert not any(item.sha256 in contents for source in sources for item in source.items)
-    assert all(kept.read(item) for item in kept.items)
+    assert all(held_out.read(item) for item in held_out.items)
     assert {item.sha256 for item in hold_out([a, b], 6, seed=1)[1].items} != contents
     with pytest.raises(UsageError, match="held out"):
         hold_out([a], 5, seed=0)

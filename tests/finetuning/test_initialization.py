@@ -2,21 +2,19 @@
 
 import torch
 
-from support.training import recipe
+from support.training import short_recipe
 from vaelens.finetuning.initialization import initialize
 from vaelens.networks.autoencoder_kl import Attention, AutoencoderKL, ResnetBlock
 from vaelens.runtime import Runtime
 
 
 def initial(init: str, seed: int = 0) -> AutoencoderKL:
-    wanted = recipe(model__init=init)
-    return initialize(None, wanted, seed, None, Runtime(offline=True)).network
+    recipe = short_recipe(model__init=init)
+    return initialize(None, recipe, seed, None, Runtime(offline=True)).network
 
 
 def conditioning(network: AutoencoderKL) -> float:
     """Of the chain around the latent: how much more of its strongest direction gets through than of its weakest."""
-    assert network.quant_conv is not None
-    assert network.post_quant_conv is not None
     mean = network.quant_conv.weight[:4, :, 0, 0]
     chain = network.post_quant_conv.weight[:, :, 0, 0] @ mean @ network.encoder.conv_out.weight.sum(dim=(2, 3))
     widths = torch.linalg.svdvals(chain.detach())
@@ -38,7 +36,6 @@ def test_residual_branches_start_at_zero() -> None:
 def test_layers_around_the_latent_keep_its_channels_apart() -> None:
     network = initial("balanced")
     for conv in (network.quant_conv, network.post_quant_conv):
-        assert conv is not None
         assert torch.equal(conv.weight[:, :, 0, 0], torch.eye(len(conv.weight)))
         assert not conv.bias.any()  # type: ignore[union-attr]
     rows = network.encoder.conv_out.weight.detach().flatten(1).double()
@@ -47,7 +44,7 @@ def test_layers_around_the_latent_keep_its_channels_apart() -> None:
 
 def test_no_direction_of_the_latent_starts_nearly_blocked() -> None:
     balanced, default = ([conditioning(initial(init, seed)) for seed in range(6)] for init in ("balanced", "default"))
-    told = f"{max(balanced):.1f}, with torch's default weights from {min(default):.1f} to {max(default):.1f}"
-    print(f"strongest over weakest direction around the latent: at most {told}")
+    measured = f"{max(balanced):.1f}, with torch's default weights from {min(default):.1f} to {max(default):.1f}"
+    print(f"strongest over weakest direction around the latent: at most {measured}")
     assert max(balanced) < 2
     assert max(default) > 50

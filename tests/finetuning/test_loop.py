@@ -1,7 +1,6 @@
 """When a training stops early, which checkpoint it returns to, and what it won't release."""
 
 import json
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,22 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 import vaelens as vl
-from support.training import CONSTANT_LR, NO_GAN, SMALL_CONFIG, folder, small_presets, stop_after, train
+from support.training import CONSTANT_LR, NO_GAN, SMALL_CONFIG, folder, json_lines, stop_after, train
 from support.vaes import random_vae
 from vaelens.errors import CheckFailedError
 from vaelens.finetuning import loop, training, validation
 from vaelens.finetuning.loop import Training
 from vaelens.finetuning.training import Interrupted
 from vaelens.finetuning.validation import EarlyStopping, StopReason, score
-from vaelens.resources import using_threads
+
+pytestmark = pytest.mark.usefixtures("plain_report")
 
 WITH_GAN = CONSTANT_LR | {"gan.start": 0, "gan.warmup_steps": 0, "run.checkpoint_every": 1, "run.evaluate_every": 12}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Generator[None]:
-    with small_presets(), using_threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,31 +39,27 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "PATIENCE", 3)
 
 
-def lines(run: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
-
-
 def released_step(run: Path) -> int:
     """After how many steps a run was released, by its record; its weights are those of that checkpoint."""
     steps = json.loads((run / "run.json").read_text())["steps"]
-    held = load_file(run / "checkpoints" / f"{steps:09d}" / "state.safetensors")
+    state = load_file(run / "checkpoints" / f"{steps:09d}" / "state.safetensors")
     network = vl.load(run, device="cpu").network.state_dict()
-    averages = {name.removeprefix("ema."): tensor for name, tensor in held.items() if name.startswith("ema.")}
+    averages = {name.removeprefix("ema."): tensor for name, tensor in state.items() if name.startswith("ema.")}
     assert len(averages) > 20
     assert all(torch.equal(network[name], tensor) for name, tensor in averages.items())
     return int(steps)
 
 
 def at_step_0(vae: Path, photos: Path, run: Path, overrides: dict[str, Any]) -> Training:
-    """A training as `finetune` makes it, before its first update."""
+    """A training as `finetune` makes it, before its first step."""
     made: list[Training] = []
 
-    def keep(t: Training) -> Literal["interrupted"]:
+    def stop(t: Training) -> Literal["interrupted"]:
         made.append(t)
         return "interrupted"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train", keep)
+        patch.setattr(training, "train", stop)
         with pytest.raises(Interrupted):
             train(vae, photos, run, overrides=overrides)
     return made[0]
@@ -81,7 +71,7 @@ def test_a_useless_discriminator_stops_a_training(narrow: Path, photos: Path, tm
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     with pytest.raises(CheckFailedError, match=r"perfectly.*after step \d+\. Change the recipe"):
         train(narrow, photos, whole, overrides=WITH_GAN)
-    assert [line["step"] for line in lines(whole, "log.jsonl")] == [1, 2, 3]
+    assert [line["step"] for line in json_lines(whole / "log.jsonl")] == [1, 2, 3]
     assert "perfectly" in json.loads((whole / "run.json").read_text())["stopped"]
     assert released_step(whole) <= 1, "the count started with step 1"
 
@@ -97,31 +87,31 @@ def test_a_useless_discriminator_stops_a_training(narrow: Path, photos: Path, tm
 def test_an_evaluation_can_stop_a_training_at_its_newest_good_checkpoint(
     last_good_step: int, newest: int, narrow: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, seen = tmp_path / "run", []
+    run, scores = tmp_path / "run", []
 
-    def evaluation(_: EarlyStopping, update: int, trained: float, held_out: float) -> StopReason | None:
-        seen.append((update, trained, held_out))
-        return StopReason("made up.", last_good_step) if update == 8 else None
+    def evaluation(_: EarlyStopping, step: int, trained: float, held_out: float) -> StopReason | None:
+        scores.append((step, trained, held_out))
+        return StopReason("made up.", last_good_step) if step == 8 else None
 
     monkeypatch.setattr(EarlyStopping, "check_evaluation", evaluation)
     overrides = NO_GAN | {"run.evaluate_every": 2, "run.checkpoint_every": 2, "run.steps": 12}
     with pytest.raises(CheckFailedError, match=rf"made up\..*after step {newest}\. Change the recipe"):
         train(narrow, photos, run, overrides=overrides)
-    assert lines(run, "log.jsonl")[-1]["step"] == 8
+    assert json_lines(run / "log.jsonl")[-1]["step"] == 8
     assert released_step(run) == newest
-    evaluations = [one for one in lines(run, "evaluations.jsonl") if one["weights"] == "released"]
-    assert seen == [(one["step"], one["training"]["psnr"], one["held_out"]["psnr"]) for one in evaluations]
-    assert [update for update, _, _ in seen] == [0, 2, 4, 6, 8]
+    evaluations = [one for one in json_lines(run / "evaluations.jsonl") if one["weights"] == "released"]
+    assert scores == [(one["step"], one["training"]["psnr"], one["held_out"]["psnr"]) for one in evaluations]
+    assert [step for step, _, _ in scores] == [0, 2, 4, 6, 8]
 
 
-def test_an_evaluation_measures_training_images_beside_held_out_ones(
+def test_an_evaluation_measures_training_images_too(
     narrow: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VAELENS_CACHE", str(tmp_path / "cache"))
     few, run = folder(tmp_path / "few", 3, first=20, side=44), tmp_path / "run"
     with pytest.raises(Interrupted):
         train(narrow, few, run, overrides=NO_GAN, held_out=photos, should_stop=lambda: True)
-    look = next(one for one in lines(run, "evaluations.jsonl") if one["weights"] == "released")
+    look = next(one for one in json_lines(run / "evaluations.jsonl") if one["weights"] == "released")
     assert look["step"] == 0
     vl.evaluate(narrow, few, preset="small", output=tmp_path / "scores", device="cpu", threads=1)
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["narrow"]
@@ -129,10 +119,7 @@ def test_an_evaluation_measures_training_images_beside_held_out_ones(
     assert look["held_out"]["psnr"] != pytest.approx(scores["psnr"]["mean"], rel=1e-3)
 
 
-def test_a_decoder_whose_encoder_changed_is_not_released(
-    narrow: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "run"
+def test_a_changed_encoder_is_not_released(narrow: Path, photos: Path, run: Path, monkeypatch: Any) -> None:
 
     def spoiled(t: Training) -> Literal["finished", "interrupted"] | StopReason:
         ended = loop.train(t)
@@ -148,13 +135,13 @@ def test_a_decoder_whose_encoder_changed_is_not_released(
 
 
 def test_micro_batches_give_the_same_batch(narrow: Path, photos: Path, tmp_path: Path) -> None:
-    said = []
+    losses = []
     for micro_batch_size in (4, 2):
         run = tmp_path / str(micro_batch_size)
         train(narrow, photos, run, overrides=NO_GAN | {"run.steps": 2}, micro_batch_size=micro_batch_size)
-        said.append([line["loss"] for line in lines(run, "log.jsonl")])
-    assert len(said[0]) == 2
-    assert said[1] == pytest.approx(said[0], rel=1e-4)
+        losses.append([line["loss"] for line in json_lines(run / "log.jsonl")])
+    assert len(losses[0]) == 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_an_evaluation_that_is_not_finite_stops_a_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
@@ -172,6 +159,6 @@ def test_an_evaluation_that_is_not_finite_stops_a_training(narrow: Path, photos:
     ended = loop.train(t)
     assert isinstance(ended, StopReason)
     assert "NaN or infinite" in ended.message
-    assert [line["step"] for line in lines(t.folder.path, "log.jsonl")] == [1, 2]
+    assert [line["step"] for line in json_lines(t.folder.path / "log.jsonl")] == [1, 2]
     assert t.state.step == 1
     assert all(torch.isfinite(tensor).all() for tensor in t.state.averaged().values())

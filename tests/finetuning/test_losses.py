@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from support import oracles
 from support.random_trunks import random_heads, random_vgg16
-from support.training import SIZE, recipe
+from support.training import SIZE, short_recipe
 from vaelens.errors import NetworkError
 from vaelens.finetuning.losses import (
     Perceptual,
@@ -23,10 +23,17 @@ from vaelens.finetuning.losses import (
     reconstruction_loss,
 )
 from vaelens.images.drawing import Box
+from vaelens.metrics.lpips import LPIPSHeads, lpips
+from vaelens.metrics.psim import psim
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.networks.patchgan import PatchGAN, min_size
 from vaelens.networks.vgg import VGG16
 from vaelens.runtime import Runtime
+
+
+def random_images(side: int, seed: int, count: int = 2) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(count, 3, side, side, generator=generator) for _ in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +64,13 @@ def test_pixel_losses_are_torch_s(pair: tuple[Tensor, Tensor]) -> None:
         pixel_differences("huber", x, y)  # type: ignore[arg-type]
 
 
-def test_the_sum_form_is_the_authors_own_writing(pair: tuple[Tensor, Tensor]) -> None:
+def test_the_sum_form_is_the_authors_own_formula(pair: tuple[Tensor, Tensor]) -> None:
     """|x - x'| + w LPIPS for each element (LPIPS broadcast), summed, over the batch; KL summed, over the batch."""
     x, y = pair
-    loss = recipe(loss__reduction="sum", loss__perceptual_weight=0.7, loss__perceptual="psim").loss
+    loss = short_recipe(loss__reduction="sum", loss__perceptual_weight=0.7, loss__perceptual="psim").loss
 
-    def distance(made: Tensor, wanted: Tensor) -> Tensor:
-        return (made - wanted).square().mean(dim=(1, 2, 3))
+    def distance(made: Tensor, expected: Tensor) -> Tensor:
+        return (made - expected).square().mean(dim=(1, 2, 3))
 
     found, parts = reconstruction_loss(loss, x, y, distance)
     each = (x - y).abs() + 0.7 * distance((x + 1) / 2, (y + 1) / 2)[:, None, None, None]
@@ -71,13 +78,12 @@ def test_the_sum_form_is_the_authors_own_writing(pair: tuple[Tensor, Tensor]) ->
     torch.testing.assert_close(parts["pixel"], (x - y).abs().mean())
     posterior = DiagonalGaussian(x[:, :, :4, :4], y[:, :, :4, :4])
     mean, logvar = posterior.mean, posterior.logvar
-    assert logvar is not None
     torch.testing.assert_close(kl_loss(loss, posterior), 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum() / len(x))
 
 
 def test_the_mean_form_is_the_sum_form_divided_by_the_elements(pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
-    sums, means = (recipe(loss__reduction=reduction).loss for reduction in ("sum", "mean"))
+    sums, means = (short_recipe(loss__reduction=reduction).loss for reduction in ("sum", "mean"))
     total, mean = (reconstruction_loss(loss, x, y, None)[0] for loss in (sums, means))
     torch.testing.assert_close(total, mean * x[0].numel())
     posterior = DiagonalGaussian(x[:, :, :4, :4], y[:, :, :4, :4])
@@ -88,30 +94,23 @@ def test_the_mean_form_is_the_sum_form_divided_by_the_elements(pair: tuple[Tenso
 def test_a_perceptual_loss_has_a_gradient(name: str, files: dict[str, Path]) -> None:
     needed = {"lpips-vgg": ("vgg16", "lpips-vgg"), "psim": ("vgg16",)}.get(name, ())
     distance, record = load_perceptual(name, {key: files[key] for key in needed})
-    assert distance is not None
     assert set(record) == ({*needed} if needed else {"psim-small"})
-    generator = torch.Generator().manual_seed(2)
-    x, y = (torch.rand(2, 3, SIZE, SIZE, generator=generator) for _ in range(2))
+    x, y = random_images(SIZE, seed=2)
     x.requires_grad_()
     value = distance(x, y)
     assert value.shape == (2,)
     value.sum().backward()
-    assert x.grad is not None
     assert all(one.norm() > 1e-3 for one in x.grad)
     assert float(distance(y, y).abs().max()) < 1e-6
 
 
 def test_the_lpips_loss_is_lpips(files: dict[str, Path]) -> None:
     distance, _ = load_perceptual("lpips-vgg", files)
-    assert distance is not None
-    generator = torch.Generator().manual_seed(3)
-    x, y = (torch.rand(2, 3, 64, 64, generator=generator) for _ in range(2))
+    x, y = random_images(64, seed=3)
     oracle = oracles.lpips_model("vgg", random_vgg16(), random_heads(VGG16.WIDTHS))
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     distance(a, y).sum().backward()
     oracle(2 * b - 1, 2 * y - 1).sum().backward()
-    assert a.grad is not None
-    assert b.grad is not None
     assert float((a.grad - b.grad).norm() / b.grad.norm()) < 1e-4
 
 
@@ -129,8 +128,7 @@ def test_a_perceptual_loss_stays_in_eval_mode() -> None:
 def test_sums_are_in_float32_where_networks_run_in_bfloat16(files: dict[str, Path]) -> None:
     distance, _ = load_perceptual("lpips-vgg", files)
     assert isinstance(distance, Perceptual)
-    generator = torch.Generator().manual_seed(5)
-    x, y = (torch.rand(1, 3, 32, 32, generator=generator) for _ in range(2))
+    x, y = random_images(32, seed=5, count=1)
     seen: list[list[Tensor]] = []
     between = distance._between
     distance._between = lambda a, b: seen.extend([a, b]) or between(a, b)  # type: ignore[func-returns-value]
@@ -143,9 +141,6 @@ def test_sums_are_in_float32_where_networks_run_in_bfloat16(files: dict[str, Pat
 
 def test_features_of_nothing_give_no_nan(files: dict[str, Path]) -> None:
     """Flat images make whole positions of deep taps 0, where a square root's slope is infinite."""
-    from vaelens.metrics.lpips import LPIPSHeads, lpips
-    from vaelens.metrics.psim import psim
-
     heads = LPIPSHeads([4])
     for value in (0.0, 1e-30, 1.0):
         x = torch.full((1, 4, 2, 2), value, requires_grad=True)
@@ -177,20 +172,19 @@ def test_the_adaptive_weight_s_bounds() -> None:
 
 
 def test_when_the_discriminator_is_trained_and_used() -> None:
-    gan = recipe(gan__weight=0.5, gan__start=10, gan__warmup_steps=4, gan__layers=2).gan
+    gan = short_recipe(gan__weight=0.5, gan__start=10, gan__warmup_steps=4, gan__layers=2).gan
     assert [gan.trains_discriminator(n) for n in (5, 6, 9, 10)] == [False, True, True, True]
     assert [gan.trains_generator(n) for n in (5, 6, 9, 10)] == [False, False, False, True]
-    off = recipe(gan__weight=0.0, gan__start=0, gan__warmup_steps=0).gan
+    off = short_recipe(gan__weight=0.0, gan__start=0, gan__warmup_steps=0).gan
     assert not off.trains_discriminator(100)
     assert not off.trains_generator(100)
 
 
-def test_boxes_weigh(pair: tuple[Tensor, Tensor]) -> None:
+def test_boxes_have_weights(pair: tuple[Tensor, Tensor]) -> None:
     x, y = pair
     boxes = ((Box("eye", 2, 4, 6, 9), Box("mouth", 0, 0, 3, 3)), (Box("R", 10, 10, 40, 12, glyph=True),))
-    loss = recipe(loss__box_weight=3.0, loss__box_labels=("eye", "glyph")).loss
+    loss = short_recipe(loss__box_weight=3.0, loss__box_labels=("eye", "glyph")).loss
     weights = box_weights(loss, boxes, SIZE)
-    assert weights is not None
     by_hand = torch.ones(2, 1, SIZE, SIZE)
     by_hand[0, :, 4:9, 2:6] = 3
     by_hand[1, :, 10:12, 10:SIZE] = 3
@@ -198,8 +192,8 @@ def test_boxes_weigh(pair: tuple[Tensor, Tensor]) -> None:
     found, _ = reconstruction_loss(loss, x, y, None, weights.double())
     each = ((x - y).abs() * by_hand).sum(dim=(1, 2, 3)) / (3 * by_hand.sum(dim=(1, 2, 3)))
     torch.testing.assert_close(found, each.mean())
-    assert box_weights(recipe().loss, boxes, SIZE) is None
-    every = recipe(loss__box_weight=3.0, loss__box_labels=()).loss
+    assert box_weights(short_recipe().loss, boxes, SIZE) is None
+    every = short_recipe(loss__box_weight=3.0, loss__box_labels=()).loss
     assert (box_weights(every, boxes, SIZE) == 3).sum() > (weights == 3).sum()  # type: ignore[union-attr]
 
 
@@ -211,7 +205,6 @@ def test_patchgan_is_the_known_one() -> None:
     logits = discriminator(image)
     assert logits.shape == (1, 1, 30, 30)
     logits[0, 0, 15, 15].backward()
-    assert image.grad is not None
     seen = image.grad[0].abs().sum(dim=0).nonzero()
     assert (seen.max(dim=0).values - seen.min(dim=0).values + 1).tolist() == [70, 70]
     for layers in (1, 2, 3):
@@ -222,8 +215,7 @@ def test_patchgan_is_the_known_one() -> None:
 
 
 def test_norms_of_the_discriminator() -> None:
-    generator = torch.Generator().manual_seed(4)
-    x = torch.rand(2, 3, 32, 32, generator=generator)
+    x, _ = random_images(32, seed=4)
     for norm, alone in (("none", True), ("group", True), ("batch", False)):
         discriminator = PatchGAN(16, 2, norm)  # type: ignore[arg-type]
         same = torch.allclose(discriminator(x)[:1], discriminator(x[:1]), atol=1e-6)

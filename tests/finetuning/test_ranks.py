@@ -1,7 +1,6 @@
 """Two processes train as one does: the same gradients of one batch; either resumes the other; both end together."""
 
 import json
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from support.training import (
     NO_GAN,
     SHORT_RUN,
     SMALL_CONFIG,
-    TRAIN_SCRIPT,
     first_step,
     folder,
-    small_presets,
+    json_lines,
     stop_after,
     torchrun,
     train,
+    train_script,
     two_process_recipe,
 )
 from support.vaes import random_vae
@@ -68,12 +67,6 @@ found["threads"] = [path.read_text().strip() for path in Path("/proc/self/task")
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _presets() -> Generator[None]:
-    with small_presets():
-        yield
-
-
 def test_two_processes_compute_the_gradients_of_one(tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(GRADIENTS.format(tests=TESTS, folder=str(tmp_path)))
@@ -98,12 +91,9 @@ def test_two_processes_resume_a_run_of_one(tmp_path: Path) -> None:
         train(vae, photos, run, should_stop=stop_after(10))
     train(vae, photos, tmp_path / "whole")
     script = tmp_path / "resume.py"
-    script.write_text(TRAIN_SCRIPT.format(tests=TESTS, vae=str(vae), photos=str(photos), output=str(run), kill_at=0))
+    script.write_text(train_script(vae, photos, run))
     torchrun(script)
-    one, two = (
-        [json.loads(line) for line in (where / "log.jsonl").read_text().splitlines()]
-        for where in (tmp_path / "whole", run)
-    )
+    one, two = (json_lines(folder / "log.jsonl") for folder in (tmp_path / "whole", run))
     assert [line["step"] for line in two] == list(range(1, 21))
     assert two[:10] == one[:10]
     assert two[10] == pytest.approx(one[10], rel=1e-4)
@@ -115,7 +105,7 @@ def test_two_processes_resume_a_run_of_one(tmp_path: Path) -> None:
 
 
 def test_processes_end_together(tmp_path: Path) -> None:
-    """Where only the second one is asked to stop, and where each has a seed of its own."""
+    """Where only the second one is told to stop, and where each has a seed of its own."""
     random_vae(SMALL_CONFIG).save(tmp_path / "narrow.safetensors")
     folder(tmp_path / "photos", 8, side=44)
     script, overrides = tmp_path / "ranks.py", SHORT_RUN | NO_GAN | {"run.steps": 6}

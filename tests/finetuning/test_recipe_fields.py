@@ -1,10 +1,10 @@
-"""Each field of a recipe changes something that can be seen: a loss, a gradient, a schedule's value, a file.
+"""Each field of a recipe has an observable effect: on a loss, a gradient, a schedule's value, a file.
 
 One case a field; the last test demands that no field is left out.
 """
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from support.training import DECODER, SIZE, adversarial, batch, folder, gradients, recipe, small_presets, state, step
+from support.training import (
+    DECODER,
+    SIZE,
+    adversarial,
+    batch,
+    changed_by,
+    folder,
+    gradients,
+    json_lines,
+    short_recipe,
+    state,
+    step,
+)
 from vaelens.errors import UsageError
 from vaelens.finetuning.initialization import check_vae, initialize
 from vaelens.finetuning.losses import box_weights, load_perceptual
@@ -24,37 +36,34 @@ from vaelens.images.crops import Crops, random_square
 from vaelens.images.drawing import Box
 from vaelens.runtime import Runtime
 
+pytestmark = pytest.mark.usefixtures("plain_report")
+
 Seen = Callable[[Recipe], Any]
 WEIGHTED = {"loss__box_weight": 2.0}
 CONTINUES = {key: value for key, value in DECODER.items() if key != "model__space"}
 FREE = {key: value for key, value in DECODER.items() if key != "model__trainable"}
-RUN = {
-    "run__preset": "small",
-    "run__steps": 4,
-    "run__evaluate_every": 4,
-    "run__checkpoint_every": 4,
-    "run__log_every": 4,
-    "run__held_out": 4,
-}
+RUN = {f"run__{field}": 4 for field in ("steps", "evaluate_every", "checkpoint_every", "log_every", "held_out")}
+RUN |= {"run__preset": "small"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """Two values of a field, what is seen of a training, and how the recipe has to be for that."""
+    """Two values of a field, what they change, and the recipe that shows it."""
 
     field: str
     values: tuple[Any, Any]
     observable: str
     see: Seen
-    build: Callable[..., Recipe] = recipe
+    build: Callable[..., Recipe] = short_recipe
     given: dict[str, Any] | None = None
 
     def recipes(self) -> list[Recipe]:
         return [self.build(**((self.given or {}) | {self.field.replace(".", "__"): value})) for value in self.values]
 
 
-def loss(r: Recipe) -> float:
-    return step(state(r), r)["loss"]
+def logged(name: str) -> Seen:
+    """A value of the first step's log."""
+    return lambda r: step(state(r), r)[name]
 
 
 def perceptual_loss(r: Recipe) -> float:
@@ -65,7 +74,7 @@ def perceptual_loss(r: Recipe) -> float:
 def with_or_without(**changes: Any) -> Recipe:
     """Without a network there can be no weight."""
     weight = 0.0 if changes["loss__perceptual"] == "none" else 0.1
-    return recipe(loss__perceptual_weight=weight, **changes)
+    return short_recipe(loss__perceptual_weight=weight, **changes)
 
 
 def gradient(r: Recipe) -> float:
@@ -74,45 +83,26 @@ def gradient(r: Recipe) -> float:
     return float(torch.cat([g.flatten() for g in gradients(trained).values()]).norm())
 
 
-def moved(r: Recipe) -> list[str]:
-    trained = state(r)
-    before = {name: t.clone() for name, t in trained.network.state_dict().items()}
-    step(trained, r)
-    return sorted({n.split(".")[0] for n, t in trained.network.state_dict().items() if not torch.equal(t, before[n])})
+def changed(r: Recipe) -> list[str]:
+    return sorted({name.split(".")[0] for name in changed_by(state(r), r)})
 
 
-def weights_after(count: int) -> Seen:
+def weights_after(steps: int, network: str = "network") -> Seen:
     def see(r: Recipe) -> float:
         trained = state(r)
-        for _ in range(count):
+        for _ in range(steps):
             step(trained, r)
-        return float(sum(p.detach().double().abs().sum() for p in trained.network.parameters()))
+        return float(sum(p.detach().double().abs().sum() for p in getattr(trained, network).parameters()))
 
     return see
 
 
-def discriminator_after(count: int) -> Seen:
-    def see(r: Recipe) -> float:
+def steps_with(loss: str) -> Seen:
+    def see(r: Recipe) -> list[bool]:
         trained = state(r)
-        for _ in range(count):
-            step(trained, r)
-        return float(sum(p.detach().double().abs().sum() for p in trained.discriminator.parameters()))  # type: ignore[union-attr]
+        return [loss in step(trained, r) for _ in range(3)]
 
     return see
-
-
-def used_at(r: Recipe) -> list[bool]:
-    trained = state(r)
-    return ["generator_loss" in step(trained, r) for _ in range(3)]
-
-
-def trained_at(r: Recipe) -> list[bool]:
-    trained = state(r)
-    return ["discriminator_loss" in step(trained, r) for _ in range(3)]
-
-
-def share(r: Recipe) -> float:
-    return step(state(r), r)["gan_weight"]
 
 
 def discriminator(r: Recipe) -> dict[str, tuple[int, ...]]:
@@ -168,8 +158,7 @@ def files_of_a_run(name: str) -> Seen:
         run = Path(PLACE[0]) / r.sha256()[:16]
         if not (run / "run.json").exists():
             finetune(None, PLACE[1], recipe=r, output=run, device="cpu", threads=1)
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+        lines, evaluations = json_lines(run / "log.jsonl"), json_lines(run / "evaluations.jsonl")
         plan = json.loads((run / "report" / "plan.json").read_text())
         return {
             "steps": json.loads((run / "run.json").read_text())["steps"],
@@ -185,34 +174,36 @@ def files_of_a_run(name: str) -> Seen:
 
 
 PLACE: list[Any] = []
+DISCRIMINATOR_STEPS = weights_after(2, "discriminator")
 DATA = {"data__size": 24, "data__crop": (0.5, 0.9), "data__flip": 0.0, "data__color_jitter": 0.0}
 
 CASES = [
     Case("model.config", ("tiny-kl", "sd16"), "the network that is built", start_network),
     Case("model.init", ("default", "balanced"), "the first weights", first_weights),
     Case("model.space", ("any", "sdxl"), "whether an sd1 VAE is taken", takes_sd1, given=CONTINUES),
-    Case("model.trainable", ("all", "decoder"), "what a step changes", moved, given=FREE),
-    Case("model.post_quant_conv", ("trained", "frozen"), "what a step changes", moved, given=DECODER),
-    Case("model.posterior", ("sample", "mode"), "the loss", loss),
-    Case("loss.reduction", ("sum", "mean"), "the loss", loss),
-    Case("loss.pixel", ("l1", "mse"), "the loss", loss),
-    Case("loss.pixel", ("l1", "charbonnier"), "the loss", loss),
-    Case("loss.pixel_weight", (1.0, 2.0), "the loss", loss),
+    Case("model.trainable", ("all", "decoder"), "what a step changes", changed, given=FREE),
+    Case("model.post_quant_conv", ("trained", "frozen"), "what a step changes", changed, given=DECODER),
+    Case("model.posterior", ("sample", "mode"), "the loss", logged("loss")),
+    Case("loss.reduction", ("sum", "mean"), "the loss", logged("loss")),
+    Case("loss.pixel", ("l1", "mse"), "the loss", logged("loss")),
+    Case("loss.pixel", ("l1", "charbonnier"), "the loss", logged("loss")),
+    Case("loss.pixel_weight", (1.0, 2.0), "the loss", logged("loss")),
     Case("loss.perceptual", ("none", "psim-small"), "the loss", perceptual_loss, with_or_without),
     Case("loss.perceptual_weight", (0.1, 0.2), "the loss", perceptual_loss),
     Case("loss.kl_weight", (1e-4, 1.0), "the gradient", gradient, given={"optimizer__max_grad_norm": 0.0}),
     Case("loss.box_weight", (2.0, 3.0), "the pixels' weights", weights_of_pixels),
     Case("loss.box_labels", ((), ("eye",)), "the pixels' weights", weights_of_pixels, given=WEIGHTED),
-    Case("gan.weight", (0.25, 0.5), "its weight", share, adversarial),
-    Case("gan.weighting", ("adaptive", "fixed"), "its weight", share, adversarial),
-    Case("gan.start", (1, 2), "when the generator uses it", used_at, adversarial),
-    Case("gan.warmup_steps", (0, 1), "when the discriminator is trained", trained_at, adversarial, {"gan__start": 2}),
+    Case("gan.weight", (0.25, 0.5), "its weight", logged("gan_weight"), adversarial),
+    Case("gan.weighting", ("adaptive", "fixed"), "its weight", logged("gan_weight"), adversarial),
+    Case("gan.start", (1, 2), "when the generator uses it", steps_with("generator_loss"), adversarial),
+    Case("gan.warmup_steps", (0, 1), "when the discriminator is trained", steps_with("discriminator_loss"), adversarial,
+         {"gan__start": 2}),
     Case("gan.width", (16, 32), "the discriminator's shapes", discriminator, adversarial),
     Case("gan.layers", (1, 2), "the discriminator's shapes", discriminator, adversarial),
     Case("gan.norm", ("none", "group"), "the discriminator's tensors", discriminator, adversarial),
     Case("gan.norm", ("group", "batch"), "the discriminator's tensors", discriminator, adversarial),
-    Case("gan.lr", (1e-4, 1e-3), "the discriminator", discriminator_after(2), adversarial),
-    Case("gan.betas", ((0.5, 0.9), (0.9, 0.99)), "the discriminator", discriminator_after(2), adversarial),
+    Case("gan.lr", (1e-4, 1e-3), "the discriminator", DISCRIMINATOR_STEPS, adversarial),
+    Case("gan.betas", ((0.5, 0.9), (0.9, 0.99)), "the discriminator", DISCRIMINATOR_STEPS, adversarial),
     Case("optimizer.lr", (1e-4, 1e-3), "the weights after a step", weights_after(1)),
     Case("optimizer.betas", ((0.5, 0.9), (0.9, 0.99)), "the weights after two steps", weights_after(2)),
     Case("optimizer.weight_decay", (0.0, 0.1), "the weights after a step", weights_after(1)),
@@ -236,12 +227,10 @@ CASES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _place(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
-    """A folder of images to train on, and one for runs; presets that measure small squares, quickly."""
+def _place(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder of images to train on, and one for runs."""
     where = tmp_path_factory.mktemp("runs")
     PLACE[:] = [where, folder(where / "images", 16, side=48)]
-    with small_presets():
-        yield
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.field}: {case.observable}")

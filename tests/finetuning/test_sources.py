@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.training import folder, recipe
+from support.training import folder, short_recipe
 from vaelens.errors import UsageError
 from vaelens.finetuning.sources import SourceOptions, Sources, open_sources
 from vaelens.images.datasets import Dataset, open_dataset
@@ -16,9 +16,8 @@ from vaelens.runtime import Runtime
 
 def opened(data: Path | str | Dataset, measured: int, notify: Callable[[str], object] = print, **more: Any) -> Sources:
     """By a recipe that measures on so many images."""
-    return open_sources(
-        SourceOptions.of(data, **more), recipe(run__held_out=measured), Runtime(offline=True, notify=notify)
-    )
+    recipe, runtime = short_recipe(run__held_out=measured), Runtime(offline=True, notify=notify)
+    return open_sources(SourceOptions.of(data, **more), recipe, runtime)
 
 
 def ids(dataset: Dataset) -> list[str]:
@@ -27,25 +26,25 @@ def ids(dataset: Dataset) -> list[str]:
 
 def test_images_held_out_by_name_are_not_training(tmp_path: Path) -> None:
     data, others = folder(tmp_path / "data", 8), folder(tmp_path / "others", 6, first=5)  # 5 to 7 in both
-    said: list[str] = []
-    found = opened(data, 6, said.append, held_out=others)
+    notices: list[str] = []
+    found = opened(data, 6, notices.append, held_out=others)
     assert ids(found.held_out) == [f"{n:02d}.png" for n in range(5, 11)]
     assert ids(found.training[0]) == [f"{n:02d}.png" for n in range(5)]
     contents = {item.sha256 for item in found.held_out.items}
     assert not any(item.sha256 in contents for source in found.training for item in source.items)
-    assert [line for line in said if line.startswith("3 images are in others")], said
+    assert [notice for notice in notices if notice.startswith("3 images are in others")], notices
 
 
 def test_synthetic_training_images_differ_from_those_of_evaluations() -> None:
-    found = opened("synthetic", 2, take=4, held_out="synthetic")
-    trained, kept = ids(found.training[0]), ids(found.held_out)
-    assert (len(trained), len(kept)) == (4, 2)
-    assert not {*trained} & {*kept}
+    found = opened("synthetic", 2, take=3, held_out="synthetic")
+    trained, held_out = ids(found.training[0]), ids(found.held_out)
+    assert (len(trained), len(held_out)) == (3, 2)
+    assert not {*trained} & {*held_out}
     assert all(int(name.rpartition("-")[2]) < FIRST for name in trained)
-    assert all(int(name.rpartition("-")[2]) >= FIRST for name in kept)
-    opened(open_dataset("synthetic", take=4, training=True), 2, held_out="synthetic")
+    assert all(int(name.rpartition("-")[2]) >= FIRST for name in held_out)
+    opened(open_dataset("synthetic", take=1, training=True), 2, held_out="synthetic")
     with pytest.raises(UsageError, match="for evaluation"):
-        opened(open_dataset("synthetic", take=4), 2)
+        opened(open_dataset("synthetic", take=1), 2)
 
 
 def test_take_limits_the_images_of_a_folder(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the tests of training share: a narrow network, recipes for it, made-up images, and short runs."""
 
 import itertools
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -47,6 +48,7 @@ SHORT_RUN: dict[str, Any] = {
     "optimizer.warmup_steps": 2, "optimizer.decay_steps": 4, "data.size": 32, "data.batch_size": 4, "run.steps": 20,
     "run.evaluate_every": 10, "run.checkpoint_every": 5, "run.log_every": 1, "run.held_out": 4, "run.preset": "small",
 }  # fmt: skip
+SIX_STEPS: dict[str, Any] = {"run.steps": 6, "run.evaluate_every": 6}
 TRAIN_SCRIPT = """
 import os, sys
 sys.path.insert(0, {tests!r})
@@ -73,7 +75,7 @@ def small_presets() -> Generator[None]:
             del PRESETS[name]
 
 
-def recipe(name: str = "tiny-scratch", **overrides: Any) -> Recipe:
+def short_recipe(name: str = "tiny-scratch", **overrides: Any) -> Recipe:
     """A short recipe with small images, by default from scratch; `loss__pixel="mse"` changes a field."""
     usual = QUICK | (FROM_SCRATCH if name == "tiny-scratch" else {})
     return find_recipe(name, usual | {key.replace("__", "."): value for key, value in overrides.items()})
@@ -81,7 +83,7 @@ def recipe(name: str = "tiny-scratch", **overrides: Any) -> Recipe:
 
 def adversarial(name: str = "tiny-scratch", **overrides: Any) -> Recipe:
     """The same with a discriminator, used from the first step on."""
-    return recipe(name, **ADVERSARIAL | overrides)
+    return short_recipe(name, **ADVERSARIAL | overrides)
 
 
 def network(dtype: torch.dtype = torch.float32, seed: int = 0) -> AutoencoderKL:
@@ -90,9 +92,9 @@ def network(dtype: torch.dtype = torch.float32, seed: int = 0) -> AutoencoderKL:
         return AutoencoderKL(CONFIG).to(dtype)
 
 
-def state(wanted: Recipe, dtype: torch.dtype = torch.float32) -> State:
+def state(recipe: Recipe, dtype: torch.dtype = torch.float32) -> State:
     """A training at step 0."""
-    return State(network(dtype), wanted, seed=0)
+    return State(network(dtype), recipe, seed=0)
 
 
 def batch(count: int = 4, start: int = 0, boxes: tuple[tuple[Box, ...], ...] | None = None) -> Batch:
@@ -106,19 +108,27 @@ def batch(count: int = 4, start: int = 0, boxes: tuple[tuple[Box, ...], ...] | N
     return Batch(image, boxes or ((),) * count, tuple(range(start, start + count)), samples)
 
 
-def config(wanted: Recipe, **more: Any) -> StepConfig:
+def config(recipe: Recipe, **more: Any) -> StepConfig:
     """For steps without a perceptual network."""
-    return StepConfig(wanted, None, seed=0, **more)
+    return StepConfig(recipe, None, seed=0, **more)
 
 
-def step(trained: State, wanted: Recipe, made: Batch | None = None, parts: int = 1, **more: Any) -> dict[str, float]:
+def step(trained: State, recipe: Recipe, made: Batch | None = None, parts: int = 1, **more: Any) -> dict[str, float]:
     """One step on made-up images, in micro-batches; gives the log."""
-    whole = made or batch(wanted.data.batch_size, trained.step * wanted.data.batch_size)
+    whole = made or batch(recipe.data.batch_size, trained.step * recipe.data.batch_size)
     size = len(whole.numbers) // parts
     cuts = [slice(i, i + size) for i in range(0, len(whole.numbers), size)]
     micro_batches = [Batch(whole.image[c], whole.boxes[c], whole.numbers[c], whole.samples[c]) for c in cuts]
-    log = train_step(trained, [(one, None) for one in micro_batches], parts, config(wanted, **more))
+    log = train_step(trained, [(one, None) for one in micro_batches], parts, config(recipe, **more))
     return {key: float(value) for key, value in log.items()}
+
+
+def changed_by(trained: State, recipe: Recipe, steps: int = 1) -> set[str]:
+    """The names of the network's tensors that so many steps change."""
+    before = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
+    for _ in range(steps):
+        step(trained, recipe)
+    return {name for name, tensor in trained.network.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
 def gradients(trained: State) -> dict[str, torch.Tensor]:
@@ -135,10 +145,20 @@ def folder(path: Path, count: int, first: int = 0, side: int = 40) -> Path:
     return path
 
 
-def train(vae: Path | None, photos: Path, output: Path, recipe: str = "tiny-ft-ema", **more: Any) -> Tuned:
+def train(vae: Path | None, photos: Path | list[Path], output: Path, recipe: str = "tiny-ft-ema", **more: Any) -> Tuned:
     """A short run on the CPU."""
     overrides = SHORT_RUN | more.pop("overrides", {})
     return finetune(vae, photos, recipe=recipe, overrides=overrides, output=output, device="cpu", threads=1, **more)
+
+
+def train_script(vae: Path, photos: Path, output: Path, kill_at: int = 0) -> str:
+    """The same run as a program, which kills itself when it logs step `kill_at`."""
+    names = {"tests": str(Path(__file__).parents[1]), "vae": str(vae), "photos": str(photos), "output": str(output)}
+    return TRAIN_SCRIPT.format(**names, kill_at=kill_at)
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def stop_after(steps: int) -> Callable[[], bool]:
@@ -158,12 +178,11 @@ def two_process_recipe(reduction: str) -> Recipe:
     return adversarial(loss__reduction=reduction, loss__kl_weight=0.01, gan__norm="group", optimizer__max_grad_norm=0.5)
 
 
-def first_step(wanted: Recipe, made: Batch | None = None, **more: Any) -> dict[str, torch.Tensor]:
+def first_step(recipe: Recipe, made: Batch | None = None, **more: Any) -> dict[str, torch.Tensor]:
     """The first step's gradients of both networks, the new weights, and the adaptive weight, in float64."""
     torch.set_num_threads(1)
-    trained = state(wanted, torch.float64)
-    log = step(trained, wanted, made, **more)
-    assert trained.discriminator is not None
+    trained = state(recipe, torch.float64)
+    log = step(trained, recipe, made, **more)
     found = {f"discriminator.{n}": p.grad for n, p in trained.discriminator.named_parameters() if p.grad is not None}
     found |= {f"after.{n}": t.detach() for n, t in trained.network.state_dict().items()}
     return gradients(trained) | found | {"gan_weight": torch.tensor(log["gan_weight"], dtype=torch.float64)}

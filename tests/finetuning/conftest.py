@@ -1,0 +1,38 @@
+"""What the tests of training share: presets that measure small squares, images, a narrow VAE, and a short report."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from support.training import folder, small_presets
+from support.vaes import random_vae
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _presets() -> Generator[None]:
+    with small_presets():
+        yield
+
+
+@pytest.fixture
+def plain_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation writes an empty page: a real one takes longer than a short training."""
+    monkeypatch.setattr("vaelens.evaluation.run.make_examples", lambda chosen, work: [])
+    monkeypatch.setattr("vaelens.evaluation.report.report_files.report_html", lambda results, examples: "")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a training."""
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder(tmp_path_factory.mktemp("data") / "photos", 14, side=44)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_vae().save(tmp_path_factory.mktemp("vae") / "narrow.safetensors")
