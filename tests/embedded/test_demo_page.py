@@ -1,11 +1,9 @@
-"""The page that `make demo` ends with, as the Makefile asks for it: one generated and one photographed image through
-the embedded trio, every mode of the viewer used in a browser."""
+"""The page of `make demo`, written by the Makefile's own command: a generated image and a photo through the embedded
+trio, and every mode of the viewer in a browser."""
 
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.commands import vaelens
 from support.viewing import Open, View
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 TRIO = ["tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse"]
-GENERATED, PHOTOGRAPH = 0, 1
+GENERATED, PHOTO = 0, 1
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the Makefile's `vaelens compare` writes, offline."""
-    asked = re.search(r"\$\(BIN\)/vaelens (compare .*?)\n", (ROOT / "Makefile").read_text().replace("\\\n", " "))
-    assert asked is not None
+    command = re.search(r"\$\(BIN\)/vaelens (compare .*?)\n", (ROOT / "Makefile").read_text().replace("\\\n", " "))
+    assert command is not None
     folder = tmp_path_factory.mktemp("demo")
-    arguments = shlex.split(asked[1])
+    arguments = shlex.split(command[1])
     arguments[arguments.index("-o") + 1] = str(folder / "demo")
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VAELENS_CACHE": str(folder / "none")}
-    command = [sys.executable, "-W", "error", "-m", "vaelens", *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env, timeout=300)
-    assert ran.returncode == 0, ran.stderr
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VAELENS_CACHE": str(folder / "empty")}
+    vaelens(*arguments, cwd=ROOT, env=env)
     return folder / "demo"
 
 
@@ -49,16 +46,16 @@ def panel(view: View, number: int) -> Any:
 
 
 def pixels(demo: Path, number: int) -> dict[str, np.ndarray]:
-    """The images that lie beside the page, by layer."""
+    """The image files beside the page, by layer."""
     files = [next(demo.glob(f"{number + 1:03d}-*-{name}.png")) for name in TRIO]
     found = {name: np.array(Image.open(file)) for name, file in zip(TRIO, files, strict=True)}
-    if number == PHOTOGRAPH:
+    if number == PHOTO:
         found = {"original": np.array(Image.open(ROOT / "examples" / "astronaut.png").convert("RGB"))} | found
     return found
 
 
-@pytest.mark.parametrize("number", [GENERATED, PHOTOGRAPH])
-def test_every_mode_works_on_the_demos_page(view: View, demo: Path, number: int) -> None:
+@pytest.mark.parametrize("number", [GENERATED, PHOTO])
+def test_every_mode_of_the_viewer_works(view: View, demo: Path, number: int) -> None:
     layers, one = pixels(demo, number), panel(view, number)
     names = list(layers)
     one.scroll_into_view_if_needed()
@@ -88,8 +85,8 @@ def test_every_mode_works_on_the_demos_page(view: View, demo: Path, number: int)
     assert "scale(1)" not in transforms[0]
 
 
-def test_the_eyes_are_jumped_to_in_both_images(view: View) -> None:
-    for number in (GENERATED, PHOTOGRAPH):
+def test_the_next_button_zooms_to_the_eyes_in_both_images(view: View) -> None:
+    for number in (GENERATED, PHOTO):
         one = panel(view, number)
         assert one.locator(".where-to option").all_inner_texts()[0] == "Eyes (2)"
         one.locator(".next").click()
@@ -98,7 +95,7 @@ def test_the_eyes_are_jumped_to_in_both_images(view: View) -> None:
         assert float(re.findall(r"scale\(([\d.]+)\)", transform)[0]) > 2
 
 
-def test_it_is_one_latent_a_image_and_says_so(view: View, demo: Path) -> None:
+def test_the_page_says_that_the_vaes_decode_one_latent(view: View, demo: Path) -> None:
     text = view.page.locator("main, body").first.inner_text()
     assert "sha256" in text
     assert "All 3 VAEs have the same encoder" in text

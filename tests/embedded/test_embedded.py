@@ -1,7 +1,7 @@
-"""The embedded VAEs: small, in a latent space of their own, and better than enlarging a small image."""
+"""The embedded VAEs: small, in a latent space of their own, and better than bicubic upsampling."""
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,18 +12,15 @@ from vaelens.images.writing import from_uint8
 from vaelens.weights.reading import read_vae
 from vaelens.weights.registry import embedded_paths, registry
 
-CHECK = Path(__file__).parents[2] / "embedded" / "check.py"
 TRIO = ["tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse"]
 
 
-def test_they_beat_bicubic_on_each_held_out_photograph(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each of them, by 1 dB."""
-    loader = importlib.util.spec_from_file_location("check", CHECK)
-    assert loader is not None
-    assert loader.loader is not None
-    check = importlib.util.module_from_spec(loader)
-    loader.loader.exec_module(check)
-    found = {name: check.scores(vl.load(name, device="cpu").reconstruct, check.held_out().items()) for name in TRIO}
+def test_each_vae_beats_bicubic_by_1_db_on_every_held_out_photo(
+    script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = script("check")
+    photos = check.held_out().items()
+    found = {name: check.scores(vl.load(name, device="cpu").reconstruct, photos) for name in TRIO}
     assert list(found[TRIO[0]]) == ["astronaut-256", "astronaut-512", "chelsea-256"]
     for photo in found[TRIO[0]]:
         gains = {name: found[name][photo][0] - found[name][photo][1] for name in TRIO}
@@ -32,7 +29,7 @@ def test_they_beat_bicubic_on_each_held_out_photograph(capsys: pytest.CaptureFix
         assert min(gains.values()) > 1, photo
 
 
-def test_they_are_one_encoder_with_three_decoders() -> None:
+def test_the_trio_is_one_encoder_with_three_decoders() -> None:
     assert registry().embedded() == TRIO
     fingerprints = [vl.load(name, device="cpu").fingerprint for name in TRIO]
     assert len({one.encoder.stored for one in fingerprints}) == 1
@@ -40,14 +37,14 @@ def test_they_are_one_encoder_with_three_decoders() -> None:
     assert {registry().find(name).space for name in TRIO} == {"tiny"}
 
 
-def test_they_are_small() -> None:
+def test_the_trio_is_small() -> None:
     files = {path for name in TRIO for path in embedded_paths(registry().find(name))}
     assert len(files) == 4
     assert sum(path.stat().st_size for path in files) <= 6_000_000
 
 
 @pytest.mark.parametrize("name", TRIO)
-def test_each_says_how_it_was_made(name: str) -> None:
+def test_metadata_has_the_command_and_the_recipe(name: str) -> None:
     path, *rest = embedded_paths(registry().find(name))
     weights = read_vae(path, name=name, other_files=rest)
     assert weights.spec.latent_space == "tiny"
@@ -56,8 +53,8 @@ def test_each_says_how_it_was_made(name: str) -> None:
     assert len(weights.metadata["recipe_sha256"]) == 64
 
 
-def test_their_scale_gives_latents_unit_spread() -> None:
-    """On drawn faces of unseen seeds; the scale was measured on the training images."""
+def test_the_scaling_factor_gives_latents_about_unit_standard_deviation() -> None:
+    """On faces of other seeds than those of the training images, from which it was computed."""
     vae = vl.load("tiny-kl-f8", device="cpu")
     faces = [torch.tensor(draw_face(seed).pixels).permute(2, 0, 1)[None] for seed in range(9000, 9006)]
     latents = torch.cat([vae.encode(from_uint8(face)).mode() for face in faces])

@@ -1,6 +1,5 @@
 """tiny-sd, the embedded model: small, offline, follows its prompt; its docs have the numbers of its record."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -38,13 +37,6 @@ RECORD: dict[str, Any] = json.loads((ROOT / "docs" / "tiny-sd.json").read_text()
 def one_thread() -> Iterator[None]:
     with using_threads(1):
         yield
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """A script of `embedded/` as a module."""
-    monkeypatch.syspath_prepend(ROOT / "embedded")
-    return importlib.import_module
 
 
 def test_files_are_small_and_in_the_layout_of_old_and_new_libraries() -> None:

@@ -1,11 +1,10 @@
 """The scripts that train the embedded VAEs and write docs/proof.md, end to end with a few steps and images."""
 
-import importlib
 import json
 import statistics
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,15 +33,12 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 OF_DECODERS = {"gan.start": 0, "gan.warmup_steps": 0, "gan.layers": 1}
 WHOLE = ("tiny-scratch", "tiny-kl-f8", "tiny-ae")
+Record = tuple[dict[str, Any], dict[str, np.ndarray]]  # and the sheets by file name
 
 
 @pytest.fixture(scope="module")
-def scripts() -> SimpleNamespace:
-    """The scripts in embedded/, which import each other."""
-    names = ("trio", "distribution", "proof", "proof_page")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "embedded")
-        return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+def scripts(script: Callable[[str], ModuleType]) -> SimpleNamespace:
+    return SimpleNamespace(**{name: script(name) for name in ("trio", "distribution", "proof", "proof_page")})
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +67,14 @@ def runs(scripts: SimpleNamespace, data: list[Dataset], tmp_path_factory: pytest
 
 
 @pytest.fixture(scope="module")
-def record(scripts: SimpleNamespace, runs: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `proof.py record` writes, with few images and noise levels: the record, read from JSON, and the sheets."""
+def record(scripts: SimpleNamespace, runs: Path) -> Record:
+    """What `proof.py record` writes, with few images and noise levels."""
     photo = next(iter(scripts.proof.held_out().values())).resize((64, 64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scripts.distribution, "PROBED", 3)
         patch.setattr(scripts.distribution, "NOISE", (0.05, 0.4))
-        made, sheets = scripts.proof.make_record(runs, [0], unseen(), {"one": photo})
-    return json.loads(json_text(made)), sheets
+        content, sheets = scripts.proof.make_record(runs, [0], unseen(), {"one": photo})
+    return json.loads(json_text(content)), sheets
 
 
 def unseen() -> Dataset:
@@ -132,7 +128,7 @@ def test_shipping_splits_encoder_and_decoders(
 
 
 def test_finished_trainings_and_measured_images_are_not_repeated(
-    scripts: SimpleNamespace, data: list[Dataset], runs: Path, record: tuple[dict[str, Any], dict[str, np.ndarray]]
+    scripts: SimpleNamespace, data: list[Dataset], runs: Path, record: Record
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (runs / "seed-0" / "control" / "checkpoints").rglob("*")}
     rows = (runs / "measured" / "rows.jsonl").read_bytes()
@@ -167,32 +163,30 @@ def test_trainings_must_be_alike(scripts: SimpleNamespace, runs: Path) -> None:
         plan.write_text(before)
 
 
-def test_the_page_has_the_numbers_of_the_rows(
-    scripts: SimpleNamespace, runs: Path, record: tuple[dict[str, Any], dict[str, np.ndarray]]
-) -> None:
-    made, sheets = record
+def test_the_page_has_the_numbers_of_the_rows(scripts: SimpleNamespace, runs: Path, record: Record) -> None:
+    content, sheets = record
     rows = [json.loads(line) for line in (runs / "measured" / "rows.jsonl").read_text().splitlines()]
     psnr = {name: {row["id"]: row["psnr"] for row in rows if row["vae"] == name} for name in {r["vae"] for r in rows}}
     means = {name: statistics.fmean(of.values()) for name, of in psnr.items()}
     assert len(psnr) == 6
-    assert made["arms"]["arms"]["control"]["psnr"] == pytest.approx([means["control 0"]])
-    assert made["distribution"]["reconstruction"]["psnr"]["tiny-ae"] == pytest.approx(means["tiny-ae"])
-    found = {(d["first"], d["second"], d["metric"]): d for d in made["arms"]["differences"]}
+    assert content["arms"]["arms"]["control"]["psnr"] == pytest.approx([means["control 0"]])
+    assert content["distribution"]["reconstruction"]["psnr"]["tiny-ae"] == pytest.approx(means["tiny-ae"])
+    found = {(d["first"], d["second"], d["metric"]): d for d in content["arms"]["differences"]}
     assert len(found) == 4 * 6
     one = found["tiny-ft-mse", "tiny-ft-ema", "psnr"]
     value, low, high = one["difference"]
     assert value == pytest.approx(means["tiny-ft-mse 0"] - means["tiny-ft-ema 0"])
     assert one["by_seed"] == pytest.approx([value])
     assert low <= value <= high
-    frechet, arms = found["tiny-ft-mse", "tiny-ft-ema", "fd_small"], made["arms"]["arms"]
+    frechet, arms = found["tiny-ft-mse", "tiny-ft-ema", "fd_small"], content["arms"]["arms"]
     distances = [arms[name]["fd_small"][0] for name in ("tiny-ft-mse", "tiny-ft-ema")]
     assert frechet["difference"][0] == pytest.approx(distances[0] - distances[1])
 
-    noise = made["distribution"]["noise"]
+    noise = content["distribution"]["noise"]
     assert [line["noise"] for line in noise] == [0.05, 0.4]
     change = noise[1]["psnr"]["change"]
     assert noise[1]["psnr"]["difference"][0] == pytest.approx(change["tiny-kl-f8"] - change["tiny-ae"])
-    page = scripts.proof.page(made)
+    page = scripts.proof.page(content)
     (line,) = [line for line in page.splitlines() if line.startswith("| control | tiny")]
     assert f"{means['control 0']:.2f}" in line
     assert page.count("![") == 2
