@@ -104,8 +104,8 @@ def through(vae: VAE, original: Pixels) -> Pixels:
 
 
 def test_synthetic_boxes_and_letters_are_those_of_their_own_image(measure: Measure) -> None:
-    results = measure(random_vae(SMALL), "synthetic", preset="offline", take=4)
     images = open_dataset("synthetic", take=4)
+    results = measure(random_vae(SMALL), images, preset="offline")
     assert [row.id for row in results.rows] == [item.id for item in images.items]
     for row, item in zip(results.rows[1::2], images.items[1::2], strict=True):  # the second of each chunk
         original = np.asarray(Image.open(io.BytesIO(images.read(item))))

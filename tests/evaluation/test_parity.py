@@ -120,9 +120,10 @@ def in_their_span(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[NDA
     return x @ basis, y @ basis
 
 
-@pytest.fixture(scope="module")
-def by_torch_fidelity(folders: tuple[Path, Path], trunks: Trunks) -> tuple[float, float]:
-    """FID and KID from the two folders."""
+@pytest.mark.slow
+def test_rfid_and_kid_from_files_against_torch_fidelity(
+    card: Results, folders: tuple[Path, Path], trunks: Trunks
+) -> None:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric
     from torch_fidelity.utils import extract_featuresdict_from_input_id
@@ -140,23 +141,14 @@ def by_torch_fidelity(folders: tuple[Path, Path], trunks: Trunks) -> tuple[float
             y.double(), x.double(), kid_subsets=1, kid_subset_size=len(x), kid_degree=3, kid_gamma=None, kid_coef0=1,
             rng_seed=2020, verbose=False,
         )["kernel_inception_distance_mean"]  # fmt: skip
-    return fid, kid
+    assert relative(card.dataset_scores["one", "rfid"].value, fid) < 1e-5
+    assert relative(card.dataset_scores["one", "kid"].value, 1000 * kid) < 1e-5
 
 
 def relative(value: float | None, expected: float) -> float:
     assert expected > 1, f"{expected} is too small to prove anything"
     assert value is not None
     return abs(value / expected - 1)
-
-
-@pytest.mark.slow
-def test_rfid_from_files_against_torch_fidelity(card: Results, by_torch_fidelity: tuple[float, float]) -> None:
-    assert relative(card.dataset_scores["one", "rfid"].value, by_torch_fidelity[0]) < 1e-5
-
-
-@pytest.mark.slow
-def test_kid_from_files_against_torch_fidelity(card: Results, by_torch_fidelity: tuple[float, float]) -> None:
-    assert relative(card.dataset_scores["one", "kid"].value, 1000 * by_torch_fidelity[1]) < 1e-5
 
 
 @pytest.mark.slow

@@ -13,17 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.small_run import (
-    BATCH,
-    FAST,
-    IMAGES,
-    PRESET,
-    Run,
-    assert_same,
-    command,
-    rows,
-    subprocess_environment,
-)
+from support.small_run import BATCH, FAST, IMAGES, PRESET, Run, assert_same, command, rows, subprocess_environment
 from vaelens.errors import BadInputError
 from vaelens.evaluation.feature_files import FeatureFiles
 from vaelens.evaluation.presets import PRESETS
