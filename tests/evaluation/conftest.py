@@ -20,10 +20,7 @@ def measure(photos: Path, two_vaes: list[Path], tmp_path: Path) -> Callable[...,
     """`evaluate` to the end, by default of `two_vaes` on `photos`, into tmp_path / "run"."""
 
     def call(
-        vaes: object = two_vaes,
-        source: object = photos,
-        output: Path = tmp_path / "run",
-        **options: object,
+        vaes: object = two_vaes, source: object = photos, output: Path = tmp_path / "run", **options: object
     ) -> Results:
         results = evaluate(vaes, source, output=output, **FAST | options)  # type: ignore[arg-type]
         assert results is not None
