@@ -72,6 +72,9 @@ def test_differences_are_of_the_second_vae_against_the_first(
     assert place == ("two", "one", "fd_small")
     assert difference.value == pytest.approx(2 - 8)
     assert difference.low <= difference.value <= difference.high
+    monkeypatch.setattr(dataset_scores, "FEWEST_GROUPS", 8)
+    few = aggregation.aggregate(folder, dataset(7), preset, named).dataset_differences[place]
+    assert (few.value, math.isnan(few.low), few.excludes_zero) == (difference.value, True, False)
 
 
 def sums(folder: EvaluationFolder, name: str) -> Moments:

@@ -28,6 +28,7 @@ def test_the_summary_has_a_row_per_vae_with_the_best_in_bold() -> None:
     assert notes == {
         (0, 1): ["[4.50, 4.90]"],
         (0, 2): ["[24.40, 24.61]", "2 without a value"],
+        (0, 3): ["too few images"],
         (1, 1): ["too few images"],
         (1, 2): ["[23.30, 23.50]", "published 23.4 ± 3.8"],
         (1, 3): ["12 without a value"],
@@ -94,12 +95,22 @@ def test_regions_and_letters_are_listed_by_size_with_the_ceiling() -> None:
 
 def test_regions_and_letters_are_in_the_order_of_the_vaes() -> None:
     found = tuple(RegionSpread(vae, "eye", "all", "psim_small", Spread(1, 0, 0, 0, 7, 0)) for vae in ("B", "A"))
-    letters = tuple(Letters(vae, size, 4, 0.5, 1.0) for vae in ("B", "A") for size in ("all", "<8"))
+    sizes = ("all", "<8", ">=32")
+    letters = tuple(Letters(vae, size, 4, 0.5, 1.0) for vae in ("B", "A") for size in sizes)
     results = simple(regions=found, letters=letters, metrics=("psnr", "psim_small"))
     table = regions_table(results)
     assert [row[2] for row in table.rows] == ["A", "B"]
     assert table.columns[-1] == Column("psim-small", "lower"), "a distance of our small network is never called PSIM"
-    assert [row[:2] for row in letters_table(results).rows] == [("all", "A"), ("all", "B"), ("<8", "A"), ("<8", "B")]
+    assert [row[:2] for row in letters_table(results).rows] == [(n, v) for n in ("all", "<8", "≥32") for v in "AB"]
+
+
+def test_all_sizes_together_are_left_out_where_there_is_one_size() -> None:
+    sizes = {"eye": ("all", "8-16"), "face": ("all", "16-32", ">=32")}
+    found = [RegionSpread("A", label, s, "psnr", Spread(1, 0, 0, 0, 7, 0)) for label in sizes for s in sizes[label]]
+    results = simple(regions=tuple(found), letters=tuple(Letters("A", size, 4, 0.5, 1.0) for size in sizes["eye"]))
+    shown = [row[:2] for row in regions_table(results).rows]
+    assert shown == [("eye", "8-16"), ("face", "all"), ("face", "16-32"), ("face", "≥32")]
+    assert [row[0] for row in letters_table(results).rows] == ["8-16"]
 
 
 def test_means_and_intervals_are_compared_as_numbers() -> None:

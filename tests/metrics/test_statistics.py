@@ -28,13 +28,16 @@ def test_spread_leaves_out_what_is_not_finite_and_counts_it() -> None:
     x = [20.0, math.inf, 22.0, math.nan, -math.inf, 27.0]
     result = spread(x)
     assert (result.count, result.dropped, result.mean) == (3, 3, 23.0)
-    assert result == replace(spread([20.0, 22.0, 27.0]), dropped=3)
+    assert replace(result, low=0, high=0) == replace(spread([20.0, 22.0, 27.0]), low=0, high=0, dropped=3)
     nothing = spread([math.inf])
     assert (nothing.count, nothing.dropped) == (0, 1)
     assert math.isnan(nothing.mean)
     one = spread([3.0])
     assert (one.mean, one.std, one.count) == (3.0, 0.0, 1)
     assert math.isnan(one.low)
+    few, enough = spread([0.0, 1.0] * 2 + [0.5]), spread([0.0, 1.0] * 3)
+    assert (few.mean, math.isnan(few.low), math.isnan(few.high)) == (0.5, True, True), "five images have no interval"
+    assert enough.low < 0.5 < enough.high
 
 
 def test_spread_is_the_same_in_any_order_bit_for_bit() -> None:
@@ -145,7 +148,7 @@ def test_interval_excludes_zero() -> None:
 
 def test_few_images_are_warned_of() -> None:
     assert few_images_warning(50_000, 1900) is None
-    facts = {10_650: "about 6 %", 5_330: "about 11 %", 5000: "more than 11 %", 200: "far too high"}
+    facts = {10_650: "about 6 %", 5_330: "about 11 %", 5000: "more than 11 %", 200: "biased upwards"}
     warnings = {count: few_images_warning(count, 2048) or "" for count in facts}
     for count, warning in warnings.items():
         assert facts[count] in warning

@@ -88,7 +88,10 @@ def assert_same(folder: Path, results: Results | None, reference: Run) -> None:
         values, expected = getattr(results, name), getattr(reference.results, name)
         assert list(values) == list(expected)
         for key in values:
-            assert numbers(values[key]) == pytest.approx(numbers(expected[key]), rel=1e-9, abs=1e-12), (name, key)
+            assert numbers(values[key]) == pytest.approx(numbers(expected[key]), rel=1e-9, abs=1e-12, nan_ok=True), (
+                name,
+                key,
+            )
 
 
 def numbers(value: object) -> list[float]:

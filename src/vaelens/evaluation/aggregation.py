@@ -10,7 +10,7 @@ from vaelens.evaluation.dataset_scores import Step, vae_pairs
 from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.metric_table import METRICS, REGION_METRICS, dataset_metrics, image_metrics
 from vaelens.evaluation.presets import PRESETS, Preset
-from vaelens.evaluation.results import DatasetScore, Letters, RegionSpread, Results, Row
+from vaelens.evaluation.results import ALL_SIZES, DatasetScore, Letters, RegionSpread, Results, Row
 from vaelens.images.datasets.items import Dataset
 from vaelens.metrics.regions import STRATA
 from vaelens.metrics.statistics import Interval, Paired, paired, spread
@@ -18,7 +18,6 @@ from vaelens.runtime import Progress, silent
 from vaelens.weights.registry import registry
 
 LETTER = "letter"  # what all glyphs together are called
-ALL_SIZES = "all"
 FEW = 30  # images
 
 T = TypeVar("T")

@@ -1,5 +1,6 @@
 """From stored features to the scores of a dataset: Frechet distances and KID, with intervals and differences."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -32,7 +33,7 @@ class StoredFeatures(Protocol):
 
 @dataclass(frozen=True)
 class DatasetScores:
-    """Each VAE's score; differences (first, second) that have an interval; and what to warn of."""
+    """Each VAE's score, the differences (first, second), whose interval is NaN for too few images, and warnings."""
 
     scores: Mapping[str, DatasetScore]
     differences: Mapping[tuple[str, str], Interval] = field(default_factory=dict[tuple[str, str], Interval])
@@ -52,14 +53,15 @@ def frechet_scores(stored: StoredFeatures, extractor: str, vaes: list[str], step
     scores = _not_finite(vaes, finite)
     count, dimension = sum(group.count for group in reference), len(reference[0].total)
     if count - max(group.count for group in reference) < 2:  # images are left when a group is left out
-        return DatasetScores(scores | _too_few(finite))
+        unknown = Interval(math.nan, math.nan, math.nan)
+        return DatasetScores(scores | _too_few(finite), dict.fromkeys(vae_pairs([*finite]), unknown))
     found = jackknife(reference, finite, step)
     enough = bool(found) and len(next(iter(found.values())).left_out) >= FEWEST_GROUPS
     scores |= {vae: DatasetScore(one.value, one.interval() if enough else None) for vae, one in found.items()}
     differences = {
-        (first, second): found[first].minus(found[second]).interval()
-        for first, second in vae_pairs(vaes)
-        if enough and first in found and second in found
+        pair: one.interval() if enough else Interval(one.value, math.nan, math.nan)
+        for pair in vae_pairs([*found])
+        for one in [found[pair[0]].minus(found[pair[1]])]
     }
     warning = few_images_warning(count, dimension)
     return DatasetScores(scores, differences, (warning,) if warning else ())

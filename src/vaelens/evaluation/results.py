@@ -54,13 +54,16 @@ class DatasetScore:
     note: str = ""
 
 
+ALL_SIZES = "all"  # the stratum of regions of every size
+
+
 @dataclass(frozen=True)
 class RegionSpread:
     """One metric on one kind of region, of one size: the spread over all such regions of all images."""
 
     vae: str
     label: str  # eye, iris, mouth, face; "letter" for all glyphs
-    stratum: str  # <8, 8-16, 16-32, >=32, or "all"
+    stratum: str  # <8, 8-16, 16-32, >=32, or ALL_SIZES
     metric: str  # a key of REGION_METRICS
     spread: Spread
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-FEWEST = 6  # pairs for a bootstrap
+FEWEST = 6  # images for an interval: fewer say too little
 BLOCK = 4_000_000  # positions drawn at a time: 32 MB of float64
 SERIES = 200  # degrees of freedom from which the expansion of Student's t is exact to 1e-9
 
@@ -38,7 +38,7 @@ class Interval:
 class Spread:
     """`mean` +/- `std` over `count` images as the model cards print it (ddof 0; how images differ, no error).
 
-    low, high: the 95 % interval of the mean by Student's t, NaN for fewer than two values.
+    low, high: the 95 % interval of the mean by Student's t, NaN for fewer than FEWEST values.
     dropped: how many values were infinite or not numbers and count nowhere. No value at all: mean and std are NaN.
     """
 
@@ -83,7 +83,7 @@ def spread(values: Iterable[float]) -> Spread:
         return Spread(math.nan, math.nan, math.nan, math.nan, 0, dropped)
     mean = math.fsum(finite) / n
     squares = math.fsum((value - mean) ** 2 for value in finite)
-    half = student_t(n - 1) * math.sqrt(squares / (n - 1) / n) if n > 1 else math.nan
+    half = student_t(n - 1) * math.sqrt(squares / (n - 1) / n) if n >= FEWEST else math.nan
     return Spread(mean, math.sqrt(squares / n), mean - half, mean + half, n, dropped)
 
 
@@ -190,8 +190,8 @@ def few_images_warning(count: int, dimension: int) -> str | None:
     what = f"{count} images for {dimension} features"
     if count <= dimension:
         return (
-            f"{what} are too few for a Frechet distance, and its value is far too high. Compare it only between VAEs "
-            f"on these same images, or measure at least {dimension * 5:,}."
+            f"{what} are too few for a Fréchet distance, so its value is strongly biased upwards. Compare it only "
+            f"between VAEs on these same images, or measure at least {dimension * 5:,}."
         )
     much = f"by about {too_high_percent(count, dimension):.0f} %" if ratio >= 2.6 else "by more than 11 %"
-    return f"{what}: this Frechet distance is too high {much}; compare it only with values from as many images."
+    return f"{what}: this Fréchet distance is too high {much}; compare it only with values from as many images."

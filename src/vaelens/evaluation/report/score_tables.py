@@ -5,17 +5,18 @@ Each table is a list of columns, each a name with the function that writes a row
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from vaelens.evaluation.metric_table import METRICS, REGION_METRICS, ImageMetric, Metric
-from vaelens.evaluation.results import Letters, Results
+from vaelens.evaluation.results import ALL_SIZES, Letters, Results
 from vaelens.metrics.statistics import Interval, Paired, Spread
 from vaelens.report.tables import MINUS, Column, Table
 
 NBSP = "\N{NO-BREAK SPACE}"
 UNDECIDED = "not distinguishable"
+TOO_FEW = "too few images"
 
 T = TypeVar("T")
 Cell = str | tuple[str, tuple[str, ...]]  # with notes under it
@@ -25,7 +26,7 @@ Columns = Sequence[tuple[Column, Callable[[T], Cell]]]
 def summary_table(results: Results) -> Table:
     """One row per VAE as in the model cards: mean ± std of image metrics, the value of dataset metrics.
 
-    Each cell's notes: the 95 % interval, how many images have no value, and the published score where there is one.
+    Each cell's notes: the 95 % interval or that the images are too few for one, how many images have no value, and the published score where there is one.
     """
     columns: Columns[str] = [
         (Column("VAE"), lambda vae: vae),
@@ -80,7 +81,8 @@ class _Region:
 
 def regions_table(results: Results) -> Table:
     """One row per kind of region, size and VAE; the VAEs compete for each region and size."""
-    kinds = dict.fromkeys((region.label, region.stratum) for region in results.regions)
+    labels = dict.fromkeys(region.label for region in results.regions)
+    kinds = [(one, size) for one in labels for size in _sizes(r.stratum for r in results.regions if r.label == one)]
     spreads: dict[tuple[str, str, str], dict[str, Spread]] = {}
     for region in results.regions:
         spreads.setdefault((region.label, region.stratum, region.vae), {})[region.metric] = region.spread
@@ -91,7 +93,7 @@ def regions_table(results: Results) -> Table:
     ]
     columns: Columns[_Region] = [
         (Column("region"), lambda row: row.label),
-        (Column("size, px"), lambda row: row.stratum),
+        (Column("size, px"), lambda row: row.stratum.replace(">=", "≥")),
         (Column("VAE"), lambda row: row.vae),
         (Column("regions"), lambda row: str(max(spread.count for spread in row.spreads.values()))),
         *(
@@ -105,10 +107,11 @@ def regions_table(results: Results) -> Table:
 
 def letters_table(results: Results) -> Table:
     """One row per size of letters and VAE: the share read on reconstructions, and on the originals as the ceiling."""
-    sizes = list(dict.fromkeys(letters.stratum for letters in results.letters))
-    rows = sorted(results.letters, key=lambda one: (sizes.index(one.stratum), results.vaes.index(one.vae)))
+    sizes = _sizes(letters.stratum for letters in results.letters)
+    shown = [letters for letters in results.letters if letters.stratum in sizes]
+    rows = sorted(shown, key=lambda one: (sizes.index(one.stratum), results.vaes.index(one.vae)))
     columns: Columns[Letters] = [
-        (Column("size, px"), lambda row: row.stratum),
+        (Column("size, px"), lambda row: row.stratum.replace(">=", "≥")),
         (Column("VAE"), lambda row: row.vae),
         (Column("letters"), lambda row: str(row.count)),
         (Column("read, %", "higher"), lambda row: number(100 * row.read, 1)),
@@ -119,6 +122,12 @@ def letters_table(results: Results) -> Table:
         ),
     ]
     return _table(columns, rows, shared=1)
+
+
+def _sizes(strata: Iterable[str]) -> list[str]:
+    """Each size once; not "all" beside a single size, whose numbers are the same."""
+    sizes = list(dict.fromkeys(strata))
+    return [size for size in sizes if size != ALL_SIZES or len(sizes) != 2]
 
 
 def _table(columns: Columns[T], rows: Sequence[T], shared: int) -> Table:
@@ -134,7 +143,7 @@ def _table(columns: Columns[T], rows: Sequence[T], shared: int) -> Table:
 def verdict(found: Paired | Interval, first: str, second: str, metric: Metric) -> str:
     """Which of the two is better, where 0 lies outside the interval."""
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
-        return "too few images to say"
+        return f"{TOO_FEW} to say"
     if not (found.decided if isinstance(found, Paired) else found.excludes_zero):
         return UNDECIDED
     return f"{first if (found.low > 0) == (metric.better == 'higher') else second} is better"
@@ -160,13 +169,14 @@ def _score_column(results: Results, metric: Metric) -> Callable[[str], Cell]:
         if isinstance(metric, ImageMetric):
             spread = results.spreads[vae, metric.key]
             text, low, high = _mean_std(spread, metric.digits), spread.low, spread.high
-            note = f"{spread.dropped} without a value" if spread.dropped else ""
+            few, note = bool(text), f"{spread.dropped} without a value" if spread.dropped else ""
         else:
             score = results.dataset_scores[vae, metric.key]
             low, high = (score.interval.low, score.interval.high) if score.interval else (math.nan, math.nan)
             text, note = "" if score.value is None else number(score.value, metric.digits), score.note
+            few = bool(text and not note)
         card = results.published.get((vae, metric.key))
-        below = (interval(low, high, metric.digits).replace(" ", NBSP), note)
+        below = (interval(low, high, metric.digits).replace(" ", NBSP) or TOO_FEW * few, note)
         return text, tuple(filter(None, (*below, card and f"published {card}".replace(" ", NBSP))))
 
     return write
