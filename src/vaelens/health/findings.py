@@ -9,7 +9,7 @@ from vaelens.health.spectra import pattern_rms
 from vaelens.health.thresholds import THRESHOLDS, Verdict
 
 NOTHING = "nothing to measure"
-NO_POSTERIOR = "not measured: a tiny autoencoder has no posterior"
+NO_POSTERIOR = "not measured: this autoencoder has no posterior"
 NAMED = 2  # dead channels named in one line; all are in the table
 COARSE = 16.0  # pixels: shapes of two latent cells of an f8 VAE and more
 
