@@ -45,6 +45,17 @@ def test_the_autoencoder_differs_from_the_vae_in_its_posterior_alone() -> None:
         assert changed == {"model.posterior", "loss.kl_weight"}
 
 
+def test_a_field_without_effect_is_called_unused() -> None:
+    for name, unused in (("ft-mse", True), ("tiny-ft-mse", True), ("ft-ema", False)):
+        gan = [note for note in explain(find_recipe(name)) if note.field.startswith("gan.")]
+        assert [note.origin == "unused" for note in gan] == [unused and note.field != "gan.weight" for note in gan]
+
+
+def test_explanations_are_not_part_of_the_hash() -> None:
+    recipe = find_recipe("ft-mse")
+    assert recipe.model_copy(update={"published": {}, "chosen": {}, "title": "other"}).sha256() == recipe.sha256()
+
+
 def test_a_user_s_recipe_extends_another(tmp_path: Path) -> None:
     changes = 'extends = "ft-mse"\n[optimizer]\nlr = 1e-6\n[chosen]\n"optimizer.lr" = "careful"\n'
     (tmp_path / "base.toml").write_text(changes)

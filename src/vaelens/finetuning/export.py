@@ -67,7 +67,7 @@ Images:
 
 {images}
 
-{unpublished} of the recipe's {fields} fields were never published, or were changed: they are our choice.
+{chosen} of {fields} fields are our choice (never published, or changed){unused}.
 
 {table}
 """
@@ -159,8 +159,9 @@ def model_card(t: Training, before: VAE | None, tuned: VAE, record: Mapping[str,
             f"- {one['name']}, weight {one['weight']:g}, manifest `{one['manifest_sha256'][:12]}`"
             for one in record["settings"]["sources"]
         ),
-        unpublished=sum(note.origin != "published" for note in notes),
+        chosen=sum(note.origin in ("our choice", "unexplained") for note in notes),
         fields=len(notes),
+        unused=f"; {unused} are unused" if (unused := sum(note.origin == "unused" for note in notes)) else "",
         table=table_markdown(recipe_table(notes)),
     )
 

@@ -10,7 +10,7 @@
     [chosen]
     "ema.decay" = "..."         # why we chose this value, since none was published
 
-A recipe of the package explains each field in either `published` or `chosen`.
+A recipe of the package explains each field that it uses in either `published` or `chosen`.
 """
 
 import hashlib
@@ -230,19 +230,21 @@ class FieldNote:
 
     field: str
     value: str
-    origin: Literal["published", "our choice", "unexplained"]
+    origin: Literal["published", "our choice", "unused", "unexplained"]
     why: str
 
 
 def explain(recipe: Recipe) -> list[FieldNote]:
-    """All fields, in order."""
+    """All fields, in order; without a GAN the fields of `gan` are unused."""
     notes: list[FieldNote] = []
     values = recipe.as_dict()
     for name in field_names():
         table, field = name.split(".")
         value = values[table][field]
         shown = json.dumps(value) if not isinstance(value, str) else value or "-"
-        if name in recipe.published:
+        if table == "gan" and field != "weight" and recipe.gan.weight == 0:
+            notes.append(FieldNote(name, shown, "unused", "gan.weight is 0: there is no GAN"))
+        elif name in recipe.published:
             notes.append(FieldNote(name, shown, "published", recipe.published[name]))
         elif name in recipe.chosen:
             notes.append(FieldNote(name, shown, "our choice", recipe.chosen[name]))

@@ -15,7 +15,7 @@ from vaelens.finetuning.losses import has_label
 from vaelens.finetuning.recipe import Recipe
 from vaelens.images.datasets.items import Dataset, Item, Source
 from vaelens.images.datasets.opening import open_dataset
-from vaelens.images.datasets.synthetic import SETS, is_for_training
+from vaelens.images.datasets.synthetic import SETS, TRAINING_COUNT, is_for_training
 from vaelens.images.reading import decode_bytes
 from vaelens.runtime import Runtime
 
@@ -68,6 +68,18 @@ class SourceOptions:
         mix = tuple(float(weight) for weight in weights or [1.0] * len(sources))
         return cls(tuple(sources), mix, tuple(boxes or [None] * len(sources)), held_out, take, seed)
 
+    def check_counts(self, held_out: int) -> None:
+        """Raises UsageError where so many images can't be held out of sources whose size is known without opening."""
+        if self.held_out is None:
+            names = [source.name if isinstance(source, Dataset) else str(source) for source in self.sources]
+            _check_counts(names, [self._most(source) for source in self.sources], held_out)
+
+    def _most(self, source: Path | Dataset) -> int | None:
+        """How many images a source has at most, if that is known."""
+        if isinstance(source, Dataset):
+            return min(len(source.items), self.take or len(source.items))
+        return self.take or (TRAINING_COUNT if source in SETS else None)
+
 
 def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime) -> Sources:
     """Open the sources and hold images out. Raises what opening and `hold_out` raise."""
@@ -104,16 +116,10 @@ def hold_out(sources: Sequence[Dataset], count: int, seed: int) -> tuple[list[Da
     Chosen by content, so that the same images are held out wherever they lie, and copies of one never end up on both
     sides; only readable images. Raises UsageError where more than half of a source would be held out.
     """
+    _check_counts([source.name for source in sources], [len(source.items) for source in sources], count)
     held_out: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
-        share = count // len(sources) + (number < count % len(sources))
-        if share > MAX_SHARE * len(source.items):
-            fewer = len(sources) * int(MAX_SHARE * min(len(one.items) for one in sources))
-            lower = f" lower it with --set run.held_out={fewer}," if fewer >= MIN_HELD_OUT else ""
-            raise UsageError(
-                f"{share} images of {source.name} would be held out, more than half. Give at least "
-                f"{math.ceil(share / MAX_SHARE)} images,{lower} or name others with --held-out."
-            )
+        share = _share(count, number, len(sources))
         order = sorted(source.items, key=lambda item: hashlib.sha256(f"{seed} {item.sha256}".encode()).digest())
         readable = list(itertools.islice((item for item in order if _is_readable(source, item)), share + 1))
         if len(readable) <= share:
@@ -123,7 +129,7 @@ def hold_out(sources: Sequence[Dataset], count: int, seed: int) -> tuple[list[Da
             )
         held_out += [(number, item) for item in readable[:share]]
     rest = _without(sources, {item.sha256 for _, item in held_out}, "are copies of held-out ones. Give more images.")
-    return rest, _joined(sources, held_out, "held out of")
+    return rest, _joined(sources, held_out, "held-out")
 
 
 def without(sources: Sequence[Dataset], held_out: Dataset) -> tuple[list[Dataset], int]:
@@ -131,6 +137,24 @@ def without(sources: Sequence[Dataset], held_out: Dataset) -> tuple[list[Dataset
     contents = {item.sha256 for item in held_out.items}
     rest = _without(sources, contents, f"are in {held_out.name} too. Name other images with --held-out.")
     return rest, sum(len(a.items) - len(b.items) for a, b in zip(sources, rest, strict=True))
+
+
+def _check_counts(names: Sequence[str], counts: Sequence[int | None], held_out: int) -> None:
+    """Raises UsageError where more than MAX_SHARE of a source would be held out; a count of None isn't known yet."""
+    for number, (name, count) in enumerate(zip(names, counts, strict=True)):
+        share = _share(held_out, number, len(names))
+        if count is not None and share > MAX_SHARE * count:
+            fewer = len(names) * int(MAX_SHARE * min(one for one in counts if one is not None))
+            lower = f"lower it with --set run.held_out={fewer}, " if fewer >= MIN_HELD_OUT else ""
+            raise UsageError(
+                f"The recipe holds out {share} images of {name}, but at most half of its {count} can be held out. "
+                f"Give at least {math.ceil(share / MAX_SHARE)} images, {lower}or name others with --held-out."
+            )
+
+
+def _share(count: int, number: int, sources: int) -> int:
+    """How many of `count` images come from one of the sources."""
+    return count // sources + (number < count % sources)
 
 
 def _without(sources: Sequence[Dataset], contents: set[str], otherwise: str) -> list[Dataset]:
@@ -146,9 +170,9 @@ def sample_of(sources: Sequence[Dataset], count: int, seed: int) -> Dataset:
     chosen: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
         order = np.random.default_rng((seed, number)).permutation(len(source.items))
-        share = count // len(sources) + (number < count % len(sources))
+        share = _share(count, number, len(sources))
         chosen += [(number, source.items[int(i)]) for i in order[:share]]
-    return _joined(sources, chosen, "some of")
+    return _joined(sources, chosen, "training")
 
 
 def _joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what: str) -> Dataset:
@@ -161,9 +185,10 @@ def _joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what
         source, item = origins[name]
         return source.source.read(item.id)
 
-    title = f"{what} {' and '.join(source.name for source in sources)}"
+    names = " and ".join(f'"{source.source.name}"' for source in sources)
+    title = f"{what} images of {names}"
     ids = tuple(item.id for item in items)
-    return Dataset(f"{title} ({len(items)} images)", "held-out", items, (), Source(title, "held-out", ids, read))
+    return Dataset(f"{len(items):,} {title}", "held-out", items, (), Source(title, "held-out", ids, read))
 
 
 def _open(source: Path | Dataset, boxes: Path | None, options: SourceOptions, runtime: Runtime) -> Dataset:

@@ -26,7 +26,8 @@ Columns = Sequence[tuple[Column, Callable[[T], Cell]]]
 def summary_table(results: Results) -> Table:
     """One row per VAE as in the model cards: mean ± std of image metrics, the value of dataset metrics.
 
-    Each cell's notes: the 95 % interval or that the images are too few for one, how many images have no value, and the published score where there is one.
+    Each cell's notes: the 95 % interval, or that images are too few for one; how many images have no value; and the
+    published score where there is one.
     """
     columns: Columns[str] = [
         (Column("VAE"), lambda vae: vae),
