@@ -90,7 +90,7 @@ def test_a_vae_of_another_space_is_disabled_and_errors_are_shown(visit: Callable
     assert tiny.locator("input").is_checked()
     assert "the letter R in red on white" in view.text("#examples")
     view.page.click("#run")
-    assert view.text("#error") == "Describe what the image should show, or upload one."
+    assert view.text("#error") == "Enter a prompt or upload an image."
     view.page.fill("#prompt", "a castle")
     with view.page.expect_response("**/api/jobs") as answer:
         view.page.click("#run")

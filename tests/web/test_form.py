@@ -95,9 +95,25 @@ def test_a_key_that_is_held_down_starts_one_job(visit: Visit, server: Served) ->
     assert view.page.input_value("#prompt") == "a cat"
 
 
+def test_nothing_can_be_run_before_the_choices_have_loaded(visit: Visit) -> None:
+    view = visit()
+    markup = "(html) => new DOMParser().parseFromString(html, 'text/html').querySelector('#run').disabled"
+    assert view.page.evaluate(f"fetch('/').then((answer) => answer.text()).then({markup})")
+    assert view.page.is_enabled("#run")
+
+
 def test_the_next_seeds_are_others(visit: Visit) -> None:
     view = visit()
-    known = [("3 4", "5 6"), ("5 4", "7 6"), ("9 3", "16 10"), ("2 0", "5 3"), ("-3", "-2")]
+    known = [
+        ("3 4", "5 6"),
+        ("0-2", "3 4 5"),
+        ("0,1,5", "6 7 11"),
+        ("-3-0", "1 2 3 4"),
+        ("5 4", "7 6"),
+        ("9 3", "16 10"),
+        ("2 0", "5 3"),
+        ("-3", "-2"),
+    ]
     for typed, following in (*known, ("1234567890123456789", "1234567890123456790")):
         view.page.fill("#seeds", typed)
         view.page.click("#next-seed")
@@ -110,7 +126,7 @@ def test_extreme_seeds_are_exact_and_can_be_used_again(visit: Visit, server: Ser
     view.until("document.querySelectorAll('#viewer .panel').length == 2")
     (job,) = server.ask("GET", "/api/jobs")[1]["jobs"]
     assert job["request"]["seeds"] == seeds
-    for wrong in ("1.5", str(2**64), "x", " ".join(map(str, range(17)))):
+    for wrong in ("1.5", "3-1", "0-16", f"0-{10**19}", str(2**64), "x", " ".join(map(str, range(17)))):
         view.page.fill("#seeds", wrong)
         view.page.click("#run")
         assert view.text("#error").startswith("Seeds are whole numbers from"), wrong

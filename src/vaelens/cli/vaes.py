@@ -36,7 +36,7 @@ def list_vaes(json: options.Json = False) -> None:
     result("")
     spaces = tuple((name, space.used_by) for name, space in known.spaces.items())
     result_table(Table((Column("latent space"), Column("diffusion models")), spaces))
-    result("A VAE can replace another of the same latent space only.\n")
+    result("A VAE can only replace one of the same latent space.\n")
     models = tuple((name, entry.space, entry.repo or "embedded", entry.licence) for name, entry in known.models.items())
     result_table(Table(tuple(map(Column, ("model", "latent space", "source", "licence"))), models))
     result("--model also takes any other Stable Diffusion 1.x, 2.x or XL: a hub id, a folder or a checkpoint file.")
@@ -47,7 +47,7 @@ def list_vaes(json: options.Json = False) -> None:
         "\nHigher is better for PSNR (dB) and SSIM, lower for rFID and PSIM; ± is the standard deviation over images."
     )
     result(
-        "Scores on the two datasets can't be compared. ft-MSE has the better PSNR because of its loss, not its steps."
+        "Scores on the two datasets can't be compared. ft-mse has the better PSNR because of its loss, not its steps."
     )
 
 
@@ -61,7 +61,7 @@ def _scores(key: str) -> "Table":
 
     rows = [
         (
-            entry.title,
+            name,
             _steps(entry),
             entry.training.loss or "-",
             f"{score.rfid:.2f}",
@@ -69,7 +69,7 @@ def _scores(key: str) -> "Table":
             f"{score.ssim:.2f} ± {score.ssim_std:.2f}",
             f"{score.psim:.2f} ± {score.psim_std:.2f}",
         )
-        for entry in registry().vaes.values()
+        for name, entry in registry().vaes.items()
         for score in entry.scores
         if score.set == key
     ]

@@ -12,7 +12,7 @@ from vaelens.download.hub import RemoteFile, cached
 from vaelens.errors import UsageError, VaelensError
 from vaelens.loading import open_vae
 from vaelens.runtime import DEFAULT, Runtime
-from vaelens.weights.registry import registry
+from vaelens.weights.registry import DiffusionModel, Entry, registry
 
 _T = TypeVar("_T")
 SCENE_EXAMPLES = (  # prompts in the small language of the embedded model
@@ -46,7 +46,7 @@ class Model:
         return {
             "id": self.id,
             "name": self.name,
-            "title": known.title if known else self.name,
+            "title": _title(known, self.name),
             "space": self.space,
             "defaults": self.defaults,
             "examples": SCENE_EXAMPLES if self.scenes else EXAMPLES,
@@ -73,7 +73,7 @@ class Decoder:
         return {
             "id": self.id,
             "name": self.name,
-            "title": known.title if known else self.name,
+            "title": _title(known, self.name),
             "space": self.space,
             "own_of": self.own_of,
             "preselected": self.preselected,
@@ -152,6 +152,11 @@ def _add(to: dict[str, Any], one: Model | Decoder) -> None:
     while name in others:
         name, number = f"{one.name} ({number})", number + 1
     to[one.id] = replace(one, name=name)
+
+
+def _title(known: Entry | DiffusionModel | None, name: str) -> str:
+    """What the registry calls it, where that says more than the name."""
+    return known.title if known and known.title.lower() != name.lower() else ""
 
 
 def _id(kind: str, source: str) -> str:

@@ -91,6 +91,7 @@ async function loadChoices() {
   showModels();
   if (!sameOptions) makeOptions(); // keeps their input otherwise
   updateForm();
+  if (first) $("run").disabled = false;
   if (first && current()?.summary.prompt && !$("prompt").value) useSettings(current()); // a reload keeps the form
 }
 

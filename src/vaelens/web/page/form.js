@@ -20,7 +20,7 @@ function fits(vae, chosen) {
 function choiceLine(type, name, one, about) {
   const line = make("label", "choice-line");
   const input = line.appendChild(Object.assign(make("input"), { type, name, value: one.id }));
-  line.append(make("span", "", one.title), make("span", "about", about));
+  line.append(make("span", "", one.name), make("span", "about", about));
   return [line, input];
 }
 
@@ -29,7 +29,7 @@ function showModels() {
   const focused = document.activeElement?.name === "model" ? document.activeElement.value : null;
   $("models").replaceChildren($("models").firstElementChild);
   for (const one of choices.models) {
-    const [line, input] = choiceLine("radio", "model", one, one.title === one.name ? "" : one.name);
+    const [line, input] = choiceLine("radio", "model", one, one.title);
     input.checked = one.id === (before ?? choices.models[0].id);
     input.addEventListener("change", () => {
       [ticked, unticked] = [new Set(), new Set()];
@@ -61,7 +61,7 @@ function showVAEs() {
     const open = fits(one, model());
     const owner = choices.models.find((other) => other.id === one.own_of);
     const why = owner && !uploaded ? say("ownVAEOf", { name: owner.name }) : say("otherSpace", { space: one.space ?? "?" });
-    const [line, input] = choiceLine("checkbox", "vae", one, open ? (one.title === one.name ? "" : one.name) : why);
+    const [line, input] = choiceLine("checkbox", "vae", one, open ? one.title : why);
     input.disabled = !open;
     input.checked = open && ticked.has(one.id);
     input.addEventListener("change", () => {
@@ -122,9 +122,19 @@ const badSeeds = () => Object.assign(new Error(say("badSeeds", { limit: choices.
 
 // The seeds as BigInts. Throws an Error that names the field.
 function seeds() {
-  const typed = $("seeds").value.split(/[\s,、]+/).filter(Boolean);
-  if (!typed.length || typed.length > choices.limits.seeds || !typed.every((seed) => /^-?\d{1,20}$/.test(seed))) throw badSeeds();
-  return checkRange(typed.map(BigInt));
+  const found = $("seeds").value.split(/[\s,、]+/).filter(Boolean).flatMap(seedsOf);
+  if (!found.length || found.length > choices.limits.seeds) throw badSeeds();
+  return checkRange(found);
+}
+
+// The seeds of "5" or "0-7".
+function seedsOf(text) {
+  const parts = /^(-?\d{1,20})(?:-(\d{1,20}))?$/.exec(text);
+  if (!parts) throw badSeeds();
+  const first = BigInt(parts[1]);
+  const count = BigInt(parts[2] ?? parts[1]) - first + 1n;
+  if (count < 1n || count > choices.limits.seeds) throw badSeeds();
+  return Array.from({ length: Number(count) }, (_, i) => first + BigInt(i));
 }
 
 function checkRange(numbers) {
