@@ -31,7 +31,7 @@ def test_a_download_is_announced_and_shows_its_progress_on_the_terminal(hub: Hub
     os.close(terminal)
     out, _ = process.communicate()
     assert Path(out.decode().strip()).read_bytes() == CONTENT
-    for words in (f"downloading {REPO} {WEIGHTS}, 5 MB", "100%", "MB/s"):
+    for words in (f"downloading {WEIGHTS} of {REPO}, 5 MB", "100%", "MB/s"):
         assert words in shown.decode()
     assert os.environ["HF_TOKEN"] not in shown.decode()
     assert all(request.authorized for request in hub.requests_for(WEIGHTS))
@@ -41,7 +41,7 @@ def test_a_copy_is_downloaded_again_once_the_branch_has_a_newer_one(
     hub: HubStandin, fetched: Fetch, notices: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     first = fetched()
-    assert notices == [f"downloading {REPO} {WEIGHTS}, 5 MB"]
+    assert notices == [f"downloading {WEIGHTS} of {REPO}, 5 MB"]
     hub.requests.clear()
     assert fetched() == first
     assert hub.methods(WEIGHTS) == ["HEAD"]
@@ -121,8 +121,12 @@ def test_offline_uses_the_cache_and_nothing_else(
     fetched("config.json")
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "environment")
-    with pytest.raises(NetworkError, match="not in the cache, and offline"):
+    with pytest.raises(NetworkError, match="is not in the cache and can't be downloaded") as error:
         fetched(offline=how == "argument")
+    assert [cause in str(error.value) for cause in ("--offline", "HF_HUB_OFFLINE")] == [
+        how == "argument",
+        how != "argument",
+    ]
     assert fetched("config.json", offline=how == "argument").read_bytes() == b"{}"
     assert "offline: using the cached copy" in notices[-1]
     assert hub.requests == []

@@ -31,7 +31,7 @@ def test_a_refusal_is_explained(hub: HubStandin, fetched: Fetch, fault: dict[str
     hub.fault(REPO, WEIGHTS, **fault)
     with pytest.raises(NetworkError) as error:
         fetched()
-    assert str(error.value).startswith(f"{REPO} {WEIGHTS}: ")
+    assert str(error.value).startswith(f"Can't download {WEIGHTS} of {REPO}: ")
     for fact in facts:
         assert fact in str(error.value)
     assert [request.authorized for request in hub.requests_for(WEIGHTS)] == [True]
@@ -69,18 +69,18 @@ def test_a_login_page_is_recognised(hub: HubStandin, tmp_path: Path, fetched: Fe
 def test_without_a_network_the_cache_is_used(fetched: Fetch, notices: list[str], nobody: str, monkeypatch: Any) -> None:
     fetched("config.json")
     set_endpoint(monkeypatch, nobody)
-    with pytest.raises(NetworkError, match=f"{nobody} refuses the connection"):
+    with pytest.raises(NetworkError, match=f"{nobody.removeprefix('http://')} refuses the connection"):
         fetched()
     assert fetched("config.json").read_bytes() == b"{}"
-    assert f"{nobody} refuses the connection" in notices[-1]
+    assert f"{nobody.removeprefix('http://')} refuses the connection" in notices[-1]
     assert "Using the cached copy." in notices[-1]
 
 
 @pytest.mark.parametrize(
     ("endpoint", "fact"),
     [
-        ("https://hub.invalid", "https://hub.invalid can't be found (DNS)"),
-        ("https://{host}", "https://{host} can't prove who it is (TLS)"),  # where only http is spoken
+        ("https://hub.invalid", ": hub.invalid can't be found (DNS)"),
+        ("https://{host}", ": {host} can't prove who it is (TLS)"),  # where only http is spoken
         ("{host}", "HF_ENDPOINT should begin with https://"),
     ],
 )

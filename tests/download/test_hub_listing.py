@@ -60,7 +60,7 @@ def test_a_listed_file_is_fetched_from_the_dataset(hub: HubStandin, listed: List
     path = fetch(file, runtime=Runtime(notify=notices.append))
     assert path.read_bytes() == FILES["data/test-0.tar"]
     assert "datasets--someone--images" in path.parts
-    assert notices == [f"downloading dataset {REPO} data/test-0.tar at {hub.commit(STORED)}, 1,000 bytes"]
+    assert notices == [f"downloading data/test-0.tar of dataset {REPO} at {hub.commit(STORED)[:7]}, 1,000 bytes"]
     hub.requests.clear()
     assert cached(file) == fetch(file) == path
     assert hub.requests == []
@@ -70,7 +70,7 @@ def test_a_listed_file_is_fetched_from_the_dataset(hub: HubStandin, listed: List
 def test_what_a_dataset_lacks_is_named_with_its_page(hub: HubStandin) -> None:
     with pytest.raises(NetworkError) as error:
         fetch(RemoteFile(REPO, "data/nothing.tar", repo_type="dataset"))
-    assert f"dataset {REPO} data/nothing.tar: there is no such file" in str(error.value)
+    assert f"data/nothing.tar of dataset {REPO}: there is no such file" in str(error.value)
     assert f"{hub.endpoint}/datasets/{REPO}/tree/main" in str(error.value)
 
 
@@ -94,7 +94,9 @@ def test_the_listing_of_a_commit_is_cached_and_that_of_a_branch_is_current(hub: 
 def test_offline_the_last_listing_is_used(
     hub: HubStandin, listed: Lister, notices: list[str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    with pytest.raises(NetworkError, match=f"dataset {REPO}: not in the cache, and offline"):
+    with pytest.raises(
+        NetworkError, match=f"dataset {REPO} is not in the cache and can't be downloaded with --offline"
+    ):
         listed(offline=True)
     listing = listed()
     hub.requests.clear()
@@ -122,12 +124,12 @@ def test_without_a_network_the_last_listing_is_used(
 ) -> None:
     with monkeypatch.context() as patch:
         set_endpoint(patch, nobody)
-        with pytest.raises(NetworkError, match=f"{nobody} refuses the connection"):
+        with pytest.raises(NetworkError, match=f"{nobody.removeprefix('http://')} refuses the connection"):
             listed()
     listing = listed()
     set_endpoint(monkeypatch, nobody)
     assert listed() == listing
-    assert f"{nobody} refuses the connection" in notices[-1]
+    assert f"{nobody.removeprefix('http://')} refuses the connection" in notices[-1]
     assert notices[-1].endswith(f"Using the earlier list of files of dataset {REPO}.")
 
 

@@ -28,14 +28,14 @@ def test_a_failing_server_is_given_up(
     with pytest.raises(NetworkError, match=fact) as error:
         fetch_web(file)
     assert 4 <= len(server.requests) <= 6
-    assert f"can be put at {cache / 'weights.pth'}" in str(error.value)
+    assert f"{server.address}/weights.pth elsewhere and put it at {cache / 'weights.pth'}" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("fault", "fact"),
     [
-        ({"status": 404}, "not found (404)"),
-        ({"status": 403}, "refused (403)"),
+        ({"status": 404}, "(404)"),
+        ({"status": 403}, "refuses access (403)"),
         ({"status": 429}, "too many requests (429)"),
         ({"status": 418}, "(418)"),
         ({"status": 503}, "answers 503"),
@@ -58,10 +58,14 @@ def test_after_a_refusal_a_mirror_is_used(
 
 
 def test_a_host_that_cannot_be_reached_is_named(file: WebFile, nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NetworkError, match=f"{nobody} refuses the connection"):
+    with pytest.raises(NetworkError, match=f"{nobody.removeprefix('http://')} refuses the connection"):
         fetch_web(replace(file, urls=(f"{nobody}/weights.pth",)))
     with pytest.raises(NetworkError, match=r"host.invalid can't be found \(DNS\)"):
         fetch_web(replace(file, urls=("http://host.invalid/weights.pth",)))
+    mirrors = tuple(f"http://{host}.invalid/weights.pth" for host in ("one", "two"))
+    with pytest.raises(NetworkError, match=r"one.invalid can't be found .*The same from two.invalid\.") as error:
+        fetch_web(replace(file, urls=mirrors))
+    assert str(error.value).count("can't be found") == 1
     with pytest.raises(NetworkError, match=r"can't prove who it is \(TLS\)"):
         fetch_web(replace(file, urls=tuple(url.replace("http:", "https:") for url in file.urls)))
     monkeypatch.setenv("http_proxy", nobody.replace("://", "://me:secret@"))
@@ -95,9 +99,13 @@ def test_offline_says_what_to_put_where_and_that_works(
     file: WebFile, server: WebStandin, cache: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "environment")
-    with pytest.raises(NetworkError, match="not in the cache, and offline") as error:
+    with pytest.raises(NetworkError, match="is not in the cache and can't be downloaded") as error:
         fetch_web(file, Runtime(offline=how == "argument"))
     assert error.value.exit_code == 5
+    assert [cause in str(error.value) for cause in ("--offline", "HF_HUB_OFFLINE")] == [
+        how == "argument",
+        how != "argument",
+    ]
     assert f"{server.address}/weights.pth elsewhere and put it at {cache / 'weights.pth'}" in str(error.value)
     cache.mkdir()
     (cache / "weights.pth").write_bytes(WEB_CONTENT)
@@ -107,7 +115,7 @@ def test_offline_says_what_to_put_where_and_that_works(
 
 def test_a_disk_without_room_is_noticed_before_the_transfer(file: WebFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures.shutil, "disk_usage", lambda _: type("", (), {"free": 1_000_000})())
-    with pytest.raises(ResourceError, match=r"weights.pth, 3 MB: not downloaded.*room for 1 MB.*VAELENS_CACHE"):
+    with pytest.raises(ResourceError, match=r"download weights.pth, 3 MB: .*room for 1 MB.*VAELENS_CACHE"):
         fetch_web(file)
     assert not (cache_folder() / "weights.pth.part").exists()
 

@@ -34,7 +34,7 @@ def test_a_download_is_announced_checked_and_cached(file: WebFile, server: WebSt
     path = fetch_web(file, Runtime(notify=notices.append, progress=lambda *what: shown.append(what)))
     assert path == cache / "weights.pth"
     assert path.read_bytes() == WEB_CONTENT
-    assert notices == [f"downloading weights.pth, 3 MB, from {server.address}"]
+    assert notices == [f"downloading weights.pth, 3 MB, from {server.address.removeprefix('http://')}"]
     assert shown[-1] == (len(WEB_CONTENT), len(WEB_CONTENT), "weights.pth")
     assert [done for done, _, _ in shown] == sorted(done for done, _, _ in shown)
     assert names(cache) == ["weights.pth", "weights.pth.checked.json"]

@@ -21,19 +21,17 @@ from vaelens.files import FULL
 
 RETRY = "Try again in a few minutes."
 LOG_IN = "Accept its licence on {page}, then run `hf auth login` or set HF_TOKEN."
-LOGIN_PAGE = (
-    "an HTML page came back instead of the file; are you behind a login page? Log in with a browser, try again."
-)
+LOGIN_PAGE = "an HTML page came back from {host}; are you behind a login page? Log in with a browser, try again."
 NOT_A_HUB = "{host} doesn't answer as the hub does. Check HF_ENDPOINT and proxies."
 INCOMPLETE = f"the transfer from {{host}} was incomplete. {RETRY}"
 
 # By an exception's name or an HTTP status, the more specific first: the reason, and what to do next.
 REASONS = {
-    "401": "access is refused (401).",
-    "403": "access is refused (403).",
-    "404": "not found (404).",
-    "410": "it is gone (410).",
-    "429": "too many requests (429). Wait a few minutes.",
+    "401": "{host} refuses access (401).",
+    "403": "{host} refuses access (403).",
+    "404": "not found on {host} (404).",
+    "410": "it is gone from {host} (410).",
+    "429": "{host} says that there were too many requests (429). Wait a few minutes.",
     "5xx": f"{{host}} has a problem and answers {{status}}. {RETRY}",
     "gaierror": "{host} can't be found (DNS). Check the network.",
     "ConnectionRefusedError": "{host} refuses the connection. Check the network.",
@@ -60,9 +58,9 @@ HUB_REASONS = REASONS | {
 
 @dataclass(frozen=True)
 class Request:
-    """A request by its name in errors, its address and, on the hub, the page of the repository."""
+    """A request: what an error says of its failure, its address and, on the hub, the page of the repository."""
 
-    name: str
+    failure: str
     url: str
     page: str = ""
 
@@ -125,14 +123,14 @@ def _by_proxy(url: str) -> bool:
 
 
 def host(url: str) -> str:
-    """Scheme and host of an address, without user, password and path."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else url.partition("/")[0]
+    """The host of an address with its port, without scheme, user, password and path."""
+    return urlsplit(url).netloc.rpartition("@")[2] or url.partition("/")[0]
 
 
 def address(url: str) -> str:
     """An address without user, password and query, which may be a signature."""
-    return host(url) + urlsplit(url).path
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{host(url)}{parts.path}"
 
 
 def in_words(size: int | None) -> str:
@@ -147,9 +145,16 @@ def check_room(name: str, folder: Path, needed: int, variable: str) -> None:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if (free := shutil.disk_usage(existing).free) < needed:
         raise ResourceError(
-            f"{name}: not downloaded, {folder} has room for {free / 1e6:.0f} MB. "
+            f"Can't download {name}: {folder} has room for {free / 1e6:.0f} MB. "
             f"Free some, or set {variable} to a larger disk."
         )
+
+
+def not_cached(name: str, offline: bool) -> str:
+    """The sentence, without its full stop, for what isn't here and mustn't be downloaded; `offline` is --offline."""
+    causes = [cause for cause, is_on in (("--offline", offline), ("HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)) if is_on]
+    without = " and ".join(causes)
+    return f"{name} is not in the cache and can't be downloaded with {without}. Run the command once without {without}"
 
 
 def not_written(error: OSError, name: str, folder: str | Path, variable: str) -> ResourceError | BadInputError:
@@ -162,4 +167,5 @@ def not_written(error: OSError, name: str, folder: str | Path, variable: str) ->
 
 
 def _sentence(request: Request, reason: str, status: str = "") -> str:
-    return f"{request.name}: {reason.format(host=host(request.url), page=request.page, status=status)}"
+    said = reason.format(host=host(request.url), page=request.page, status=status)
+    return f"{request.failure}: {said}" if request.failure else said

@@ -23,6 +23,7 @@ from vaelens.download.failures import (
     error_names,
     in_words,
     library_errors,
+    not_cached,
     not_written,
     wrong_content,
 )
@@ -33,8 +34,6 @@ from vaelens.runtime import DEFAULT, Notify, Runtime
 SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # what may be the name of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
-
-NOT_CACHED = "{name}: not in the cache, and offline. Run it once without --offline and HF_HUB_OFFLINE."
 
 RepoType: TypeAlias = Literal["model", "dataset"]
 
@@ -51,8 +50,7 @@ class RemoteFile:
     repo_type: RepoType = "model"
 
     def __str__(self) -> str:
-        at = f" at {self.revision}" if self.revision != "main" else ""
-        return f"{repo_name(self.repo, self.repo_type)} {self.filename}{at}"
+        return f"{self.filename} of {repo_name(self.repo, self.repo_type, self.revision)}"
 
 
 def fetch(file: RemoteFile, runtime: Runtime = DEFAULT) -> Path:
@@ -70,7 +68,7 @@ def fetch(file: RemoteFile, runtime: Runtime = DEFAULT) -> Path:
     pinned = bool(file.sha256) or COMMIT.fullmatch(file.revision) is not None
     if runtime.offline or constants.HF_HUB_OFFLINE:
         if copy is None:
-            raise _not_cached(file)
+            raise _not_cached(file, runtime.offline)
         runtime.notify(f"offline: using the cached copy of {file}")
         path = copy
     elif copy is not None and pinned:
@@ -186,10 +184,10 @@ def _check(path: Path, file: RemoteFile, digest: str | None) -> None:
     raise CheckFailedError(f"{file}: damaged, {what}. It is removed from the cache; run it again to download it anew.")
 
 
-def _not_cached(file: RemoteFile) -> NetworkError:
+def _not_cached(file: RemoteFile, offline: bool) -> NetworkError:
     found = _look_up(file)
     if found is None or isinstance(found, str):  # or in another version
-        return NetworkError(NOT_CACHED.format(name=file))
+        return NetworkError(f"{not_cached(str(file), offline)}.")
     return MissingError(f"{file}: there is no such file in the repository.")
 
 
@@ -211,7 +209,7 @@ def blob_of(path: Path) -> Path:
 
 def _request(file: RemoteFile) -> Request:
     url = hub.hf_hub_url(file.repo, file.filename, repo_type=file.repo_type, revision=file.revision)
-    return Request(str(file), url, page_of(file.repo, file.repo_type))
+    return Request(f"Can't download {file}", url, page_of(file.repo, file.repo_type))
 
 
 def endpoint() -> str:
@@ -220,9 +218,10 @@ def endpoint() -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def repo_name(repo: str, repo_type: RepoType) -> str:
-    """A repository as messages call it."""
-    return f"dataset {repo}" if repo_type == "dataset" else repo
+def repo_name(repo: str, repo_type: RepoType, revision: str = "main") -> str:
+    """A repository as messages call it, with a commit's first 7 digits."""
+    at = revision[:7] if COMMIT.fullmatch(revision) else revision
+    return ("dataset " if repo_type == "dataset" else "") + repo + (f" at {at}" if revision != "main" else "")
 
 
 def page_of(repo: str, repo_type: RepoType) -> str:

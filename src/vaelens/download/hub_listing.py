@@ -11,9 +11,8 @@ import huggingface_hub as hub
 from huggingface_hub import constants
 
 from vaelens.download.client import settings, with_retries
-from vaelens.download.failures import NOT_A_HUB, Request, as_network_error, library_errors, wrong_content
+from vaelens.download.failures import NOT_A_HUB, Request, as_network_error, library_errors, not_cached, wrong_content
 from vaelens.download.hub import (
-    NOT_CACHED,
     SHA256,
     RemoteFile,
     RepoType,
@@ -55,7 +54,7 @@ def list_files(
     """
     from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415 - brings in httpx
 
-    name = repo_name(repo, repo_type) + (f" at {revision}" if revision != "main" else "")
+    name = repo_name(repo, repo_type, revision)
     try:
         validate_repo_id(repo)
     except ValueError:
@@ -68,7 +67,7 @@ def list_files(
         which = f"the {len(cached.files):,} cached files of {name}, which may not be all"
     if runtime.offline or constants.HF_HUB_OFFLINE:
         if cached is None:
-            raise NetworkError(NOT_CACHED.format(name=name))
+            raise NetworkError(f"{not_cached(name, runtime.offline)}.")
         runtime.notify(f"offline: using {which}")
         return cached
     try:
@@ -87,7 +86,11 @@ def list_files(
 def _from_hub(name: str, repo: str, repo_type: RepoType, revision: str) -> Listing:
     """What the hub lists now."""
     api = f"{constants.ENDPOINT}/api/{repo_type}s/{repo}"
-    request = Request(name, f"{api}/revision/{quote(revision, safe='')}?expand=sha", page_of(repo, repo_type))
+    request = Request(
+        f"Can't list the files of {name}",
+        f"{api}/revision/{quote(revision, safe='')}?expand=sha",
+        page_of(repo, repo_type),
+    )
     with settings():
         try:
             description, _ = _get_json(request.url)

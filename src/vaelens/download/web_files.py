@@ -27,6 +27,7 @@ from vaelens.download.failures import (
     host,
     in_words,
     library_errors,
+    not_cached,
     not_written,
 )
 from vaelens.errors import CheckFailedError, NetworkError, VaelensError
@@ -70,7 +71,7 @@ def fetch_web(file: WebFile, runtime: Runtime = DEFAULT) -> Path:
         if flaw is None:
             return path
         if runtime.offline or constants.HF_HUB_OFFLINE:
-            raise _not_offline(file, path, flaw)
+            raise _not_offline(file, path, flaw, runtime.offline)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path, runtime.notify):
             flaw = _flaw(file, path)
@@ -126,8 +127,11 @@ def _download(file: WebFile, path: Path, runtime: Runtime) -> None:
             if number < len(file.urls):
                 runtime.notify(f"{file.name}: {error} Trying {address(file.urls[number])}.")
     kind = next((type(error) for error in errors.values() if isinstance(error, CheckFailedError)), NetworkError)
-    reasons = " ".join(map(str, errors.values()))
-    raise kind(f"{file.name}: not downloaded. {reasons} A copy from elsewhere can be put at {path}.") from None
+    causes: dict[str, str] = {}  # by the message without the host
+    for url, error in errors.items():
+        cause = str(error).replace(host(url), "")
+        causes[cause] = f"{causes[cause]} The same from {host(url)}." if cause in causes else str(error)
+    raise kind(f"Can't download {file.name}: {' '.join(causes.values())} Or {_by_hand(file, path)}") from None
 
 
 def _transfer(file: WebFile, url: str, part: Path, runtime: Runtime) -> None:
@@ -162,7 +166,7 @@ def _transfer(file: WebFile, url: str, part: Path, runtime: Runtime) -> None:
     except library_errors() as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise as_network_error(error, Request(address(url), url)) from None
+        raise as_network_error(error, Request("", url)) from None
     flaw = _flaw(file, part)
     if flaw is None:
         return
@@ -171,18 +175,20 @@ def _transfer(file: WebFile, url: str, part: Path, runtime: Runtime) -> None:
     part.unlink()
     _notes(part).unlink(missing_ok=True)
     if head.startswith((b"<!doctype html", b"<html")):
-        raise NetworkError(f"{address(url)}: {LOGIN_PAGE}")
+        raise NetworkError(LOGIN_PAGE.format(host=host(url)))
     if not received:
-        raise CheckFailedError(f"{address(url)}: damaged, {flaw}. It is removed.")
+        raise CheckFailedError(f"the file from {host(url)} is damaged, {flaw}. It is removed.")
     _transfer(file, url, part, runtime)  # the earlier bytes may be at fault, from this server or another
 
 
-def _not_offline(file: WebFile, path: Path, flaw: str) -> VaelensError:
-    advice = f"download {address(file.urls[0])} elsewhere and put it at {path}."
+def _by_hand(file: WebFile, path: Path) -> str:
+    return f"download {address(file.urls[0])} elsewhere and put it at {path}."
+
+
+def _not_offline(file: WebFile, path: Path, flaw: str, offline: bool) -> VaelensError:
+    advice = _by_hand(file, path)
     if flaw is ABSENT:
-        return NetworkError(
-            f"{file.name}: not in the cache, and offline. Run it once without --offline and HF_HUB_OFFLINE, or {advice}"
-        )
+        return NetworkError(f"{not_cached(file.name, offline)}, or {advice}")
     return CheckFailedError(f"{path} is damaged, {flaw}, and offline. Remove it and run it once online, or {advice}")
 
 
