@@ -20,6 +20,7 @@ Progress = Callable[[int, int, str], object]
 ShouldStop = Callable[[], bool]
 
 DTYPES = ("float32", "float16", "bfloat16")
+SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def silent(*_: object) -> None:
@@ -64,9 +65,9 @@ class Runtime:
         should_stop: ShouldStop | None = None,
     ) -> "Runtime":
         """From what a caller names. Raises UsageError for a device or dtype that can't be had here."""
-        find_dtype(dtype)
+        name = dtype_name(find_dtype(dtype))
         found = str(find_device(device))
-        return cls(found, dtype, offline, notify or log, progress or silent, should_stop or never)
+        return cls(found, name, offline, notify or log, progress or silent, should_stop or never)
 
     @property
     def device(self) -> "torch.device":
@@ -86,8 +87,7 @@ class Runtime:
 
     def using(self, dtype: str) -> "Runtime":
         """The same in another precision. Raises UsageError for one that isn't known."""
-        find_dtype(dtype)
-        return replace(self, dtype_name=dtype)
+        return replace(self, dtype_name=dtype_name(find_dtype(dtype)))
 
 
 DEFAULT = Runtime()  # float32 on the CPU, online, notices to the log
@@ -122,7 +122,8 @@ def available_devices() -> list[str]:
 
 
 def find_dtype(dtype: str) -> "torch.dtype":
-    """The torch dtype by its name. Raises UsageError for another than float32, float16, bfloat16."""
+    """The torch dtype by its name. Raises UsageError for another than DTYPES and SHORT_DTYPES."""
+    dtype = SHORT_DTYPES.get(dtype, dtype)
     if dtype not in DTYPES:
         near = difflib.get_close_matches(dtype, DTYPES, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(DTYPES)}."

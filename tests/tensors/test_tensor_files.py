@@ -15,11 +15,12 @@ from vaelens.tensors.safetensors_file import open_safetensors
     ("content", "named"),
     [
         (b"", "an empty file"),
-        (b"abc", "a file of 3 bytes"),
+        (b"abc", "only 3 bytes"),
         (b"<!DOCTYPE html><html><body>Sign in</body></html>" * 9, "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a git-lfs pointer"),
         (b"PK\x03\x04" + b"\0" * 99, "a zip archive"),
         (b"GGUF" + b"\0" * 99, "a GGUF file"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "a PNG image"),
         (b"\x80\x02}q\x00X\x05\x00\x00\x00state" + b"\0" * 99, "a renamed pickled file"),
         (struct.pack("<Q", 2**40) + b"{}", "header of 1099511627776 bytes"),
         (struct.pack("<Q", 5) + b"{'a':", "isn't valid JSON"),

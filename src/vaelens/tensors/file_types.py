@@ -13,7 +13,7 @@ def check_file(path: Path) -> tuple[bytes, int]:
     """The first 512 bytes and the size of a file that may hold tensors.
 
     Raises BadInputError for one that is missing, unreadable, empty or no ordinary file, and for a web page, a git-lfs
-    pointer and other things that get saved under the name of a weights file.
+    pointer, an image and other things that get saved or named in place of a weights file.
     """
     try:
         size = path.stat().st_size
@@ -29,8 +29,10 @@ def check_file(path: Path) -> tuple[bytes, int]:
         (text.startswith((b"<!doctype html", b"<html", b"<head")), "an HTML page (a login or error page?)"),
         (head.startswith(b"version https://git-lfs"), "a git-lfs pointer (run `git lfs pull`)"),
         (head.startswith(b"GGUF"), "a GGUF file"),
+        (head.startswith(b"\x89PNG"), "a PNG image"),
+        (head.startswith(b"\xff\xd8\xff"), "a JPEG image"),
     )
     for is_this_type, name in types:
         if is_this_type:
-            raise BadInputError(f"{path} is {name}, not a file of weights. Download the weights themselves.")
+            raise BadInputError(f"{path} is {name}, not a file of weights. Use the file of weights itself.")
     return head, size

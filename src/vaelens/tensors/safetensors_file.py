@@ -34,9 +34,14 @@ def open_safetensors(path: Path) -> TensorFile:
     if length > HEADER_LIMIT and head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise BadInputError(f"{path} is a renamed pickled file, not safetensors. Get the .safetensors file.")
     if size < 8:
-        raise BadInputError(f"{path} is a file of {size} bytes, not safetensors. Download it again.")
+        raise BadInputError(
+            f"{path} isn't a safetensors file: it has only {size} bytes. Use the file of weights itself."
+        )
     if length > HEADER_LIMIT:
-        raise BadInputError(f"{path} is no safetensors file: it claims a header of {length} bytes.")
+        raise BadInputError(
+            f"{path} isn't a safetensors file (its first 8 bytes give a header of {length} bytes). "
+            "Use the file of weights itself."
+        )
     if 8 + length > size:
         raise BadInputError(f"{path} is incomplete: {size} of at least {8 + length} bytes. Download it again.")
     with path.open("rb") as file:
@@ -54,9 +59,9 @@ def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} is no safetensors file: its header isn't valid JSON ({error}).") from error
+        raise BadInputError(f"{path} isn't a safetensors file: its header isn't valid JSON ({error}).") from error
     if not isinstance(header, dict):
-        raise BadInputError(f"{path} is no safetensors file: its header isn't a table.")
+        raise BadInputError(f"{path} isn't a safetensors file: its header isn't a table.")
     return cast(dict[str, Any], header)
 
 
@@ -73,7 +78,7 @@ def _checked(path: Path, header: dict[str, Any], available: int, start: int) -> 
             end = max(end, int(entry["data_offsets"][1]))
         metadata = {str(k): str(v) for k, v in metadata.items()}
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-        raise BadInputError(f"{path} is no safetensors file: an entry of its header is malformed.") from error
+        raise BadInputError(f"{path} isn't a safetensors file: an entry of its header is malformed.") from error
     if end > available:
         raise BadInputError(f"{path} is incomplete: {start + available} of {start + end} bytes. Download it again.")
     return TensorFile(path, shapes, dtypes, metadata)

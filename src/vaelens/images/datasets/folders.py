@@ -78,7 +78,7 @@ def too_large(name: str, size: int) -> BadInputError:
 
 def one_image(path: Path) -> UsageError:
     """The error for a single image where a dataset is expected."""
-    return UsageError(f"{path} is one image, not a dataset. Name its folder, {path.parent}.")
+    return UsageError(f"{path} is a single file, not a dataset. Give the folder that contains it: '{path.parent}'")
 
 
 def _advice(folder: Path) -> str:

@@ -109,9 +109,9 @@ def _fetched(repo: str, files: Sequence[hub.RemoteFile], runtime: Runtime) -> di
         total = f", {sum(size or 0 for size in sizes) / 1e6:,.0f} MB" if all(sizes) else ""
         runtime.notify(f"{repo}: {len(files)} files{total}, those that aren't in the cache are downloaded")
     paths: dict[str, Path] = {}
-    for done, file in enumerate(files, 1):
-        paths[file.filename] = hub.fetch(file, runtime)
+    for done, file in enumerate(files):
         runtime.progress(done, len(files), "fetching files")
+        paths[file.filename] = hub.fetch(file, runtime)
     return paths
 
 

@@ -201,6 +201,7 @@ def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, runtime: Runtime
     """Each image read once for its sha256, by some threads."""
     names = list(ids)
     items: list[Item] = []
+    what = "generating images" if source.origin == "synthetic" else "reading images"
 
     def item(name: str) -> Item:
         try:
@@ -215,8 +216,8 @@ def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, runtime: Runtime
         try:
             for start in range(0, len(names), PORTION):  # so that no million of results is waiting
                 for found in pool.map(item, names[start : start + PORTION]):
+                    runtime.progress(len(items), len(names), what)
                     items.append(found)
-                    runtime.progress(len(items), len(names), "reading images")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

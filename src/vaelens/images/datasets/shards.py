@@ -62,7 +62,8 @@ def open_shards(
     found: list[tuple[str, Member]] = []
     scores: dict[str, float] = {}
     fields: set[str] = set()
-    for done, path in enumerate(sorted(paths), 1):
+    for done, path in enumerate(sorted(paths)):
+        runtime.progress(done, len(paths), "indexing shards")
         shard = index_tar(path, scored=scored)
         prefix = clean_id(str(path.relative_to(root)), str(root))
         found += [(f"{prefix}/{key}", member) for key, member in shard.images.items()]
@@ -70,7 +71,6 @@ def open_shards(
             fields |= shard.data[key].keys()
             if (score := aesthetic_score(shard.data[key])) is not None:
                 scores[f"{prefix}/{key}"] = score
-        runtime.progress(done, len(paths), "indexing shards")
     members = by_id(found, name)
     if not members:
         raise BadInputError(f"{name} holds no images ({', '.join(sorted(SUFFIXES))}). Name other shards.")
