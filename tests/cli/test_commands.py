@@ -168,18 +168,48 @@ def handlers() -> Iterator[None]:
 def test_an_interrupt_hidden_by_another_error_is_still_one(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Compiled code turns it into an error of its own."""
 
-    def swallow() -> None:
+    def swallow(**_: object) -> None:
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             raise ValueError("could not determine the shape of a storage") from None
 
+    monkeypatch.setattr(sys, "argv", ["vaelens", "list"])
     monkeypatch.setattr(main, "app", swallow)
     monkeypatch.setattr(main, "_interrupts", [])
     with pytest.raises(SystemExit) as left:
         main.main()
     assert left.value.code == 130
     assert capsys.readouterr().err == "vaelens: interrupted.\n"
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("evaluate photos --take abc", "--take: abc is not a whole number. See `"),
+        ("evaluate photos --take 0", "--take: 0 is too small, the smallest is 1. See `"),
+        ("finetune photos --weight heavy", "--weight: heavy is not a number. See `"),
+        ("evaluate photos --take", "--take requires an argument. See `"),
+        ("evaluate photos --tke 3", "no option is called --tke. Did you mean --take"),
+        ("evaluate photos --xyz", "no such option: --xyz. See `"),
+        ("evaluate", "SOURCE is missing. See `"),
+        ("evalute photos", "no such command 'evalute'. Did you mean 'evaluate'?"),
+    ],
+)
+def test_a_usage_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: str, message: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["vaelens", *arguments.split()])
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert left.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"vaelens: {message}")
+    assert (printed.err.count("\n"), printed.out) == (1, "")
+
+
+def test_help_shows_no_types_of_arguments() -> None:
+    assert "reconstruct [OPTIONS] PHOTO...\n" in invoke("reconstruct", "--help").stdout
+    assert "\n  DATA  Training images" in invoke("finetune", "--help").stdout
 
 
 def test_the_version_is_printed() -> None:
@@ -190,8 +220,8 @@ def test_list_prints_the_published_table() -> None:
     ran = invoke("list")
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
     assert "ft-MSE 840,001 MSE + 0.1 LPIPS 4.70 24.5 ± 3.7 0.71 ± 0.13 0.92 ± 0.27" in lines
-    assert "kl-f8 (original) 246,803 L1 + LPIPS 4.99 23.4 ± 3.8 0.69 ± 0.14 1.01 ± 0.28" in lines
-    assert "ft-EMA 560,001 L1 + LPIPS 1.77 26.7 ± 4.8 0.82 ± 0.12 0.67 ± 0.34" in lines
+    assert "kl-f8 246,803 L1 + LPIPS 4.99 23.4 ± 3.8 0.69 ± 0.14 1.01 ± 0.28" in lines
+    assert "ft-ema 560,001 L1 + LPIPS 1.77 26.7 ± 4.8 0.82 ± 0.12 0.67 ± 0.34" in lines
     assert json.loads(invoke("list", "--json").stdout)["vaes"]["ft-mse"]["training"]["resumed_from"] == "ft-ema"
     assert "ft-mse sd1 840,001 decoder stabilityai/sd-vae-ft-mse MIT" in lines
     assert "sd-v1-4 sd1 CompVis/stable-diffusion-v1-4 CreativeML OpenRAIL-M" in lines

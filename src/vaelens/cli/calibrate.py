@@ -20,14 +20,14 @@ def calibrate(
     ] = "coco-val2017",
     vae: Annotated[
         list[str] | None,
-        typer.Option("--vae", metavar="VAE", help="A VAE of the table: a name, a file or a folder. Repeatable."),
+        typer.Option("--vae", metavar="VAE", help="Required: a VAE of the table, by name, file or folder. Repeatable."),
     ] = None,
     table: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.toml",
-            help="The published table: [VAE], and under it psnr, psnr_std, ssim, ssim_std, psim, psim_std and rfid, as "
-            "printed. By default that of the model cards for coco-val2017.",
+            help="The published table: a TOML file with one table per VAE and the keys psnr, psnr_std, ssim, ssim_std, "
+            "psim, psim_std and rfid, as printed. Default: the model cards' table for coco-val2017.",
         ),
     ] = None,
     output: Annotated[

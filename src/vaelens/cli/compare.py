@@ -54,7 +54,7 @@ def compare(
     json: options.Json = False,
     **shared: Any,
 ) -> None:
-    """Denoise PROMPT once per seed, decode each latent with every VAE, and show the images side by side.
+    """Generate one latent per seed from PROMPT, decode it with every VAE, and show the images side by side.
 
     Example: vaelens compare "a photo of an astronaut" --seed 0 --vae kl-f8 --vae ft-mse -o astronaut.html
     """

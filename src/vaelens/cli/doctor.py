@@ -19,8 +19,9 @@ def doctor(json: options.Json = False) -> None:
         facts = (
             found.versions | {"threads": found.threads} | {f"hub {name}": value for name, value in found.hub.items()}
         )
+        width = max(map(len, facts))
         for name, value in facts.items():
-            result(f"{name:<16} {'yes' if value is True else 'no' if value is False else value}")
+            result(f"{name:<{width}} {'yes' if value is True else 'no' if value is False else value}")
         result("")
         rows = tuple(
             (

@@ -6,7 +6,7 @@ from typing import Annotated, Unpack
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import notice, progress, result, result_json, result_table
+from vaelens.cli.output import notice, progress, result, result_json, result_table, say_when_interrupted
 
 
 @options.with_runtime_options
@@ -32,7 +32,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, metavar="N", help="Measure only N images, chosen by --seed."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of --take and of the posterior's noise.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for --take and the posterior's noise.")] = 0,
     min_aesthetic: Annotated[
         float | None,
         typer.Option(metavar="SCORE", help="Only images with at least this aesthetic score."),
@@ -55,7 +55,9 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            "--metric", metavar="KEY", help="Add a metric to the preset, as fd_dinov2 (1.2 GB download). Repeatable."
+            "--metric",
+            metavar="NAME",
+            help="Add a metric to the preset, such as fd_dinov2 (1.2 GB download) or psim. Repeatable.",
         ),
     ] = None,
     json: options.Json = False,
@@ -63,7 +65,7 @@ def evaluate(
 ) -> None:
     """Measure VAEs on a dataset and write a report: rFID, PSNR, SSIM, PSIM, LPIPS.
 
-    The same command again resumes an interrupted run.
+    Run the same command again to resume an interrupted run.
 
     Examples:
 
@@ -77,32 +79,29 @@ def evaluate(
 
     vaes = options.or_embedded(vae)
     paths = options.network_paths(network)
-    try:
-        with progress() as step:
-            results = run(
-                vaes,
-                source,
-                preset=preset,
-                output=output,
-                take=take,
-                seed=seed,
-                min_aesthetic=min_aesthetic,
-                split=split,
-                boxes=boxes,
-                skip_bad=skip_bad,
-                shard=shard,
-                batch=batch,
-                threads=threads,
-                networks=paths,
-                metrics=metric or (),
-                notify=notice,
-                progress=step,
-                **runtime,
-                on_unfinished=(lambda left: result_json({"unfinished": left})) if json else None,
-            )
-    except KeyboardInterrupt:
-        notice(f"Interrupted. The scores so far are saved in {output}; the same command resumes there.")
-        raise
+    say_when_interrupted(f"The scores so far are in {output}; run the same command again to resume.")
+    with progress() as step:
+        results = run(
+            vaes,
+            source,
+            preset=preset,
+            output=output,
+            take=take,
+            seed=seed,
+            min_aesthetic=min_aesthetic,
+            split=split,
+            boxes=boxes,
+            skip_bad=skip_bad,
+            shard=shard,
+            batch=batch,
+            threads=threads,
+            networks=paths,
+            metrics=metric or (),
+            notify=notice,
+            progress=step,
+            **runtime,
+            on_unfinished=(lambda left: result_json({"unfinished": left})) if json else None,
+        )
     if results is None:
         return
     if json:

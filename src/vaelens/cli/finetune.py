@@ -20,13 +20,11 @@ PER_SOURCE = "Repeatable, once for each DATA."
 def finetune(
     data: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="DATA", help="Training images: a source that `evaluate` takes, or `synthetic`. Several are mixed."
-        ),
+        typer.Argument(metavar="DATA", help="Training images: any source that `evaluate` accepts; several are mixed."),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="VAE", help="The VAE to continue: a name, a file, a folder or a hub id."),
+        typer.Option("--from", metavar="VAE", help="The VAE to start from: a name, a file, a folder or a hub id."),
     ] = None,
     recipe: Annotated[str, typer.Option(metavar="NAME", help="A built-in recipe, or a .toml file.")] = "ft-mse",
     output: Annotated[
@@ -58,7 +56,7 @@ def finetune(
         int | None,
         typer.Option(min=1, metavar="N", help="Use at most N images of each DATA, chosen by --seed."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the image order, the crops and the noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed for the image order, the crops and the noise.")] = 0,
     cache: Annotated[
         bool, typer.Option("--cache", help="Cache a frozen encoder's posteriors; not with random crops.")
     ] = False,
@@ -77,14 +75,16 @@ def finetune(
         str | None,
         typer.Option(
             metavar="DTYPE",
-            help="Precision of the networks: float32, or bfloat16 (default on cuda). Weights stay float32.",
+            help="Precision of the networks: float32 (fp32) or bfloat16 (bf16; default on cuda). Weights stay float32.",
         ),
     ] = None,
     space: options.Space = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Train a better decoder for a VAE, or a VAE from scratch, by a recipe. The same command resumes a training.
+    """Train a better decoder for a VAE, or a VAE from scratch, by a recipe.
+
+    Run the same command again to resume an interrupted run.
 
     Examples:
 

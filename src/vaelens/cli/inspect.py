@@ -16,7 +16,9 @@ FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype")
 
 def inspect(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="FILE", help="VAE: a file, a folder, a name or a hub id.")],
+    source: Annotated[
+        str, typer.Argument(metavar="VAE", help="A name of `vaelens list`, a file, a folder or a hub id.")
+    ],
     health: Annotated[
         bool,
         typer.Option(
@@ -67,6 +69,7 @@ def inspect(
         return
     from vaelens.health import examine
     from vaelens.loading import load
+    from vaelens.runtime import dtype_name
 
     vae = load(source, device=device, dtype=dtype, space=space, offline=offline, notify=notice)
     if not photos:
@@ -82,7 +85,11 @@ def inspect(
     if not examined.finite:
         raise CheckFailedError(
             f"{vae.name} gave NaN or infinite values in {len(examined.measured.failures)} passes. "
-            + ("Its weights are damaged: download the file again." if dtype == "float32" else "Try --dtype float32.")
+            + (
+                "Its weights are damaged: download the file again."
+                if dtype_name(vae.dtype) == "float32"
+                else "Try --dtype float32."
+            )
         )
 
 

@@ -26,10 +26,11 @@ from vaelens.cli import (
     reconstruct,
     replay,
     serve,
+    usage,
     vaes,
 )
-from vaelens.cli.output import INTERRUPTED, failure, is_verbose, result
-from vaelens.errors import ResourceError, VaelensError
+from vaelens.cli.output import INTERRUPTED, failure, interrupted, is_verbose, result
+from vaelens.errors import ResourceError, UsageError, VaelensError
 
 
 def _version(requested: bool) -> None:
@@ -68,9 +69,10 @@ for _command, _summary in (
     (serve.serve, "Serve the comparison as a web page on this machine."),
     (vaes.list_vaes, "List the known VAEs and models."),
     (inspect.inspect, "Show what a VAE file is, and examine its health."),
-    (doctor.doctor, "Check this machine's devices, versions and hub access."),
+    (doctor.doctor, "Show versions, devices and hub settings, and check the devices."),
 ):
-    app.command(_command.__name__.removesuffix("_vaes"), short_help=_summary)(options.with_level_options(_command))
+    _add = app.command(_command.__name__.removesuffix("_vaes"), cls=usage.Command, short_help=_summary)
+    _add(options.with_level_options(_command))
 
 _interrupts: list[int] = []  # the signals received
 
@@ -81,12 +83,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        app()
+        sys.exit(app(standalone_mode=False) if sys.argv[1:] else app())  # alone, it prints the help
     except VaelensError as error:
         _exit_if_interrupted()
         _exit_with(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001  (every other error is unexpected)
         _exit_if_interrupted()
+        if isinstance(error, usage.TyperUsageError):
+            _exit_with(usage.explanation(error), UsageError.exit_code)
         from vaelens.resources import is_out_of_memory
 
         if is_out_of_memory(error):
@@ -112,7 +116,7 @@ def _exit_if_interrupted() -> None:
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     _interrupts.append(number)
-    failure("interrupted.")
+    interrupted()
     if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
         os._exit(INTERRUPTED)  # half-imported torch aborts the process at a normal exit; no work has started yet
     raise KeyboardInterrupt  # Typer turns it into exit code 130

@@ -25,7 +25,9 @@ Vaes = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Device: auto, cpu, cuda or mps.")]
-Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="Precision: float32, float16 or bfloat16.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", metavar="DTYPE", help="Precision: float32 (fp32), float16 (fp16) or bfloat16 (bf16).")
+]
 MaxSide = Annotated[
     int | None,
     typer.Option("--max-side", min=1, metavar="PIXELS", help="Shrink photos whose longer side exceeds this."),
@@ -54,7 +56,7 @@ Networks = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print results and errors only.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks of errors.")]
 
 
 class RuntimeOptions(TypedDict):

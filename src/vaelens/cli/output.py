@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PROGRESS_INTERVAL = 2.0  # seconds between two lines of progress where there is no terminal
 INTERRUPTED = 130  # exit code, as shells have it for SIGINT
 _level = {"quiet": False, "verbose": False}
+_interrupted = {"message": "interrupted."}
 
 
 def set_level(quiet: bool, verbose: bool) -> None:
@@ -30,6 +31,16 @@ def set_level(quiet: bool, verbose: bool) -> None:
 def is_verbose() -> bool:
     """Whether tracebacks are shown."""
     return _level["verbose"]
+
+
+def say_when_interrupted(sentence: str) -> None:
+    """What an interrupt leaves behind and what to do then, for the rest of this process."""
+    _interrupted["message"] = f"interrupted. {sentence}"
+
+
+def interrupted() -> None:
+    """An interrupt, on stderr in any case."""
+    failure(_interrupted["message"])
 
 
 def notice(message: str) -> None:
@@ -115,7 +126,7 @@ def progress() -> Generator[Callable[[int, int, str], None]]:
             nonlocal last
             if time.monotonic() - last > PROGRESS_INTERVAL:
                 last = time.monotonic()
-                notice(f"{done + 1} of {total}: {what}")
+                notice(f"{min(done + 1, total)} of {total}: {what}")
 
         yield line
 

@@ -22,7 +22,7 @@ def reconstruct(
     posterior: Annotated[
         str, typer.Option(metavar="mode|sample", help="Decode the posterior's mode or a sample.")
     ] = "mode",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the noise with --posterior sample.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for the noise with --posterior sample.")] = 0,
     max_side: options.MaxSide = None,
     json: options.Json = False,
     **runtime: Unpack[options.RuntimeOptions],

@@ -70,7 +70,7 @@ def serve(
     devices = distinct_devices(device or ["auto"])
     if len(devices) < len(device or ["auto"]):
         notice(f"Some --device options name the same device, which runs one job at a time. Using {', '.join(devices)}.")
-    runtime = Runtime(dtype_name=dtype, offline=offline, notify=notice)
+    runtime = Runtime(offline=offline, notify=notice).using(dtype)
     choices = collect_choices(
         model or [], vae or [], safety_checker=not no_safety_checker, space=space, runtime=runtime
     )
@@ -90,7 +90,7 @@ def serve(
     result(entry if generated or not token else server.address + "?token=...")
     if token and not generated:  # the output may end up in a log, so a token of the user's own isn't printed
         notice("Open it with your token in place of the dots.")
-    notice(f"The history is in {server.store.folder}. Ctrl-C stops the server.")
+    notice(f"Serving at {server.address} (Ctrl-C to stop). The history is in {server.store.folder}.")
     if open_it:
         typer.launch(entry)
     try:

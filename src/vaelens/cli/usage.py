@@ -1,0 +1,53 @@
+"""How a command names its arguments in its help, and what a wrong command line gets to read."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand
+
+TyperUsageError = typer.BadParameter.__bases__[0]  # click's, or that of Typer's own copy of it
+
+# What is wrong with a value, by pydantic's name for it.
+WRONG_VALUES = {
+    "int_parsing": "{input} is not a whole number.",
+    "float_parsing": "{input} is not a number.",
+    "greater_than_equal": "{input} is too small, the smallest is {ge}.",
+    "less_than_equal": "{input} is too large, the largest is {le}.",
+}
+
+
+class Command(TyperCommand):
+    """A command whose help names an argument by its metavar alone, where Typer adds braces and a Python type."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument):
+                vars(parameter)["display_type_rich"] = lambda ctx: None
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+
+def explanation(error: Any) -> str:
+    """Typer's usage error in one line: what is wrong, and with which option or argument."""
+    parameter, name = getattr(error, "param", None), getattr(error, "option_name", "")
+    where = error.ctx.command_path if error.ctx else "vaelens"
+    text = error.message[:1].lower() + error.message[1:].rstrip(".") + "."
+    if parameter is not None:
+        label = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.metavar
+        text = f"{label}: {_wrong_value(error) or text}" if error.message else f"{label} is missing."
+    elif name and (near := getattr(error, "possibilities", None)):
+        return f"no option is called {name}. Did you mean {' or '.join(near)}?"
+    elif name:
+        text = text.replace(f"option {name!r} ", f"{name} ")
+    elif text.endswith("?."):  # another command's name
+        return text[:-1]
+    return f"{text} See `{where} --help`."
+
+
+def _wrong_value(error: Any) -> str | None:
+    """What is wrong with the value, where Typer has pydantic read it."""
+    found = next(iter(getattr(error.__cause__, "errors", list)()), {"type": ""})
+    text = WRONG_VALUES.get(found["type"])
+    return text and text.format(input=found["input"], **found.get("ctx", {}))
