@@ -55,7 +55,7 @@ def check_folder(path: Path, requested: Mapping[str, Any]) -> dict[str, Any] | N
     if found is None:
         for name in OUTPUTS:
             if (path / name).exists():
-                raise UsageError(f"{path / name} is not an evaluation's and would be replaced. {CHOOSE_ANOTHER}")
+                raise UsageError(f"{path / name} was not written by vaelens and would be overwritten. {CHOOSE_ANOTHER}")
         return None
     if not isinstance(found.get("vaes"), dict):
         raise BadInputError(f"{path / 'plan.json'} is damaged: it has no VAEs. {CHOOSE_ANOTHER}")

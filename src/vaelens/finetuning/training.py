@@ -43,7 +43,7 @@ from vaelens.resources import using_threads
 from vaelens.runs.lock import exclusive_run
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
-from vaelens.runtime import Notify, Progress, Runtime, ShouldStop, find_device, log, silent
+from vaelens.runtime import SHORT_DTYPES, Notify, Progress, Runtime, ShouldStop, find_device, log, silent
 from vaelens.vae import VAE
 
 Source = str | os.PathLike[str]
@@ -65,7 +65,7 @@ class Interrupted(Exception):  # noqa: N818  (not an error: the caller requested
     """The training was interrupted after `step` steps, and can be resumed."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"interrupted after step {step}; the same command resumes there")
+        super().__init__(f"interrupted after step {step}; run the same command again to resume")
         self.step = step
 
 
@@ -136,9 +136,10 @@ def finetune(
     started = time.perf_counter()
     chosen = _find_recipe(recipe, overrides)
     kind = find_device(device).type
-    precision = dtype or ("bfloat16" if kind == "cuda" else "float32")
+    precision = SHORT_DTYPES.get(dtype, dtype) if dtype else "bfloat16" if kind == "cuda" else "float32"
     sources = SourceOptions.of(data, weights=weights, boxes=boxes, held_out=held_out, take=take, seed=seed)
     _check_options(chosen, precision, cache, seed)
+    sources.check_counts(chosen.run.held_out)
     check_vae(vae, chosen, space)
     path = Path(output)
     found = existing_plan(path)
@@ -164,7 +165,9 @@ def finetune(
     with using_threads(count), exclusive_run(path, ranks.number):
         training, initial, plan, metric_paths = _prepare(job, count)
         if _restore(training):
-            runtime.notify(f"Resuming after step {training.state.step} of {chosen.run.steps}.")
+            step, steps = training.state.step, chosen.run.steps
+            at = f"step {step} of {steps}"
+            runtime.notify(f"Resuming after {at}." if step < steps else f"Already finished ({at}).")
         ended = train(training)
         skipped = record_unreadable(path, training.images.unreadable, runtime.notify, ranks)
         if ended == "interrupted":

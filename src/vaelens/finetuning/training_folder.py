@@ -60,7 +60,7 @@ def existing_plan(path: Path) -> dict[str, Any]:
     """
     found = read_plan(path, "finetune", ("micro_batch_size", "threads"))
     if found is None and path.is_dir() and any(not entry.name.startswith(LOCK) for entry in path.iterdir()):
-        raise UsageError(f"{path} holds other files, but no training. {CHOOSE_ANOTHER}")
+        raise UsageError(f"{path} is not empty and holds no training run. {CHOOSE_ANOTHER}")
     return found or {}
 
 
