@@ -219,7 +219,7 @@ def test_the_version_is_printed() -> None:
 def test_list_prints_the_published_table() -> None:
     ran = invoke("list")
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
-    assert "ft-MSE 840,001 MSE + 0.1 LPIPS 4.70 24.5 ± 3.7 0.71 ± 0.13 0.92 ± 0.27" in lines
+    assert "ft-mse 840,001 MSE + 0.1 LPIPS 4.70 24.5 ± 3.7 0.71 ± 0.13 0.92 ± 0.27" in lines
     assert "kl-f8 246,803 L1 + LPIPS 4.99 23.4 ± 3.8 0.69 ± 0.14 1.01 ± 0.28" in lines
     assert "ft-ema 560,001 L1 + LPIPS 1.77 26.7 ± 4.8 0.82 ± 0.12 0.67 ± 0.34" in lines
     assert json.loads(invoke("list", "--json").stdout)["vaes"]["ft-mse"]["training"]["resumed_from"] == "ft-ema"

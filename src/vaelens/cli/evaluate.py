@@ -73,10 +73,14 @@ def evaluate(
 
     vaelens evaluate photos/ --vae ft-mse --preset offline -o photos-report
     """
+    from vaelens.evaluation.loaded_preset import with_metrics
+    from vaelens.evaluation.presets import find_preset
     from vaelens.evaluation.report.exports import results_dict
-    from vaelens.evaluation.report.score_tables import pairs_table, summary_table
+    from vaelens.evaluation.report.score_tables import summary_table
+    from vaelens.evaluation.report.wording import detail_tables
     from vaelens.evaluation.run import evaluate as run
 
+    protocol = with_metrics(find_preset(preset), metric or ())
     vaes = options.or_embedded(vae)
     paths = options.network_paths(network)
     say_when_interrupted(f"The scores so far are in {output}; run the same command again to resume.")
@@ -84,7 +88,7 @@ def evaluate(
         results = run(
             vaes,
             source,
-            preset=preset,
+            preset=protocol,
             output=output,
             take=take,
             seed=seed,
@@ -96,7 +100,6 @@ def evaluate(
             batch=batch,
             threads=threads,
             networks=paths,
-            metrics=metric or (),
             notify=notice,
             progress=step,
             **runtime,
@@ -108,9 +111,9 @@ def evaluate(
         result_json(results_dict(results) | {"run": results.record})
         return
     result_table(summary_table(results))
-    if len(results.vaes) > 1:
+    for heading, _, table in detail_tables(results):
         result("")
-        result_table(pairs_table(results))
+        result_table(table, title=heading)
     for warning in results.warnings:
         notice(f"Warning: {warning}")
     result(f"\nWrote {output / 'report.html'}, report.md, results.json, rows.csv, model-index/ and run.json.")

@@ -55,8 +55,8 @@ class Comparison:
         several = len(self.vaes) > 1
         columns = [Column("image"), Column("VAE")]
         columns += [Column("PSNR", "higher"), Column("SSIM", "higher")] * scored
-        columns += [Column("seconds"), Column("+MB")]
-        columns += [Column(f"mean |d| to {self.vaes[0]}"), Column("largest")] * several
+        columns += [Column("seconds"), Column("peak MB")]
+        columns += [Column(f"mean difference to {self.vaes[0]} (0-255)"), Column("largest")] * several
         rows: list[tuple[str, ...]] = []
         for image, i, one in self._decoded():
             scores = image.scores[i] if image.scores else None
@@ -177,7 +177,7 @@ class Comparison:
         facts["latents"] = "; ".join(f"{image.title}: sha256 {image.latent.sha256}" for image in self.images)
         facts["time and memory"] = "of each decode; peak memory beyond what was in use before"
         if several:
-            facts["mean |d|, largest"] = (
+            facts["mean difference, largest"] = (
                 f"difference from {self.vaes[0]}'s image in 8-bit values: how far apart, not which is better"
             )
         if self.notes or self.warnings():
@@ -205,7 +205,8 @@ def check_plain_output(path: Path, images: int) -> None:
 
 def _caption(one: Decoded, scores: Scores | None) -> list[str]:
     lines = [f"{scores.psnr:.2f} dB  SSIM {scores.ssim:.3f}"] if scores else []
-    lines.append(f"{one.seconds:.2f} s" + ("" if one.memory is None else f"  +{one.memory / 1e6:.0f} MB memory"))
+    memory = "" if one.memory is None else f", memory +{one.memory / 1e6:.0f} MB"  # short: it fits under 256 pixels
+    lines.append(f"decoded in {one.seconds:.2f} s{memory}")
     lines += ["float16 overflowed: decoded again in float32"] * one.retried_in_float32
     return lines + ["black: flagged by the safety checker"] * one.flagged
 

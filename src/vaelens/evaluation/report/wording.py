@@ -26,7 +26,7 @@ PADDING = {"zero": "zero-padded at the borders", "valid": "only where the whole 
 INCEPTION = {"torch_fidelity": "torch-fidelity", "pytorch_fid": "pytorch-fid"}
 
 SPREAD = (
-    "mean ± std is over the images: the std says how much images differ from each other. It is not an error of "
+    "Mean ± std is over the images: the std says how much images differ from each other. It is not an error of "
     "the mean; the 95 % interval in brackets under it is."
 )
 BOLD = "Bold is the best in a column, ↑ where higher is better and ↓ where lower is."
