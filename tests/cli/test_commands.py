@@ -18,7 +18,8 @@ from support.comparisons import face_photo
 from support.hub_standin import HubStandin
 from support.vaes import random_vae
 from vaelens import doctor
-from vaelens.cli import main
+from vaelens.cli import main, output
+from vaelens.evaluation import run
 from vaelens.images.faces import draw_face
 from vaelens.vae import VAE
 
@@ -181,6 +182,27 @@ def test_an_interrupt_hidden_by_another_error_is_still_one(monkeypatch: pytest.M
         main.main()
     assert left.value.code == 130
     assert capsys.readouterr().err == "vaelens: interrupted.\n"
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_interrupted_evaluation_says_in_one_line_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(run, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(output, "_interrupted", {})
+    monkeypatch.setattr(main, "_interrupts", [])
+    monkeypatch.setattr(sys, "argv", ["vaelens", "evaluate", "synthetic", "--vae", "tiny-kl-f8", "-o", "ev"])
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert left.value.code == 130
+    printed = capsys.readouterr().err
+    assert printed == "vaelens: interrupted. The scores so far are in ev; run the same command again to resume.\n"
+
+
+def test_progress_never_exceeds_its_total(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(output, "PROGRESS_INTERVAL", -1)
+    with output.progress() as step:
+        for done in (0, 1, 2):
+            step(done, 2, "reading images")
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["1 of 2", "2 of 2", "2 of 2"]
 
 
 @pytest.mark.usefixtures("handlers")

@@ -63,11 +63,11 @@ def test_a_folder_without_a_readable_plan_is_left_alone(
 
 def test_an_output_that_is_no_evaluation_is_left_alone(tmp_path: Path, measure: Measure) -> None:
     (tmp_path / "run.json").write_text("mine")
-    with pytest.raises(UsageError, match=r"run\.json is not an evaluation"):
+    with pytest.raises(UsageError, match=r"run\.json was not written by vaelens"):
         measure(output=tmp_path)
     assert (tmp_path / "run.json").read_text() == "mine"
     (tmp_path / "run.json").rename(tmp_path / "rows.csv")
-    with pytest.raises(UsageError, match=r"rows\.csv is not an evaluation's and would be replaced"):
+    with pytest.raises(UsageError, match=r"rows\.csv was not written by vaelens and would be overwritten"):
         measure(output=tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         measure(output=tmp_path / "rows.csv")

@@ -35,6 +35,15 @@ def test_images_held_out_by_name_are_not_training(tmp_path: Path) -> None:
     assert [notice for notice in notices if notice.startswith("3 images are in others")], notices
 
 
+def test_too_few_images_are_refused_before_any_is_read_where_their_number_is_known(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds out 24 .*half of its 12 .* at least 48 images, .*run.held_out=6"):
+        SourceOptions.of("synthetic", take=12).check_counts(24)
+    with pytest.raises(UsageError, match="half of its 1000"):
+        SourceOptions.of(["synthetic", tmp_path]).check_counts(2000)
+    SourceOptions.of(["synthetic", tmp_path]).check_counts(24)
+    SourceOptions.of("synthetic", take=12, held_out="synthetic").check_counts(24)
+
+
 def test_synthetic_training_images_differ_from_those_of_evaluations() -> None:
     found = opened("synthetic", 2, take=3, held_out="synthetic")
     trained, held_out = ids(found.training[0]), ids(found.held_out)

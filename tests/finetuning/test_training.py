@@ -37,7 +37,7 @@ def test_the_command_saves_at_a_signal(photos: Path, run: Path) -> None:
     running.send_signal(signal.SIGTERM)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
-    assert "the same command resumes there" in errors
+    assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
     newest = max(int(p.name) for p in (run / "checkpoints").iterdir())
     assert newest == len((run / "log.jsonl").read_text().splitlines()) > 0
@@ -192,7 +192,7 @@ def test_invalid_calls_are_refused_before_anything_is_written(narrow: Path, phot
     vl.load("tiny-kl-f8", device="cpu").save(tmp_path / "file.safetensors")
     with pytest.raises(UsageError, match="is a file"):
         train(narrow, photos, tmp_path / "file.safetensors")
-    with pytest.raises(UsageError, match="holds other files"):
+    with pytest.raises(UsageError, match="is not empty and holds no training run"):
         train(narrow, photos, empty.parent)
 
 

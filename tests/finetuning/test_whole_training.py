@@ -91,7 +91,8 @@ def test_an_interruption_is_saved(whole: Path, narrow: Path, photos: Path, run: 
     assert "Resuming after step 7 of 20." in notices
     assert_same(run, whole)
     before = (run / "run.json").stat().st_mtime_ns
-    train(narrow, photos, run)  # finished already: nothing is trained again
+    train(narrow, photos, run, notify=notices.append)  # nothing is trained again
+    assert "Already finished (step 20 of 20)." in notices
     assert_same(run, whole)
     assert (run / "run.json").stat().st_mtime_ns != before
 

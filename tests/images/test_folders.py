@@ -94,7 +94,7 @@ def test_sources_that_are_no_dataset_are_refused(tmp_path: Path) -> None:
     (tmp_path / "gone").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
     for name, kind, message in (
-        ("some/a.png", UsageError, "one image, not a dataset. Name its folder"),
+        ("some/a.png", UsageError, "a single file, not a dataset. Give the folder that contains it: '"),
         ("words/a.txt", UsageError, "is no dataset. It can be a folder"),
         ("empty", BadInputError, "holds no images"),
         ("words", BadInputError, "holds no images"),

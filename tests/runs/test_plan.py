@@ -42,6 +42,10 @@ def test_differences_are_named_by_their_keys(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"preset.side was 256, now 128; hash was abababababab, now cdcdcdcdcdcd"):
         refuse_differences(tmp_path, found)
     refuse_differences(tmp_path, [])
+    with pytest.raises(UsageError, match=r"the number of images was 2, now 3\. Resume"):
+        refuse_differences(tmp_path, [("images", 2, 3), ("manifest_sha256", "ab" * 32, "cd" * 32)])
+    with pytest.raises(UsageError, match=r"the images' hash was abababababab, now cdcdcdcdcdcd\. Resume"):
+        refuse_differences(tmp_path, [("manifest_sha256", "ab" * 32, "cd" * 32)])
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def evaluate(
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="Add a metric to the preset, such as fd_dinov2 (1.2 GB download) or psim. Repeatable.",
+            help="Add a metric to the preset, such as fd_dinov2 (1.2 GB download) or fd_small. Repeatable.",
         ),
     ] = None,
     json: options.Json = False,

@@ -23,10 +23,14 @@ class Command(TyperCommand):
         super().__init__(*args, **options)
         for parameter in self.params:
             if isinstance(parameter, TyperArgument):
-                vars(parameter)["display_type_rich"] = lambda ctx: None
+                vars(parameter)["display_type_rich"] = _no_type
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+
+def _no_type(ctx: Any) -> None:
+    """In the place of an argument's Python type."""
 
 
 def explanation(error: Any) -> str:
@@ -48,6 +52,7 @@ def explanation(error: Any) -> str:
 
 def _wrong_value(error: Any) -> str | None:
     """What is wrong with the value, where Typer has pydantic read it."""
-    found = next(iter(getattr(error.__cause__, "errors", list)()), {"type": ""})
+    read: Any = getattr(error.__cause__, "errors", None)
+    found: dict[str, Any] = read()[0] if read else {"type": ""}
     text = WRONG_VALUES.get(found["type"])
     return text and text.format(input=found["input"], **found.get("ctx", {}))

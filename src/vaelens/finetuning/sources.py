@@ -116,7 +116,7 @@ def hold_out(sources: Sequence[Dataset], count: int, seed: int) -> tuple[list[Da
     Chosen by content, so that the same images are held out wherever they lie, and copies of one never end up on both
     sides; only readable images. Raises UsageError where more than half of a source would be held out.
     """
-    _check_counts([source.name for source in sources], [len(source.items) for source in sources], count)
+    _check_counts([source.source.name for source in sources], [len(source.items) for source in sources], count)
     held_out: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
         share = _share(count, number, len(sources))
