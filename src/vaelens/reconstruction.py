@@ -174,7 +174,7 @@ def reconstruct(
     if not photos or not vaes:
         raise UsageError(f"no {'VAE' if photos else 'photo'} named. Name at least one.")
     if posterior not in {"mode", "sample"}:
-        raise UsageError(f"posterior must be mode or sample, not {posterior!r}.")
+        raise UsageError(f"--posterior must be mode or sample, not {posterior!r}.")
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side must be at least 1 pixel, not {max_side}.")
     check_seed(seed)

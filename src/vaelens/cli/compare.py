@@ -63,7 +63,7 @@ def compare(
     from vaelens.report.gallery import check_ours, check_output
 
     if prompt is not None and not photo and Path(prompt[:255]).is_file():
-        raise UsageError(f"PROMPT {prompt} is a file. To compare a photo: --photo {prompt}.")
+        raise UsageError(f"PROMPT {prompt} is a file. To compare a photo: --photo {prompt}")
     inputs = [*(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, results.SHEET_NAME, inputs)
     if output.suffix:

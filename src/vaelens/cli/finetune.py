@@ -153,7 +153,7 @@ def finetune(
         result_table(pairs_table(tuned.results))
     for warning in tuned.results.warnings:
         notice(f"Warning: {warning}")
-    result(f"\nwrote {output}: use it with --vae {output}. Model card: README.md, scores: report/report.html.")
+    result(f"\nwrote {output} with README.md (the model card) and report/report.html (the scores); use --vae {output}")
 
 
 def _explain(name: str, overrides: dict[str, Any], as_json: bool) -> None:

@@ -90,7 +90,7 @@ def serve(
     result(entry if generated or not token else server.address + "?token=...")
     if token and not generated:  # the output may end up in a log, so a token of the user's own isn't printed
         notice("Open it with your token in place of the dots.")
-    notice(f"Serving at {server.address} (Ctrl-C to stop). The history is in {server.store.folder}.")
+    notice(f"Serving at {server.address} with the history in {server.store.folder} (Ctrl-C to stop)")
     if open_it:
         typer.launch(entry)
     try:
