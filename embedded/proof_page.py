@@ -172,9 +172,8 @@ def latents(vae: Record) -> str:
         (title, *(", ".join(number(value, 2) for value in of[name][key]) for name in BOTH))
         for key, title in (("mean", "mean of each channel"), ("std", "standard deviation of each channel"))
     ]
-    rows.append(
-        ("largest deviation of an element, in standard deviations", *(number(of[name]["largest"], 1) for name in BOTH))
-    )
+    title = "largest absolute deviation from the mean, in standard deviations"
+    rows.append((title, *(number(of[name]["largest"], 1) for name in BOTH)))
     rms, *quantiles = (number(100 * value, 1) for value in (posterior["rms"], *posterior["quantiles"]))
     title = "standard deviation of the posterior, % of the channel's: rms (10, 50, 90 % quantile)"
     rows.append((title, "none", f"{rms} ({', '.join(quantiles)})"))
