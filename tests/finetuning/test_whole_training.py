@@ -1,6 +1,7 @@
 """A whole training: its output, and that neither an interruption, a kill nor a full disk changes a bit of it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,8 @@ def test_a_training_writes_vaes_checkpoints_logs_and_a_report(whole: Path, narro
     card = (whole / "README.md").read_text()
     assert "drop-in for VAEs of the latent space sd1" in card
     assert "| gan.weight | 0.2 | our choice |" in card.replace("\\", "")
+    assert re.search(r"^On 4 held-out images of \"[^\"]+\", none of which was trained on", card, re.M)
+    assert "34 of 41 fields are our choice (never published, or changed)." in card
     assert "report/report.html" in card
     assert (whole / "report" / "report.html").stat().st_size > 10_000
 
