@@ -128,6 +128,19 @@ def test_half_precision_runs_close_to_single(vae: VAE, tmp_path: Path) -> None:
         assert half.fingerprint == vae.fingerprint  # of the stored weights, not of the cast
 
 
+def test_another_precision_is_a_copy_without_the_hooks(vae: VAE) -> None:
+    vae.network.register_forward_hook(lambda *_: pytest.fail("the copy runs the hook"))
+    vae.network.decoder.register_forward_hook(lambda *_: pytest.fail("the copy runs the hook"))
+    before = vae.fingerprint
+    for dtype in (torch.bfloat16, torch.float32):
+        other = vae.to(dtype)
+        assert (other.dtype, other.spec, other.name) == (dtype, vae.spec, vae.name)
+        other.reconstruct(torch.rand(1, 3, 8, 8))
+        with torch.no_grad():
+            other.network.decoder.conv_out.bias.add_(1)
+    assert vae.fingerprint == before
+
+
 @pytest.mark.parametrize("layout", ["diffusers", "ldm"])
 def test_saving_and_loading_changes_nothing(vae: VAE, tmp_path: Path, layout: str) -> None:
     image = torch.rand(1, 3, 16, 16)

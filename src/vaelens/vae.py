@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.discovery import build_network
+from vaelens.families.family import DiffusersFamily
 from vaelens.families.spec import VAESpec
 from vaelens.files import write_atomic
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
@@ -183,8 +184,11 @@ class VAE:
 
     def to(self, dtype: torch.dtype) -> "VAE":
         """A copy in another precision. What a narrower one rounded away doesn't come back in a wider one."""
-        network = nn.Module.to(copy.deepcopy(self.network), dtype)  # diffusers' own `to` prints a warning
-        return VAE(network, self.spec, self.name)
+        if isinstance(self.spec.family, DiffusersFamily):  # only adapters/ can build it
+            network = nn.Module.to(copy.deepcopy(self.network), dtype)  # diffusers' own `to` prints a warning
+            return VAE(network, self.spec, self.name)
+        tensors = {n: t.to(dtype, copy=True) for n, t in self.network.state_dict().items()}
+        return VAE.from_tensors(tensors, self.spec, self.name, device=self.device, dtype=dtype)
 
     def reconstruct(self, image: Tensor, seed: int | None = None) -> Tensor:
         """decode(encode(image)), of the same size: of the posterior's mode, or of a sample where a seed is given."""

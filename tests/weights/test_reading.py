@@ -102,6 +102,7 @@ def test_absurd_indices_are_refused_at_once(vae_file: Path, tmp_path: Path, rewr
     ("edit", "message"),
     [
         (lambda t: t | {"encoder.extra.weight": torch.zeros(1)}, r"1 unexpected \(encoder\.extra\.weight\)"),
+        (lambda t: t | {"encoder.layers.0.weight": torch.zeros(1)}, r"1 unexpected \(encoder\.layers\.0\.weight\)"),
         (lambda t: t | {"quant_conv.bias": torch.zeros(9)}, r"quant_conv\.bias \[9\] instead of \[8\]"),
         (lambda t: t | {"quant_conv.bias": torch.zeros(8, dtype=torch.int32)}, "stored as I32"),
         (lambda t: t | {"quant_conv.weight": torch.zeros(8, 0, 1, 1)}, r"quant_conv\.weight is empty"),
@@ -198,3 +199,6 @@ def test_tiny_autoencoders_read_in_diffusers_names_and_in_halves(
         assert same_bytes(read.tensors, dict(tiny.network.state_dict()))
         assert read.spec == tiny.spec
         assert len(read.files) == 2
+    rewrite(saved, decoder, lambda t: {n: v for n, v in t.items() if n.startswith("decoder.")}, metadata={})
+    with pytest.raises(BadInputError, match=r"tae_decoder\.safetensors, beside .*tae_encoder.* layout diffusers"):
+        read_vae(encoder, space="sdxl")

@@ -1,6 +1,6 @@
 """The families there are: each module of this package that holds a FAMILY."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -39,13 +39,18 @@ def diffusers_classes() -> list[str]:
 
 
 def recognise(shapes: Shapes) -> list[tuple[str, Family, Layout]]:
-    """The VAEs in a file: the prefix of each one's names, its family and its layout. More than one is ambiguous."""
+    """The VAEs in a file: the prefix of each one's names, its family and its layout. More than one is ambiguous.
+
+    Where several families fit under one prefix, it is the one that most tensors fit; the others are left over.
+    """
     found: list[tuple[str, Family, Layout]] = []
     for prefix in PREFIXES:
         inner = {n.removeprefix(prefix): shape for n, shape in shapes.items() if n.startswith(prefix)}
         fitting = [(f, layout) for f in families().values() if (layout := _layout(f, inner)) is not None]
-        refined = _refined(family for family, _ in fitting)
-        found += [(prefix, family, layout) for family, layout in fitting if family.name not in refined]
+        refined = {name for family, _ in fitting for name in family.refines}
+        fitting = [(family, layout) for family, layout in fitting if family.name not in refined]
+        if fitting:
+            found.append((prefix, *max(fitting, key=lambda pair: _fitting_count(pair[1], inner))))
     return found
 
 
@@ -53,8 +58,8 @@ def _layout(family: Family, shapes: Shapes) -> Layout | None:
     return next((layout for layout in family.layouts if layout.fits(shapes)), None)
 
 
-def _refined(fitting: Iterable[Family]) -> set[str]:
-    return {name for family in fitting for name in family.refines}
+def _fitting_count(layout: Layout, shapes: Shapes) -> int:
+    return sum(layout.fits({name: shape}) for name, shape in shapes.items())
 
 
 def build_network(config: Any) -> nn.Module:

@@ -235,4 +235,10 @@ def _halves(opened: TensorFile, layout: Layout) -> tuple[TensorFile, TensorFile]
     if not sibling.is_file():
         raise BadInputError(f"{opened.path} holds a VAE's {half} only, and {sibling.name} isn't beside it.")
     second = open_safetensors(sibling)
+    if not layout.fits(second.shapes):
+        held = " and ".join(f"{family.title} in the layout {one.name}" for _, family, one in recognise(second.shapes))
+        raise BadInputError(
+            f"{sibling}, beside {opened.path}, holds {held or 'no VAE that vaelens knows'}, not a {other} in the "
+            f"layout {layout.name}. Put the {other} that belongs to {opened.path.name} there."
+        )
     return (opened, second) if half == "encoder" else (second, opened)
