@@ -18,10 +18,12 @@ from typing import Any, BinaryIO, cast
 
 from vaelens.errors import BadInputError, ResourceError, UsageError
 
+StrPath = str | os.PathLike[str]
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]) -> Path:
+def write_atomic(path: StrPath, content: bytes | Callable[[BinaryIO], object]) -> Path:
     """Write `content`, bytes or a function that fills an open file, beside `path`, then move it there in one step.
 
     Returns the path written.
@@ -82,7 +84,7 @@ def _written_beside(target: Path, content: bytes | Callable[[BinaryIO], object])
     return written
 
 
-def writable_path(path: str | os.PathLike[str]) -> Path:
+def writable_path(path: StrPath) -> Path:
     """The path with symlinks followed, where a file may be written; cheap, so call it before long work.
 
     Raises UsageError as `write_atomic` does.
@@ -106,7 +108,7 @@ def writable_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def sha256_file(path: str | os.PathLike[str]) -> str:
+def sha256_file(path: StrPath) -> str:
     """The file's sha256 in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

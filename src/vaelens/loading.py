@@ -10,7 +10,7 @@ from typing import Any, cast
 from vaelens.adapters.autoencoders import build_network
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
-from vaelens.files import sha256_file
+from vaelens.files import StrPath, sha256_file
 from vaelens.runtime import DEFAULT, Notify, Runtime
 from vaelens.tensors.file_types import PICKLED
 from vaelens.vae import VAE
@@ -20,7 +20,7 @@ from vaelens.weights.registry import Entry, embedded_paths, registry
 
 
 def load(
-    source: str | os.PathLike[str],
+    source: StrPath,
     *,
     device: str = "auto",
     dtype: str = "float32",
@@ -38,7 +38,7 @@ def load(
     return open_vae(source, Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify), space=space)
 
 
-def open_vae(source: str | os.PathLike[str], runtime: Runtime, *, space: str | None = None) -> VAE:
+def open_vae(source: StrPath, runtime: Runtime, *, space: str | None = None) -> VAE:
     """As `load`, on the runtime's device and in its precision."""
     weights, name = read(source, runtime, space=space)
     return VAE.from_tensors(
@@ -52,9 +52,7 @@ def open_vae(source: str | os.PathLike[str], runtime: Runtime, *, space: str | N
     )
 
 
-def read(
-    source: str | os.PathLike[str], runtime: Runtime = DEFAULT, *, space: str | None = None
-) -> tuple[VAEWeights, str]:
+def read(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None) -> tuple[VAEWeights, str]:
     """The checked weights that `source` names, and the name to show for them; see `load`."""
     text = check_source(source)
     path = Path(text).expanduser()
@@ -70,7 +68,7 @@ def read(
     return read_vae(_hub_folder(text, runtime), space=space, build=build_network), text
 
 
-def check_source(source: str | os.PathLike[str]) -> str:
+def check_source(source: StrPath) -> str:
     """The source as text, if it is a path that exists, a known name, or may be a hub id; asks no network.
 
     Raises UsageError for an unknown name, with the nearest known ones; BadInputError for a missing file.
@@ -88,7 +86,7 @@ def check_source(source: str | os.PathLike[str]) -> str:
     return text
 
 
-def space_of(source: str | os.PathLike[str], runtime: Runtime = DEFAULT, *, space: str | None = None) -> str | None:
+def space_of(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None) -> str | None:
     """The latent space of the VAE that `source` names, None for one of its own.
 
     Of a VAE on the hub only config.json is fetched. Raises what `read` raises.
@@ -117,7 +115,7 @@ def distinct_names(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def is_published(source: str | os.PathLike[str]) -> bool:
+def is_published(source: StrPath) -> bool:
     """Whether the source is a VAE of the registry: by name, or a file that is, byte for byte, one of its files."""
     path = Path(source).expanduser()
     if path.is_file():
@@ -163,7 +161,7 @@ def _describes_vae(config: Path) -> bool:
     return isinstance(values, dict) and str(cast(dict[str, Any], values).get("_class_name")).startswith("Autoencoder")
 
 
-def describe(source: str | os.PathLike[str], runtime: Runtime = DEFAULT, *, space: str | None = None) -> dict[str, Any]:
+def describe(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None) -> dict[str, Any]:
     """A VAE for display and records: its file, each field of its spec and where it comes from, its fingerprints."""
     weights, name = read(source, runtime, space=space)
     spec = asdict(weights.spec)

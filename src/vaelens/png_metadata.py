@@ -5,7 +5,6 @@ never paths.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 
 from vaelens.decoding import Decoded
 from vaelens.errors import BadInputError, UsageError
-from vaelens.files import json_text
+from vaelens.files import StrPath, json_text
 from vaelens.images.reading import read_text
 from vaelens.latents import Latent, PromptProvenance, Provenance
 from vaelens.sampling import Size
@@ -114,7 +113,7 @@ def sheet_text(images: Sequence[PngMetadata], vaes: Sequence[str]) -> dict[str, 
     return {"Software": software, "vae": ", ".join(vaes), PNG_KEY: json_text({SHEET_KEY: parts})}
 
 
-def read_png_metadata(path: str | os.PathLike[str]) -> PngMetadata:
+def read_png_metadata(path: StrPath) -> PngMetadata:
     """The metadata of one image. Raises BadInputError for an image without any, a sheet, and damaged metadata."""
     text = read_text(path)
     if PNG_KEY not in text:

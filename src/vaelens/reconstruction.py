@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from vaelens.errors import UsageError
-from vaelens.files import json_text
+from vaelens.files import StrPath, json_text
 from vaelens.images.reading import DecodedImage, decode_file, read_size
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.loading import check_source, distinct_names, open_vae
@@ -33,7 +33,6 @@ RECORDED = ("photo", "vae", "psnr", "ssim", "padded_to", "latents_sha256", "seco
 LARGE = 4_000_000  # pixels; attention makes time and memory grow faster than their number
 SHEET_NAME = "strip.png"
 
-Source = str | os.PathLike[str]
 Posterior = Literal["mode", "sample"]
 
 
@@ -95,7 +94,7 @@ class Reconstruction:
             ]
         return notes
 
-    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+    def save(self, path: StrPath) -> list[Path]:
         """Write a strip (.png), a page (.html) or a folder, and the record, as `Gallery.save`; no photo is lost."""
         return self._gallery().save(path, [photo.path for photo in self.photos])
 
@@ -148,8 +147,8 @@ class Reconstruction:
 
 
 def reconstruct(
-    photos: Source | Sequence[Source],
-    vaes: Source | VAE | Sequence[Source | VAE] | None = None,
+    photos: StrPath | Sequence[StrPath],
+    vaes: StrPath | VAE | Sequence[StrPath | VAE] | None = None,
     *,
     posterior: Posterior = "mode",
     seed: int = 0,
@@ -213,7 +212,7 @@ def reconstruct(
     return Reconstruction(tuple(originals), tuple(rows), record)
 
 
-def check_output(path: str | os.PathLike[str], photos: Sequence[str | os.PathLike[str]]) -> None:
+def check_output(path: StrPath, photos: Sequence[StrPath]) -> None:
     """Raises UsageError where `Reconstruction.save` may not write; called before any work."""
     gallery.check_output(path, SHEET_NAME, photos)
 

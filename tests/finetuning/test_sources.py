@@ -10,7 +10,7 @@ from support.training import folder, short_recipe
 from vaelens.errors import UsageError
 from vaelens.finetuning.sources import SourceOptions, Sources, open_sources
 from vaelens.images.datasets import Dataset, open_dataset
-from vaelens.images.datasets.synthetic import FIRST
+from vaelens.images.datasets.synthetic import EVALUATION_FIRST
 from vaelens.runtime import Runtime
 
 
@@ -49,8 +49,8 @@ def test_synthetic_training_images_differ_from_those_of_evaluations() -> None:
     trained, held_out = ids(found.training[0]), ids(found.held_out)
     assert (len(trained), len(held_out)) == (3, 2)
     assert not {*trained} & {*held_out}
-    assert all(int(name.rpartition("-")[2]) < FIRST for name in trained)
-    assert all(int(name.rpartition("-")[2]) >= FIRST for name in held_out)
+    assert all(int(name.rpartition("-")[2]) < EVALUATION_FIRST for name in trained)
+    assert all(int(name.rpartition("-")[2]) >= EVALUATION_FIRST for name in held_out)
     opened(open_dataset("synthetic", take=1, training=True), 2, held_out="synthetic")
     with pytest.raises(UsageError, match="for evaluation"):
         opened(open_dataset("synthetic", take=1), 2)

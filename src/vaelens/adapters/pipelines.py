@@ -23,15 +23,14 @@ SCHEDULER_OPTIONS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_si
 class DiffusionPipeline:
     """One model, ready to make latents, one image at a time.
 
-    `factor` is the pixels per latent cell, `side` the side of the square images it was trained for, in pixels.
+    `side` is the side of the square images it was trained for, in pixels.
     """
 
     def __init__(self, pipe: Any, model: ModelFiles, device: torch.device) -> None:
         self._pipe = pipe
         self._device = device
         self.model = model
-        self.factor: int = pipe.vae_scale_factor
-        self.side: int = pipe.unet.config.sample_size * self.factor
+        self.side: int = pipe.unet.config.sample_size * pipe.vae_scale_factor
         self.dtype: torch.dtype = pipe.unet.dtype
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaelens.cli import options, sampling_options
+from vaelens.cli import options
 from vaelens.cli.output import (
     exit_if_interrupted,
     notice,
@@ -18,7 +18,7 @@ from vaelens.cli.output import (
 
 
 @options.with_runtime_options
-@sampling_options.with_sampling_options
+@options.with_sampling_options
 def compare(
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="What the image should show.")] = None,
     vae: Annotated[
@@ -30,8 +30,8 @@ def compare(
             "model's latent space.",
         ),
     ] = None,
-    seed: sampling_options.Seeds = None,
-    model: sampling_options.Model = None,
+    seed: options.Seeds = None,
+    model: options.Model = None,
     latents: Annotated[
         Path | None, typer.Option("--latents", metavar="FILE", help="Decode saved latents (.safetensors).")
     ] = None,
@@ -72,7 +72,7 @@ def compare(
         done = workflow.compare(
             prompt,
             vae or None,
-            seeds=sampling_options.parse_seeds(seed),
+            seeds=options.seeds_of(seed),
             model=model,
             latents=latents,
             photos=photo or (),

@@ -88,7 +88,7 @@ def finetune(
 
     Examples:
 
-    vaelens finetune photos/ --from kl-f8 --recipe ft-mse -o runs/mine
+    vaelens finetune photos/ --from ft-ema --recipe ft-mse -o runs/mine
 
     vaelens finetune synthetic --recipe tiny-scratch --set run.steps=1000 -o runs/scratch
 

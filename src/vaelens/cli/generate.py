@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from vaelens.cli import options, sampling_options
+from vaelens.cli import options
 from vaelens.cli.output import exit_if_interrupted, notice, progress, result, result_json
 
 
 @options.with_runtime_options
-@sampling_options.with_sampling_options
+@options.with_sampling_options
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the image should show.")],
     vae: Annotated[
@@ -21,8 +21,8 @@ def generate(
             help="A name of `vaelens list`, a file, a folder or a hub id. Default: the model's own.",
         ),
     ] = None,
-    seed: sampling_options.Seeds = None,
-    model: sampling_options.Model = None,
+    seed: options.Seeds = None,
+    model: options.Model = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -42,7 +42,7 @@ def generate(
 
     if vae and len(vae) > 1:
         raise UsageError(f"generate decodes with one VAE, but {len(vae)} are named. For several: `vaelens compare`.")
-    seeds = sampling_options.parse_seeds(seed) or [0]
+    seeds = options.seeds_of(seed) or [0]
     results.check_plain_output(output, len(set(seeds)))
     if output.suffix:
         check_ours(output.with_suffix(".run.json"), [output])

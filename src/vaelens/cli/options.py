@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 
 import typer
 
+from vaelens import sampling
 from vaelens.cli.output import notice, set_level
 from vaelens.errors import UsageError
 
@@ -53,6 +54,20 @@ Networks = Annotated[
         help="Read the weights of a metric network from a file: vgg16=vgg16.pth. Repeatable.",
     ),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="tiny-sd, sd-v1-4, sd-v1-5, sd-v2-1, sdxl-base, a hub id, a diffusers folder or a checkpoint file. "
+        "Default: the model of the VAEs' latent space, or the embedded tiny-sd.",
+    ),
+]
+Seeds = Annotated[
+    list[str] | None,
+    typer.Option("--seed", metavar="N", help="Seeds, one latent each: 0, or 0,1,5, or 0-7. Repeatable. Default: 0."),
+]
+NoSafetyChecker = Annotated[bool, typer.Option("--no-safety-checker", help=sampling.options()["safety_checker"].help)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print results and errors only.")]
@@ -75,6 +90,12 @@ def with_runtime_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options of `RuntimeOptions` before `--json`; it gets the values as `**runtime`."""
     hints = get_type_hints(RuntimeOptions, include_extras=True)
     return insert(command, {name: (hints[name], default) for name, default in RUNTIME_DEFAULTS.items()}, before="json")
+
+
+def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of `Sampling` before `--output`; it gets the values as keywords."""
+    added = {name: _parameter(name, option) for name, option in sampling.options().items()}
+    return insert(command, added, before="output")
 
 
 def with_level_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -125,3 +146,27 @@ def network_paths(given: list[str] | None) -> dict[str, str | Path]:
             raise UsageError(f"--network is NAME=FILE, as in vgg16=vgg16-397923af.pth; {one!r} isn't.")
         paths[name] = file
     return paths
+
+
+def seeds_of(texts: list[str] | None) -> list[int] | None:
+    """The seeds in order; None where none is named. Raises UsageError."""
+    return None if texts is None else [seed for text in texts for seed in sampling.parse_seeds(text)]
+
+
+def _parameter(name: str, option: sampling.Option) -> tuple[Any, object]:
+    default = sampling.defaults()[name]
+    turns_off = default is True  # such an option is a flag that turns it off
+    info = typer.Option(
+        *option.flags,
+        metavar=option.metavar or None,
+        help=option.help,
+        show_default=False,
+        parser=option.parse,
+        callback=_negated if turns_off else None,
+    )
+    hint: Any = str | None if option.parse else get_type_hints(sampling.Sampling)[name]
+    return Annotated[hint, info], False if turns_off else default
+
+
+def _negated(value: bool) -> bool:
+    return not value

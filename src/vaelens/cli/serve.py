@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from vaelens.cli import options, sampling_options
+from vaelens.cli import options
 from vaelens.cli.output import INTERRUPTED, is_verbose, notice, result
 
 
@@ -49,7 +49,7 @@ def serve(
     ] = None,
     dtype: options.Dtype = "float32",
     space: options.Space = None,
-    no_safety_checker: sampling_options.NoSafetyChecker = False,
+    no_safety_checker: options.NoSafetyChecker = False,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
     offline: options.Offline = False,
 ) -> None:

@@ -1,17 +1,15 @@
 """The user's labelled boxes in the images of a comparison: the regions that the page's viewer jumps to."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vaelens.comparison.compared_images import ComparedImage, seed_title, stored_title
+from vaelens.files import StrPath
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.drawing import Box
 from vaelens.images.reading import read_size
 from vaelens.latents import Latent
-
-File = str | os.PathLike[str]
 
 
 class LabelledBoxes:
@@ -22,7 +20,7 @@ class LabelledBoxes:
     """
 
     def __init__(
-        self, path: File | None, seeds: Sequence[int], latents: Sequence[Latent], photos: Sequence[File]
+        self, path: StrPath | None, seeds: Sequence[int], latents: Sequence[Latent], photos: Sequence[StrPath]
     ) -> None:
         self._long_sides = {Path(photo).name: max(read_size(photo)) for photo in photos}
         self._boxes: Mapping[str, tuple[Box, ...]] = {}

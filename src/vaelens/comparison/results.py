@@ -1,6 +1,5 @@
 """What a comparison leaves: images with their metadata, as a page, a sheet, a folder, or plain PNGs."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from vaelens.comparison.compared_images import ComparedImage, Scores
 from vaelens.decoding import Decoded
 from vaelens.errors import UsageError, VaelensError
-from vaelens.files import json_text, writable_path, write_together
+from vaelens.files import StrPath, json_text, writable_path, write_together
 from vaelens.images.reading import SUFFIXES
 from vaelens.images.writing import encode_png
 from vaelens.latents import PromptProvenance, latents_bytes
@@ -83,14 +82,14 @@ class Comparison:
             )
         return warnings
 
-    def save(self, path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> list[Path]:
+    def save(self, path: StrPath, inputs: Sequence[StrPath] = ()) -> list[Path]:
         """Write a page (.html), a labelled sheet (.png) or a folder with both, each image and each latent.
 
         The record is written beside it. None of `inputs` is overwritten. Raises as `Gallery.save` does.
         """
         return self.gallery().save(path, inputs)
 
-    def save_plain(self, path: str | os.PathLike[str]) -> list[Path]:
+    def save_plain(self, path: StrPath) -> list[Path]:
         """Write the images without labels: `.png` for a single one, anything else is a folder; the record beside it.
 
         Raises UsageError for several images in one file, and what writing raises.

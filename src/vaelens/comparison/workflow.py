@@ -28,6 +28,7 @@ from vaelens.comparison.labelled_boxes import LabelledBoxes
 from vaelens.comparison.results import Comparison
 from vaelens.comparison.selection import VAESource, select
 from vaelens.errors import UsageError, VaelensError
+from vaelens.files import StrPath
 from vaelens.images.reading import read_size
 from vaelens.latents import Latent, read_latents
 from vaelens.loading import distinct_names, open_vae
@@ -36,25 +37,23 @@ from vaelens.sampling import Sampling, Size
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 
-File = str | os.PathLike[str]
-
 
 def compare(
     prompt: str | None = None,
     vaes: VAESource | Path | Sequence[VAESource | Path] | None = None,
     *,
     seeds: int | Sequence[int] | None = None,
-    model: File | None = None,
+    model: StrPath | None = None,
     negative_prompt: str | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
     size: Size | None = None,
     scheduler: str | None = None,
     safety_checker: bool = True,
-    latents: File | None = None,
-    photos: File | Sequence[File] = (),
+    latents: StrPath | None = None,
+    photos: StrPath | Sequence[StrPath] = (),
     max_side: int | None = None,
-    boxes: File | None = None,
+    boxes: StrPath | None = None,
     device: str = "auto",
     dtype: str = "float32",
     space: str | None = None,
@@ -175,7 +174,7 @@ def _check_unused(options: dict[str, Any]) -> None:
             raise UsageError(f"{name.replace('_', ' ')} has an effect with a prompt only. Give one, or leave it out.")
 
 
-def _check_photos(photos: Sequence[File], max_side: int | None) -> None:
+def _check_photos(photos: Sequence[StrPath], max_side: int | None) -> None:
     if max_side is not None and not photos:
         raise UsageError("max_side (--max-side) shrinks photos, but no photo is named. Leave it out.")
     if max_side is not None and max_side < 1:
@@ -184,7 +183,7 @@ def _check_photos(photos: Sequence[File], max_side: int | None) -> None:
         read_size(photo)
 
 
-def _check_stored(file: File | None, latents: Sequence[Latent]) -> None:
+def _check_stored(file: StrPath | None, latents: Sequence[Latent]) -> None:
     """Raises UsageError for latents without a space, or with another number of channels than it has."""
     for latent in latents[:1]:
         if latent.space is None:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vaelens.errors import UsageError
-from vaelens.evaluation.loaded_preset import Source, check_networks, published_networks
+from vaelens.evaluation.loaded_preset import check_networks, published_networks
 from vaelens.evaluation.metric_table import METRICS, DatasetMetric
 from vaelens.evaluation.presets import Preset
 from vaelens.evaluation.published_scores import DIGITS, STD, Figures, card_scores, digits_of, published_figures
 from vaelens.evaluation.report.wording import list_skipped
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
-from vaelens.files import json_text, write_atomic
+from vaelens.files import StrPath, json_text, write_atomic
 from vaelens.images.resizing import RESIZE_METHODS
 from vaelens.metrics.pretrained import load_networks
 from vaelens.metrics.ssim import Padding
@@ -171,16 +171,16 @@ class Calibration:
 
 
 def calibrate(
-    vaes: Source | Sequence[Source],
-    source: Source,
+    vaes: StrPath | Sequence[StrPath],
+    source: StrPath,
     *,
-    published: Source | None = None,
-    output: Source = "calibration",
+    published: StrPath | None = None,
+    output: StrPath = "calibration",
     take: int | None = None,
     skip_bad: bool = False,
     batch: int | None = None,
     threads: int | None = None,
-    networks: Mapping[str, Source] | None = None,
+    networks: Mapping[str, StrPath] | None = None,
     device: str = "auto",
     dtype: str = "float32",
     space: str | None = None,

@@ -1,6 +1,5 @@
 """A preset with the networks of its metrics: which they are, whether they can be had, and loading them."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.evaluation.image_pairs import ImageBatch, Network
 from vaelens.evaluation.metric_table import METRICS, dataset_metrics, find_metric, networks_of
 from vaelens.evaluation.presets import Preset
-from vaelens.files import sha256_file
+from vaelens.files import StrPath, sha256_file
 from vaelens.metrics.inception_input import PREPROCESSINGS
 from vaelens.metrics.pretrained import load_networks, missing, network_files
 from vaelens.metrics.psim import normalised
@@ -38,8 +37,6 @@ RUNS: Mapping[str, Callable[[Any, Preset, Tensor], Any]] = {
     "psim-small": lambda network, _, image: perceptual_taps(network, image),
     "fd-small": lambda network, _, pixels: frechet_features(network, pixels),
 }
-
-Source = str | os.PathLike[str]
 
 
 class LoadedPreset:
@@ -97,7 +94,7 @@ def published_networks(preset: Preset) -> list[str]:
 
 
 def check_networks(
-    preset: Preset, paths: Mapping[str, Source], runtime: Runtime, *, user: str = "", hint: str = NO_DOWNLOAD
+    preset: Preset, paths: Mapping[str, StrPath], runtime: Runtime, *, user: str = "", hint: str = NO_DOWNLOAD
 ) -> None:
     """Check, before the dataset is opened, that the networks are there or may be downloaded; announce downloads.
 
@@ -122,7 +119,7 @@ def check_networks(
         runtime.notify(f"{what}, downloaded once. {hint}".rstrip())
 
 
-def load_preset(preset: Preset, paths: Mapping[str, Source], runtime: Runtime) -> LoadedPreset:
+def load_preset(preset: Preset, paths: Mapping[str, StrPath], runtime: Runtime) -> LoadedPreset:
     """The preset with its networks; those named in `paths` from there. Raises what `load_networks` raises."""
     device = torch.device("cpu") if runtime.device.type == "mps" else runtime.device  # which has no float64
     names = networks_of(preset.metrics)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.evaluation.loaded_preset import Source
+from vaelens.files import StrPath
 from vaelens.images.datasets import coco
 from vaelens.weights.registry import Score, registry
 
@@ -23,7 +23,7 @@ MOST_DIGITS = 9
 Figures = Mapping[str, Decimal]  # by FIGURES' names, with as many digits as are printed
 
 
-def published_figures(vaes: Sequence[Source], path: Source | None) -> list[Figures]:
+def published_figures(vaes: Sequence[StrPath], path: StrPath | None) -> list[Figures]:
     """The figures of each VAE, in order, by its name, its file's name, or the registry's name for its hub id.
 
     path: a TOML file; None for the model cards' figures for coco-val2017. Raises UsageError for a VAE without

@@ -19,13 +19,13 @@ from vaelens.evaluation.aggregation import aggregate
 from vaelens.evaluation.evaluation_folder import COMMAND, EvaluationFolder, check_folder
 from vaelens.evaluation.evaluation_record import call_record, earlier_calls, rank_record, totals
 from vaelens.evaluation.feature_files import OriginalsCache
-from vaelens.evaluation.loaded_preset import LoadedPreset, Source, check_networks, load_preset, with_metrics
+from vaelens.evaluation.loaded_preset import LoadedPreset, check_networks, load_preset, with_metrics
 from vaelens.evaluation.measurement import Measurement
 from vaelens.evaluation.presets import Preset, find_preset
 from vaelens.evaluation.report.examples import choose_examples, make_examples
 from vaelens.evaluation.report.report_files import write_report
 from vaelens.evaluation.results import Results
-from vaelens.files import json_text, write_atomic
+from vaelens.files import StrPath, json_text, write_atomic
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
@@ -45,22 +45,22 @@ Records = dict[str, dict[str, Any]]
 
 
 def evaluate(
-    vaes: Source | VAE | Sequence[Source | VAE],
-    source: Source | Dataset,
+    vaes: StrPath | VAE | Sequence[StrPath | VAE],
+    source: StrPath | Dataset,
     *,
     preset: str | Preset = "modern",
     metrics: Sequence[str] = (),
-    output: Source = "evaluation",
+    output: StrPath = "evaluation",
     take: int | None = None,
     seed: int = 0,
     min_aesthetic: float | None = None,
     split: str | None = None,
-    boxes: Source | None = None,
+    boxes: StrPath | None = None,
     skip_bad: bool = False,
     shard: str | None = None,
     batch: int | None = None,
     threads: int | None = None,
-    networks: Mapping[str, Source] | None = None,
+    networks: Mapping[str, StrPath] | None = None,
     device: str = "auto",
     dtype: str = "float32",
     space: str | None = None,
@@ -142,7 +142,7 @@ def evaluate(
         return results
 
 
-def _check_vaes(vaes: Source | VAE | Sequence[Source | VAE]) -> list[Source | VAE]:
+def _check_vaes(vaes: StrPath | VAE | Sequence[StrPath | VAE]) -> list[StrPath | VAE]:
     """As a list; raises where a source certainly can't be loaded, before anything is."""
     sources = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else list(vaes)
     if not sources:
@@ -173,7 +173,7 @@ def _on_own_device(runtime: Runtime, ranks: Ranks, shard: str | None) -> Runtime
     return runtime.on(f"cuda:{os.environ['LOCAL_RANK']}") if runtime.device.type == "cuda" else runtime
 
 
-def _load_vaes(sources: Sequence[Source | VAE], space: str | None, runtime: Runtime) -> tuple[dict[str, VAE], Records]:
+def _load_vaes(sources: Sequence[StrPath | VAE], space: str | None, runtime: Runtime) -> tuple[dict[str, VAE], Records]:
     """The VAEs by distinct names, and what the record says of each."""
     loaded = [one if isinstance(one, VAE) else open_vae(one, runtime, space=space) for one in sources]
     models = dict(zip(distinct_names([vae.name for vae in loaded]), loaded, strict=True))

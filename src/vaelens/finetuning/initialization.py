@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.discovery import family_of
 from vaelens.families.spec import VAESpec
+from vaelens.files import StrPath
 from vaelens.finetuning.recipe import ANY, Recipe
 from vaelens.finetuning.recipe_files import find_recipe, recipe_names
 from vaelens.finetuning.state import ENCODER, State
@@ -21,8 +22,6 @@ from vaelens.resources import preserved_random_state, seeded
 from vaelens.runtime import Runtime
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
-
-Source = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Initial:
     identity: dict[str, Any] | None
 
 
-def check_vae(vae: Source | VAE | None, recipe: Recipe, space: str | None = None) -> None:
+def check_vae(vae: StrPath | VAE | None, recipe: Recipe, space: str | None = None) -> None:
     """Checks before anything is loaded. Raises UsageError where the recipe doesn't fit the VAE."""
     if space is not None and (vae is None or isinstance(vae, VAE)):
         raise UsageError("--space is for a VAE file that doesn't say its latent space, but --from names none.")
@@ -55,7 +54,7 @@ def check_vae(vae: Source | VAE | None, recipe: Recipe, space: str | None = None
             _check_space(registry().vaes[name].space, name, recipe)
 
 
-def initialize(vae: Source | VAE | None, recipe: Recipe, seed: int, space: str | None, runtime: Runtime) -> Initial:
+def initialize(vae: StrPath | VAE | None, recipe: Recipe, seed: int, space: str | None, runtime: Runtime) -> Initial:
     """The network to train, on the device, in float32. Raises what loading and `check_vae` raise."""
     if vae is None:
         config = cast(AutoencoderKLConfig, registry().network_config(recipe.model.config))

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.files import StrPath
 from vaelens.finetuning.recipe import TABLES, Recipe, field_names
 
 RECIPES = files("vaelens.finetuning").joinpath("recipes")
@@ -22,7 +23,7 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in RECIPES.iterdir() if entry.name.endswith(".toml"))
 
 
-def find_recipe(source: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Recipe:
+def find_recipe(source: StrPath, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe with this name, or in this .toml file, with `overrides` (`table.field` to a value) applied.
 
     Raises UsageError for an unknown name or field, with the closest known one, and for invalid or inconsistent values;
@@ -39,7 +40,7 @@ def find_recipe(source: str | os.PathLike[str], overrides: Mapping[str, Any] | N
     return _validated(values, label)
 
 
-def _merged(source: str | os.PathLike[str], children: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+def _merged(source: StrPath, children: tuple[str, ...]) -> tuple[dict[str, Any], str]:
     """A recipe's tables merged over those of the recipe it extends, and its label in messages."""
     text, name, label = _read(source)
     if label in children:
@@ -89,7 +90,7 @@ def _parsed(text: str, label: str) -> dict[str, Any]:
     return own
 
 
-def _read(source: str | os.PathLike[str]) -> tuple[str, str, str]:
+def _read(source: StrPath) -> tuple[str, str, str]:
     """A recipe's text, its name, and its label in messages."""
     path = Path(source)
     if path.suffix.lower() == ".toml":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.files import StrPath
 from vaelens.finetuning.losses import has_label
 from vaelens.finetuning.recipe import Recipe
 from vaelens.images.datasets.items import Dataset, Item, Source
@@ -18,8 +19,6 @@ from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.datasets.synthetic import SETS, TRAINING_COUNT, is_for_training
 from vaelens.images.reading import decode_bytes
 from vaelens.runtime import Runtime
-
-Path = str | os.PathLike[str]
 
 MAX_SHARE = 0.5  # of a source that may be held out
 MIN_HELD_OUT = 2  # images
@@ -38,21 +37,21 @@ class Sources:
 class SourceOptions:
     """Which images to use: the arguments of `finetune`, checked as far as possible without opening anything."""
 
-    sources: tuple[Path | Dataset, ...]
+    sources: tuple[StrPath | Dataset, ...]
     weights: tuple[float, ...]
-    boxes: tuple[Path | None, ...]
-    held_out: Path | Dataset | None
+    boxes: tuple[StrPath | None, ...]
+    held_out: StrPath | Dataset | None
     take: int | None
     seed: int
 
     @classmethod
     def of(
         cls,
-        data: Path | Dataset | Sequence[Path | Dataset],
+        data: StrPath | Dataset | Sequence[StrPath | Dataset],
         *,
         weights: Sequence[float] | None = None,
-        boxes: Sequence[Path] | None = None,
-        held_out: Path | Dataset | None = None,
+        boxes: Sequence[StrPath] | None = None,
+        held_out: StrPath | Dataset | None = None,
         take: int | None = None,
         seed: int = 0,
     ) -> "SourceOptions":
@@ -74,7 +73,7 @@ class SourceOptions:
             names = [source.name if isinstance(source, Dataset) else str(source) for source in self.sources]
             _check_counts(names, [self._most(source) for source in self.sources], held_out)
 
-    def _most(self, source: Path | Dataset) -> int | None:
+    def _most(self, source: StrPath | Dataset) -> int | None:
         """How many images a source has at most, if that is known."""
         if isinstance(source, Dataset):
             return min(len(source.items), self.take or len(source.items))
@@ -191,7 +190,7 @@ def _joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what
     return Dataset(f"{len(items):,} {title}", "held-out", items, (), Source(title, "held-out", ids, read))
 
 
-def _open(source: Path | Dataset, boxes: Path | None, options: SourceOptions, runtime: Runtime) -> Dataset:
+def _open(source: StrPath | Dataset, boxes: StrPath | None, options: SourceOptions, runtime: Runtime) -> Dataset:
     """A source to train on, at most `take` images of it. Unreadable images are replaced later."""
     if not isinstance(source, Dataset):
         take = options.take if source in SETS else None

@@ -16,7 +16,7 @@ from vaelens.errors import CheckFailedError, UsageError
 from vaelens.evaluation.loaded_preset import check_networks, load_preset, published_networks
 from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.results import Results
-from vaelens.files import json_text, write_atomic
+from vaelens.files import StrPath, json_text, write_atomic
 from vaelens.finetuning.checkpoints import clean, restore_newest
 from vaelens.finetuning.data import TrainingImages
 from vaelens.finetuning.data import micro_batch_size as find_micro_batch_size
@@ -46,8 +46,6 @@ from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import SHORT_DTYPES, Notify, Progress, Runtime, ShouldStop, find_device, log, silent
 from vaelens.vae import VAE
 
-Source = str | os.PathLike[str]
-
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # of the networks, with the autocast dtype
 
 
@@ -73,12 +71,12 @@ class Interrupted(Exception):  # noqa: N818  (not an error: the caller requested
 class _Job:
     """A call of `finetune` after all checks that need no network and no image."""
 
-    vae: Source | VAE | None
+    vae: StrPath | VAE | None
     recipe: Recipe
     sources: SourceOptions
     path: Path
     found: Mapping[str, Any]  # the plan of the run to resume, or empty
-    networks: Mapping[str, Source]
+    networks: Mapping[str, StrPath]
     space: str | None
     seed: int
     cache: bool
@@ -90,21 +88,21 @@ class _Job:
 
 
 def finetune(
-    vae: Source | VAE | None,
-    data: Source | Dataset | Sequence[Source | Dataset],
+    vae: StrPath | VAE | None,
+    data: StrPath | Dataset | Sequence[StrPath | Dataset],
     *,
-    recipe: Source | Recipe = "ft-mse",
-    output: Source = "run",
+    recipe: StrPath | Recipe = "ft-mse",
+    output: StrPath = "run",
     weights: Sequence[float] | None = None,
-    boxes: Sequence[Source] | None = None,
-    held_out: Source | Dataset | None = None,
+    boxes: Sequence[StrPath] | None = None,
+    held_out: StrPath | Dataset | None = None,
     take: int | None = None,
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
     cache: bool = False,
     micro_batch_size: int | None = None,
     threads: int | None = None,
-    networks: Mapping[str, Source] | None = None,
+    networks: Mapping[str, StrPath] | None = None,
     device: str = "auto",
     dtype: str | None = None,
     space: str | None = None,
@@ -190,7 +188,7 @@ def finetune(
         return Tuned(path, tuned, results, record)
 
 
-def _find_recipe(recipe: Source | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:
+def _find_recipe(recipe: StrPath | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:
     if not isinstance(recipe, Recipe):
         return find_recipe(recipe, overrides)
     if overrides:
@@ -258,7 +256,7 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
     return training, initial, plan, metric_paths
 
 
-def _network_paths(recipe: Recipe, given: Mapping[str, Source]) -> tuple[dict[str, Path], dict[str, Path]]:
+def _network_paths(recipe: Recipe, given: Mapping[str, StrPath]) -> tuple[dict[str, Path], dict[str, Path]]:
     """The given files of the networks in the loss, and of those in the preset's metrics."""
     in_loss = {*PERCEPTUAL_NETWORKS[recipe.perceptual_name]}
     in_metrics = {*published_networks(find_preset(recipe.run.preset))}

@@ -3,10 +3,9 @@
 vaelens inspect ft-mse --health
 """
 
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,13 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
+from vaelens.files import StrPath
 from vaelens.health.activations import recorded
 from vaelens.health.findings import Finding, find
 from vaelens.health.latent_statistics import LatentSums
 from vaelens.health.measurements import ImageSums, Measurements, Plain, Timing, Trip, measure_plain
 from vaelens.health.thresholds import THRESHOLDS
+from vaelens.images.datasets.synthetic import EVALUATION_FIRST
 from vaelens.images.faces import draw_face
 from vaelens.images.letters import draw_letters
 from vaelens.images.reading import SUFFIXES, decode_file, read_size
@@ -27,12 +28,12 @@ from vaelens.images.writing import from_uint8
 from vaelens.metrics.psnr import psnr
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import out_of_memory
+from vaelens.runtime import Progress, silent
 from vaelens.vae import VAE, Encoded
 from vaelens.weights.registry import registry
 
 SYNTHETIC_IMAGES = 16  # faces and pages of letters in turn
 SYNTHETIC_SIDE = 256
-FIRST_SEED = 1_000_000  # seeds from here on are never trained on
 DRIFT_IMAGES = 2
 REPEATS = 3  # of the timing; the median is reported
 GREYS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -44,8 +45,7 @@ COLOURS = (
 # Latent cells along a plain image, and along each edge that isn't measured: zero padding is felt some cells deep.
 PLAIN_CELLS, PLAIN_MARGIN = 24, 8
 
-Source = str | os.PathLike[str] | Tensor
-Progress = Callable[[int, int, str], None]
+Source = StrPath | Tensor
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,13 @@ class _Run:
     """One VAE under examination: a pass that fails is noted, and the others continue."""
 
     vae: VAE
-    progress: Progress | None
+    progress: Progress
     total: int
     done: int = 0
     failures: list[str] = field(default_factory=list[str])
 
     def step(self, what: str) -> None:
-        if self.progress:
-            self.progress(self.done, self.total, what)
+        self.progress(self.done, self.total, what)
         self.done += 1
 
     def trip(self, image: Tensor, what: str) -> tuple[Encoded | None, Tensor | None]:
@@ -108,7 +107,7 @@ def examine(
     max_side: int = 512,
     round_trips: int = 8,
     time_at: Sequence[int] = (256,),
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Health:
     """Examine a VAE on the device and in the dtype that it was loaded with.
 
@@ -199,9 +198,9 @@ def _listed(images: Sequence[Source]) -> list[Path | Tensor]:
 
 def _described(sources: list[Path | Tensor] | None) -> str:
     if sources is None:
-        last = FIRST_SEED + SYNTHETIC_IMAGES // 2 - 1
+        last = EVALUATION_FIRST + SYNTHETIC_IMAGES // 2 - 1
         return (
-            f"{SYNTHETIC_IMAGES} synthetic images (faces and letters, seeds {FIRST_SEED} to {last}) of "
+            f"{SYNTHETIC_IMAGES} synthetic images (faces and letters, seeds {EVALUATION_FIRST} to {last}) of "
             f"{SYNTHETIC_SIDE}x{SYNTHETIC_SIDE}"
         )
     return f"{len(sources)} given image{'s' if len(sources) > 1 else ''}"
@@ -211,7 +210,7 @@ def _images(sources: list[Path | Tensor] | None, max_side: int) -> Iterator[tupl
     """Name and image [1,3,h,w] in [0,1], one at a time."""
     if sources is None:
         for number in range(SYNTHETIC_IMAGES):
-            seed, kind = FIRST_SEED + number // 2, "letters" if number % 2 else "face"
+            seed, kind = EVALUATION_FIRST + number // 2, "letters" if number % 2 else "face"
             drawing = (draw_letters if number % 2 else draw_face)(seed, SYNTHETIC_SIDE)
             yield f"synthetic {kind} {seed}", from_uint8(torch.as_tensor(drawing.pixels).permute(2, 0, 1)[None])
         return

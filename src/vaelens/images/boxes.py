@@ -12,7 +12,6 @@ columns are ignored.
 import csv
 import json
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.files import StrPath
 from vaelens.images.drawing import Box
 
 SIDES = ("left", "top", "right", "bottom")
@@ -30,7 +30,7 @@ EYE_SHARE = 0.6  # of the distance between a person's eyes
 VISIBLE = 2  # COCO: 0 not marked, 1 marked but hidden, 2 visible
 
 
-def read_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
+def read_boxes(path: StrPath) -> dict[str, tuple[Box, ...]]:
     """The boxes of a .csv or .jsonl file by image id, in the file's order.
 
     Raises UsageError for another kind of file; BadInputError for one that can't be read or holds no box, and,
@@ -56,7 +56,7 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
     return {name: tuple(boxes) for name, boxes in found.items()}
 
 
-def coco_eye_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
+def coco_eye_boxes(path: StrPath) -> dict[str, tuple[Box, ...]]:
     """Boxes on people's eyes by file name, from COCO's person_keypoints_val2017.json or the zip that holds it.
 
     A person counts if both eyes are marked visible (v = 2). Each eye gets a square, labelled "eye", its centre

@@ -16,7 +16,6 @@ Every rule but the plain case leaves a note. More than MAX_PIXELS pixels, and fo
 are programs or layers (SVG, EPS, PDF, PSD), are refused from the header.
 """
 
-import os
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +27,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vaelens.errors import BadInputError
+from vaelens.files import StrPath
 from vaelens.process import without_warnings
 
 MAX_PIXELS = 2**27  # 134 million: 1.6 GB as a float tensor
@@ -58,18 +58,18 @@ class DecodedImage:
         return h, w
 
 
-def read_image(path: str | os.PathLike[str]) -> Tensor:
+def read_image(path: StrPath) -> Tensor:
     """The image file at `path` as [1,3,h,w] in [0,1], float32. Rules and errors: `decode_file`."""
     return decode_file(path).image
 
 
-def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def read_size(path: StrPath) -> tuple[int, int]:
     """Height and width as stored, from the header alone; raises as `decode_file` does, except for damage behind it."""
     with _opened_file(Path(path)) as opened:
         return opened.height, opened.width
 
 
-def decode_file(path: str | os.PathLike[str], max_side: int | None = None) -> DecodedImage:
+def decode_file(path: StrPath, max_side: int | None = None) -> DecodedImage:
     """The image at `path` by the rules above, with notes on those that applied.
 
     `max_side` shrinks a larger one (Lanczos) so that its longer side has that many pixels.
@@ -81,7 +81,7 @@ def decode_file(path: str | os.PathLike[str], max_side: int | None = None) -> De
     return _decoded(_opened_file(file), file, max_side)
 
 
-def read_text(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_text(path: StrPath) -> dict[str, str]:
     """A PNG's text chunks; nothing for another kind of image. Raises as `decode_file` does.
 
     Pillow refuses text that unpacks to more than a megabyte a chunk, and 64 in all.

@@ -94,7 +94,7 @@ def jackknife(
     """The Frechet distance of each named set from the reference, whole and with each group left out.
 
     reference, sets[name]: the moments of the same groups of images, of about equal size (20 are usual).
-    Groups without images are passed over. progress(done, all) is called after each distance. Raises
+    Groups without images are passed over. progress(done, all) is called before each distance. Raises
     ValueError where the groups of a set aren't the reference's, where fewer than two groups hold images,
     or where fewer than two images are left.
     """
@@ -111,11 +111,11 @@ def jackknife(
         # The reference is factored once for all VAEs.
         origin = _Gaussian.of(whole if out is None else whole - reference[out])
         for at, (name, groups) in enumerate(sets.items()):
+            if progress:
+                progress(step * len(sets) + at, (len(filled) + 1) * len(sets))
             values[name].append(
                 _distance(_Gaussian.of(wholes[name] if out is None else wholes[name] - groups[out]), origin)
             )
-            if progress:
-                progress(step * len(sets) + at + 1, (len(filled) + 1) * len(sets))
     return {name: Jackknife(each[0], tuple(each[1:])) for name, each in values.items()}
 
 

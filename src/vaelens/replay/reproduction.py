@@ -15,7 +15,7 @@ from vaelens.adapters.models import find_model
 from vaelens.decoding import SafetyChecker, decode
 from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, NetworkError, UsageError
-from vaelens.files import sha256_file
+from vaelens.files import StrPath, sha256_file
 from vaelens.generation import LatentGenerator
 from vaelens.images.reading import decode_file, read_text
 from vaelens.images.writing import to_pixels
@@ -32,9 +32,7 @@ from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 
 FILE_SUFFIXES = {".safetensors", *PICKLED}  # of files, never of repositories
-DECISIVE = ("torch", "diffusers", "transformers", "platform")  # versions that the last bits depend on
-
-File = str | os.PathLike[str]
+COMPARED_VERSIONS = ("torch", "diffusers", "transformers", "platform")  # versions that the last bits depend on
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class _Replacements:
 
     model: str | None
     vae: str | None
-    photo: File | None
-    latents: File | None
+    photo: StrPath | None
+    latents: StrPath | None
     download: bool
     space: str | None
     runtime: Runtime
@@ -75,12 +73,12 @@ class Replay:
 
 
 def replay(
-    image: File,
+    image: StrPath,
     *,
     model: str | None = None,
     vae: str | None = None,
-    photo: File | None = None,
-    latents: File | None = None,
+    photo: StrPath | None = None,
+    latents: StrPath | None = None,
     download: bool = False,
     device: str | None = None,
     space: str | None = None,
@@ -179,7 +177,7 @@ def _latent(
 
 
 def _encoded(
-    old: PngMetadata, source: PhotoProvenance, decoder: VAE, given: _Replacements, photo: File
+    old: PngMetadata, source: PhotoProvenance, decoder: VAE, given: _Replacements, photo: StrPath
 ) -> tuple[Latent, Size]:
     """The photo through the encoder that was used, and its size."""
     encoder = decoder
@@ -231,7 +229,7 @@ def _differences(old: PngMetadata, new: PngMetadata) -> list[str]:
         notes.append(f"the device is {new.vae.device} here; the image was made on {old.vae.device}.")
     if new.threads != old.threads:
         notes.append(f"{new.threads} threads are used here; the image was made with {old.threads}.")
-    changed = [name for name in DECISIVE if old.versions.get(name) != new.versions.get(name)]
+    changed = [name for name in COMPARED_VERSIONS if old.versions.get(name) != new.versions.get(name)]
     return notes + [
         f"{name} is {new.versions.get(name)} here; the image was made with {old.versions.get(name)}."
         for name in changed

@@ -1,7 +1,6 @@
 """Images in several versions, saved as a page, a labelled sheet, or a folder with both; and their record."""
 
 import json
-import os
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from vaelens.errors import UsageError
-from vaelens.files import json_text, writable_path, write_together
+from vaelens.files import StrPath, json_text, writable_path, write_together
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.images.sheet import SheetRow, draw_sheet
@@ -93,7 +92,7 @@ class Gallery:
             panels.append(Panel(row.title, w, h, layers, row.note, row.boxes))
         return render_page(self.title, panels, self.table, self.facts).encode()
 
-    def save(self, path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> list[Path]:
+    def save(self, path: StrPath, inputs: Sequence[StrPath] = ()) -> list[Path]:
         """Write the files for that path, and the record; returns them, the one to open first at the front.
 
         `.png` is one sheet, `.html` one page, each with its record beside it; any other path is a folder with both, the
@@ -123,7 +122,7 @@ class Gallery:
         return list(contents)
 
 
-def check_output(path: str | os.PathLike[str], sheet_name: str, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
+def check_output(path: StrPath, sheet_name: str, inputs: Sequence[StrPath] = ()) -> None:
     """Raises UsageError if `Gallery.save` can't write there. To be called before any work."""
     target = Path(path)
     check_folder(target, inputs)
@@ -135,7 +134,7 @@ def check_output(path: str | os.PathLike[str], sheet_name: str, inputs: Sequence
         check_ours(target / RECORD_NAME, _outputs(target, sheet_name))
 
 
-def check_folder(target: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
+def check_folder(target: Path, inputs: Sequence[StrPath]) -> None:
     """Raises UsageError for an input in the output folder whose name looks like one of our numbered files."""
     for given in map(Path, inputs):
         if NUMBERED.match(given.name) and given.resolve().parent == target.resolve():
@@ -187,7 +186,7 @@ def _outputs(target: Path, sheet_name: str) -> list[Path]:
     return [target / PAGE_NAME, target / sheet_name, target / RECORD_NAME]
 
 
-def _check_targets(targets: Sequence[Path], inputs: Sequence[str | os.PathLike[str]]) -> None:
+def _check_targets(targets: Sequence[Path], inputs: Sequence[StrPath]) -> None:
     """Raises UsageError for a file that can't be written or is one of the inputs."""
     for target in targets:
         file = writable_path(target)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, UsageError
+from vaelens.files import StrPath
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, synthetic
 from vaelens.images.datasets.folders import files_below, images, one_image, open_folder
@@ -30,13 +31,13 @@ PORTION = 4096  # images handed to the threads at once
 
 
 def open_dataset(
-    source: str | os.PathLike[str],
+    source: StrPath,
     *,
     take: int | None = None,
     seed: int = 0,
     min_aesthetic: float | None = None,
     split: str | None = None,
-    boxes: str | os.PathLike[str] | None = None,
+    boxes: StrPath | None = None,
     skip_bad: bool = False,
     training: bool = False,
     runtime: Runtime = DEFAULT,
@@ -83,22 +84,20 @@ def open_dataset(
     return Dataset(_title(found, len(items), len(ids), min_aesthetic), found.origin, items, tuple(notes), found)
 
 
-def _check_options(
-    source: str | os.PathLike[str], take: int | None, min_aesthetic: float | None, split: str | None
-) -> None:
+def _check_options(source: StrPath, take: int | None, min_aesthetic: float | None, split: str | None) -> None:
     if take is not None and take < 1:
         raise UsageError(f"{take} images can't be taken. Take 1 or more.")
     if (name := _name(source)) and (min_aesthetic is not None or split is not None):
         raise UsageError(f"{name} has neither aesthetic scores nor splits. Leave --min-aesthetic and --split out.")
 
 
-def _name(source: str | os.PathLike[str]) -> str | None:
+def _name(source: StrPath) -> str | None:
     """One of NAMES, if it is one: a path object, ./synthetic and synthetic/ are paths."""
     return source if isinstance(source, str) and source in NAMES else None
 
 
 def _find(
-    source: str | os.PathLike[str],
+    source: StrPath,
     *,
     count: int | None,
     seed: int,

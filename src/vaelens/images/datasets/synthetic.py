@@ -16,7 +16,7 @@ SETS = {  # by the name that a user gives: the generators that alternate, and th
     "synthetic-faces": (("face",), "synthetic faces"),
     "synthetic-letters": (("letters",), "synthetic letters"),
 }
-FIRST = 1_000_000  # seeds below are for training
+EVALUATION_FIRST = 1_000_000  # seeds below are for training
 SEEDS = 100_000  # of images, for each seed of a dataset
 COUNT = 200
 TRAINING_FIRST = 300_000  # the small metric networks were trained on seeds below
@@ -35,11 +35,11 @@ def open_synthetic(name: str, count: int | None, seed: int, training: bool = Fal
     generators, title = SETS[name]
     if count is None:
         count = TRAINING_COUNT if training else COUNT
-    most = (FIRST - TRAINING_FIRST) // SEEDS - 1 if training else seed
+    most = (EVALUATION_FIRST - TRAINING_FIRST) // SEEDS - 1 if training else seed
     if not 1 <= count <= SEEDS or not 0 <= seed <= most:
         seeds = f"from 0 to {most}" if training else "from 0 up"
         raise UsageError(f"{name} has 1 to {SEEDS:,} images for each seed {seeds}, not {count:,} for {seed}.")
-    first = (TRAINING_FIRST if training else FIRST) + seed * SEEDS
+    first = (TRAINING_FIRST if training else EVALUATION_FIRST) + seed * SEEDS
     ids = sorted(f"{generators[i % len(generators)]}-{first + i // len(generators)}" for i in range(count))
     cache = _Cache()
     return Source(title, "synthetic", tuple(ids), cache.read, (f"generated with seed {seed}",), boxes=cache.boxes)
@@ -47,7 +47,7 @@ def open_synthetic(name: str, count: int | None, seed: int, training: bool = Fal
 
 def is_for_training(name: str) -> bool:
     """Whether a synthetic image of this id is one to train on; the others are measured on."""
-    return int(name.rpartition("-")[2]) < FIRST
+    return int(name.rpartition("-")[2]) < EVALUATION_FIRST
 
 
 class _Cache:
