@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import support.torchvision_operators  # noqa: F401
+from support.browser.served import offer, server  # noqa: F401  (fixtures)
+from support.browser.viewing import browser, open_page, open_path  # noqa: F401  (fixtures)
 from support.process_state import changes, process_state
-from support.served import offer, server  # noqa: F401  (fixtures)
 from support.vaes import random_vae
-from support.viewing import browser, open_page, open_path  # noqa: F401  (fixtures)
 from vaelens.evaluation.results import Results
 from vaelens.vae import VAE
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.browser.viewing import Open, View
 from support.commands import vaelens
-from support.viewing import Open, View
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from support.pages import HOSTILE, NO_TABLE, RED, RESULTS, Parsed, page_of, solid
+from support.browser.pages import HOSTILE, NO_TABLE, RED, RESULTS, Parsed, page_of, solid
 from vaelens.images.writing import encode_png
 from vaelens.report.page import Layer, Panel, render_page
 from vaelens.report.tables import best_cells, table_html

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.pages import BLUE, GREEN, HOSTILE, NO_TABLE, RED, RESULTS, YELLOW, page_of, panel_of, solid
-from support.viewing import FIRST, FIT, QUARTERS, SECOND, STACK, THREE, Open
+from support.browser.pages import BLUE, GREEN, HOSTILE, NO_TABLE, RED, RESULTS, YELLOW, page_of, panel_of, solid
+from support.browser.viewing import FIRST, FIT, QUARTERS, SECOND, STACK, THREE, Open
 from vaelens.images.writing import encode_png
 from vaelens.report.page import render_page
 from vaelens.report.tables import Column, Table

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from support.pages import BLUE, GREEN, HOSTILE, RED, RESULTS, YELLOW, page_of, panel_of, solid
-from support.viewing import FIT, QUARTERS, SECOND, STACK, THREE, Open
+from support.browser.pages import BLUE, GREEN, HOSTILE, RED, RESULTS, YELLOW, page_of, panel_of, solid
+from support.browser.viewing import FIT, QUARTERS, SECOND, STACK, THREE, Open
 from vaelens.report.page import render_page
 
 PRESSED = "all => all.filter(b => b.ariaPressed == 'true').map(b => b.dataset.mode)"

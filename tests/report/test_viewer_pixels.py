@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from support.pages import GREEN, HOSTILE, NO_TABLE, RED, panel_of, solid
-from support.viewing import FIRST, FIT, SECOND, STACK, THREE, Open, View
+from support.browser.pages import GREEN, HOSTILE, NO_TABLE, RED, panel_of, solid
+from support.browser.viewing import FIRST, FIT, SECOND, STACK, THREE, Open, View
 from vaelens.images.drawing import Box
 from vaelens.images.writing import encode_png
 from vaelens.report.page import Layer, Panel, render_page

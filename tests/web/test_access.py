@@ -1,5 +1,6 @@
 """The token: where it is required, how it gives access, and what the command prints and opens."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from support.served import TOKEN, serving
+from support.browser.served import TOKEN, serving
 from vaelens.cli import serve as command
 from vaelens.errors import UsageError
 from vaelens.web import server as web_server
@@ -46,6 +47,13 @@ def test_the_token_is_required_everywhere_and_stored_as_a_cookie(offer: Choices,
         assert TOKEN not in cookie
         assert served.raw("GET", "/", Cookie=cookie)[0] == 200
         assert served.raw("GET", "/", Cookie=cookie[:-1])[0] == 403
+
+
+def test_requests_are_not_logged(offer: Choices, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serving(offer, tmp_path, token=TOKEN) as served:
+        assert served.raw("GET", f"/?token={TOKEN}")[0] == 200
+    assert TOKEN not in caplog.text
 
 
 def test_a_cookie_is_valid_for_one_server(offer: Choices, tmp_path: Path) -> None:

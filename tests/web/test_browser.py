@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from support.served import Served, image
-from support.viewing import View
-from support.visiting import submit, visiting  # noqa: F401
+from support.browser.served import Served, image
+from support.browser.viewing import View
+from support.browser.visiting import submit, visiting  # noqa: F401
 
 HOSTILE = '<img src=x onerror="window.owned=1"></script><script>window.owned=1</script>$& 日本'
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from support.served import GOOD, TOKEN, Served, image, serving
-from support.viewing import View
-from support.visiting import submit, visiting  # noqa: F401  (the fixture `visit`)
+from support.browser.served import GOOD, TOKEN, Served, image, serving
+from support.browser.viewing import View
+from support.browser.visiting import submit, visiting  # noqa: F401  (the fixture `visit`)
 from vaelens.web.choices import Choices
 from vaelens.web.store import Store
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.browser.served import JSON, Served, image, serving
 from support.commands import invoke
-from support.served import JSON, Served, image, serving
 from vaelens.comparison.workflow import compare
 from vaelens.errors import ResourceError, UsageError
 from vaelens.web import store as storing

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from support.served import Served, png, serving
+from support.browser.served import Served, png, serving
 from vaelens.web import server as server_module
 from vaelens.web.app import make_app
 from vaelens.web.choices import Choices

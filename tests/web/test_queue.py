@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from support import pipelines
-from support.served import GOOD, Served, image, serving
+from support.browser.served import GOOD, Served, image, serving
 from support.vaes import random_vae
 from vaelens.errors import ResourceError
 from vaelens.runtime import Runtime

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.served import GOOD, LAYER, PANEL, serving
+from support.browser.served import GOOD, LAYER, PANEL, serving
 from vaelens.errors import UsageError
 from vaelens.web.choices import Choices
 from vaelens.web.job import new_id

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import pytest
 
-from support.served import Served, png
+from support.browser.served import Served, png
 from vaelens.errors import UsageError
 from vaelens.web import middleware, routes
 from vaelens.web.uploads import Uploads

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import EvalResult, ModelCardData
 
-from support.pages import HOSTILE
+from support.browser.pages import HOSTILE
 from support.reports import LONG, made_up, simple
 from vaelens.evaluation.report.exports import model_indexes, regions_csv, rows_csv
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from support.served import Served
-from support.viewing import View, watched_pages
+from support.browser.served import Served
+from support.browser.viewing import View, watched_pages
 
 
 @pytest.fixture(name="visit")

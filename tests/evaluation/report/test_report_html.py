@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.pages import HOSTILE
+from support.browser.pages import HOSTILE
+from support.browser.viewing import STACK, Open
 from support.reports import LONG, examples_of, made_up
-from support.viewing import STACK, Open
 from vaelens.evaluation.report.report_files import write_report
 from vaelens.evaluation.report.score_tables import pairs_table, regions_table, summary_table
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.pages import HOSTILE, Parsed
+from support.browser.pages import HOSTILE, Parsed
 from support.reports import NAMES, examples_of, made_up, simple
 from vaelens.evaluation.report.html import report_html
 from vaelens.evaluation.report.report_files import report_files, report_markdown, write_report

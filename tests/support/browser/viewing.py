@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.pages import BLUE, GREEN, NO_TABLE, RED, YELLOW, panel_of, solid
+from support.browser.pages import BLUE, GREEN, NO_TABLE, RED, YELLOW, panel_of, solid
 from vaelens.report.page import render_page
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
