@@ -1,5 +1,6 @@
 """No library call changes the process for good, and a torchvision that can't be imported stops no command."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from support.vaes import random_vae
 from vaelens.adapters.libraries import quiet
 from vaelens.process import without_warnings
 from vaelens.resources import full_precision
+from vaelens.web.choices import Choices
+from vaelens.web.server import prepare
+from vaelens.web.worker import JobRunner
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "astronaut.png"
@@ -61,6 +65,30 @@ def test_a_shared_context_ends_with_the_last_of_several_threads(
     second.__exit__(None, None, None)
     assert changes(before, process_state()) == []
     assert changes(before, during) != []
+
+
+def test_settings_of_servers_end_with_the_last_of_them(
+    offer: Choices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource", reason="POSIX only")
+    monkeypatch.setattr(JobRunner, "warm_up", lambda self: None)  # its own settings come and go meanwhile
+    given = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, given[1]))
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name)
+    try:
+        before = process_state()
+        first = prepare(offer, tmp_path / "one", port=0)
+        during = process_state()
+        second = prepare(offer, tmp_path / "two", port=0)
+        assert first.close()
+        assert changes(during, process_state()) == []
+        assert second.close()
+        assert changes(before, process_state()) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, given)
+    changed = {"switch interval", "open files", "log level of uvicorn.error", "log level of uvicorn.access"}
+    assert {change.partition(":")[0] for change in changes(before, during)} == changed
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ def process_state() -> dict[str, object]:
         "warning filters": list(warnings.filters),
         "sys.path": list(sys.path),
         "recursion limit": sys.getrecursionlimit(),
+        "switch interval": sys.getswitchinterval(),
+        "open files": _open_files(),
         "working directory": Path.cwd(),
         "umask": _umask(),
         "torch: default dtype": torch.get_default_dtype(),
@@ -59,8 +61,9 @@ def process_state() -> dict[str, object]:
     state |= {f"torch: precision of {name}": setting.fp32_precision for name, setting in PRECISIONS.items()}
     state |= {f"huggingface_hub: {name}": getattr(constants, name) for name in SETTINGS}
     state |= {f"module {name}": "None" if module is None else "there" for name, module in list(sys.modules.items())}
-    loggers = {"root": logging.getLogger(), **logging.root.manager.loggerDict}
-    state |= {f"log level of {n}": one.level for n, one in loggers.items() if isinstance(one, logging.Logger)}
+    named = {n: one for n, one in logging.root.manager.loggerDict.items() if isinstance(one, logging.Logger)}
+    for name, logger in {"root": logging.getLogger(), **named}.items():
+        state |= {f"log level of {name}": logger.level, f"propagation of {name}": logger.propagate}
     for name in ("transformers", "diffusers"):
         if library := sys.modules.get(f"{name}.utils.logging"):
             state[f"{name}: progress bars"] = library.is_progress_bar_enabled()
@@ -82,6 +85,14 @@ def _difference(old: object, new: object) -> str:
         gone, more = [one for one in old if one not in new], [one for one in new if one not in old]
         return f"without {gone}, with {more}" if gone or more else "in another order"
     return f"{old} -> {new}"
+
+
+def _open_files() -> object:
+    if os.name != "posix":
+        return None
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def _umask() -> str:

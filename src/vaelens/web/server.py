@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 
 from vaelens.errors import UsageError
+from vaelens.process import Shared
 from vaelens.runtime import DEFAULT, Runtime, find_device
 from vaelens.web.access import WILDCARDS, AccessPolicy
 from vaelens.web.app import make_app
@@ -95,13 +96,12 @@ def prepare(
     runner = JobRunner(store, choices, runtime=runtime, safety_checker=safety_checker, space=space, report=report)
     queue, closing = Queue(runner, distinct_devices(devices), max_waiting), threading.Event()
     settings = ExitStack()
-    settings.enter_context(_process_settings())
-    settings.enter_context(_many_open_files())
+    settings.enter_context(_process_settings)
+    settings.enter_context(_open_files)
     config = uvicorn.Config(
         make_app(runner, queue, policy, closing),
         log_config=None,
         log_level=None,
-        access_log=False,  # it would contain tokens
         server_header=False,
         proxy_headers=False,  # there is no proxy in front
         http="h11",
@@ -161,16 +161,18 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def _process_settings() -> Generator[None]:
-    """While a server is there: uvicorn is silent, and threads switch sooner."""
-    log = logging.getLogger("uvicorn.error")
-    level, interval = log.level, sys.getswitchinterval()
-    log.setLevel(logging.CRITICAL)
+def _silent_and_responsive() -> Generator[None]:
+    """While a server is there: uvicorn is silent, as its access log would contain tokens, and threads switch sooner."""
+    logs = [logging.getLogger(f"uvicorn.{name}") for name in ("error", "access")]
+    levels, interval = [log.level for log in logs], sys.getswitchinterval()
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     sys.setswitchinterval(THREAD_SWITCH)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         sys.setswitchinterval(interval)
 
 
@@ -192,3 +194,7 @@ def _many_open_files() -> Generator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# One each for all servers of the process, which needn't close in the order of their opening.
+_process_settings, _open_files = Shared(_silent_and_responsive), Shared(_many_open_files)
