@@ -30,6 +30,7 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     monkeypatch.setitem(client.SETTINGS, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     monkeypatch.setattr(client.time, "sleep", lambda _: None)
     yield

@@ -19,7 +19,12 @@ MD5 = hashlib.md5(WEB_CONTENT).hexdigest()
 
 @pytest.mark.parametrize(
     ("fault", "fact"),
-    [({"silent": True}, "stays silent"), ({"break_after": 10, "reset": True}, "broke, again and again")],
+    [
+        ({"silent": True}, "stays silent"),
+        ({"break_after": 10, "reset": True}, "broke, again and again"),
+        ({"break_after": 2_500_000, "ignores_range": True}, "broke, again and again"),
+        ({"status": 416}, "(416)"),
+    ],
 )
 def test_a_failing_server_is_given_up(
     file: WebFile, server: WebStandin, cache: Path, fault: dict[str, object], fact: str

@@ -116,6 +116,46 @@ def test_a_problem_that_passes_is_waited_for(file: WebFile, server: WebStandin, 
     assert fetch_web(file).read_bytes() == WEB_CONTENT
 
 
+def test_a_connection_that_breaks_often_finishes(server: WebStandin, cache: Path) -> None:
+    content = WEB_CONTENT * 3
+    file = WebFile((server.add("/large.zip", content),), "large.zip", len(content), hashlib.sha256(content).hexdigest())
+    server.fault("/large.zip", break_after=1_400_000, reset=True, pause=0.01, times=6)  # time to read before a reset
+    assert fetch_web(file).read_bytes() == content
+    assert len(server.requests) == 7
+
+
+def test_a_part_that_the_server_cannot_continue_is_downloaded_anew(
+    file: WebFile, server: WebStandin, cache: Path
+) -> None:
+    leave_a_part(cache)
+    server.fault("/weights.pth", status=416, times=1)
+    assert fetch_web(file).read_bytes() == WEB_CONTENT
+    assert [request.range for request in server.requests] == ["bytes=1000000-", None]
+
+
+@pytest.mark.parametrize(
+    ("fault", "fact"),
+    [
+        ({"html": True}, "login page"),
+        ({"body": b"an error", "ignores_range": True}, "3,072,000 bytes expected, 8 found"),
+    ],
+)
+@pytest.mark.parametrize("breaks", [False, True])
+def test_an_answer_that_is_not_the_file_leaves_the_part(
+    file: WebFile, server: WebStandin, cache: Path, fault: dict[str, object], fact: str, breaks: bool
+) -> None:
+    leave_a_part(cache)
+    if breaks:  # as where a login runs out during the download
+        server.fault("/weights.pth", break_after=1_400_000, times=1)
+    server.fault("/weights.pth", **fault, times=1)
+    with pytest.raises((NetworkError, CheckFailedError), match=fact):
+        fetch_web(file)
+    received = 1_000_000 + breaks * CHUNK
+    assert (cache / "weights.pth.part").read_bytes() == WEB_CONTENT[:received]
+    assert fetch_web(file).read_bytes() == WEB_CONTENT
+    assert server.requests[-1].range == f"bytes={received}-"
+
+
 def test_a_mirror_continues_what_the_first_address_gave(file: WebFile, server: WebStandin) -> None:
     server.fault("/weights.pth", break_after=1_400_000, times=1)
     server.fault("/weights.pth", status=404, times=1)

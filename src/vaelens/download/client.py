@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -33,17 +33,27 @@ _Result = TypeVar("_Result")
 
 
 def with_retries(
-    call: Callable[[], _Result], temporary: Iterable[str] = frozenset(TEMPORARY), waits: Iterable[float] = WAITS
+    call: Callable[[], _Result],
+    temporary: Iterable[str] = frozenset(TEMPORARY),
+    waits: Sequence[float] = WAITS,
+    received: Callable[[], int] = lambda: 0,
 ) -> _Result:
-    """What `call` returns; it is repeated after each of `waits` while it fails for one of the `temporary` reasons."""
-    for wait in waits:
+    """What `call` returns; it is repeated after each of `waits` while it fails for one of the `temporary` reasons.
+
+    The waits begin again after a call that left `received()`, a number of bytes, larger than it ever was.
+    """
+    most, left = received(), list(waits)
+    while True:
         try:
             return call()
         except library_errors() as error:
             if set(temporary).isdisjoint(error_names(error)):
                 raise
-        time.sleep(wait)
-    return call()
+            if (now := received()) > most:
+                most, left = now, list(waits)
+            if not left:
+                raise
+        time.sleep(left.pop(0))
 
 
 @contextmanager

@@ -9,15 +9,14 @@ import json
 import os
 import sys
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
+import huggingface_hub as hub
 from huggingface_hub import constants
 
-from vaelens.download.client import TEMPORARY_IN_TRANSFER, settings, with_retries
+from vaelens.download.client import TEMPORARY, with_retries
 from vaelens.download.failures import (
     LOGIN_PAGE,
     Request,
@@ -36,7 +35,7 @@ from vaelens.runtime import DEFAULT, Notify, Runtime
 
 VARIABLE = "VAELENS_CACHE"
 ABSENT = "not there"
-HEAD = 1024  # bytes that show whether a file is an HTML page
+CHUNK = 1 << 20  # bytes; a transfer that breaks loses the chunk it was in
 
 
 @dataclass(frozen=True)
@@ -135,34 +134,16 @@ def _download(file: WebFile, path: Path, runtime: Runtime) -> None:
 
 
 def _transfer(file: WebFile, url: str, part: Path, runtime: Runtime) -> None:
-    """Complete `part` from one address and check it; damaged bytes are removed.
-
-    No token is sent, and no compression requested: a range of bytes can't be taken of compressed data.
-    """
-    from huggingface_hub.file_download import (  # noqa: PLC0415 - brings in httpx
-        http_get,  # pyright: ignore[reportUnknownVariableType]
-    )
-
-    def progress_bar(*, initial: int = 0, **_: object) -> nullcontext[SimpleNamespace]:
-        received = initial
-
-        def update(more: int) -> None:
-            nonlocal received
-            received += more
-            runtime.progress(received, file.size, file.name)
-
-        return nullcontext(SimpleNamespace(update=update))
-
-    def get() -> None:
-        with part.open("ab") as opened:
-            resume, headers = opened.tell(), {"Accept-Encoding": "identity"}
-            http_get(url, opened, resume_size=resume, headers=headers, tqdm_class=cast("Any", progress_bar))
-
+    """Complete `part` from one address and check it; damaged bytes are removed."""
     received = _size(part)
     try:
-        with settings():
-            if received < file.size:
-                with_retries(get, TEMPORARY_IN_TRANSFER)
+        if received < file.size:
+            with_retries(
+                lambda: _receive(file, url, part, runtime),
+                # A connection that broke may be refused for some seconds. 416: `_receive` has removed the part.
+                TEMPORARY | {"ConnectError", "416"},
+                received=lambda: _size(part),
+            )
     except library_errors() as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -170,15 +151,38 @@ def _transfer(file: WebFile, url: str, part: Path, runtime: Runtime) -> None:
     flaw = _flaw(file, part)
     if flaw is None:
         return
-    with part.open("rb") as opened:
-        head = opened.read(HEAD).lstrip().lower()
     part.unlink()
     _notes(part).unlink(missing_ok=True)
-    if head.startswith((b"<!doctype html", b"<html")):
-        raise NetworkError(LOGIN_PAGE.format(host=host(url)))
     if not received:
         raise CheckFailedError(f"the file from {host(url)} is damaged, {flaw}. It is removed.")
     _transfer(file, url, part, runtime)  # the earlier bytes may be at fault, from this server or another
+
+
+def _receive(file: WebFile, url: str, part: Path, runtime: Runtime) -> None:
+    """Add to `part` what one request brings. An answer that can't be the file leaves the part as it is.
+
+    Not by the library's `http_get`, which empties the part before it looks at the answer. No token is sent, and no
+    compression requested: a range of bytes can't be taken of compressed data.
+    """
+    received = _size(part)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={received}-"} if received else {})
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with hub.get_session().stream("GET", url, headers=headers, timeout=timeout) as answer:
+        if answer.status_code == 416:  # Range Not Satisfiable: the part isn't the beginning of this file
+            part.unlink(missing_ok=True)
+        answer.raise_for_status()
+        if "html" in answer.headers.get("Content-Type", ""):
+            raise NetworkError(LOGIN_PAGE.format(host=host(url)))
+        if answer.status_code != 206:  # Partial Content: the server knows no ranges and sends the whole file
+            received = 0
+        size = received + int(answer.headers.get("Content-Length", file.size - received))
+        if size != file.size:
+            raise CheckFailedError(f"{host(url)} has another file: {file.size:,} bytes expected, {size:,} found.")
+        with part.open("ab" if received else "wb") as opened:
+            for chunk in answer.iter_bytes(CHUNK):
+                opened.write(chunk)
+                received += len(chunk)
+                runtime.progress(received, file.size, file.name)
 
 
 def _by_hand(file: WebFile, path: Path) -> str:
