@@ -31,7 +31,7 @@ def test_sizes_are_parsed(text: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("given", "words"),
     [
         ({"prompt": "  "}, "the prompt is empty"),
         ({"steps": 0}, "from 1 to 1000, not 0"),
@@ -45,9 +45,9 @@ def test_sizes_are_parsed(text: str, size: tuple[int, int]) -> None:
         ({"scheduler": "eulr"}, "no scheduler is called 'eulr'. Known: ddim"),
     ],
 )
-def test_sampling_outside_its_limits_is_refused(asked: dict[str, Any], words: str) -> None:
+def test_sampling_outside_its_limits_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as error:
-        Sampling(**{"prompt": "a"} | asked)
+        Sampling(**{"prompt": "a"} | given)
     assert words in str(error.value)
 
 

@@ -29,7 +29,7 @@ def few_stored(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(feature_files, name, value)
 
 
-def begun(path: Path, count: int = COUNT, batch: int = BATCH) -> EvaluationFolder:
+def started(path: Path, count: int = COUNT, batch: int = BATCH) -> EvaluationFolder:
     folder = EvaluationFolder(path, [f"{n:03d}" for n in range(count)], batch)
     folder.start({"command": "evaluate", "preset": {"name": "made up"}, "batch": 1, "threads": 1, "vaes": {"a": {}}})
     return folder
@@ -53,7 +53,7 @@ def add(folder: EvaluationFolder, chunk: int, vae: str = "a", bad: Sequence[str]
 
 def measured(path: Path, bad: Sequence[str] = ()) -> EvaluationFolder:
     """All of its units."""
-    folder = begun(path)
+    folder = started(path)
     for chunk in ORDER:
         add(folder, chunk, bad=bad)
     return folder
@@ -86,7 +86,7 @@ def test_sums_are_those_of_all_images(tmp_path: Path) -> None:
 
 
 def test_groups_are_of_images_from_the_whole_set(tmp_path: Path) -> None:
-    folder = begun(tmp_path, 45, 4)
+    folder = started(tmp_path, 45, 4)
     for chunk in range(folder.chunks):
         add(folder, chunk)
     groups = folder.moments("a", "x")
@@ -103,7 +103,7 @@ def test_of_fewer_images_than_groups_each_is_one(tmp_path: Path) -> None:
 def test_summed_groups_are_of_chunks_from_the_whole_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no rank of torchrun, which takes every k-th chunk, has a whole one, which it would fold and couldn't send."""
     monkeypatch.setattr(feature_files, "MAX_STORED", 10)
-    folder = begun(tmp_path, 90, 1)
+    folder = started(tmp_path, 90, 1)
     for chunk in range(45):
         add(folder, chunk)
         add(folder, 89 - chunk)
@@ -116,7 +116,7 @@ def test_summed_groups_are_of_chunks_from_the_whole_set(tmp_path: Path, monkeypa
         chunks = [chunk for chunk in chunks if chunk < 90]
         torch.testing.assert_close(group.outer, functools.reduce(operator.add, [outers[c] for c in chunks]))
     for ranks in (2, 3, 4, 5, 10, 20):
-        part = begun(tmp_path / str(ranks), 90, 1)
+        part = started(tmp_path / str(ranks), 90, 1)
         for chunk in range(1, 90, ranks):
             add(part, chunk)
         assert not files(part, "sums")
@@ -164,7 +164,7 @@ def test_a_group_without_readable_images(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few_stored")
 def test_sums_that_a_killed_process_left_out_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By whichever process finds them missing: one that adds the same unit, or one that needs the sums."""
-    folder = begun(tmp_path)
+    folder = started(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(FeatureFiles, "_sum_up_group", lambda self, group, name: None)
         measured(tmp_path)
@@ -176,11 +176,11 @@ def test_sums_that_a_killed_process_left_out_are_made(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_an_image_whose_readability_changed_is_refused(tmp_path: Path, chunk: int) -> None:
-    folder = begun(tmp_path)
+    folder = started(tmp_path)
     add(folder, 0, bad=["000"])
     add(folder, 1)
     before, features = (tmp_path / "rows.jsonl").read_bytes(), files(folder, "features")
-    other = begun(tmp_path)
+    other = started(tmp_path)
     if chunk == 0:
         with pytest.raises(BadInputError, match=r"000 was unreadable before.*another folder"):
             add(other, 0, "b")
@@ -200,7 +200,7 @@ def test_features_of_a_process_that_was_killed_before_its_rows(tmp_path: Path, m
     def interrupt(*_args: object) -> None:
         raise KeyboardInterrupt
 
-    folder = begun(tmp_path)
+    folder = started(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(JsonLines, "append", interrupt)
         with pytest.raises(KeyboardInterrupt):

@@ -126,7 +126,7 @@ class Served:
         return job["id"]
 
     def slow(self, **more: Any) -> str:
-        """A job that goes on for minutes if nobody ends it."""
+        """A job that runs for minutes unless it is cancelled."""
         return self.start(steps=900, seeds=list(range(16)), **more)
 
     def job(self, job: str) -> dict[str, Any]:

@@ -102,7 +102,7 @@ function makeRegion(panel, views, changed) {
 // tapped(event): a pointer came and went in its place.
 function follow(view, region, hold = () => null, tapped = () => {}) {
   const pointers = new Map();
-  let held, last, began;
+  let held, last, start;
 
   function gesture() {
     const box = view.getBoundingClientRect();
@@ -118,13 +118,13 @@ function follow(view, region, hold = () => null, tapped = () => {}) {
     view.setPointerCapture(event.pointerId);
     held = hold(event);
     pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-    began = pointers.size === 1 ? { x: event.clientX, y: event.clientY, at: event.timeStamp } : null;
+    start = pointers.size === 1 ? { x: event.clientX, y: event.clientY, at: event.timeStamp } : null;
     last = gesture();
   });
   view.addEventListener("pointermove", (event) => {
     if (!pointers.has(event.pointerId)) return;
     pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-    if (began && Math.hypot(event.clientX - began.x, event.clientY - began.y) > TAP.way) began = null;
+    if (start && Math.hypot(event.clientX - start.x, event.clientY - start.y) > TAP.way) start = null;
     const now = gesture();
     if (pointers.size > 1 || !held?.(event, now)) {
       region.zoom(now.spread / last.spread, last.u, last.v);
@@ -136,7 +136,7 @@ function follow(view, region, hold = () => null, tapped = () => {}) {
     view.addEventListener(end, (event) => {
       if (!pointers.delete(event.pointerId)) return;
       if (pointers.size) last = gesture();
-      else if (began && end === "pointerup" && event.timeStamp - began.at < TAP.time) tapped(event);
+      else if (start && end === "pointerup" && event.timeStamp - start.at < TAP.time) tapped(event);
     });
   view.addEventListener("wheel", (event) => {
     const now = performance.now();
