@@ -2,8 +2,10 @@
 
 import logging
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +19,7 @@ from support.vaes import random_vae
 from vaelens.adapters.libraries import quiet
 from vaelens.process import without_warnings
 from vaelens.resources import full_precision
+from vaelens.web import server as web_server
 from vaelens.web.choices import Choices
 from vaelens.web.server import prepare
 from vaelens.web.worker import JobRunner
@@ -89,6 +92,21 @@ def test_settings_of_servers_end_with_the_last_of_them(
         resource.setrlimit(resource.RLIMIT_NOFILE, given)
     changed = {"switch interval", "open files", "log level of uvicorn.error", "log level of uvicorn.access"}
     assert {change.partition(":")[0] for change in changes(before, during)} == changed
+
+
+def test_a_server_that_fails_to_start_leaves_nothing_open(
+    offer: Choices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    threads, before = threading.active_count(), process_state()
+    with monkeypatch.context() as patch:
+        patch.setattr(web_server, "make_app", lambda *given: given[-1] / 0)
+        with pytest.raises(TypeError) as failure:  # it holds the frames with all that they opened
+            prepare(offer, tmp_path, port=port)
+    assert threading.active_count() == threads
+    assert changes(before, process_state()) == []
+    assert prepare(offer, tmp_path, port=port).close(), failure
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class Server:
     store: Store
     http: uvicorn.Server
     closing: threading.Event = field(default_factory=threading.Event)
-    settings: ExitStack = field(default_factory=ExitStack)
+    opened: ExitStack = field(default_factory=ExitStack)
 
     @property
     def address(self) -> str:
@@ -57,11 +57,8 @@ class Server:
     def close(self) -> bool:
         """End the jobs; a running one is marked as interrupted. False if one can't be ended."""
         self.closing.set()
-        ended = self.queue.close()
-        self.listener.close()
-        self.store.close()
-        self.settings.close()
-        return ended
+        self.opened.close()  # which gives the jobs time to end
+        return self.queue.close(timeout=0)
 
 
 def prepare(
@@ -86,31 +83,29 @@ def prepare(
     `AccessPolicy.check` raises.
     """
     AccessPolicy(host, port, token).check()
-    bound = _bound(host, port)
-    policy = AccessPolicy(host, bound.getsockname()[1], token)
-    try:
+    with ExitStack() as opened:
+        bound = opened.enter_context(_bound(host, port))
+        policy = AccessPolicy(host, bound.getsockname()[1], token)
         store = Store(folder)
-    except BaseException:
-        bound.close()
-        raise
-    runner = JobRunner(store, choices, runtime=runtime, safety_checker=safety_checker, space=space, report=report)
-    queue, closing = Queue(runner, distinct_devices(devices), max_waiting), threading.Event()
-    settings = ExitStack()
-    settings.enter_context(_process_settings)
-    settings.enter_context(_open_files)
-    config = uvicorn.Config(
-        make_app(runner, queue, policy, closing),
-        log_config=None,
-        log_level=None,
-        server_header=False,
-        proxy_headers=False,  # there is no proxy in front
-        http="h11",
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        timeout_graceful_shutdown=3,
-    )
-    return Server(policy, bound, queue, store, _Uvicorn(config, closing), closing, settings)
+        opened.callback(store.close)
+        opened.enter_context(_process_settings)
+        opened.enter_context(_open_files)
+        runner = JobRunner(store, choices, runtime=runtime, safety_checker=safety_checker, space=space, report=report)
+        queue, closing = Queue(runner, distinct_devices(devices), max_waiting), threading.Event()
+        opened.callback(queue.close)
+        config = uvicorn.Config(
+            make_app(runner, queue, policy, closing),
+            log_config=None,
+            log_level=None,
+            server_header=False,
+            proxy_headers=False,  # there is no proxy in front
+            http="h11",
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=3,
+        )
+        return Server(policy, bound, queue, store, _Uvicorn(config, closing), closing, opened.pop_all())
 
 
 def distinct_devices(devices: Sequence[str]) -> list[str]:
