@@ -38,13 +38,15 @@ def test_a_partial_line_is_ignored_and_then_removed(lines: JsonLines, partial: s
     assert lines.path.read_text() == '{"n": 1}\n{"n": 3}\n'
 
 
-@pytest.mark.parametrize("damaged", ["{", "[]", '{"m": 1}', '{"n": []}'])
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"m": 1}', '{"n": []}', "[" * 100_000])
 def test_a_damaged_line_is_named(lines: JsonLines, damaged: str) -> None:
     lines.append([{"n": 1}])
     with lines.path.open("a") as file:
         file.write(damaged + "\n")
     with pytest.raises(BadInputError, match=r"rows.jsonl, line 2: .*Remove the line"):
         lines.read_new(lambda line: int(line["n"]))
+    lines.path.write_text('{"n": 1}\n{"n": 2}\n')
+    assert lines.read_new(lambda line: int(line["n"])) == [1, 2], "the good lines were lost"
 
 
 def test_keep_removes_what_is_not_wanted_and_what_is_damaged(lines: JsonLines) -> None:
@@ -52,7 +54,7 @@ def test_keep_removes_what_is_not_wanted_and_what_is_damaged(lines: JsonLines) -
     assert not lines.path.exists()
     lines.append([{"n": n} for n in range(4)])
     with lines.path.open("a") as file:
-        file.write('{"m": 1}\nbroken\n{"n": 0')
+        file.write('{"m": 1}\nbroken\n' + "[" * 100_000 + '\n{"n": 0')
     lines.keep(lambda line: line["n"] <= 1)
     assert lines.read_new(same) == [{"n": 0}, {"n": 1}]
 

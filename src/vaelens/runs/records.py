@@ -45,25 +45,26 @@ class JsonLines:
         """The complete lines that were appended since the last call, by any process, each through `parse`.
 
         Raises BadInputError, naming the line, where one isn't a JSON object or `parse` raises ValueError, KeyError or
-        TypeError.
+        TypeError; the next call reads the same lines again.
         """
         found: list[T] = []
         if not self.path.exists():
             return found
+        offset, number = self._offset, self._number
         with self.path.open("rb") as file:
-            file.seek(self._offset)
+            file.seek(offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
+                offset, number = offset + len(line), number + 1
                 try:
                     found.append(parse(_object(line)))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise BadInputError(
-                        f"{self.path}, line {self._number + 1}: damaged ({error}): {line[:60]!r}. "
+                        f"{self.path}, line {number}: damaged ({error}): {line[:60]!r}. "
                         "Remove the line and run the same command again."
                     ) from error
-                self._offset += len(line)
-                self._number += 1
+        self._offset, self._number = offset, number
         return found
 
     def read(self) -> list[Line]:
@@ -99,5 +100,5 @@ def _object(line: bytes) -> Line:
 def _is_whole(line: bytes, is_valid: Callable[[Line], bool]) -> bool:
     try:
         return line.endswith(b"\n") and is_valid(_object(line))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
