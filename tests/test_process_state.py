@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import torch
 
 import vaelens as vl
 from support.process_state import changes, process_state, random_state
@@ -18,7 +20,7 @@ from support.training import SMALL_CONFIG, folder, small_presets, train
 from support.vaes import random_vae
 from vaelens.adapters.libraries import quiet
 from vaelens.process import without_warnings
-from vaelens.resources import full_precision
+from vaelens.resources import full_precision, using_threads
 from vaelens.web import server as web_server
 from vaelens.web.choices import Choices
 from vaelens.web.server import prepare
@@ -68,6 +70,19 @@ def test_a_shared_context_ends_with_the_last_of_several_threads(
     second.__exit__(None, None, None)
     assert changes(before, process_state()) == []
     assert changes(before, during) != []
+
+
+def test_thread_counts_end_as_they_were_whichever_thread_is_the_last() -> None:
+    before, first, second = torch.get_num_threads(), using_threads(2), using_threads(3)
+    with ThreadPoolExecutor(1) as other:
+        first.__enter__()
+        other.submit(second.__enter__).result()
+        assert (torch.get_num_threads(), other.submit(torch.get_num_threads).result()) == (2, 3)
+        first.__exit__(None, None, None)
+        other.submit(second.__exit__, None, None, None).result()
+        assert (torch.get_num_threads(), other.submit(torch.get_num_threads).result()) == (before, before)
+    with ThreadPoolExecutor(1) as new:
+        assert new.submit(torch.get_num_threads).result() == before
 
 
 def test_settings_of_servers_end_with_the_last_of_them(

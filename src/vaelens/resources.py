@@ -63,13 +63,30 @@ def measured(device: torch.device) -> Generator[Usage]:
 
 @contextmanager
 def using_threads(count: int) -> Generator[int]:
-    """In this context torch computes with so many threads of the CPU."""
+    """In this context torch computes with so many threads of the CPU.
+
+    torch counts them for each thread of Python, and new ones begin with the count that was set last. Contexts of
+    several threads may overlap: the last to end sets the count that the first found.
+    """
+    with _thread_count:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield count
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _same_threads() -> Generator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
     try:
-        yield count
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+_thread_count = Shared(_same_threads)
 
 
 class _PeakReader:
@@ -158,7 +175,10 @@ def out_of_memory(message: str) -> Generator[None]:
 
 @contextmanager
 def preserved_random_state() -> Generator[None]:
-    """After this context torch's CPU generator is what it was before."""
+    """After this context torch's CPU generator is what it was before.
+
+    It belongs to the whole process: numbers that another thread draws from it meanwhile are drawn again afterwards.
+    """
     before = torch.get_rng_state()
     try:
         yield
