@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support.browser.served import GOOD, LAYER, PANEL, serving
-from vaelens.errors import UsageError
+from vaelens.errors import BadInputError, UsageError
 from vaelens.web.choices import Choices
 from vaelens.web.job import new_id
 from vaelens.web.store import Store
@@ -25,6 +25,12 @@ def test_a_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) 
     with pytest.raises(UsageError, match=r"holds other files.*Choose a --folder that is new or empty"):
         Store(tmp_path)
     assert (sorted(tmp_path.rglob("*")), mode(tmp_path)) == (before, 0o755)
+
+
+def test_a_lock_that_can_not_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(BadInputError, match="not written: "):
+        Store(tmp_path)
 
 
 def test_what_is_made_is_the_owners_and_what_was_there_keeps_its_mode(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Locks of a run's folder: one run at a time, or one writer at a time."""
+"""Locks of a folder: one run or server at a time, or one writer at a time."""
 
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -25,6 +25,19 @@ def folder_lock(path: Path, name: str = LOCK, timeout: float = -1) -> FileLock:
     return FileLock(path / name, timeout=timeout)
 
 
+def acquire_folder(path: Path, name: str = LOCK, *, in_use: str) -> FileLock:
+    """A lock of this folder, acquired at once.
+
+    Raises UsageError with the message `in_use` where another holds it, and OSError where it can't be written.
+    """
+    lock = folder_lock(path, name, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(in_use) from error
+    return lock
+
+
 @contextmanager
 def exclusive_run(path: Path, rank: int) -> Generator[None]:
     """In this context no other run uses the folder. Raises UsageError where one does.
@@ -32,11 +45,10 @@ def exclusive_run(path: Path, rank: int) -> Generator[None]:
     A folder that was created only for a run that was then refused is removed again.
     """
     new = not path.exists()
-    lock = folder_lock(path, LOCK if rank == 0 else f"{LOCK}-{rank}", timeout=0)
+    name = LOCK if rank == 0 else f"{LOCK}-{rank}"
+    in_use = f"{path}: another run is using this folder. Wait for it, or choose another -o."
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise UsageError(f"{path}: another run is using this folder. Wait for it, or choose another -o.") from error
+        lock = acquire_folder(path, name, in_use=in_use)
     except OSError as error:
         raise UsageError(f"{path}: the folder can't be written: {error.strerror}. Choose another -o.") from error
     try:

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from vaelens.errors import UsageError
 from vaelens.files import explained, write_atomic
+from vaelens.runs.lock import LOCK, acquire_folder
 from vaelens.web.job import ID, Job, job_text, read_job
 from vaelens.web.uploads import Uploads
 
-MARKER, LOCK = ".vaelens-serve", ".lock"
+MARKER = ".vaelens-serve"
 JOB, RESULT, UPLOAD = "job.json", "result", "upload"
 PAGE, SHEET, RECORD, THUMBNAIL = "page.html", "sheet.png", "run.json", "thumbnail.png"
 
@@ -24,7 +23,7 @@ PAGE, SHEET, RECORD, THUMBNAIL = "page.html", "sheet.png", "run.json", "thumbnai
 class Store:
     """The folder with the history, locked by one server at a time.
 
-    Raises UsageError if another server has it or if it holds other files, and what creating the folder raises.
+    Raises UsageError if another server has it or if it holds other files, and what writing to the folder raises.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,15 +31,10 @@ class Store:
         self._jobs, uploads = self.folder / "jobs", self.folder / "uploads"
         try:
             self._claim(self._jobs, uploads)
+            in_use = f"{self.folder} is in use by another server. Stop it, or choose another --folder."
+            self._lock = acquire_folder(self.folder, in_use=in_use)
         except OSError as error:
             raise explained(error, self.folder) from error
-        self._lock = FileLock(self.folder / LOCK)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UsageError(
-                f"{self.folder} is in use by another server. Stop it, or choose another --folder."
-            ) from error
         self.uploads = Uploads(uploads)
 
     def _claim(self, *places: Path) -> None:
