@@ -1,7 +1,9 @@
 """The HTTP client's timeouts, and that importing the modules of downloads loads no HTTP library."""
 
+import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from huggingface_hub import constants
@@ -20,10 +22,27 @@ def test_a_silent_hub_is_given_up_within_a_minute(monkeypatch: pytest.MonkeyPatc
 def test_a_timeout_of_the_users_own_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: getattr(constants, name) for name in client.SETTINGS}
     monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "10")
-    with client.settings():
+    with client.settings:
         during = {name: getattr(constants, name) for name in client.SETTINGS}
     assert during == client.SETTINGS | {"HF_HUB_DOWNLOAD_TIMEOUT": before["HF_HUB_DOWNLOAD_TIMEOUT"]}
     assert {name: getattr(constants, name) for name in client.SETTINGS} == before
+
+
+def test_settings_end_with_the_last_of_several_threads() -> None:
+    log = logging.getLogger("huggingface_hub")
+
+    def state() -> dict[str, object]:
+        return {name: getattr(constants, name) for name in client.SETTINGS} | {"level": log.level}
+
+    before = state()
+    with ThreadPoolExecutor() as threads:
+        client.settings.__enter__()
+        during = state()
+        threads.submit(client.settings.__enter__).result(5)
+        client.settings.__exit__()
+        assert state() == during != before
+        threads.submit(client.settings.__exit__).result(5)
+    assert state() == before
 
 
 def test_importing_the_module_brings_in_no_http_library() -> None:

@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import termios
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,6 +50,21 @@ def test_a_copy_is_downloaded_again_once_the_branch_has_a_newer_one(
     assert capfd.readouterr().err == "", "no progress bar goes to a file"
     hub.add(REPO, WEIGHTS, b"newer")
     assert fetched().read_bytes() == b"newer"
+
+
+def test_threads_download_different_files_at_once_and_the_same_one_once(
+    hub: HubStandin, tmp_path: Path, fetched: Fetch, notices: list[str], wait_until: WaitUntil
+) -> None:
+    hub.fault(REPO, WEIGHTS, methods=("GET",), pause=0.02)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(fetched)
+        wait_until(lambda: partial_files(tmp_path))
+        second = threads.submit(fetched)
+        assert fetched("config.json").read_bytes() == b"{}"
+        assert not first.done()
+        assert first.result() == second.result()
+    assert hub.methods(WEIGHTS).count("GET") == 1
+    assert [notice.split()[1] for notice in notices] == [WEIGHTS, "config.json"]
 
 
 @pytest.mark.parametrize("pin", ["sha256", "revision"])

@@ -1,13 +1,14 @@
 """Downloads from plain addresses, against a stand-in on loopback; what is killed runs in a process of its own."""
 
 import hashlib
+import logging
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from huggingface_hub import close_session
+from huggingface_hub import close_session, constants
 
 from support.downloads import CHUNK, SHA256, WEB_CONTENT, WaitUntil, names, start_from_web
 from support.web_standin import SIGNATURE, WebStandin
@@ -181,6 +182,17 @@ def test_two_processes_download_once(server: WebStandin, cache: Path, wait_until
     assert out.splitlines()[-1] == str(cache / "weights.pth")
     assert len(server.requests) == 1
     first.communicate()
+
+
+def test_the_librarys_settings_are_as_they_were_during_a_download(file: WebFile) -> None:
+    log, seen = logging.getLogger("huggingface_hub"), set[tuple[object, ...]]()
+
+    def look(*_: object) -> None:
+        seen.add((log.level, constants.HF_HUB_DISABLE_XET, constants.DOWNLOAD_CHUNK_SIZE))
+
+    look()
+    fetch_web(file, Runtime(progress=look))
+    assert len(seen) == 1
 
 
 def test_a_checksum_is_computed_again_once_the_copy_has_changed(file: WebFile, monkeypatch: pytest.MonkeyPatch) -> None:

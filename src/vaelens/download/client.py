@@ -1,8 +1,7 @@
-"""huggingface_hub as we use it, for the hub and for other addresses: its settings, and when a call is repeated."""
+"""How we use huggingface_hub: its settings during calls to the hub, and when a call, to any address, is repeated."""
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TypeVar
 from huggingface_hub import constants
 
 from vaelens.download.failures import error_names, library_errors
+from vaelens.process import Shared
 
 # Seconds before each repetition. A hub that never answers is given up after 4 x HF_HUB_ETAG_TIMEOUT + 7 = 47 s.
 WAITS = (1, 2, 4)
@@ -28,7 +28,6 @@ SETTINGS = {
     "HF_HUB_DISABLE_XET": True,
 }
 
-_one_at_a_time = threading.Lock()  # one download per process, because the constants are the process's
 _Result = TypeVar("_Result")
 
 
@@ -57,18 +56,20 @@ def with_retries(
 
 
 @contextmanager
-def settings() -> Generator[None]:
-    """The library with SETTINGS, and silent: its warnings carry addresses and come at each retry."""
+def _changed() -> Generator[None]:
     log = logging.getLogger("huggingface_hub")
-    with _one_at_a_time:
-        before = {name: getattr(constants, name) for name in SETTINGS if not os.environ.get(name)}
-        level = log.level
-        try:
-            log.setLevel(logging.CRITICAL)
-            for name in before:
-                setattr(constants, name, SETTINGS[name])
-            yield
-        finally:
-            log.setLevel(level)
-            for name, value in before.items():
-                setattr(constants, name, value)
+    before = {name: getattr(constants, name) for name in SETTINGS if not os.environ.get(name)}
+    level = log.level
+    try:
+        log.setLevel(logging.CRITICAL)
+        for name in before:
+            setattr(constants, name, SETTINGS[name])
+        yield
+    finally:
+        log.setLevel(level)
+        for name, value in before.items():
+            setattr(constants, name, value)
+
+
+# The library with SETTINGS, and silent: its warnings carry addresses and come at each retry.
+settings = Shared(_changed)

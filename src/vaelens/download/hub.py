@@ -5,6 +5,7 @@ The library's own settings hold: HF_TOKEN and `hf auth login`, HF_ENDPOINT, HF_H
 
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -36,6 +37,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # what may be the
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 RepoType: TypeAlias = Literal["model", "dataset"]
+
+_locks: dict[str, threading.Lock] = {}  # by address: several threads download a file once, and announce it once
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def access() -> dict[str, str | bool]:
 def _from_hub(file: RemoteFile, copy: Path | None, notify: Notify) -> Path:
     """The current file; `copy`, the cached one of a branch, is used where the hub doesn't answer."""
     try:
-        with settings():
+        with _locks.setdefault(_request(file).url, threading.Lock()), settings:
             try:
                 return _download(file, copy, notify)
             except library_errors() as error:

@@ -91,7 +91,7 @@ def _from_hub(name: str, repo: str, repo_type: RepoType, revision: str) -> Listi
         f"{api}/revision/{quote(revision, safe='')}?expand=sha",
         page_of(repo, repo_type),
     )
-    with settings():
+    with settings:
         try:
             description, _ = _get_json(request.url)
             commit, entries = str(description["sha"]), list[Any]()
