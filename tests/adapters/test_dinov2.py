@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from support import oracles  # noqa: F401  (transformers imports torchvision, which needs its operators)
-from support.hub_standin import HubStandin
+from support.standins.hub import HubStandin
 from vaelens.adapters.dinov2 import REPOSITORY, load_dinov2
 from vaelens.errors import BadInputError, NetworkError
 from vaelens.evaluation.loaded_preset import with_metrics

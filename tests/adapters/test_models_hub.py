@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from support import pipelines
 from support.commands import invoke, vaelens
-from support.hub_standin import API, HubStandin
 from support.pipelines import model_folders  # noqa: F401  (the fixture `folders`)
+from support.standins.hub import API, HubStandin
 from support.vaes import random_vae
 from vaelens.adapters.models import find_model
 from vaelens.families.kl import to_ldm

@@ -15,7 +15,7 @@ from PIL import Image
 
 from support.commands import invoke, vaelens
 from support.comparisons import face_photo
-from support.hub_standin import HubStandin
+from support.standins.hub import HubStandin
 from support.vaes import random_vae
 from vaelens import doctor
 from vaelens.cli import main, output

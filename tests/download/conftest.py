@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
-from support.downloads import CONTENT, REPO, SHA256, WEB_CONTENT, WEIGHTS
-from support.hub_standin import HubStandin
-from support.web_standin import WebStandin
+from support.standins.downloads import CONTENT, REPO, SHA256, WEB_CONTENT, WEIGHTS
+from support.standins.hub import HubStandin
+from support.standins.web import WebStandin
 from vaelens.download import client
 from vaelens.download.hub import RemoteFile, fetch
 from vaelens.download.web_files import WebFile

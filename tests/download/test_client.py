@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from huggingface_hub import constants
 
-from support.downloads import SOURCE
+from support.standins.downloads import SOURCE
 from vaelens.download import client
 
 

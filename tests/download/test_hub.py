@@ -12,8 +12,17 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from support.downloads import CONTENT, REPO, WEIGHTS, Fetch, WaitUntil, partial_files, snapshot_files, start_from_hub
-from support.hub_standin import HubStandin
+from support.standins.downloads import (
+    CONTENT,
+    REPO,
+    WEIGHTS,
+    Fetch,
+    WaitUntil,
+    partial_files,
+    snapshot_files,
+    start_from_hub,
+)
+from support.standins.hub import HubStandin
 from vaelens.download.hub import RemoteFile, access, cached, try_fetch
 from vaelens.errors import CheckFailedError, NetworkError
 from vaelens.runtime import Runtime

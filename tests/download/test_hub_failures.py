@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from support.downloads import HUB_PROGRAM, REPO, WEIGHTS, Fetch, partial_files, snapshot_files, start_from_hub
-from support.hub_standin import HubStandin, set_endpoint
+from support.standins.downloads import HUB_PROGRAM, REPO, WEIGHTS, Fetch, partial_files, snapshot_files, start_from_hub
+from support.standins.hub import HubStandin, set_endpoint
 from vaelens.errors import BadInputError, NetworkError, ResourceError, UsageError
 
 GET = {"methods": ("GET",)}

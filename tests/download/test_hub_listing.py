@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from support.hub_standin import API, HubStandin, set_endpoint
+from support.standins.hub import API, HubStandin, set_endpoint
 from vaelens.download.hub import RemoteFile, cached, fetch
 from vaelens.download.hub_listing import Listing, list_files
 from vaelens.errors import NetworkError, UsageError

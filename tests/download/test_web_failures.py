@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
-from support.downloads import SHA256, WEB_CONTENT, WEB_PROGRAM, names, start_from_web
-from support.web_standin import WebStandin
+from support.standins.downloads import SHA256, WEB_CONTENT, WEB_PROGRAM, names, start_from_web
+from support.standins.web import WebStandin
 from vaelens.download import failures
 from vaelens.download.web_files import WebFile, cache_folder, fetch_web
 from vaelens.errors import BadInputError, CheckFailedError, NetworkError, ResourceError

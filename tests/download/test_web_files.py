@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
-from support.downloads import CHUNK, SHA256, WEB_CONTENT, WaitUntil, names, start_from_web
-from support.web_standin import SIGNATURE, WebStandin
+from support.standins.downloads import CHUNK, SHA256, WEB_CONTENT, WaitUntil, names, start_from_web
+from support.standins.web import SIGNATURE, WebStandin
 from vaelens.download import web_files
 from vaelens.download.web_files import WebFile, cache_folder, cached_web, fetch_web
 from vaelens.errors import BadInputError, CheckFailedError, NetworkError

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from support.small_run import SIDE, SMALL
+from support.standins.web import WebStandin
 from support.vaes import random_vae
-from support.web_standin import WebStandin
 from vaelens.errors import CheckFailedError
 from vaelens.evaluation.presets import PRESETS
 from vaelens.evaluation.results import Results

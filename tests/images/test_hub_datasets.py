@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hub_standin import HubStandin
+from support.standins.hub import HubStandin
 from support.stored_images import content, folder, ids, shards, zipped
 from vaelens.download import hub, hub_listing
 from vaelens.errors import BadInputError, UsageError

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from huggingface_hub import constants
 
-from support.standin import Handler, Request, Standin
+from support.standins.server import Handler, Request, Standin
 
 API = "the interface"
 PAGE = 3

@@ -12,7 +12,7 @@ with a signature in the query.
 
 import hashlib
 
-from support.standin import Handler, Request, Standin
+from support.standins.server import Handler, Request, Standin
 
 SIGNATURE = "signature=5ec2e75ec2e7"
 

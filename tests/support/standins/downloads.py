@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from support.hub_standin import HubStandin
-from support.web_standin import WebStandin
+from support.standins.hub import HubStandin
+from support.standins.web import WebStandin
 
 Fetch = Callable[..., Path]
 WaitUntil = Callable[[Callable[[], object]], None]

@@ -58,7 +58,7 @@ class Fault:
 
 
 class Standin:
-    """Serves while its `with` block lasts; a stalled answer ends with it."""
+    """Runs while its `with` block lasts; a stalled answer ends with it."""
 
     handler: ClassVar[type["Handler"]]
 
