@@ -35,7 +35,7 @@ from vaelens.images.datasets.opening import open_dataset
 from vaelens.vae import VAE
 from vaelens.weights.reading import read_vae
 from vaelens.weights.registry import embedded_paths, registry
-from vaelens.weights.spec_sources import METADATA_KEY, metadata_text
+from vaelens.weights.spec_sources import SPEC_KEY, metadata_text
 
 PHOTOS = {  # by the library that carries them
     "skimage": ("data", ("coffee.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg", "rocket.jpg")),
@@ -163,7 +163,7 @@ def ship(runs: Path, seed: int = 0) -> list[Path]:
     for name, vae in read.items():
         decoder, encoder = targets[name]
         tensors = load_file(whole[name])
-        notes = vae.metadata | {METADATA_KEY: metadata_text(dataclasses.replace(vae.spec, latent_space=SPACE))}
+        notes = vae.metadata | {SPEC_KEY: metadata_text(dataclasses.replace(vae.spec, latent_space=SPACE))}
         halves = {decoder: {n: t for n, t in tensors.items() if not n.startswith(ENCODER)}}
         if name == SHIPPED[0]:
             halves[encoder] = {n: t for n, t in tensors.items() if n.startswith(ENCODER)}

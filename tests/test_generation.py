@@ -17,7 +17,7 @@ from vaelens import generation
 from vaelens.adapters.models import find_model
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, UsageError
 from vaelens.generation import LatentGenerator
-from vaelens.latents import METADATA_KEY, Latent, read_latents
+from vaelens.latents import LATENTS_KEY, Latent, read_latents
 from vaelens.runtime import Runtime
 from vaelens.sampling import Sampling
 
@@ -146,7 +146,7 @@ def test_damaged_provenance_is_refused(folders: Folders, tmp_path: Path, change:
     latent = opened(folders["sd"]).latents(5)
     assert latent.provenance is not None
     metadata = {"latent_space": "sd1", "provenance": latent.provenance.model_dump(mode="json") | change}
-    save_file({"latents": latent.tensor}, tmp_path / "x.safetensors", {METADATA_KEY: json.dumps(metadata)})
+    save_file({"latents": latent.tensor}, tmp_path / "x.safetensors", {LATENTS_KEY: json.dumps(metadata)})
     with pytest.raises(BadInputError, match=r"x\.safetensors: its vaelens metadata is damaged"):
         read_latents(tmp_path / "x.safetensors")
 

@@ -16,7 +16,7 @@ from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
 
-METADATA_KEY = "vaelens_latents"  # in the metadata of a file of latents
+LATENTS_KEY = "vaelens_latents"  # in the metadata of a file of latents
 
 
 class ModelFacts(BaseModel):
@@ -78,7 +78,7 @@ class _Metadata(BaseModel):
 def latents_bytes(latent: Latent) -> bytes:
     """The file of a latent: safetensors, its fp32 values, and its space and provenance as metadata."""
     metadata = _Metadata(latent_space=latent.space, provenance=latent.provenance).model_dump_json()
-    return safetensors_bytes({"latents": latent.tensor.float().contiguous()}, {METADATA_KEY: metadata})
+    return safetensors_bytes({"latents": latent.tensor.float().contiguous()}, {LATENTS_KEY: metadata})
 
 
 def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list[Latent]:
@@ -99,7 +99,7 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
             f"{path}: a file of latents holds one tensor [b,c,h,w]; this one holds {some}. Name another file."
         )
     try:
-        metadata = _Metadata.model_validate(json.loads(opened.metadata.get(METADATA_KEY, "{}")))
+        metadata = _Metadata.model_validate(json.loads(opened.metadata.get(LATENTS_KEY, "{}")))
     except (UsageError, ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
         reason = " ".join(str(error).split())[:100]
         raise BadInputError(

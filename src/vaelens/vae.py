@@ -21,9 +21,9 @@ from vaelens.files import write_atomic
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.tensors.file_types import PICKLED
 from vaelens.weights.fingerprint import Checksum, Fingerprint, checksum, fingerprint
-from vaelens.weights.spec_sources import METADATA_KEY, metadata_text
+from vaelens.weights.reading import WEIGHT_NAMES
+from vaelens.weights.spec_sources import SPEC_KEY, metadata_text
 
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 RANGE_SLACK = 1e-3  # resampling may leave [0,1] by rounding; an image in [-1,1] or 0..255 leaves it by far
 
 
@@ -183,7 +183,10 @@ class VAE:
         return F.avg_pool2d(image, enlarged) if size and enlarged > 1 else image
 
     def to(self, dtype: torch.dtype) -> "VAE":
-        """A copy in another precision. What a narrower one rounded away doesn't come back in a wider one."""
+        """A copy in another precision. What a narrower one rounded away doesn't come back in a wider one.
+
+        Hooks aren't copied, except with the network of a `DiffusersFamily`.
+        """
         if isinstance(self.spec.family, DiffusersFamily):  # only adapters/ can build it
             network = nn.Module.to(copy.deepcopy(self.network), dtype)  # diffusers' own `to` prints a warning
             return VAE(network, self.spec, self.name)
@@ -216,18 +219,18 @@ class VAE:
             )
         if target.suffix.lower() in PICKLED:
             raise UsageError(f"{target}: vaelens writes no pickled files. End the name in .safetensors.")
-        if notes and {METADATA_KEY, "format"} & set(notes):
-            raise UsageError(f"notes can't be called {METADATA_KEY!r} or 'format': the file's own metadata are.")
+        if notes and {SPEC_KEY, "format"} & set(notes):
+            raise UsageError(f"notes can't be called {SPEC_KEY!r} or 'format': the file's own metadata are.")
         tensors = {n: t.detach().cpu() for n, t in self.network.state_dict().items()}
         tensors = {n: t.contiguous() for n, t in layouts[layout](tensors).items()}
-        metadata = {"format": "pt", METADATA_KEY: metadata_text(self.spec), **(notes or {})}
+        metadata = {"format": "pt", SPEC_KEY: metadata_text(self.spec), **(notes or {})}
         weights = safetensors_bytes(tensors, metadata)
         if target.suffix == ".safetensors":
             return write_atomic(target, weights)
         if layout != "diffusers":
             raise UsageError(f"{target}: the layout {layout} is a single file; end its name in .safetensors.")
         config = family.to_config_json(self.spec)
-        write_atomic(target / WEIGHTS_NAME, weights)
+        write_atomic(target / WEIGHT_NAMES[0], weights)
         write_atomic(target / "config.json", json.dumps(config, indent=2).encode())
         return target
 

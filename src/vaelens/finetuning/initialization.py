@@ -14,7 +14,7 @@ from vaelens.families.spec import VAESpec
 from vaelens.files import StrPath
 from vaelens.finetuning.recipe import ANY, Recipe
 from vaelens.finetuning.recipe_files import find_recipe, recipe_names
-from vaelens.finetuning.state import ENCODER, State
+from vaelens.finetuning.state import State
 from vaelens.loading import check_source, open_vae
 from vaelens.networks.autoencoder_kl import Attention, AutoencoderKL, AutoencoderKLConfig, ResnetBlock
 from vaelens.report.record import vae_record
@@ -100,9 +100,9 @@ def init_balanced(network: AutoencoderKL) -> None:
 def check_encoder_unchanged(initial: Initial, state: State) -> None:
     """Raises CheckFailedError unless the frozen encoder is bit-identical to the original: only then is it a drop-in."""
     assert initial.vae is not None
-    before = initial.vae.network.state_dict()
+    parts, before = initial.vae.spec.family.encoder_parts, initial.vae.network.state_dict()
     for name, tensor in state.network.state_dict().items():
-        if name.partition(".")[0] in ENCODER and not torch.equal(tensor, before[name].to(tensor)):
+        if name.partition(".")[0] in parts and not torch.equal(tensor, before[name].to(tensor)):
             raise CheckFailedError(
                 f"{name} of the frozen encoder has changed, so the decoder isn't a drop-in and isn't released."
             )

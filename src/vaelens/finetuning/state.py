@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vaelens.errors import CheckFailedError
+from vaelens.families.discovery import family_of
+from vaelens.families.family import Family
 from vaelens.finetuning.recipe import Gan, Optimizer, Recipe
 from vaelens.networks.autoencoder_kl import AutoencoderKL
 from vaelens.networks.patchgan import PatchGAN
@@ -17,7 +19,6 @@ from vaelens.resources import seeded
 
 Tensors = dict[str, Tensor]
 
-ENCODER = ("encoder", "quant_conv")  # modules that a decoder-only training freezes
 OPTIMIZERS = ("optimizer", "discriminator_optimizer")  # prefixes of their tensors in a checkpoint
 
 
@@ -46,8 +47,9 @@ class State:
     def __init__(self, network: AutoencoderKL, recipe: Recipe, seed: int) -> None:
         self.network = network
         self.step = 0
+        family = family_of(network.config)
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(is_trainable(name, recipe))
+            parameter.requires_grad_(is_trainable(name, recipe, family))
         weight = next(network.parameters())
         self.ema = Ema(self.trainable(), recipe.ema.decay) if recipe.ema.decay > 0 else None
         self.optimizer = _adamw(self.trainable(), recipe.optimizer, recipe.optimizer.weight_decay)
@@ -106,10 +108,10 @@ class State:
             yield OPTIMIZERS[1], self.discriminator_optimizer, names
 
 
-def is_trainable(name: str, recipe: Recipe) -> bool:
-    """Whether a recipe trains the parameter with this name."""
+def is_trainable(name: str, recipe: Recipe, family: Family) -> bool:
+    """Whether a recipe trains the parameter with this name of a network of this family."""
     module = name.partition(".")[0]
-    if recipe.model.trainable == "decoder" and module in ENCODER:
+    if recipe.model.trainable == "decoder" and module in family.encoder_parts:
         return False
     return module != "post_quant_conv" or recipe.model.post_quant_conv == "trained"
 

@@ -26,7 +26,7 @@ from vaelens.tensors.tensor_file import TensorFile
 from vaelens.weights.config_json import config_json_sources
 from vaelens.weights.fingerprint import Fingerprint, fingerprint
 from vaelens.weights.registry import registry
-from vaelens.weights.spec_sources import METADATA_KEY, SpecSource, metadata_source, resolve, spec_source
+from vaelens.weights.spec_sources import SPEC_KEY, SpecSource, metadata_source, resolve, spec_source
 
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 CHECK_ADVICE = "Download the file again, or check that it is a VAE of this kind."
@@ -165,8 +165,8 @@ def _file_sources(raw: _Raw, config: dict[str, Any] | None) -> list[SpecSource]:
             )
         sources += [stated, defaults]
     for file in raw.files:
-        if METADATA_KEY in file.metadata:
-            sources.append(metadata_source(file.metadata[METADATA_KEY], raw.family, str(file.path)))
+        if SPEC_KEY in file.metadata:
+            sources.append(metadata_source(file.metadata[SPEC_KEY], raw.family, str(file.path)))
     return sources
 
 

@@ -19,7 +19,7 @@ from vaelens.families.family import Family
 from vaelens.families.spec import VAESpec, config_values
 from vaelens.weights.registry import frozen, registry
 
-METADATA_KEY = "vaelens"
+SPEC_KEY = "vaelens"  # in the metadata of a file of weights
 METADATA_VERSION = 1
 SPEC_FIELDS = ("latent_space", "scaling_factor", "shift_factor", "pixel_range")
 
