@@ -12,7 +12,7 @@ from support.standins.web import WebStandin
 
 Fetch = Callable[..., Path]
 WaitUntil = Callable[[Callable[[], object]], None]
-SOURCE = Path(__file__).parents[2] / "src"
+SOURCE = Path(__file__).parents[3] / "src"
 
 REPO = "someone/some-vae"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
