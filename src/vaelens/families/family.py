@@ -142,7 +142,7 @@ class Family:
 
     def to_config_json(self, spec: "VAESpec") -> dict[str, Any]:
         """The spec as diffusers' config.json. Raises UsageError where diffusers has no such network."""
-        values: dict[str, Any] = {**asdict(spec.config), "pixel_range": spec.pixel_range}  # pyright: ignore[reportArgumentType]
+        values: dict[str, Any] = {**asdict(spec.config), "pixel_range": spec.pixel_range}
         odd = [f"{f} {values[f]}" for f, fixed in self.json_fixed.items() if values[f] != fixed]
         if odd or not self.diffusers_classes:
             raise UsageError(

@@ -1,6 +1,6 @@
 """What a VAE is beside its tensors: the network's config, and the conventions around it."""
 
-from dataclasses import asdict, dataclass
+import dataclasses
 from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import AfterValidator, Field
@@ -12,7 +12,7 @@ from vaelens.families.family import Family
 class NetworkConfig(Protocol):
     """A family's frozen dataclass: what fixes every tensor's shape and the network's arithmetic."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def _is_range(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -21,7 +21,7 @@ def _is_range(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class VAESpec:
     """Network, latent space and ranges of one VAE.
 
@@ -59,4 +59,4 @@ class VAESpec:
 
 def config_values(config: NetworkConfig) -> dict[str, Any]:
     """A config as plain values, as they stand in metadata and messages."""
-    return asdict(config)  # pyright: ignore[reportArgumentType]
+    return dataclasses.asdict(config)
