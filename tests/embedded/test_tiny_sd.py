@@ -146,7 +146,11 @@ def test_the_docs_have_the_numbers_of_the_record() -> None:
     text = (ROOT / "docs" / "tiny-sd.md").read_text("utf-8")
     columns = [RECORD[key] for key in ("generated", "generated_held_out", "classifier_on_reconstructions")]
     for name, part in RECORD["generated"].items():
-        row = next(line for line in text.splitlines() if line.startswith(f"| {name.lower()} | "))
+        row = next(
+            line
+            for line in text.splitlines()
+            if line.startswith(f"| {name.lower().replace(' ground', ' background')} | ")
+        )
         shares = [f"{column[name]['share']:.1%}".replace("%", " %") for column in columns]
         assert [cell.strip() for cell in row.split("|")[3:6]] == shares, name
         assert part["of"] > 0
