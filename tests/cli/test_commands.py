@@ -187,7 +187,6 @@ def test_an_interrupt_hidden_by_another_error_is_still_one(monkeypatch: pytest.M
 @pytest.mark.usefixtures("handlers")
 def test_an_interrupted_evaluation_says_in_one_line_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(run, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    monkeypatch.setattr(output, "_interrupted", {})
     monkeypatch.setattr(main, "_interrupts", [])
     monkeypatch.setattr(sys, "argv", ["vaelens", "evaluate", "synthetic", "--vae", "tiny-kl-f8", "-o", "ev"])
     with pytest.raises(SystemExit) as left:

@@ -6,7 +6,7 @@ from typing import Annotated, Unpack
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import notice, progress, result, result_json, result_table, say_when_interrupted
+from vaelens.cli.output import notice, progress, result, result_json, result_table, when_interrupted
 
 
 @options.with_runtime_options
@@ -83,8 +83,8 @@ def evaluate(
     protocol = with_metrics(find_preset(preset), metric or ())
     vaes = options.or_embedded(vae)
     paths = options.network_paths(network)
-    say_when_interrupted(f"The scores so far are in {output}; run the same command again to resume.")
-    with progress() as step:
+    saved = f"The scores so far are in {output}; run the same command again to resume."
+    with when_interrupted(saved), progress() as step:
         results = run(
             vaes,
             source,

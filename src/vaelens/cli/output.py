@@ -33,9 +33,15 @@ def is_verbose() -> bool:
     return _level["verbose"]
 
 
-def say_when_interrupted(sentence: str) -> None:
-    """What an interrupt leaves behind and what to do then, for the rest of this process."""
+@contextmanager
+def when_interrupted(sentence: str) -> Generator[None]:
+    """In this context an interrupt says what it leaves behind and what to do then."""
+    before = _interrupted["message"]
     _interrupted["message"] = f"interrupted. {sentence}"
+    try:
+        yield
+    finally:
+        _interrupted["message"] = before
 
 
 def interrupted() -> None:
