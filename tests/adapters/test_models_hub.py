@@ -63,6 +63,7 @@ def test_a_model_on_the_hub_without_its_vae(hub: HubStandin, folders: Folders, t
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_generate_uses_the_models_own_vae(hub: HubStandin, tmp_path: Path) -> None:
     arguments = ("generate", PROMPT, "--model", "someone/sd", "--steps", 2, "-o", "x.png")
     vaelens(*arguments, env=hub.environment(tmp_path))

@@ -237,6 +237,7 @@ def as_lpips(pixels: Pixels) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 * 2 - 1
 
 
+@pytest.mark.slow
 def test_a_modern_row_against_scikit_image_and_lpips(
     modern: Results, photos: Path, two_vaes: list[Path], trunks: Trunks
 ) -> None:
@@ -268,13 +269,18 @@ def test_a_modern_row_against_scikit_image_and_lpips(
     ("name", "columns", "count"),
     [
         ("card-2022", ["rFID", "KID x1000", "PSNR", "SSIM", "PSIM"], 5),
-        ("modern", ["rFID", "KID x1000", "PSNR", "SSIM", "LPIPS-VGG", "LPIPS-Alex", "PSIM"], MODERN_COUNT),
+        pytest.param(
+            "modern",
+            ["rFID", "KID x1000", "PSNR", "SSIM", "LPIPS-VGG", "LPIPS-Alex", "PSIM"],
+            MODERN_COUNT,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_preset_from_end_to_end(
-    name: str, columns: list[str], count: int, card: Results, modern: Results, trunks: Trunks
+    name: str, columns: list[str], count: int, trunks: Trunks, request: pytest.FixtureRequest
 ) -> None:
-    results = {"card-2022": card, "modern": modern}[name]
+    results: Results = request.getfixturevalue(name.partition("-")[0])
     table = summary_table(results)
     assert [column.name for column in table.columns] == ["VAE", *columns]
     assert [row[0] for row in table.rows] == ["one", "two"]

@@ -60,6 +60,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_ranks_on_one_folder_give_the_rows_of_one_process(
     whole: Run, photos: Path, two_vaes: list[Path], tmp_path: Path, measure: Callable[..., Results]
 ) -> None:

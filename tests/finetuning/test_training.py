@@ -25,6 +25,7 @@ HEADER = "id,label,left,top,right,bottom\n"
 OWN_SPACE: dict[str, Any] = {"model.space": "own"}
 
 
+@pytest.mark.slow
 def test_the_command_saves_at_a_signal(photos: Path, run: Path) -> None:
     settings = {"run.held_out": 2, "run.log_every": 1, "run.checkpoint_every": 8000}
     settings |= {"data.batch_size": 2, "data.size": 64}

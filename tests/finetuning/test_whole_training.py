@@ -76,6 +76,7 @@ def test_diffusers_takes_it(whole: Path) -> None:
         torch.testing.assert_close(ours.network.decode(z), theirs.decode(z).sample, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_bit_for_bit(whole: Path, narrow: Path, photos: Path, run: Path) -> None:
     code = train_script(narrow, photos, run, kill_at=13)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

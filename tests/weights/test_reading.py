@@ -121,7 +121,7 @@ def test_wrong_tensors_are_refused(
         read_vae(rewrite(vae_file, tmp_path / "b.safetensors", edit))
 
 
-@pytest.mark.parametrize(("config", "count"), [(NARROW, 248), (TINY, 134)])
+@pytest.mark.parametrize(("config", "count"), [pytest.param(NARROW, 248, marks=pytest.mark.slow), (TINY, 134)])
 def test_deleting_any_one_key_is_caught(tmp_path: Path, config: NetworkConfig, count: int) -> None:
     saved, file = random_vae(config).save(tmp_path / "saved.safetensors"), tmp_path / "less.safetensors"
     tensors, metadata = load_file(saved), read_vae(saved).metadata
