@@ -1,5 +1,5 @@
 # `make demo` and `make test` each set up all they need in .venv, in a fresh clone and alone.
-# `make test-all` adds the long end-to-end cases (marked `slow`); `make test-order` runs the files in reverse order.
+# `make test-all` adds the long end-to-end cases (marked `slow`) and more generated inputs; `make test-order` runs the files in reverse order.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,7 +25,7 @@ test: lint
 	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(PYTEST)
+	VAELENS_EXAMPLES=$${VAELENS_EXAMPLES:-large} $(PYTEST)
 
 # In one process, the last file first: finds a test that needs what another one left behind.
 test-order: .venv/test.stamp
