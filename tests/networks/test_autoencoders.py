@@ -131,11 +131,18 @@ def test_gaussian_clamps_the_log_variance() -> None:
     assert gaussian.logvar.flatten().tolist() == [20.0, -30.0]
 
 
-def test_a_deterministic_posterior_has_no_spread() -> None:
+def test_a_deterministic_posterior_has_no_spread_and_draws_no_random_numbers() -> None:
+    """So that what is drawn after it, an img2img's noise, is what it is in diffusers."""
     z = torch.randn(2, 4, 3, 3)
     gaussian = DiagonalGaussian.deterministic(z)
-    assert torch.equal(gaussian.sample(torch.Generator().manual_seed(0)), z)
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    before = [generator.get_state() for generator in generators]
+    assert torch.equal(gaussian.sample(generators[0]), z)
+    assert torch.equal(gaussian.sample(generators), z)
+    assert all(torch.equal(g.get_state(), state) for g, state in zip(generators, before, strict=True))
     assert gaussian.kl().tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="1 generators for 2 images"):
+        gaussian.sample(generators[:1])
 
 
 @pytest.mark.parametrize(

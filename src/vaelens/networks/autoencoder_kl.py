@@ -86,10 +86,13 @@ class DiagonalGaussian:
 
         The noise is drawn on the generator's device, so a CPU generator gives the same noise
         everywhere. A list holds one generator per image; its length must be b (else ValueError).
+        Where it is deterministic, nothing is drawn: the generator's next numbers are those of what comes next.
         """
+        if isinstance(generator, list) and len(generator) != len(self.mean):
+            raise ValueError(f"{len(generator)} generators for {len(self.mean)} images")
+        if self.logvar is None:
+            return self.mean
         if isinstance(generator, list):
-            if len(generator) != len(self.mean):
-                raise ValueError(f"{len(generator)} generators for {len(self.mean)} images")
             noise = torch.cat([_noise(self.mean[i : i + 1], g) for i, g in enumerate(generator)])
         else:
             noise = _noise(self.mean, generator)
