@@ -3,13 +3,13 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from vaelens.adapters.autoencoders import build_network
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
+from vaelens.families.spec import spec_values
 from vaelens.files import StrPath, sha256_file
 from vaelens.runtime import DEFAULT, Notify, Runtime
 from vaelens.tensors.file_types import PICKLED
@@ -164,7 +164,7 @@ def _describes_vae(config: Path) -> bool:
 def describe(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None) -> dict[str, Any]:
     """A VAE for display and records: its file, each field of its spec and where it comes from, its fingerprints."""
     weights, name = read(source, runtime, space=space)
-    spec = asdict(weights.spec)
+    spec, other = spec_values(weights.spec), weights.spec.other_fields
     fields = {**spec.pop("config"), **spec}
     return {
         "file": {
@@ -183,6 +183,7 @@ def describe(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None =
             f: {"value": v, "source": weights.source_of.get(f, "nothing" if v is None else "the default of the family")}
             for f, v in fields.items()
         },
+        "other_fields": {f: {"value": v, "source": weights.source_of_other[f]} for f, v in other.items()},
         "metadata": weights.metadata,
         "fingerprint": weights.fingerprint.as_dict(),
     }

@@ -207,9 +207,9 @@ class VAE:
         """Write the VAE in its present precision; returns the path written.
 
         A path ending in .safetensors is one file, in any layout of the VAE's family that can be written ("diffusers";
-        "ldm" for full VAEs); any other path is a diffusers folder with config.json. The complete spec goes into the
-        file's metadata, beside `notes`. Raises UsageError where layout and path or family don't fit, and as
-        `write_atomic` does.
+        "ldm" for full VAEs); any other path is a diffusers folder with config.json. The complete spec goes into both
+        config.json and the file's metadata, beside `notes`, also the fields that vaelens itself doesn't use. Raises
+        UsageError where layout and path or family don't fit, and as `write_atomic` does.
         """
         target, family = Path(path), self.spec.family
         layouts = {one.name: one.from_diffusers for one in family.layouts if one.from_diffusers}
@@ -231,7 +231,7 @@ class VAE:
             raise UsageError(f"{target}: the layout {layout} is a single file; end its name in .safetensors.")
         config = family.to_config_json(self.spec)
         write_atomic(target / WEIGHT_NAMES[0], weights)
-        write_atomic(target / "config.json", json.dumps(config, indent=2).encode())
+        write_atomic(target / "config.json", json.dumps(config, indent=2, sort_keys=True).encode())
         return target
 
     def _checked_image(self, image: Tensor) -> tuple[int, int]:

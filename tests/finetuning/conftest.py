@@ -1,11 +1,13 @@
 """What the tests of training share: presets that measure small squares, images, a narrow VAE, and a short report."""
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from support.training import folder, small_presets
+import vaelens as vl
+from support.training import OTHER_FIELDS, folder, small_presets
 from support.vaes import random_vae
 
 
@@ -35,4 +37,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_vae().save(tmp_path_factory.mktemp("vae") / "narrow.safetensors")
+    """A VAE's file that remembers fields of its config.json which training doesn't use."""
+    place = tmp_path_factory.mktemp("vae")
+    config = random_vae().save(place / "narrow") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | OTHER_FIELDS))
+    return vl.load(place / "narrow", device="cpu").save(place / "narrow.safetensors")

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL as DiffusersKL
 from safetensors.torch import load_file
 
 import vaelens as vl
-from support.training import SIX_STEPS, json_lines, stop_after, train, train_script
+from support.training import OTHER_FIELDS, SIX_STEPS, json_lines, stop_after, train, train_script
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.finetuning.training import Interrupted
 
@@ -37,9 +37,12 @@ def assert_same(run: Path, whole: Path) -> None:
         assert (run / "samples" / strip.name).read_bytes() == strip.read_bytes(), strip.name
 
 
-def test_a_training_writes_vaes_checkpoints_logs_and_a_report(whole: Path, narrow: Path) -> None:
+def test_a_training_writes_vaes_checkpoints_logs_and_a_report(whole: Path, narrow: Path, tmp_path: Path) -> None:
     before, after, raw = (vl.load(path, device="cpu") for path in (narrow, whole, whole / "raw"))
     assert (after.name, after.spec) == ("run", before.spec)
+    ldm = vl.load(whole / "vae-ldm.safetensors", device="cpu").save(tmp_path / "vae")
+    for folder in (whole / "vae", whole / "raw", ldm):
+        assert OTHER_FIELDS.items() <= json.loads((folder / "config.json").read_text()).items(), folder
     assert after.fingerprint.encoder == before.fingerprint.encoder
     assert after.fingerprint.decoder != before.fingerprint.decoder
     assert raw.fingerprint.decoder not in (after.fingerprint.decoder, before.fingerprint.decoder)

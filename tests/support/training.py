@@ -29,6 +29,8 @@ SIZE = 32
 CONFIG = AutoencoderKLConfig(latent_channels=3, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
 SMALL_CONFIG = AutoencoderKLConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4)
 
+OTHER_FIELDS = {"sample_size": 96, "force_upcast": False, "anyone's": ["own"]}  # of config.json
+
 CONSTANT_LR: dict[str, Any] = {"optimizer.warmup_steps": 0, "optimizer.decay_steps": 0}
 NO_GAN = CONSTANT_LR | {"gan.weight": 0.0}
 QUICK: dict[str, Any] = CONSTANT_LR | {"data.size": SIZE, "data.batch_size": 4, "run.steps": 20}

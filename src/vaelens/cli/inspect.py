@@ -113,6 +113,10 @@ def _show(found: dict[str, Any]) -> None:
     rows = tuple((name, str(field["value"]), field["source"]) for name, field in found["spec"].items())
     result_table(Table((Column("field"), Column("value"), Column("source")), rows))
     result("")
+    if found["other_fields"]:
+        kept = tuple((name, str(field["value"]), field["source"]) for name, field in found["other_fields"].items())
+        result_table(Table((Column("kept for diffusers"), Column("value"), Column("source")), kept))
+        result("")
     prints = found["fingerprint"]
     rows = tuple((half, kind, digest) for half, kinds in prints.items() for kind, digest in kinds.items())
     result_table(Table((Column("fingerprint"), Column("of"), Column("sha256")), rows))

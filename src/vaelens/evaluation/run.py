@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from vaelens.evaluation.presets import Preset, find_preset
 from vaelens.evaluation.report.examples import choose_examples, make_examples
 from vaelens.evaluation.report.report_files import write_report
 from vaelens.evaluation.results import Results
+from vaelens.families.spec import spec_values
 from vaelens.files import StrPath, json_text, write_atomic
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
@@ -212,7 +212,7 @@ def _plan(
         "networks": loaded.networks,
         "versions": {k: v for k, v in versions().items() if k in DECISIVE},
         "vaes": {
-            name: {key: record[key] for key in ("weights", "dtype")} | {"spec": asdict(models[name].spec)}
+            name: {key: record[key] for key in ("weights", "dtype")} | {"spec": spec_values(models[name].spec)}
             for name, record in records.items()
         },
     }

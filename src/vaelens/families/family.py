@@ -39,7 +39,8 @@ class Family:
     diffusers' config.json:
     - `diffusers_classes`: its `_class_name`, the first one when it is written; empty where diffusers lacks the network
     - `json_fixed`: fields that its code fixes and config.json doesn't hold
-    - `json_defaults`: what it means by leaving a field out
+    - `json_defaults`: what it means by leaving a field out, also one that vaelens doesn't use
+    - `json_unstated`: fields that vaelens doesn't use and that are written where nothing says them
     - `json_required`: fields that must have this value where they are there
     - `json_scales`: the fields of VAESpec that it holds
     """
@@ -57,11 +58,12 @@ class Family:
     pixel_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     convention: ClassVar[Mapping[str, Any]] = {}
     trainable: ClassVar[bool] = False
-    force_upcast: ClassVar[bool] = True
     residual_blocks: ClassVar[frozenset[str]] = frozenset()
     diffusers_classes: ClassVar[tuple[str, ...]] = ()
     json_fixed: ClassVar[Mapping[str, Any]] = {}
     json_defaults: ClassVar[Mapping[str, Any]] = {}
+    force_upcast: ClassVar[bool] = True
+    json_unstated: ClassVar[Mapping[str, Any]] = {}
     json_required: ClassVar[Mapping[str, Any]] = {}
     json_scales: ClassVar[tuple[str, ...]] = ("scaling_factor", "shift_factor")
 
@@ -140,6 +142,10 @@ class Family:
         """What makes diffusers' class the same network."""
         return {f: v for f, v in asdict(config).items() if f not in self.json_fixed}
 
+    def json_fields(self, config: Any) -> frozenset[str]:
+        """The fields of a config.json that follow from the spec; all others are kept as they are."""
+        return frozenset({"_class_name", *self.diffusers_arguments(config), *self.json_scales})
+
     def to_config_json(self, spec: "VAESpec") -> dict[str, Any]:
         """The spec as diffusers' config.json. Raises UsageError where diffusers has no such network."""
         values: dict[str, Any] = {**asdict(spec.config), "pixel_range": spec.pixel_range}
@@ -151,7 +157,8 @@ class Family:
         scales = {f: getattr(spec, f) for f in self.json_scales}
         if "shift_factor" in scales:
             scales["shift_factor"] = scales["shift_factor"] or None
-        return {"_class_name": self.diffusers_classes[0], **self.diffusers_arguments(spec.config), **scales}
+        held = {"_class_name": self.diffusers_classes[0], **self.diffusers_arguments(spec.config), **scales}
+        return {**self.json_unstated, **spec.other_fields, **held}
 
 
 class DiffusersFamily(Family):

@@ -126,7 +126,11 @@ class KL(Family):
         "norm_num_groups": 32,
         "scaling_factor": 0.18215,
         "shift_factor": 0.0,
+        "sample_size": 32,
+        "force_upcast": True,
     }
+    # The side of diffusers' tiles in pixels: of its default, 32, little more than seams would be left.
+    json_unstated: ClassVar[Mapping[str, Any]] = {"sample_size": 512}
     json_required: ClassVar[Mapping[str, Any]] = {"act_fn": "silu", "latents_mean": None, "latents_std": None}
     block_types: ClassVar[Mapping[str, str]] = {
         "down_block_types": "DownEncoderBlock2D",

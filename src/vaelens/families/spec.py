@@ -1,6 +1,7 @@
 """What a VAE is beside its tensors: the network's config, and the conventions around it."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import AfterValidator, Field
@@ -27,7 +28,9 @@ class VAESpec:
 
     Its family maps raw z to latents, which the diffusion model sees, by default (z - shift_factor) * scaling_factor;
     the network's own pixels lie in pixel_range. `latent_space` is a name of the registry, or None for a space of its
-    own, inside which nothing else may be swapped.
+    own, inside which nothing else may be swapped. `other_fields` are those of diffusers' config.json that none of this
+    depends on (`sample_size`, `force_upcast`, whatever vaelens doesn't know): JSON values, kept for what is saved.
+    Specs that differ in them alone are equal.
     """
 
     config: NetworkConfig
@@ -35,6 +38,7 @@ class VAESpec:
     scaling_factor: Annotated[float, Field(gt=0)]
     shift_factor: float
     pixel_range: Annotated[tuple[float, float], AfterValidator(_is_range)]
+    other_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any], compare=False)
 
     @property
     def family(self) -> Family:
@@ -60,3 +64,8 @@ class VAESpec:
 def config_values(config: NetworkConfig) -> dict[str, Any]:
     """A config as plain values, as they stand in metadata and messages."""
     return dataclasses.asdict(config)
+
+
+def spec_values(spec: VAESpec) -> dict[str, Any]:
+    """All that results depend on, as plain values: a spec without its `other_fields`."""
+    return {f: v for f, v in dataclasses.asdict(spec).items() if f != "other_fields"}

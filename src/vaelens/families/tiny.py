@@ -12,6 +12,7 @@ from torch import Tensor
 from vaelens.errors import UsageError
 from vaelens.families.family import Family
 from vaelens.families.layouts import Half, Layout, Shapes, Tensors, every_name, size, some_name
+from vaelens.families.spec import VAESpec
 from vaelens.networks.tiny import TinyAutoencoder, TinyAutoencoderConfig
 
 WIDTH = 64  # of diffusers' class where config.json doesn't say it
@@ -84,12 +85,15 @@ class Tiny(Family):
         return held, odd
 
     def diffusers_arguments(self, config: TinyAutoencoderConfig) -> dict[str, Any]:
-        if config.mid_block_pool:
-            raise UsageError("diffusers has no tiny autoencoder with pools; save to a .safetensors file instead.")
         values = super().diffusers_arguments(config)
         width, _ = values.pop("width"), values.pop("mid_block_pool")
         widths = [width] * len(config.num_encoder_blocks)
         return values | {f"{half}_block_out_channels": widths for half in ("encoder", "decoder")}
+
+    def to_config_json(self, spec: VAESpec) -> dict[str, Any]:
+        if cast(TinyAutoencoderConfig, spec.config).mid_block_pool:
+            raise UsageError("diffusers has no tiny autoencoder with pools; save to a .safetensors file instead.")
+        return super().to_config_json(spec)
 
 
 FAMILY = Tiny()

@@ -1,7 +1,7 @@
 """The network that a training starts with: an existing VAE's, or one with random weights."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.discovery import family_of
-from vaelens.families.spec import VAESpec
+from vaelens.families.spec import VAESpec, spec_values
 from vaelens.files import StrPath
 from vaelens.finetuning.recipe import ANY, Recipe
 from vaelens.finetuning.recipe_files import find_recipe, recipe_names
@@ -72,7 +72,7 @@ def initialize(vae: StrPath | VAE | None, recipe: Recipe, seed: int, space: str 
     with preserved_random_state():  # its own weights replace the random ones
         network = AutoencoderKL(cast(AutoencoderKLConfig, found.spec.config)).to(runtime.device)
     network.load_state_dict({name: tensor.float() for name, tensor in found.network.state_dict().items()})
-    identity = {"name": found.name, "weights": vae_record(found)["weights"], "spec": asdict(found.spec)}
+    identity = {"name": found.name, "weights": vae_record(found)["weights"], "spec": spec_values(found.spec)}
     return Initial(network, found.spec, found, identity)
 
 

@@ -7,7 +7,7 @@ from vaelens.errors import BadInputError
 from vaelens.families.discovery import diffusers_classes, family_of_class
 from vaelens.families.family import Family
 from vaelens.weights.registry import frozen, registry
-from vaelens.weights.spec_sources import SpecSource, check_types
+from vaelens.weights.spec_sources import SPEC_FIELDS, SpecSource, check_nesting, check_types
 
 
 def config_json_sources(config: Mapping[str, Any], where: str) -> tuple[Family, SpecSource, SpecSource]:
@@ -15,6 +15,7 @@ def config_json_sources(config: Mapping[str, Any], where: str) -> tuple[Family, 
 
     Raises BadInputError for another class of VAE, and for an activation or block that the family doesn't have.
     """
+    check_nesting(config, f"{where}: config.json")
     name = config.get("_class_name")
     family = family_of_class(name)
     if family is None:
@@ -24,8 +25,14 @@ def config_json_sources(config: Mapping[str, Any], where: str) -> tuple[Family, 
     values, odd = family.from_config_json(config)
     if odd:
         raise BadInputError(f"{where}: config.json asks for {', '.join(odd)}, which vaelens doesn't have.")
-    defaults = SpecSource("diffusers' default", family.json_defaults, default=True)
-    return family, SpecSource("config.json", frozen(values)), defaults
+    used = {*family.field_names(), *SPEC_FIELDS}
+    defaults = SpecSource(
+        "diffusers' default",
+        {f: v for f, v in family.json_defaults.items() if f in used},
+        default=True,
+        other_fields={f: v for f, v in family.json_defaults.items() if f not in used},
+    )
+    return family, SpecSource("config.json", frozen(values), other_fields=config), defaults
 
 
 def space_of_config(config: Mapping[str, Any], where: str) -> str | None:

@@ -39,7 +39,7 @@ class VAEWeights:
     """A VAE as it lies on disk, checked: tensors by diffusers name in their stored dtype, and its spec.
 
     `layout` and `prefix` are those of the names in the first of `files`; `source_of` tells where each field of the
-    spec comes from.
+    spec comes from, `source_of_other` each of its `other_fields`.
     """
 
     files: tuple[Path, ...]
@@ -48,6 +48,7 @@ class VAEWeights:
     tensors: dict[str, Tensor]
     spec: VAESpec
     source_of: dict[str, str]
+    source_of_other: dict[str, str]
     dropped: tuple[str, ...]
     metadata: dict[str, str]
     known_as: str | None
@@ -98,6 +99,7 @@ def read_vae(
         tensors=raw.tensors,
         spec=resolved.spec,
         source_of=resolved.source_of,
+        source_of_other=resolved.source_of_other,
         dropped=raw.dropped,
         metadata=raw.files[0].metadata,
         known_as=name,

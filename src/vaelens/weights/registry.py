@@ -28,6 +28,7 @@ class LatentSpace(_Table):
     config: str | None = None
     scaling_factor: float | None = None
     shift_factor: float | None = None
+    other_fields: dict[str, Any] = {}
     checkpoint_keys: tuple[str, ...] = ()
 
 
@@ -73,6 +74,7 @@ class Entry(_Table):
     scaling_factor: float | None = None
     shift_factor: float | None = None
     pixel_range: tuple[float, float] | None = None
+    other_fields: dict[str, Any] = {}
     repo: str | None = None
     revision: str = "main"
     files: tuple[PublishedFile, ...] = ()
@@ -153,6 +155,7 @@ class Registry(_Table):
 
     def _spec(self, space: str, config: str | None, entry: Entry | None) -> VAESpec | None:
         """From an entry's fields, else its family's convention, else its space."""
+        other = {} if config else self.spaces[space].other_fields  # which are those of its own config
         config = config or self.spaces[space].config
         if config is None:
             return None
@@ -161,7 +164,9 @@ class Registry(_Table):
         values = {f: getattr(self.spaces[space], f) for f in ("scaling_factor", "shift_factor")}
         values |= {"pixel_range": family.pixel_range, **family.convention}
         values |= {f: v for f in values if (v := getattr(entry, f, None)) is not None}
-        return None if None in values.values() else VAESpec(network, space, **values)
+        if None in values.values():
+            return None
+        return VAESpec(network, space, **values, other_fields={**other, **(entry.other_fields if entry else {})})
 
     def check_space(self, space: str) -> None:
         """Raises UsageError for a latent space that isn't known."""

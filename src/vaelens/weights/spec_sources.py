@@ -7,7 +7,7 @@ the family's convention; at last what diffusers means by a field that its config
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast, get_type_hints
 
@@ -21,24 +21,30 @@ from vaelens.weights.registry import frozen, registry
 
 SPEC_KEY = "vaelens"  # in the metadata of a file of weights
 METADATA_VERSION = 1
+MAX_NESTING = 32
 SPEC_FIELDS = ("latent_space", "scaling_factor", "shift_factor", "pixel_range")
 
 
 @dataclass(frozen=True)
 class SpecSource:
-    """What one source says: fields of the config and of VAESpec by name. A `default` only fills gaps."""
+    """What one source says: fields of the config and of VAESpec by name. A `default` only fills gaps.
+
+    `other_fields` are those of diffusers' config.json, JSON values as they stand there; two sources may differ in them.
+    """
 
     name: str
     values: Mapping[str, Any]
     default: bool = False
+    other_fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
 class ResolvedSpec:
-    """A complete spec, and for each of its fields the name of the source that it comes from."""
+    """A complete spec, and for each of its fields, and of its `other_fields`, the name of the source that says it."""
 
     spec: VAESpec
     source_of: dict[str, str]
+    source_of_other: dict[str, str]
 
 
 def resolve(family: Family, sources: Sequence[SpecSource], where: str) -> ResolvedSpec:
@@ -50,14 +56,15 @@ def resolve(family: Family, sources: Sequence[SpecSource], where: str) -> Resolv
     values: dict[str, Any] = {}
     source_of: dict[str, str] = {}
     sources = [*sources, SpecSource(f"the convention for {family.title}", family.convention)]
-    for source in sorted(sources, key=lambda source: source.default):
+    sources.sort(key=lambda source: source.default)
+    for source in sources:
         check_types(family, source, where)
-        for field, value in source.values.items():
-            if field not in values:
-                values[field], source_of[field] = value, source.name
-            elif values[field] != value and not source.default:
+        for name, value in source.values.items():
+            if name not in values:
+                values[name], source_of[name] = value, source.name
+            elif values[name] != value and not source.default:
                 raise BadInputError(
-                    f"{where}: {field} is {_shown(values[field])} by {source_of[field]}, but {_shown(value)} by "
+                    f"{where}: {name} is {_shown(values[name])} by {source_of[name]}, but {_shown(value)} by "
                     f"{source.name}. One of them belongs to another VAE."
                 )
     names = family.field_names()
@@ -78,24 +85,31 @@ def resolve(family: Family, sources: Sequence[SpecSource], where: str) -> Resolv
                 f"{where}: the latent space is {stated} by {source}, but channels, scale and shift are those of "
                 f"{by_numbers or 'another space'}. One of them belongs to another VAE."
             )
-    return ResolvedSpec(VAESpec(config, **{f: values.get(f) for f in SPEC_FIELDS}), source_of)  # pyright: ignore[reportArgumentType]
+    saying = {f: source for source in reversed(sources) for f in source.other_fields}  # the first one that says it
+    saying = {f: saying[f] for f in sorted(saying.keys() - family.json_fields(config))}
+    other = {f: source.other_fields[f] for f, source in saying.items()}
+    spec = VAESpec(config, **{f: values.get(f) for f in SPEC_FIELDS}, other_fields=other)  # pyright: ignore[reportArgumentType]
+    return ResolvedSpec(spec, source_of, {f: source.name for f, source in saying.items()})
 
 
 def spec_source(name: str, spec: VAESpec) -> SpecSource:
     """All that a complete spec says."""
-    return SpecSource(name, config_values(spec.config) | {f: getattr(spec, f) for f in SPEC_FIELDS})
+    values = config_values(spec.config) | {f: getattr(spec, f) for f in SPEC_FIELDS}
+    return SpecSource(name, values, other_fields=spec.other_fields)
 
 
 def metadata_text(spec: VAESpec) -> str:
     """The complete spec as JSON, for a safetensors file's metadata."""
     values = {"version": METADATA_VERSION, "kind": spec.family.name, "config": config_values(spec.config)}
-    return json.dumps(values | {f: getattr(spec, f) for f in SPEC_FIELDS}, sort_keys=True)
+    values |= {f: getattr(spec, f) for f in SPEC_FIELDS} | {"other_fields": spec.other_fields}
+    return json.dumps(values, sort_keys=True)
 
 
 def metadata_source(text: str, family: Family, where: str) -> SpecSource:
     """The inverse of `metadata_text`. Raises BadInputError where it is damaged or describes another family."""
     try:
         values = cast(dict[str, Any], json.loads(text))
+        check_nesting(values, f"{where}: its vaelens metadata")
         if values["version"] != METADATA_VERSION:
             raise BadInputError(f"{where}: metadata of version {values['version']}, written by another vaelens.")
         if values["kind"] in families() and values["kind"] != family.name:
@@ -103,20 +117,34 @@ def metadata_source(text: str, family: Family, where: str) -> SpecSource:
             raise BadInputError(f"{where}: its metadata describes {other}, its tensors are those of {family.title}.")
         flat = {f: v for f, v in values["config"].items() if f in family.field_names()}
         flat |= {f: values[f] for f in SPEC_FIELDS}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        other = dict(values.get("other_fields", {}))
+        _, odd = family.from_config_json(other)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInputError(f"{where}: its vaelens metadata is damaged ({error!r}).") from error
-    return SpecSource("the file's metadata", frozen(flat))
+    if odd:
+        raise BadInputError(f"{where}: its vaelens metadata asks for {', '.join(odd)}, which vaelens doesn't have.")
+    return SpecSource("the file's metadata", frozen(flat), other_fields=other)
+
+
+def check_nesting(values: object, what: str, levels: int = MAX_NESTING) -> None:
+    """Raises BadInputError for JSON of lists and tables inside one another, more than any VAE's config has."""
+    if isinstance(values, dict | list):
+        if levels == 0:
+            raise BadInputError(f"{what} nests lists and tables more than {MAX_NESTING} deep, as no VAE's does.")
+        inner = cast(dict[str, object], values).values() if isinstance(values, dict) else cast(list[object], values)
+        for value in inner:
+            check_nesting(value, what, levels - 1)
 
 
 def check_types(family: Family, source: SpecSource, where: str) -> None:
     """Raises BadInputError for a value that isn't of its field's type."""
     types = _types(family)
-    for field, value in source.values.items():
+    for name, value in source.values.items():
         try:
-            types[field].validate_python(value)
+            types[name].validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise BadInputError(f"{where}: {field} is {value!r} by {source.name}: {reason}.") from error
+            raise BadInputError(f"{where}: {name} is {value!r} by {source.name}: {reason}.") from error
 
 
 @cache
