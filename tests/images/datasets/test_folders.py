@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from support.stored_images import content, folder, ids, shards
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.images.datasets import Item, manifest_sha256, open_dataset
 from vaelens.images.drawing import Box
+from vaelens.images.reading import decode_bytes
 
 
 def test_images_in_subfolders_are_found(tmp_path: Path) -> None:
@@ -25,6 +27,30 @@ def test_images_in_subfolders_are_found(tmp_path: Path) -> None:
         assert data.read(item) == content(item.id)
         assert item.sha256 == hashlib.sha256(content(item.id)).hexdigest()
         assert item.boxes == ()
+
+
+@pytest.mark.parametrize(
+    ("form", "suffixes"),
+    [
+        ("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp")),
+        ("MPO", (".mpo",)),
+        ("PNG", (".png", ".apng")),
+        ("PPM", (".ppm", ".pgm", ".pbm", ".pnm")),
+        ("TIFF", (".tif", ".tiff")),
+        ("AVIF", (".avif", ".avifs")),
+        ("JPEG2000", (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")),
+    ],
+)
+def test_every_suffix_of_a_format_that_is_read_marks_an_image(
+    tmp_path: Path, form: str, suffixes: tuple[str, ...]
+) -> None:
+    image = Image.new("L", (8, 8), 200)
+    for suffix in suffixes:
+        image.save(tmp_path / f"a{suffix}", form)
+    data = open_dataset(tmp_path)
+    assert ids(data) == sorted(f"a{suffix}" for suffix in suffixes)
+    for item in data.items:
+        assert decode_bytes(data.read(item), item.id).size == (8, 8)
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
