@@ -1,17 +1,21 @@
 """Writing: whole or not at all, and what was there before stays."""
 
 import errno
+import json
 import os
+import platform
 import stat
 import subprocess
 import sys
 from pathlib import Path
 from typing import BinaryIO
+from unittest.mock import ANY
 
 import pytest
 
+from vaelens import files
 from vaelens.errors import BadInputError, ResourceError, UsageError
-from vaelens.files import sha256_file, write_atomic
+from vaelens.files import checked_json, read_checked_json, sha256_file, write_atomic
 
 
 def test_bytes_and_writers(tmp_path: Path) -> None:
@@ -90,6 +94,92 @@ def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", code, tmp_path / "a"], check=False)
     assert ran.returncode == -9
     assert (tmp_path / "a").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 3  # with its half and its lock
+    write_atomic(tmp_path / "b", b"another file of the folder")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks on this file system"])
+def test_temporary_files_of_a_living_process_stay(tmp_path: Path, locks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys; from vaelens import files\n"
+        "def refuse(*_): raise OSError(37, 'No locks available')\n"
+        "if sys.argv[2] == 'False': files.fcntl.flock = refuse\n"
+        "def wait(file): file.write(b'half'); file.flush(); print('writing', flush=True); sys.stdin.readline()\n"
+        "files.write_together({files.Path(sys.argv[1], 'a'): wait, files.Path(sys.argv[1], 'b'): b'whole'})"
+    )
+    if not locks:
+
+        def refused(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(files.fcntl, "flock", refused)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path, str(locks)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        process.stdout.readline()
+        write_atomic(tmp_path / "c", b"meanwhile")
+        files.remove_leftovers(tmp_path.parent, below=True)
+        assert len(list(tmp_path.iterdir())) == 3
+        process.stdin.write(b"\n")
+    assert process.returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("written", ["elsewhere 1", "{here} 1", "damaged"])
+def test_without_locks_only_what_a_dead_process_of_this_machine_left_is_removed(
+    tmp_path: Path, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refused)
+    number = "0" * 16
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name, text in ((".lock", written.format(here=platform.node())), ("-0", "half")):
+        (tmp_path / f".vaelens-{number}{name}").write_text(text)
+    write_atomic(tmp_path / "a", b"")
+    assert len(list(tmp_path.iterdir())) == 3, "process 1 always lives, and what can't be told stays"
+    (tmp_path / f".vaelens-{number}.lock").write_text(f"{platform.node()} {ended.pid}")
+    write_atomic(tmp_path / "a", b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_files_with_similar_names_stay(tmp_path: Path) -> None:
+    names = [".vaelens-serve", ".vaelens-0", ".vaelens-0123456789abcdef-x", "vaelens-0123456789abcdef.lock"]
+    for name in names:
+        (tmp_path / name).touch()
+    write_atomic(tmp_path / "a", b"")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", *names}
+
+
+def test_a_failed_write_leaves_no_new_folder(tmp_path: Path) -> None:
+    def fail(_: BinaryIO) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "new" / "folder" / "a", tmp_path / "there" / "folder" / "a"):
+        with pytest.raises(ResourceError):
+            write_atomic(path, fail)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_checked_json_notices_each_flipped_bit() -> None:
+    values = {"text": '日本 " , }', "number": 0.1, "none": None, "list": [1, {"checksum": "x"}]}
+    content = checked_json(values)
+    assert {**read_checked_json(content), "checksum": ANY} == json.loads(content) == {**values, "checksum": ANY}
+    for place in range(len(content) * 8):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        with pytest.raises(ValueError, match=r"checksum|codec"):
+            read_checked_json(bytes(damaged))
+    for other in (b"", b"{}", b"[]", content[:-1], content + b" "):
+        with pytest.raises(ValueError, match="checksum"):
+            read_checked_json(other)
 
 
 def test_a_symlink_stays_and_its_target_is_replaced(tmp_path: Path) -> None:

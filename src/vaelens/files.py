@@ -2,6 +2,10 @@
 
 Every file that vaelens writes goes through `write_atomic`: it is there whole or not at all, and
 an old file stays until the new one is complete.
+
+While they are written, files have names of their own beside their targets: `.vaelens-ID-NUMBER`. Beside these lies
+`.vaelens-ID.lock`, which its process holds locked until it has finished, so that a free lock means a dead process.
+Whoever writes to a folder removes what dead processes left there.
 """
 
 import errno
@@ -10,20 +14,33 @@ import itertools
 import json
 import math
 import os
+import platform
+import re
 import secrets
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from vaelens.errors import BadInputError, ResourceError, UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can't be deleted, which serves as the lock
+    fcntl = None
+
 StrPath = str | os.PathLike[str]
+Content = bytes | Callable[[BinaryIO], object]  # of a file, or what writes it
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}  # of a file system without locks
+TEMPORARY = re.compile(r"\.vaelens-([0-9a-f]{16})(\.lock|-\d+)")  # names of temporary files
+CHECKSUM = "checksum"  # the last key of checked JSON: the sha256 of the text without it
 
 
-def write_atomic(path: StrPath, content: bytes | Callable[[BinaryIO], object]) -> Path:
+def write_atomic(path: StrPath, content: Content) -> Path:
     """Write `content`, bytes or a function that fills an open file, beside `path`, then move it there in one step.
 
     Returns the path written.
@@ -33,55 +50,212 @@ def write_atomic(path: StrPath, content: bytes | Callable[[BinaryIO], object]) -
 
     Raises UsageError for a folder, a device, a pipe, a socket, a target inside a Hugging Face cache or a
     name too long; ResourceError when the disk is full; BadInputError when writing isn't permitted. In
-    each case no temporary file is left and the old file is untouched.
+    each case no temporary file and no new folder is left, and the old file is untouched.
     """
-    (target,) = write_together({Path(path): content})
-    return target
+    with written_beside([(Path(path), content)]) as (ready,):
+        ready.place()
+    return ready.target
 
 
-def write_together(contents: Mapping[Path, bytes | Callable[[BinaryIO], object]]) -> list[Path]:
+def write_together(contents: Mapping[Path, Content]) -> list[Path]:
     """Write several files as `write_atomic` does; none is moved into place before all are complete.
 
     Returns the paths written, in order. Raises as `write_atomic` does, and leaves all old files untouched then.
     """
-    ready: list[tuple[Path, Path]] = []  # complete files beside their targets
+    with written_beside(list(contents.items())) as ready:
+        for one in ready:
+            one.place()
+    return [one.target for one in ready]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A complete file beside its target, under a temporary name."""
+
+    written: Path
+    target: Path
+
+    def place(self) -> None:
+        """Move it to its target."""
+        self.written.replace(self.target)
+
+
+@contextmanager
+def written_beside(contents: Iterable[tuple[Path, Content]]) -> Generator[list[Ready]]:
+    """Each content complete beside its target; the caller places them, and what isn't placed in the block is removed.
+
+    What killed processes left in these folders is removed first. Raises as `write_atomic` does, in the block too.
+    """
+    ready: list[Ready] = []
+    made: list[Path] = []
     target = Path()
+    with ExitStack() as held:
+        names: dict[Path, Generator[Path]] = {}  # temporary names by folder
+        try:
+            for path, content in contents:
+                target = writable_path(path)
+                folder = target.parent
+                if folder not in names:
+                    made += _make_folder(folder)
+                    remove_leftovers(folder)
+                    names[folder] = held.enter_context(_temporary_names(folder))
+                one = Ready(next(names[folder]), target)
+                ready.append(one)
+                _write(one, content)
+            yield ready
+        except BaseException as error:
+            _unlink(one.written for one in ready)
+            held.close()
+            for folder in reversed(made):
+                with suppress(OSError):  # it holds something by now
+                    folder.rmdir()
+            if isinstance(error, OSError):
+                raise explained(error, target) from error
+            raise
+        _unlink(one.written for one in ready)
+
+
+def remove_leftovers(folder: Path, *, below: bool = False) -> None:
+    """Remove the temporary files of killed processes in this folder, with `below` also in the folders inside it.
+
+    Files of a living process stay, and so do those of which it can't be told. What can't be removed is no error.
+    """
+    for place, _, files in os.walk(folder):
+        found: dict[str, list[str]] = {}
+        for name in files:
+            if match := TEMPORARY.fullmatch(name):
+                found.setdefault(match[1], []).append(name)
+        for number, names in found.items():
+            with suppress(OSError), _dead(Path(place, f".vaelens-{number}.lock")) as dead:
+                if dead:
+                    _unlink(Path(place, name) for name in sorted(names))
+        if not below:
+            break
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is that of a temporary file of ours."""
+    return TEMPORARY.fullmatch(name) is not None
+
+
+@contextmanager
+def _temporary_names(folder: Path) -> Generator[Generator[Path]]:
+    """Names in this folder that are known as a living process' until the block ends."""
+    while True:
+        number = secrets.token_hex(8)
+        lock = folder / f".vaelens-{number}.lock"
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(handle, f"{platform.node()} {os.getpid()}".encode())
+            if fcntl is not None:
+                with _without_locks():
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                if not _is_at(handle, lock):  # taken for a dead process' in the moment before it was locked
+                    os.close(handle)
+                    continue
+        except BaseException:
+            os.close(handle)
+            lock.unlink(missing_ok=True)
+            raise
+        break
     try:
-        for path, content in contents.items():
-            target = writable_path(path)
-            ready.append((_written_beside(target, content), target))
-        for written, target in ready:
-            written.replace(target)
-    except BaseException as error:
-        for written, _ in ready:
-            written.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise explained(error, target) from error
-        raise
-    return [target for _, target in ready]
+        yield (folder / f".vaelens-{number}-{count}" for count in itertools.count())
+    finally:
+        if fcntl is None:
+            os.close(handle)
+        with suppress(OSError):
+            lock.unlink()
+        if fcntl is not None:
+            os.close(handle)
 
 
-def _written_beside(target: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
-    """A complete file of the target's folder, with its mode, under another name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    replaced = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
-    written = target.parent / f".vaelens-{secrets.token_hex(8)}"
+@contextmanager
+def _dead(lock: Path) -> Generator[bool]:
+    """Whether the process that made this lock is gone; if so, no other process thinks the same in the block."""
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:  # the lock is made first and removed last
+        yield True
+        return
+    try:
+        if fcntl is None:
+            os.close(handle)
+            handle = -1
+            lock.unlink()  # raises while another process has it open
+            yield True
+            return
+        locked = False
+        with _without_locks():
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            locked = True
+        yield locked or _has_ended(os.read(handle, 400))
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether the open file is still the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _without_locks() -> Generator[None]:
+    """Go on where the file system has no locks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+def _has_ended(written: bytes) -> bool:
+    """Whether the process of a lock's text is known to have ended: it was on this machine and isn't there now."""
+    host, _, process = written.decode("utf-8", "replace").rpartition(" ")
+    if host != platform.node() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return False
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make it, and give those that were missing, the outermost first."""
+    missing = list(itertools.takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+def _write(one: Ready, content: Content) -> None:
+    """Write the temporary file, with its target's mode."""
+    replaced = stat.S_IMODE(one.target.stat().st_mode) if one.target.exists() else None
     # Created with its mode, so that the system applies the umask: asking for that would change it for other threads.
-    written.touch(0o666 if replaced is None else 0o600, exist_ok=False)
-    try:
-        with written.open("wb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                content(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if replaced is not None:
-            written.chmod(replaced)
-    except BaseException:
-        written.unlink(missing_ok=True)
-        raise
-    return written
+    one.written.touch(0o666 if replaced is None else 0o600, exist_ok=False)
+    with one.written.open("wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            content(file)
+        file.flush()
+        os.fsync(file.fileno())
+    if replaced is not None:
+        one.written.chmod(replaced)
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def writable_path(path: StrPath) -> Path:
@@ -147,3 +321,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in cast(Sequence[Any], value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def checked_json(values: Mapping[str, Any]) -> bytes:
+    """A JSON object with a checksum of its text as its last value, by which `read_checked_json` notices any change."""
+    text = json_text(dict(values)).removesuffix("\n}")
+    return f'{text},\n  "{CHECKSUM}": "{_sha256(text)}"\n}}\n'.encode()
+
+
+def read_checked_json(content: bytes) -> dict[str, Any]:
+    """The object without its checksum. Raises ValueError where the text isn't what `checked_json` wrote."""
+    text, mark, rest = content.decode().rpartition(f',\n  "{CHECKSUM}": "')
+    if not mark or rest != f'{_sha256(text)}"\n}}\n':
+        raise ValueError("its checksum is wrong")
+    return cast(dict[str, Any], json.loads(text + "\n}"))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

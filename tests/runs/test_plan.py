@@ -1,11 +1,13 @@
 """Plans in folders: read, compared, refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vaelens.errors import BadInputError, UsageError
+from vaelens.errors import BadInputError, CheckFailedError, UsageError
+from vaelens.files import checked_json
 from vaelens.runs.lock import exclusive_run, folder_lock
 from vaelens.runs.plan import as_stored, differences, read_plan, refuse_differences, write_plan
 
@@ -20,10 +22,18 @@ def test_a_plan_reads_back(tmp_path: Path) -> None:
     assert found["preset"]["metrics"] == ["psnr"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"command": "evaluate"}', '{"command": "evaluate", "batch": 0}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", checked_json({"command": "evaluate", "batch": 0}).decode()])
 def test_a_damaged_plan(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(BadInputError, match=r"plan.json.*Choose another folder with -o"):
+        read_plan(tmp_path, "evaluate", ("batch",))
+
+
+def test_a_plan_that_has_changed_since_it_was_written(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAN)
+    file = tmp_path / "plan.json"
+    file.write_text(file.read_text().replace('"batch": 2', '"batch": 3'))
+    with pytest.raises(CheckFailedError, match=r"plan.json has changed since it was written.*Choose another folder"):
         read_plan(tmp_path, "evaluate", ("batch",))
 
 
@@ -53,6 +63,28 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     with exclusive_run(run, 0), pytest.raises(UsageError, match="another run"), exclusive_run(run, 0):
         pass
     assert not (tmp_path / "run").exists(), "an empty folder is removed again"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_fails_before_its_first_result_leaves_no_folder(tmp_path: Path, there: bool) -> None:
+    run = tmp_path / "runs" / "mine"
+    if there:
+        run.parent.mkdir()
+
+    def fail(write: Callable[[], object]) -> None:
+        with exclusive_run(run, 0):
+            write()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail(lambda: write_plan(run, PLAN))
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"] * there
+    with pytest.raises(KeyError):
+        fail((run / "log.jsonl").touch)
+    assert {path.name for path in run.iterdir()} == {"log.jsonl", ".lock"}
+
+
+def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="-o"):
         folder_lock(tmp_path / "file")

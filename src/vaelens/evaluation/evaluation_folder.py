@@ -20,8 +20,9 @@ from torch import Tensor
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.feature_files import ORIGINALS, FeatureFiles, Features
 from vaelens.evaluation.results import Row
+from vaelens.files import remove_leftovers
 from vaelens.metrics.frechet import Moments
-from vaelens.runs.lock import folder_lock
+from vaelens.runs.lock import folder_lock, removed_if_unused
 from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
@@ -85,7 +86,8 @@ class EvaluationFolder:
 
     def start(self, plan: Mapping[str, Any]) -> None:
         """Start or resume a run with this plan. Raises UsageError where the folder holds another run."""
-        with folder_lock(self.path):
+        with removed_if_unused(self.path), folder_lock(self.path):
+            remove_leftovers(self.path, below=True)
             found = check_folder(self.path, plan)
             before: dict[str, Any] = found["vaes"] if found else {}
             vaes: dict[str, Any] = {**before, **plan["vaes"]}

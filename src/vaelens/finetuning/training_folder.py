@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vaelens.errors import UsageError
-from vaelens.files import json_text, write_atomic
+from vaelens.files import is_temporary, json_text, write_atomic
 from vaelens.images.writing import encode_png
 from vaelens.runs.lock import LOCK
 from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
@@ -59,9 +59,14 @@ def existing_plan(path: Path) -> dict[str, Any]:
     Raises UsageError where no training can be stored there; BadInputError for a damaged plan.
     """
     found = read_plan(path, "finetune", ("micro_batch_size", "threads"))
-    if found is None and path.is_dir() and any(not entry.name.startswith(LOCK) for entry in path.iterdir()):
+    if found is None and path.is_dir() and not all(_is_ours(entry.name) for entry in path.iterdir()):
         raise UsageError(f"{path} is not empty and holds no training run. {CHOOSE_ANOTHER}")
     return found or {}
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file may be there before the plan: a lock, or what a killed process left of the plan."""
+    return name.startswith(LOCK) or is_temporary(name)
 
 
 def write_or_compare_plan(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:

@@ -1,12 +1,15 @@
 """Locks of a folder: one run or server at a time, or one writer at a time."""
 
-from collections.abc import Generator
+import itertools
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from vaelens.errors import UsageError
+from vaelens.files import remove_leftovers
+from vaelens.runs.plan import PLAN
 
 LOCK = ".lock"
 
@@ -16,12 +19,7 @@ def folder_lock(path: Path, name: str = LOCK, timeout: float = -1) -> FileLock:
 
     timeout: seconds to wait for another holder; -1 is without end.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: the folder can't be created: {error.strerror}. Choose another output folder with -o."
-        ) from error
+    _make(path)
     return FileLock(path / name, timeout=timeout)
 
 
@@ -42,20 +40,54 @@ def acquire_folder(path: Path, name: str = LOCK, *, in_use: str) -> FileLock:
 def exclusive_run(path: Path, rank: int) -> Generator[None]:
     """In this context no other run uses the folder. Raises UsageError where one does.
 
-    A folder that was created only for a run that was then refused is removed again.
+    What killed runs left half written in it is removed. The folder is removed as by `removed_if_unused`, also where it
+    has only a plan: a training that failed before its first step may have been called wrongly.
     """
-    new = not path.exists()
     name = LOCK if rank == 0 else f"{LOCK}-{rank}"
     in_use = f"{path}: another run is using this folder. Wait for it, or choose another -o."
-    try:
-        lock = acquire_folder(path, name, in_use=in_use)
-    except OSError as error:
-        raise UsageError(f"{path}: the folder can't be written: {error.strerror}. Choose another -o.") from error
+    with removed_if_unused(path, name, (PLAN,)):
+        try:
+            lock = acquire_folder(path, name, in_use=in_use)
+        except OSError as error:
+            raise UsageError(f"{path}: the folder can't be written: {error.strerror}. Choose another -o.") from error
+        try:
+            remove_leftovers(path, below=True)
+            yield
+        finally:
+            lock.release()
+
+
+@contextmanager
+def removed_if_unused(path: Path, name: str = LOCK, also: Sequence[str] = ()) -> Generator[None]:
+    """After the block the folders that it made are removed again, unless they hold something by then.
+
+    Locks are nothing, and after a failure files called as in `also` neither; `name` is the lock that this process had.
+    """
+    missing = list(itertools.takewhile(lambda one: not one.exists(), (path, *path.absolute().parents)))
     try:
         yield
-    finally:
-        with suppress(OSError):  # gone already, or another process has its lock there: then it stays
-            if new and all(file.name.startswith(LOCK) for file in path.iterdir()):
-                Path(lock.lock_file).unlink()  # while it is held, so that no other process acquires it in between
-                path.rmdir()
-        lock.release()
+    except BaseException:
+        _remove_unused(missing, name, also)
+        raise
+    _remove_unused(missing, name)
+
+
+def _remove_unused(made: Sequence[Path], name: str, also: Sequence[str] = ()) -> None:
+    if made:
+        path = made[0]
+        with suppress(OSError, Timeout):  # gone already, or it isn't empty: then it stays
+            with FileLock(path / name, timeout=0):  # no other process acquires it in between
+                if all(file.name.startswith(LOCK) or file.name in also for file in path.iterdir()):
+                    for file in (*also, name):
+                        (path / file).unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: the folder can't be created: {error.strerror}. Choose another output folder with -o."
+        ) from error

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from vaelens.errors import BadInputError, UsageError
-from vaelens.files import json_text, write_atomic
+from vaelens.errors import BadInputError, CheckFailedError, UsageError
+from vaelens.files import checked_json, json_text, read_checked_json, write_atomic
 
 Plan = Mapping[str, Any]
 Difference = tuple[str, object, object]  # name, in the folder, requested
 
+PLAN = "plan.json"
 CHOOSE_ANOTHER = "Choose another folder with -o."
 HASHES = {"manifest_sha256": "the images' hash", "boxes_sha256": "the boxes' hash"}
 LABELS = {"images": "the number of images", **HASHES}
@@ -20,29 +21,39 @@ LABELS = {"images": "the number of images", **HASHES}
 def read_plan(path: Path, command: str, counts: Sequence[str] = ()) -> dict[str, Any] | None:
     """The plan in this folder, None where there is none. `counts` are the keys that must hold positive integers.
 
-    Raises UsageError where `path` is a file, or the plan another command's; BadInputError for a damaged plan.
+    Raises UsageError where `path` is a file, or the plan another command's; BadInputError for a file that is no plan;
+    CheckFailedError for one that has changed since it was written.
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"-o {path} is a file, but {command} needs a folder. {CHOOSE_ANOTHER}")
-    file = path / "plan.json"
+    file = path / PLAN
     try:
-        found = json.loads(file.read_bytes())
+        content = file.read_bytes()
+        found = json.loads(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{file} can't be read: {error}. {CHOOSE_ANOTHER}") from error
-    plan = cast(dict[str, Any], found) if isinstance(found, dict) else {}
-    if plan.get("command", command) != command:
+    if not isinstance(found, dict) or "command" not in found:
+        raise BadInputError(f"{file} is damaged: it has no command. {CHOOSE_ANOTHER}")
+    try:
+        plan = read_checked_json(content)
+    except ValueError as error:
+        raise CheckFailedError(
+            f"{file} has changed since it was written ({error}), so what the results depend on isn't known. "
+            f"{CHOOSE_ANOTHER}"
+        ) from error
+    if plan["command"] != command:
         raise UsageError(f"{path} holds a run of `vaelens {plan['command']}`, not of {command}. {CHOOSE_ANOTHER}")
     bad = [name for name in counts if type(plan.get(name)) is not int or plan[name] < 1]
-    if "command" not in plan or bad:
-        raise BadInputError(f"{file} is damaged: it has no valid {', '.join(bad) or 'command'}. {CHOOSE_ANOTHER}")
+    if bad:
+        raise BadInputError(f"{file} is damaged: it has no valid {', '.join(bad)}. {CHOOSE_ANOTHER}")
     return plan
 
 
 def write_plan(path: Path, plan: Plan) -> None:
     """Write it to the folder. Raises what `write_atomic` raises."""
-    write_atomic(path / "plan.json", json_text(plan).encode())
+    write_atomic(path / PLAN, checked_json(plan))
 
 
 def as_stored(plan: Plan) -> dict[str, Any]:

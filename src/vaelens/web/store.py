@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vaelens.errors import UsageError
-from vaelens.files import explained, write_atomic
+from vaelens.files import explained, is_temporary, remove_leftovers, write_atomic
 from vaelens.runs.lock import LOCK, acquire_folder
 from vaelens.web.job import ID, Job, job_text, read_job
 from vaelens.web.uploads import Uploads
@@ -35,13 +35,14 @@ class Store:
             self._lock = acquire_folder(self.folder, in_use=in_use)
         except OSError as error:
             raise explained(error, self.folder) from error
+        remove_leftovers(self.folder, below=True)
         self.uploads = Uploads(uploads)
 
     def _claim(self, *places: Path) -> None:
         # Prompts and images are private, so new folders are readable by their owner only. An existing folder keeps its
         # mode: others may work in it.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        there = {one.name for one in self.folder.iterdir()} - {LOCK}
+        there = {one.name for one in self.folder.iterdir() if not is_temporary(one.name)} - {LOCK}
         if there and MARKER not in there:
             raise UsageError(
                 f"{self.folder} holds other files and no history of `vaelens serve`, so nothing is written there. "
