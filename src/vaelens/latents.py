@@ -1,6 +1,5 @@
 """Latents: one image's with its provenance, and the files that hold them."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.json_reading import parse_json
 from vaelens.sampling import Sampling, Size
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.vae import latents_sha256
@@ -99,8 +99,8 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
             f"{path}: a file of latents holds one tensor [b,c,h,w]; this one holds {some}. Name another file."
         )
     try:
-        metadata = _Metadata.model_validate(json.loads(opened.metadata.get(LATENTS_KEY, "{}")))
-    except (UsageError, ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
+        metadata = _Metadata.model_validate(parse_json(opened.metadata.get(LATENTS_KEY, "{}")))
+    except (UsageError, ValueError) as error:  # pydantic's errors are ValueErrors
         reason = " ".join(str(error).split())[:100]
         raise BadInputError(
             f"{path}: its vaelens metadata is damaged ({reason}). Use the original, or a file without such metadata."

@@ -1,16 +1,16 @@
 """`load`: from a name, a path or a hub id to a VAE that runs."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from vaelens.adapters.autoencoders import build_network
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
 from vaelens.families.spec import spec_values
 from vaelens.files import StrPath, sha256_file
+from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Notify, Runtime
 from vaelens.tensors.file_types import PICKLED
 from vaelens.vae import VAE
@@ -98,7 +98,7 @@ def space_of(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None =
     if path.exists():
         return read(path, space=space)[0].spec.latent_space
     config, _ = _hub_config(text, runtime)
-    found = space_of_config(json.loads(config.read_bytes()), text)
+    found = space_of_config(read_json(config), text)
     if space is not None:
         registry().check_space(space)
     return found or space
@@ -155,10 +155,9 @@ def _hub_config(repo: str, runtime: Runtime) -> tuple[Path, str]:
 
 def _describes_vae(config: Path) -> bool:
     try:
-        values = json.loads(config.read_bytes())
-    except (ValueError, RecursionError):
+        return str(read_json(config).get("_class_name")).startswith("Autoencoder")
+    except BadInputError:
         return False
-    return isinstance(values, dict) and str(cast(dict[str, Any], values).get("_class_name")).startswith("Autoencoder")
 
 
 def describe(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Files of tensors: what they really are, whether they are whole, what they must hold. Pickles: test_pretrained.py."""
 
+import json
 import struct
 from pathlib import Path
 
 import pytest
 import torch
 
+from support.properties import ROOM, Tally
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError
 from vaelens.tensors.checks import check_finite, check_shapes
 from vaelens.tensors.safetensors_file import open_safetensors
@@ -44,6 +46,88 @@ def test_a_truncated_file_says_how_much_is_missing(vae_file: Path) -> None:
         vae_file.write_bytes(whole[:length])
         with pytest.raises(BadInputError, match=rf"incomplete: {length} of .*{len(whole) if length >= header else ''}"):
             open_safetensors(vae_file)
+
+
+def write_header(file: Path, header: str | bytes, following: int = 8) -> Path:
+    raw = header.encode() if isinstance(header, str) else header
+    file.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(following))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ("[]", r"\[\] is no table"),
+        ('{"dtype": "F32", "shape": [2]}', "the offsets are None"),
+        ('{"dtype": "F33", "shape": [2], "data_offsets": [0, 8]}', "the dtype is 'F33'"),
+        ('{"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}', "the dtype is"),
+        ('{"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}', "the shape is 2"),
+        ('{"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}', r"the shape is \[-2\]"),
+        ('{"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}', "the shape is"),
+        ('{"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}', "the shape is"),
+        ('{"dtype": "U8", "shape": [true, 8], "data_offsets": [0, 8]}', r"the shape is \[True, 8\]"),
+        (f'{{"dtype": "F32", "shape": [{"9" * 20}], "data_offsets": [0, 8]}}', "the shape is"),
+        (f'{{"dtype": "F32", "shape": [{"1" * 300}], "data_offsets": [0, 8]}}', "a number has 300 digits"),
+        (f'{{"dtype": "F32", "shape": [{"1" * 5000}], "data_offsets": [0, 8]}}', "a number has 5,000 digits"),
+        ('{"dtype": "F32", "shape": [4294967296, 4294967296], "data_offsets": [0, 0]}', "0 bytes for the shape"),
+        ('{"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}', r"the offsets are \[8, 0\]"),
+        ('{"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 9]}', "the offsets are"),
+        ('{"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}', "1e999 is too large"),
+        ('{"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}', "doesn't begin where the one before ends"),
+        ('{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}', "4 bytes follow its last tensor"),
+        (
+            '{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": '
+            '{"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}',
+            "overlaps the tensor before it",
+        ),
+        ('{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "__metadata__": {"a": 1}', "'a' is 1, no text"),
+        ('{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "__metadata__": []', "is .*, no table"),
+        ('{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "\\ud800": 1', "half a surrogate pair"),
+    ],
+)
+def test_wrong_types_sizes_and_offsets_in_a_header_are_refused(tmp_path: Path, entry: str, named: str) -> None:
+    file = write_header(tmp_path / "a.safetensors", f'{{"w": {entry}}}')
+    with pytest.raises(BadInputError, match=rf"a\.safetensors isn't a safetensors file: .*{named}"):
+        open_safetensors(file)
+
+
+def test_what_the_format_allows_is_read(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}
+    header = {"b": entry, "a": entry | {"data_offsets": [0, 4]}, "none": entry | {"shape": [0], "data_offsets": [4, 4]}}
+    text = json.dumps({"__metadata__": {"prompt": "人, 😀"}} | header)
+    opened = open_safetensors(write_header(tmp_path / "a.safetensors", text + " " * 5))
+    assert opened.shapes == {"b": (1,), "a": (1,), "none": (0,)}
+    assert opened.metadata == {"prompt": "人, 😀"}
+
+
+@pytest.mark.properties
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[" + "[]," * 5_300_000 + "[]]", "header of 15900004 bytes"),
+        ("[" + "[]," * 2_600_000 + "[]]", "more than 250,000 values"),
+        ('["' + '","' * 2_600_000 + '"]', "more than 250,000 values"),
+        ('{"__metadata__": {"a": "' + "\U0001f600" + "a" * 7_900_000 + '"}}', "4 times the memory"),
+        ("[" * 3_000_000, "more than 250,000 values"),
+        ("[" * 100_000, "more than 32 levels"),
+        ('["' + '\\"' * 3_900_000, "Unterminated string"),
+    ],
+    ids=["long", "lists", "texts", "emoji", "levels of a long one", "levels", "escapes"],
+)
+def test_a_headers_memory_and_time_follow_its_length(tmp_path: Path, text: str, named: str) -> None:
+    file = write_header(tmp_path / "a.safetensors", text)
+    del text
+    errors: list[str] = []
+
+    def check() -> None:
+        try:
+            open_safetensors(file)
+        except BadInputError as error:
+            errors.append(str(error))
+            raise
+
+    assert Tally("header").check(check, int(file.stat().st_size * 1.2) + ROOM) == "BadInputError"
+    assert named in errors[0]
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".CKPT"])

@@ -90,7 +90,7 @@ def test_a_published_file_is_recognised_by_its_content(
         ("block_out_channels", 4, "Input should be a valid tuple"),
         ("scaling_factor", "0.18215", "Input should be a valid number"),
         ("scaling_factor", 0, "greater than 0"),
-        ("scaling_factor", float("nan"), "finite number"),
+        ("scaling_factor", float("nan"), "NaN is no number"),
         ("down_block_types", None, "asks for down_block_types = None"),
         ("down_block_types", [["DownEncoderBlock2D"]], "asks for down_block_types"),
     ],

@@ -5,7 +5,6 @@ space is known before any weights are downloaded, so that a VAE of another space
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from vaelens.adapters.variants import SMALL, files_needed, variant_of
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch
 from vaelens.download.hub_listing import list_files
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
+from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.safetensors_file import open_safetensors
@@ -254,13 +254,8 @@ def _components(index: Mapping[str, Any], safety_checker: bool) -> dict[str, tup
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError as error:
         raise BadInputError(
             f"{path.parent} holds no {path.name}, so it isn't a model's folder. Name another."
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} can't be read as JSON ({error}). Download it again.") from error
-    if not isinstance(found, dict):
-        raise BadInputError(f"{path} holds no JSON object. Download it again.")
-    return cast(dict[str, Any], found)

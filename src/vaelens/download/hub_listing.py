@@ -25,6 +25,7 @@ from vaelens.download.hub import (
 from vaelens.download.web_files import cache_folder
 from vaelens.errors import NetworkError, VaelensError
 from vaelens.files import write_atomic
+from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Runtime
 
 
@@ -136,10 +137,10 @@ def _get_json(url: str) -> tuple[Any, str | None]:
 def _cached_list(path: Path, repo: str, repo_type: RepoType) -> Listing | None:
     """The listing that was written to `path`."""
     try:
-        cached = json.loads(path.read_bytes())
+        cached = read_json(path, limit=100_000_000, values=5_000_000)  # a million files
         files = (RemoteFile(repo, name, cached["commit"], size, sha, repo_type) for name, size, sha in cached["files"])
         return Listing(cached["commit"], tuple(files))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, VaelensError, ValueError, KeyError, TypeError):
         return None
 
 

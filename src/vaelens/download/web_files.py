@@ -31,6 +31,7 @@ from vaelens.download.failures import (
 )
 from vaelens.errors import CheckFailedError, NetworkError, VaelensError
 from vaelens.files import write_atomic
+from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Notify, Runtime
 
 VARIABLE = "VAELENS_CACHE"
@@ -216,8 +217,8 @@ def _flaw(file: WebFile, path: Path) -> str | None:
 
 def _noted_checksums(path: Path, state: list[int]) -> dict[str, str]:
     """The checksums that were computed for the file in this state, its size and time of writing."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        notes = json.loads(_notes(path).read_bytes())
+    with suppress(OSError, VaelensError, ValueError, KeyError, TypeError):
+        notes = read_json(_notes(path))
         if notes["state"] == state:
             return dict(notes["checksums"])
     return {}

@@ -14,6 +14,7 @@ from vaelens.networks.autoencoder_kl import DiagonalGaussian
 
 POOL_GROUPS = 4
 POOL_WIDENING = 4
+MOST_BLOCKS = 64  # in all; TAESD has 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class TinyAutoencoderConfig:
         blocks = self.num_encoder_blocks + self.num_decoder_blocks
         if min(counts + blocks, default=0) < 1 or len(self.num_encoder_blocks) != len(self.num_decoder_blocks):
             raise ValueError(f"channels and blocks must be at least 1, with as many levels on both sides: {self}")
+        if sum(blocks) > MOST_BLOCKS:
+            raise ValueError(f"more than {MOST_BLOCKS} blocks")
 
     @property
     def factor(self) -> int:

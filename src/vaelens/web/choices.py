@@ -1,15 +1,15 @@
 """The models and VAEs the page offers, fixed when the server starts. The browser sends only their ids."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from vaelens.adapters.models import ModelFiles, download, find_model
 from vaelens.download.hub import RemoteFile, cached
 from vaelens.errors import UsageError, VaelensError
+from vaelens.json_reading import read_json
 from vaelens.loading import open_vae
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.weights.registry import DiffusionModel, Entry, registry
@@ -195,12 +195,12 @@ def _side(folder: Path) -> int | None:
         latent = int(_config(folder / "unet")["sample_size"])
         vae = folder / "vae"
         return latent * (2 ** (len(_config(vae)["block_out_channels"]) - 1) if vae.is_dir() else 8)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, VaelensError, ValueError, TypeError, KeyError):
         return None
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return cast(dict[str, Any], json.loads((folder / "config.json").read_bytes()))
+    return read_json(folder / "config.json")
 
 
 def _own(files: ModelFiles, model: Model) -> Decoder | None:

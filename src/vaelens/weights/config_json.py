@@ -6,8 +6,9 @@ from typing import Any
 from vaelens.errors import BadInputError
 from vaelens.families.discovery import diffusers_classes, family_of_class
 from vaelens.families.family import Family
+from vaelens.json_reading import quoted
 from vaelens.weights.registry import frozen, registry
-from vaelens.weights.spec_sources import SPEC_FIELDS, SpecSource, check_nesting, check_types
+from vaelens.weights.spec_sources import SPEC_FIELDS, SpecSource, check_types, listed
 
 
 def config_json_sources(config: Mapping[str, Any], where: str) -> tuple[Family, SpecSource, SpecSource]:
@@ -15,16 +16,16 @@ def config_json_sources(config: Mapping[str, Any], where: str) -> tuple[Family, 
 
     Raises BadInputError for another class of VAE, and for an activation or block that the family doesn't have.
     """
-    check_nesting(config, f"{where}: config.json")
     name = config.get("_class_name")
     family = family_of_class(name)
     if family is None:
+        described = name if isinstance(name, str) and name.isidentifier() else quoted(name) if name else "no VAE"
         raise BadInputError(
-            f"{where}: config.json describes {name or 'no VAE'}; vaelens runs {', '.join(diffusers_classes())}."
+            f"{where}: config.json describes {described:.60}; vaelens runs {', '.join(diffusers_classes())}."
         )
     values, odd = family.from_config_json(config)
     if odd:
-        raise BadInputError(f"{where}: config.json asks for {', '.join(odd)}, which vaelens doesn't have.")
+        raise BadInputError(f"{where}: config.json asks for {listed(odd)}, which vaelens doesn't have.")
     used = {*family.field_names(), *SPEC_FIELDS}
     defaults = SpecSource(
         "diffusers' default",

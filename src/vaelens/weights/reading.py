@@ -3,12 +3,11 @@
 Every key, shape and value is checked, and the spec is resolved as `spec_sources.py` says.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from vaelens.families.family import Family
 from vaelens.families.layouts import Layout
 from vaelens.families.spec import NetworkConfig, VAESpec
 from vaelens.files import sha256_file
+from vaelens.json_reading import quoted, read_json
 from vaelens.tensors.checks import check_shapes
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.safetensors_file import open_safetensors
@@ -80,9 +80,10 @@ def read_vae(
     try:
         values = family.shape_values(shapes)
         provisional = family.config(**{**family.unseen, **values})
+        expected = _expected(provisional, build)
     except ValueError as error:
         raise BadInputError(f"{where}: the tensors are not those of {family.title}: {error}. {CHECK_ADVICE}") from error
-    check_shapes(shapes, _expected(provisional, build), where, family.title, CHECK_ADVICE)
+    check_shapes(shapes, expected, where, family.title, CHECK_ADVICE)
 
     sources = [SpecSource("the tensors' shapes", values), *_file_sources(raw, config)]
     if name is not None:
@@ -91,7 +92,11 @@ def read_vae(
         sources.append(spec_source(f"the registry (its sha256 is {name}'s)", registry().spec(name)))
     resolved = resolve(family, [*sources, *_space_sources(raw, space)], where)
     # config.json may ask for another depth than the one that shapes were compared with
-    check_shapes(shapes, _expected(resolved.spec.config, build), where, family.title, CHECK_ADVICE)
+    try:
+        expected = _expected(resolved.spec.config, build)
+    except ValueError as error:
+        raise BadInputError(f"{where}: not a network: {error}. {CHECK_ADVICE}") from error
+    check_shapes(shapes, expected, where, family.title, CHECK_ADVICE)
     return VAEWeights(
         files=tuple(f.path for f in raw.files),
         layout=raw.layout.name,
@@ -107,11 +112,14 @@ def read_vae(
     )
 
 
-@cache
+@lru_cache(maxsize=32)
 def _expected(config: NetworkConfig, build: Build) -> Mapping[str, tuple[int, ...]]:
-    """The network's tensors and their shapes."""
-    with torch.device("meta"):
-        return {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
+    """The network's tensors and their shapes. Raises ValueError for sizes that no tensor can have."""
+    try:
+        with torch.device("meta"):
+            return {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
+    except (RuntimeError, OverflowError, TypeError) as error:  # torch's for numbers beyond 64 bits
+        raise ValueError(f"no tensors can be as large as {quoted(config, 200)} asks for") from error
 
 
 @dataclass(frozen=True)
@@ -202,16 +210,12 @@ def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
     if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
         folder = folder / "vae"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     except FileNotFoundError as error:
         raise BadInputError(f"{folder} holds no config.json, so it isn't a VAE's folder. Name the file.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{folder / 'config.json'} can't be read as JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise BadInputError(f"{folder / 'config.json'} isn't a table.")
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
-            return folder / name, cast(dict[str, Any], config)
+            return folder / name, config
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
     if pickled:
         raise UnsafeFileError(

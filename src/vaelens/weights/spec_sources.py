@@ -17,11 +17,11 @@ from vaelens.errors import BadInputError
 from vaelens.families.discovery import families
 from vaelens.families.family import Family
 from vaelens.families.spec import VAESpec, config_values
+from vaelens.json_reading import parse_json, quoted
 from vaelens.weights.registry import frozen, registry
 
 SPEC_KEY = "vaelens"  # in the metadata of a file of weights
 METADATA_VERSION = 1
-MAX_NESTING = 32
 SPEC_FIELDS = ("latent_space", "scaling_factor", "shift_factor", "pixel_range")
 
 
@@ -108,10 +108,12 @@ def metadata_text(spec: VAESpec) -> str:
 def metadata_source(text: str, family: Family, where: str) -> SpecSource:
     """The inverse of `metadata_text`. Raises BadInputError where it is damaged or describes another family."""
     try:
-        values = cast(dict[str, Any], json.loads(text))
-        check_nesting(values, f"{where}: its vaelens metadata")
+        values = cast(dict[str, Any], parse_json(text))
         if values["version"] != METADATA_VERSION:
-            raise BadInputError(f"{where}: metadata of version {values['version']}, written by another vaelens.")
+            raise BadInputError(
+                f"{where}: its metadata has the version {quoted(values['version'])}; this vaelens reads "
+                f"{METADATA_VERSION}. Install the vaelens that wrote it."
+            )
         if values["kind"] in families() and values["kind"] != family.name:
             other = families()[values["kind"]].title
             raise BadInputError(f"{where}: its metadata describes {other}, its tensors are those of {family.title}.")
@@ -119,21 +121,13 @@ def metadata_source(text: str, family: Family, where: str) -> SpecSource:
         flat |= {f: values[f] for f in SPEC_FIELDS}
         other = dict(values.get("other_fields", {}))
         _, odd = family.from_config_json(other)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadInputError(f"{where}: its vaelens metadata is damaged ({error!r}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInputError(
+            f"{where}: its vaelens metadata is damaged ({quoted(error)}). Use the original file."
+        ) from error
     if odd:
-        raise BadInputError(f"{where}: its vaelens metadata asks for {', '.join(odd)}, which vaelens doesn't have.")
+        raise BadInputError(f"{where}: its vaelens metadata asks for {listed(odd)}, which vaelens doesn't have.")
     return SpecSource("the file's metadata", frozen(flat), other_fields=other)
-
-
-def check_nesting(values: object, what: str, levels: int = MAX_NESTING) -> None:
-    """Raises BadInputError for JSON of lists and tables inside one another, more than any VAE's config has."""
-    if isinstance(values, dict | list):
-        if levels == 0:
-            raise BadInputError(f"{what} nests lists and tables more than {MAX_NESTING} deep, as no VAE's does.")
-        inner = cast(dict[str, object], values).values() if isinstance(values, dict) else cast(list[object], values)
-        for value in inner:
-            check_nesting(value, what, levels - 1)
 
 
 def check_types(family: Family, source: SpecSource, where: str) -> None:
@@ -143,8 +137,8 @@ def check_types(family: Family, source: SpecSource, where: str) -> None:
         try:
             types[name].validate_python(value)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise BadInputError(f"{where}: {name} is {value!r} by {source.name}: {reason}.") from error
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise BadInputError(f"{where}: {name} is {quoted(value)} by {source.name}: {reason}.") from error
 
 
 @cache
@@ -166,6 +160,11 @@ def _missing_message(where: str, family: Family, values: Mapping[str, Any], miss
     if fitting:
         return f"{message}: its shapes fit {' and '.join(fitting)}. Name its latent space, e.g. --space {fitting[0]}."
     return f"{message}. Put the config.json of its publisher beside it, in one folder, and name the folder."
+
+
+def listed(odd: Sequence[str]) -> str:
+    """What a config asks for beyond its family, as messages list it."""
+    return ", ".join(one[:60] for one in odd[:4])
 
 
 def _shown(value: object) -> str:
