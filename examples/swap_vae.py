@@ -7,6 +7,7 @@ python examples/swap_vae.py "the letter R in red on white" --model tiny-sd
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
 TRIO = {DEFAULT_MODEL: ["kl-f8", "ft-ema", "ft-mse"], "tiny-sd": ["tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse"]}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="a hub id, a folder, or tiny-sd")
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: 50; tiny-sd: 25")
     parser.add_argument("--guidance-scale", "--cfg", type=float, help="default: 7.5; tiny-sd: 3")
     parser.add_argument("-o", "--output", type=Path, default=Path())
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32

@@ -123,13 +123,18 @@ def is_published(source: StrPath) -> bool:
     return not path.exists() and os.fspath(source).lower() in registry().vaes
 
 
+def remote_files(entry: Entry) -> list[RemoteFile]:
+    """What is downloaded for an entry of the registry; nothing for an embedded one."""
+    if entry.repo is None:
+        return []
+    return [RemoteFile(entry.repo, f.name, entry.revision, f.size, f.sha256) for f in entry.files]
+
+
 def _files(entry: Entry, runtime: Runtime) -> list[Path]:
     """An entry's files on this machine, downloaded if they aren't there."""
     if entry.embedded:
         return embedded_paths(entry)
-    assert entry.repo is not None
-    remote = [RemoteFile(entry.repo, f.name, entry.revision, f.size, f.sha256) for f in entry.files]
-    return [fetch(file, runtime) for file in remote]
+    return [fetch(file, runtime) for file in remote_files(entry)]
 
 
 def _hub_folder(repo: str, runtime: Runtime) -> Path:

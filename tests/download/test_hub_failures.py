@@ -9,6 +9,7 @@ from huggingface_hub import constants
 
 from support.standins.downloads import HUB_PROGRAM, REPO, WEIGHTS, Fetch, partial_files, snapshot_files, start_from_hub
 from support.standins.hub import HubStandin, set_endpoint
+from vaelens.download.failures import AccessError
 from vaelens.errors import BadInputError, NetworkError, ResourceError, UsageError
 
 GET = {"methods": ("GET",)}
@@ -31,6 +32,7 @@ def test_a_refusal_is_explained(hub: HubStandin, fetched: Fetch, fault: dict[str
     hub.fault(REPO, WEIGHTS, **fault)
     with pytest.raises(NetworkError) as error:
         fetched()
+    assert isinstance(error.value, AccessError) is (fault["status"] in {401, 403})
     assert str(error.value).startswith(f"Can't download {WEIGHTS} of {REPO}: ")
     for fact in facts:
         assert fact in str(error.value)

@@ -13,8 +13,9 @@ from support.small_run import SIDE, patch_small_runs, vae_options
 from vaelens.cli.main import app
 from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.evaluation import calibration
-from vaelens.evaluation.calibration import Calibration, Combination, Match, calibrate
+from vaelens.evaluation.calibration import Calibration, Combination, calibrate
 from vaelens.evaluation.presets import Preset
+from vaelens.evaluation.published_scores import Match
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
 from vaelens.metrics import pretrained

@@ -54,6 +54,8 @@ HUB_REASONS = REASONS | {
     "429": "too many requests (429). Wait a few minutes; logged in (`hf auth login`) you may send more.",
     "UnsupportedProtocol": "{host} is no web address. HF_ENDPOINT should begin with https://.",
 }
+# The hub says that a repository doesn't exist to those who may not see it.
+REFUSALS = {"GatedRepoError", "RepositoryNotFoundError", "401", "403"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class Request:
 
 class MissingError(NetworkError):
     """The repository exists, and has no such file."""
+
+
+class AccessError(NetworkError):
+    """The hub refuses access: a licence to accept, a login that is missing, or no such repository."""
 
 
 def library_errors() -> tuple[type[Exception], ...]:
@@ -105,6 +111,8 @@ def as_network_error(error: Exception, request: Request) -> NetworkError:
         (reasons[name] for name in names if name in reasons), f"{{host}} fails ({status or names[0]}). {RETRY}"
     )
     kind = MissingError if "RemoteEntryNotFoundError" in names else NetworkError
+    if request.page and not REFUSALS.isdisjoint(names):
+        kind = AccessError
     return kind(_sentence(request, reason, status))
 
 

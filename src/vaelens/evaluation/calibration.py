@@ -12,15 +12,21 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
 from vaelens.errors import UsageError
 from vaelens.evaluation.loaded_preset import check_networks, published_networks
-from vaelens.evaluation.metric_table import METRICS, DatasetMetric
 from vaelens.evaluation.presets import Preset
-from vaelens.evaluation.published_scores import DIGITS, STD, Figures, card_scores, digits_of, published_figures
+from vaelens.evaluation.published_scores import (
+    DIGITS,
+    STD,
+    Match,
+    card_scores,
+    figure_title,
+    published_figures,
+    published_matches,
+)
 from vaelens.evaluation.report.wording import list_skipped
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
@@ -35,31 +41,6 @@ from vaelens.runtime import Notify, Progress, Runtime
 POSTERIORS: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
 ROUNDINGS: tuple[Literal["truncate", "half-up"], ...] = ("truncate", "half-up")
 METRICS_OF = {"rfid": ("rfid",), "psnr": ("psnr",), "ssim": ("ssim_zero", "ssim_valid"), "psim": ("psim",)}
-
-
-@dataclass(frozen=True)
-class Match:
-    """One printed figure and ours, which is None where there is none."""
-
-    vae: str
-    figure: str
-    published: Decimal
-    ours: float | None
-
-    @property
-    def digits(self) -> int:
-        """How many decimals are printed."""
-        return digits_of(self.published)
-
-    @property
-    def printed(self) -> str:
-        """Ours as the table would print it."""
-        return "none" if self.ours is None else f"{self.ours:.{self.digits}f}"
-
-    @property
-    def steps(self) -> float:
-        """How far apart they are, in units of the last printed digit."""
-        return math.inf if self.ours is None else float(abs(Decimal(self.printed) - self.published).scaleb(self.digits))
 
 
 @dataclass(frozen=True)
@@ -143,7 +124,7 @@ class Calibration:
         """The best combination's figures beside the published ones, both as printed."""
         names = ("VAE", "figure", "published", "ours", "distance")
         rows = [
-            (m.vae, _title(m.figure), f"{m.published:f}", m.printed, f"{m.steps:.0f}")
+            (m.vae, figure_title(m.figure), f"{m.published:f}", m.printed, f"{m.steps:.0f}")
             for m in self.combinations[0].matches
         ]
         return Table(tuple(map(Column, names)), tuple(rows))
@@ -217,7 +198,9 @@ def calibrate(
         found.append(results)
     paddings: tuple[Padding | None, ...] = ("zero", "valid") if "ssim_zero" in presets[0].metrics else (None,)
     combinations = [
-        Combination(of.preset.resize, of.preset.posterior, of.preset.rounding, padding, _matches(of, figures, padding))
+        Combination(
+            of.preset.resize, of.preset.posterior, of.preset.rounding, padding, published_matches(of, figures, padding)
+        )
         for of, padding in itertools.product(found, paddings)
     ]
     combinations.sort(key=lambda c: (-c.reproduced_count, c.total))
@@ -252,25 +235,3 @@ def _presets(keys: set[str]) -> list[Preset]:
         )
         for resize, posterior, rounding in itertools.product(RESIZE_METHODS, POSTERIORS, ROUNDINGS)
     ]
-
-
-def _matches(results: Results, published: Sequence[Figures], padding: Padding | None) -> tuple[Match, ...]:
-    return tuple(
-        Match(vae, figure, value, _ours(results, vae, figure, padding))
-        for vae, figures in zip(results.vaes, published, strict=True)
-        for figure, value in figures.items()
-    )
-
-
-def _ours(results: Results, vae: str, figure: str, padding: Padding | None) -> float | None:
-    key = figure.removesuffix(STD)
-    if isinstance(METRICS[key], DatasetMetric):
-        return results.dataset_scores[vae, key].value
-    spread = results.spreads[vae, f"ssim_{padding}" if key == "ssim" else key]
-    value = spread.std if figure.endswith(STD) else spread.mean
-    return value if math.isfinite(value) else None
-
-
-def _title(figure: str) -> str:
-    key = figure.removesuffix(STD)
-    return f"{METRICS[key].title} ±" if figure != key else METRICS[key].title

@@ -3,16 +3,21 @@
 Figures are stored as printed, since their digits say how precisely they are known.
 """
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.evaluation.metric_table import METRICS, DatasetMetric
+from vaelens.evaluation.results import Results
 from vaelens.files import StrPath
 from vaelens.images.datasets import coco
+from vaelens.metrics.ssim import Padding
 from vaelens.weights.registry import Score, registry
 
 DIGITS = {"rfid": 2, "psnr": 1, "ssim": 2, "psim": 2}  # decimals, as the model cards print them
@@ -21,6 +26,31 @@ FIGURES = tuple(name for key in DIGITS for name in (key, key + STD) if name != "
 MOST_DIGITS = 9
 
 Figures = Mapping[str, Decimal]  # by FIGURES' names, with as many digits as are printed
+
+
+@dataclass(frozen=True)
+class Match:
+    """One printed figure and ours, which is None where there is none."""
+
+    vae: str
+    figure: str
+    published: Decimal
+    ours: float | None
+
+    @property
+    def digits(self) -> int:
+        """How many decimals are printed."""
+        return digits_of(self.published)
+
+    @property
+    def printed(self) -> str:
+        """Ours as the table would print it."""
+        return "none" if self.ours is None else f"{self.ours:.{self.digits}f}"
+
+    @property
+    def steps(self) -> float:
+        """How far apart they are, in units of the last printed digit."""
+        return math.inf if self.ours is None else float(abs(Decimal(self.printed) - self.published).scaleb(self.digits))
 
 
 def published_figures(vaes: Sequence[StrPath], path: StrPath | None) -> list[Figures]:
@@ -83,3 +113,32 @@ def _is_figure(value: object) -> bool:
 def digits_of(figure: Decimal) -> int:
     """How many decimals are printed."""
     return max(0, -cast(int, figure.as_tuple().exponent))
+
+
+def published_matches(
+    results: Results, published: Sequence[Figures], padding: Padding | None = None
+) -> tuple[Match, ...]:
+    """Each published figure of the results' VAEs beside ours; `published` is in the VAEs' order.
+
+    padding: which SSIM to compare, "zero" or "valid", where both were measured; None: the preset's own.
+    """
+    return tuple(
+        Match(vae, figure, value, _ours(results, vae, figure, padding))
+        for vae, figures in zip(results.vaes, published, strict=True)
+        for figure, value in figures.items()
+    )
+
+
+def figure_title(figure: str) -> str:
+    """A key of FIGURES as a table's heading says it."""
+    key = figure.removesuffix(STD)
+    return f"{METRICS[key].title} ±" if figure != key else METRICS[key].title
+
+
+def _ours(results: Results, vae: str, figure: str, padding: Padding | None) -> float | None:
+    key = figure.removesuffix(STD)
+    if isinstance(METRICS[key], DatasetMetric):
+        return results.dataset_scores[vae, key].value
+    spread = results.spreads[vae, f"ssim_{padding}" if key == "ssim" and padding else key]
+    value = spread.std if figure.endswith(STD) else spread.mean
+    return value if math.isfinite(value) else None

@@ -3,7 +3,6 @@
 import tomllib
 from dataclasses import replace
 from importlib.resources import files
-from pathlib import Path
 
 from vaelens.download.web_files import WebFile, fetch_web
 from vaelens.images.boxes import coco_eye_boxes
@@ -16,20 +15,21 @@ NAME = "coco-val2017"
 FOLDER = "val2017/"  # inside the zip; ids are without it, as they are when the unpacked folder is named
 
 
+def coco_files() -> dict[str, WebFile]:
+    """What `open_coco` downloads: "images" and, for the eyes, "annotations"."""
+    table = tomllib.loads(files("vaelens.images.datasets").joinpath("coco.toml").read_text("utf-8"))
+    return {what: WebFile(**file | {"urls": tuple(file["urls"])}) for what, file in table.items()}
+
+
 def open_coco(*, eyes: bool = True, runtime: Runtime = DEFAULT) -> Source:
     """val2017.zip, 816 MB, and with `eyes` the annotations, 253 MB; ids are file names, 000000000139.jpg.
 
     Raises what `fetch_web` does, including CheckFailedError for other bytes than published.
     """
-    table = tomllib.loads(files("vaelens.images.datasets").joinpath("coco.toml").read_text("utf-8"))
-
-    def fetched(what: str) -> Path:
-        file = WebFile(**table[what] | {"urls": tuple(table[what]["urls"])})
-        return fetch_web(file, runtime)
-
-    zipped = open_zip(fetched("images"))
+    archives = coco_files()
+    zipped = open_zip(fetch_web(archives["images"], runtime))
     members = by_id(((name.removeprefix(FOLDER), name) for name in zipped.ids), NAME)
-    boxes = coco_eye_boxes(fetched("annotations")) if eyes else {}
+    boxes = coco_eye_boxes(fetch_web(archives["annotations"], runtime)) if eyes else {}
 
     def read(name: str) -> bytes:
         return zipped.read(members[name])
