@@ -1,4 +1,4 @@
-# `make demo` and `make test` each set up all they need in .venv, in a fresh clone and alone.
+# `make demo`, `make connected` and `make test` each set up all they need in .venv, in a fresh clone and alone.
 # `make test-all` adds the long end-to-end cases (marked `slow`) and more generated inputs; `make test-order` runs the files in reverse order.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all test-order test-alone lint clean
+.PHONY: demo connected test test-all test-order test-alone lint clean
 
 demo: .venv/product.stamp
 	@$(BIN)/vaelens compare "a smiling face with blue eyes and red hair on a yellow background" --seed 0 \
@@ -20,6 +20,10 @@ demo: .venv/product.stamp
 	@echo "  what was run, with fingerprints:       demo/run.json"
 	@echo "Measured on 24 synthetic images:           demo/evaluation/report.html"
 	@echo "The same, live:                          $(BIN)/vaelens serve"
+
+# For whoever has the network: `make connected ARGS=--plan` says first what it would download. See connected/.
+connected: .venv/product.stamp
+	@$(BIN)/python -m connected $(ARGS)
 
 test: lint
 	$(PYTEST) -m "not slow"

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 import vaelens as vl
+from connected.__main__ import parser
 from vaelens.cli.main import app
 from vaelens.finetuning.recipe import Recipe
 
@@ -20,13 +21,14 @@ PAGES = [ROOT / "README.md", ROOT / "README.ja.md", ROOT / "CONTRIBUTING.md", *s
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = {name for command in COMMANDS.values() for one in command.params for name in (*one.opts, *one.secondary_opts)}
 OTHER_PROGRAMS = {"--version", "--help", "--nproc-per-node"}  # the root command's, torchrun's; img2dataset's have a _
+OTHER_PROGRAMS |= {option for action in parser()._actions for option in action.option_strings}
 FIELDS = {
     f"{table}.{name}"
     for table, field in Recipe.model_fields.items()
     for name in getattr(field.annotation, "model_fields", {})
 }
 TABLES = {field.partition(".")[0] for field in FIELDS}
-FOLDERS = ("src", "tests", "docs", "embedded", "examples", "benchmarks", ".ci", ".github")
+FOLDERS = ("src", "tests", "docs", "embedded", "examples", "benchmarks", "connected", ".ci", ".github")
 
 
 def fenced(page: Path, *languages: str) -> list[str]:
