@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +26,7 @@ from vaelens.images.faces import draw_face
 from vaelens.images.letters import GLYPHS, draw_letters
 from vaelens.metrics.glyph_reader import SHAPES, glyph_crops, shape_of
 from vaelens.networks.small import GlyphReader, SmallFrechet, SmallPerceptual
+from vaelens.tensors.writing import safetensors_bytes
 
 LABELS = ("background", "face", "eye", "iris", "mouth", *GLYPHS)
 DRAW = {"faces": draw_face, "letters": draw_letters}
@@ -235,7 +235,7 @@ def train(name: str, folder: Path, steps: int | None) -> None:
         task.finish()
     notes = {"command": f"embedded/train_metrics.py --only {name} --steps {steps}", "torch": torch.__version__}
     tensors = {key: value.half().contiguous() for key, value in task.net.state_dict().items()}
-    print("wrote", write_atomic(folder / f"{name}.safetensors", save(tensors, notes)))
+    print("wrote", write_atomic(folder / f"{name}.safetensors", safetensors_bytes(tensors, notes)))
 
 
 def main() -> None:

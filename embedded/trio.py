@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from safetensors.torch import save as safetensors_bytes
 
 import vaelens
 from vaelens.errors import UsageError
@@ -32,6 +31,7 @@ from vaelens.finetuning.recipe_files import find_recipe
 from vaelens.finetuning.training import finetune
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.datasets.opening import open_dataset
+from vaelens.tensors.writing import safetensors_bytes
 from vaelens.vae import VAE
 from vaelens.weights.reading import read_vae
 from vaelens.weights.registry import embedded_paths, registry

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.json_reading import parse_json
 from vaelens.sampling import Sampling, Size
 from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.tensors.writing import safetensors_bytes
 from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from vaelens.families.spec import VAESpec
 from vaelens.files import write_atomic
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.tensors.file_types import PICKLED
+from vaelens.tensors.writing import safetensors_bytes
 from vaelens.weights.fingerprint import Checksum, Fingerprint, checksum, fingerprint
 from vaelens.weights.reading import WEIGHT_NAMES
 from vaelens.weights.spec_sources import SPEC_KEY, metadata_text

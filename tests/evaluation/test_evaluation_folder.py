@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaelens.errors import BadInputError
+from vaelens.errors import BadInputError, CheckFailedError
 from vaelens.evaluation import feature_files
 from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.feature_files import ORIGINALS, FeatureFiles
@@ -18,6 +18,7 @@ from vaelens.metrics.frechet import Moments
 from vaelens.runs.records import JsonLines
 
 COUNT, BATCH = 14, 2
+PLAN = {"command": "evaluate", "preset": {"name": "made up"}, "batch": 1, "threads": 1, "vaes": {"a": {}}}
 ORDER = (5, 0, 3, 6, 2, 4, 1)  # of its chunks
 NAMES = (ORIGINALS, "a")
 
@@ -31,7 +32,7 @@ def few_stored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def started(path: Path, count: int = COUNT, batch: int = BATCH) -> EvaluationFolder:
     folder = EvaluationFolder(path, [f"{n:03d}" for n in range(count)], batch)
-    folder.start({"command": "evaluate", "preset": {"name": "made up"}, "batch": 1, "threads": 1, "vaes": {"a": {}}})
+    folder.start(PLAN)
     return folder
 
 
@@ -136,11 +137,13 @@ def test_damaged_and_missing_sums_are_named_and_made_again(tmp_path: Path) -> No
     folder = measured(tmp_path)
     broken = files(folder, "sums")[0]
     broken.write_bytes(broken.read_bytes()[:100])
-    with pytest.raises(BadInputError, match=rf"{broken} is damaged.* Remove it and run the same command again"):
+    with pytest.raises(CheckFailedError, match=rf"{broken} is damaged.* Run the same command again"):
         folder.moments(ORIGINALS, "x")
     with pytest.raises(BadInputError, match="no sums of y"):
         folder.moments("a", "y")
-    broken.unlink()
+    notices: list[str] = []
+    folder.start(PLAN, notices.append)
+    assert "sums/originals/00.safetensors had a wrong checksum and are measured anew" in notices[0]
     with pytest.raises(BadInputError, match=rf"{broken} is missing"):
         folder.moments(ORIGINALS, "x")
     for chunk in ORDER:

@@ -111,6 +111,45 @@ def test_features_that_were_lost_are_made_again(whole: Run, output: Path, measur
     assert [file.read_bytes() for file in files] == before
 
 
+def flip_a_bit(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 4
+    file.write_bytes(bytes(content))
+
+
+def test_stored_results_with_a_flipped_bit_are_measured_again_with_a_notice(
+    whole: Run, output: Path, measure: Measure
+) -> None:
+    shutil.copytree(whole.folder, output)
+    files = sorted((output / "features").rglob("*.safetensors"))
+    before = [file.read_bytes() for file in files]
+    for number, place in ((2, -3), (9, 40), (12, 0)):  # an original's values, a VAE's header, its length
+        flip_a_bit(files[number], place)
+    line = (output / "rows.jsonl").read_bytes().index(b'"psnr": ') + len(b'"psnr": ')
+    flip_a_bit(output / "rows.jsonl", line)
+    notices: list[str] = []
+    assert_same(output, measure(notify=notices.append), whole)
+    assert [file.read_bytes() for file in files] == before
+    (notice,) = [one for one in notices if "wrong checksum" in one]
+    assert "1 line of rows.jsonl" in notice
+    assert files[2].relative_to(output).as_posix() in notice
+
+
+def test_cached_features_with_a_flipped_bit_are_computed_again_with_a_notice(
+    whole: Run, output: Path, measure: Measure
+) -> None:
+    measure()
+    cached = sorted((output.parent / "cache").rglob("*.safetensors"))
+    assert len(cached) == IMAGES // BATCH
+    before = cached[1].read_bytes()
+    flip_a_bit(cached[1], -3)
+    shutil.rmtree(output)
+    notices: list[str] = []
+    assert_same(output, measure(notify=notices.append), whole)
+    assert [one for one in notices if f"{cached[1]} is damaged" in one]
+    assert cached[1].read_bytes() == before
+
+
 def test_a_vae_can_be_added(whole: Run, two_vaes: list[Path], output: Path, measure: Measure) -> None:
     measure(two_vaes[:1])
     steps: list[str] = []

@@ -1,10 +1,11 @@
 """JSON lines that survive a process killed while it writes."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from vaelens.errors import BadInputError
+from vaelens.errors import BadInputError, CheckFailedError
 from vaelens.runs.records import JsonLines
 
 
@@ -35,18 +36,43 @@ def test_a_partial_line_is_ignored_and_then_removed(lines: JsonLines, partial: s
     assert lines.read_new(same) == [{"n": 1}]
     lines.append([{"n": 3}])
     assert lines.read_new(same) == [{"n": 3}]
-    assert lines.path.read_text() == '{"n": 1}\n{"n": 3}\n'
+    assert [json.loads(line) | {"checksum": ""} for line in lines.path.read_text().splitlines()] == [
+        {"n": 1, "checksum": ""},
+        {"n": 3, "checksum": ""},
+    ]
 
 
-@pytest.mark.parametrize("damaged", ["{", "[]", '{"m": 1}', '{"n": []}', "[" * 100_000])
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"n": 1}', "[" * 100_000])
 def test_a_damaged_line_is_named(lines: JsonLines, damaged: str) -> None:
     lines.append([{"n": 1}])
+    good = lines.path.read_text()
     with lines.path.open("a") as file:
         file.write(damaged + "\n")
-    with pytest.raises(BadInputError, match=r"rows.jsonl, line 2: .*Remove the line"):
+    with pytest.raises(CheckFailedError, match=r"rows.jsonl, line 2: .*Run the same command again"):
         lines.read_new(lambda line: int(line["n"]))
-    lines.path.write_text('{"n": 1}\n{"n": 2}\n')
+    lines.path.write_text(good)
+    lines.append([{"n": 2}])
     assert lines.read_new(lambda line: int(line["n"])) == [1, 2], "the good lines were lost"
+
+
+@pytest.mark.parametrize("other", [{"m": 1}, {"n": []}])
+def test_a_line_that_can_not_be_parsed_is_named(lines: JsonLines, other: dict) -> None:
+    lines.append([{"n": 1}, other])
+    with pytest.raises(CheckFailedError, match=r"rows.jsonl, line 2: "):
+        lines.read_new(lambda line: int(line["n"]))
+
+
+def test_each_flipped_bit_of_a_line_is_noticed(lines: JsonLines) -> None:
+    lines.append([{"n": 1}, {"n": 2, "s": "a, b"}, {"n": 3}])
+    content = lines.path.read_bytes()
+    first, second = content.index(b"\n") + 1, content.index(b"3") - 6
+    for place in range(first * 8, second * 8):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        lines.path.write_bytes(bytes(damaged))
+        assert lines.keep(lambda line: True) > 0
+        assert lines.read()[0] == {"n": 1}
+        assert {"n": 2, "s": "a, b"} not in lines.read() or place // 8 == second - 1
 
 
 def test_keep_removes_what_is_not_wanted_and_what_is_damaged(lines: JsonLines) -> None:
@@ -55,7 +81,7 @@ def test_keep_removes_what_is_not_wanted_and_what_is_damaged(lines: JsonLines) -
     lines.append([{"n": n} for n in range(4)])
     with lines.path.open("a") as file:
         file.write('{"m": 1}\nbroken\n' + "[" * 100_000 + '\n{"n": 0')
-    lines.keep(lambda line: line["n"] <= 1)
+    assert lines.keep(lambda line: line["n"] <= 1) == 3, "the partial line was never whole"
     assert lines.read_new(same) == [{"n": 0}, {"n": 1}]
 
 

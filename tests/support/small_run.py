@@ -103,7 +103,8 @@ def numbers(value: object) -> list[float]:
 
 def subprocess_environment() -> dict[str, str]:
     """For a process of one thread that can run this script."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from vaelens.runs.lock import folder_lock, removed_if_unused
 from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
+from vaelens.runtime import Notify, silent
 
 COMMAND = "evaluate"
 OUTPUTS = (
@@ -84,8 +85,11 @@ class EvaluationFolder:
         self._measured: set[str] = set()  # ids with a row of any VAE
         self._bad: dict[str, str] = {}
 
-    def start(self, plan: Mapping[str, Any]) -> None:
-        """Start or resume a run with this plan. Raises UsageError where the folder holds another run."""
+    def start(self, plan: Mapping[str, Any], notify: Notify = silent) -> None:
+        """Start or resume a run with this plan. Raises UsageError where the folder holds another run.
+
+        Damaged rows and features are removed with a notice, so that they are measured anew.
+        """
         with removed_if_unused(self.path), folder_lock(self.path):
             remove_leftovers(self.path, below=True)
             found = check_folder(self.path, plan)
@@ -93,8 +97,18 @@ class EvaluationFolder:
             vaes: dict[str, Any] = {**before, **plan["vaes"]}
             if found is None or as_stored(vaes) != before:
                 write_plan(self.path, {**plan, "vaes": vaes})
+            self._remove_damaged(vaes, notify)
             self._read_new()
             self._files.sum_up((ORIGINALS, *vaes))  # what a killed process left
+
+    def _remove_damaged(self, vaes: Iterable[str], notify: Notify) -> None:
+        lines = self._lines.keep(lambda line: bool(self._parse(line)))
+        files = self._files.remove_damaged((ORIGINALS, *vaes))
+        if lines or files:
+            damaged = [f"{lines} line{'s' * (lines > 1)} of {self._lines.path.name}"] * bool(lines)
+            damaged += [file.relative_to(self.path).as_posix() for file in files]
+            some = ", ".join(damaged[:4]) + f" and {len(damaged) - 4} more" * (len(damaged) > 4)
+            notify(f"Warning: {self.path}: {some} had a wrong checksum and are measured anew. Check the disk.")
 
     def vaes(self) -> list[str]:
         """All VAEs of the folder's plan."""

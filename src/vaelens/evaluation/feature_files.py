@@ -2,6 +2,7 @@
 
 A run's features lie in features/NAME/CHUNK.safetensors, NAME being the originals or a VAE: fp32 [b,d] by extractor.
 For more than MAX_STORED images, each of GROUPS groups of chunks is replaced by float64 sums in sums/NAME/GROUP.
+Each file has a checksum of itself (`tensors.writing`): a damaged one is measured anew.
 """
 
 import functools
@@ -14,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from vaelens.errors import BadInputError, VaelensError
+from vaelens.errors import BadInputError, CheckFailedError, VaelensError
 from vaelens.evaluation.chunks import Chunk
 from vaelens.files import write_atomic
 from vaelens.metrics.frechet import Moments
+from vaelens.runtime import Notify, silent
+from vaelens.tensors.writing import checked_safetensors, read_checked_safetensors
 
 MAX_STORED = 50_000  # images whose features are stored
 GROUPS = 20  # of images from the whole dataset each, so that a dataset sorted by class has no group of one class
@@ -49,10 +49,12 @@ class FeatureFiles:
     def write(self, chunk: int, name: str, features: Features) -> None:
         """Store a chunk's features as fp32."""
         cpu = {extractor: values.detach().float().cpu().contiguous() for extractor, values in features.items()}
-        write_atomic(self._file(chunk, name), safetensors_bytes(cpu))
+        write_atomic(self._file(chunk, name), checked_safetensors(cpu))
 
     def read(self, chunk: int, name: str) -> dict[str, Tensor]:
-        """A chunk's features. Raises BadInputError where they are damaged, missing or were summed up."""
+        """A chunk's features. Raises BadInputError where they are missing or were summed up, CheckFailedError where
+        they are damaged.
+        """
         file = self._file(chunk, name)
         if self._summed and not file.exists() and self.exists(chunk, name):
             raise BadInputError(
@@ -69,7 +71,7 @@ class FeatureFiles:
         """The float64 sums of up to GROUPS groups of images; NaN where a reconstruction wasn't finite.
 
         A group has every GROUPS-th image; beyond MAX_STORED, whole chunks (`_group_of`). Groups without a readable
-        image are left out. Raises BadInputError where stored sums are damaged or missing.
+        image are left out. Raises BadInputError where stored sums are missing, CheckFailedError where they are damaged.
         """
         features = self.all(name, extractor)
         if features is not None:
@@ -77,6 +79,19 @@ class FeatureFiles:
         self.sum_up([name])
         files = [self._sums_file(group, name) for group in self._groups()]
         return [_moments(file, sums, extractor) for file in files if (sums := _read(file))]
+
+    def remove_damaged(self, names: Iterable[str]) -> list[Path]:
+        """Remove the files of these names whose checksum is wrong, so that they count as missing; gives their paths."""
+        folders = [self.path / kind / folder_name(name) for name in names for kind in ("features", "sums")]
+        files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.safetensors"))]
+        damaged: list[Path] = []
+        for file in files:
+            try:
+                read_checked_safetensors(file)
+            except (CheckFailedError, OSError):
+                file.unlink(missing_ok=True)
+                damaged.append(file)
+        return damaged
 
     def sum_up(self, names: Iterable[str], chunk: int | None = None) -> None:
         """Replace complete groups by their sums, where features aren't stored: the chunk's group, or all."""
@@ -93,7 +108,7 @@ class FeatureFiles:
         if not sums.exists():
             if not all(self._file(chunk, name).exists() for chunk in chunks):
                 return
-            write_atomic(sums, safetensors_bytes(self._sums(chunks, name)))
+            write_atomic(sums, checked_safetensors(self._sums(chunks, name)))
         for chunk in chunks:
             self._file(chunk, name).unlink(missing_ok=True)
 
@@ -139,15 +154,22 @@ class OriginalsCache:
     `protocol` is what else they depend on: the extractors' input, networks' sha256, threads, device, versions.
     """
 
-    def __init__(self, folder: Path, protocol: Mapping[str, Any], extractors: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, protocol: Mapping[str, Any], extractors: Sequence[str], notify: Notify = silent
+    ) -> None:
         self._folder = folder
         self._protocol = protocol
         self._extractors = set(extractors)
+        self._notify = notify
 
     def load(self, chunk: Chunk) -> dict[str, Tensor] | None:
-        """The features of the chunk's originals; None where they are missing or damaged."""
-        with suppress(SafetensorError, OSError):
-            found = load_file(self._file(chunk))
+        """The features of the chunk's originals; None where they are missing, or damaged, with a notice."""
+        with suppress(OSError):
+            try:
+                found = read_checked_safetensors(self._file(chunk))
+            except CheckFailedError as error:
+                self._notify(f"Warning: {error} It is computed anew.")
+                return None
             if set(found) == self._extractors and all(len(f) == len(chunk.items) for f in found.values()):
                 return found
         return None
@@ -155,7 +177,7 @@ class OriginalsCache:
     def store(self, chunk: Chunk, features: Features) -> None:
         """Store them for later runs. A folder that can't be written only costs time later, so it is no error."""
         with suppress(VaelensError, OSError):
-            write_atomic(self._file(chunk), safetensors_bytes({k: v.contiguous() for k, v in features.items()}))
+            write_atomic(self._file(chunk), checked_safetensors({k: v.contiguous() for k, v in features.items()}))
 
     def _file(self, chunk: Chunk) -> Path:
         pixels = hashlib.sha256(chunk.pixels.contiguous().numpy().tobytes()).hexdigest()
@@ -174,11 +196,13 @@ def folder_name(name: str) -> str:
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        return read_checked_safetensors(file)
     except FileNotFoundError as error:
         raise BadInputError(f"{file} is missing. Run the same command again, which measures it anew.") from error
-    except (SafetensorError, OSError) as error:
-        raise BadInputError(f"{file} is damaged: {error}. Remove it and run the same command again.") from error
+    except CheckFailedError as error:
+        raise CheckFailedError(f"{error} Run the same command again, which measures it anew.") from error
+    except OSError as error:
+        raise BadInputError(f"{file} can't be read: {error.strerror}. Check the disk and its permissions.") from error
 
 
 def _moments(file: Path, sums: Mapping[str, Tensor], extractor: str) -> Moments:

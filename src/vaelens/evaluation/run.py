@@ -34,7 +34,7 @@ from vaelens.report.record import run_record, vae_record
 from vaelens.resources import processor, using_threads
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
-from vaelens.runtime import Notify, Progress, Runtime
+from vaelens.runtime import Notify, Progress, Runtime, silent
 from vaelens.vae import VAE, check_seed
 
 BATCH = {"cpu": 4}  # images per chunk; a full VAE takes about half a GB per image of 256x256
@@ -110,9 +110,10 @@ def evaluate(
             _notify_names(dataset, models, records, runtime.notify)
         ranks.require_same(plan)
         folder = EvaluationFolder(path, [item.id for item in dataset.items], batch)
-        _start(folder, plan, ranks)
+        _start(folder, plan, ranks, runtime.notify)
         _check_bad(folder, skip_bad)
-        measurement = Measurement(dataset, loaded, models, seed, skip_bad, folder, _originals_cache(plan, loaded))
+        cache = _originals_cache(plan, loaded, runtime.notify)
+        measurement = Measurement(dataset, loaded, models, seed, skip_bad, folder, cache)
         units = _own_units(folder, models, part, ranks)
         if ranks.count == 1 and (stored := len(folder.rows(list(models)))):
             runtime.notify(
@@ -227,11 +228,11 @@ def _notify_names(dataset: Dataset, models: Mapping[str, VAE], records: Records,
             notify(f"{record['source']} is called {name}, since another VAE has its name.")
 
 
-def _start(folder: EvaluationFolder, plan: Mapping[str, Any], ranks: Ranks) -> None:
+def _start(folder: EvaluationFolder, plan: Mapping[str, Any], ranks: Ranks, notify: Notify) -> None:
     """On a folder that all ranks share, rank 0 writes the plan and the others check it."""
     for first in (True, False):
         if ranks.is_first == first:
-            folder.start(plan)
+            folder.start(plan, notify)
         ranks.wait()
 
 
@@ -247,10 +248,10 @@ def _check_bad(folder: EvaluationFolder, skip_bad: bool) -> None:
         raise BadInputError(f"{folder.path}: {what} The first is {name}: {why}")
 
 
-def _originals_cache(plan: Mapping[str, Any], loaded: LoadedPreset) -> OriginalsCache:
+def _originals_cache(plan: Mapping[str, Any], loaded: LoadedPreset, notify: Notify = silent) -> OriginalsCache:
     protocol = {key: plan[key] for key in ("preset", "threads", "device", "networks", "versions")}
     protocol["processor"] = processor(plan["device"])
-    return OriginalsCache(cache_folder() / "originals", protocol, loaded.extractors)
+    return OriginalsCache(cache_folder() / "originals", protocol, loaded.extractors, notify)
 
 
 def _own_units(

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
-from safetensors.torch import save as safetensors_bytes
 
 from vaelens.errors import CheckFailedError
 from vaelens.files import explained, json_text, write_atomic
 from vaelens.finetuning.state import State
 from vaelens.runtime import Notify
+from vaelens.tensors.writing import safetensors_bytes
 
 FOLDER = "checkpoints"
 NEWEST = 2  # so many are stored, besides those that the caller names

@@ -239,7 +239,7 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         raise UsageError(refused)
     config = StepConfig(recipe, perceptual, job.seed, ranks.count, DTYPES[job.dtype])
     training = Training(
-        folder=TrainingFolder(job.path, ranks.is_first),
+        folder=TrainingFolder(job.path, ranks.is_first, runtime.notify),
         state=State(initial.network, recipe, job.seed),
         config=config,
         spec=initial.spec,

@@ -19,17 +19,18 @@ from vaelens.runs.lock import LOCK
 from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
-from vaelens.runtime import Notify
+from vaelens.runtime import Notify, silent
 
 
 class TrainingFolder:
     """The folder at `path`; a process with `writes` False, any but the first of several, writes nothing."""
 
-    def __init__(self, path: Path, writes: bool = True) -> None:
+    def __init__(self, path: Path, writes: bool = True, notify: Notify = silent) -> None:
         self.path = path
         self.log = JsonLines(path / "log.jsonl", allow_nan=True)
         self.evaluations = JsonLines(path / "evaluations.jsonl", allow_nan=True)
         self._writes = writes
+        self._notify = notify
 
     def add_log(self, line: Mapping[str, Any]) -> None:
         """Append a line to log.jsonl."""
@@ -47,10 +48,12 @@ class TrainingFolder:
             write_atomic(self.path / "samples" / f"{step:09d}.png", encode_png(pixels))
 
     def truncate(self, step: int) -> None:
-        """Remove the lines after this step, which will be repeated."""
+        """Remove the lines after this step, which will be repeated, and with a notice damaged ones."""
         if self._writes:
             for file in (self.log, self.evaluations):
-                file.keep(lambda line: line["step"] <= step)
+                if damaged := file.keep(lambda line: line["step"] <= step):
+                    lines = f"{damaged} line{'s' * (damaged > 1)} with a wrong checksum"
+                    self._notify(f"Warning: {file.path}: removed {lines}. Check the disk.")
 
 
 def existing_plan(path: Path) -> dict[str, Any]:

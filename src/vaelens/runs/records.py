@@ -5,14 +5,15 @@ line at the end; readers ignore it, and the next append removes it. The caller h
 write to one file.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from vaelens.errors import BadInputError
-from vaelens.files import explained, write_atomic
+from vaelens.errors import CheckFailedError
+from vaelens.files import CHECKSUM, explained, write_atomic
 
 T = TypeVar("T")
 Line = dict[str, Any]
@@ -21,7 +22,10 @@ TAIL = 65_536  # bytes read at a time when looking for the end of the last compl
 
 
 class JsonLines:
-    """The file at `path`, which needn't exist yet. Lines are ASCII; `allow_nan` permits NaN and Infinity in them."""
+    """The file at `path`, which needn't exist yet. Lines are ASCII; `allow_nan` permits NaN and Infinity in them.
+
+    Each line ends with a checksum of its text, which readers here neither see nor need to know.
+    """
 
     def __init__(self, path: Path, allow_nan: bool = False) -> None:
         self.path = path
@@ -31,7 +35,7 @@ class JsonLines:
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Add lines at the end, after removing a partial one. Raises what `write_atomic` raises."""
-        text = "".join(json.dumps(line, allow_nan=self._allow_nan) + "\n" for line in lines)
+        text = "".join(_with_checksum(json.dumps(line, allow_nan=self._allow_nan)) for line in lines)
         try:
             with self.path.open("ab") as file:
                 self._remove_partial_line()
@@ -44,8 +48,8 @@ class JsonLines:
     def read_new(self, parse: Callable[[Line], T]) -> list[T]:
         """The complete lines that were appended since the last call, by any process, each through `parse`.
 
-        Raises BadInputError, naming the line, where one isn't a JSON object or `parse` raises ValueError, KeyError or
-        TypeError; the next call reads the same lines again.
+        Raises CheckFailedError, naming the line, where one has changed since it was written or `parse` raises
+        ValueError, KeyError or TypeError; the next call reads the same lines again.
         """
         found: list[T] = []
         if not self.path.exists():
@@ -60,23 +64,36 @@ class JsonLines:
                 try:
                     found.append(parse(_object(line)))
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
-                    raise BadInputError(
+                    raise CheckFailedError(
                         f"{self.path}, line {number}: damaged ({error}): {line[:60]!r}. "
-                        "Remove the line and run the same command again."
+                        "Run the same command again, which removes the line and measures it anew."
                     ) from error
         self._offset, self._number = offset, number
         return found
 
     def read(self) -> list[Line]:
-        """All complete lines. Raises BadInputError as `read_new`."""
+        """All complete lines. Raises CheckFailedError as `read_new`."""
         return JsonLines(self.path).read_new(lambda line: line)
 
-    def keep(self, is_valid: Callable[[Line], bool]) -> None:
-        """Remove the lines that aren't valid, and damaged ones, on which `is_valid` may raise KeyError or TypeError."""
-        if self.path.exists():
-            lines = self.path.read_bytes().splitlines(keepends=True)
-            write_atomic(self.path, b"".join(line for line in lines if _is_whole(line, is_valid)))
+    def keep(self, is_valid: Callable[[Line], bool]) -> int:
+        """Remove the lines that aren't valid, and damaged ones, on which `is_valid` may raise an error as `parse` may.
+
+        Gives the number of complete lines that were damaged.
+        """
+        if not self.path.exists():
+            return 0
+        damaged, kept = 0, list[bytes]()
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        for line in lines:
+            if line.endswith(b"\n"):
+                try:
+                    kept += [line] * is_valid(_object(line))
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    damaged += 1
+        if len(kept) < len(lines):
+            write_atomic(self.path, b"".join(kept))
             self._offset = self._number = 0
+        return damaged
 
     def _remove_partial_line(self) -> None:
         with self.path.open("r+b") as file:
@@ -90,15 +107,19 @@ class JsonLines:
             file.truncate(end)
 
 
+def _with_checksum(line: str) -> str:
+    text = line.removesuffix("}")
+    return f'{text}, "{CHECKSUM}": "{_checksum(text)}"}}\n'
+
+
 def _object(line: bytes) -> Line:
-    value = json.loads(line)
-    if not isinstance(value, dict):
-        raise TypeError("not a JSON object")
-    return cast(Line, value)
+    """Raises ValueError for a line that has changed since it was written."""
+    text, mark, rest = line.decode().rpartition(f', "{CHECKSUM}": "')
+    if not mark or rest != f'{_checksum(text)}"}}\n':
+        raise ValueError("its checksum is wrong")
+    return cast(Line, json.loads(text + "}"))
 
 
-def _is_whole(line: bytes, is_valid: Callable[[Line], bool]) -> bool:
-    try:
-        return line.endswith(b"\n") and is_valid(_object(line))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+def _checksum(text: str) -> str:
+    """The first 16 digits of its sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
