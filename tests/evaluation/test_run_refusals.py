@@ -9,6 +9,7 @@ from support.small_run import SMALL, Run
 from support.vaes import random_vae
 from vaelens.errors import NetworkError, UsageError, VaelensError
 from vaelens.evaluation.results import Results
+from vaelens.files import checked_json
 
 pytestmark = pytest.mark.usefixtures("small_runs")
 Measure = Callable[..., Results]
@@ -44,9 +45,10 @@ def test_another_vae_of_the_same_name_is_refused(whole: Run, tmp_path: Path, mea
     [
         ("{}", "is damaged"),
         ('"plan"', "is damaged"),
-        ('{"command": "evaluate", "vaes": [], "batch": 2, "threads": 1}', "is damaged"),
-        ('{"command": "evaluate", "vaes": {}, "batch": "x", "threads": 1}', "is damaged"),
-        ('{"command": "finetune", "vaes": {}}', "holds a run of `vaelens finetune`"),
+        (checked_json({"command": "evaluate", "vaes": [], "batch": 2, "threads": 1}).decode(), "is damaged"),
+        (checked_json({"command": "evaluate", "vaes": {}, "batch": "x", "threads": 1}).decode(), "is damaged"),
+        (checked_json({"command": "finetune", "vaes": {}}).decode(), "holds a run of `vaelens finetune`"),
+        ('{"command": "evaluate", "vaes": {}, "batch": 2, "threads": 1}', "has changed since it was written"),
         ("{", "can't be read"),
         ("[" * 100_000, "can't be read"),
     ],
