@@ -25,7 +25,7 @@ PSNR = {"one": (20.0, 21.0, 22.0, None, 24.0, 25.0, 26.0), "two": (21.0, 23.0, 2
 
 def dataset(count: int, kind: str = "folder") -> Dataset:
     ids = tuple(f"{n:04d}" for n in range(count))
-    source = Source("made up", kind, ids, lambda name: b"")
+    source = Source("made up", kind, ids, lambda name: (b"",))
     return Dataset("made up", kind, tuple(Item(name, "0" * 64) for name in ids), (), source)
 
 

@@ -15,7 +15,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder, a zip, webdataset shards, a Hugging Face dataset (owner/name), coco-val2017, or synthetic.",
+            help="A folder, a zip, webdataset shards, parquet files, a Hugging Face dataset (owner/name), "
+            "coco-val2017, or synthetic.",
         ),
     ],
     vae: options.Vaes = None,
@@ -37,7 +38,10 @@ def evaluate(
         float | None,
         typer.Option(metavar="SCORE", help="Only images with at least this aesthetic score."),
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="The split of a Hugging Face dataset.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The split of a Hugging Face dataset or a folder of parquet files."),
+    ] = None,
     boxes: Annotated[
         Path | None,
         typer.Option(

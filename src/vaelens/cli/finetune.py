@@ -99,7 +99,9 @@ def finetune(
         _explain(explain, overrides, json)
         return
     if not data:
-        raise UsageError("no images given. Name a folder, a zip, shards, a dataset on the hub, or `synthetic`.")
+        raise UsageError(
+            "no images given. Name a folder, a zip, shards, parquet files, a dataset on the hub, or `synthetic`."
+        )
     from vaelens.finetuning.training import Interrupted
     from vaelens.finetuning.training import finetune as run
 

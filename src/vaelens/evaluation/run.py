@@ -71,10 +71,11 @@ def evaluate(
 ) -> Results | None:
     """Measure VAEs on a dataset; writes rows, features and a report to the folder `output`.
 
-    source: a folder, a zip, webdataset shards, a hub dataset, coco-val2017 or synthetic (`open_dataset`'s, with take,
-    seed, min_aesthetic, split and boxes), or an open dataset. preset: a name of `presets.PRESETS`; metrics: keys of
-    `metric_table.METRICS` to add to it. The same call again resumes an interrupted run, or adds a VAE. shard "2/3"
-    measures the second third of the chunks; under torchrun the ranks share them.
+    source: a folder, a zip, webdataset shards, parquet files, a hub dataset, coco-val2017 or synthetic
+    (`open_dataset`'s, with take, seed, min_aesthetic, split and boxes), or an open dataset.
+    preset: a name of `presets.PRESETS`; metrics: keys of `metric_table.METRICS` to add to it.
+    The same call again resumes an interrupted run, or adds a VAE. shard "2/3" measures the second third of the chunks;
+    under torchrun the ranks share them.
     batch: images per chunk; threads: of the CPU; both are part of the plan, since they change the last bits.
     networks: files to use in place of the published metric networks, by name.
 

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,14 +180,14 @@ def _joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what
     origins = {f"{prefixes[n]}{item.id}": (sources[n], item) for n, item in chosen}
     items = tuple(dataclasses.replace(origins[name][1], id=name) for name in sorted(origins))
 
-    def read(name: str) -> bytes:
+    def pieces(name: str) -> Iterable[bytes]:
         source, item = origins[name]
-        return source.source.read(item.id)
+        return source.source.pieces(item.id)
 
     names = " and ".join(f'"{source.source.name}"' for source in sources)
     title = f"{what} images of {names}"
     ids = tuple(item.id for item in items)
-    return Dataset(f"{len(items):,} {title}", "held-out", items, (), Source(title, "held-out", ids, read))
+    return Dataset(f"{len(items):,} {title}", "held-out", items, (), Source(title, "held-out", ids, pieces))
 
 
 def _open(source: StrPath | Dataset, boxes: StrPath | None, options: SourceOptions, runtime: Runtime) -> Dataset:

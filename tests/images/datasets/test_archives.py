@@ -140,13 +140,13 @@ def test_damaged_and_unsafe_tars_are_refused(tmp_path: Path) -> None:
     cases = {
         "in-an-image": (whole[: member + 900], "incomplete"),
         "after-an-image": (whole[: 2 * member], "doesn't end as a tar does"),
-        "in-a-header": (whole[: 2 * member + 100], "doesn't end as a tar does"),
-        "damaged-header": (whole[:member] + b"\xff" + whole[member + 1 :], "doesn't end as a tar does"),
+        "in-a-header": (whole[: 2 * member + 100], r"no header at byte 3,072 \(truncated"),
+        "damaged-header": (whole[:member] + b"\xff" + whole[member + 1 :], r"no header at byte 1,536 \(bad checksum"),
         "text": (b"no tar at all" * 100, "damaged or incomplete tar"),
         "empty": (b"", "damaged or incomplete tar"),
-        "packed": (b"\x1f\x8b" + bytes(600), "compressed tar can't be read at random"),
+        "packed": (b"\x1f\x8b" + bytes(600), "a tar compressed by gzip can't be read at random"),
         "nothing": (bytes(10240), "holds no images"),
-        "twice": (tarred(tmp_path / "a", {"a.jpg": b"1", "a.png": b"2"}).read_bytes(), "two images with the key 'a'"),
+        "twice": (tarred(tmp_path / "a", {"a.jpg": b"1", "./a.jpg": b"2"}).read_bytes(), r"two images called 'a\.jpg'"),
         "out": (tarred(tmp_path / "a", {"../a.jpg": b"1"}).read_bytes(), "leads out of it"),
     }
     for name, (data, message) in cases.items():
@@ -154,3 +154,38 @@ def test_damaged_and_unsafe_tars_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadInputError, match=message) as caught:
             open_dataset(tmp_path / f"{name}.tar")
         assert f"{name}.tar" in str(caught.value)
+
+
+def test_keys_end_at_the_first_dot_as_in_webdataset(tmp_path: Path) -> None:
+    members = {
+        "0.image.png": b"0",
+        "0.json": b'{"aesthetic": 6}',
+        "in.to/1.jpg": b"1",
+        "in.to/1.meta.json": b'{"aesthetic": 9}',
+        "in.to/1.json": b'{"aesthetic": 7}',
+        ".hidden.png": b"no",
+    }
+    tarred(tmp_path / "a.tar", members)
+    data = open_dataset(tmp_path / "a.tar", min_aesthetic=6)
+    assert ids(data) == ["a.tar/0", "a.tar/in.to/1"]
+    assert [data.read(item) for item in data.items] == [b"0", b"1"]
+    assert ids(open_dataset(tmp_path / "a.tar", min_aesthetic=7)) == ["a.tar/in.to/1"]
+
+
+def test_each_image_of_a_key_with_several_counts_under_its_whole_name(tmp_path: Path) -> None:
+    members = {name: name.encode() for name in ("0.input.png", "0.target.png", "1.jpg", "1.png", "2.jpg")}
+    members |= {"0.json": b'{"aesthetic": 6}', "0.target.json": b'{"aesthetic": 7}', "1.json": b'{"aesthetic": 8}'}
+    tarred(tmp_path / "a.tar", members)
+    data = open_dataset(tmp_path / "a.tar")
+    assert ids(data) == ["a.tar/0.input.png", "a.tar/0.target.png", "a.tar/1.jpg", "a.tar/1.png", "a.tar/2"]
+    assert data.read(data.items[1]) == b"0.target.png"
+    assert data.notes == ("4 images share their keys with others: each counts, under its whole name",)
+    assert ids(open_dataset(tmp_path / "a.tar", min_aesthetic=6.5)) == ids(data)[1:4]
+
+
+def test_scores_of_hundreds_of_digits_and_of_wrong_types_count_as_missing(tmp_path: Path) -> None:
+    values = ["9" * 400, "-" + "9" * 4000, "9" * 5000, '"' + "9" * 400 + '"', "1e999", "[]", "{}", '"\\ud800"', "5"]
+    texts = [f'{{"aesthetic": {value}}}' for value in values] + ["[" * 100_000, "5", "null", "\xff", ""]
+    members = {f"{i:02d}.json": text.encode("latin-1") for i, text in enumerate(texts)}
+    tarred(tmp_path / "a.tar", members | {f"{i:02d}.jpg": b"x" for i in range(len(texts))})
+    assert ids(open_dataset(tmp_path / "a.tar", min_aesthetic=4)) == ["a.tar/08"]

@@ -22,7 +22,7 @@ def test_images_in_subfolders_are_found(tmp_path: Path) -> None:
     assert ids(data) == sorted(names)
     assert data.origin == "folder"
     assert data.name == f"{tmp_path.name} (4 images)"
-    assert data.notes == ()
+    assert data.notes == ("1 file left out: 1 .txt (no images)",)
     for item in data.items:
         assert data.read(item) == content(item.id)
         assert item.sha256 == hashlib.sha256(content(item.id)).hexdigest()
@@ -51,6 +51,24 @@ def test_every_suffix_of_a_format_that_is_read_marks_an_image(
     assert ids(data) == sorted(f"a{suffix}" for suffix in suffixes)
     for item in data.items:
         assert decode_bytes(data.read(item), item.id).size == (8, 8)
+
+
+def test_a_folder_tells_how_many_files_it_leaves_out_and_why(tmp_path: Path) -> None:
+    folder(tmp_path, "a.png", "b.heic", "in/c.jxl", "in/d.JXL", "e.txt", "in/readme", ".hidden.heic", "b.~weird~")
+    assert open_dataset(tmp_path).notes == (
+        "6 files left out: 2 .jxl, 1 .heic (formats that aren't read: convert them to PNG or JPEG); 1 .txt, "
+        "1 with another suffix, 1 without a suffix (no images)",
+    )
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(BadInputError, match=r"holds no images: 6 files left out: 2 \.jxl, 1 \.heic \(formats that"):
+        open_dataset(tmp_path)
+
+
+def test_control_characters_in_names_are_spelled_out(tmp_path: Path) -> None:
+    folder(tmp_path, "a\n.png", "\x1b[31m.png", "\u202egnp.png", "fam\u200dily.png")
+    data = open_dataset(tmp_path)
+    assert ids(data) == sorted(["\\x1b[31m.png", "a\\n.png", "fam\u200dily.png", "\\u202egnp.png"])
+    assert data.read(data.items[1]) == content("\x1b[31m.png")
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """COCO 2017's 5,000 validation images, downloaded once and checked, with boxes on the eyes of people."""
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.resources import files
 
@@ -31,10 +32,10 @@ def open_coco(*, eyes: bool = True, runtime: Runtime = DEFAULT) -> Source:
     members = by_id(((name.removeprefix(FOLDER), name) for name in zipped.ids), NAME)
     boxes = coco_eye_boxes(fetch_web(archives["annotations"], runtime)) if eyes else {}
 
-    def read(name: str) -> bytes:
-        return zipped.read(members[name])
+    def pieces(name: str) -> Iterable[bytes]:
+        return zipped.pieces(members[name])
 
     def eyes_of(name: str) -> tuple[Box, ...]:
         return boxes.get(name, ())
 
-    return replace(zipped, name=NAME, origin=NAME, ids=tuple(members), read=read, boxes=eyes_of)
+    return replace(zipped, name=NAME, origin=NAME, ids=tuple(members), pieces=pieces, boxes=eyes_of, notes=())

@@ -1,79 +1,90 @@
 """A folder of images, searched through to the bottom."""
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, clean_id
+from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, bytes_at, clean_id, too_large
+from vaelens.images.datasets.left_out import note_on_left_out
 from vaelens.images.reading import SUFFIXES
+
+PACKED = (".zip", ".tgz", ".gz", ".7z", ".rar", ".xz", ".zst", ".bz2")
 
 
 def open_folder(folder: Path) -> Source:
     """The images below a folder, by their suffixes; ids are their paths in it, with forward slashes.
 
-    Hidden files and folders are left out. Links are followed, each real folder once, so that loops end.
+    Hidden files and folders are left out, and so are files with other suffixes, which a note counts. Links are
+    followed, each real folder once, so that loops end.
 
     Raises BadInputError for a folder without images, one that can't be read, and an image that is a
     broken link or no ordinary file.
     """
-    files = by_id(
-        ((clean_id(str(path.relative_to(folder)), str(folder)), path) for path in images(folder)), str(folder)
-    )
+    found: list[str] = []
+    left_out = Counter[str]()
+    for name in names_below(folder):
+        if (suffix := suffix_of(name)) in SUFFIXES:
+            _check_is_file(folder / name)
+            found.append(name)
+        else:
+            left_out[suffix] += 1
+    files = by_id(((clean_id(name, str(folder)), name) for name in found), str(folder))
+    notes = note_on_left_out(left_out)
     if not files:
-        raise BadInputError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}). {_advice(folder)}")
-    return Source(folder.resolve().name or str(folder), "folder", tuple(files), lambda name: read_file(files[name]))
+        why = notes[0] if notes else "it is empty, or all in it is hidden"
+        packed = sorted(left_out.keys() & set(PACKED))
+        advice = f"It holds {' and '.join(packed)}: name such a .zip, or unpack it" if packed else "Name another folder"
+        raise BadInputError(f"{folder} holds no images: {why}. {advice}.")
+    title = folder.resolve().name or str(folder)
+    return Source(title, "folder", tuple(files), lambda name: file_pieces(folder / files[name]), notes)
 
 
-def images(folder: Path) -> Iterator[Path]:
-    """Every image file below a folder; raises BadInputError as `open_folder` does."""
-    for path in files_below(folder):
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        if not path.is_file():
-            what = "a device or pipe" if path.exists() else "a link that leads nowhere"
-            raise BadInputError(f"{path} is {what}, not an image. Take it out of the folder.")
-        yield path
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Everything below a folder that is no folder and not hidden, sorted, each real folder once."""
-    waiting, seen = deque([folder]), set[tuple[int, int]]()
+def names_below(folder: Path) -> Iterator[str]:
+    """The path in `folder` of everything below it that is no folder and not hidden, sorted, each real folder once."""
+    waiting, seen = deque([""]), set[tuple[int, int]]()
     while waiting:
-        here = waiting.pop()
+        below = waiting.pop()
+        here = folder / below
         try:
             status = here.stat()
-            shown = sorted((e for e in os.scandir(here) if not e.name.startswith(".")), key=lambda e: e.name)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(here) as entries:
+                shown = sorted((e.name, e.is_symlink(), _leads_to_folder(e)) for e in entries if e.name[0] != ".")
         except OSError as error:
             raise BadInputError(f"{here}: can't be read: {error.strerror}. Check the folder's permissions.") from error
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        inner = [here / entry.name for entry in shown if entry.is_dir(follow_symlinks=False)]
-        linked = [here / entry.name for entry in shown if entry.is_symlink() and (here / entry.name).is_dir()]
-        folders = {*inner, *linked}
-        yield from (here / entry.name for entry in shown if here / entry.name not in folders)
+        prefix = f"{below}/" if below else ""
+        yield from (prefix + name for name, _, is_folder in shown if not is_folder)
         # Links wait until the last: a folder's own path names its images, where there is one.
-        waiting.extendleft(linked)
-        waiting.extend(reversed(inner))
+        waiting.extendleft(prefix + name for name, is_link, is_folder in shown if is_folder and is_link)
+        waiting.extend(prefix + name for name, is_link, is_folder in reversed(shown) if is_folder and not is_link)
 
 
-def read_file(path: Path) -> bytes:
-    """One image's file, whole. Raises BadInputError where it can't be read or is too large for an image."""
+def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise too_large(str(path), size)
-            return file.read()
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def suffix_of(name: str) -> str:
+    """A path's suffix in lower case, as pathlib has it: `.png`, or nothing."""
+    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return f".{suffix.lower()}" if stem.strip(".") and dot and suffix else ""
+
+
+def file_pieces(path: Path) -> Iterator[bytes]:
+    """One image's file in pieces. Raises BadInputError where it can't be read or is too large for an image."""
+    try:
+        size = path.stat().st_size
     except OSError as error:
         raise BadInputError(f"{path}: can't be read: {error.strerror}. Check its permissions.") from error
-
-
-def too_large(name: str, size: int) -> BadInputError:
-    """The error for a file beyond MAX_BYTES."""
-    return BadInputError(f"{name} has {size:,} bytes; an image's file may have {MAX_BYTES:,}. Leave it out.")
+    if size > MAX_BYTES:
+        raise too_large(str(path), size)
+    return bytes_at(path, 0, size)
 
 
 def one_image(path: Path) -> UsageError:
@@ -81,6 +92,11 @@ def one_image(path: Path) -> UsageError:
     return UsageError(f"{path} is a single file, not a dataset. Give the folder that contains it: '{path.parent}'")
 
 
-def _advice(folder: Path) -> str:
-    packed = sorted({path.suffix.lower() for path in files_below(folder)} & {".zip", ".parquet", ".tgz", ".gz", ".7z"})
-    return f"It holds {' and '.join(packed)}: name such a .zip, or unpack it." if packed else "Name another folder."
+def _check_is_file(path: Path) -> None:
+    try:
+        is_file, exists = path.is_file(), path.exists()
+    except OSError:  # a loop of links
+        is_file = exists = False
+    if not is_file:
+        what = "a device or pipe" if exists else "a link that leads nowhere"
+        raise BadInputError(f"{path} is {what}, not an image. Take it out of the folder.")

@@ -1,11 +1,14 @@
 """What a dataset is made of: sources of stored images, and the items taken from one."""
 
 import hashlib
+import itertools
 import json
+import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from vaelens.errors import BadInputError, CheckFailedError
@@ -15,9 +18,15 @@ T = TypeVar("T")
 
 UNREADABLE = "unreadable"  # in the place of a sha256
 MAX_BYTES = 2**29  # one image's file: more than the largest image we read takes, uncompressed
+PIECE = 2**18  # bytes in memory at once, of a file that is only hashed
+# Of an archive with more members or rows, each must take some bytes: ids need more memory than a lie takes on disk.
+FREE_MEMBERS = 60_000
+MEMBER_BYTES = 200  # the smallest images of real datasets, 28x28 grey ones, take about 300
+# What would disturb a terminal, a table or a line of text; the rest of Unicode stays.
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image: a sample id unique in its dataset, the sha256 of its file, boxes in pixels as a preset reads it."""
 
@@ -31,9 +40,10 @@ class Source:
     """Stored images before any is chosen or read.
 
     name: how a report calls it
-    origin: folder, zip, shards, hub, coco-val2017 or synthetic
+    origin: folder, zip, shards, parquet, hub, coco-val2017 or synthetic
     ids: sample ids, sorted
-    read: from a sample id to the stored bytes; any number of threads may call it
+    pieces: from a sample id to the stored bytes, in pieces that are read one after the other; any number of threads
+        may call it
     boxes: from a sample id to its labelled boxes
     scores: aesthetic scores by sample id; None where they aren't needed
     fields: what is stored beside the images, for the error where no score is found
@@ -42,11 +52,29 @@ class Source:
     name: str
     origin: str
     ids: tuple[str, ...]
-    read: Callable[[str], bytes]
+    pieces: Callable[[str], Iterable[bytes]]
     notes: tuple[str, ...] = ()
     boxes: Callable[[str], tuple[Box, ...]] = lambda _: ()
     scores: Mapping[str, float] | None = None
     fields: tuple[str, ...] = ()
+
+    def read(self, name: str) -> bytes:
+        """The stored bytes of one image, whole."""
+        pieces = iter(self.pieces(name))
+        first, second = next(pieces, b""), next(pieces, None)
+        if second is None:
+            return first
+        whole = BytesIO()  # b"".join would need twice the memory
+        for piece in itertools.chain((first, second), pieces):
+            whole.write(piece)
+        return whole.getvalue()
+
+    def sha256(self, name: str) -> str:
+        """The sha256 of one image's stored bytes, of which only a piece is in memory at a time."""
+        digest = hashlib.sha256()
+        for piece in self.pieces(name):
+            digest.update(piece)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -88,12 +116,43 @@ def boxes_sha256(items: Iterable[Item]) -> str:
 def clean_id(name: str, where: str) -> str:
     """A stored file's name as an id: a relative path with forward slashes, in one Unicode form (NFC).
 
-    Bytes that are no UTF-8 are spelled out. Raises BadInputError for a name that leads out of `where`.
+    Bytes that are no UTF-8, control characters and others of UNSAFE are spelled out. Raises BadInputError for a name
+    that leads out of `where`.
     """
     path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
     if path.is_absolute() or ".." in path.parts:
         raise BadInputError(f"{where} holds a file named {name!r}, which leads out of it. Pack it again.")
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def check_count(count: int, what: str, size: int, where: str) -> None:
+    """Raises BadInputError for more members or rows than images can be in a file of `size` bytes."""
+    if count > max(FREE_MEMBERS, size // MEMBER_BYTES):
+        raise BadInputError(
+            f"{where} holds {count:,} {what} in {size:,} bytes, too few bytes for so many images. "
+            "Make it anew, or leave it out."
+        )
+
+
+def too_large(name: str, size: int) -> BadInputError:
+    """The error for a file beyond MAX_BYTES."""
+    return BadInputError(f"{name} has {size:,} bytes; an image's file may have {MAX_BYTES:,}. Leave it out.")
+
+
+def bytes_at(path: Path, offset: int, size: int) -> Iterator[bytes]:
+    """The `size` bytes from `offset` on, in pieces. Raises BadInputError where they can't be read any more."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            while size > 0:
+                piece = file.read(min(size, PIECE))
+                if not piece:
+                    raise BadInputError(f"{path} is shorter than when it was indexed. Copy it anew.")
+                size -= len(piece)
+                yield piece
+    except OSError as error:
+        raise BadInputError(f"{path}: can't be read: {error.strerror}. Check its permissions.") from error
 
 
 def by_id(pairs: Iterable[tuple[str, T]], where: str) -> dict[str, T]:

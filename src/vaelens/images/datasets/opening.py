@@ -1,7 +1,6 @@
 """Opening a dataset by the name that the user gives: its origin, which images are taken, and their hashes."""
 
 import difflib
-import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +14,26 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, synthetic
-from vaelens.images.datasets.folders import files_below, images, one_image, open_folder
+from vaelens.images.datasets.folders import names_below, one_image, open_folder, suffix_of
 from vaelens.images.datasets.hub_datasets import open_hub_dataset
-from vaelens.images.datasets.items import UNREADABLE, Dataset, Item, Source
+from vaelens.images.datasets.items import UNREADABLE, Dataset, Item, Source, clean_id
+from vaelens.images.datasets.parquet import open_parquet
 from vaelens.images.datasets.shards import SCORES, open_shards
+from vaelens.images.datasets.splits import choose_split, splits_in
 from vaelens.images.datasets.zips import open_zip
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
 
 NAMES = (coco.NAME, *synthetic.SETS)
-KNOWN = f"a folder of images or of .tar shards, a .zip, a .tar, owner/name on the hub, {', '.join(NAMES)}"
+KNOWN = (
+    "a folder of images, of .tar shards or of .parquet files, a .zip, a .tar, a .parquet, owner/name on the hub, "
+    f"{', '.join(NAMES)}"
+)
+FILES = {".zip", ".tar", ".parquet", *SUFFIXES}  # suffixes of files, never of repositories
+PACKED = {".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
+REPAIR = "Copy or download it anew."
+FIELDS_SHOWN = 20
 THREADS = 4
 PORTION = 4096  # images handed to the threads at once
 
@@ -45,8 +53,8 @@ def open_dataset(
     """The images of `source`, chosen, hashed and sorted by id; a path wins over a hub id.
 
     take: so many, chosen by `seed` without replacement (synthetic datasets: so many are generated, 200 without it)
-    min_aesthetic: of shards, only images with at least this aesthetic score
-    split: of a hub dataset; without it validation, else test, else train
+    min_aesthetic: of shards and parquet files, only images with at least this aesthetic score
+    split: of a hub dataset (without it validation, else test, else train) or of a folder of parquet files
     boxes: a CSV or JSONL file of labelled boxes (`read_boxes`), in place of those that the set itself has
     training: of a synthetic dataset, images that are never measured on
     skip_bad: files that can't be read stay in the dataset with UNREADABLE for a hash; reading them raises again
@@ -117,33 +125,70 @@ def _find(
             return synthetic.open_synthetic(name, count, seed, training)
     path, name = Path(source), os.fspath(source)
     if not path.exists():
-        if HUB_ID.fullmatch(name) and path.suffix.lower() not in {".zip", ".tar", *SUFFIXES}:
+        if HUB_ID.fullmatch(name) and path.suffix.lower() not in FILES:
             runtime.notify(f"{name} is no path here: asking the hub for a dataset of that name")
             return open_hub_dataset(name, split=split, scored=scored, runtime=runtime)
         raise _unknown(name, path)
+    return _folder(path, scored, split, runtime) if path.is_dir() else _file(path, scored, split, runtime)
+
+
+def _folder(path: Path, scored: bool, split: str | None, runtime: Runtime) -> Source:
+    """A folder's images, else its shards, else its parquet files (beside shards, those hold img2dataset's lists)."""
+    names = {suffix: list[str]() for suffix in (".tar", ".parquet")}
+    has_images = False
+    for name in names_below(path):
+        suffix = suffix_of(name)
+        has_images |= suffix in SUFFIXES
+        if suffix in names:
+            names[suffix].append(name)
+    title = f"{path.resolve().name}/"
+    if has_images and names[".tar"]:
+        raise UsageError(f"{path} holds both images and .tar shards. Name a folder that holds one kind.")
+    if names[".parquet"] and not has_images and not names[".tar"]:
+        return _parquet(path, names[".parquet"], title, split, scored)
     if split is not None:
-        raise UsageError(f"{name} lies here and has no splits; --split is for datasets on the hub. Leave it out.")
-    return _local(path, scored, runtime)
+        raise _no_splits(path)
+    if names[".tar"]:
+        return open_shards([path / name for name in names[".tar"]], path, title, scored=scored, runtime=runtime)
+    return open_folder(path)
 
 
-def _local(path: Path, scored: bool, runtime: Runtime) -> Source:
+def _parquet(folder: Path, names: list[str], title: str, split: str | None, scored: bool) -> Source:
+    """Parquet files below a folder, all of them or those of a split; ids are their paths and rows."""
+    if split is not None:
+        part, names = choose_split(str(folder), names, split)
+        title = f"{title} {part}"
+    elif len(parts := splits_in(names)) > 1:
+        raise UsageError(
+            f"{folder} holds several splits: {', '.join(parts)}. Name one with --split, or name one of the files."
+        )
+    return open_parquet({clean_id(name, str(folder)): [folder / name] for name in names}, title, REPAIR, scored=scored)
+
+
+def _file(path: Path, scored: bool, split: str | None, runtime: Runtime) -> Source:
     suffix = path.suffix.lower()
-    if path.is_dir():
-        tars = [file for file in files_below(path) if file.suffix.lower() == ".tar"]
-        if not tars:
-            return open_folder(path)
-        if next(images(path), None) is not None:
-            raise UsageError(f"{path} holds both images and .tar shards. Name a folder that holds one kind.")
-        return open_shards(tars, path, f"{path.resolve().name}/", scored=scored, runtime=runtime)
     if not path.is_file():
         raise BadInputError(f"{path} is a device or pipe. A dataset is {KNOWN}.")
+    if split is not None:
+        raise _no_splits(path)
+    if suffix == ".parquet":
+        return open_parquet({clean_id(path.name, str(path)): [path]}, path.name, REPAIR, scored=scored)
     if suffix == ".zip":
         return open_zip(path)
     if suffix == ".tar":
         return open_shards([path], path.parent, path.name, scored=scored, runtime=runtime)
     if suffix in SUFFIXES:
         raise one_image(path)
+    if suffix in PACKED:
+        raise UsageError(f"{path} is a compressed archive. Unpack it, and name the folder or the plain .tar.")
     raise UsageError(f"{path} is no dataset. It can be {KNOWN}.")
+
+
+def _no_splits(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} lies here and has no splits; --split is for datasets on the hub and folders of parquet files. "
+        "Leave it out."
+    )
 
 
 def _unknown(name: str, path: Path) -> UsageError | BadInputError:
@@ -168,7 +213,9 @@ def _by_aesthetic_score(source: Source, least: float) -> tuple[tuple[str, ...], 
     """The ids with a score of `least` or more, and a note on images without any."""
     if not source.scores:
         beside = (
-            f"the data beside them has {', '.join(source.fields)}" if source.fields else "there is no data beside them"
+            f"the data beside them has {', '.join(source.fields[:FIELDS_SHOWN])}"
+            if source.fields
+            else "there is no data beside them"
         )
         raise UsageError(
             f"The images of {source.name} have no aesthetic score ({beside}; looked for: {', '.join(SCORES)}). "
@@ -204,7 +251,7 @@ def _hashed(source: Source, ids: Iterable[str], skip_bad: bool, runtime: Runtime
 
     def item(name: str) -> Item:
         try:
-            digest = hashlib.sha256(source.read(name)).hexdigest()
+            digest = source.sha256(name)
         except BadInputError as error:
             if not skip_bad:
                 raise BadInputError(f"{error} Or leave such images out with --skip-bad, which lists them.") from error

@@ -42,7 +42,8 @@ def open_synthetic(name: str, count: int | None, seed: int, training: bool = Fal
     first = (TRAINING_FIRST if training else EVALUATION_FIRST) + seed * SEEDS
     ids = sorted(f"{generators[i % len(generators)]}-{first + i // len(generators)}" for i in range(count))
     cache = _Cache()
-    return Source(title, "synthetic", tuple(ids), cache.read, (f"generated with seed {seed}",), boxes=cache.boxes)
+    notes = (f"generated with seed {seed}",)
+    return Source(title, "synthetic", tuple(ids), lambda name: (cache.read(name),), notes, boxes=cache.boxes)
 
 
 def is_for_training(name: str) -> bool:

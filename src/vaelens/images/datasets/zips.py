@@ -1,68 +1,68 @@
 """Images inside a zip, read at random without unpacking it."""
 
-import os
-import zipfile
-import zlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vaelens.errors import BadInputError
-from vaelens.images.datasets.folders import too_large
-from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, clean_id
+from vaelens.images.datasets import zip_directory
+from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, clean_id, too_large
+from vaelens.images.datasets.left_out import note_on_left_out
+from vaelens.images.datasets.unpacking import DAMAGE, METHODS
+from vaelens.images.datasets.zip_directory import Member, WrongZipError
 from vaelens.images.reading import SUFFIXES
 
-METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError)
+# An image is compressed already: what becomes far larger when it is unpacked is none, or wants to fill the memory.
+FREE_SIZE = 2**25  # bytes that a member may always have
+MAX_RATIO = 20
 
 
 def open_zip(path: Path) -> Source:
     """The images inside a zip, by their suffixes; ids are the members' names. Hidden members are left out.
 
-    Raises BadInputError for a damaged or locked zip, one without images, a member that says it is larger
-    than an image can be, or a name that leads out of the archive. Never more than a member's stated size is
-    unpacked, one member at a time.
+    Raises BadInputError for a damaged or locked zip, one with another file before or after it, one without
+    images, a member that says it is larger than an image can be, or a name that leads out of the archive. Members are
+    unpacked in pieces, and never more than their stated size.
     """
+    found: list[tuple[str, Member]] = []
+    left_out = Counter[str]()
     try:
-        with zipfile.ZipFile(path) as archive:
-            listed = [member for member in archive.infolist() if _is_image(member)]
-    except DAMAGE as error:
-        raise BadInputError(f"{path}: a damaged or incomplete zip: {error}. Copy or download it anew.") from error
-    members = by_id(((clean_id(member.filename, str(path)), member) for member in listed), str(path))
+        for member in zip_directory.members(path):
+            name = PurePosixPath(member.name.replace("\\", "/"))
+            if any(part.startswith(".") and part != ".." for part in name.parts) or "__MACOSX" in name.parts:
+                continue
+            if (suffix := name.suffix.lower()) in SUFFIXES:
+                found.append((clean_id(member.name, str(path)), member))
+            else:
+                left_out[suffix] += 1
+    except WrongZipError as error:
+        raise BadInputError(f"{path}: a damaged or incomplete zip: {error}. Copy or make it anew.") from error
+    except OSError as error:
+        raise BadInputError(f"{path}: can't be read: {error.strerror}. Check its permissions.") from error
+    members = by_id(found, str(path))
+    notes = note_on_left_out(left_out)
     if not members:
-        raise BadInputError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}). Name another file.")
+        raise BadInputError(f"{path} holds no images: {notes[0] if notes else 'it is empty'}. Name another file.")
     for name, member in members.items():
-        if member.flag_bits & 1 or member.compress_type not in METHODS:
-            why = "locked with a password" if member.flag_bits & 1 else "packed in a way that can't be read here"
-            raise BadInputError(f"{path}: {name} is {why}. Unpack it, and name the folder.")
-        if member.file_size > MAX_BYTES:
-            raise too_large(f"{path}: {name}", member.file_size)
-    reader = _Reader(path)
-    return Source(path.name, "zip", tuple(members), lambda name: reader.read(members[name]))
+        _check(path, name, member)
+    return Source(path.name, "zip", tuple(members), lambda name: _pieces(path, members[name], name), notes)
 
 
-def _is_image(member: zipfile.ZipInfo) -> bool:
-    name = PurePosixPath(member.filename.replace("\\", "/"))
-    hidden = any(part.startswith(".") and part != ".." for part in name.parts) or "__MACOSX" in name.parts
-    return not member.is_dir() and not hidden and name.suffix.lower() in SUFFIXES
+def _check(path: Path, name: str, member: Member) -> None:
+    if member.locked or member.method not in METHODS:
+        why = "locked with a password" if member.locked else "packed in a way that can't be read here"
+        raise BadInputError(f"{path}: {name} is {why}. Unpack it, and name the folder.")
+    if member.size > MAX_BYTES:
+        raise too_large(f"{path}: {name}", member.size)
+    if member.size > max(FREE_SIZE, MAX_RATIO * member.packed):
+        raise BadInputError(
+            f"{path}: {name} would unpack from {member.packed:,} to {member.size:,} bytes, as no image does. "
+            "If it is one all the same, unpack it, and name the folder."
+        )
 
 
-class _Reader:
-    """An archive kept open: reading its directory anew for each image would take longer than the image."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._opened: tuple[int, zipfile.ZipFile] | None = None
-
-    def read(self, member: zipfile.ZipInfo) -> bytes:
-        """One member's bytes, checked against its CRC; zipfile itself lets threads take turns."""
-        try:
-            return self._archive().read(member)
-        except DAMAGE as error:
-            raise BadInputError(
-                f"{self._path}: {member.filename} is damaged: {error}. Copy or download the zip anew."
-            ) from error
-
-    def _archive(self) -> zipfile.ZipFile:
-        """Open in this process: after a fork, parent and child would move each other's place in the file."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), zipfile.ZipFile(self._path)
-        return self._opened[1]
+def _pieces(path: Path, member: Member, name: str) -> Iterator[bytes]:
+    try:
+        yield from zip_directory.data(path, member)
+    except DAMAGE as error:
+        raise BadInputError(f"{path}: {name} is damaged: {error}. Copy or download the zip anew.") from error

@@ -1,0 +1,140 @@
+"""Parquet files on this machine as datasets: ids, splits, scores, and what is refused."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from support.properties import MB, ROOM, Tally
+from support.stored_images import content, folder, ids, images_column, parquet, shards
+from vaelens.errors import BadInputError, UsageError
+from vaelens.images.datasets import open_dataset
+
+
+def test_a_local_parquet_file_is_a_dataset(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "some.parquet", {"label": [1, 2, 3], "image": images_column(*"abc")})
+    data = open_dataset(path)
+    assert ids(data) == [f"some.parquet/{row:08d}" for row in range(3)]
+    assert [data.read(item) for item in data.items] == [content(name) for name in "abc"]
+    assert (data.origin, data.name) == ("parquet", "some.parquet (3 images)")
+    some = open_dataset(path, take=2, seed=1)
+    assert set(some.items) < set(data.items)
+
+
+def test_a_folder_of_parquet_files_is_a_dataset(tmp_path: Path) -> None:
+    """Each file's rows are counted from its own first, so that a further file changes no id."""
+    parquet(tmp_path / "b.parquet", {"image": images_column(*"de")})
+    parquet(tmp_path / "in" / "a.parquet", {"jpg": [content(name) for name in "abc"]})
+    folder(tmp_path, "README.md")
+    data = open_dataset(tmp_path)
+    expected = [*(f"b.parquet/{row:08d}" for row in range(2)), *(f"in/a.parquet/{row:08d}" for row in range(3))]
+    assert ids(data) == expected
+    assert [data.read(item) for item in data.items] == [content(name) for name in "deabc"]
+    assert data.name == f"{tmp_path.name}/ (5 images)"
+
+
+def test_splits_of_a_folder_of_parquet_files_are_named_and_never_mixed(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"):
+        parquet(tmp_path / "data" / f"{name}.parquet", {"image": images_column(name)})
+    with pytest.raises(UsageError, match=r"holds several splits: validation, train\. Name one with --split"):
+        open_dataset(tmp_path)
+    data = open_dataset(tmp_path, split="train")
+    assert ids(data) == [f"data/train-0000{part}-of-00002.parquet/00000000" for part in range(2)]
+    assert data.name == f"{tmp_path.name}/ train (2 images)"
+    assert len(open_dataset(tmp_path, split="val").items) == 1
+    with pytest.raises(UsageError, match="has no split 'test'"):
+        open_dataset(tmp_path, split="test")
+
+
+def test_parquet_beside_images_or_shards_is_left_out(tmp_path: Path) -> None:
+    parquet(folder(tmp_path / "images", "a.png") / "list.parquet", {"image": images_column("x")})
+    data = open_dataset(tmp_path / "images")
+    assert (ids(data), data.notes) == (["a.png"], ("1 file left out: 1 .parquet (no images)",))
+    assert len(open_dataset(shards(tmp_path / "shards")).items) == 12
+
+
+def test_scores_of_local_parquet_may_have_any_type_of_number(tmp_path: Path) -> None:
+    for number, scores in enumerate(([4, 5, None], [4.0, 5.5, float("nan")], [Decimal("4.5"), Decimal("5.5"), None])):
+        path = parquet(tmp_path / f"{number}.parquet", {"image": images_column(*"abc"), "aesthetic": scores})
+        assert ids(open_dataset(path, min_aesthetic=5)) == [f"{number}.parquet/00000001"]
+    for scores in (["5", "6", "7"], [b"5", None, b"7"], [[5], [6], None], [True, True, False], [{"a": 5}, None, None]):
+        path = parquet(tmp_path / "wrong.parquet", {"image": images_column(*"abc"), "aesthetic": scores})
+        with pytest.raises(UsageError, match="have no aesthetic score"):
+            open_dataset(path, min_aesthetic=5)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [[], "text", 5, None, {"image": []}, {"image": {"_type": []}}, {"image": {"_type": "Image"}}, {"image": "Image"}],
+)
+def test_wrong_json_types_in_the_description_of_columns_are_no_fault(tmp_path: Path, features: object) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": images_column("x")}, features=features)
+    fits = features != {"image": []} and not (isinstance(features, dict) and features["image"] != {"_type": "Image"})
+    if fits:
+        assert len(open_dataset(path).items) == 1
+    else:
+        with pytest.raises(BadInputError, match="no column of images"):
+            open_dataset(path)
+
+
+def test_a_description_that_is_no_json_is_ignored(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    for text in (b"[" * 100_000, b"\xff", b"9" * 5000, json.dumps([1]).encode(), b""):
+        table = pyarrow.table({"image": images_column("x")}).replace_schema_metadata({b"huggingface": text})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        assert len(open_dataset(tmp_path / "a.parquet").items) == 1
+
+
+def test_columns_of_other_types_are_no_images(tmp_path: Path) -> None:
+    for number, column in enumerate((["text"], [[1, 2]], [5], [{"bytes": "text"}], [{"bytes": [1]}], [{"path": "x"}])):
+        path = parquet(tmp_path / f"{number}.parquet", {"image": column, "url": ["http://x"]})
+        with pytest.raises(BadInputError, match=r"no column of images, only image, url\. If it lists addresses"):
+            open_dataset(path)
+
+
+def test_damaged_local_parquet_says_what_to_do_here(tmp_path: Path) -> None:
+    whole = parquet(tmp_path / "a.parquet", {"image": images_column(*"abc")}).read_bytes()
+    cases = {
+        "cut": (whole[:-10], "it doesn't end as a parquet file does. Copy or download it anew"),
+        "empty": (b"", "it doesn't end as a parquet file does"),
+        "begin": (b"PAR1", "it doesn't end as a parquet file does"),
+        "metadata": (whole[:-8] + b"\xff\xff\xff\x7fPAR1", "bytes are metadata"),
+        "pages": (whole[:4] + bytes(60) + whole[64:], "is a damaged parquet file"),
+    }
+    for name, (data, message) in cases.items():
+        (tmp_path / f"{name}.parquet").write_bytes(data)
+        with pytest.raises(BadInputError, match=message):
+            open_dataset(tmp_path / f"{name}.parquet")
+
+
+def test_images_that_take_far_more_memory_than_their_file_are_refused(tmp_path: Path) -> None:
+    """One value that stands in many rows, and zeros that were compressed."""
+    same = parquet(tmp_path / "same.parquet", {"image": [{"bytes": bytes(10**6), "path": None}] * 40}, row_group=40)
+    zeros = parquet(tmp_path / "zeros.parquet", {"image": [{"bytes": bytes(60 * MB), "path": None}]})
+    for path, message in ((same, "unpacks to more than"), (zeros, "would unpack to")):
+
+        def opened(path: Path = path, message: str = message) -> None:
+            with pytest.raises(BadInputError, match=message):
+                open_dataset(path)
+
+        Tally("parquet").check(opened, ROOM)
+
+
+def test_more_rows_than_images_could_be_are_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [None] * 200_000, "jpg": [b""] * 200_000}, row_group=200_000)
+
+    def opened() -> None:
+        with pytest.raises(BadInputError, match=r"holds 200,000 rows in .* bytes, too few bytes"):
+            open_dataset(path)
+
+    Tally("parquet").check(opened, ROOM)
+
+
+def test_compressed_archives_are_named_as_such(tmp_path: Path) -> None:
+    for name in ("a.tgz", "a.tar.gz", "a.7z", "a.rar"):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(UsageError, match=r"is a compressed archive\. Unpack it"):
+            open_dataset(tmp_path / name)
