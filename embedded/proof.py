@@ -99,7 +99,7 @@ def measure(vaes: Sequence[VAE], dataset: Dataset, folder: Path) -> Scores:
         vaes, dataset, preset=PRESET, output=folder, batch=CHUNK, threads=1, device="cpu", notify=print
     )
     assert results is not None  # no other process measures a part
-    if any(one.dropped for one in results.spreads.values()):
+    if any(one.count < one.total for one in results.spreads.values()):
         raise UsageError(f"{folder}: a score isn't finite. Check the images and the weights.")
     features = EvaluationFolder(folder, [item.id for item in dataset.items], CHUNK)
     reconstructions = {name: features.moments(name, "fd-small") for name in results.vaes}

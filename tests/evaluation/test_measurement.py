@@ -148,7 +148,10 @@ def test_equal_images_have_no_psnr_and_win(tmp_path: Path, monkeypatch: pytest.M
     lines = [json.loads(line) for line in (tmp_path / "run" / "rows.jsonl").read_text().splitlines()]
     assert sum(line["psnr"] is None for line in lines) == 4 + 2
     assert all(line["ssim"] == pytest.approx(1) for line in lines if line["psnr"] is None)
-    assert [results.spreads[name, "psnr"].dropped for name in ("all", "half", "none")] == [4, 2, 0]
+    spreads = [results.spreads[name, "psnr"] for name in ("all", "half", "none")]
+    assert [(one.exact, one.count, one.unshared) for one in spreads] == [(4, 0, 0), (2, 2, 0), (0, 2, 2)]
+    assert spreads[0].mean == math.inf
+    assert spreads[1].mean == spreads[2].mean
     half, none = results.differences["half", "all", "psnr"], results.differences["none", "all", "psnr"]
     assert (half.won, half.ties, half.dropped) == (0, 0.5, 4)
     assert (none.won, none.ties, none.dropped) == (0, 0, 4)

@@ -1,10 +1,22 @@
 """Early stopping reacts to real problems, and not to noise."""
 
 import math
+from pathlib import Path
 
 import pytest
 
+from support.training import folder
+from support.vaes import random_vae
+from vaelens.evaluation import measurement
+from vaelens.evaluation.chunks import Chunk
+from vaelens.evaluation.loaded_preset import load_preset
+from vaelens.evaluation.measurement import reconstruct_chunk
+from vaelens.evaluation.presets import PRESETS, Preset
+from vaelens.finetuning import validation
 from vaelens.finetuning.validation import OVERFIT_EVALUATIONS, PATIENCE, EarlyStopping
+from vaelens.images.datasets import open_dataset
+from vaelens.runtime import Runtime
+from vaelens.vae import VAE
 
 FINE = {"loss": 0.3, "discriminator_loss": 0.7, "logits_real": 0.4, "logits_fake": -0.3, "generator_loss": 0.3}
 
@@ -67,3 +79,27 @@ def test_overfitting_stops_training() -> None:
 def test_other_courses_do_not_stop_training(course: list[tuple[float, float]]) -> None:
     stopping = EarlyStopping()
     assert all(stopping.check_evaluation(n, *values) is None for n, values in enumerate(course))
+
+
+def test_means_over_other_images_are_not_compared() -> None:
+    """An image that is reproduced exactly is in no mean: PSNR falls, although nothing got worse."""
+    stopping = EarlyStopping()
+    for n in range(2 * OVERFIT_EVALUATIONS):
+        exact = {"held_out": ["flat.png"][: n % 3], "training": []}
+        assert stopping.check_evaluation(n, 20 + 0.2 * n, 20 - 0.1 * n, exact) is None
+
+
+def test_an_evaluation_says_which_images_are_exact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Here every other reconstruction is its original."""
+
+    def half(vae: VAE, chunk: Chunk, preset: Preset, seed: int) -> measurement.Reconstructions:
+        made = reconstruct_chunk(vae, chunk, preset, seed)
+        made.pixels[::2] = chunk.pixels[::2]
+        return made
+
+    monkeypatch.setattr(validation, "reconstruct_chunk", half)
+    loaded = load_preset(PRESETS["small"], {}, Runtime(offline=True))
+    dataset = open_dataset(folder(tmp_path / "photos", 4, side=64))
+    found = validation.score(random_vae(), dataset, loaded, 0)
+    assert found.exact == ("00.png", "02.png")
+    assert 0 < found.psnr < math.inf

@@ -211,3 +211,12 @@ def test_the_embedded_vae_is_sound() -> None:
     for check in ("finite values", "KL", "posterior noise", "latent scale", "latent centre", "dead channels",
                   "coarse structure", "grid on plain", "float16 range"):  # fmt: skip
         assert verdict(health, check) == "fine", check
+
+
+def test_an_image_that_comes_back_equal_once_leaves_the_mean_of_every_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its infinite PSNR would make one trip's mean infinite, and the trips not comparable."""
+    found = iter([[30.0, math.inf], [30.0, math.inf], [28.0, 40.0], [29.0, 41.0]])
+    monkeypatch.setattr(examination, "psnr", lambda a, b: next(values))
+    values = (value for pair in found for value in pair)
+    health = examine(lively(), [noise()[0], noise()[0]], round_trips=2, time_at=())
+    assert [(trip.to_original, trip.to_previous) for trip in health.measured.drift] == [(30, 30), (28, 29)]

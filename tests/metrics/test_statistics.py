@@ -21,16 +21,16 @@ def test_spread_against_numpy_and_scipy() -> None:
     low, high = scipy.stats.t.interval(0.95, 56, x.mean(), scipy.stats.sem(x))
     found = [result.mean, result.std, result.low, result.high]
     assert np.allclose(found, [x.mean(), x.std(ddof=0), low, high], rtol=1e-12)
-    assert (result.count, result.dropped) == (57, 0)
+    assert (result.count, result.total) == (57, 57)
 
 
 def test_spread_leaves_out_what_is_not_finite_and_counts_it() -> None:
     x = [20.0, math.inf, 22.0, math.nan, -math.inf, 27.0]
     result = spread(x)
-    assert (result.count, result.dropped, result.mean) == (3, 3, 23.0)
-    assert replace(result, low=0, high=0) == replace(spread([20.0, 22.0, 27.0]), low=0, high=0, dropped=3)
-    nothing = spread([math.inf])
-    assert (nothing.count, nothing.dropped) == (0, 1)
+    assert (result.count, result.exact, result.lost, result.mean) == (3, 1, 2, 23.0)
+    assert replace(result, low=0, high=0) == replace(spread([20.0, 22.0, 27.0]), low=0, high=0, exact=1, lost=2)
+    nothing, exact = spread([math.nan]), spread([math.inf])
+    assert (nothing.count, nothing.lost, exact.count, exact.exact, exact.mean) == (0, 1, 0, 1, math.inf)
     assert math.isnan(nothing.mean)
     one = spread([3.0])
     assert (one.mean, one.std, one.count) == (3.0, 0.0, 1)

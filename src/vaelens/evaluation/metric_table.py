@@ -4,6 +4,7 @@ A new image metric is a function in `vaelens/metrics/` and one entry here; `eval
 """
 
 import difflib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -16,17 +17,22 @@ from vaelens.metrics.frechet import Moments, frechet_distance
 from vaelens.metrics.lpips import lpips
 from vaelens.metrics.psim import psim, psim_maps
 from vaelens.metrics.psnr import psnr
+from vaelens.metrics.statistics import UNBOUNDED
 from vaelens.report.tables import Better
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A column: `digits` is the number of decimals; `better` is None where neither more nor less is."""
+    """A column: `digits` is the number of decimals; `better` is None where neither more nor less is.
+
+    bounds: the range of the values, which no interval leaves
+    """
 
     key: str
     title: str
     better: Better | None
     digits: int
+    bounds: tuple[float, float]
     unit: str = ""
     about: str
     networks: tuple[str, ...] = ()  # names of `loaded_preset`
@@ -68,43 +74,51 @@ class DatasetMetric(Metric):
         return self.networks[0]
 
 
+POSITIVE, CORRELATION = (0.0, math.inf), (-1.0, 1.0)
+
 METRICS: dict[str, ImageMetric | DatasetMetric] = {
     metric.key: metric
     for metric in (
-        DatasetMetric(key="rfid", title="rFID", better="lower", digits=2, networks=("inception",),
+        DatasetMetric(key="rfid", title="rFID", better="lower", digits=2, bounds=POSITIVE, networks=("inception",),
                       scores=frechet_scores, distance=frechet_distance,
                       about="Fréchet distance between Inception features of originals and reconstructions"),
-        DatasetMetric(key="kid", title="KID x1000", better="lower", digits=3, networks=("inception",),
+        DatasetMetric(key="kid", title="KID x1000", better="lower", digits=3, bounds=UNBOUNDED, networks=("inception",),
                       scores=kid_scores,
                       about="polynomial maximum mean discrepancy of the same features, unbiased for few images"),
-        DatasetMetric(key="fd_dinov2", title="FD-DINOv2", better="lower", digits=2, networks=("dinov2",),
+        DatasetMetric(key="fd_dinov2", title="FD-DINOv2", better="lower", digits=2,
+                      bounds=POSITIVE, networks=("dinov2",),
                       scores=frechet_scores, distance=frechet_distance,
                       about="Fréchet distance between DINOv2 features"),
-        DatasetMetric(key="fd_small", title="fd-small", better="lower", digits=3, networks=("fd-small",),
+        DatasetMetric(key="fd_small", title="fd-small", better="lower", digits=3,
+                      bounds=POSITIVE, networks=("fd-small",),
                       scores=frechet_scores, distance=frechet_distance,
                       about="Fréchet distance between the features of vaelens' own small network; not an rFID"),
-        ImageMetric(key="psnr", title="PSNR", better="higher", digits=2, unit="dB", infinite_if_equal=True,
+        ImageMetric(key="psnr", title="PSNR", better="higher", digits=2,
+                    bounds=POSITIVE, unit="dB", infinite_if_equal=True,
                     score=lambda pairs: psnr(*pairs.images),
                     about="peak signal-to-noise ratio, from the mean squared error"),
-        ImageMetric(key="ssim", title="SSIM", better="higher", digits=4,
+        ImageMetric(key="ssim", title="SSIM", better="higher", digits=4, bounds=CORRELATION,
                     score=lambda pairs: pairs.ssim_map().mean(dim=(1, 2, 3)),
                     about="structural similarity in Gaussian windows, 1 for equal images"),
-        ImageMetric(key="ssim_zero", title="SSIM zero", better="higher", digits=4,
+        ImageMetric(key="ssim_zero", title="SSIM zero", better="higher", digits=4, bounds=CORRELATION,
                     score=lambda pairs: pairs.ssim_map("zero").mean(dim=(1, 2, 3)),
                     about="SSIM with zero-padded borders"),
-        ImageMetric(key="ssim_valid", title="SSIM valid", better="higher", digits=4,
+        ImageMetric(key="ssim_valid", title="SSIM valid", better="higher", digits=4, bounds=CORRELATION,
                     score=lambda pairs: pairs.ssim_map("valid").mean(dim=(1, 2, 3)),
                     about="SSIM of the windows that lie inside the image"),
-        ImageMetric(key="lpips_vgg", title="LPIPS-VGG", better="lower", digits=4, networks=("vgg16", "lpips-vgg"),
+        ImageMetric(key="lpips_vgg", title="LPIPS-VGG", better="lower", digits=4,
+                    bounds=POSITIVE, networks=("vgg16", "lpips-vgg"),
                     score=lambda pairs: lpips(*pairs.taps("vgg16"), pairs.module("lpips-vgg")),
                     about="learned distance of VGG16 features"),
-        ImageMetric(key="lpips_alex", title="LPIPS-Alex", better="lower", digits=4, networks=("alexnet", "lpips-alex"),
+        ImageMetric(key="lpips_alex", title="LPIPS-Alex", better="lower", digits=4,
+                    bounds=POSITIVE, networks=("alexnet", "lpips-alex"),
                     score=lambda pairs: lpips(*pairs.taps("alexnet"), pairs.module("lpips-alex")),
                     about="learned distance of AlexNet features"),
-        ImageMetric(key="psim", title="PSIM", better="lower", digits=4, networks=("vgg16",),
+        ImageMetric(key="psim", title="PSIM", better="lower", digits=4, bounds=POSITIVE, networks=("vgg16",),
                     score=lambda pairs: psim(*pairs.taps("vgg16")), maps=lambda pairs: psim_maps(*pairs.taps("vgg16")),
                     about="cosine distance of VGG16 features, summed over five layers, without learned weights"),
-        ImageMetric(key="psim_small", title="psim-small", better="lower", digits=4, networks=("psim-small",),
+        ImageMetric(key="psim_small", title="psim-small", better="lower", digits=4,
+                    bounds=POSITIVE, networks=("psim-small",),
                     score=lambda pairs: psim(*pairs.taps("psim-small")),
                     maps=lambda pairs: psim_maps(*pairs.taps("psim-small")),
                     about="cosine distance of the features of vaelens' own small network; not a PSIM"),
@@ -114,7 +128,7 @@ METRICS: dict[str, ImageMetric | DatasetMetric] = {
 REGION_METRICS: dict[str, Metric] = {
     **{key: METRICS[key] for key in ("psnr", "ssim", "psim", "psim_small")},
     "gradient_energy": Metric(
-        key="gradient_energy", title="gradient energy", better=None, digits=3,
+        key="gradient_energy", title="gradient energy", better=None, digits=3, bounds=POSITIVE,
         about="gradient energy of the reconstruction over that of the original, in a region: below 1 it is smoother, "
         "above 1 sharper or noisier; nearest to 1 is best",
     ),

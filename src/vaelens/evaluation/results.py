@@ -1,5 +1,6 @@
 """Results: what follows from the rows and the stored features, and from nothing else."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ class Row:
     scores: Mapping[str, float | None]  # by metric
     regions: tuple[Mapping[str, Any], ...] = ()  # of `measure_regions`; a glyph's has read and ceiling too
     letters: tuple[int, int, int] | None = None  # glyphs read on the reconstruction, on the original, glyphs in all
+
+    def value(self, key: str) -> float:
+        """A score as a number: infinite for equal images, NaN where the reconstruction isn't finite."""
+        value = self.scores[key]
+        return value if value is not None else math.inf if self.finite else math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """As a line of rows.jsonl."""
@@ -59,7 +65,10 @@ ALL_SIZES = "all"  # the stratum of regions of every size
 
 @dataclass(frozen=True)
 class RegionSpread:
-    """One metric on one kind of region, of one size: the spread over all such regions of all images."""
+    """One metric on one kind of region, of one size: the spread over all such regions that the VAEs share.
+
+    Its interval is over images, since regions of one image aren't independent.
+    """
 
     vae: str
     label: str  # eye, iris, mouth, face; "letter" for all glyphs
@@ -70,7 +79,10 @@ class RegionSpread:
 
 @dataclass(frozen=True)
 class Letters:
-    """Of the synthetic letters of one size, the share that the glyph reader reads correctly."""
+    """Of the synthetic letters of one size, the share that the glyph reader reads correctly.
+
+    Of those images only whose reconstruction is finite with every VAE that has a finite one.
+    """
 
     vae: str
     stratum: str
@@ -100,7 +112,7 @@ class Results:
     vaes: tuple[str, ...]
     metrics: tuple[str, ...]  # keys, in the order of columns
     rows: tuple[Row, ...]  # in the manifest's order, each image through every VAE
-    spreads: Mapping[tuple[str, str], Spread]  # (VAE, image metric)
+    spreads: Mapping[tuple[str, str], Spread]  # (VAE, image metric); of a metric all over the same images
     dataset_scores: Mapping[tuple[str, str], DatasetScore]  # (VAE, dataset metric)
     differences: Mapping[tuple[str, str, str], Paired]  # (first, second, image metric); first is the later-named VAE
     dataset_differences: Mapping[tuple[str, str, str], Interval]  # (first, second, dataset metric): first - second

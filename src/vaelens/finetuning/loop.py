@@ -115,7 +115,7 @@ def resume(t: Training) -> None:
     for line in t.folder.evaluations.read():
         if line["weights"] == RELEASED:
             training, held_out = (Scores(line[key], finite=True).psnr for key in ("training", "held_out"))
-            t.early_stopping.check_evaluation(line["step"], training, held_out)
+            t.early_stopping.check_evaluation(line["step"], training, held_out, line.get("exact"))
             t.evaluated = [*t.evaluated, line["step"]][-STORED:]
 
 
@@ -133,18 +133,21 @@ def evaluate(t: Training) -> StopReason | None:
             vaes = {"raw": raw, RELEASED: released}
             values = score(raw, t.held_out, t.preset, seed).values
             t.folder.add_evaluation({"step": step, "weights": "raw", "held_out": dict(values)})
+        exact = {"held_out": list(held_out.exact), "training": list(training.exact)}
+        exact = exact if any(exact.values()) else None
         t.folder.add_evaluation(
             {
                 "step": step,
                 "weights": RELEASED,
                 "held_out": dict(held_out.values),
                 "training": dict(training.values),
+                **({"exact": exact} if exact else {}),
             }
         )
         t.folder.add_samples(step, sample_sheet(vaes, t.held_out, t.preset, seed))
         t.on_log(step, t.config.recipe.run.steps, {f"held-out {key}": value for key, value in held_out.values.items()})
         if held_out.finite and training.finite:
-            reason = t.early_stopping.check_evaluation(step, training.psnr, held_out.psnr)
+            reason = t.early_stopping.check_evaluation(step, training.psnr, held_out.psnr, exact)
         else:
             reason = StopReason(f"a reconstruction is NaN or infinite. {ADVICE}", step - 1)
     return t.ranks.gather(reason)[0]

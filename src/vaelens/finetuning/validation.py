@@ -30,10 +30,14 @@ ADVICE = "A lower optimizer.lr or gan.weight may help."
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of a VAE on a dataset, by key: means over images, and metrics of the whole set."""
+    """The metrics of a VAE on a dataset, by key: means over images, and metrics of the whole set.
+
+    The `exact` images have an infinite PSNR, which is in no mean; so two means are comparable where these are the same.
+    """
 
     values: Mapping[str, float]
     finite: bool  # whether all reconstructions are
+    exact: tuple[str, ...] = ()  # ids
 
     @property
     def psnr(self) -> float:
@@ -44,6 +48,7 @@ class Scores:
 def score(vae: VAE, dataset: Dataset, loaded: LoadedPreset, seed: int) -> Scores:
     """Evaluate in memory, as `evaluate` does. Skips unreadable images; raises BadInputError where none is left."""
     columns: dict[str, list[float]] = {}
+    exact: list[str] = []
     features: dict[str, tuple[Moments, Moments]] = {}
     finite = True
     for number in range(-(-len(dataset.items) // CHUNK)):
@@ -60,8 +65,10 @@ def score(vae: VAE, dataset: Dataset, loaded: LoadedPreset, seed: int) -> Scores
             held = features.get(key)
             features[key] = both if held is None else (held[0] + both[0], held[1] + both[1])
         for row in rows:
-            for key, value in row.scores.items():
-                if value is not None:
+            values = {key: row.value(key) for key in row.scores}
+            exact += [row.id] if math.inf in values.values() else []
+            for key, value in values.items():
+                if math.isfinite(value):
                     columns.setdefault(key, []).append(value)
     if not columns and finite:
         raise BadInputError(f"{dataset.name}: none of its images can be read. Name others with --held-out.")
@@ -69,7 +76,7 @@ def score(vae: VAE, dataset: Dataset, loaded: LoadedPreset, seed: int) -> Scores
     for metric in dataset_metrics(loaded.preset.metrics):
         if metric.distance and finite and features[metric.extractor][0].count > 1:
             values[metric.key] = metric.distance(*features[metric.extractor])
-    return Scores({key: values[key] for key in loaded.preset.metrics if key in values}, finite)
+    return Scores({key: values[key] for key in loaded.preset.metrics if key in values}, finite, tuple(exact))
 
 
 def sample_sheet(vaes: Mapping[str, VAE], dataset: Dataset, loaded: LoadedPreset, seed: int) -> np.ndarray:
@@ -106,6 +113,7 @@ class EarlyStopping:
     perfect: list[int] = field(default_factory=list[int])  # consecutive steps
     collapsed: list[int] = field(default_factory=list[int])
     evaluations: list[tuple[int, float, float]] = field(default_factory=list[tuple[int, float, float]])
+    exact: object = None  # which images had an infinite PSNR in the last evaluation
 
     def check_log(self, step: int, values: Mapping[str, float]) -> StopReason | None:
         """One log line: values that aren't finite, and a discriminator that teaches the generator nothing."""
@@ -131,8 +139,14 @@ class EarlyStopping:
             return StopReason(message, self.collapsed[0])
         return None
 
-    def check_evaluation(self, step: int, training: float, held_out: float) -> StopReason | None:
-        """Overfitting, from the released weights' PSNR in dB on training and on held-out images."""
+    def check_evaluation(self, step: int, training: float, held_out: float, exact: object = None) -> StopReason | None:
+        """Overfitting, from the released weights' PSNR in dB on training and on held-out images.
+
+        exact: which images are reproduced exactly and therefore in neither mean; where it changes, so do the means, and
+        evaluations before aren't compared with those after.
+        """
+        if exact != self.exact:
+            self.evaluations, self.exact = [], exact
         self.evaluations.append((step, training, held_out))
         last = self.evaluations[-OVERFIT_EVALUATIONS - 1 :]
         if len(last) <= OVERFIT_EVALUATIONS:

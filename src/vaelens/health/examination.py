@@ -26,6 +26,7 @@ from vaelens.images.letters import draw_letters
 from vaelens.images.reading import SUFFIXES, decode_file, read_size
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.psnr import psnr
+from vaelens.metrics.statistics import shared_images, spread
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import out_of_memory
 from vaelens.runtime import Progress, silent
@@ -233,9 +234,11 @@ def _plain(run: _Run, colour: tuple[float, ...]) -> Plain | None:
 def _drift(run: _Run, first: list[tuple[Tensor, Tensor]], round_trips: int) -> tuple[Trip, ...]:
     """PSNR after 1, 2, 4, ... and the last trip; ends early where an image doesn't come back finite."""
     reported = {round_trips} | {2**n for n in range(round_trips.bit_length()) if 2**n <= round_trips}
-    found: list[Trip] = []
     now = [again for _, again in first]
-    before = [original for original, _ in first]
+    before = originals = [original for original, _ in first]
+    numbers: list[int] = []
+    to_originals: list[list[float]] = []
+    to_previous: list[list[float]] = []
     for number in range(1, round_trips + 1 if first else 1):
         if number > 1:
             after = [run.trip(image, f"round trip {number} of image {i + 1}")[1] for i, image in enumerate(now)]
@@ -243,13 +246,20 @@ def _drift(run: _Run, first: list[tuple[Tensor, Tensor]], round_trips: int) -> t
             if len(now) < len(before):
                 break
         if number in reported:
-            originals = [original for original, _ in first]
-            found.append(Trip(number, _mean_psnr(now, originals), _mean_psnr(now, before)))
-    return tuple(found)
+            numbers.append(number)
+            to_originals.append(_psnrs(now, originals))
+            to_previous.append(_psnrs(now, before))
+    return tuple(map(Trip, numbers, _means(to_originals), _means(to_previous)))
 
 
-def _mean_psnr(images: list[Tensor], references: list[Tensor]) -> float:
-    return statistics.fmean(float(psnr(a, b)) for a, b in zip(images, references, strict=True))
+def _psnrs(images: list[Tensor], references: list[Tensor]) -> list[float]:
+    return [float(psnr(a, b)) for a, b in zip(images, references, strict=True)]
+
+
+def _means(trips: list[list[float]]) -> list[float]:
+    """Of each trip's values, over the same images: infinite ones, of images that came back equal, leave every mean."""
+    shared = shared_images(trips) if trips else []
+    return [spread(values, shared).mean for values in trips]
 
 
 def _timing(run: _Run, side: int) -> Timing:

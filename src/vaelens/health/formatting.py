@@ -95,7 +95,7 @@ def details(health: Health) -> Iterator[tuple[str, Table]]:
     if measured.drift:
         names = ("round trips", "PSNR to the original", "to the one before")
         rows = tuple((str(t.number), f"{t.to_original:.2f}", f"{t.to_previous:.2f}") for t in measured.drift)
-        yield "Drift (dB, the mean over images)", _table(names, rows)
+        yield "Drift (dB, the mean over the images that no trip gives back equal)", _table(names, rows)
     worst = worst_by_block(measured.activations)[:WORST]
     if worst:
         rows = tuple((layer, f"{top:.4g}", f"{HALF_LIMIT / top:.3g}" if top else "inf") for layer, top in worst)

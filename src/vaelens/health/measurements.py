@@ -37,7 +37,10 @@ class Plain:
 
 @dataclass(frozen=True)
 class Trip:
-    """After `number` round trips: the mean PSNR in dB to the original and to the trip before."""
+    """After `number` round trips: the mean PSNR in dB to the original and to the trip before.
+
+    Over the images for which it is finite after every trip; infinite where it is infinite for all images.
+    """
 
     number: int
     to_original: float

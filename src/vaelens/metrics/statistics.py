@@ -1,13 +1,15 @@
 """What a column of values says, and what it doesn't: spread, 95 % intervals, paired differences.
 
-Values that are infinite or not numbers (the PSNR of two equal images is infinite) are left out and counted.
-Sums are exactly rounded, so a mean is the same for any order of the images and any number of shards. The
-bootstrap draws by position: give it values in the manifest's order, and it gives the same interval again.
+Values that are infinite (the PSNR of equal images is) or not numbers are left out and counted. Means that stand side by
+side are over the same images, `shared_images`: a VAE whose best images are left out of its own mean alone would look
+worse than one that is worse. Sums are exactly rounded, so a mean is the same for any order of the images and any number
+of shards. The bootstrap draws by position: values in the manifest's order give the same interval again.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import NormalDist
 from typing import Literal
 
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 RESAMPLES = 10_000
 FEWEST = 6  # images for an interval: fewer say too little
+UNBOUNDED = (-math.inf, math.inf)
+ROUNDING = 1e-9  # equal images may have an SSIM this far above 1
 BLOCK = 4_000_000  # positions drawn at a time: 32 MB of float64
 SERIES = 200  # degrees of freedom from which the expansion of Student's t is exact to 1e-9
 
@@ -33,13 +37,23 @@ class Interval:
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
+    def within(self, bounds: tuple[float, float]) -> "Interval | None":
+        """The interval of a value that lies between these bounds; None where it would leave them.
+
+        That happens where images are too few: neither Student's t nor the jackknife holds for so few.
+        """
+        if self.low < bounds[0] - ROUNDING or self.high > bounds[1] + ROUNDING:
+            return None
+        return Interval(self.value, max(self.low, bounds[0]), min(self.high, bounds[1]))
+
 
 @dataclass(frozen=True)
 class Spread:
     """`mean` +/- `std` over `count` images as the model cards print it (ddof 0; how images differ, no error).
 
-    low, high: the 95 % interval of the mean by Student's t, NaN for fewer than FEWEST values.
-    dropped: how many values were infinite or not numbers and count nowhere. No value at all: mean and std are NaN.
+    low, high: the 95 % interval of the mean by Student's t; NaN where images are too few for one, see `spread`.
+    Left out of the mean are `exact` infinite values, `lost` ones that aren't numbers, and `unshared` ones of images
+    that aren't shared. No value left: mean and std are NaN; all that are numbers infinite: so is the mean.
     """
 
     mean: float
@@ -47,7 +61,14 @@ class Spread:
     low: float
     high: float
     count: int
-    dropped: int
+    exact: int = 0
+    lost: int = 0
+    unshared: int = 0
+
+    @property
+    def total(self) -> int:
+        """All images, those left out included."""
+        return self.count + self.exact + self.lost + self.unshared
 
 
 @dataclass(frozen=True)
@@ -56,8 +77,9 @@ class Paired:
 
     won, ties: shares of the images, 0 to 1, on which the first is better, and on which both are equal; an infinite
     PSNR beats any other. dropped: images left out of the difference since one of the two values was infinite or not
-    a number. None left: difference, low and high are NaN; no two numbers at all: won and ties too. Below FEWEST pairs
-    low and high are NaN: resampling them says nothing.
+    a number; of these, how many values are infinite with the first alone, the second alone, and with both. None left:
+    difference, low and high are NaN; no two numbers at all: won and ties too. Below FEWEST pairs low and high are NaN:
+    resampling them says nothing.
     """
 
     difference: float
@@ -67,24 +89,66 @@ class Paired:
     ties: float
     count: int
     dropped: int
+    exact_first: int = 0
+    exact_second: int = 0
+    exact_both: int = 0
 
     @property
     def decided(self) -> bool:
         """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def wins(self) -> tuple[int, int]:
+        """On how many images the first is better, and on how many the second."""
+        pairs = self.count + self.exact_first + self.exact_second + self.exact_both
+        won, ties = (round(share * pairs) if pairs else 0 for share in (self.won, self.ties))
+        return won, pairs - won - ties
 
-def spread(values: Iterable[float]) -> Spread:
-    """Mean, spread and the mean's interval; the same bit for bit in any order."""
+
+def shared_images(columns: Sequence[Sequence[float]]) -> list[bool]:
+    """For each image, whether it has a finite value in every column: one column or more, of the same images in order.
+
+    Columns without any finite value don't count: they have no mean that others could be compared with.
+    """
+    finite = [[math.isfinite(value) for value in column] for column in columns]
+    counted = [column for column in finite if any(column)]
+    return [all(values) for values in zip(*counted, strict=True)] if counted else [False] * len(finite[0])
+
+
+def spread(
+    values: Iterable[float],
+    shared: Sequence[bool] | None = None,
+    *,
+    groups: Sequence[object] | None = None,
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> Spread:
+    """Mean, spread and the mean's interval over the shared values, by default all; the same bit for bit in any order.
+
+    groups: which values belong together, the regions of one image: the interval is then over groups, which are
+    independent where the values of one aren't (with a group of its own for each value it is the usual one). bounds:
+    the metric's range. There is no interval below FEWEST values or groups, nor where it would leave the range.
+    """
     every = list(values)
-    finite = [value for value in every if math.isfinite(value)]
-    n, dropped = len(finite), len(every) - len(finite)
+    finite = [i for i, value in enumerate(every) if math.isfinite(value)]
+    used = finite if shared is None else [i for i in finite if shared[i]]
+    n, exact = len(used), every.count(math.inf)
+    left_out = exact, len(every) - len(finite) - exact, len(finite) - n
     if not n:
-        return Spread(math.nan, math.nan, math.nan, math.nan, 0, dropped)
-    mean = math.fsum(finite) / n
-    squares = math.fsum((value - mean) ** 2 for value in finite)
-    half = student_t(n - 1) * math.sqrt(squares / (n - 1) / n) if n >= FEWEST else math.nan
-    return Spread(mean, math.sqrt(squares / n), mean - half, mean + half, n, dropped)
+        none = math.inf if exact and not finite else math.nan
+        return Spread(none, math.nan, math.nan, math.nan, 0, *left_out)
+    mean = math.fsum(every[i] for i in used) / n
+    std = math.sqrt(math.fsum((every[i] - mean) ** 2 for i in used) / n)
+    together: dict[object, list[float]] = {}
+    for i in used:
+        together.setdefault(i if groups is None else groups[i], []).append(every[i] - mean)
+    low = high = math.nan
+    if (g := len(together)) >= FEWEST:
+        squares = math.fsum(math.fsum(deviations) ** 2 for deviations in together.values())
+        half = student_t(g - 1) * math.sqrt(g / (g - 1) * squares) / n
+        if interval := Interval(mean, mean - half, mean + half).within(bounds):
+            low, high = interval.low, interval.high
+    return Spread(mean, std, low, high, n, *left_out)
 
 
 def paired(
@@ -111,10 +175,20 @@ def paired(
         float(np.count_nonzero(where) / pairs) if pairs else math.nan
         for where in (a > b if better == "higher" else a < b, a == b)
     )
+    infinite = np.isposinf(a), np.isposinf(b)
+    only, other = (int(np.count_nonzero(x & np.isfinite(y))) for x, y in ((infinite[0], b), (infinite[1], a)))
+    exact = only, other, int(np.count_nonzero(infinite[0] & infinite[1]))
     if not n:
-        return Paired(math.nan, math.nan, math.nan, won, ties, 0, dropped)
+        return Paired(math.nan, math.nan, math.nan, won, ties, 0, dropped, *exact)
     low, high = _bca(difference, seed, resamples) if n >= FEWEST else (math.nan, math.nan)
-    return Paired(math.fsum(difference) / n, low, high, won, ties, n, dropped)
+    return Paired(math.fsum(difference) / n, low, high, won, ties, n, dropped, *exact)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """How probable a count at least as lopsided is where both are equally likely to win: two-sided, 0 to 1."""
+    n = wins + losses
+    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
 def _bca(values: NDArray[np.float64], seed: int, resamples: int) -> tuple[float, float]:

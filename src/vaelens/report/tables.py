@@ -30,13 +30,15 @@ class Table:
     """Rows of texts, each as long as `columns`; rows whose first `shared` cells are equal compete for the best value.
 
     By default the first cell, the image, is shared; with 0 all rows compete. A cell may be a number, or mean ± std,
-    which is ranked by its mean. `notes` are further lines of a cell, by (row, column), in small type.
+    which is ranked by its mean. `notes` are further lines of a cell, by (row, column), in small type. The cells
+    `unranked` compete with none: their numbers alone don't say which is best.
     """
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     shared: int = 1
     notes: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict[tuple[int, int], tuple[str, ...]])
+    unranked: frozenset[tuple[int, int]] = frozenset()
 
 
 def best_cells(table: Table) -> set[tuple[int, int]]:
@@ -52,7 +54,8 @@ def best_cells(table: Table) -> set[tuple[int, int]]:
         if column.better is None:
             continue
         for rows in competing.values():
-            values = {r: value for r in rows if not math.isnan(value := _number(table.rows[r][c]))}
+            ranked = [r for r in rows if (r, c) not in table.unranked]
+            values = {r: value for r in ranked if not math.isnan(value := _number(table.rows[r][c]))}
             if len(values) > 1:
                 top = max(values.values()) if column.better == "higher" else min(values.values())
                 best |= {(r, c) for r, value in values.items() if value == top}

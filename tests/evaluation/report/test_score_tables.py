@@ -27,11 +27,11 @@ def test_the_summary_has_a_row_per_vae_with_the_best_in_bold() -> None:
     notes = {place: [line.replace("\u00a0", " ") for line in lines] for place, lines in table.notes.items()}
     assert notes == {
         (0, 1): ["[4.50, 4.90]"],
-        (0, 2): ["[24.40, 24.61]", "2 without a value"],
+        (0, 2): ["[24.40, 24.61]", "2 of 12 exact", "mean of 10 of 12"],
         (0, 3): ["too few images"],
         (1, 1): ["too few images"],
-        (1, 2): ["[23.30, 23.50]", "published 23.4 ± 3.8"],
-        (1, 3): ["12 without a value"],
+        (1, 2): ["[23.30, 23.50]", "mean of 10 of 12", "published 23.4 ± 3.8"],
+        (1, 3): ["2 not finite"],
     }
 
 
@@ -79,7 +79,7 @@ def test_a_difference_that_rounds_to_zero_has_no_minus() -> None:
 
 def test_regions_and_letters_are_listed_by_size_with_the_ceiling() -> None:
     found = [
-        RegionSpread(vae, "eye", size, key, Spread(value + 2 * (size == "all"), 1.0, 0, 0, 7, 0))
+        RegionSpread(vae, "eye", size, key, Spread(value + 2 * (size == "all"), 1.0, 0, 0, 7))
         for vae, value in (("A", 20.0), ("B", 21.0))
         for size in ("<8", "all")
         for key in ("psnr", "gradient_energy")
@@ -94,7 +94,7 @@ def test_regions_and_letters_are_listed_by_size_with_the_ceiling() -> None:
 
 
 def test_regions_and_letters_are_in_the_order_of_the_vaes() -> None:
-    found = tuple(RegionSpread(vae, "eye", "all", "psim_small", Spread(1, 0, 0, 0, 7, 0)) for vae in ("B", "A"))
+    found = tuple(RegionSpread(vae, "eye", "all", "psim_small", Spread(1, 0, 0, 0, 7)) for vae in ("B", "A"))
     sizes = ("all", "<8", ">=32")
     letters = tuple(Letters(vae, size, 4, 0.5, 1.0) for vae in ("B", "A") for size in sizes)
     results = simple(regions=found, letters=letters, metrics=("psnr", "psim_small"))
@@ -106,7 +106,7 @@ def test_regions_and_letters_are_in_the_order_of_the_vaes() -> None:
 
 def test_all_sizes_together_are_left_out_where_there_is_one_size() -> None:
     sizes = {"eye": ("all", "8-16"), "face": ("all", "16-32", ">=32")}
-    found = [RegionSpread("A", label, s, "psnr", Spread(1, 0, 0, 0, 7, 0)) for label in sizes for s in sizes[label]]
+    found = [RegionSpread("A", label, s, "psnr", Spread(1, 0, 0, 0, 7)) for label in sizes for s in sizes[label]]
     results = simple(regions=tuple(found), letters=tuple(Letters("A", size, 4, 0.5, 1.0) for size in sizes["eye"]))
     shown = [row[:2] for row in regions_table(results).rows]
     assert shown == [("eye", "8-16"), ("face", "all"), ("face", "16-32"), ("face", "≥32")]

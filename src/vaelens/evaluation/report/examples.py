@@ -1,7 +1,7 @@
 """Images shown beside the numbers: the worst, the best, and those on which the VAEs differ most."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -30,7 +30,7 @@ def choose_examples(results: Results) -> dict[str, str]:
             of.setdefault(row.id, {})[row.vae] = sign * value
     whole = {name: values for name, values in of.items() if len(values) == len(results.vaes)}
     chosen: dict[str, str] = {}
-    means = sorted(whole, key=lambda name: (sum(whole[name].values()), name))
+    means = sorted(whole, key=lambda name: (_total(whole[name].values()), name))
     _take(chosen, means, f"among the worst in {metric.title}")
     _take(chosen, means[::-1], f"among the best in {metric.title}")
     if len(results.vaes) > 1:
@@ -69,6 +69,11 @@ def make_examples(chosen: Mapping[str, str], run: Measurement) -> list[Example]:
                 boxes = chunk.images[b].boxes
                 examples[item.id] = Example(item.id, chosen[item.id], originals[b], pixels, boxes)
     return [examples[name] for name in chosen if name in examples]
+
+
+def _total(values: Collection[float]) -> float:
+    """Their sum; a reconstruction that isn't finite is worse than any other."""
+    return -math.inf if -math.inf in values else sum(values)
 
 
 def _take(chosen: dict[str, str], names: Sequence[str], why: str) -> None:

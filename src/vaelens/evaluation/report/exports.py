@@ -21,13 +21,13 @@ TASK = "image-to-image"  # the hub's task that a reconstruction is nearest to
 def rows_csv(results: Results) -> bytes:
     """One row per image and VAE: id, vae, sha256, finite, a column per metric, and letters where there are any.
 
-    Numbers read back as the same floats. A missing score is empty.
+    Numbers read back as the same floats; the PSNR of an exact reconstruction is inf. A missing score is empty.
     """
     keys = [metric.key for metric in image_metrics(results.metrics)]
     letters = ("letters_read", "letters_ceiling", "letters") if any(row.letters for row in results.rows) else ()
     head = ("id", "vae", "sha256", "finite", *keys, *letters)
     lines = (
-        (row.id, row.vae, row.sha256, row.finite, *map(row.scores.get, keys))
+        (row.id, row.vae, row.sha256, row.finite, *(_score(row.scores.get(key), key, row.finite) for key in keys))
         + ((row.letters or (None,) * len(letters)) if letters else ())
         for row in results.rows
     )
@@ -39,7 +39,11 @@ def regions_csv(results: Results) -> bytes | None:
     keys = list(dict.fromkeys(key for row in results.rows for region in row.regions for key in region))
     if not keys:
         return None
-    lines = ((row.id, row.vae, *(region.get(key) for key in keys)) for row in results.rows for region in row.regions)
+    lines = (
+        (row.id, row.vae, *(_score(region.get(key), key, key in region) for key in keys))
+        for row in results.rows
+        for region in row.regions
+    )
     return _csv(("id", "vae", *keys), lines)
 
 
@@ -98,6 +102,7 @@ def _entry(results: Results, vae: str, key: str) -> dict[str, Any] | None:
             return None
         value, interval = spread.mean, Interval(spread.mean, spread.low, spread.high)
         of |= {"std": spread.std, "images": spread.count}
+        of |= {"exact": spread.exact} if spread.exact else {}
     else:
         score = results.dataset_scores.get((vae, key))
         if score is None or score.value is None:
@@ -108,6 +113,13 @@ def _entry(results: Results, vae: str, key: str) -> dict[str, Any] | None:
     if interval and math.isfinite(interval.low) and math.isfinite(interval.high):
         of["interval_95"] = [interval.low, interval.high]
     return {"type": key, "value": value, "name": f"{metric.title} ({preset})", "config": preset, "args": of}
+
+
+def _score(value: Any, key: str, there: bool) -> Any:
+    """As stored, where None stands for the infinite score of equal images too."""
+    metric = METRICS.get(key)
+    equal = value is None and there and isinstance(metric, ImageMetric) and metric.infinite_if_equal
+    return "inf" if equal else value
 
 
 def _csv(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:

@@ -8,6 +8,7 @@ from vaelens.evaluation.metric_table import METRICS, dataset_metrics, image_metr
 from vaelens.evaluation.report import score_tables, wording
 from vaelens.evaluation.results import Example, Results, Row
 from vaelens.images.writing import encode_png
+from vaelens.metrics.statistics import shared_images
 from vaelens.report import plots
 from vaelens.report.page import Layer, Panel, Section, render_report, wide_table
 from vaelens.report.tables import escaped
@@ -57,12 +58,18 @@ def _scores(results: Results) -> str:
 def _distributions(results: Results, values: Values) -> str:
     figures: list[str] = []
     for metric in image_metrics(results.metrics):
-        each = [one[np.isfinite(one)] for one in (values[vae, metric.key] for vae in results.vaes)]
+        every = [values[vae, metric.key] for vae in results.vaes]
+        shared = np.array(shared_images([one.tolist() for one in every]), dtype=bool)
+        each = [one[np.isfinite(one) & shared] for one in every]  # as the means are
         if any(map(len, each)):
             figures.append(_figure(plots.distributions(each, metric.label), f"{metric.title} of each VAE", ""))
     if not figures:
         return ""
-    lead = _lead("How many images have which value. The marks at the bottom are the means.")
+    left_out = any(spread.count < spread.total for spread in results.spreads.values())
+    lead = _lead(
+        "How many images have which value. The marks at the bottom are the means."
+        + " Images without a finite value from every VAE are left out, as in the means." * left_out
+    )
     return lead + _legend(results, results.vaes) + _grid(figures)
 
 

@@ -27,7 +27,7 @@ INCEPTION = {"torch_fidelity": "torch-fidelity", "pytorch_fid": "pytorch-fid"}
 
 SPREAD = (
     "Mean ± std is over the images: the std says how much images differ from each other. It is not an error of "
-    "the mean; the 95 % interval in brackets under it is."
+    "the mean; the 95 % interval in brackets under it is. The means of a column are over the same images."
 )
 BOLD = "Bold is the best in a column, ↑ where higher is better and ↓ where lower is."
 PUBLISHED = "Published values are those of the model cards, on the same dataset by the same preset."
