@@ -1,7 +1,9 @@
 """A family is one file and its tables: two that run classes of diffusers, added from `added/`, and nothing else."""
 
+import json
 import sys
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -94,6 +96,22 @@ def test_sizes_and_latents(name: str) -> None:
     assert torch.equal(vae.reconstruct(image), torch.nn.functional.avg_pool2d(decoded, enlarged))
 
 
-def test_as_diffusers_gives_the_network_itself() -> None:
-    vae = random_added("dc")
-    assert vl.as_diffusers(vae) is vae.network
+@pytest.mark.parametrize("name", FACTORS)
+def test_as_diffusers_has_the_whole_config_and_the_networks_parameters(name: str, tmp_path: Path) -> None:
+    """The network itself is built without the fields that say how pipelines use it."""
+    spec = random_added(name).spec
+    if "scaling_factor" in spec.family.json_scales:
+        spec = replace(spec, scaling_factor=0.5, latent_space=None)
+    vae = VAE(build_network(spec.config), spec, name)
+    folder = vae.save(tmp_path / name)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 96, "unknown": [1]}))
+    vae = vl.load(folder, device="cpu")
+    model = vl.as_diffusers(vae)
+    expected = type(model).from_pretrained(folder)
+    assert type(model) is type(vae.network)
+    differing = {f for f in {*model.config, *expected.config} if model.config.get(f) != expected.config.get(f)}
+    assert differing <= {"_name_or_path", "_use_default_values"}
+    assert model.config.unknown == [1]
+    own = dict(vae.network.named_parameters())
+    assert all(parameter is own[name] for name, parameter in model.named_parameters())

@@ -45,6 +45,11 @@ def vae(scale: float = 0.18215) -> Any:
     )
 
 
+def tiny_vae() -> Any:
+    widths = (8,) * 4
+    return diffusers().AutoencoderTiny(encoder_block_out_channels=widths, decoder_block_out_channels=widths)
+
+
 def unet(width: int, **more: Any) -> Any:
     return diffusers().UNet2DConditionModel(
         sample_size=8,

@@ -33,7 +33,7 @@ class Family:
     - `unseen`: fields that no shape depends on, with any possible value
     - `pixel_range`: of the network's own pixels; `convention`: fields of VAESpec that are the same in each VAE of the
       family, by their names
-    - `trainable`: whether recipes can train it; `force_upcast`: whether its activations may overflow in fp16
+    - `trainable`: whether recipes can train it
     - `residual_blocks`: names of the classes whose output is a sum, which may exceed every layer's
 
     diffusers' config.json:
@@ -62,7 +62,6 @@ class Family:
     diffusers_classes: ClassVar[tuple[str, ...]] = ()
     json_fixed: ClassVar[Mapping[str, Any]] = {}
     json_defaults: ClassVar[Mapping[str, Any]] = {}
-    force_upcast: ClassVar[bool] = True
     json_unstated: ClassVar[Mapping[str, Any]] = {}
     json_required: ClassVar[Mapping[str, Any]] = {}
     json_scales: ClassVar[tuple[str, ...]] = ("scaling_factor", "shift_factor")
@@ -128,10 +127,6 @@ class Family:
 
     # diffusers
 
-    def block_out_channels(self, config: Any) -> tuple[int, ...]:
-        """For pipelines, which compute the factor from how many there are."""
-        return (64,) * self.factor(config).bit_length()
-
     def from_config_json(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """A config.json's fields of the spec by name; and what it asks for beyond this family, as `field = value`."""
         held = {f: values[f] for f in (*self.field_names(), *self.json_scales) if values.get(f) is not None}
@@ -146,14 +141,16 @@ class Family:
         """The fields of a config.json that follow from the spec; all others are kept as they are."""
         return frozenset({"_class_name", *self.diffusers_arguments(config), *self.json_scales})
 
-    def to_config_json(self, spec: "VAESpec") -> dict[str, Any]:
-        """The spec as diffusers' config.json. Raises UsageError where diffusers has no such network."""
+    def diffusers_lacks(self, spec: "VAESpec") -> str:
+        """What of this VAE diffusers has no network for; "" if it has all."""
         values: dict[str, Any] = {**asdict(spec.config), "pixel_range": spec.pixel_range}
         odd = [f"{f} {values[f]}" for f, fixed in self.json_fixed.items() if values[f] != fixed]
-        if odd or not self.diffusers_classes:
-            raise UsageError(
-                f"diffusers has no such network ({', '.join(odd) or self.title}); save to a .safetensors file instead."
-            )
+        return ", ".join(odd) if self.diffusers_classes else self.title
+
+    def to_config_json(self, spec: "VAESpec") -> dict[str, Any]:
+        """The spec as diffusers' config.json. Raises UsageError where diffusers has no such network."""
+        if lacking := self.diffusers_lacks(spec):
+            raise UsageError(f"diffusers has no such network ({lacking}); save to a .safetensors file instead.")
         scales = {f: getattr(spec, f) for f in self.json_scales}
         if "shift_factor" in scales:
             scales["shift_factor"] = scales["shift_factor"] or None

@@ -155,9 +155,6 @@ class KL(Family):
     def build(self, config: AutoencoderKLConfig) -> AutoencoderKL:
         return AutoencoderKL(config)
 
-    def block_out_channels(self, config: AutoencoderKLConfig) -> tuple[int, ...]:
-        return config.block_out_channels
-
     def from_config_json(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         held, odd = super().from_config_json(values)
         for field, name in self.block_types.items():

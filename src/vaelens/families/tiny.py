@@ -9,7 +9,6 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from vaelens.errors import UsageError
 from vaelens.families.family import Family
 from vaelens.families.layouts import Half, Layout, Shapes, Tensors, every_name, size, some_name
 from vaelens.families.spec import VAESpec
@@ -49,7 +48,6 @@ class Tiny(Family):
         "shift_factor": 0.0,
         "pixel_range": pixel_range,
     }
-    force_upcast = False
     residual_blocks = frozenset({"TinyBlock"})
     diffusers_classes = ("AutoencoderTiny",)
     json_required: ClassVar[Mapping[str, Any]] = {
@@ -90,10 +88,9 @@ class Tiny(Family):
         widths = [width] * len(config.num_encoder_blocks)
         return values | {f"{half}_block_out_channels": widths for half in ("encoder", "decoder")}
 
-    def to_config_json(self, spec: VAESpec) -> dict[str, Any]:
-        if cast(TinyAutoencoderConfig, spec.config).mid_block_pool:
-            raise UsageError("diffusers has no tiny autoencoder with pools; save to a .safetensors file instead.")
-        return super().to_config_json(spec)
+    def diffusers_lacks(self, spec: VAESpec) -> str:
+        pools = cast(TinyAutoencoderConfig, spec.config).mid_block_pool
+        return "a tiny autoencoder with pools" if pools else super().diffusers_lacks(spec)
 
 
 FAMILY = Tiny()
