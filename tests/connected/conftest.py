@@ -89,16 +89,15 @@ class World:
         content = weights.read_bytes()
         published = PublishedFile(name=file, size=len(content), sha256=hashlib.sha256(content).hexdigest())
         fields = {"title": name, "space": "sd1", "licence": "MIT", "repo": repo, "revision": self.hub.commit(repo)}
-        self.patch.setitem(registry().vaes, name, Entry(**fields | {"files": (published,)} | more))
+        registry().vaes[name] = Entry(**fields | {"files": (published,)} | more)
 
     def change(self, name: str, **fields: Any) -> None:
         known = registry().vaes
-        self.patch.setitem(known, name, known[name].model_copy(update=fields))
+        known[name] = known[name].model_copy(update=fields)
 
     def _models(self) -> None:
         known = registry()
-        for name in list(known.vaes):
-            self.patch.delitem(known.vaes, name)
+        known.vaes.clear()
         for name, family, config in (("small", "kl", SMALL), ("tiny", "tiny", TINY), ("pooled", "tiny", POOLED)):
             self.patch.setitem(known.configs, name, {"family": family, **dataclasses.asdict(config)})
         self.patch.setitem(known.spaces, "sd1", known.spaces["sd1"].model_copy(update={"config": "small"}))
@@ -152,6 +151,17 @@ class World:
         self.patch.setattr(coco, "coco_files", lambda: files)
 
 
+@contextlib.contextmanager
+def kept(table: dict[str, Any]) -> Generator[None]:
+    """After this context the table is what it was, in its order."""
+    before = dict(table)
+    try:
+        yield
+    finally:
+        table.clear()
+        table.update(before)
+
+
 @pytest.fixture(scope="module")
 def new_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[World]]:
     """Makes a world that ends with its `with` block: a fixture mustn't leave the process changed for longer."""
@@ -159,7 +169,7 @@ def new_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Abstrac
     @contextlib.contextmanager
     def made(*, scores: bool = False) -> Generator[World]:
         place = tmp_path_factory.mktemp("connected")
-        with pytest.MonkeyPatch.context() as patch, HubStandin() as hub, WebStandin() as web:
+        with kept(registry().vaes), pytest.MonkeyPatch.context() as patch, HubStandin() as hub, WebStandin() as web:
             patch.setenv("HOME", str(place))
             yield World(place, patch, hub, web if scores else None)
 

@@ -34,6 +34,7 @@ class Story(NamedTuple):
 
 @pytest.fixture(scope="module")
 def story(new_world: Any) -> Story:
+    known = list(registry().vaes.items())
     with new_world() as world:
         plan = world.call("--plan", *WITHOUT_SCORES)
         with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +47,9 @@ def story(new_world: Any) -> Story:
             patch.setitem(vae_check.TOLERANCES, "cpu", -1.0)
             faulty = world.call(*WITHOUT_SCORES)
         world.change("taesd", files=right)
-        return Story(plan, interrupted, faulty, world.call(*WITHOUT_SCORES), world.call(*WITHOUT_SCORES))
+        told = Story(plan, interrupted, faulty, world.call(*WITHOUT_SCORES), world.call(*WITHOUT_SCORES))
+    assert list(registry().vaes.items()) == known
+    return told
 
 
 def interrupt_at(patch: pytest.MonkeyPatch, name: str) -> None:
