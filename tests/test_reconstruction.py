@@ -51,7 +51,7 @@ def test_foreign_files_are_never_overwritten(photo: Path) -> None:
     mine.mkdir()
     (mine / "index.html").write_text("mine")
     (mine / "run.json").write_text('{"mine": 1}')
-    with pytest.raises(UsageError, match=r"index\.html was not made by vaelens and would be lost"):
+    with pytest.raises(UsageError, match=r"run.json, .*index\.html were not made by vaelens.* would be lost"):
         done.save(mine)
     assert (mine / "index.html").read_text() == "mine"
     for _ in range(2):  # its own folder may be written again

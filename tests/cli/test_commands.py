@@ -103,7 +103,11 @@ PHOTO = ["reconstruct", "photo.png"]
         (["compare", "x" * 10_000], 2, "doesn't know 'xxxxx"),
         (["generate", "a face", "--vae", "tiny-kl-f8", "--vae", "tiny-ft-mse"], 2, "one VAE, but 2 are named"),
         (["generate", "a face", "--negative-prompt", "blurry"], 2, "negative prompt: tiny-sd doesn't know 'blurry'"),
-        (["generate", "a face", "-o", "photo.png"], 2, "photo.png was not made by vaelens and would be lost"),
+        (
+            ["generate", "a face", "-o", "photo.png"],
+            2,
+            "photo.png was not made by vaelens, or changed since, and would be lost",
+        ),
         (["replay", "photo.png"], 3, "photo.png has no metadata of vaelens"),
         (["replay", "photo.png", "-o", "photo.png"], 2, "is one of the inputs and would be lost"),
         (["replay", "photo.png", "-o", "new.jpg"], 2, "-o new.jpg"),

@@ -1,12 +1,13 @@
 """What a comparison writes, and what it leaves alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.comparisons import run
-from vaelens.comparison.results import check_plain_output
+from vaelens.comparison.results import Comparison, check_plain_output
 from vaelens.errors import ResourceError, UsageError
 from vaelens.report.gallery import check_output
 from vaelens.vae import VAE
@@ -17,7 +18,8 @@ def test_a_full_disk_loses_nothing(model: Path, vaes: list[VAE], tmp_path: Path,
     import os
 
     made, target = run(model, vaes[:2]), tmp_path / "sheet.png"
-    target.write_bytes(b"what was there")
+    run(model, vaes[2:4]).save(target)
+    sheet = target.read_bytes()
     folder = tmp_path / "folder"
     before = {path: path.read_bytes() for path in run(model, vaes[2:4]).save(folder)}
     fsync, room = os.fsync, [0]
@@ -29,31 +31,79 @@ def test_a_full_disk_loses_nothing(model: Path, vaes: list[VAE], tmp_path: Path,
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    for files in range(len(before) - 1):  # so many have room
+    for files in range(len(before) + 1):  # so many have room, the record twice
         for output in (target, folder) if files == 0 else (folder,):
             room[0] = files
             with pytest.raises(ResourceError, match="not written, the disk is full"):
                 made.save(output)
-    assert target.read_bytes() == b"what was there"
+    assert target.read_bytes() == sheet
     assert {path: path.read_bytes() for path in folder.iterdir()} == before, "old and new are never mixed"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "sheet.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "sheet.png", "sheet.run.json"]
 
 
 def test_foreign_files_are_never_replaced(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
     made, out = run(model, vaes[0]), tmp_path / "out"
     written = made.save(out)
     latents = next(path for path in written if path.suffix == ".safetensors")
-    with pytest.raises(UsageError, match="where files with such names are replaced"):
+    with pytest.raises(UsageError, match=r"of an earlier run in -o .* which is replaced"):
         check_output(out, "sheet.png", [latents])
     foreign = tmp_path / "foreign" / "run.json"
     foreign.parent.mkdir()
     foreign.write_text("{}")
     for check in (lambda: check_plain_output(foreign.parent, 2), lambda: check_output(foreign.parent, "sheet.png")):
-        with pytest.raises(UsageError, match="was not made by vaelens and would be lost"):
+        with pytest.raises(UsageError, match=r"was not made by vaelens.* would be lost"):
             check()
     for name in ("x.gif", "x.jpg", "x.html"):
         with pytest.raises(UsageError, match="generate writes a"):
             check_plain_output(tmp_path / name, 1)
+
+
+@pytest.mark.parametrize("save", [Comparison.save, Comparison.save_plain])
+def test_files_of_the_user_with_names_like_ours_stay(
+    model: Path, vaes: list[VAE], tmp_path: Path, save: Callable[[Comparison, Path], list[Path]]
+) -> None:
+    """Numbered, of a kind that we write, changed by the user, or called just as one of ours would be."""
+    out = tmp_path / "out"
+    written = save(run(model, vaes[0], seeds=(0, 1)), out)
+    changed = next(path for path in written if path.name.startswith("002") and path.suffix == ".png")
+    next_name = next(path for path in written if path.name.startswith("001") and path.suffix == ".png").name
+    mine = {out / "123-holiday.png": b"mine", out / "001-mine.safetensors": b"mine", changed: b"changed"}
+    mine[out / next_name.replace("seed-0", "seed-7")] = b"there before"
+    for path, content in mine.items():
+        path.write_bytes(content)
+    again = save(run(model, vaes[0], seeds=(7,)), out)
+    assert {path: path.read_bytes() for path in mine} == mine
+    assert set(out.iterdir()) == {*mine, *again}
+    assert any(path.stem.endswith("-2") for path in again)
+    assert set(save(run(model, vaes[0], seeds=(7,)), out)) == set(again), "a name with a number is found again"
+
+
+def test_what_the_user_changed_is_never_replaced(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
+    made, folder, page = run(model, vaes[0]), tmp_path / "out", tmp_path / "page.html"
+    for path, changed in (
+        (folder, folder / "index.html"),
+        (folder, folder / "sheet.png"),
+        (folder, folder / "run.json"),
+        (page, page),
+        (page, tmp_path / "page.run.json"),
+    ):
+        made.save(path)
+        before = changed.read_bytes()
+        changed.write_bytes(before + b"<!-- mine -->")
+        with pytest.raises(UsageError, match=rf"{changed.name}.* not made by vaelens, or changed since"):
+            check_output(path, "sheet.png")
+        with pytest.raises(UsageError, match="would be lost"):
+            made.save(path)
+        assert changed.read_bytes() == before + b"<!-- mine -->"
+        changed.write_bytes(before)
+
+
+def test_a_page_and_a_sheet_of_one_name_stay_beside_each_other(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
+    made = run(model, vaes[0])
+    for _ in range(2):
+        for name in ("a.html", "a.png"):
+            made.save(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.png", "a.run.json"]
 
 
 def test_images_of_an_earlier_run_in_the_folder_are_removed(model: Path, vaes: list[VAE], tmp_path: Path) -> None:

@@ -60,14 +60,12 @@ def compare(
     """
     from vaelens.comparison import results, workflow
     from vaelens.errors import UsageError
-    from vaelens.report.gallery import check_ours, check_output
+    from vaelens.report.gallery import check_output
 
     if prompt is not None and not photo and Path(prompt[:255]).is_file():
         raise UsageError(f"PROMPT {prompt} is a file. To compare a photo: --photo {prompt}")
     inputs = [*(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, results.SHEET_NAME, inputs)
-    if output.suffix:
-        check_ours(output.with_suffix(".run.json"), [output])
     with progress() as step:
         done = workflow.compare(
             prompt,

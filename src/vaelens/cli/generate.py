@@ -38,14 +38,11 @@ def generate(
     """
     from vaelens.comparison import results, workflow
     from vaelens.errors import UsageError
-    from vaelens.report.gallery import check_ours
 
     if vae and len(vae) > 1:
         raise UsageError(f"generate decodes with one VAE, but {len(vae)} are named. For several: `vaelens compare`.")
     seeds = options.seeds_of(seed) or [0]
     results.check_plain_output(output, len(set(seeds)))
-    if output.suffix:
-        check_ours(output.with_suffix(".run.json"), [output])
     with progress() as step:
         done = workflow.generate(
             prompt,

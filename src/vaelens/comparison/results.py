@@ -10,7 +10,7 @@ import numpy as np
 from vaelens.comparison.compared_images import ComparedImage, Scores
 from vaelens.decoding import Decoded
 from vaelens.errors import UsageError, VaelensError
-from vaelens.files import StrPath, json_text, writable_path, write_together
+from vaelens.files import StrPath
 from vaelens.images.reading import SUFFIXES
 from vaelens.images.writing import encode_png
 from vaelens.latents import PromptProvenance, latents_bytes
@@ -19,6 +19,7 @@ from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery, file_name
 from vaelens.report.record import vae_facts
 from vaelens.report.tables import Column, Table
+from vaelens.runs.outputs import check_outputs
 
 SHEET_NAME = "sheet.png"
 
@@ -94,23 +95,18 @@ class Comparison:
 
         Raises UsageError for several images in one file, and what writing raises.
         """
-        target, record = Path(path), (json_text(self.record) + "\n").encode()
+        target = Path(path)
+        check_plain_output(target, sum(len(image.decoded) for image in self.images))
         if target.suffix.lower() == ".png":
-            check_plain_output(target, sum(len(image.decoded) for image in self.images))
             png = encode_png(self.images[0].decoded[0].pixels, self.png_metadata(self.images[0], 0).text())
-            contents = {target: png, target.with_suffix(f".{gallery.RECORD_NAME}"): record}
-            write_together(contents)
-            return list(contents)
-        contents = {target / gallery.RECORD_NAME: record}
+            return gallery.write_single(target, self.record, png)
+        numbered: dict[str, bytes] = {}
         for name, image in self._file_names():
             for i, one in enumerate(image.decoded):
                 png = encode_png(one.pixels, self.png_metadata(image, i).text())
-                contents[target / f"{name}-{file_name(self.vaes[i])}.png"] = png
-            contents[target / f"{name}.safetensors"] = latents_bytes(image.latent)
-        earlier = gallery.made_before(target)
-        write_together(contents)
-        gallery.remove(earlier, contents)
-        return list(contents)
+                numbered[f"{name}-{file_name(self.vaes[i])}.png"] = png
+            numbered[f"{name}.safetensors"] = latents_bytes(image.latent)
+        return gallery.write_folder(target, self.record, {}, numbered)
 
     def gallery(self) -> Gallery:
         """The images in rows, one row per latent, and all that is written beside them."""
@@ -193,13 +189,13 @@ def check_plain_output(path: Path, images: int) -> None:
         other = path.suffix.lower() in {*SUFFIXES, *gallery.PAGES}
         if not path.is_dir() and (other or path.exists()):
             raise UsageError(f"-o {path}: generate writes a .png or a folder. For a page: `vaelens compare`.")
-        record = writable_path(path / gallery.RECORD_NAME)
-        gallery.check_ours(record, [record])
+        gallery.check_folder(path, [])
         return
     if images > 1:
         raise UsageError(f"-o {path} is one file, but {images} images are to be written. Name a folder.")
-    writable_path(path)
-    writable_path(path.with_suffix(f".{gallery.RECORD_NAME}"))
+    record = gallery.record_beside(path)
+    gallery.check_targets([path, record], [])
+    check_outputs(record, [path.name])
 
 
 def _caption(one: Decoded, scores: Scores | None) -> list[str]:

@@ -1,28 +1,25 @@
 """Images in several versions, saved as a page, a labelled sheet, or a folder with both; and their record."""
 
-import json
-import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from vaelens.errors import UsageError
-from vaelens.files import StrPath, json_text, writable_path, write_together
+from vaelens.files import StrPath, writable_path
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png
 from vaelens.report.page import Layer, Panel, render_page
 from vaelens.report.tables import Table
+from vaelens.runs.outputs import RECORD_NAME, check_outputs, is_ours, write_outputs
 
 PAGES = {".html", ".htm"}
 SINGLE = {".png", *PAGES}
-OWN_FILE = re.compile(r"\d{3}-.*\.(png|safetensors)", re.DOTALL)
-NUMBERED = re.compile(r"\d{3}-")  # how the names of a folder's images and latents begin
-PAGE_NAME, RECORD_NAME = "index.html", "run.json"
+PAGE_NAME = "index.html"
 
 
 @dataclass(frozen=True)
@@ -96,72 +93,80 @@ class Gallery:
         """Write the files for that path, and the record; returns them, the one to open first at the front.
 
         `.png` is one sheet, `.html` one page, each with its record beside it; any other path is a folder with both, the
-        record and a PNG of each version. None of `inputs` is overwritten. Raises UsageError as `check_output`, and what
-        writing raises; then no file is changed.
+        record and a PNG of each version. None of `inputs` is overwritten, nor is a file that isn't an earlier run's.
+        Raises UsageError as `check_output`, and what writing raises; then no file is changed.
         """
         target = Path(path)
         check_output(target, self.sheet_name, inputs)
-        record = (json_text(self.record) + "\n").encode()
-        earlier: list[Path] = []
         if target.suffix.lower() in SINGLE:
             made = self.page() if target.suffix.lower() in PAGES else self.sheet()
-            contents = dict(zip(_outputs(target, self.sheet_name), (made, record), strict=True))
-        else:
-            made = (self.page(), self.sheet(), record)
-            contents = dict(zip(_outputs(target, self.sheet_name), made, strict=True))
-            for number, row in enumerate(self.rows, 1):
-                own = [cell for cell in row.cells if cell.text is not None]
-                for place, cell in enumerate(own, 1):
-                    name = f"{number:03d}-{file_name(row.file)}-{place}-{file_name(cell.name)}.png"
-                    contents[target / name] = encode_png(cell.pixels, cell.text)
-            contents |= {target / name: content for name, content in self.more.items()}
-            earlier = made_before(target)
-        _check_targets(list(contents), inputs)
-        write_together(contents)
-        remove(earlier, contents)
-        return list(contents)
+            return write_single(target, self.record, made)
+        first = {PAGE_NAME: self.page(), self.sheet_name: self.sheet()}
+        numbered: dict[str, bytes] = {}
+        for number, row in enumerate(self.rows, 1):
+            own = [cell for cell in row.cells if cell.text is not None]
+            for place, cell in enumerate(own, 1):
+                name = f"{number:03d}-{file_name(row.file)}-{place}-{file_name(cell.name)}.png"
+                numbered[name] = encode_png(cell.pixels, cell.text)
+        return write_folder(target, self.record, first, {**numbered, **self.more})
+
+
+def write_single(target: Path, record: Mapping[str, Any], content: bytes) -> list[Path]:
+    """Write one file with its record beside it. Raises what `write_outputs` raises."""
+    beside = record_beside(target)
+    return [*write_outputs(beside, record, {target.name: content}, replace_all=False), beside]
+
+
+def write_folder(
+    target: Path, record: Mapping[str, Any], first: Mapping[str, bytes], numbered: Mapping[str, bytes]
+) -> list[Path]:
+    """Write a folder's files and the record; those of an earlier run are replaced. Gives the paths of `first`, the
+    record, and those of `numbered`, whose names get a number at the end where the folder has another file of this name.
+
+    Raises what `write_outputs` raises.
+    """
+    beside = target / RECORD_NAME
+    contents = {**first, **{_free_name(beside, name): content for name, content in numbered.items()}}
+    written = write_outputs(beside, record, contents)
+    return [*written[: len(first)], beside, *written[len(first) :]]
+
+
+def record_beside(target: Path) -> Path:
+    """The record of a single file."""
+    return target.with_suffix(f".{RECORD_NAME}")
 
 
 def check_output(path: StrPath, sheet_name: str, inputs: Sequence[StrPath] = ()) -> None:
     """Raises UsageError if `Gallery.save` can't write there. To be called before any work."""
     target = Path(path)
-    check_folder(target, inputs)
     single = target.suffix.lower() in SINGLE
     if not single and not target.is_dir() and (target.exists() or target.suffix.lower() in SUFFIXES):
         raise UsageError(f"-o {target}: an output is a .png {Path(sheet_name).stem}, an .html page or a folder.")
-    _check_targets(_outputs(target, sheet_name), inputs)
-    if not single:
-        check_ours(target / RECORD_NAME, _outputs(target, sheet_name))
+    if single:
+        check_targets([target, record_beside(target)], inputs)
+        check_outputs(record_beside(target), [target.name])
+    else:
+        check_folder(target, [PAGE_NAME, sheet_name], inputs)
 
 
-def check_folder(target: Path, inputs: Sequence[StrPath]) -> None:
-    """Raises UsageError for an input in the output folder whose name looks like one of our numbered files."""
+def check_folder(target: Path, names: Sequence[str], inputs: Sequence[StrPath] = ()) -> None:
+    """Raises UsageError where files of these names, or the record, can't be written to the folder or aren't ours, and
+    where one of the inputs is an earlier run's file there, which would be replaced.
+    """
+    record = target / RECORD_NAME
+    check_targets([*(target / name for name in names), record], inputs)
+    check_outputs(record, names)
     for given in map(Path, inputs):
-        if NUMBERED.match(given.name) and given.resolve().parent == target.resolve():
-            raise UsageError(
-                f"{given} is in -o {target}, where files with such names are replaced. Choose another folder."
-            )
+        if given.parent.resolve() == target.resolve() and is_ours(target / given.name, record):
+            raise UsageError(f"{given} is of an earlier run in -o {target}, which is replaced. Choose another folder.")
 
 
-def check_ours(record: Path, files: Sequence[Path]) -> None:
-    """Raises UsageError if one of the files exists and the record beside it isn't that of an earlier run."""
-    lost = [file for file in files if file.exists()]
-    if lost and not _is_ours(record):
-        raise UsageError(f"{lost[0]} was not made by vaelens and would be lost. Choose another output.")
-
-
-def made_before(folder: Path) -> list[Path]:
-    """The numbered files of an earlier run in a folder."""
-    if not _is_ours(folder / RECORD_NAME):
-        return []
-    return [path for path in folder.iterdir() if OWN_FILE.fullmatch(path.name) and path.is_file()]
-
-
-def remove(earlier: Sequence[Path], written: Container[Path]) -> None:
-    """Remove the files of an earlier run that were not overwritten, as the new record doesn't list them."""
-    for path in earlier:
-        if path not in written:
-            path.unlink(missing_ok=True)
+def check_targets(targets: Sequence[Path], inputs: Sequence[StrPath]) -> None:
+    """Raises UsageError for a file that can't be written or is one of the inputs."""
+    for target in targets:
+        file = writable_path(target)
+        if file.exists() and any(Path(given).exists() and file.samefile(given) for given in inputs):
+            raise UsageError(f"{target} is one of the inputs and would be lost. Choose another output.")
 
 
 def file_name(text: str) -> str:
@@ -170,25 +175,10 @@ def file_name(text: str) -> str:
     return plain.encode()[:80].decode(errors="ignore") or "_"
 
 
-def _is_ours(record: Path) -> bool:
-    """Whether a folder's run.json is the record of an earlier run, whose files may be replaced."""
-    try:
-        values = json.loads(record.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and {"schema", "vaes", "rows"} <= set(cast(dict[str, Any], values))
-
-
-def _outputs(target: Path, sheet_name: str) -> list[Path]:
-    """The files of an output path, without the numbered ones of a folder."""
-    if target.suffix.lower() in SINGLE:
-        return [target, target.with_suffix(f".{RECORD_NAME}")]
-    return [target / PAGE_NAME, target / sheet_name, target / RECORD_NAME]
-
-
-def _check_targets(targets: Sequence[Path], inputs: Sequence[StrPath]) -> None:
-    """Raises UsageError for a file that can't be written or is one of the inputs."""
-    for target in targets:
-        file = writable_path(target)
-        if file.exists() and any(Path(given).exists() and file.samefile(given) for given in inputs):
-            raise UsageError(f"{target} is one of the inputs and would be lost. Choose another output.")
+def _free_name(record: Path, name: str) -> str:
+    """The name, with a number where a file beside the record has it that isn't ours."""
+    path, number = record.parent / name, 2
+    while path.exists() and not is_ours(path, record):
+        path = record.parent / f"{Path(name).stem}-{number}{Path(name).suffix}"
+        number += 1
+    return path.name

@@ -1,0 +1,142 @@
+"""The files that a command writes to a folder. Its record lists them, and only what it lists is replaced or removed.
+
+run.json has under `files` the name of each file, by its path in the folder, and the sha256 that it had. A file that was
+there before, or has changed since, isn't ours.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from vaelens.errors import UsageError
+from vaelens.files import Content, checked_json, read_checked_json, sha256_file, write_atomic, written_beside
+
+RECORD_NAME = "run.json"
+FILES = "files"
+WRITING = None  # in the place of a file's sha256 while it is written
+SHOWN = 4
+
+Listed = Mapping[str, set[str | None]]  # name -> sha256 of what a run wrote there, or WRITING
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A record as it was written, None for anything else."""
+    try:
+        record = read_checked_json(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if "command" in record else None
+
+
+def is_ours(path: Path, record: Path) -> bool:
+    """Whether a file is listed in this record, or is the record itself, and is as it was written."""
+    if path == record:
+        return read_record(record) is not None
+    return _is_unchanged(path, _listed(record).get(path.relative_to(record.parent).as_posix(), set()))
+
+
+def check_outputs(record: Path, names: Iterable[str]) -> None:
+    """Raises UsageError where the record, or a file of these names beside it, is there and isn't ours."""
+    listed = _listed(record)
+    lost = [record.name] if record.exists() and read_record(record) is None else []
+    for name in names:
+        path = record.parent / name
+        if path.exists() and not _is_unchanged(path, listed.get(name, set())):
+            lost.append(name)
+    if lost:
+        shown = ", ".join(str(record.parent / name) for name in lost[:SHOWN])
+        more = f" and {len(lost) - SHOWN} more" * (len(lost) > SHOWN)
+        was, them = ("were", "them") if len(lost) > 1 else ("was", "it")
+        raise UsageError(
+            f"{shown}{more} {was} not made by vaelens, or changed since, and would be lost. Move {them}, or choose "
+            "another output with -o."
+        )
+
+
+def changed_outputs(record: Path) -> list[str]:
+    """The names of the record's files that are there, but not as they were written."""
+    listed = _listed(record)
+    paths = {name: record.parent / name for name in listed}
+    return [name for name, path in paths.items() if path.exists() and not _is_unchanged(path, listed[name])]
+
+
+def write_outputs(
+    record: Path, values: Mapping[str, Any], contents: Mapping[str, Content], *, replace_all: bool = True
+) -> list[Path]:
+    """Write these files, by their names, beside the record and the record with its list of them; returns their paths.
+
+    With `replace_all` the files of the earlier record that aren't among them are removed, as far as they are unchanged;
+    else they stay listed. At each moment the record lists every file of ours, so that a killed process leaves none that
+    a later run wouldn't know. Raises UsageError as `check_outputs`, and what writing raises; then nothing has changed.
+    """
+    check_outputs(record, contents)
+    earlier = _pairs(_listed(record))
+    with written_beside([(record.parent / name, content) for name, content in contents.items()]) as files:
+        written = [(name, sha256_file(one.written)) for name, one in zip(contents, files, strict=True)]
+        others = [pair for pair in earlier if pair[0] not in contents]
+        final = written if replace_all else [*written, *others]
+        records = [(record, _record(values, listed)) for listed in ([*earlier, *written], final)]
+        with written_beside(records) as (before, after):
+            before.place()
+            for one in files:
+                one.place()
+            if replace_all:
+                for name, sha256 in others:
+                    _remove(record.parent / name, sha256)
+            after.place()
+    return [record.parent / name for name in contents]
+
+
+def begin_outputs(record: Path, values: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Note in the record that files of these names are being written from now on, by other means than `write_outputs`.
+
+    Raises as `check_outputs`.
+    """
+    names = list(names)
+    check_outputs(record, names)
+    earlier = [pair for pair in _pairs(_listed(record)) if pair[0] not in names]
+    write_atomic(record, _record(values, [*earlier, *((name, WRITING) for name in names)]))
+
+
+def end_outputs(record: Path, values: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Write the record with the files of these names as they are now."""
+    found = [(name, sha256_file(record.parent / name)) for name in names if (record.parent / name).is_file()]
+    write_atomic(record, _record(values, found))
+
+
+def _record(values: Mapping[str, Any], listed: Sequence[tuple[str, str | None]]) -> bytes:
+    files = [{"file": name, "sha256": sha256} for name, sha256 in dict.fromkeys(listed)]
+    return checked_json({**values, FILES: files})
+
+
+def _listed(record: Path) -> Listed:
+    found: dict[str, set[str | None]] = {}
+    files = (read_record(record) or {}).get(FILES)
+    for one in cast(list[Any], files) if isinstance(files, list) else []:
+        match one:
+            case {"file": str(name), "sha256": str() | None as sha256} if _is_inside(name):
+                found.setdefault(name, set()).add(sha256)
+            case _:
+                pass
+    return found
+
+
+def _pairs(listed: Listed) -> list[tuple[str, str | None]]:
+    return [(name, sha256) for name, hashes in listed.items() for sha256 in sorted(hashes, key=str)]
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def _is_unchanged(path: Path, hashes: set[str | None]) -> bool:
+    if not hashes or not path.is_file():
+        return False
+    return WRITING in hashes or sha256_file(path) in hashes
+
+
+def _remove(path: Path, sha256: str | None) -> None:
+    """Remove a listed file that is as it was written."""
+    if sha256 is not WRITING and not path.is_symlink() and _is_unchanged(path, {sha256}):
+        path.unlink(missing_ok=True)  # another process may have been here
