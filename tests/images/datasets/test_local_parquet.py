@@ -9,7 +9,7 @@ import pytest
 from support.properties import MB, ROOM, Tally
 from support.stored_images import content, folder, ids, images_column, parquet, shards
 from vaelens.errors import BadInputError, UsageError
-from vaelens.images.datasets import open_dataset
+from vaelens.images.datasets import open_dataset, parquet_pages
 
 
 def test_a_local_parquet_file_is_a_dataset(tmp_path: Path) -> None:
@@ -114,13 +114,79 @@ def test_images_that_take_far_more_memory_than_their_file_are_refused(tmp_path: 
     """One value that stands in many rows, and zeros that were compressed."""
     same = parquet(tmp_path / "same.parquet", {"image": [{"bytes": bytes(10**6), "path": None}] * 40}, row_group=40)
     zeros = parquet(tmp_path / "zeros.parquet", {"image": [{"bytes": bytes(60 * MB), "path": None}]})
-    for path, message in ((same, "unpacks to more than"), (zeros, "would unpack to")):
+    lying = tmp_path / "lying.parquet"
+    lying.write_bytes(with_other_sizes(zeros))
+    for path, message in ((same, "unpacks to more than"), (zeros, "would unpack to"), (lying, "would unpack to")):
 
         def opened(path: Path = path, message: str = message) -> None:
             with pytest.raises(BadInputError, match=message):
                 open_dataset(path)
 
         Tally("parquet").check(opened, ROOM)
+
+
+def with_other_sizes(path: Path) -> bytes:
+    """The file with 1,000 bytes for each larger size in its metadata, in as many bytes as before."""
+    import pyarrow.parquet
+
+    def varint(number: int, length: int) -> bytes:
+        return bytes((2 * number >> 7 * i) & 127 | (128 if i < length - 1 else 0) for i in range(length))
+
+    content = path.read_bytes()
+    group = pyarrow.parquet.ParquetFile(path).metadata.row_group(0)
+    sizes = [group.total_byte_size, *(group.column(i).total_uncompressed_size for i in range(group.num_columns))]
+    for size in sizes:
+        length = -(-(2 * size).bit_length() // 7)
+        if size > 1000:
+            assert varint(size, length) in content
+            content = content.replace(varint(size, length), varint(1000, length))
+    return content
+
+
+def test_metadata_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    cases = {
+        "its metadata have more than 200,000 entries": b"\x49\xfc\xc0\x84\x3d" + bytes(900_000),
+        "its metadata are nested too deeply": b"\x1c" * 100_000,
+        "its metadata are incomplete": b"\x18\xff\xff\xff\xff\x0f",
+        "its metadata are damaged": b"\x16" + b"\xff" * 100,
+    }
+    for message, footer in cases.items():
+        path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+        def opened(message: str = message) -> None:
+            with pytest.raises(BadInputError, match=message):
+                open_dataset(path)
+
+        Tally("parquet").check(opened, ROOM)
+
+
+def test_the_places_of_columns_are_those_that_pyarrow_finds(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table(
+        {
+            "image": images_column(*"abcdef"),
+            "many": [[1.5, None], [], None, [2.0], [True], [0]],
+            "map": pyarrow.array([[("k", 1)]] * 6, pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+            "empty": [None] * 6,
+            "time": pyarrow.array([1] * 6, pyarrow.timestamp("us", tz="UTC")),
+        }
+    ).replace_schema_metadata({"note": "x" * 1000})
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path, row_group_size=4, write_page_index=True, data_page_version="2.0")
+    metadata = pyarrow.parquet.ParquetFile(path).metadata
+    found = parquet_pages.chunks(path, metadata.serialized_size)
+    for group, columns in enumerate(found):
+        expected = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+        starts = [each.dictionary_page_offset or each.data_page_offset for each in expected]
+        assert [".".join(each.path) for each in columns] == [each.path_in_schema for each in expected]
+        assert [(each.start, each.size) for each in columns] == [
+            (start, each.total_compressed_size) for start, each in zip(starts, expected, strict=True)
+        ]
+        parquet_pages.check_pages(path, columns, 4, 10_000)
+    assert len(found) == 2
 
 
 def test_more_rows_than_images_could_be_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Parquet files with one image per row, as the hub keeps datasets, or from there. The only home of pyarrow."""
 
 import bisect
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,15 +11,18 @@ from typing import Any, cast
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets.items import MAX_BYTES, Source, check_count, too_large
+from vaelens.images.datasets.parquet_pages import Chunk, check_pages, chunks
 from vaelens.images.datasets.shards import SCORES, aesthetic_score
+from vaelens.json_reading import parse_json, quoted
 
 FIELDS_SHOWN = 20
 COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
 GROUPS_KEPT = 2  # row groups in memory: threads that read consecutive rows are in two at most
-FREE_FOOTER = 2**21  # bytes of the metadata at a file's end, which takes many times as much in memory
+FREE_FOOTER = 2**20  # bytes of the metadata at a file's end, which takes many times as much in memory
 FOOTER_SHARE = 50
-FREE_GROUP = 2**25  # bytes that a row group's images may always have
-MAX_RATIO = 20  # beyond; images are compressed already
+FREE_GROUP = 2**24  # bytes that a row group's images may always have
+MAX_RATIO = 4  # to the file's bytes, beyond; images are compressed already
+BUFFER = 2**20  # bytes of a column that are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Group:
     rows: int
     column: str
     limit: int  # bytes that its images may have
+    chunks: list[Chunk]  # where they lie
 
 
 def require_pyarrow(what: str) -> tuple[Any, Any]:
@@ -90,9 +93,10 @@ def _indexed(
 ) -> tuple[list[Group], list[object], tuple[str, ...]]:
     """A file's row groups, its scores row by row if they are requested and there, and its columns' names."""
     arrow, parquet = require_pyarrow(name)
-    _check_footer(path, name, repair)
+    footer = _footer(path, name, repair)
     try:
-        with parquet.ParquetFile(path) as opened:
+        stored = chunks(path, footer)
+        with parquet.ParquetFile(path, buffer_size=BUFFER) as opened:
             fields = tuple(map(str, opened.schema_arrow.names))
             column = _image_column(arrow, opened.schema_arrow)
             if column is None:
@@ -103,23 +107,32 @@ def _indexed(
             check_count(int(opened.metadata.num_rows), "rows", path.stat().st_size, f"{name}: {path.name}")
             groups: list[Group] = []
             begins = first
+            if len(stored) != opened.num_row_groups:
+                raise ValueError("its numbers of row groups contradict each other")
+            limit = max(FREE_GROUP, MAX_RATIO * path.stat().st_size)
             for index in range(opened.num_row_groups):
-                group = _group(opened.metadata.row_group(index), path, index, first, column)
-                groups.append(group)
-                first += group.rows
+                rows = int(opened.metadata.row_group(index).num_rows)
+                places = [chunk for chunk in stored[index] if chunk.path[:1] == (column,)]
+                groups.append(Group(path, index, first, rows, column, limit, places))
+                first += rows
             if first - begins != opened.metadata.num_rows or any(group.rows < 0 for group in groups):
                 raise ValueError("its numbers of rows contradict each other")
             score = next((each for each in SCORES if each in fields), None) if scored else None
             values = list[object]()
             if score and _is_number(arrow, opened.schema_arrow.field(score).type):
+                places = [chunk for group in stored for chunk in group if chunk.path[:1] == (score,)]
+                check_pages(path, places, first - begins, FREE_GROUP)
                 values = opened.read(columns=[score], use_threads=False).column(0).to_pylist()
             return groups, values, fields
     except _errors(arrow) as error:
         raise _damaged(name, path, error, repair) from error
 
 
-def _check_footer(path: Path, name: str, repair: str) -> None:
-    """Raises BadInputError for a file that isn't parquet, or whose metadata would fill the memory."""
+def _footer(path: Path, name: str, repair: str) -> int:
+    """The bytes of the metadata at the file's end.
+
+    Raises BadInputError for a file that isn't parquet, or whose metadata would fill the memory.
+    """
     try:
         with path.open("rb") as file:
             total = file.seek(0, 2)
@@ -132,18 +145,9 @@ def _check_footer(path: Path, name: str, repair: str) -> None:
     size = int.from_bytes(tail[:4], "little")
     if size > FREE_FOOTER + total // FOOTER_SHARE:
         raise _damaged(name, path, ValueError(f"{size:,} of its {total:,} bytes are metadata"), repair)
-
-
-def _group(metadata: Any, path: Path, index: int, first: int, column: str) -> Group:
-    """Raises ValueError for a row group that would take far more memory than its file does on disk.
-
-    Not column by column: pyarrow ends the process where a column's metadata are damaged.
-    """
-    size, stored = int(metadata.total_byte_size), path.stat().st_size
-    limit = max(FREE_GROUP, MAX_RATIO * stored)
-    if size > limit:
-        raise ValueError(f"row group {index} would unpack to {size:,} bytes, and the file has {stored:,}")
-    return Group(path, index, first, int(metadata.num_rows), column, limit)
+    if size > total - 8:
+        raise _damaged(name, path, ValueError("it is shorter than its metadata"), repair)
+    return size
 
 
 def _is_number(arrow: Any, kind: Any) -> bool:
@@ -175,8 +179,8 @@ def _has_bytes(arrow: Any, kind: Any) -> bool:
 def _features(metadata: dict[bytes, bytes]) -> dict[str, object]:
     """What the hub's own library notes of each column; nothing where it didn't write the file."""
     try:
-        found = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        found = parse_json(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, LookupError, TypeError):
         return {}
     return cast(dict[str, object], found) if isinstance(found, dict) else {}
 
@@ -192,61 +196,72 @@ class _Rows:
         self._groups = [group for group in groups if group.rows]
         self._firsts = [group.first for group in self._groups]
         self._name, self._repair = name, repair
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._kept: OrderedDict[int, list[bytes | str]] = OrderedDict()
+        self._failed: dict[int, str] = {}  # so that a damaged group isn't read again for each of its rows
         self._lock = threading.Lock()
 
     def read(self, row: int, key: str) -> bytes:
         """The file in one row, called `key` in errors; nothing for an empty row, then refused as an empty file is."""
         place = bisect.bisect_right(self._firsts, row) - 1
-        value = self._column(place)[row - self._firsts[place]]
-        if value.is_valid and value.type.num_fields:
-            data, names = value["bytes"].as_py(), [f.name for f in value.type]
-            path = value["path"] if "path" in names else None
-            if data is None and path is not None and path.is_valid:
-                raise BadInputError(
-                    f"{self._name}: row {key} only names {_text(path)!r}, which isn't in the dataset. "
-                    "Download its images as its card says, and name their folder."
-                )
-        else:
-            data = value.as_py()
-        data = cast(bytes, data or b"")
+        data = self._files(place)[row - self._firsts[place]]
+        if isinstance(data, str):
+            raise BadInputError(
+                f"{self._name}: row {key} only names {quoted(data)}, which isn't in the dataset. "
+                "Download its images as its card says, and name their folder."
+            )
         if len(data) > MAX_BYTES:
             raise too_large(f"{self._name}: row {key}", len(data))
         return data
 
-    def _column(self, place: int) -> Any:
+    def _files(self, place: int) -> list[bytes | str]:
         with self._lock:
+            if place in self._failed:
+                raise BadInputError(self._failed[place])
             if place not in self._kept:
                 while len(self._kept) >= GROUPS_KEPT:
                     self._kept.popitem(last=False)
-                self._kept[place] = self._read(self._groups[place])
+                try:
+                    self._kept[place] = self._read(self._groups[place])
+                except BadInputError as error:
+                    self._failed[place] = str(error)
+                    raise
             self._kept.move_to_end(place)
             return self._kept[place]
 
-    def _read(self, group: Group) -> Any:
+    def _read(self, group: Group) -> list[bytes | str]:
         """A row group's images. Row by row, since a few bytes may stand for the same large value a thousand times."""
         arrow, parquet = require_pyarrow(self._name)
-        found: list[Any] = []
+        found: list[bytes | str] = []
         size = 0
         try:
-            with parquet.ParquetFile(group.path) as opened:
+            check_pages(group.path, group.chunks, group.rows, group.limit)
+            with parquet.ParquetFile(group.path, buffer_size=BUFFER) as opened:
                 for batch in opened.iter_batches(1, [group.index], [group.column], use_threads=False):
-                    found.append(batch.column(0))
-                    size += int(batch.nbytes)
+                    found += [_file(value) for value in batch.column(0)]
+                    size += len(found[-1]) if found else 0
                     if size > group.limit:
                         raise ValueError(f"row group {group.index} unpacks to more than {group.limit:,} bytes")
-            if sum(map(len, found)) != group.rows:
+                    if len(found) > group.rows:
+                        break
+            if len(found) != group.rows:
                 raise ValueError(f"row group {group.index} hasn't the {group.rows:,} rows that it should have")
-            return arrow.chunked_array(found)
+            return found
         except _errors(arrow) as error:
+            found.clear()  # which the error would keep
             raise _damaged(self._name, group.path, error, self._repair) from error
 
 
-def _text(value: Any) -> str:
-    try:
-        return str(value.as_py())
-    except UnicodeDecodeError:
-        return "something that is no text"
+def _file(value: Any) -> bytes | str:
+    """What stands in a row: a file's bytes, or the path that stands in their place."""
+    if not (value.is_valid and value.type.num_fields):
+        return cast(bytes, value.as_py() or b"")
+    data = cast(bytes | None, value["bytes"].as_py())
+    if data is None and value.type.get_field_index("path") >= 0:
+        try:
+            return str(value["path"].as_py() or "") or b""
+        except UnicodeDecodeError:
+            return "what is no text"
+    return data or b""
 
 
 def _errors(arrow: Any) -> tuple[type[Exception], ...]:
