@@ -89,7 +89,7 @@ def test_an_evaluation_can_stop_a_training_at_its_newest_good_checkpoint(
 ) -> None:
     run, scores = tmp_path / "run", []
 
-    def evaluation(_: EarlyStopping, step: int, trained: float, held_out: float) -> StopReason | None:
+    def evaluation(_: EarlyStopping, step: int, trained: float, held_out: float, _exact: object) -> StopReason | None:
         scores.append((step, trained, held_out))
         return StopReason("made up.", last_good_step) if step == 8 else None
 
@@ -146,6 +146,7 @@ def test_micro_batches_give_the_same_batch(narrow: Path, photos: Path, tmp_path:
 
 def test_an_evaluation_that_is_not_finite_stops_a_training(narrow: Path, photos: Path, tmp_path: Path) -> None:
     overrides = NO_GAN | {"run.evaluate_every": 2, "run.checkpoint_every": 1, "run.steps": 4}
+    (tmp_path / "run").mkdir()
     t = at_step_0(narrow, photos, tmp_path / "run", overrides)
 
     def poison(done: int, _: int, numbers: dict[str, float]) -> None:

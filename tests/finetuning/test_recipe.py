@@ -6,7 +6,7 @@ import pytest
 
 from support.commands import invoke
 from vaelens.errors import BadInputError, UsageError
-from vaelens.finetuning.recipe import explain, field_names
+from vaelens.finetuning.recipe import Recipe, explain, field_names
 from vaelens.finetuning.recipe_files import find_recipe, recipe_names
 
 ROOT = Path(__file__).parents[2]
@@ -135,3 +135,92 @@ def test_every_example_names_a_vae_where_its_recipe_continues_one(where: str) ->
     for words in examples:
         recipe = find_recipe(words[words.index("--recipe") + 1])
         assert ("--from" in words) == (recipe.model.config == ""), words
+
+
+def schedule(recipe: Recipe) -> tuple[int, ...]:
+    o, g, r = recipe.optimizer, recipe.gan, recipe.run
+    return o.warmup_steps, o.decay_steps, g.warmup_steps, g.start, r.evaluate_every, r.log_every
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_schedule_of_every_recipe_fits_a_run_of_any_length(name: str) -> None:
+    usual = find_recipe(name)
+    for steps in (1, 2, 3, 4, 5, 7, 10, 40, 100, 999, usual.run.steps - 1):
+        short = find_recipe(name, {"run.steps": steps})
+        warmup, decay, gan_warmup, gan_start, evaluate_every, log_every = schedule(short)
+        assert warmup + decay <= steps
+        assert max(evaluate_every, log_every) <= steps
+        assert all(a <= b for a, b in zip(schedule(short), schedule(usual), strict=True)), "never more than published"
+        assert usual.gan.weight == 0 or (gan_warmup <= gan_start < steps and not short.gan_never_starts)
+        notes = {note.field: note for note in explain(short)}
+        for field, value in short.followed.items():
+            assert notes[field].why == f"follows the length of the run; {value} in the recipe"
+            assert notes[field].origin in ("our choice", "unused")
+    for steps in (usual.run.steps, 10 * usual.run.steps):
+        longer = find_recipe(name, {"run.steps": steps})
+        assert (schedule(longer), longer.followed) == (schedule(usual), {})
+
+
+def test_the_share_of_a_warmup_and_a_cooldown_stays() -> None:
+    short = find_recipe("tiny-ft-ema", {"run.steps": 60})  # of 600
+    assert schedule(short) == (10, 20, 20, 20, 15, 6)
+    assert short.followed == {
+        "optimizer.warmup_steps": 100, "optimizer.decay_steps": 200, "gan.start": 200, "gan.warmup_steps": 200,
+        "run.evaluate_every": 150, "run.log_every": 10,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({"optimizer.warmup_steps": 35}, {"optimizer.warmup_steps": 35, "optimizer.decay_steps": 5}),
+        ({"optimizer.decay_steps": 38}, {"optimizer.warmup_steps": 2, "optimizer.decay_steps": 38}),
+        ({"gan.start": 3}, {"gan.start": 3, "gan.warmup_steps": 3}),
+        ({"gan.warmup_steps": 20}, {"gan.start": 20, "gan.warmup_steps": 20}),
+        ({"run.evaluate_every": 40, "run.log_every": 7}, {"run.evaluate_every": 40, "run.log_every": 7}),
+        ({"gan.start": 50, "gan.warmup_steps": 0}, {"gan.start": 50, "gan.warmup_steps": 0}),
+    ],
+)
+def test_what_is_named_holds_and_the_rest_makes_room(
+    named: dict[str, int], expected: dict[str, int], tmp_path: Path
+) -> None:
+    """Named for the run, or in a file of one's own."""
+    tables: dict[str, dict[str, int]] = {"run": {"steps": 40}}
+    for name, value in named.items():
+        tables.setdefault(name.partition(".")[0], {})[name.partition(".")[2]] = value
+    text = "".join(
+        f"[{table}]\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
+        for table, fields in tables.items()
+    )
+    (tmp_path / "mine.toml").write_text(f'extends = "tiny-ft-ema"\n{text}')
+    for recipe in (find_recipe("tiny-ft-ema", {"run.steps": 40} | named), find_recipe(tmp_path / "mine.toml")):
+        found = recipe.as_dict()
+        for name, value in expected.items():
+            assert found[name.partition(".")[0]][name.partition(".")[2]] == value, name
+    if "optimizer.warmup_steps" in named:
+        assert find_recipe("tiny-ft-ema", named).optimizer.decay_steps == 200, "there is room"
+        assert find_recipe("tiny-ft-ema", {"optimizer.warmup_steps": 500}).optimizer.decay_steps == 100
+
+
+def test_a_named_schedule_that_is_too_long_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"warmup_steps \(100\) and decay_steps \(0\) add up to more than run.steps \(40\)"
+    ):
+        find_recipe("tiny-ft-ema", {"run.steps": 40, "optimizer.warmup_steps": 100})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("run.updates", "run.steps"), ("steps", "run.steps"), ("max_train_steps", "run.steps"),
+        ("optimizer.rate", "optimizer.lr"), ("learning_rate", "optimizer.lr"),
+        ("optimizer.warm_up", "optimizer.warmup_steps"),
+        ("optimizer.cool_down", "optimizer.decay_steps"), ("data.batch", "data.batch_size"),
+        ("data.recolour", "data.color_jitter"), ("optimizer.clip", "optimizer.max_grad_norm"),
+        ("gan.disc_start", "gan.start"), ("run.measured", "run.held_out"), ("model.trains", "model.trainable"),
+    ],
+)  # fmt: skip
+def test_an_old_or_foreign_name_of_a_field_leads_to_the_right_one(name: str, meant: str) -> None:
+    with pytest.raises(UsageError) as error:
+        find_recipe("ft-mse", {name: 1})
+    assert str(error.value) == f"a recipe has no field {name!r}. Did you mean {meant}?"

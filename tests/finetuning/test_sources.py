@@ -8,6 +8,8 @@ import pytest
 
 from support.training import folder, short_recipe
 from vaelens.errors import UsageError
+from vaelens.finetuning.recipe import Recipe
+from vaelens.finetuning.recipe_files import find_recipe
 from vaelens.finetuning.sources import SourceOptions, Sources, open_sources
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.datasets.synthetic import EVALUATION_FIRST
@@ -75,3 +77,43 @@ def test_open_datasets_are_used_as_they_are(tmp_path: Path) -> None:
     assert ids(given.held_out) == ids(by_name.held_out)
     with pytest.raises(UsageError, match="already open"):
         opened(open_dataset(data), 2, boxes=[tmp_path / "boxes.jsonl"])
+
+
+def by_recipe(data: Any, recipe: Recipe) -> Sources:
+    return open_sources(SourceOptions.of(data), recipe, Runtime(offline=True))
+
+
+@pytest.mark.parametrize(("images", "held_out"), [(2, 1), (3, 1), (5, 1), (8, 2), (24, 6), (100, 24)])
+def test_the_held_out_images_follow_the_number_of_images(tmp_path: Path, images: int, held_out: int) -> None:
+    found = by_recipe(folder(tmp_path / "photos", images, side=8), find_recipe("tiny-ft-ema"))
+    assert (len(found.held_out.items), len(found.training[0].items)) == (held_out, images - held_out)
+
+
+def test_a_source_of_one_image_is_trained_on_and_others_are_held_out(tmp_path: Path) -> None:
+    one, many = folder(tmp_path / "one", 1), folder(tmp_path / "many", 8, first=10)
+    found = by_recipe([one, many], find_recipe("tiny-ft-ema"))
+    assert ([len(source.items) for source in found.training], len(found.held_out.items)) == ([1, 6], 2)
+
+
+def test_unreadable_images_and_copies_dont_count(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", 3)
+    for n in range(3, 20):
+        (photos / f"{n:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([n]))
+    assert len(by_recipe(photos, find_recipe("tiny-ft-ema")).held_out.items) == 1
+    for n in range(3, 20):
+        (photos / f"{n:02d}.png").write_bytes((photos / "00.png").read_bytes())
+    assert len(by_recipe(photos, find_recipe("tiny-ft-ema")).training[0].items) >= 1
+
+
+def test_one_image_is_refused_in_a_sentence_that_helps(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "one", 1)
+    with pytest.raises(UsageError, match=r"one: a training needs an image to train on and another one .*--held-out\."):
+        by_recipe(photos, find_recipe("tiny-ft-ema"))
+
+
+def test_a_named_number_of_held_out_images_holds(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", 6)
+    assert len(by_recipe(photos, find_recipe("tiny-ft-ema", {"run.held_out": 3})).held_out.items) == 3
+    assert len(by_recipe(photos, find_recipe("tiny-ft-ema", {"run.held_out": 1})).held_out.items) == 1
+    with pytest.raises(UsageError, match="holds out 4 images of photos, but at most half of its 6"):
+        by_recipe(photos, find_recipe("tiny-ft-ema", {"run.held_out": 4}))

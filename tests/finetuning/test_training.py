@@ -13,11 +13,15 @@ import yaml
 from safetensors.torch import load_file
 
 import vaelens as vl
-from support.training import CONSTANT_LR, NO_GAN, SIX_STEPS, folder, json_lines, train
+from support.commands import invoke
+from support.training import CONSTANT_LR, NO_GAN, SIX_STEPS, folder, json_lines, stop_after, train
 from support.vaes import random_vae
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
-from vaelens.finetuning.training import Interrupted
+from vaelens.finetuning import recipe_files
+from vaelens.finetuning.recipe_files import find_recipe
+from vaelens.finetuning.training import Interrupted, finetune
 from vaelens.finetuning.validation import EarlyStopping, StopReason
+from vaelens.weights.registry import registry
 
 pytestmark = pytest.mark.usefixtures("plain_report")
 
@@ -225,3 +229,60 @@ def test_one_training_at_a_time_in_a_folder(narrow: Path, photos: Path, run: Pat
     (run).mkdir()
     with FileLock(run / ".lock"), pytest.raises(UsageError, match="another run"):
         train(narrow, photos, run)
+
+
+SMALL: dict[str, Any] = {"model.space": "sd1", "data.size": 32, "data.batch_size": 2, "run.preset": "small"}
+SMALL |= {"gan.width": 16, "gan.layers": 2}
+
+
+def short_run(vae: Path, photos: Path, output: Path, overrides: dict[str, Any], **more: Any) -> Path:
+    finetune(
+        vae, photos, recipe="tiny-ft-ema", output=output, overrides=SMALL | overrides, device="cpu", threads=1, **more
+    )
+    return output
+
+
+def test_a_short_run_says_what_it_chose(narrow: Path, tmp_path: Path) -> None:
+    notices: list[str] = []
+    photos = folder(tmp_path / "photos", 5, side=44)
+    run = short_run(narrow, photos, tmp_path / "run", {"run.steps": 3}, notify=notices.append)
+    (chosen,) = [notice for notice in notices if "follows" in notice]
+    assert "optimizer.warmup_steps=0 (instead of 100)" in chosen
+    assert "run.held_out=1 (instead of 24)" in chosen
+    plan, record = (json.loads((run / name).read_text()) for name in ("plan.json", "run.json"))
+    for recipe in (plan["recipe"], record["settings"]["recipe"]):
+        assert (recipe["run"]["held_out"], recipe["optimizer"]["decay_steps"]) == (1, 1)
+    card = (run / "README.md").read_text()
+    assert "a quarter of the images at most" in card
+    assert "follows the length of the run; 200 in the recipe" in card
+
+
+@pytest.mark.slow
+def test_a_short_run_resumes_exactly(narrow: Path, tmp_path: Path) -> None:
+    photos, notices = folder(tmp_path / "photos", 5, side=44), list[str]()
+    whole = short_run(narrow, photos, tmp_path / "whole", {"run.steps": 4})
+    parted = tmp_path / "parted"
+    with pytest.raises(Interrupted):
+        short_run(narrow, photos, parted, {"run.steps": 4}, should_stop=stop_after(2))
+    named = {"run.steps": 4, "run.held_out": 1}  # what it chose may be named when resuming
+    short_run(narrow, photos, parted, named, notify=notices.append)
+    assert not any("follows" in notice for notice in notices)
+    assert (parted / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
+    a, b = (load_file(path / "vae-ldm.safetensors") for path in (whole, parted))
+    assert all(a[name].equal(b[name]) for name in a)
+
+
+def test_the_recipe_follows_the_vae(tmp_path: Path) -> None:
+    assert [recipe_files.default_recipe(space) for space in ("sd1", "tiny", None, "own")] == [
+        "ft-mse",
+        "tiny-ft-mse",
+        "ft-mse",
+        "ft-mse",
+    ]
+    for name in registry().embedded():
+        found = recipe_files.default_recipe(registry().vaes[name].space)
+        assert find_recipe(found).model.space == registry().vaes[name].space
+    ran = invoke("finetune", folder(tmp_path / "photos", 1), "-o", tmp_path / "run", code=2)
+    assert "Training the small embedded VAE tiny-ft-ema" in ran.stderr
+    assert "a training needs an image to train on and another one" in ran.stderr
+    assert not (tmp_path / "run").exists()

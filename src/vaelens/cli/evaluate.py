@@ -21,11 +21,13 @@ def evaluate(
     ],
     vae: options.Vaes = None,
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="NAME", help="Protocol: card-2022 (the published tables), modern, or offline (no download)."
+            metavar="NAME",
+            help="Protocol: card-2022 (the published tables), modern, or offline (no download). Default: modern, or "
+            "offline for the small embedded VAEs where no --vae is named.",
         ),
-    ] = "modern",
+    ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FOLDER", help="Output folder. An interrupted run resumes here.")
     ] = Path("evaluation"),
@@ -76,6 +78,8 @@ def evaluate(
     vaelens evaluate coco-val2017 --vae kl-f8 --vae ft-mse --preset card-2022 -o coco
 
     vaelens evaluate photos/ --vae ft-mse --preset offline -o photos-report
+
+    vaelens evaluate photos/
     """
     from vaelens.evaluation.loaded_preset import with_metrics
     from vaelens.evaluation.presets import find_preset
@@ -84,7 +88,7 @@ def evaluate(
     from vaelens.evaluation.report.wording import detail_tables
     from vaelens.evaluation.run import evaluate as run
 
-    protocol = with_metrics(find_preset(preset), metric or ())
+    protocol = with_metrics(find_preset(preset or ("modern" if vae else "offline")), metric or ())
     vaes = options.or_embedded(vae)
     paths = options.network_paths(network)
     saved = f"The scores so far are in {output}; run the same command again to resume."

@@ -14,6 +14,11 @@ from vaelens.cli import options
 from vaelens.cli.output import live_log, notice, progress, result, result_json, result_table
 from vaelens.errors import UsageError
 
+EMBEDDED = "tiny-ft-ema"  # what is trained where neither a VAE nor a recipe is named
+EMBEDDED_NOTICE = (
+    f"No --from and no --recipe named. Training the small embedded VAE {EMBEDDED}. For a decoder of Stable Diffusion's "
+    "latents: --from ft-ema."
+)
 PER_SOURCE = "Repeatable, once for each DATA."
 
 
@@ -26,7 +31,13 @@ def finetune(
         str | None,
         typer.Option("--from", metavar="VAE", help="The VAE to start from: a name, a file, a folder or a hub id."),
     ] = None,
-    recipe: Annotated[str, typer.Option(metavar="NAME", help="A built-in recipe, or a .toml file.")] = "ft-mse",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A built-in recipe, or a .toml file. Default: ft-mse, or tiny-ft-mse for the embedded VAEs.",
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FOLDER", help="Output folder. An interrupted run resumes here.")
     ] = Path("run"),
@@ -88,6 +99,8 @@ def finetune(
 
     Examples:
 
+    vaelens finetune photos/ -o runs/try
+
     vaelens finetune photos/ --from ft-ema --recipe ft-mse -o runs/mine
 
     vaelens finetune synthetic --recipe tiny-scratch --set run.steps=1000 -o runs/scratch
@@ -102,6 +115,9 @@ def finetune(
         raise UsageError(
             "no images given. Name a folder, a zip, shards, parquet files, a dataset on the hub, or `synthetic`."
         )
+    if start is None and recipe is None:
+        start = EMBEDDED
+        notice(EMBEDDED_NOTICE)
     from vaelens.finetuning.training import Interrupted
     from vaelens.finetuning.training import finetune as run
 

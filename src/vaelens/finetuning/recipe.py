@@ -125,12 +125,16 @@ class Run(_Table):
     evaluate_every: PositiveCount
     checkpoint_every: PositiveCount
     log_every: PositiveCount
-    held_out: Annotated[int, Field(ge=2)]  # number of held-out images
+    held_out: PositiveCount  # number of held-out images
     preset: str  # the evaluation preset for them
 
 
 class Recipe(_Table):
-    """A whole recipe; see the classes of its tables."""
+    """A whole recipe; see the classes of its tables.
+
+    named: the fields that a user set, by a file or for a run, and that nothing else changes
+    followed: the recipe's own values of the fields that follow the length of the run or the number of images instead
+    """
 
     name: str
     title: str
@@ -144,6 +148,8 @@ class Recipe(_Table):
     run: Run
     published: Mapping[str, str]
     chosen: Mapping[str, str]
+    named: frozenset[str] = frozenset()
+    followed: Mapping[str, int] = {}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Recipe":
@@ -189,6 +195,22 @@ class Recipe(_Table):
             *[(f"{field} is in both [published] and [chosen]", not (field in self.published and field in self.chosen))
               for field in explained],
         ]  # fmt: skip
+
+    def with_held_out(self, count: int) -> "Recipe":
+        """With so many held-out images, where that is fewer than its own number and the data has no more."""
+        if count >= self.run.held_out:
+            return self
+        why = f"{self.run.held_out} in the recipe; a quarter of the images at most"
+        changed = self.run.model_copy(update={"held_out": count})
+        name = "run.held_out"
+        return self.model_copy(
+            update={
+                "run": changed,
+                "published": {field: text for field, text in self.published.items() if field != name},
+                "chosen": {**self.chosen, name: why},
+                "followed": {**self.followed, name: self.run.held_out},
+            }
+        )
 
     @property
     def gan_never_starts(self) -> bool:

@@ -1,9 +1,15 @@
-"""Finding and reading recipes: TOML files, of the package (recipes/) or the user's, which may extend each other."""
+"""Finding and reading recipes: TOML files, of the package (recipes/) or the user's, which may extend each other.
 
+The schedule of a built-in recipe belongs to its own number of steps. In a shorter run its fields follow, except for
+those that the user named.
+"""
+
+import dataclasses
 import difflib
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +22,34 @@ from vaelens.finetuning.recipe import TABLES, Recipe, field_names
 
 RECIPES = files("vaelens.finetuning").joinpath("recipes")
 EXPLANATIONS = ("published", "chosen")
+DEFAULTS = ("ft-mse", "tiny-ft-mse")  # the recipe of a VAE for which none is named: the first one for its latent space
+
+# The fields that follow run.steps in a run that is shorter than the recipe's: each keeps its share of the run, or has
+# this one, whichever is larger, and never becomes larger than it is in the recipe.
+SHARES = {"optimizer.warmup_steps": 0.1, "optimizer.decay_steps": 0.25, "gan.start": 0.25, "gan.warmup_steps": 0.25}
+INTERVALS = {"run.evaluate_every": 0.25, "run.log_every": 0.1}  # these have at most this share of the run, at least 1
+
+# What other trainers and earlier drafts call a field.
+OTHER_WORDS = {
+    "run.steps": ("updates", "iterations", "iters", "max_steps", "max_train_steps", "num_steps", "total_steps"),
+    "optimizer.lr": ("rate", "learning_rate", "base_learning_rate"),
+    "optimizer.warmup_steps": ("warm_up", "warmup", "lr_warmup_steps"),
+    "optimizer.decay_steps": ("cool_down", "cooldown", "decay"),
+    "optimizer.max_grad_norm": ("clip", "grad_clip", "clip_grad_norm"),
+    "data.batch_size": ("batch", "train_batch_size", "bs"),
+    "data.size": ("resolution", "image_size", "crop_size"),
+    "data.color_jitter": ("recolour", "colour_jitter", "jitter"),
+    "data.flip": ("random_flip", "hflip"),
+    "gan.start": ("disc_start", "begin"),
+    "gan.weight": ("disc_weight",),
+    "loss.kl_weight": ("kl",),
+    "loss.perceptual_weight": ("lpips_weight", "perceptual_scale"),
+    "ema.decay": ("ema", "ema_decay"),
+    "model.trainable": ("trains", "freeze_encoder"),
+    "run.held_out": ("measured", "validation", "val_images", "num_validation_images"),
+    "run.checkpoint_every": ("checkpointing_steps", "save_every", "save_steps"),
+    "run.evaluate_every": ("look_every", "validation_steps", "eval_every", "eval_steps"),
+}
 
 
 def recipe_names() -> list[str]:
@@ -29,43 +63,106 @@ def find_recipe(source: StrPath, overrides: Mapping[str, Any] | None = None) -> 
     Raises UsageError for an unknown name or field, with the closest known one, and for invalid or inconsistent values;
     BadInputError for a file that can't be read or isn't TOML.
     """
-    values, label = _merged(source, ())
+    draft = _merged(source, ())
+    values = draft.values
     for name, value in (overrides or {}).items():
-        table, _, field = name.partition(".")
+        table, _, key = name.partition(".")
         if name not in field_names():
-            raise UsageError(f"a recipe has no field {name!r}. {_closest(name, field_names())}")
-        values.setdefault(table, {})[field] = value
+            raise UsageError(f"a recipe has no field {name!r}. {_closest_field(name)}")
+        values.setdefault(table, {})[key] = value
         _forget(values, name)
         values["chosen"][name] = "changed for this run"
-    return _validated(values, label)
+    draft.named |= {*(overrides or {})}
+    _follow_steps(draft)
+    return _validated(values | {"named": frozenset(draft.named), "followed": draft.followed}, draft.label)
 
 
-def _merged(source: StrPath, children: tuple[str, ...]) -> tuple[dict[str, Any], str]:
-    """A recipe's tables merged over those of the recipe it extends, and its label in messages."""
+@dataclass
+class _Draft:
+    """A recipe before validation: its tables, its label in messages, and which fields the user named.
+
+    steps: the length for which the others were chosen, that of the built-in recipe; None where there is none
+    followed: the values of those that follow the length of the run, before that
+    """
+
+    values: dict[str, Any]
+    label: str
+    named: set[str] = dataclasses.field(default_factory=set[str])
+    steps: int | None = None
+    followed: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+
+
+def _follow_steps(draft: _Draft) -> None:
+    """Let the schedule of a shorter run follow its length, as far as the user named no value."""
+    values = draft.values
+
+    def of(name: str) -> Any:
+        table, _, key = name.partition(".")
+        return values.get(table, {}).get(key)
+
+    schedule = {name: of(name) for name in (*SHARES, *INTERVALS)}
+    steps = of("run.steps")
+    if draft.steps is None or not all(type(value) is int for value in (steps, *schedule.values())) or steps < 1:
+        return  # none to follow, or invalid
+    unused = {name for name in schedule if name.startswith("gan.") and of("gan.weight") == 0}
+    free = schedule.keys() - draft.named - unused
+    found = dict(schedule)
+    for name in SHARES.keys() & free:
+        found[name] = min(found[name], max(int(found[name] * steps / draft.steps), int(SHARES[name] * steps)))
+    for name in INTERVALS.keys() & free:
+        found[name] = min(found[name], max(1, int(INTERVALS[name] * steps)))
+    # What was named comes first; the others have what it leaves.
+    warmup, decay = "optimizer.warmup_steps", "optimizer.decay_steps"
+    for name, other in ((decay, warmup), (warmup, decay)):
+        if name in free:
+            found[name] = min(found[name], max(0, steps - found[other]))
+    if "gan.warmup_steps" in free:
+        found["gan.warmup_steps"] = min(found["gan.warmup_steps"], found["gan.start"])
+    elif "gan.start" in free:
+        found["gan.start"] = max(found["gan.start"], min(found["gan.warmup_steps"], schedule["gan.start"]))
+    for name in [name for name in schedule if found[name] != schedule[name]]:
+        table, _, key = name.partition(".")
+        values[table][key] = found[name]
+        _forget(values, name)
+        values["chosen"][name] = f"follows the length of the run; {schedule[name]} in the recipe"
+        draft.followed[name] = schedule[name]
+
+
+def default_recipe(space: str | None) -> str:
+    """The recipe for a VAE of that latent space, where none is named."""
+    return next((name for name in DEFAULTS if _merged(name, ()).values["model"]["space"] == space), DEFAULTS[0])
+
+
+def _merged(source: StrPath, children: tuple[str, ...]) -> _Draft:
+    """A recipe's tables merged over those of the recipe it extends."""
     text, name, label = _read(source)
     if label in children:
         raise UsageError(f"recipe {label} extends itself, through {' and '.join(children)}. Remove one `extends`.")
     own = _parsed(text, label)
     parent = own.pop("extends", None)
-    values: dict[str, Any] = {kind: {} for kind in EXPLANATIONS}
+    draft = _Draft({kind: {} for kind in EXPLANATIONS}, label)
     if parent is not None:
         if not isinstance(parent, str):
             raise UsageError(f"{label}: extends must be a recipe's name or file, not {parent!r}.")
         sibling = Path(label).parent / parent
         if Path(label).suffix == ".toml" and sibling.is_file():
             parent = str(sibling)
-        values, _ = _merged(parent, (*children, label))
+        draft = _merged(parent, (*children, label))
+    values = draft.values
+    fields = [f"{table}.{key}" for table in TABLES for key in own.get(table, {})]
     for table in TABLES:
         values |= {table: values.get(table, {}) | own[table]} if table in own else {}
-        for field in own.get(table, {}):  # the parent's explanation is of another value
-            _forget(values, f"{table}.{field}")
+    for name_of_field in fields:  # the parent's explanation is of another value
+        _forget(values, name_of_field)
     for kind, other in zip(EXPLANATIONS, reversed(EXPLANATIONS), strict=True):
-        for field, why in own.get(kind, {}).items():
-            if field not in own.get(other, {}):
-                values[other].pop(field, None)
-            values[kind][field] = why
+        for key, why in own.get(kind, {}).items():
+            if key not in own.get(other, {}):
+                values[other].pop(key, None)
+            values[kind][key] = why
     values |= {key: own[key] for key in ("title", "about") if key in own} | {"name": name}
-    return values, label
+    if name in recipe_names() and Path(source).suffix.lower() != ".toml":
+        return _Draft(values, label, steps=values["run"]["steps"])
+    return _Draft(values, label, draft.named | {*fields}, draft.steps)
 
 
 def _forget(values: dict[str, Any], field: str) -> None:
@@ -122,7 +219,7 @@ def _first_error(error: ValidationError) -> str:
     name = ".".join(str(part) for part in first["loc"])
     match first["type"]:
         case "extra_forbidden":
-            return f"there is no field {name!r}. {_closest(name, field_names())}"
+            return f"there is no field {name!r}. {_closest_field(name)}"
         case "missing" if len(first["loc"]) > 2:
             return f"{'.'.join(map(str, first['loc'][:2]))} has too few values."
         case "missing":
@@ -132,6 +229,13 @@ def _first_error(error: ValidationError) -> str:
         case _:
             expected = first["msg"][0].lower() + first["msg"][1:]
             return f"{name} is {first['input']!r}: {expected}."
+
+
+def _closest_field(name: str) -> str:
+    """The field that was probably meant: by what others call it, else by its spelling."""
+    word = name.rpartition(".")[2].lower()
+    known = next((key for key, words in OTHER_WORDS.items() if word in words or word == key.partition(".")[2]), None)
+    return f"Did you mean {known}?" if known else _closest(name, field_names())
 
 
 def _closest(name: str, known: Sequence[str]) -> str:

@@ -21,7 +21,8 @@ from vaelens.images.reading import decode_bytes
 from vaelens.runtime import Runtime
 
 MAX_SHARE = 0.5  # of a source that may be held out
-MIN_HELD_OUT = 2  # images
+USUAL_SHARE = 0.25  # of a source that is held out at most, where the recipe's number isn't the user's
+HELD_OUT = "run.held_out"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ class SourceOptions:
         return cls(tuple(sources), mix, tuple(boxes or [None] * len(sources)), held_out, take, seed)
 
     def check_counts(self, held_out: int) -> None:
-        """Raises UsageError where so many images can't be held out of sources whose size is known without opening."""
+        """Raises UsageError where so many images can't be held out of sources whose size is known without opening.
+
+        held_out: a number that the user named
+        """
         if self.held_out is None:
             names = [source.name if isinstance(source, Dataset) else str(source) for source in self.sources]
             _check_counts(names, [self._most(source) for source in self.sources], held_out)
@@ -96,7 +100,9 @@ def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime) -> So
         for note in source.notes:
             runtime.notify(f"{source.name}: {note}.")
     if options.held_out is None:
-        sources, held_out = hold_out(sources, recipe.run.held_out, options.seed)
+        sources, held_out = hold_out(
+            sources, recipe.run.held_out, options.seed, at_most=None if HELD_OUT in recipe.named else USUAL_SHARE
+        )
         return Sources(tuple(sources), options.weights, held_out)
     held_out = options.held_out
     if not isinstance(held_out, Dataset):
@@ -109,24 +115,38 @@ def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime) -> So
     return Sources(tuple(sources), options.weights, held_out)
 
 
-def hold_out(sources: Sequence[Dataset], count: int, seed: int) -> tuple[list[Dataset], Dataset]:
+def hold_out(
+    sources: Sequence[Dataset], count: int, seed: int, at_most: float | None = None
+) -> tuple[list[Dataset], Dataset]:
     """The sources without `count` images, taken evenly from them, and these images as a dataset.
 
+    at_most: take fewer, this share of each source, or one image of a source that has two
     Chosen by content, so that the same images are held out wherever they lie, and copies of one never end up on both
-    sides; only readable images. Raises UsageError where more than half of a source would be held out.
+    sides; only readable images. Raises UsageError where more than half of a source would be held out, or nothing.
     """
-    _check_counts([source.source.name for source in sources], [len(source.items) for source in sources], count)
+    if at_most is None:
+        _check_counts([source.source.name for source in sources], [len(source.items) for source in sources], count)
     held_out: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
         share = _share(count, number, len(sources))
+        if at_most is not None:
+            share = _fewer(share, len({item.sha256 for item in source.items}), at_most)
         order = sorted(source.items, key=lambda item: hashlib.sha256(f"{seed} {item.sha256}".encode()).digest())
         readable = list(itertools.islice((item for item in order if _is_readable(source, item)), share + 1))
+        if at_most is not None and len(readable) <= share:
+            share = _fewer(share, len({item.sha256 for item in readable}), at_most)
         if len(readable) <= share:
             raise UsageError(
                 f"{source.name}: only {len(readable)} of its images can be read, too few to train on some and hold "
                 f"{share} out. Check the others, lower run.held_out, or name others with --held-out."
             )
         held_out += [(number, item) for item in readable[:share]]
+    if not held_out:
+        names = " and ".join(source.source.name for source in sources)
+        raise UsageError(
+            f"{names}: a training needs an image to train on and another one to evaluate on. Give at least 2 different "
+            "images that can be read, or name others with --held-out."
+        )
     rest = _without(sources, {item.sha256 for _, item in held_out}, "are copies of held-out ones. Give more images.")
     return rest, _joined(sources, held_out, "held-out")
 
@@ -144,7 +164,7 @@ def _check_counts(names: Sequence[str], counts: Sequence[int | None], held_out: 
         share = _share(held_out, number, len(names))
         if count is not None and share > MAX_SHARE * count:
             fewer = len(names) * int(MAX_SHARE * min(one for one in counts if one is not None))
-            lower = f"lower it with --set run.held_out={fewer}, " if fewer >= MIN_HELD_OUT else ""
+            lower = f"lower it with --set {HELD_OUT}={fewer}, " if fewer else ""
             raise UsageError(
                 f"The recipe holds out {share} images of {name}, but at most half of its {count} can be held out. "
                 f"Give at least {math.ceil(share / MAX_SHARE)} images, {lower}or name others with --held-out."
@@ -154,6 +174,11 @@ def _check_counts(names: Sequence[str], counts: Sequence[int | None], held_out: 
 def _share(count: int, number: int, sources: int) -> int:
     """How many of `count` images come from one of the sources."""
     return count // sources + (number < count % sources)
+
+
+def _fewer(count: int, images: int, share: float) -> int:
+    """At most so many images, and at most this share of the images; one of two or three all the same."""
+    return min(count, max(int(share * images), min(1, images - 1), 0))
 
 
 def _without(sources: Sequence[Dataset], contents: set[str], otherwise: str) -> list[Dataset]:

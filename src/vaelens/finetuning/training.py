@@ -25,8 +25,8 @@ from vaelens.finetuning.initialization import Initial, check_encoder_unchanged, 
 from vaelens.finetuning.loop import OnLog, Training, train
 from vaelens.finetuning.losses import PERCEPTUAL_NETWORKS, load_perceptual
 from vaelens.finetuning.recipe import Recipe
-from vaelens.finetuning.recipe_files import find_recipe
-from vaelens.finetuning.sources import SourceOptions, Sources, open_sources, sample_of
+from vaelens.finetuning.recipe_files import default_recipe, find_recipe
+from vaelens.finetuning.sources import HELD_OUT, SourceOptions, Sources, open_sources, sample_of
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import PosteriorCache, StepConfig
 from vaelens.finetuning.training_folder import (
@@ -38,6 +38,7 @@ from vaelens.finetuning.training_folder import (
 )
 from vaelens.finetuning.validation import StopReason
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
+from vaelens.loading import space_of
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import using_threads
 from vaelens.runs.lock import exclusive_run
@@ -91,7 +92,7 @@ def finetune(
     vae: StrPath | VAE | None,
     data: StrPath | Dataset | Sequence[StrPath | Dataset],
     *,
-    recipe: StrPath | Recipe = "ft-mse",
+    recipe: StrPath | Recipe | None = None,
     output: StrPath = "run",
     weights: Sequence[float] | None = None,
     boxes: Sequence[StrPath] | None = None,
@@ -115,6 +116,7 @@ def finetune(
     """Train a VAE, or a better decoder for one, and write it with its record to the folder `output`.
 
     vae: the VAE to continue; None for a recipe that trains from scratch
+    recipe: a built-in one, a .toml file or a Recipe; by default ft-mse, or tiny-ft-mse for the embedded VAEs
     data: one or more sources as `open_dataset` takes them (synthetic images are never those of evaluations), or open
     datasets, mixed by `weights`, equally without
     boxes: a file of labelled boxes for each source, for a recipe that weights them
@@ -132,12 +134,15 @@ def finetune(
     last good state released; `Interrupted` where `should_stop` returned True.
     """
     started = time.perf_counter()
+    if recipe is None:
+        recipe = _default_recipe(vae, space, Runtime.of(offline=offline, notify=notify))
     chosen = _find_recipe(recipe, overrides)
     kind = find_device(device).type
     precision = SHORT_DTYPES.get(dtype, dtype) if dtype else "bfloat16" if kind == "cuda" else "float32"
     sources = SourceOptions.of(data, weights=weights, boxes=boxes, held_out=held_out, take=take, seed=seed)
     _check_options(chosen, precision, cache, seed)
-    sources.check_counts(chosen.run.held_out)
+    if HELD_OUT in chosen.named:
+        sources.check_counts(chosen.run.held_out)
     check_vae(vae, chosen, space)
     path = Path(output)
     found = existing_plan(path)
@@ -188,6 +193,12 @@ def finetune(
         return Tuned(path, tuned, results, record)
 
 
+def _default_recipe(vae: StrPath | VAE | None, space: str | None, runtime: Runtime) -> str:
+    if isinstance(vae, VAE):
+        return default_recipe(vae.spec.latent_space)
+    return default_recipe(None if vae is None else space or space_of(vae, runtime))
+
+
 def _find_recipe(recipe: StrPath | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:
     if not isinstance(recipe, Recipe):
         return find_recipe(recipe, overrides)
@@ -224,6 +235,10 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
     loaded = load_preset(preset, metric_paths, runtime)
     initial = initialize(job.vae, recipe, job.seed, job.space, runtime)
     sources = open_sources(job.sources, recipe, runtime)
+    if job.sources.held_out is None:
+        recipe = recipe.with_held_out(len(sources.held_out.items))
+    if recipe.followed and not job.found:
+        runtime.notify(_followed(recipe))
     plan = {
         **_plan(recipe, initial, sources, loss_networks | loaded.networks),
         "seed": job.seed,
@@ -254,6 +269,17 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         on_log=job.on_log,
     )
     return training, initial, plan, metric_paths
+
+
+def _followed(recipe: Recipe) -> str:
+    """Which fields follow the run and the images, in a sentence."""
+    values = recipe.as_dict()
+    listed = ", ".join(
+        f"{name}={values[table][key]} (instead of {usual})"
+        for name, usual in recipe.followed.items()
+        for table, _, key in [name.partition(".")]
+    )
+    return f"{recipe.name} follows the number of steps and images: {listed}. Use --set for other values."
 
 
 def _network_paths(recipe: Recipe, given: Mapping[str, StrPath]) -> tuple[dict[str, Path], dict[str, Path]]:
