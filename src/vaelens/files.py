@@ -38,6 +38,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}  # of a file system without locks
 TEMPORARY = re.compile(r"\.vaelens-([0-9a-f]{16})(\.lock|-\d+)")  # names of temporary files
 CHECKSUM = "checksum"  # the last key of checked JSON: the sha256 of the text without it
+SCARCE = {errno.EMFILE: "open files", errno.ENFILE: "open files", errno.ENOMEM: "memory"}
+WRONG_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP}
 
 
 def write_atomic(path: StrPath, content: Content) -> Path:
@@ -261,7 +263,7 @@ def _unlink(paths: Iterable[Path]) -> None:
 def writable_path(path: StrPath) -> Path:
     """The path with symlinks followed, where a file may be written; cheap, so call it before long work.
 
-    Raises UsageError as `write_atomic` does.
+    Raises UsageError as `write_atomic` does, and BadInputError for a folder where nothing may be written.
     """
     given = Path(path)
     try:
@@ -269,8 +271,10 @@ def writable_path(path: StrPath) -> Path:
         kind = target.stat().st_mode
     except FileNotFoundError:
         target, kind = given.resolve(), stat.S_IFREG
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks
-        raise UsageError(f"{given}: can't be written: {_reason(error)}. Choose another output path.") from error
+    except OSError as error:
+        raise explained(error, given) from error
+    except RuntimeError as error:
+        raise UsageError(f"{given}: not written: a loop of symbolic links. Choose another output path.") from error
     if stat.S_ISDIR(kind):
         raise UsageError(f"{given} is a folder, where a file should be written. Name a file inside it.")
     if not stat.S_ISREG(kind):
@@ -279,7 +283,17 @@ def writable_path(path: StrPath) -> Path:
         raise UsageError(
             f"{given} lies inside a Hugging Face cache, whose files are shared. Choose an output path outside it."
         )
+    check_writable(given, target.parent)
     return target
+
+
+def check_writable(path: Path, folder: Path) -> None:
+    """Raises BadInputError, as writing does, if the folder for `path` is read-only, or can't be made in one that is."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+        # Which of the two it is shows only in an attempt, and a folder that is there must not be touched.
+        reason = errno.EROFS if os.name == "posix" and os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+        raise explained(OSError(reason, os.strerror(reason)), path)
 
 
 def sha256_file(path: StrPath) -> str:
@@ -298,12 +312,19 @@ def _in_hub_cache(target: Path) -> bool:
 
 
 def explained(error: OSError, target: Path) -> UsageError | ResourceError | BadInputError:
-    """The user's error for what writing to `target` raised."""
+    """The user's error for what writing to `target` raised: the one place that decides which.
+
+    UsageError where the path itself can't be written; ResourceError for a full disk, and where the process has too
+    many open files or too little memory; BadInputError where the system refuses: no permission, read-only.
+    """
     if error.errno in FULL:
         return ResourceError(f"{target}: not written, the disk is full ({_reason(error)}). Free some room, try again.")
-    if error.errno in {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL}:
+    if error.errno in SCARCE:
+        what = SCARCE[error.errno]
+        return ResourceError(f"{target}: not written, out of {what} ({_reason(error)}). Close other programs.")
+    if error.errno in WRONG_PATH:
         return UsageError(f"{target}: not written: {_reason(error)}. Choose another output path.")
-    return BadInputError(f"{target}: not written: {_reason(error)}. Check the folder's permissions.")
+    return BadInputError(f"{target}: not written: {_reason(error)}. Check the folder's permissions, or name another.")
 
 
 def _reason(error: Exception) -> str:

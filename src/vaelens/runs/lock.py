@@ -4,29 +4,42 @@ import itertools
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from vaelens.errors import UsageError
-from vaelens.files import remove_leftovers
+from vaelens.files import check_writable, explained, remove_leftovers
 from vaelens.runs.plan import PLAN
 
 LOCK = ".lock"
 
 
 def folder_lock(path: Path, name: str = LOCK, timeout: float = -1) -> FileLock:
-    """A lock of this folder, which is made where it is missing. Raises UsageError where it can't be made.
+    """A lock of this folder, which is made where it is missing. Raises what writing raises (`explained`).
 
     timeout: seconds to wait for another holder; -1 is without end.
     """
     _make(path)
-    return FileLock(path / name, timeout=timeout)
+    return _Lock(path / name, timeout=timeout)
+
+
+class _Lock(FileLock):
+    """A lock whose file may be impossible to write, also where `check_writable` sees no reason."""
+
+    def acquire(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().acquire(*args, **options)
+        except Timeout:
+            raise
+        except OSError as error:
+            raise explained(error, Path(self.lock_file).parent) from error
 
 
 def acquire_folder(path: Path, name: str = LOCK, *, in_use: str) -> FileLock:
     """A lock of this folder, acquired at once.
 
-    Raises UsageError with the message `in_use` where another holds it, and OSError where it can't be written.
+    Raises UsageError with the message `in_use` where another holds it, and what writing raises (`explained`).
     """
     lock = folder_lock(path, name, timeout=0)
     try:
@@ -38,7 +51,7 @@ def acquire_folder(path: Path, name: str = LOCK, *, in_use: str) -> FileLock:
 
 @contextmanager
 def exclusive_run(path: Path, rank: int) -> Generator[None]:
-    """In this context no other run uses the folder. Raises UsageError where one does.
+    """In this context no other run uses the folder. Raises UsageError where one does, and as `acquire_folder`.
 
     What killed runs left half written in it is removed. The folder is removed as by `removed_if_unused`, also where it
     has only a plan: a training that failed before its first step may have been called wrongly.
@@ -46,10 +59,7 @@ def exclusive_run(path: Path, rank: int) -> Generator[None]:
     name = LOCK if rank == 0 else f"{LOCK}-{rank}"
     in_use = f"{path}: another run is using this folder. Wait for it, or choose another -o."
     with removed_if_unused(path, name, (PLAN,)):
-        try:
-            lock = acquire_folder(path, name, in_use=in_use)
-        except OSError as error:
-            raise UsageError(f"{path}: the folder can't be written: {error.strerror}. Choose another -o.") from error
+        lock = acquire_folder(path, name, in_use=in_use)
         try:
             remove_leftovers(path, below=True)
             yield
@@ -88,6 +98,5 @@ def _make(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"{path}: the folder can't be created: {error.strerror}. Choose another output folder with -o."
-        ) from error
+        raise explained(error, path) from error
+    check_writable(path, path)
