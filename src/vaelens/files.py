@@ -274,7 +274,7 @@ def writable_path(path: StrPath) -> Path:
     except OSError as error:
         raise explained(error, given) from error
     except RuntimeError as error:
-        raise UsageError(f"{given}: not written: a loop of symbolic links. Choose another output path.") from error
+        raise UsageError(f"{given}: not written: a loop of symbolic links. Choose another path.") from error
     if stat.S_ISDIR(kind):
         raise UsageError(f"{given} is a folder, where a file should be written. Name a file inside it.")
     if not stat.S_ISREG(kind):
@@ -311,20 +311,50 @@ def _in_hub_cache(target: Path) -> bool:
     )
 
 
-def explained(error: OSError, target: Path) -> UsageError | ResourceError | BadInputError:
-    """The user's error for what writing to `target` raised: the one place that decides which.
+def exists(name: str) -> bool:
+    """Whether a file or folder of that name exists, for a text that may be no path at all."""
+    return os.path.lexists(name)
+
+
+def is_file(name: str) -> bool:
+    """Whether that is the path of a file, for a text that may be no path at all."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def user_path(source: StrPath) -> Path:
+    """The path that a user names, `~` and `~name` being homes; it needn't exist.
+
+    Raises UsageError for the home of an unknown user, and for a name that no file can have.
+    """
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except RuntimeError as error:
+        raise UsageError(f"{source}: this machine has no user of that name. Write the folder's whole path.") from error
+    except ValueError as error:  # a NUL byte
+        raise UsageError(f"{str(source)!r} can't be the name of a file: {error}. Choose another.") from error
+    except OSError as error:
+        raise explained(error, Path(source), "can't be used") from error
+    return path
+
+
+def explained(error: OSError, target: Path, what: str = "not written") -> UsageError | ResourceError | BadInputError:
+    """The user's error for what the system raised about `target`: the one place that decides which.
 
     UsageError where the path itself can't be written; ResourceError for a full disk, and where the process has too
     many open files or too little memory; BadInputError where the system refuses: no permission, read-only.
     """
     if error.errno in FULL:
-        return ResourceError(f"{target}: not written, the disk is full ({_reason(error)}). Free some room, try again.")
+        return ResourceError(f"{target}: {what}, the disk is full ({_reason(error)}). Free some room, try again.")
     if error.errno in SCARCE:
-        what = SCARCE[error.errno]
-        return ResourceError(f"{target}: not written, out of {what} ({_reason(error)}). Close other programs.")
+        scarce = SCARCE[error.errno]
+        return ResourceError(f"{target}: {what}, out of {scarce} ({_reason(error)}). Close other programs.")
     if error.errno in WRONG_PATH:
-        return UsageError(f"{target}: not written: {_reason(error)}. Choose another output path.")
-    return BadInputError(f"{target}: not written: {_reason(error)}. Check the folder's permissions, or name another.")
+        return UsageError(f"{target}: {what}: {_reason(error)}. Choose another path.")
+    return BadInputError(f"{target}: {what}: {_reason(error)}. Check the folder's permissions, or name another.")
 
 
 def _reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
+from vaelens.files import user_path
 from vaelens.json_reading import parse_json
 from vaelens.sampling import Sampling, Size
 from vaelens.tensors.safetensors_file import open_safetensors
@@ -87,7 +88,7 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
     `space` is their latent space where the file names none. Raises BadInputError for a file that holds none, and as
     `open_safetensors` does; UsageError for a space that contradicts the file's.
     """
-    if Path(path).is_dir() or Path(path).suffix.lower() != ".safetensors":
+    if Path(path).suffix.lower() != ".safetensors" or user_path(path).is_dir():
         raise BadInputError(
             f"{path}: latents are read from .safetensors files, as `compare -o FOLDER/` writes them. Name one."
         )

@@ -9,7 +9,7 @@ from vaelens.adapters.autoencoders import build_network
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
 from vaelens.families.spec import spec_values
-from vaelens.files import StrPath, sha256_file
+from vaelens.files import StrPath, sha256_file, user_path
 from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Notify, Runtime
 from vaelens.tensors.file_types import PICKLED
@@ -55,7 +55,7 @@ def open_vae(source: StrPath, runtime: Runtime, *, space: str | None = None) -> 
 def read(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None) -> tuple[VAEWeights, str]:
     """The checked weights that `source` names, and the name to show for them; see `load`."""
     text = check_source(source)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if space is not None:
         registry().check_space(space)
     if path.exists():
@@ -76,7 +76,7 @@ def check_source(source: StrPath) -> str:
     text = os.fspath(source)
     if not text:
         raise UsageError("an empty name is no VAE. Name one of `vaelens list`, a file, a folder or a hub id.")
-    path = Path(text).expanduser()
+    path = user_path(text)
     weights = path.suffix.lower() in {".safetensors", *PICKLED}
     if path.exists() or text.lower() in registry().vaes or (HUB_ID.fullmatch(text) and not weights):
         return text
@@ -92,7 +92,7 @@ def space_of(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None =
     Of a VAE on the hub only config.json is fetched. Raises what `read` raises.
     """
     text = check_source(source)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if not path.exists() and text.lower() in registry().vaes:
         return registry().vaes[text.lower()].space
     if path.exists():
@@ -117,7 +117,7 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 def is_published(source: StrPath) -> bool:
     """Whether the source is a VAE of the registry: by name, or a file that is, byte for byte, one of its files."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file():
         return registry().by_sha256(sha256_file(path)) is not None
     return not path.exists() and os.fspath(source).lower() in registry().vaes

@@ -14,6 +14,7 @@ from vaelens.adapters.variants import SMALL, files_needed, variant_of
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch
 from vaelens.download.hub_listing import list_files
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
+from vaelens.files import user_path
 from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.tensors.file_types import PICKLED
@@ -92,7 +93,7 @@ def find_model(source: str, runtime: Runtime = DEFAULT, *, safety_checker: bool 
     BadInputError for files that aren't a model; and what downloading raises.
     """
     text = check_model(source)
-    path = Path(text).expanduser()
+    path = user_path(text)
     half = runtime.dtype_name != "float32"
     if path.is_dir():
         return _from_folder(path, path.name, half, safety_checker, "folder")
@@ -113,7 +114,7 @@ def check_model(source: str) -> str:
     """
     if not source:
         raise UsageError(f"the model's name is empty. Name {registry().model_names()}, a folder, a file or a hub id.")
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.suffix.lower() in PICKLED and path.exists():
         raise UnsafeFileError(
             f"{source} is a pickled file, which may run any code when it is read. Get the model as .safetensors."

@@ -76,8 +76,11 @@ def calibrate(
         result_json(found.as_dict())
         return
     result_table(found.ranking())
-    result(f"\n{found.verdict}")
+    result()
+    result(found.verdict)
     if found.skipped:
-        result(f"\n{found.left_out}")
-    result(f"\n{found.combinations[0].name}, beside the published figures:")
+        result()
+        result(found.left_out)
+    result()
+    result(f"{found.combinations[0].name}, beside the published figures:")
     result_table(found.figures())

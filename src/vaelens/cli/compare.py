@@ -60,9 +60,10 @@ def compare(
     """
     from vaelens.comparison import results, workflow
     from vaelens.errors import UsageError
+    from vaelens.files import is_file
     from vaelens.report.gallery import check_output
 
-    if prompt is not None and not photo and Path(prompt[:255]).is_file():
+    if prompt is not None and not photo and is_file(prompt):
         raise UsageError(f"PROMPT {prompt} is a file. To compare a photo: --photo {prompt}")
     inputs = [*(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, results.SHEET_NAME, inputs)
@@ -89,5 +90,6 @@ def compare(
         result_table(done.table())
         for image in done.images:
             result(f"{image.title}: latent sha256 {image.latent.sha256}")
+        result()
         result(written_line(written))
     exit_if_interrupted(done.interrupted, done.failure)

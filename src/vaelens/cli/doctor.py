@@ -22,7 +22,7 @@ def doctor(json: options.Json = False) -> None:
         width = max(map(len, facts))
         for name, value in facts.items():
             result(f"{name:<{width}} {'yes' if value is True else 'no' if value is False else value}")
-        result("")
+        result()
         rows = tuple(
             (
                 trip.device,

@@ -120,8 +120,9 @@ def evaluate(
         return
     result_table(summary_table(results))
     for heading, _, table in detail_tables(results):
-        result("")
+        result()
         result_table(table, title=heading)
     for warning in results.warnings:
         notice(f"Warning: {warning}")
-    result(f"\nWrote {output / 'report.html'}, report.md, results.json, rows.csv, model-index/ and run.json.")
+    result()
+    result(f"Wrote {output / 'report.html'}, report.md, results.json, rows.csv, model-index/ and run.json.")

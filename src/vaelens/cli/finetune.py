@@ -167,11 +167,12 @@ def finetune(
         return
     result_table(summary_table(tuned.results))
     if len(tuned.results.vaes) > 1:
-        result("")
+        result()
         result_table(pairs_table(tuned.results))
     for warning in tuned.results.warnings:
         notice(f"Warning: {warning}")
-    result(f"\nwrote {output} with README.md (the model card) and report/report.html (the scores); use --vae {output}")
+    result()
+    result(f"wrote {output} with README.md (the model card) and report/report.html (the scores); use --vae {output}")
 
 
 def _explain(name: str, overrides: dict[str, Any], as_json: bool) -> None:
@@ -187,7 +188,8 @@ def _explain(name: str, overrides: dict[str, Any], as_json: bool) -> None:
         fields = [asdict(note) for note in notes]
         result_json({"name": found.name, "title": found.title, "sha256": found.sha256(), "fields": fields})
         return
-    result(f"{found.title}\n{found.about}\n")
+    for line in (found.title, *found.about.split("\n"), ""):
+        result(line)
     result_table(recipe_table(notes))
 
 

@@ -109,14 +109,14 @@ def _show(found: dict[str, Any]) -> None:
 
     for label, value in found["file"].items():
         result(f"{label:<12} {value}")
-    result("")
+    result()
     rows = tuple((name, str(field["value"]), field["source"]) for name, field in found["spec"].items())
     result_table(Table((Column("field"), Column("value"), Column("source")), rows))
-    result("")
+    result()
     if found["other_fields"]:
         kept = tuple((name, str(field["value"]), field["source"]) for name, field in found["other_fields"].items())
         result_table(Table((Column("kept for diffusers"), Column("value"), Column("source")), kept))
-        result("")
+        result()
     prints = found["fingerprint"]
     rows = tuple((half, kind, digest) for half, kinds in prints.items() for kind, digest in kinds.items())
     result_table(Table((Column("fingerprint"), Column("of"), Column("sha256")), rows))
@@ -127,11 +127,12 @@ def _show_health(examined: "Health") -> None:
 
     for line in formatting.header(examined):
         result(line)
-    result("")
+    result()
     result_table(formatting.summary(examined))
     for line in formatting.reasons(examined):
-        result("")
+        result()
         result(line)
     for title, table in formatting.details(examined):
-        result(f"\n{title}")
+        result()
+        result(title)
         result_table(table)

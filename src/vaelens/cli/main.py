@@ -6,8 +6,8 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 import os
 import signal
 import sys
-import traceback
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -29,8 +29,9 @@ from vaelens.cli import (
     usage,
     vaes,
 )
-from vaelens.cli.output import INTERRUPTED, failure, interrupted, is_verbose, result
+from vaelens.cli.output import INTERRUPTED, failure, interrupted, is_verbose, result, show_traceback, streams
 from vaelens.errors import ResourceError, UsageError, VaelensError
+from vaelens.text.display import shortened
 
 
 def _version(requested: bool) -> None:
@@ -74,6 +75,7 @@ for _command, _summary in (
     _add = app.command(_command.__name__.removesuffix("_vaes"), cls=usage.Command, short_help=_summary)
     _add(options.with_level_options(_command))
 
+MAX_UNEXPECTED = 500  # characters of an error that we didn't expect
 _interrupts: list[int] = []  # the signals received
 
 
@@ -82,36 +84,45 @@ def main() -> None:
     libraries.owns_process = True
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
-    try:
-        sys.exit(app(standalone_mode=False) if sys.argv[1:] else app())  # alone, it prints the help
-    except VaelensError as error:
-        _exit_if_interrupted()
-        _exit_with(str(error), error.exit_code)
-    except Exception as error:  # noqa: BLE001  (every other error is unexpected)
-        _exit_if_interrupted()
-        if isinstance(error, usage.TyperUsageError):
-            _exit_with(usage.explanation(error), UsageError.exit_code)
-        from vaelens.resources import is_out_of_memory
-
-        if is_out_of_memory(error):
-            _exit_with("out of memory. Use smaller images (--max-side 1024), or fewer.", ResourceError.exit_code)
-        what = f"{type(error).__name__}: {error}"
-        _exit_with(f"an unexpected error, {what}. This is a bug in vaelens: please report it with the output of -v.", 1)
-
-
-def _exit_with(message: str, code: int) -> None:
-    if is_verbose():
-        traceback.print_exc()
-    failure(message)
+    with streams() as lost:
+        code = _exit_code()
+        if not code and (error := lost()):
+            failure(f"the result could not be written to stdout: {error.strerror}. Direct it to another disk.")
+            code = ResourceError.exit_code
     sys.exit(code)
 
 
-def _exit_if_interrupted() -> None:
-    """Compiled code may turn an interrupt into an error of its own, which isn't one to report."""
-    if _interrupts:
+def _exit_code() -> int | str | None:
+    try:
+        return app(standalone_mode=False) if sys.argv[1:] else app()  # alone, it prints the help
+    except SystemExit as ended:
+        return ended.code
+    except Exception as error:  # noqa: BLE001  (every error has its message)
         if is_verbose():
-            traceback.print_exc()
-        sys.exit(INTERRUPTED)
+            show_traceback(error)
+        if _interrupts:  # which compiled code may have turned into an error of its own
+            return INTERRUPTED
+        message, code = _explained(error)
+        failure(message)
+        return code
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """Message and exit code."""
+    if isinstance(error, VaelensError):
+        return str(error), error.exit_code
+    if isinstance(error, usage.TyperUsageError):
+        return usage.explanation(error), UsageError.exit_code
+    from vaelens.files import explained
+    from vaelens.resources import is_out_of_memory
+
+    if isinstance(error, OSError) and error.filename is not None:
+        system = explained(error, Path(os.fsdecode(error.filename)), "can't be used")
+        return str(system), system.exit_code
+    if is_out_of_memory(error):
+        return "out of memory. Use smaller images (--max-side 1024), or fewer.", ResourceError.exit_code
+    what = f"{type(error).__name__}: {shortened(str(error), MAX_UNEXPECTED)}"
+    return f"an unexpected error, {what}. This is a bug in vaelens: please report it with the output of -v.", 1
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

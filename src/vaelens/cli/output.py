@@ -1,8 +1,15 @@
-"""Where the commands print: results on stdout, everything else on stderr."""
+"""Where the commands print: results on stdout, everything else on stderr.
 
+Texts may come from files, so each is escaped here before it reaches a terminal. Neither stream can fail a command in
+the middle: see `streams`.
+"""
+
+import codecs
+import io
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vaelens.adapters import libraries
+from vaelens.text.display import escaped, message_line, shortened
 
 if TYPE_CHECKING:
     from vaelens.report.tables import Table
 
 PROGRESS_INTERVAL = 2.0  # seconds between two lines of progress where there is no terminal
 INTERRUPTED = 130  # exit code, as shells have it for SIGINT
+LONGEST_CELL = 400  # characters of a table's cell
+ASCII = {"±": "+-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "·": "|"}  # noqa: RUF001
 _level = {"quiet": False, "verbose": False}
 _interrupted = {"message": "interrupted."}
 
@@ -50,24 +60,32 @@ def interrupted() -> None:
 
 
 def notice(message: str) -> None:
-    """A notice on stderr; silent with -q."""
+    """A notice on stderr, in one line; silent with -q."""
     if not _level["quiet"]:
-        print(message, file=sys.stderr, flush=True)  # noqa: T201
+        print(message_line(message), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def failure(message: str) -> None:
-    """An error on stderr, in any case."""
-    print(f"vaelens: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    """An error on stderr, in one line, in any case."""
+    print(f"vaelens: {message_line(message)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def result(text: str) -> None:
+def show_traceback(error: BaseException) -> None:
+    """An error's traceback, on stderr."""
+    for part in traceback.format_exception(error):
+        is_ours = part.startswith(("  File ", "Traceback ", "\n"))  # the other parts are texts of errors
+        for line in part.rstrip("\n").split("\n") if is_ours else [part.rstrip("\n")]:
+            print(escaped(line), file=sys.stderr)  # noqa: T201
+
+
+def result(line: str = "") -> None:
     """A line of the result, on stdout."""
-    print(text)  # noqa: T201
+    print(escaped(line))  # noqa: T201
 
 
 def written_line(files: Sequence[Path]) -> str:
     """A line of the result: the files written, the first by name."""
-    return f"\nwrote {files[0]}" + (f" and {len(files) - 1} more beside it" if len(files) > 1 else "")
+    return f"wrote {files[0]}" + (f" and {len(files) - 1} more beside it" if len(files) > 1 else "")
 
 
 def exit_if_interrupted(interrupted: bool, failure: Exception | None) -> None:
@@ -84,7 +102,7 @@ def result_json(value: Any) -> None:
     """The result as strict JSON, on stdout."""
     from vaelens.files import json_text
 
-    print(json_text(value))  # noqa: T201
+    print(json_text(value).replace("\x7f", "\\u007f"))  # noqa: T201  (the one control character that JSON leaves)
 
 
 def result_table(table: "Table", title: str | None = None) -> None:
@@ -98,15 +116,20 @@ def result_table(table: "Table", title: str | None = None) -> None:
     best = best_cells(table)
     shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for c, column in enumerate(table.columns):
-        shown.add_column(Text(column.name), justify="right" if is_numeric(table, c) else "left", overflow="fold")
+        justify = "right" if is_numeric(table, c) else "left"
+        shown.add_column(Text(escaped(column.name)), justify=justify, overflow="fold")
     for r, row in enumerate(table.rows):
-        cells = [Text(cell, style="bold" if (r, c) in best else "") for c, cell in enumerate(row)]
+        cells = [Text(_cell(cell), style="bold" if (r, c) in best else "") for c, cell in enumerate(row)]
         for c, cell in enumerate(cells):
             for note in table.notes.get((r, c), ()):
-                cell.append(f"\n{note}", style="not bold dim")
+                cell.append(f"\n{_cell(note)}", style="not bold dim")
         shown.add_row(*cells)
     console = Console() if sys.stdout.isatty() else Console(width=400)  # in a pipe rows stay whole
     console.print(shown)
+
+
+def _cell(text: str) -> str:
+    return escaped(shortened(text, LONGEST_CELL))
 
 
 @contextmanager
@@ -116,13 +139,14 @@ def progress() -> Generator[Callable[[int, int, str], None]]:
         yield lambda done, total, what: None
     elif sys.stderr.isatty():
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import Progress
 
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=None)
 
             def show(done: int, total: int, what: str) -> None:
-                bar.update(task, completed=done, total=total, description=what)
+                bar.update(task, completed=done, total=total, description=escape(message_line(what)))
 
             yield show
     else:
@@ -181,3 +205,88 @@ def live_log() -> Generator[Callable[[int, int, dict[str, float]], None]]:
                 notice(f"step {done} of {total}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
         yield line
+
+
+class _Raw(io.RawIOBase):
+    """A stream below Python's buffers that takes everything, and remembers the error of what it couldn't write."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self.error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._raw.write(rest) or 0 :]
+        except BrokenPipeError:  # whoever read it has enough
+            pass
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+
+@contextmanager
+def streams() -> Generator[Callable[[], OSError | None]]:
+    """In this context stdout and stderr take every text, whatever they are, so that the work goes on and ends as such.
+
+    Closed ones, and pipes whose reader has gone, lose it silently. Characters that the terminal's encoding doesn't have
+    are written in ASCII. The callable gives the error if a part of stdout could not be written, to a full disk say.
+    """
+    _open_closed()
+    codecs.register_error("vaelens", _in_ascii)
+    before = sys.stdout, sys.stderr
+    raw, _ = [_replaced(name) for name in ("stdout", "stderr")]
+
+    def lost() -> OSError | None:
+        sys.stdout.flush()
+        return raw.error if raw is not None else None
+
+    try:
+        yield lost
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _open_closed() -> None:
+    """Open what is closed of stdin, stdout and stderr: else the next file opened gets its number, and the output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+
+
+def _replaced(name: str) -> _Raw | None:
+    """Put a stream that can't fail in place of sys.stdout or sys.stderr; None where it isn't the system's."""
+    stream = getattr(sys, name)
+    buffer = getattr(stream, "buffer", None)
+    inner = getattr(buffer, "raw", buffer)  # with `python -u` there is no buffer
+    if not isinstance(inner, io.RawIOBase):  # another program's, such as a test's
+        return None
+    stream.flush()
+    raw = _Raw(inner)
+    below: Any = raw if inner is buffer else io.BufferedWriter(raw)
+    behaviour = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+    setattr(sys, name, io.TextIOWrapper(below, stream.encoding, "vaelens", **behaviour))
+    return raw
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return "".join(ASCII.get(one) or one.encode("ascii", "backslashreplace").decode() for one in text), error.end

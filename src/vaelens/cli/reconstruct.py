@@ -53,4 +53,5 @@ def reconstruct(
         result_json(done.record | {"written": [str(path) for path in written]})
     else:
         result_table(done.table())
+        result()
         result(written_line(written))

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import traceback
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -10,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import INTERRUPTED, is_verbose, notice, result
+from vaelens.cli.output import INTERRUPTED, is_verbose, notice, result, show_traceback
 
 
 def serve(
@@ -84,7 +83,7 @@ def serve(
         runtime=runtime,
         space=space,
         safety_checker=not no_safety_checker,
-        report=traceback.print_exception if is_verbose() else None,
+        report=show_traceback if is_verbose() else None,
     )
     entry = server.address + (f"?token={quote(token, safe='')}" if token else "")
     result(entry if generated or not token else server.address + "?token=...")

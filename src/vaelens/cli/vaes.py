@@ -33,19 +33,19 @@ def list_vaes(json: options.Json = False) -> None:
     ]
     names = ("VAE", "latent space", "training steps", "trained part", "source", "licence")
     result_table(Table(tuple(map(Column, names)), tuple(rows)))
-    result("")
+    result()
     spaces = tuple((name, space.used_by) for name, space in known.spaces.items())
     result_table(Table((Column("latent space"), Column("diffusion models")), spaces))
-    result("A VAE can only replace one of the same latent space.\n")
+    result("A VAE can only replace one of the same latent space.")
+    result()
     models = tuple((name, entry.space, entry.repo or "embedded", entry.licence) for name, entry in known.models.items())
     result_table(Table(tuple(map(Column, ("model", "latent space", "source", "licence"))), models))
     result("--model also takes any other Stable Diffusion 1.x, 2.x or XL: a hub id, a folder or a checkpoint file.")
     for key, title in DATASETS.items():
-        result("")
+        result()
         result_table(_scores(key), title=f"Published scores on {title}")
-    result(
-        "\nHigher is better for PSNR (dB) and SSIM, lower for rFID and PSIM; ± is the standard deviation over images."
-    )
+    result()
+    result("Higher is better for PSNR (dB) and SSIM, lower for rFID and PSIM; ± is the standard deviation over images.")
     result(
         "Scores on the two datasets can't be compared. ft-mse has the better PSNR because of its loss, not its steps."
     )

@@ -30,7 +30,7 @@ from vaelens.download.failures import (
     not_written,
 )
 from vaelens.errors import CheckFailedError, NetworkError, VaelensError
-from vaelens.files import write_atomic
+from vaelens.files import user_path, write_atomic
 from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Notify, Runtime
 
@@ -101,7 +101,7 @@ def cache_folder() -> Path:
     Otherwise `vaelens` in XDG_CACHE_HOME or ~/.cache, on Windows in LOCALAPPDATA. The folder may not exist yet.
     """
     if named := os.environ.get(VARIABLE):
-        return Path(named).expanduser().absolute()
+        return user_path(named).absolute()
     place = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
     return (Path(place) if place else Path.home() / ".cache") / "vaelens"
 

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.discovery import family_of
 from vaelens.families.spec import VAESpec, spec_values
-from vaelens.files import StrPath
+from vaelens.files import StrPath, user_path
 from vaelens.finetuning.recipe import ANY, Recipe
 from vaelens.finetuning.recipe_files import find_recipe, recipe_names
 from vaelens.finetuning.state import State
@@ -49,7 +48,7 @@ def check_vae(vae: StrPath | VAE | None, recipe: Recipe, space: str | None = Non
     elif vae is not None:
         check_source(vae)
         name = os.fspath(vae).lower()
-        if not Path(vae).expanduser().exists() and name in registry().vaes:  # before its download
+        if not user_path(vae).exists() and name in registry().vaes:  # before its download
             _check_family(registry().spec(name), name)
             _check_space(registry().vaes[name].space, name, recipe)
 

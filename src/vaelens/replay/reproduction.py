@@ -15,7 +15,7 @@ from vaelens.adapters.models import find_model
 from vaelens.decoding import SafetyChecker, decode
 from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, NetworkError, UsageError
-from vaelens.files import StrPath, sha256_file
+from vaelens.files import StrPath, exists, sha256_file
 from vaelens.generation import LatentGenerator
 from vaelens.images.reading import decode_file, read_text
 from vaelens.images.writing import to_pixels
@@ -208,7 +208,7 @@ def _generator(source: PromptProvenance, given: _Replacements) -> LatentGenerato
 
 def _is_public_name(name: str, known: Container[str]) -> bool:
     """Whether a name in an image's metadata is a known one or a hub id, and no path on this machine."""
-    if Path(name).exists():
+    if exists(name):
         return False
     return name in known or (HUB_ID.fullmatch(name) is not None and Path(name).suffix not in FILE_SUFFIXES)
 

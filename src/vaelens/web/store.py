@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vaelens.errors import UsageError
-from vaelens.files import explained, is_temporary, remove_leftovers, write_atomic
+from vaelens.files import explained, is_temporary, remove_leftovers, user_path, write_atomic
 from vaelens.runs.lock import LOCK, acquire_folder
 from vaelens.web.job import ID, Job, job_text, read_job
 from vaelens.web.uploads import Uploads
@@ -27,7 +27,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().absolute()
+        self.folder = user_path(folder).absolute()
         self._jobs, uploads = self.folder / "jobs", self.folder / "uploads"
         try:
             self._claim(self._jobs, uploads)
