@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from vaelens.errors import BadInputError, ResourceError, UsageError
+from vaelens.errors import UsageError
+from vaelens.text.paths import check_writable, explained
 
 try:
     import fcntl
@@ -34,12 +35,9 @@ except ImportError:  # Windows, where an open file can't be deleted, which serve
 StrPath = str | os.PathLike[str]
 Content = bytes | Callable[[BinaryIO], object]  # of a file, or what writes it
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}  # of a file system without locks
 TEMPORARY = re.compile(r"\.vaelens-([0-9a-f]{16})(\.lock|-\d+)")  # names of temporary files
 CHECKSUM = "checksum"  # the last key of checked JSON: the sha256 of the text without it
-SCARCE = {errno.EMFILE: "open files", errno.ENFILE: "open files", errno.ENOMEM: "memory"}
-WRONG_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP}
 
 
 def write_atomic(path: StrPath, content: Content) -> Path:
@@ -287,15 +285,6 @@ def writable_path(path: StrPath) -> Path:
     return target
 
 
-def check_writable(path: Path, folder: Path) -> None:
-    """Raises BadInputError, as writing does, if the folder for `path` is read-only, or can't be made in one that is."""
-    there = next(one for one in (folder, *folder.parents) if one.exists())
-    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
-        # Which of the two it is shows only in an attempt, and a folder that is there must not be touched.
-        reason = errno.EROFS if os.name == "posix" and os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
-        raise explained(OSError(reason, os.strerror(reason)), path)
-
-
 def sha256_file(path: StrPath) -> str:
     """The file's sha256 in hexadecimal."""
     with Path(path).open("rb") as file:
@@ -309,56 +298,6 @@ def _in_hub_cache(target: Path) -> bool:
         a.startswith(("models--", "datasets--", "spaces--")) and b in {"blobs", "snapshots", "refs"}
         for a, b in itertools.pairwise(parts)
     )
-
-
-def exists(name: str) -> bool:
-    """Whether a file or folder of that name exists, for a text that may be no path at all."""
-    return os.path.lexists(name)
-
-
-def is_file(name: str) -> bool:
-    """Whether that is the path of a file, for a text that may be no path at all."""
-    try:
-        return Path(name).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def user_path(source: StrPath) -> Path:
-    """The path that a user names, `~` and `~name` being homes; it needn't exist.
-
-    Raises UsageError for the home of an unknown user, and for a name that no file can have.
-    """
-    try:
-        path = Path(source).expanduser()
-        path.exists()
-    except RuntimeError as error:
-        raise UsageError(f"{source}: this machine has no user of that name. Write the folder's whole path.") from error
-    except ValueError as error:  # a NUL byte
-        raise UsageError(f"{str(source)!r} can't be the name of a file: {error}. Choose another.") from error
-    except OSError as error:
-        raise explained(error, Path(source), "can't be used") from error
-    return path
-
-
-def explained(error: OSError, target: Path, what: str = "not written") -> UsageError | ResourceError | BadInputError:
-    """The user's error for what the system raised about `target`: the one place that decides which.
-
-    UsageError where the path itself can't be written; ResourceError for a full disk, and where the process has too
-    many open files or too little memory; BadInputError where the system refuses: no permission, read-only.
-    """
-    if error.errno in FULL:
-        return ResourceError(f"{target}: {what}, the disk is full ({_reason(error)}). Free some room, try again.")
-    if error.errno in SCARCE:
-        scarce = SCARCE[error.errno]
-        return ResourceError(f"{target}: {what}, out of {scarce} ({_reason(error)}). Close other programs.")
-    if error.errno in WRONG_PATH:
-        return UsageError(f"{target}: {what}: {_reason(error)}. Choose another path.")
-    return BadInputError(f"{target}: {what}: {_reason(error)}. Check the folder's permissions, or name another.")
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def json_text(value: Any) -> str:

@@ -9,11 +9,11 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
-from vaelens.files import user_path
 from vaelens.json_reading import parse_json
 from vaelens.sampling import Sampling, Size
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.tensors.writing import safetensors_bytes
+from vaelens.text.paths import user_path
 from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
 

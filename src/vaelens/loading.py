@@ -9,10 +9,11 @@ from vaelens.adapters.autoencoders import build_network
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch, try_fetch
 from vaelens.errors import BadInputError, UsageError
 from vaelens.families.spec import spec_values
-from vaelens.files import StrPath, sha256_file, user_path
+from vaelens.files import StrPath, sha256_file
 from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Notify, Runtime
 from vaelens.tensors.file_types import PICKLED
+from vaelens.text.paths import user_path
 from vaelens.vae import VAE
 from vaelens.weights.config_json import space_of_config
 from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae

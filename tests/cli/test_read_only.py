@@ -10,7 +10,7 @@ import pytest
 from support.commands import invoke
 from support.comparisons import face_photo
 from vaelens.errors import BadInputError, ResourceError, UsageError
-from vaelens.files import explained
+from vaelens.text.paths import explained
 
 REFUSING = "/sys"  # where even root can make no file and no folder
 CALIBRATION = ["synthetic", "--vae", "tiny-kl-f8", "--take", "2", "--table", "t.toml"]

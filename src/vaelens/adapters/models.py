@@ -14,11 +14,11 @@ from vaelens.adapters.variants import SMALL, files_needed, variant_of
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch
 from vaelens.download.hub_listing import list_files
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
-from vaelens.files import user_path
 from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.text.paths import user_path
 from vaelens.weights.config_json import space_of_config
 from vaelens.weights.reading import space_of_checkpoint
 from vaelens.weights.registry import embedded_model_path, registry

@@ -60,8 +60,8 @@ def compare(
     """
     from vaelens.comparison import results, workflow
     from vaelens.errors import UsageError
-    from vaelens.files import is_file
     from vaelens.report.gallery import check_output
+    from vaelens.text.paths import is_file
 
     if prompt is not None and not photo and is_file(prompt):
         raise UsageError(f"PROMPT {prompt} is a file. To compare a photo: --photo {prompt}")

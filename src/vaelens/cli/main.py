@@ -113,8 +113,8 @@ def _explained(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, usage.TyperUsageError):
         return usage.explanation(error), UsageError.exit_code
-    from vaelens.files import explained
     from vaelens.resources import is_out_of_memory
+    from vaelens.text.paths import explained
 
     if isinstance(error, OSError) and error.filename is not None:
         system = explained(error, Path(os.fsdecode(error.filename)), "can't be used")

@@ -17,7 +17,7 @@ import huggingface_hub as hub  # cheap: its parts load on first use, httpx among
 from huggingface_hub import constants
 
 from vaelens.errors import BadInputError, NetworkError, ResourceError
-from vaelens.files import FULL
+from vaelens.text.paths import FULL
 
 RETRY = "Try again in a few minutes."
 LOG_IN = "Accept its licence on {page}, then run `hf auth login` or set HF_TOKEN."

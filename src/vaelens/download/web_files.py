@@ -30,9 +30,10 @@ from vaelens.download.failures import (
     not_written,
 )
 from vaelens.errors import CheckFailedError, NetworkError, VaelensError
-from vaelens.files import user_path, write_atomic
+from vaelens.files import write_atomic
 from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Notify, Runtime
+from vaelens.text.paths import user_path
 
 VARIABLE = "VAELENS_CACHE"
 ABSENT = "not there"

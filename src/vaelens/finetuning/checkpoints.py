@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 
 from vaelens.errors import CheckFailedError
-from vaelens.files import explained, json_text, write_atomic
+from vaelens.files import json_text, write_atomic
 from vaelens.finetuning.state import State
 from vaelens.runtime import Notify
 from vaelens.tensors.writing import safetensors_bytes
+from vaelens.text.paths import explained
 
 FOLDER = "checkpoints"
 NEWEST = 2  # so many are stored, besides those that the caller names

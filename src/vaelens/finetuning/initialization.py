@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.discovery import family_of
 from vaelens.families.spec import VAESpec, spec_values
-from vaelens.files import StrPath, user_path
+from vaelens.files import StrPath
 from vaelens.finetuning.recipe import ANY, Recipe
 from vaelens.finetuning.recipe_files import find_recipe, recipe_names
 from vaelens.finetuning.state import State
@@ -19,6 +19,7 @@ from vaelens.networks.autoencoder_kl import Attention, AutoencoderKL, Autoencode
 from vaelens.report.record import vae_record
 from vaelens.resources import preserved_random_state, seeded
 from vaelens.runtime import Runtime
+from vaelens.text.paths import user_path
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 

@@ -15,7 +15,7 @@ from vaelens.adapters.models import find_model
 from vaelens.decoding import SafetyChecker, decode
 from vaelens.download.hub import HUB_ID
 from vaelens.errors import BadInputError, NetworkError, UsageError
-from vaelens.files import StrPath, exists, sha256_file
+from vaelens.files import StrPath, sha256_file
 from vaelens.generation import LatentGenerator
 from vaelens.images.reading import decode_file, read_text
 from vaelens.images.writing import to_pixels
@@ -28,6 +28,7 @@ from vaelens.runs.versions import versions
 from vaelens.runtime import Notify, Runtime
 from vaelens.sampling import Size, shortened
 from vaelens.tensors.file_types import PICKLED
+from vaelens.text.paths import exists
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 

@@ -9,8 +9,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vaelens.errors import UsageError
-from vaelens.files import check_writable, explained, remove_leftovers
+from vaelens.files import remove_leftovers
 from vaelens.runs.plan import PLAN
+from vaelens.text.paths import check_writable, explained
 
 LOCK = ".lock"
 

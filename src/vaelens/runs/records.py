@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from vaelens.errors import CheckFailedError
-from vaelens.files import CHECKSUM, explained, write_atomic
+from vaelens.files import CHECKSUM, write_atomic
+from vaelens.text.paths import explained
 
 T = TypeVar("T")
 Line = dict[str, Any]

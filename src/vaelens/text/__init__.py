@@ -1,1 +1,1 @@
-"""Text that comes from outside: read as numbers, and shown on a terminal."""
+"""Text that comes from outside: read as numbers and paths, and shown on a terminal."""

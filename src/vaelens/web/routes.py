@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from vaelens.errors import ResourceError
-from vaelens.files import FULL
+from vaelens.text.paths import FULL
 from vaelens.web.history import PAGE_SIZE
 from vaelens.web.job import Job
 from vaelens.web.middleware import MAX_UPLOAD_BYTES, UPLOADS

@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from vaelens.errors import UsageError
-from vaelens.files import explained, is_temporary, remove_leftovers, user_path, write_atomic
+from vaelens.files import is_temporary, remove_leftovers, write_atomic
 from vaelens.runs.lock import LOCK, acquire_folder
+from vaelens.text.paths import explained, user_path
 from vaelens.web.job import ID, Job, job_text, read_job
 from vaelens.web.uploads import Uploads
 

@@ -1,0 +1,70 @@
+"""Paths that users name: whether a file can have such a name, and what the system's refusals mean to a user."""
+
+import errno
+import os
+from pathlib import Path
+
+from vaelens.errors import BadInputError, ResourceError, UsageError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+SCARCE = {errno.EMFILE: "open files", errno.ENFILE: "open files", errno.ENOMEM: "memory"}
+WRONG_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP}
+
+
+def exists(name: str) -> bool:
+    """Whether a file or folder of that name exists, for a text that may be no path at all."""
+    return os.path.lexists(name)
+
+
+def is_file(name: str) -> bool:
+    """Whether that is the path of a file, for a text that may be no path at all."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def user_path(source: str | os.PathLike[str]) -> Path:
+    """The path that a user names, `~` and `~name` being homes; it needn't exist.
+
+    Raises UsageError for the home of an unknown user, and for a name that no file can have.
+    """
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except RuntimeError as error:
+        raise UsageError(f"{source}: this machine has no user of that name. Write the folder's whole path.") from error
+    except ValueError as error:  # a NUL byte
+        raise UsageError(f"{str(source)!r} can't be the name of a file: {error}. Choose another.") from error
+    except OSError as error:
+        raise explained(error, Path(source), "can't be used") from error
+    return path
+
+
+def check_writable(path: Path, folder: Path) -> None:
+    """Raises BadInputError, as writing does, if the folder for `path` is read-only, or can't be made in one that is."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+        # Which of the two it is shows only in an attempt, and a folder that is there must not be touched.
+        reason = errno.EROFS if os.name == "posix" and os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+        raise explained(OSError(reason, os.strerror(reason)), path)
+
+
+def explained(error: OSError, target: Path, what: str = "not written") -> UsageError | ResourceError | BadInputError:
+    """The user's error for what the system raised about `target`: the one place that decides which.
+
+    UsageError where the path itself can't be written; ResourceError for a full disk, and where the process has too
+    many open files or too little memory; BadInputError where the system refuses: no permission, read-only.
+    """
+    if error.errno in FULL:
+        return ResourceError(f"{target}: {what}, the disk is full ({_reason(error)}). Free some room, try again.")
+    if error.errno in SCARCE:
+        scarce = SCARCE[error.errno]
+        return ResourceError(f"{target}: {what}, out of {scarce} ({_reason(error)}). Close other programs.")
+    if error.errno in WRONG_PATH:
+        return UsageError(f"{target}: {what}: {_reason(error)}. Choose another path.")
+    return BadInputError(f"{target}: {what}: {_reason(error)}. Check the folder's permissions, or name another.")
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
