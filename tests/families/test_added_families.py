@@ -113,5 +113,7 @@ def test_as_diffusers_has_the_whole_config_and_the_networks_parameters(name: str
     differing = {f for f in {*model.config, *expected.config} if model.config.get(f) != expected.config.get(f)}
     assert differing <= {"_name_or_path", "_use_default_values"}
     assert model.config.unknown == [1]
+    again = vl.load(vae.save(tmp_path / "a.safetensors"), device="cpu").save(tmp_path / "again")
+    assert json.loads((again / "config.json").read_text()) == json.loads(config.read_text())
     own = dict(vae.network.named_parameters())
     assert all(parameter is own[name] for name, parameter in model.named_parameters())

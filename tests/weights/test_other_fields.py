@@ -99,11 +99,33 @@ def test_config_json_comes_before_the_files_metadata(vae: VAE, tmp_path: Path) -
     assert json.loads((saved / "config.json").read_text())["sample_size"] == 128
 
 
-@pytest.mark.parametrize(("name", "expected"), [("ft-mse", 256), ("sdxl", 1024), ("flux1", 1024)])
-def test_known_vaes_have_the_published_fields(name: str, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "field", "expected"),
+    [
+        ("ft-mse", "sample_size", 256),
+        ("sdxl", "sample_size", 1024),
+        ("flux1", "sample_size", 1024),
+        ("sdxl-fp16-fix", "force_upcast", False),
+    ],
+)
+def test_known_vaes_have_the_published_fields(name: str, field: str, expected: int) -> None:
     """Of a known VAE only the weights are downloaded."""
     spec = registry().spec(name)
-    assert spec.family.to_config_json(spec)["sample_size"] == expected
+    assert spec.family.to_config_json(spec)[field] == expected
+
+
+def test_no_more_is_kept_than_can_be_read_again(vae: VAE, tmp_path: Path) -> None:
+    """What is kept goes into a file's header, escaped twice, which has a limit of its own."""
+    config = vae.save(tmp_path / "vae") / "config.json"
+    stated = json.loads(config.read_text())
+    config.write_text(json.dumps(stated | {"notes": '"ü' * 10_000}))
+    loaded = vl.load(tmp_path / "vae", device="cpu")
+    for layout in ("diffusers", "ldm"):
+        again = vl.load(loaded.save(tmp_path / "a.safetensors", layout=layout), device="cpu")
+        assert again.spec.other_fields == loaded.spec.other_fields
+    config.write_text(json.dumps(stated | {"notes": '"ü' * 20_000}))
+    with pytest.raises(BadInputError, match=r"vae.*: 160,\d+ bytes of fields that vaelens doesn't know, .* 100,000"):
+        vl.load(tmp_path / "vae", device="cpu")
 
 
 def test_fields_that_would_change_the_network_are_not_kept_silently(vae: VAE, tmp_path: Path, rewrite: Any) -> None:
@@ -137,7 +159,7 @@ def test_json_that_nests_without_end_is_refused(vae: VAE, tmp_path: Path, rewrit
         values["config"] |= {field: deep} if field == "block_out_channels" else {}
         values |= {field: deep} if field == "scaling_factor" else {}
         path = rewrite(file, tmp_path / "b.safetensors", metadata={"vaelens": json.dumps(values)})
-    with pytest.raises(BadInputError, match="more than 32 deep"):
+    with pytest.raises(BadInputError, match="more than 32 levels deep"):
         vl.load(path)
 
 

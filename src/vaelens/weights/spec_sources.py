@@ -22,6 +22,7 @@ from vaelens.weights.registry import frozen, registry
 
 SPEC_KEY = "vaelens"  # in the metadata of a file of weights
 METADATA_VERSION = 1
+OTHER_BYTES = 100_000  # a config.json has a thousand; what is kept must fit into the header of what is saved
 SPEC_FIELDS = ("latent_space", "scaling_factor", "shift_factor", "pixel_range")
 
 
@@ -88,6 +89,12 @@ def resolve(family: Family, sources: Sequence[SpecSource], where: str) -> Resolv
     saying = {f: source for source in reversed(sources) for f in source.other_fields}  # the first one that says it
     saying = {f: saying[f] for f in sorted(saying.keys() - family.json_fields(config))}
     other = {f: source.other_fields[f] for f, source in saying.items()}
+    size = len(json.dumps(other))
+    if size > OTHER_BYTES:
+        raise BadInputError(
+            f"{where}: {size:,} bytes of fields that vaelens doesn't know, of which it keeps {OTHER_BYTES:,} at most. "
+            "Remove the largest ones from config.json."
+        )
     spec = VAESpec(config, **{f: values.get(f) for f in SPEC_FIELDS}, other_fields=other)  # pyright: ignore[reportArgumentType]
     return ResolvedSpec(spec, source_of, {f: source.name for f, source in saying.items()})
 
