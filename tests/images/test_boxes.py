@@ -52,7 +52,13 @@ def test_csv_and_json_lines_give_the_same_boxes(tmp_path: Path) -> None:
         ("jsonl", '{"id": 3, "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 4}', "id is 3"),
         ("jsonl", '{"id": "a", "label": "a", "left": true, "top": 2, "right": 3, "bottom": 4}', "left is True"),
         ("jsonl", '{"id": "a", "label": "a", "left": 1, "right": 3, "bottom": 4}', "top is None"),
-        ("jsonl", f'{{"id": "a", "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 1{"0" * 400}}}', "bottom is"),
+        (
+            "jsonl",
+            f'{{"id": "a", "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 1{"0" * 400}}}',
+            "no JSON: .* 401 digits",
+        ),
+        ("jsonl", '{"id": "a", "label": "\\ud800", "left": 1, "top": 2, "right": 3, "bottom": 4}', "half a surrogate"),
+        ("csv", "a,eye,1,2,3,1" + "0" * 5000, f"bottom is '1{'0' * 58}..., where"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path: Path, kind: str, line: str, message: str) -> None:
@@ -130,7 +136,14 @@ def test_files_without_cocos_keypoints_are_refused(tmp_path: Path) -> None:
         archive.writestr("annotations/captions_val2017.json", "{}")
     with pytest.raises(BadInputError, match="it holds 0 files person_keypoints_val2017"):
         coco_eye_boxes(tmp_path / "a.zip")
-    for text in ("{", "[]", "{}", json.dumps(annotations({"keypoints": [1, 2]}))):
+    wrong = [
+        annotations({"keypoints": [1, 2]}),
+        annotations({"keypoints": [0, 0, 0, 10**400, 0, 2, 0, 0, 2]}),
+        annotations({"keypoints": [0] * 12, "category_id": []}),
+        annotations({"id": "a", "keypoints": [0] * 12}, {"id": 1, "keypoints": [0] * 12}),
+        annotations({"keypoints": [0] * 12}) | {"categories": [{"id": 1, "keypoints": {"left_eye": 1}}]},
+    ]
+    for text in ("{", "[]", "{}", *map(json.dumps, wrong)):
         with pytest.raises(BadInputError, match=r"a\.json"):
             coco_eye_boxes(written(tmp_path, "a.json", text))
     with pytest.raises(BadInputError, match="No such file"):

@@ -22,6 +22,7 @@ from typing import Any, cast
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.images.drawing import Box
+from vaelens.json_reading import parse_json, quoted
 
 SIDES = ("left", "top", "right", "bottom")
 COLUMNS = ("id", "label", *SIDES)
@@ -79,8 +80,10 @@ def coco_eye_boxes(path: StrPath) -> dict[str, tuple[Box, ...]]:
             boxes = _eyes(person["keypoints"], points[person["category_id"]])
             if boxes:
                 found.setdefault(str(names[person["image_id"]]), []).extend(boxes)
-    except (LookupError, TypeError, ValueError) as error:
-        raise BadInputError(f"{file} doesn't hold COCO's person keypoints ({error!r} is missing or wrong).") from error
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadInputError(
+            f"{file} doesn't hold COCO's person keypoints ({quoted(error)}). Download it anew."
+        ) from error
     return {name: tuple(boxes) for name, boxes in sorted(found.items())}
 
 
@@ -117,8 +120,8 @@ def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            found = parse_json(line)
+        except ValueError as error:
             raise BadInputError(f"{file}, line {number}: no JSON: {error}. Correct the line.") from error
         if not isinstance(found, dict):
             raise BadInputError(f'{file}, line {number}: no JSON object. Write {{"id": ..., "label": ..., ...}}.')
@@ -129,7 +132,7 @@ def _box(line: Mapping[str, object], where: str) -> tuple[str, Box]:
     name, label = line.get("id"), line.get("label")
     for what, value in (("id", name), ("label", label)):
         if not isinstance(value, str) or not value:
-            raise BadInputError(f"{where}: {what} is {value!r}, where a text is expected. Correct the line.")
+            raise BadInputError(f"{where}: {what} is {quoted(value)}, where a text is expected. Correct the line.")
     left, top, right, bottom = (_number(line.get(side), side, where) for side in SIDES)
     if left >= right or top >= bottom:
         raise BadInputError(
@@ -147,7 +150,7 @@ def _number(value: object, side: str, where: str) -> float:
         except (ValueError, OverflowError):
             number = math.nan
     if not math.isfinite(number):
-        raise BadInputError(f"{where}: {side} is {value!r}, where a number is expected. Correct the line.")
+        raise BadInputError(f"{where}: {side} is {quoted(value)}, where a number is expected. Correct the line.")
     return number
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.standins.hub import HubStandin
-from support.stored_images import content, folder, ids, images_column, parquet, shards, zipped
+from support.stored_images import Entry, content, folder, ids, images_column, parquet, raw_zip, shards, zipped
 from vaelens.download import hub, hub_listing
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets import open_dataset
@@ -149,6 +149,17 @@ def test_a_hub_dataset_of_zips_and_of_images(repository: Hub) -> None:
     data = open_dataset("owner/name")
     assert ids(data) == ["val.zip/x/a.png"]
     assert data.read(data.items[0]) == content("x/a.png")
+
+
+def test_a_hub_dataset_tells_what_it_leaves_out(repository: Hub) -> None:
+    folder(repository.root, "a.png", "b.heic", "c.txt")
+    assert open_dataset("owner/name").notes[1:] == (
+        "1 file left out: 1 .heic (formats that aren't read: convert them to PNG or JPEG)",
+    )
+    (repository.root / "a.png").unlink()
+    (repository.root / "set.zip").write_bytes(raw_zip(Entry(b"a.png")) + raw_zip(Entry(b"b.png")))
+    with pytest.raises(BadInputError, match=r"set\.zip: .* stand before the archive"):
+        open_dataset("owner/name")
 
 
 def test_a_hub_dataset_without_images(repository: Hub) -> None:

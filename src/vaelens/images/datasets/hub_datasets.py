@@ -1,5 +1,6 @@
 """Datasets on the Hugging Face hub: parquet files with one image per row, or shards, zips or images as files."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -8,6 +9,7 @@ from vaelens.download import hub, hub_listing
 from vaelens.errors import BadInputError
 from vaelens.images.datasets.folders import file_pieces
 from vaelens.images.datasets.items import Source, by_id, clean_id
+from vaelens.images.datasets.left_out import UNREAD, note_on_left_out
 from vaelens.images.datasets.parquet import open_parquet, require_pyarrow
 from vaelens.images.datasets.shards import open_shards
 from vaelens.images.datasets.splits import choose_split
@@ -48,12 +50,13 @@ def open_hub_dataset(
     name, notes = f"{repo} {part}", (f"{repo} at commit {there.commit}",)
     if form is SUFFIXES:
         members = by_id(((clean_id(file.filename, repo), file) for file in files), repo)
+        left_out = Counter(suffix for file in shown if (suffix := _suffix(file)) in UNREAD)
         return Source(
             name,
             "hub",
             tuple(members),
             lambda key: file_pieces(hub.fetch(members[key], runtime)),
-            notes,
+            (*notes, *note_on_left_out(left_out)),
         )
     if form == {".parquet"}:
         require_pyarrow(repo)
