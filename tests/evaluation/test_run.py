@@ -16,10 +16,11 @@ from PIL import Image
 
 from support.small_run import FAST, IMAGES, SIDE, SMALL, Run, assert_same, rows
 from support.vaes import random_vae
-from vaelens.errors import BadInputError
+from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.measurement import Measurement
 from vaelens.evaluation.report.examples import choose_examples, make_examples
 from vaelens.evaluation.results import Example, Results
+from vaelens.files import checked_json
 
 pytestmark = pytest.mark.usefixtures("small_runs")
 Measure = Callable[..., Results]
@@ -31,7 +32,7 @@ def test_an_evaluation_leaves_rows_record_and_report(whole: Run) -> None:
     assert len(lines) == IMAGES * 2
     assert {line["vae"] for line in lines} == {"one", "two"}
     assert {line["id"] for line in lines} == {f"{n:02d}.png" for n in range(IMAGES)}
-    assert set(lines[0]) == {"id", "vae", "sha256", "finite", "psnr", "ssim", "psim_small"}
+    assert set(lines[0]) == {"id", "vae", "sha256", "finite", "psnr", "ssim", "psim_small", "checksum"}
     for name in ("report.html", "report.md", "rows.csv", "run.json", "plan.json", "rows.jsonl"):
         assert (folder / name).stat().st_size > 0
     record = json.loads((folder / "run.json").read_text())
@@ -115,25 +116,30 @@ def test_the_record_lists_every_call_that_measured(two_vaes: list[Path], tmp_pat
     assert second["calls"][0] == first["calls"][0]
     assert "measured: 8 reconstructions in " in (tmp_path / "run" / "report.md").read_text()
     second["calls"][0] |= {"seconds": 100.0, "peak_memory_bytes": 2**50}
-    file.write_text(json.dumps(second))
+    file.write_bytes(checked_json({key: value for key, value in second.items() if key != "checksum"}))
     idle = record_of_call(two_vaes)
     assert idle["calls"] == second["calls"], "a call that measured nothing adds none"
     assert idle["seconds"] == pytest.approx(100 + second["calls"][1]["seconds"], abs=1e-3)
     assert idle["peak_memory_bytes"] == 2**50
 
 
-@pytest.mark.parametrize(
-    "damaged", ["", "[]", "{}", '{"calls": 3}', '{"calls": [3]}', '{"calls": [{"seconds": "x"}]}', "[" * 100_000]
-)
-def test_a_damaged_record_stops_no_run(whole: Run, tmp_path: Path, measure: Measure, damaged: str) -> None:
+@pytest.mark.parametrize("changed", ["report.html", "rows.csv", "run.json", "model-index/one.yml"])
+def test_a_file_of_the_report_that_was_changed_is_never_replaced(
+    whole: Run, tmp_path: Path, measure: Measure, changed: str
+) -> None:
     shutil.copytree(whole.folder, tmp_path / "run")
-    file = tmp_path / "run" / "run.json"
-    file.write_text(damaged)
-    notices: list[str] = []
-    measure(notify=notices.append)
-    assert any("run.json is damaged, so the times of earlier calls are lost" in notice for notice in notices)
-    record = json.loads(file.read_text())
-    assert (record["calls"], record["seconds"], record["peak_memory_bytes"]) == ([], None, None)
+    file = tmp_path / "run" / changed
+    file.write_bytes(before := file.read_bytes() + b"mine")
+    with pytest.raises(UsageError, match=f"{file}.* not made by vaelens, or changed since"):
+        measure()
+    assert file.read_bytes() == before
+
+
+def test_a_report_leaves_other_files_of_its_folder_alone(whole: Run, tmp_path: Path, measure: Measure) -> None:
+    shutil.copytree(whole.folder, tmp_path / "run")
+    (mine := tmp_path / "run" / "model-index" / "mine.yml").write_text("mine")
+    measure()
+    assert mine.read_text() == "mine"
 
 
 def test_a_corrupt_image_stops_the_run_or_is_listed(

@@ -152,15 +152,24 @@ def test_a_run_without_a_checkpoint_starts_again(
 
 def test_damaged_records_are_replaced(narrow: Path, photos: Path, whole: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(whole, tmp_path / "run"))
-    (run / "run.json").write_text('{"stopped":')
     (run / "skipped.json").write_text("[")
     train(narrow, photos, run)
     assert_same(run, whole)
-    for recipe, micro_batch_size in (("1", "4"), ("{}", '"x"'), ("", "4")):  # the last one isn't JSON
-        text = f'{{"recipe": {recipe}, "micro_batch_size": {micro_batch_size}, "threads": 1}}'
+    for text in ('{"recipe": 1, "micro_batch_size": 4, "threads": 1}', '{"command": "finetune", "recipe":'):
         (run / "plan.json").write_text(text)
         with pytest.raises(BadInputError, match=r"plan\.json"):
             train(narrow, photos, run)
+
+
+@pytest.mark.parametrize("changed", ["README.md", "run.json", "vae/config.json"])
+def test_what_the_user_changed_is_never_replaced(
+    narrow: Path, photos: Path, whole: Path, tmp_path: Path, changed: str
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / changed).write_text("mine")
+    with pytest.raises(UsageError, match=f"{changed}.* not made by vaelens, or changed since"):
+        train(narrow, photos, run)
+    assert (run / changed).read_text() == "mine"
 
 
 def test_bfloat16_networks_have_float32_weights(narrow: Path, photos: Path, run: Path, whole: Path) -> None:

@@ -30,16 +30,18 @@ from vaelens.evaluation.published_scores import (
 from vaelens.evaluation.report.wording import list_skipped
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
-from vaelens.files import StrPath, json_text, write_atomic
+from vaelens.files import StrPath
 from vaelens.images.resizing import RESIZE_METHODS
 from vaelens.metrics.pretrained import load_networks
 from vaelens.metrics.ssim import Padding
 from vaelens.report.tables import Column, Table
+from vaelens.runs.outputs import check_outputs, write_outputs
 from vaelens.runtime import Notify, Progress, Runtime
 
 # What the published tables don't say. SSIM's padding has to be told apart too, but needs no other run.
 POSTERIORS: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
 ROUNDINGS: tuple[Literal["truncate", "half-up"], ...] = ("truncate", "half-up")
+RESULT = "calibration.json"
 METRICS_OF = {"rfid": ("rfid",), "psnr": ("psnr",), "ssim": ("ssim_zero", "ssim_valid"), "psim": ("psim",)}
 
 
@@ -178,6 +180,7 @@ def calibrate(
     BadInputError for a file that is no table of figures.
     """
     runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify)
+    check_outputs(Path(output) / RESULT, [])
     sources = [vaes] if isinstance(vaes, str | os.PathLike) else list(vaes)
     figures = published_figures(sources, published)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -211,7 +214,7 @@ def calibrate(
         runtime.notify(
             f"Warning: the model cards' figures are for {card_images:,} images, and these are {calibration.images:,}."
         )
-    write_atomic(Path(output) / "calibration.json", json_text(calibration.as_dict()).encode())
+    write_outputs(Path(output) / RESULT, calibration.as_dict(), {})
     return calibration
 
 

@@ -23,22 +23,15 @@ from vaelens.evaluation.results import Row
 from vaelens.files import remove_leftovers
 from vaelens.metrics.frechet import Moments
 from vaelens.runs.lock import folder_lock, removed_if_unused
+from vaelens.runs.outputs import RECORD_NAME, changed_outputs, check_outputs
 from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
 from vaelens.runtime import Notify, silent
 
 COMMAND = "evaluate"
-OUTPUTS = (
-    "rows.jsonl",
-    "run.json",
-    "report.html",
-    "report.md",
-    "results.json",
-    "rows.csv",
-    "regions.csv",
-    "model-index",
-)
+REPORT = ("report.html", "report.md", "results.json", "rows.csv", "regions.csv")
+OUTPUTS = ("rows.jsonl", RECORD_NAME, *REPORT, "model-index")
 UNITS_SENT = 256  # from rank to rank at once, so that only so many are in memory
 
 Bad = tuple[str, str]  # an unreadable image: id and reason
@@ -59,6 +52,8 @@ def check_folder(path: Path, requested: Mapping[str, Any]) -> dict[str, Any] | N
             if (path / name).exists():
                 raise UsageError(f"{path / name} was not written by vaelens and would be overwritten. {CHOOSE_ANOTHER}")
         return None
+    record = path / RECORD_NAME
+    check_outputs(record, {*REPORT, *changed_outputs(record)})
     if not isinstance(found.get("vaes"), dict):
         raise BadInputError(f"{path / 'plan.json'} is damaged: it has no VAEs. {CHOOSE_ANOTHER}")
     new = as_stored(requested)

@@ -1,16 +1,14 @@
 """run.json: what a run measured, in which calls, in what time, on how many ranks."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from vaelens.resources import peak_memory
+from vaelens.runs.outputs import RECORD_NAME, read_record
 
 COUNTS = ("images", "reconstructions")
-TIMES = ("seconds", "measuring_seconds")
 
 Call = Mapping[str, Any]
 
@@ -37,15 +35,9 @@ def call_record(ranks: Sequence[Mapping[str, Any]], seconds: float) -> dict[str,
     }
 
 
-def earlier_calls(file: Path) -> list[dict[str, Any]] | None:
-    """The calls in a run.json: none where there is no such file, None where it is damaged."""
-    try:
-        calls = list(json.loads(file.read_bytes())["calls"])
-        return calls if all(map(_is_call, calls)) else None
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return None
+def earlier_calls(folder: Path) -> list[dict[str, Any]]:
+    """The calls in the folder's run.json, none where there isn't one."""
+    return (read_record(folder / RECORD_NAME) or {}).get("calls", [])
 
 
 def totals(calls: Sequence[Call]) -> dict[str, Any]:
@@ -56,11 +48,3 @@ def totals(calls: Sequence[Call]) -> dict[str, Any]:
 
 def _largest_memory(records: Sequence[Mapping[str, Any]]) -> int | None:
     return max((one["peak_memory_bytes"] for one in records if one["peak_memory_bytes"]), default=None)
-
-
-def _is_call(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    call = cast(dict[str, Any], value)
-    numbers = [*(call.get(key) for key in (*COUNTS, *TIMES)), call.get("peak_memory_bytes", -1) or 0]
-    return all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers)

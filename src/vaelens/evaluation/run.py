@@ -25,13 +25,14 @@ from vaelens.evaluation.report.examples import choose_examples, make_examples
 from vaelens.evaluation.report.report_files import write_report
 from vaelens.evaluation.results import Results
 from vaelens.families.spec import spec_values
-from vaelens.files import StrPath, json_text, write_atomic
+from vaelens.files import StrPath
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
 from vaelens.loading import check_source, distinct_names, is_published, open_vae
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import processor, using_threads
+from vaelens.runs.lock import folder_lock
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, silent
@@ -136,11 +137,9 @@ def evaluate(
         options = {"source": dataset.name, "skip_bad": skip_bad, "shard": shard, "take": take, "ranks": ranks.count,
                    "min_aesthetic": min_aesthetic, "split": split}  # fmt: skip
         settings = {key: value for key, value in plan.items() if key not in ONLY_IN_PLAN} | options
-        record = _write_record(
-            folder, dataset, settings, records, ranks=rank_records, started=started, notify=runtime.notify
-        )
+        record = _record(folder, dataset, settings, records, ranks=rank_records, started=started, notify=runtime.notify)
         results = aggregate(folder, dataset, protocol, record, runtime.progress)
-        write_report(results, make_examples(choose_examples(results), measurement), path)
+        _write_report(results, measurement)
         return results
 
 
@@ -274,7 +273,13 @@ def _notify_unfinished(folder: EvaluationFolder, left: Mapping[int, Sequence[str
     return {"chunks": folder.chunks, "chunks_left": len(left), "reconstructions_left": count}
 
 
-def _write_record(
+def _write_report(results: Results, measurement: Measurement) -> None:
+    examples = make_examples(choose_examples(results), measurement)
+    with folder_lock(measurement.folder.path):
+        write_report(results, examples, measurement.folder.path)
+
+
+def _record(
     folder: EvaluationFolder,
     dataset: Dataset,
     settings: Mapping[str, Any],
@@ -284,17 +289,11 @@ def _write_record(
     started: float,
     notify: Notify,
 ) -> dict[str, Any]:
-    """run.json, with this call added to the earlier ones."""
+    """For run.json, with this call added to the earlier ones."""
     others = [name for name in folder.vaes() if name not in vaes]
     if others:
         notify(f"{folder.path} also has rows of {', '.join(others)}. Name them too for a report that compares all.")
-    file = folder.path / "run.json"
-    calls = earlier_calls(file)
-    if calls is None:
-        notify(f"Warning: {file} is damaged, so the times of earlier calls are lost. It is written anew.")
     seconds = time.perf_counter() - started
-    calls = [*(calls or ()), *filter(None, [call_record(ranks, seconds)])]
+    calls = [*earlier_calls(folder.path), *filter(None, [call_record(ranks, seconds)])]
     record = run_record(COMMAND, settings, list(vaes.values()), seconds) | totals(calls)
-    record |= {"skipped": folder.bad(), "notes": list(dataset.notes), "calls": calls}
-    write_atomic(file, json_text(record).encode())
-    return record
+    return record | {"skipped": folder.bad(), "notes": list(dataset.notes), "calls": calls}

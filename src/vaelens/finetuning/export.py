@@ -24,10 +24,17 @@ from vaelens.finetuning.loop import Training, raw_vae, released_vae
 from vaelens.finetuning.recipe import FieldNote, explain
 from vaelens.images.writing import from_uint8
 from vaelens.report.tables import Column, Table, table_markdown
+from vaelens.runs.outputs import RECORD_NAME, begin_outputs
 from vaelens.runtime import silent
 from vaelens.vae import VAE
+from vaelens.weights.reading import WEIGHT_NAMES
 
 VAE_FOLDER, RAW_FOLDER, LDM_FILE, REPORT, MODEL_CARD = "vae", "raw", "vae-ldm.safetensors", "report", "README.md"
+
+VAE_FILES = (WEIGHT_NAMES[0], "config.json")
+OUTPUTS = (  # what run.json lists; the report has a record of its own
+    *(f"{folder}/{name}" for folder in (VAE_FOLDER, RAW_FOLDER) for name in VAE_FILES), LDM_FILE, MODEL_CARD,
+)  # fmt: skip
 
 CARD_TEXT = """---
 library_name: diffusers
@@ -96,6 +103,7 @@ def release(
         "seed": str(t.config.seed),
     }
     if t.ranks.is_first:
+        begin_outputs(path / RECORD_NAME, {**record, "stopped": None}, OUTPUTS)  # it isn't until all is written
         tuned.save(path / VAE_FOLDER, notes=notes)
         tuned.save(path / LDM_FILE, layout="ldm", notes=notes)
         if t.state.ema is not None:

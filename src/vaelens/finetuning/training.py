@@ -16,11 +16,11 @@ from vaelens.errors import CheckFailedError, UsageError
 from vaelens.evaluation.loaded_preset import check_networks, load_preset, published_networks
 from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.results import Results
-from vaelens.files import StrPath, json_text, write_atomic
+from vaelens.files import StrPath
 from vaelens.finetuning.checkpoints import clean, restore_newest
 from vaelens.finetuning.data import TrainingImages
 from vaelens.finetuning.data import micro_batch_size as find_micro_batch_size
-from vaelens.finetuning.export import release
+from vaelens.finetuning.export import OUTPUTS, release
 from vaelens.finetuning.initialization import Initial, check_encoder_unchanged, check_vae, initialize
 from vaelens.finetuning.loop import OnLog, Training, train
 from vaelens.finetuning.losses import PERCEPTUAL_NETWORKS, load_perceptual
@@ -42,6 +42,7 @@ from vaelens.loading import space_of
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import using_threads
 from vaelens.runs.lock import exclusive_run
+from vaelens.runs.outputs import RECORD_NAME, check_outputs, end_outputs
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import SHORT_DTYPES, Notify, Progress, Runtime, ShouldStop, find_device, log, silent
@@ -146,6 +147,7 @@ def finetune(
     check_vae(vae, chosen, space)
     path = Path(output)
     found = existing_plan(path)
+    check_outputs(path / RECORD_NAME, OUTPUTS)
     ranks = join_ranks(kind)
     runtime = Runtime.of(
         device=f"cuda:{os.environ['LOCAL_RANK']}" if ranks.count > 1 and kind == "cuda" else device,
@@ -184,7 +186,7 @@ def finetune(
         tuned, results = release(training, initial.vae, record, metric_paths, offline=offline)
         record |= {"vaes": [vae_record(tuned)], "seconds": round(time.perf_counter() - started, 3)}  # of this call
         if ranks.is_first:
-            write_atomic(path / "run.json", json_text(record).encode())
+            end_outputs(path / RECORD_NAME, record, OUTPUTS)
         if stopped:
             raise CheckFailedError(
                 f"{path}: stopped early: {stopped} The released weights are those after step {training.state.step}. "

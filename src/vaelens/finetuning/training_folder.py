@@ -16,6 +16,7 @@ from vaelens.errors import UsageError
 from vaelens.files import is_temporary, json_text, write_atomic
 from vaelens.images.writing import encode_png
 from vaelens.runs.lock import LOCK
+from vaelens.runs.outputs import RECORD_NAME, read_record
 from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
@@ -84,9 +85,7 @@ def write_or_compare_plan(path: Path, found: Mapping[str, Any], plan: Mapping[st
         refuse_differences(path, differences(dict(found), as_stored(plan)))
     except UsageError as error:
         return str(error)
-    stopped = None
-    with suppress(OSError, ValueError, AttributeError):  # no record yet, or a damaged one: resume
-        stopped = json.loads((path / "run.json").read_bytes()).get("stopped")
+    stopped = (read_record(path / RECORD_NAME) or {}).get("stopped")
     return f"{path} was stopped early: {stopped} {CHANGE_RECIPE}" if stopped else None
 
 

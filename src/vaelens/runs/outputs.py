@@ -22,10 +22,9 @@ Listed = Mapping[str, set[str | None]]  # name -> sha256 of what a run wrote the
 def read_record(path: Path) -> dict[str, Any] | None:
     """A record as it was written, None for anything else."""
     try:
-        record = read_checked_json(path.read_bytes())
+        return read_checked_json(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    return record if "command" in record else None
 
 
 def is_ours(path: Path, record: Path) -> bool:
@@ -37,12 +36,8 @@ def is_ours(path: Path, record: Path) -> bool:
 
 def check_outputs(record: Path, names: Iterable[str]) -> None:
     """Raises UsageError where the record, or a file of these names beside it, is there and isn't ours."""
-    listed = _listed(record)
-    lost = [record.name] if record.exists() and read_record(record) is None else []
-    for name in names:
-        path = record.parent / name
-        if path.exists() and not _is_unchanged(path, listed.get(name, set())):
-            lost.append(name)
+    names = list(names)
+    lost = _not_ours(record, names) and _not_ours(record, names)  # again: another process may have written meanwhile
     if lost:
         shown = ", ".join(str(record.parent / name) for name in lost[:SHOWN])
         more = f" and {len(lost) - SHOWN} more" * (len(lost) > SHOWN)
@@ -102,6 +97,13 @@ def end_outputs(record: Path, values: Mapping[str, Any], names: Iterable[str]) -
     """Write the record with the files of these names as they are now."""
     found = [(name, sha256_file(record.parent / name)) for name in names if (record.parent / name).is_file()]
     write_atomic(record, _record(values, found))
+
+
+def _not_ours(record: Path, names: Sequence[str]) -> list[str]:
+    listed = _listed(record)
+    found = [record.name] if record.exists() and read_record(record) is None else []
+    paths = {name: record.parent / name for name in names}
+    return found + [n for n, path in paths.items() if path.exists() and not _is_unchanged(path, listed.get(n, set()))]
 
 
 def _record(values: Mapping[str, Any], listed: Sequence[tuple[str, str | None]]) -> bytes:

@@ -8,20 +8,17 @@ from vaelens.evaluation.report.exports import model_indexes, regions_csv, result
 from vaelens.evaluation.report.html import report_html
 from vaelens.evaluation.report.score_tables import summary_table
 from vaelens.evaluation.results import Example, Results
-from vaelens.files import json_text, write_atomic
+from vaelens.files import json_text
 from vaelens.report.tables import markdown_escaped, table_markdown
+from vaelens.runs.outputs import RECORD_NAME, write_outputs
 
 
 def write_report(results: Results, examples: Sequence[Example], folder: Path) -> list[Path]:
-    """Write every file of the report, each whole or not at all; gives their paths. Raises what `write_atomic` does.
+    """Write every file of the report, and run.json, in the place of those of an earlier one; gives the report's paths.
 
-    `examples` are shown in their order, each with its scores.
+    `examples` are shown in their order, each with its scores. Raises what `write_outputs` does.
     """
-    files = report_files(results, examples)
-    for old in (folder / "model-index").glob("*.yml"):  # of VAEs that this report doesn't name
-        if f"model-index/{old.name}" not in files:
-            old.unlink(missing_ok=True)  # another process may have been here
-    return [write_atomic(folder / name, content) for name, content in files.items()]
+    return write_outputs(folder / RECORD_NAME, results.record, report_files(results, examples))
 
 
 def report_files(results: Results, examples: Sequence[Example]) -> dict[str, bytes]:
