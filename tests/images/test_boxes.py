@@ -55,7 +55,7 @@ def test_csv_and_json_lines_give_the_same_boxes(tmp_path: Path) -> None:
         (
             "jsonl",
             f'{{"id": "a", "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 1{"0" * 400}}}',
-            "no JSON: .* 401 digits",
+            "no JSON: a number has 401 digits",
         ),
         ("jsonl", '{"id": "a", "label": "\\ud800", "left": 1, "top": 2, "right": 3, "bottom": 4}', "half a surrogate"),
         ("csv", "a,eye,1,2,3,1" + "0" * 5000, f"bottom is '1{'0' * 58}..., where"),
