@@ -274,7 +274,7 @@ def test_diffusers_own_ways_to_change_a_model_apply(folder: Path) -> None:
     assert model.decoder.conv_out.weight.dtype == torch.bfloat16 if folder.name == "kl" else True
 
 
-@pytest.mark.parametrize("folder", ["kl", pytest.param("tiny", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
 def test_it_compiles_in_one_graph(folder: Path) -> None:
     model = ours(folder)
     z = torch.randn(1, 4, 4, 4)
