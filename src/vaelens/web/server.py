@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 
@@ -19,6 +20,7 @@ from vaelens.runtime import DEFAULT, Runtime, find_device
 from vaelens.web.access import WILDCARDS, AccessPolicy
 from vaelens.web.app import make_app
 from vaelens.web.choices import Choices
+from vaelens.web.connections import Connections, connection_limit
 from vaelens.web.queue import MAX_WAITING, Queue
 from vaelens.web.store import Store
 from vaelens.web.worker import JobRunner, Report
@@ -93,13 +95,15 @@ def prepare(
         runner = JobRunner(store, choices, runtime=runtime, safety_checker=safety_checker, space=space, report=report)
         queue, closing = Queue(runner, distinct_devices(devices), max_waiting), threading.Event()
         opened.callback(queue.close)
+        connections = Connections(connection_limit(_open_file_limit()))
         config = uvicorn.Config(
             make_app(runner, queue, policy, closing),
             log_config=None,
             log_level=None,
             server_header=False,
             proxy_headers=False,  # there is no proxy in front
-            http="h11",
+            http=cast(Any, connections.protocol),  # uvicorn calls it as it does the class
+            backlog=connections.limit,
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -170,6 +174,16 @@ def _silent_and_responsive() -> Generator[None]:
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)
         sys.setswitchinterval(interval)
+
+
+def _open_file_limit() -> int:
+    """How many files the process may open; each connection is one."""
+    if os.name != "posix":
+        return MAX_OPEN_FILES
+    import resource  # noqa: PLC0415  (POSIX only)
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 @contextmanager
