@@ -182,7 +182,7 @@ def reconstruct(
         if not isinstance(source, VAE):
             check_source(source)
     for photo in photos:
-        h, w = read_size(photo)
+        h, w = read_size(photo, max_side)
         if h * w > LARGE and max_side is None and runtime.device.type == "cpu":
             runtime.notify(
                 f"Note: {photo} has {h * w / 1e6:.0f} megapixels, which take minutes and many GB of memory on a CPU. "

@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageCms
 
 from vaelens.errors import BadInputError
-from vaelens.images.reading import MAX_PIXELS, decode_file, read_size
+from vaelens.images.headers import MAX_PIXELS
+from vaelens.images.reading import decode_file, read_size
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
 
 

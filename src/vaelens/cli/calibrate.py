@@ -9,6 +9,7 @@ from vaelens.cli import options
 from vaelens.cli.output import notice, progress, result, result_json, result_table
 
 
+@options.with_pixel_limit
 @options.with_runtime_options
 def calibrate(
     source: Annotated[

@@ -17,6 +17,7 @@ from vaelens.cli.output import (
 )
 
 
+@options.with_pixel_limit
 @options.with_runtime_options
 @options.with_sampling_options
 def compare(

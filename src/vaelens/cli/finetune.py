@@ -22,6 +22,7 @@ EMBEDDED_NOTICE = (
 PER_SOURCE = "Repeatable, once for each DATA."
 
 
+@options.with_pixel_limit
 def finetune(
     data: Annotated[
         list[str] | None,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype")
 
 
+@options.with_pixel_limit
 def inspect(
     context: typer.Context,
     source: Annotated[

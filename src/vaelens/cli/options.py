@@ -33,6 +33,16 @@ MaxSide = Annotated[
     int | None,
     typer.Option("--max-side", min=1, metavar="PIXELS", help="Shrink photos whose longer side exceeds this."),
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        metavar="N",
+        help="Read images of up to N pixels, at 16 bytes of memory each. Default: 67108864.",
+        show_default=False,
+    ),
+]
 Space = Annotated[
     str | None,
     typer.Option(
@@ -96,6 +106,20 @@ def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each field of `Sampling` before `--output`; it gets the values as keywords."""
     added = {name: _parameter(name, option) for name, option in sampling.options().items()}
     return insert(command, added, before="output")
+
+
+def with_pixel_limit(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `--max-pixels` before `--json`; it holds for every image that is read while the command runs."""
+
+    @wraps(command)
+    def run(*, max_pixels: int | None, **given: Any) -> None:
+        from vaelens.images.headers import pixel_limit
+
+        with pixel_limit(max_pixels):
+            command(**given)
+
+    vars(run)["__signature__"] = inspect.signature(command)
+    return insert(run, {"max_pixels": (MaxPixels, None)}, before="json")
 
 
 def with_level_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,6 +9,7 @@ from vaelens.cli import options
 from vaelens.cli.output import notice, result, result_json
 
 
+@options.with_pixel_limit
 def replay(
     image: Annotated[Path, typer.Argument(metavar="FILE.png", help="An image made by vaelens.")],
     model: Annotated[

@@ -20,9 +20,14 @@ class LabelledBoxes:
     """
 
     def __init__(
-        self, path: StrPath | None, seeds: Sequence[int], latents: Sequence[Latent], photos: Sequence[StrPath]
+        self,
+        path: StrPath | None,
+        seeds: Sequence[int],
+        latents: Sequence[Latent],
+        photos: Sequence[StrPath],
+        max_side: int | None,
     ) -> None:
-        self._long_sides = {Path(photo).name: max(read_size(photo)) for photo in photos}
+        self._long_sides = {Path(photo).name: max(read_size(photo, max_side)) for photo in photos}
         self._boxes: Mapping[str, tuple[Box, ...]] = {}
         self.notes: list[str] = []
         if path is not None:

@@ -105,7 +105,7 @@ def compare(
     _check_photos(photos, max_side)
     _check_stored(latents, stored)
     seeds = generation.check_seeds([0] if seeds is None else list(seeds)) if requested else []
-    labelled = LabelledBoxes(boxes, seeds, stored, photos)
+    labelled = LabelledBoxes(boxes, seeds, stored, photos, max_side)
     if runtime.device_name == "cpu" and runtime.dtype_name == "float16":
         runtime.notify("Note: float16 is very slow on a CPU. bfloat16 saves as much memory; float32 is the fastest.")
     selection = select(
@@ -180,7 +180,7 @@ def _check_photos(photos: Sequence[StrPath], max_side: int | None) -> None:
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side must be at least 1 pixel, not {max_side}.")
     for photo in photos:
-        read_size(photo)
+        read_size(photo, max_side)
 
 
 def _check_stored(file: StrPath | None, latents: Sequence[Latent]) -> None:

@@ -124,7 +124,7 @@ def examine(
     start = time.perf_counter()
     if min(round_trips, max_side, *time_at) < 1:
         raise UsageError("round trips, the sides to measure times at and the largest side must each be at least 1.")
-    sources = None if images is None else _listed(images)
+    sources = None if images is None else _listed(images, max_side)
     count = SYNTHETIC_IMAGES if sources is None else len(sources)
     trips = min(count, DRIFT_IMAGES) * (round_trips - 1)
     run = _Run(vae, progress, count + len(COLOURS) + trips + len(time_at) * (REPEATS + 1))
@@ -174,7 +174,7 @@ def _measure(
     )
 
 
-def _listed(images: Sequence[Source]) -> list[Path | Tensor]:
+def _listed(images: Sequence[Source], max_side: int) -> list[Path | Tensor]:
     """The images in folders too; every header is checked before any work."""
     found: list[Path | Tensor] = []
     for source in images:
@@ -193,7 +193,7 @@ def _listed(images: Sequence[Source]) -> list[Path | Tensor]:
         raise UsageError("no image named. Name files or folders, or none for synthetic faces and letters.")
     for source in found:
         if isinstance(source, Path):
-            read_size(source)
+            read_size(source, max_side)
     return found
 
 

@@ -5,42 +5,62 @@
 | EXIF orientation   | turned upright                                                                   |
 | alpha, or a palette with transparency | laid over white, on the stored values                         |
 | a palette, 1 bit, 8-bit grey | its colours; grey in all three channels                                |
-| 16-bit grey        | v / 65535, unrounded                                                             |
+| 16-bit grey        | v / 65535, unrounded; in TIFF v / 4095 for 12 bits, and turned round where white is 0 |
 | 16 bits per channel, colour | the high byte of each, as Pillow decodes it                               |
+| a TIFF palette of 8-bit values | these values; 16-bit ones by their high byte                           |
 | LAB, YCbCr         | Pillow's plain conversion                                                        |
 | CMYK               | by its profile; without one, Pillow's plain conversion                           |
-| an ICC profile     | converted to sRGB, perceptual intent (sRGB itself untouched; a broken one ignored) |
+| an ICC profile     | to sRGB, perceptual intent (untouched if its colorimetry is sRGB's; a broken one ignored) |
 | several frames or pages | the first                                                                     |
+| damaged or very large metadata | its pixels; what can't be read is ignored                              |
 
-Every rule but the plain case leaves a note. More than MAX_PIXELS pixels, and formats that
-are programs or layers (SVG, EPS, PDF, PSD), are refused from the header.
+Every rule but the plain case leaves a note. Refused are:
+
+- more than MAX_PIXELS pixels (`--max-pixels`), and formats that are programs or layers (SVG, EPS, PDF, PSD), from
+  the header;
+- values without a defined range (32 bits, signed), and the TIFF kinds that Pillow opens but gets wrong;
+- an incomplete image, also where its decoder would fill what is missing with grey or black.
+
+With `max_side`, JPEG (but not progressive) and JPEG 2000 are decoded at a half, quarter or eighth of their size
+first, so that memory follows what is wanted; 16 bytes per pixel are taken of that size.
 """
 
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar
 
 import numpy as np
-import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from vaelens.errors import BadInputError
 from vaelens.files import StrPath
-from vaelens.process import without_warnings
+from vaelens.images import headers
+from vaelens.images.colors import Conversion, tiles, to_tensor
+from vaelens.images.formats import jpeg, png, ppm, tiff
+from vaelens.images.formats.tiff import GreyScale
+from vaelens.images.headers import DamagedImageError, Opened, Source
 
-MAX_PIXELS = 2**27  # 134 million: 1.6 GB as a float tensor
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
-SUFFIXES = {  # every name that files of these formats have
+SUFFIXES = {  # every name that files of headers.FORMATS have
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".webp", ".tif", ".tiff", ".bmp"),
     *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 }
-HEAD = 1024  # bytes that show what a file is
 ORIENTATION = 0x0112
-EIGHT_BIT = {"RGB", "RGBA", "LA"}  # what Pillow makes of PNGs with 16 bits per channel
-DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
-REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\xd0\xd3\xc6": "EPS"}
+UPRIGHT = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = {5, 6, 7, 8}
+EIGHT_BIT = {"RGB", "RGBA", "LA", "CMYK"}  # what Pillow makes of 16 bits per channel
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -66,10 +86,14 @@ def read_image(path: StrPath) -> Tensor:
     return decode_file(path).image
 
 
-def read_size(path: StrPath) -> tuple[int, int]:
+def read_size(path: StrPath, max_side: int | None = None) -> tuple[int, int]:
     """Height and width as stored, from the header alone; raises as `decode_file` does, except for damage behind it."""
-    with _opened_file(Path(path)) as opened:
-        return opened.height, opened.width
+
+    def read(source: Source) -> tuple[int, int]:
+        with headers.opened(source, max_side) as opened:
+            return opened.size[1], opened.size[0]
+
+    return _read(Source(Path(path)), read)[0]
 
 
 def decode_file(path: StrPath, max_side: int | None = None) -> DecodedImage:
@@ -77,28 +101,30 @@ def decode_file(path: StrPath, max_side: int | None = None) -> DecodedImage:
 
     `max_side` shrinks a larger one (Lanczos) so that its longer side has that many pixels.
 
-    Raises BadInputError for a file that is missing, empty, truncated, no image, of a refused format, or
-    larger than MAX_PIXELS.
+    Raises BadInputError for a file that is missing, empty, damaged, incomplete, no image, of a refused format, or
+    with more pixels than `headers.pixel_limit` allows.
     """
-    file = Path(path)
-    return _decoded(_opened_file(file), file, max_side)
+    return _decoded(Source(Path(path)), max_side)
 
 
 def read_text(path: StrPath) -> dict[str, str]:
-    """A PNG's text chunks; nothing for another kind of image. Raises as `decode_file` does.
+    """A PNG's text by its key; nothing for another kind of image. Pixels aren't looked at.
 
-    Pillow refuses text that unpacks to more than a megabyte a chunk, and 64 in all.
+    Left out is damaged text, a compressed one that unpacks to more than a megabyte, and what is beyond 16 in all.
+    Raises as `read_size` does.
     """
-    file = Path(path)
-    with _opened_file(file) as opened:
-        _loaded(opened, file)  # text may stand behind the pixels
-        return {key: str(value) for key, value in getattr(opened, "text", {}).items()}
+    source = Source(Path(path))
+    read_size(path)
+    with source.stream() as stream:
+        if stream.read(len(png.SIGNATURE)) != png.SIGNATURE:
+            return {}
+        with headers.boundary(source):
+            return png.read_text(stream)
 
 
 def decode_bytes(data: bytes, name: str) -> DecodedImage:
     """An image file's bytes by the rules above; `name` is what messages call it. Raises as `decode_file` does."""
-    file = Path(name)
-    return _decoded(_opened(BytesIO(data), data[:HEAD], file), file, None)
+    return _decoded(Source(Path(name), data), None)
 
 
 def decode_plain(data: bytes, name: str) -> np.ndarray:
@@ -107,147 +133,121 @@ def decode_plain(data: bytes, name: str) -> np.ndarray:
     The table above doesn't hold: no EXIF orientation, no profile, alpha dropped, 16-bit grey as Pillow has it.
     What is refused is the same, with the same messages.
     """
-    file = Path(name)
-    with _opened(BytesIO(data), data[:HEAD], file) as opened:
-        frame = _loaded(opened, file)
-        if frame.mode in {"I", "F"}:
-            raise _no_range(file)
-        with without_warnings:  # about transparency in palettes, which is dropped here by definition
-            return np.array(frame.convert("RGB"), dtype=np.uint8)
+
+    def read(source: Source) -> np.ndarray:
+        with headers.opened(source) as opened:
+            frame = _loaded(opened, source)
+            if frame.mode in {"I", "F"}:
+                raise _no_range(source)
+            w, h = frame.size
+            pixels = np.empty((h, w, 3), dtype=np.uint8)
+            for left, top, right, bottom in tiles(w, h):
+                part = frame.crop((left, top, right, bottom))
+                pixels[top:bottom, left:right] = np.asarray(part.convert("RGB"))
+            return pixels
+
+    return _read(Source(Path(name), data), read)[0]
 
 
-def _decoded(opened: Image.Image, file: Path, max_side: int | None) -> DecodedImage:
-    notes: list[str] = []
-    with opened:
-        count = getattr(opened, "n_frames", 1)
-        if count > 1:
-            notes.append(f"the first of {count} frames or pages")
-        if opened.format == "PNG" and ";16" in str(getattr(opened, "tile", "")) and opened.mode in EIGHT_BIT:
-            notes.append("16 bits per channel, the high byte kept")
-        frame = _loaded(opened, file)
-        turned = frame.getexif().get(ORIENTATION, 1) in range(2, 9)
-        upright = ImageOps.exif_transpose(frame)
-        if turned:
-            notes.append("turned upright by its EXIF orientation")
-        image = _tensor(upright, opened.format, notes, file)
-    if max_side is not None and max(image.shape[2:]) > max_side:
-        image = _shrunk(image, max_side)
-        notes.append(f"shrunk from {upright.width}x{upright.height}")
-    return DecodedImage(file, image, tuple(notes))
+def _decoded(source: Source, max_side: int | None) -> DecodedImage:
+    def read(source: Source) -> DecodedImage:
+        with headers.opened(source, max_side) as opened:
+            return _by_the_rules(opened, source, max_side)
+
+    decoded, without_metadata = _read(source, read)
+    note = ("damaged or very large metadata ignored",) if without_metadata else ()
+    return replace(decoded, notes=decoded.notes + note)
 
 
-def _opened_file(file: Path) -> Image.Image:
+def _read(source: Source, read: Callable[[Source], Found]) -> tuple[Found, bool]:
+    """What is read; where a decoder fails, without the metadata, which may be all that is damaged. Whether it was."""
     try:
-        if file.exists() and not file.is_file() and not file.is_dir():
-            raise BadInputError(f"{file} is a device or pipe, not an image file. Save the image first.")
-        with file.open("rb") as stream:
-            head = stream.read(HEAD)
-    except IsADirectoryError as error:
-        raise BadInputError(f"{file} is a folder, not an image. Name the image files.") from error
-    except OSError as error:
-        raise BadInputError(f"{file}: can't be read: {error.strerror}. Check the path.") from error
-    return _opened(file, head, file)
-
-
-def _opened(source: Path | BytesIO, head: bytes, file: Path) -> Image.Image:
-    """The image with its header read; `head` is how the file begins, `file` what messages call it."""
-    if not head:
-        raise BadInputError(f"{file} is empty, not an image. Copy it anew.")
-    kind = next((name for magic, name in REFUSED.items() if head.startswith(magic)), None)
-    if kind is None and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<svg" in head.lower():
-        kind = "SVG"
-    if kind is not None:
-        raise BadInputError(f"{file} is {kind}, which vaelens doesn't draw. Export it as PNG first.")
-    try:
-        with without_warnings:  # our own limit below takes the place of Pillow's
-            opened = Image.open(source, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        known = ", ".join(FORMATS)
-        raise BadInputError(f"{file} is no image that vaelens knows ({known}). Convert it to PNG first.") from error
-    except Image.DecompressionBombError as error:
-        raise BadInputError(_too_large(file, None)) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadInputError(f"{file}: a damaged image: {error}. Copy it anew.") from error
-    if opened.width * opened.height > MAX_PIXELS:
-        opened.close()
-        raise BadInputError(_too_large(file, opened.size))
-    return opened
-
-
-def _too_large(file: Path, size: tuple[int, int] | None) -> str:
-    which = f"has {size[0]}x{size[1]} pixels" if size else f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
-    return f"{file} {which}; vaelens reads at most {MAX_PIXELS}. Make it smaller first."
-
-
-def _loaded(opened: Image.Image, file: Path) -> Image.Image:
-    try:
-        opened.load()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BadInputError(f"{file}: a damaged or incomplete image: {error}. Copy it anew.") from error
-    return opened
-
-
-def _tensor(image: Image.Image, form: str | None, notes: list[str], file: Path) -> Tensor:
-    """An upright frame of any mode to [1,3,h,w] in [0,1]."""
-    if image.mode in DEEP_GREY or (image.mode == "I" and form == "PPM"):
-        ignored = [what for what in ("icc_profile", "transparency") if what in image.info]
-        notes.append("16-bit grey, scaled" + (f", its {' and '.join(ignored)} ignored" if ignored else ""))
-        grey = np.asarray(image).astype(np.float32) / 65535
-        return torch.as_tensor(grey).expand(1, 3, *grey.shape).contiguous()
-    if image.mode in {"I", "F"}:
-        raise _no_range(file)
-    flat = _converted(_over_white(image, notes), notes)
-    pixels = np.array(flat, dtype=np.uint8)
-    return torch.as_tensor(pixels).permute(2, 0, 1)[None].contiguous().to(torch.float32) / 255
-
-
-def _no_range(file: Path) -> BadInputError:
-    return BadInputError(f"{file} holds 32-bit values without a defined range. Save it with 8 or 16 bits.")
-
-
-def _shrunk(image: Tensor, side: int) -> Tensor:
-    h, w = image.shape[2:]
-    size = max(1, round(w * side / max(h, w))), max(1, round(h * side / max(h, w)))
-    planes = [Image.fromarray(plane.numpy()).resize(size, Image.Resampling.LANCZOS) for plane in image[0]]
-    return torch.as_tensor(np.stack([np.asarray(plane) for plane in planes]))[None].clamp(0, 1)
-
-
-def _over_white(image: Image.Image, notes: list[str]) -> Image.Image:
-    """The image without alpha; a profile stays attached."""
-    if not image.has_transparency_data:
-        return image
-    layer = image.convert("RGBA")
-    if layer.getchannel("A").getextrema() == (255, 255):
-        flat = layer.convert("RGB")
-    else:
-        notes.append("alpha laid over white")
-        flat = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    flat.info = dict(image.info)
-    if image.mode in {"L", "LA"} and flat.info.pop("icc_profile", None):
-        notes.append("grey with alpha: its colour profile ignored")  # it describes one channel
-    return flat
-
-
-def _converted(image: Image.Image, notes: list[str]) -> Image.Image:
-    """To RGB, by the profile that is attached, if there is one that works."""
-    profile = cast(bytes | None, image.info.get("icc_profile"))
-    if image.mode in {"LAB", "YCbCr", "HSV"}:
-        notes.append(f"{image.mode} colours, converted by Pillow")
-    if image.mode not in {"RGB", "L", "CMYK"}:
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    if profile:
+        return read(source), False
+    except DamagedImageError as error:
+        with headers.boundary(source):
+            lean = headers.without_metadata(source)
+        if lean is None:
+            raise
         try:
-            source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            name = ImageCms.getProfileDescription(source).strip()
-            if "sRGB" in name and image.mode == "RGB":
-                return image
-            srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            notes.append(f"colour profile ignored, it is broken or doesn't fit ({error})")
-        else:
-            notes.append(f"converted from the colour profile {name!r} to sRGB")
-            return cast(Image.Image, converted)
-    if image.mode == "CMYK":
-        notes.append("CMYK without a usable profile, converted by Pillow")
-    return image.convert("RGB")
+            return read(lean), True
+        except DamagedImageError:
+            raise error from error.__cause__
+
+
+def _by_the_rules(opened: Opened, source: Source, max_side: int | None) -> DecodedImage:
+    notes: list[str] = []
+    count = headers.frame_count(opened)
+    if count is not None:
+        notes.append(f"the first of {count} frames or pages")
+    image = opened.image
+    if image.mode in EIGHT_BIT and _has_16_bits(image):
+        notes.append("16 bits per channel, the high byte kept")
+    grey = GreyScale()
+    turn = None
+    if image.format == "TIFF":
+        grey, turn = tiff.grey_scale(image), tiff.orientation(image)
+        if tiff.take_8_bit_palette(image):
+            notes.append("8-bit values in a palette of 16 bits, taken as they are")
+    frame = _loaded(opened, source)
+    if frame.mode == "F" or (frame.mode == "I" and image.format != "PPM"):
+        raise _no_range(source)
+    stored = f"{opened.size[0]}x{opened.size[1]}"
+    if turn is None:
+        turn = _orientation(image, notes)
+        if turn in UPRIGHT:
+            frame = frame.transpose(UPRIGHT[turn])
+            image.close()  # gives its memory back
+            stored = "x".join(map(str, opened.size[::-1] if turn in SIDEWAYS else opened.size))
+    if turn in UPRIGHT:
+        notes.append("turned upright by its EXIF orientation")
+    conversion = Conversion(frame, grey)
+    pixels = to_tensor(conversion, max_side)
+    notes += conversion.notes
+    if max_side is not None and max(opened.size) > max_side:
+        notes.append(f"shrunk from {stored}")
+    return DecodedImage(source.file, pixels, tuple(notes))
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    if image.format == "TIFF":
+        return tiff.has_16_bits(image)
+    return ";16" in str(getattr(image, "tile", "")) if image.format == "PNG" else ppm.has_16_bits(image)
+
+
+def _loaded(opened: Opened, source: Source) -> Image.Image:
+    """The decoded frame, of which every pixel comes from the file."""
+    image, stream = opened.image, opened.stream
+    if ppm.is_slow(image):
+        return ppm.decode(image, stream)
+    if image.format == "TIFF":
+        tiff.keep_exif_away(image)
+    image.load()
+    complete = True
+    if image.format == "PNG":
+        w, h = image.size
+        black = not np.asarray(image.crop((0, h - 1, w, h))).any()  # as Pillow leaves rows that aren't there
+        complete = not black or png.has_every_row(stream)
+    elif image.format in {"JPEG", "MPO"}:
+        complete = jpeg.has_every_block(source.bytes(), image, opened.scale)
+    elif image.format == "TIFF":
+        complete = tiff.has_every_block(image, stream)
+    if not complete:
+        raise headers.damaged(source, "its data end before its last pixels")
+    vars(image).pop("_decoder", None)  # of WebP and AVIF, which holds the pixels once or twice more
+    return image
+
+
+def _orientation(image: Image.Image, notes: list[str]) -> int:
+    try:
+        raw = image.info.get("exif")
+        if raw is not None:
+            Image.Exif().load(raw)  # of a JPEG, Pillow has hidden its failure
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - the pixels are intact, whatever is wrong with the EXIF data
+        notes.append("damaged EXIF data ignored")
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _no_range(source: Source) -> BadInputError:
+    return BadInputError(f"{source.file} holds 32-bit values without a defined range. Save it with 8 or 16 bits.")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.drawing import Box
-from vaelens.images.reading import MAX_PIXELS
+from vaelens.images.headers import MAX_PIXELS
 
 ResizeMethod = Literal["opencv_bilinear", "pillow_bicubic"]
 RESIZE_METHODS: tuple[ResizeMethod, ...] = get_args(ResizeMethod)

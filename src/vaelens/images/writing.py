@@ -9,6 +9,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+STRIP = 2**18  # pixels
+
 
 def to_uint8(image: Tensor) -> Tensor:
     """Image [b,3,h,w] in [0,1] to uint8: clamped, then rounded half to even (as torch.round does)."""
@@ -22,7 +24,12 @@ def from_uint8(pixels: Tensor) -> Tensor:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """One image [1,3,h,w] in [0,1] to uint8 [h,w,3], rounded as `to_uint8` does."""
-    return to_uint8(image)[0].permute(1, 2, 0).contiguous().cpu().numpy()
+    h, w = image.shape[2:]
+    pixels = np.empty((h, w, 3), dtype=np.uint8)
+    rows = max(1, STRIP // w)  # in strips: a large image would need its size three times over
+    for top in range(0, h, rows):
+        pixels[top : top + rows] = to_uint8(image[:, :, top : top + rows])[0].permute(1, 2, 0).cpu().numpy()
+    return pixels
 
 
 def encode_png(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:

@@ -1,0 +1,105 @@
+"""TIFF: the kinds of values for which Pillow's pixels aren't what the file means, and JPEG strips cut short."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, BinaryIO, cast
+
+from PIL import Image, ImagePalette, UnidentifiedImageError
+
+from vaelens.images.formats import jpeg
+
+WIDTH, BITS, COMPRESSION, PHOTOMETRIC, PLANES = 256, 258, 259, 262, 284
+ORIENTATION, STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 274, 273, 279, 324, 325
+PALETTE, SAMPLE_FORMAT, JPEG_TABLES, SUBSAMPLING = 320, 339, 347, 530
+WHITE_IS_ZERO, YCBCR = 0, 6
+UNCOMPRESSED, JPEG = 1, 7
+SIGNED = 2
+SEPARATE = 2
+
+
+@dataclass(frozen=True)
+class GreyScale:
+    """What grey values mean: `white` is the largest one, or the smallest where `inverted`."""
+
+    white: int = 65535
+    inverted: bool = False
+
+
+def unreadable_kind(image: Image.Image) -> str | None:
+    """What a TIFF holds, where Pillow opens it but gets wrong values."""
+    bits, planes = _first(image, BITS, 1), _first(image, PLANES, 1)
+    raw = _first(image, COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED
+    if _first(image, SAMPLE_FORMAT, 1) == SIGNED:
+        return f"signed {bits}-bit values, whose black and white aren't defined"
+    if raw and planes == SEPARATE and bits == 16:
+        return "16-bit values in separate uncompressed planes"
+    if raw and _first(image, PHOTOMETRIC, 0) == YCBCR and _tags(image).get(SUBSAMPLING, (2, 2)) != (1, 1):
+        return "subsampled YCbCr colours without compression"
+    return None
+
+
+def grey_scale(image: Image.Image) -> GreyScale:
+    """The scale of a grey TIFF with more than 8 bits."""
+    return GreyScale(2 ** _first(image, BITS, 16) - 1, _first(image, PHOTOMETRIC, 1) == WHITE_IS_ZERO)
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    return _first(image, BITS, 1) == 16
+
+
+def take_8_bit_palette(image: Image.Image) -> bool:
+    """Where all values of the palette lie below 256, use them as they are; Pillow takes the high bytes, black."""
+    values = _tags(image).get(PALETTE, ())
+    if image.mode not in {"P", "PA"} or not values or not 0 < max(values) < 256:
+        return False
+    image.palette = ImagePalette.raw("RGB;L", bytes(values))
+    return True
+
+
+def orientation(image: Image.Image) -> int:
+    """As EXIF numbers them. Pillow turns TIFF files upright itself."""
+    return _first(image, ORIENTATION, 1)
+
+
+def keep_exif_away(image: Image.Image) -> None:
+    """Pillow reads all of a TIFF's EXIF data after the pixels; damaged ones would cost the pixels."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation(image)
+    vars(image)["getexif"] = lambda: exif
+
+
+def has_every_block(image: Image.Image, stream: BinaryIO) -> bool:
+    """Whether the JPEG strips or tiles of a TIFF are complete; True for another compression."""
+    tags = _tags(image)
+    if _first(image, COMPRESSION, UNCOMPRESSED) != JPEG:
+        return True
+    offsets, sizes = ((STRIP_OFFSETS, STRIP_BYTES), (TILE_OFFSETS, TILE_BYTES))[STRIP_OFFSETS not in tags]
+    tables = cast(bytes, tags.get(JPEG_TABLES, b""))
+    for offset, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
+        stream.seek(offset)
+        strip = stream.read(size)
+        if not strip.startswith(b"\xff\xd8"):
+            continue
+        whole = tables[:-2] + strip[2:] if tables.startswith(b"\xff\xd8") else strip
+        try:
+            decoded = Image.open(BytesIO(whole), formats=["JPEG"])
+        except UnidentifiedImageError:  # of a kind that only libtiff reads, such as two channels
+            continue
+        with decoded:
+            decoded.load()
+            if not jpeg.has_every_block(whole, decoded):
+                return False
+    return True
+
+
+def _tags(image: Image.Image) -> dict[int, Any]:
+    return dict(getattr(image, "tag_v2", {}))
+
+
+def _first(image: Image.Image, tag: int, default: int) -> int:
+    """A tag's first value."""
+    values = _tags(image).get(tag, default)
+    with suppress(TypeError, IndexError):  # a single value, or none
+        values = values[0]
+    return values if isinstance(values, int) else default

@@ -1,0 +1,315 @@
+"""Opening image files: what is refused before a pixel is decoded, and what the header may cost.
+
+Pillow reads headers byte by byte in places. So the number of reads is bounded, whatever the format; and its own
+limit on pixels, which can't be raised for one call, gives way to ours.
+"""
+
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BufferedReader, BytesIO, FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from vaelens.errors import BadInputError, UsageError, VaelensError
+from vaelens.images.formats import jpeg, jpeg2000, png, tiff
+from vaelens.process import Shared, without_warnings
+
+MAX_PIXELS = 2**26  # 67 million: 1.1 GB while one is read
+MOST_STORED = 16  # times as many pixels may be stored, where a format is shrunk while it is decoded
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+HEAD = 1024  # bytes that show what a file is
+REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\xd0\xd3\xc6": "EPS"}
+MAX_READS = 200_000  # of one file: a large PNG takes some 50,000
+COUNTING_READS = {"TIFF": 30_000, "GIF": 200_000}  # to count frames; in TIFF, the cost of each grows with their number
+LARGE_ENOUGH = 2**23  # pixels: up to here, a JPEG is decoded at twice the size it is shrunk to
+AVIF_EXIF = re.compile(rb"(infe.{8})Exif", re.DOTALL)  # in the list of items
+
+
+class _Limit:
+    """The number of pixels an image may have, for the whole process: threads read images for one another."""
+
+    def __init__(self) -> None:
+        self.pixels = MAX_PIXELS
+
+
+_limit = _Limit()
+
+
+@contextmanager
+def pixel_limit(pixels: int | None) -> Generator[None]:
+    """Read images of up to so many pixels in here, in every thread; None leaves the limit as it is.
+
+    Reading takes 16 bytes of memory per pixel. Raises UsageError below 1.
+    """
+    if pixels is not None and pixels < 1:
+        raise UsageError(f"max_pixels must be at least 1, not {pixels}.")
+    before = _limit.pixels
+    _limit.pixels = before if pixels is None else pixels
+    try:
+        yield
+    finally:
+        _limit.pixels = before
+
+
+def max_pixels() -> int:
+    """How many pixels an image may have now."""
+    return _limit.pixels
+
+
+class _TooManyReadsError(Exception):
+    """Reading the file would take very long."""
+
+
+class _Counted:
+    """A file whose reads are counted."""
+
+    reads = 0
+    most = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > self.most:
+            raise _TooManyReadsError
+        return super().read(size)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+
+
+class _CountedFile(_Counted, BufferedReader):
+    pass
+
+
+class _CountedBytes(_Counted, BytesIO):
+    pass
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image file: on disk, or `data`. `file` is its path, or what messages call it.
+
+    `profile` is an ICC profile that `data` no longer holds.
+    """
+
+    file: Path
+    data: bytes | None = None
+    profile: bytes | None = None
+
+    @contextmanager
+    def stream(self) -> Generator[BinaryIO]:
+        """The file from its beginning. Raises BadInputError for one that can't be read."""
+        if self.data is not None:
+            yield _CountedBytes(self.data)
+            return
+        try:
+            if self.file.exists() and not self.file.is_file() and not self.file.is_dir():
+                raise BadInputError(f"{self.file} is a device or pipe, not an image file. Save the image first.")
+            stream = _CountedFile(FileIO(self.file))
+        except IsADirectoryError as error:
+            raise BadInputError(f"{self.file} is a folder, not an image. Name the image files.") from error
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
+            reason = getattr(error, "strerror", None) or error
+            raise BadInputError(f"{self.file}: can't be read: {reason}. Check the path.") from error
+        with stream:
+            yield stream
+
+    def bytes(self) -> bytes:
+        """All of it."""
+        with self.stream() as stream:
+            return stream.read()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image with its header read: Pillow's object, the stream it reads from, and what the header made us do.
+
+    `size` is the width and height as stored; `scale` is what the decoder divides both by.
+    """
+
+    image: Image.Image
+    stream: BinaryIO
+    size: tuple[int, int]
+    scale: int
+    notes: tuple[str, ...] = ()
+
+
+class DamagedImageError(BadInputError):
+    """A decoder has failed, on the pixels or on the metadata."""
+
+
+def damaged(source: Source, reason: str) -> DamagedImageError:
+    """The error for an image that isn't whole."""
+    shown = "".join(c if c.isprintable() else " " for c in reason)[:200].rstrip(". ")
+    return DamagedImageError(f"{source.file}: a damaged or incomplete image: {shown}. Copy it anew.")
+
+
+@contextmanager
+def boundary(source: Source) -> Generator[None]:
+    """Any exception of a decoder in here, of whatever type, becomes one that names the file; ours pass."""
+    try:
+        yield
+    except VaelensError:
+        raise
+    except _TooManyReadsError as error:
+        raise BadInputError(
+            f"{source.file}: its header or data come in over {MAX_READS} small parts, which would take very long to "
+            "read. Save the image anew."
+        ) from error
+    except Exception as error:
+        raise damaged(source, str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def opened(source: Source, max_side: int | None = None) -> Generator[Opened]:
+    """The image with its header read, and set to be decoded at a smaller scale where `max_side` allows it.
+
+    Raises BadInputError for a file that is missing, empty, no image, of a refused format, damaged, or with more
+    pixels than `pixel_limit` allows.
+    """
+    with source.stream() as stream, boundary(source), _without_limit, without_warnings:
+        _refuse_by_kind(source, stream)
+        with _open(source, stream) as image:
+            if source.profile is not None:
+                image.info["icc_profile"] = source.profile
+            kind = tiff.unreadable_kind(image) if image.format == "TIFF" else None
+            if kind is not None:
+                raise BadInputError(f"{source.file} is a TIFF with {kind}. Save it as PNG first.")
+            size = image.size
+            scale = 1 if max_side is None else _set_scale(image, stream, source, max_side)
+            _refuse_by_size(source, size, scale, max_side)
+            yield Opened(image, stream, size, scale)
+
+
+def without_metadata(source: Source) -> Source | None:
+    """The same pixels and ICC profile without what else the file holds; None where there is nothing to leave out."""
+    with source.stream() as stream:
+        head = stream.read(16)
+        profile = None
+        if head.startswith(png.SIGNATURE):
+            data, profile = png.without_metadata(stream), png.read_profile(stream)
+        elif head.startswith(b"\xff\xd8"):
+            data = jpeg.without_metadata(head + stream.read())
+        elif head[4:8] == b"ftyp":
+            data = AVIF_EXIF.sub(rb"\1free", head + stream.read())
+        else:
+            return None
+        stream.seek(0)
+        return None if data == stream.read() else replace(source, data=data, profile=profile)
+
+
+def frame_count(opened: Opened) -> str | None:
+    """How many frames or pages there are, in words; None for one. Counting them is given up where it takes long."""
+    image, stream = opened.image, opened.stream
+    if image.format in COUNTING_READS and isinstance(stream, _Counted):
+        stream.reads, stream.most = 0, COUNTING_READS[image.format]
+    try:
+        count = getattr(image, "n_frames", 1)
+        return f"{count}" if count > 1 else None
+    except Exception:  # noqa: BLE001 - the first frame is there, and nothing else is asked for
+        return "several"
+    finally:
+        if isinstance(stream, _Counted):
+            stream.reads, stream.most = 0, MAX_READS
+        if image.format in COUNTING_READS:
+            image.seek(0)
+
+
+@contextmanager
+def _no_limit() -> Generator[None]:
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+_without_limit = Shared(_no_limit)
+
+
+def _refuse_by_kind(source: Source, stream: BinaryIO) -> None:
+    head = stream.read(HEAD)
+    if not head:
+        raise BadInputError(f"{source.file} is empty, not an image. Copy it anew.")
+    kind = next((name for magic, name in REFUSED.items() if head.startswith(magic)), None)
+    if kind is None and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<svg" in head.lower():
+        kind = "SVG"
+    if kind is not None:
+        raise BadInputError(f"{source.file} is {kind}, which vaelens doesn't draw. Export it as PNG first.")
+    size = _webp_size(head)
+    if size is not None:  # Pillow takes the memory before it tells the size
+        _refuse_by_size(source, size, 1, None)
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    if not (head.startswith(b"RIFF") and head[8:12] == b"WEBP" and len(head) >= 30):
+        return None
+    if head[12:16] == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+
+
+def _open(source: Source, stream: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        stream.seek(0)
+        form = _form_by_magic(stream.read(HEAD))
+        if form:
+            raise DamagedImageError(
+                f"{source.file} begins as a {form} file, but is damaged, or of a kind that can't be read. "
+                "Copy it anew, or save it as PNG."
+            ) from error
+        known = ", ".join(FORMATS)
+        raise BadInputError(
+            f"{source.file} is no image that vaelens knows ({known}). Convert it to PNG first."
+        ) from error
+
+
+def _form_by_magic(head: bytes) -> str | None:
+    for form in FORMATS:
+        accepts: Callable[[bytes], bool | str] | None = Image.OPEN[form][1]
+        if accepts is not None and accepts(head[:16]):
+            return form
+    return None
+
+
+def _set_scale(image: Image.Image, stream: BinaryIO, source: Source, max_side: int) -> int:
+    """Set a JPEG or JPEG 2000 to be decoded at a half, quarter, ... of its size, as far as `max_side` allows it."""
+    w, h = image.size
+    if max(w, h) <= max_side:
+        return 1
+    wanted = [max(1, round(side * max_side / max(w, h))) for side in (w, h)]
+    if image.format in {"JPEG", "MPO"}:
+        if not jpeg.is_sequential(source.bytes()):
+            return 1
+        ratio = min(w // wanted[0], h // wanted[1])
+        scale = next(s for s in (8, 4, 2, 1) if ratio >= s)
+        if scale > 1 and 4 * (w // scale) * (h // scale) <= LARGE_ENOUGH:
+            scale //= 2  # smoother, and still small
+        if scale > 1:
+            image.draft(None, (w // scale, h // scale))  # pyright: ignore[reportUnknownMemberType]
+        return scale
+    if image.format == "JPEG2000":
+        levels = jpeg2000.resolution_levels(stream)
+        scale = 1
+        while levels and all(side // (2 * scale) >= 2 * want for side, want in zip((w, h), wanted, strict=True)):
+            scale, levels = 2 * scale, levels - 1
+        if scale > 1:
+            image.reduce = scale.bit_length() - 1  # pyright: ignore[reportAttributeAccessIssue]
+        return scale
+    return 1
+
+
+def _refuse_by_size(source: Source, size: tuple[int, int], scale: int, max_side: int | None) -> None:
+    w, h = size
+    if -(-w // scale) * -(-h // scale) <= _limit.pixels and w * h <= MOST_STORED * _limit.pixels:
+        return
+    raise BadInputError(
+        f"{source.file} has {w}x{h} pixels; vaelens reads at most {_limit.pixels}. "
+        f"Make it smaller first, or allow more with --max-pixels {w * h}."
+    )
