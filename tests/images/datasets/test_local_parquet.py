@@ -9,7 +9,7 @@ import pytest
 from support.properties import MB, ROOM, Tally
 from support.stored_images import content, folder, ids, images_column, parquet, shards
 from vaelens.errors import BadInputError, UsageError
-from vaelens.images.datasets import open_dataset, parquet_pages
+from vaelens.images.datasets import open_dataset
 
 
 def test_a_local_parquet_file_is_a_dataset(tmp_path: Path) -> None:
@@ -164,6 +164,8 @@ def test_metadata_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None
 def test_the_places_of_columns_are_those_that_pyarrow_finds(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
+
+    from vaelens.images.datasets import parquet_pages
 
     table = pyarrow.table(
         {
