@@ -25,7 +25,7 @@ from vaelens.loading import remote_files
 from vaelens.resources import full_precision
 from vaelens.runtime import Runtime
 from vaelens.vae import VAE
-from vaelens.weights.reading import WEIGHT_NAMES
+from vaelens.weights.folders import WEIGHT_NAMES
 from vaelens.weights.registry import Entry, registry
 
 KIND = "vaes"

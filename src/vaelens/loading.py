@@ -1,12 +1,13 @@
 """`load`: from a name, a path or a hub id to a VAE that runs."""
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vaelens.adapters.autoencoders import build_network
-from vaelens.download.hub import HUB_ID, RemoteFile, fetch, try_fetch
+from vaelens.download.hub import HUB_ID, RemoteFile, fetch
+from vaelens.download.hub_addresses import HubAddress, is_address, parse_hub_address
 from vaelens.errors import BadInputError, UsageError
 from vaelens.families.spec import spec_values
 from vaelens.files import StrPath, sha256_file
@@ -14,9 +15,11 @@ from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Notify, Runtime
 from vaelens.tensors.file_types import PICKLED
 from vaelens.text.paths import user_path
-from vaelens.vae import VAE
+from vaelens.vae import VAE, check_rgb
 from vaelens.weights.config_json import space_of_config
-from vaelens.weights.reading import WEIGHT_NAMES, VAEWeights, read_vae
+from vaelens.weights.hub_sources import fetch_config, fetch_weights, hub_vae_name
+from vaelens.weights.names import shown_name
+from vaelens.weights.reading import VAEWeights, read_vae
 from vaelens.weights.registry import Entry, embedded_paths, registry
 
 
@@ -26,22 +29,33 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
     space: str | None = None,
+    subfolder: str | None = None,
     offline: bool = False,
     notify: Notify | None = None,
 ) -> VAE:
-    """The VAE that `source` names: a name of the registry, a file or folder, or a hub id `owner/name`.
+    """The VAE that `source` names: a name of the registry, a file or folder, a hub id `owner/name`, or a hub's address.
 
-    An existing path wins over a name. `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is float32, float16 or
-    bfloat16, the precision it runs in. `space` is the latent space of a file that doesn't say it. `offline` uses only
-    what is on this machine; `notify` is called with a sentence before a download. Raises UsageError for an unknown
-    name, device or dtype, and what reading and downloading raise.
+    An existing path wins over a name. A folder is a VAE's or a whole pipeline's; `subfolder` is the one in it, or in
+    the hub's repository, that holds the VAE where that isn't vae/. `device` is auto, cpu, cuda, cuda:N or mps; `dtype`
+    is float32, float16 or bfloat16, the precision it runs in. `space` is the latent space of a file that doesn't say
+    it. `offline` uses only what is on this machine; `notify` is called with a sentence before a download. Raises
+    UsageError for an unknown name, device or dtype, and what reading and downloading raise.
     """
-    return open_vae(source, Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify), space=space)
+    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify)
+    return _vae(*read(source, runtime, space=space, subfolder=subfolder), runtime)
 
 
 def open_vae(source: StrPath, runtime: Runtime, *, space: str | None = None) -> VAE:
-    """As `load`, on the runtime's device and in its precision."""
+    """As `load`, on the runtime's device and in its precision, to encode and decode.
+
+    Raises UsageError for a VAE of images that aren't RGB, which `load` returns.
+    """
     weights, name = read(source, runtime, space=space)
+    check_rgb(weights.spec, name)
+    return _vae(weights, name, runtime)
+
+
+def _vae(weights: VAEWeights, name: str, runtime: Runtime) -> VAE:
     return VAE.from_tensors(
         weights.tensors,
         weights.spec,
@@ -53,33 +67,51 @@ def open_vae(source: StrPath, runtime: Runtime, *, space: str | None = None) -> 
     )
 
 
-def read(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None) -> tuple[VAEWeights, str]:
+def read(
+    source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None, subfolder: str | None = None
+) -> tuple[VAEWeights, str]:
     """The checked weights that `source` names, and the name to show for them; see `load`."""
-    text = check_source(source)
-    path = user_path(text)
+    text = check_source(source, subfolder)
+    path = _local(text)
     if space is not None:
         registry().check_space(space)
-    if path.exists():
+    if path is not None:
+        path = path / (subfolder or "")
         weights = read_vae(path, space=space, build=build_network)
-        return weights, weights.known_as or path.stem
+        return weights, weights.known_as or shown_name(path)
     if text.lower() in registry().vaes:
         name = text.lower()
         files = _files(registry().vaes[name], runtime)
         return read_vae(files[0], name=name, other_files=files[1:], build=build_network), name
-    return read_vae(_hub_folder(text, runtime), space=space, build=build_network), text
+    address = _address(text, subfolder)
+    weights = read_vae(fetch_weights(address, runtime), space=space, build=build_network)
+    return weights, hub_vae_name(address)
 
 
-def check_source(source: StrPath) -> str:
-    """The source as text, if it is a path that exists, a known name, or may be a hub id; asks no network.
+def check_source(source: StrPath, subfolder: str | None = None) -> str:
+    """The source as text, if it is a path that exists, a known name, or may be on the hub; asks no network.
 
-    Raises UsageError for an unknown name, with the nearest known ones; BadInputError for a missing file.
+    Raises UsageError for an unknown name, with the nearest known ones, and for a subfolder of what has none;
+    BadInputError for a missing file.
     """
     text = os.fspath(source)
     if not text:
-        raise UsageError("an empty name is no VAE. Name one of `vaelens list`, a file, a folder or a hub id.")
-    path = user_path(text)
+        raise UsageError("an empty name is no VAE. Name one of `vaelens list`, a file, folder, hub id or address.")
+    path = _local(text)
+    if path is not None:
+        if subfolder and not (path / subfolder).is_dir():
+            raise BadInputError(f"{path}: there is no folder {subfolder} in it. Check the path.")
+        return text
+    if text.lower() in registry().vaes:
+        if subfolder:
+            raise UsageError(f"{text} is a VAE that vaelens knows, without folders. Leave out the subfolder.")
+        return text
+    if is_address(text):
+        parse_hub_address(text)
+        return text
+    path = Path(text)
     weights = path.suffix.lower() in {".safetensors", *PICKLED}
-    if path.exists() or text.lower() in registry().vaes or (HUB_ID.fullmatch(text) and not weights):
+    if HUB_ID.fullmatch(text) and not weights:
         return text
     if weights or len(path.parts) > 1:
         raise BadInputError(f"{text}: there is no such file or folder. Check the path.")
@@ -90,30 +122,35 @@ def check_source(source: StrPath) -> str:
 def space_of(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None) -> str | None:
     """The latent space of the VAE that `source` names, None for one of its own.
 
-    Of a VAE on the hub only config.json is fetched. Raises what `read` raises.
+    Of a VAE on the hub only config.json is fetched, where it has one. Raises what `read` raises.
     """
     text = check_source(source)
-    path = user_path(text)
-    if not path.exists() and text.lower() in registry().vaes:
-        return registry().vaes[text.lower()].space
-    if path.exists():
+    if (path := _local(text)) is not None:
         return read(path, space=space)[0].spec.latent_space
-    config, _ = _hub_config(text, runtime)
+    if text.lower() in registry().vaes:
+        return registry().vaes[text.lower()].space
+    config, _ = fetch_config(_address(text, None), runtime)
+    if config is None:
+        return read(text, runtime, space=space)[0].spec.latent_space
     found = space_of_config(read_json(config), text)
     if space is not None:
         registry().check_space(space)
     return found or space
 
 
-def distinct_names(names: Sequence[str]) -> list[str]:
-    """The names, numbered where two are the same: a, a (2)."""
-    distinct: list[str] = []
-    for name in names:
-        candidate, number = name, 2
-        while candidate in distinct:
-            candidate, number = f"{name} ({number})", number + 1
-        distinct.append(candidate)
-    return distinct
+def _local(text: str) -> Path | None:
+    """The file or folder of that path, if there is one. Raises as `user_path` does."""
+    if "://" in text:
+        return None
+    path = user_path(text)
+    return path if path.exists() else None
+
+
+def _address(text: str, subfolder: str | None) -> HubAddress:
+    address = parse_hub_address(text)
+    if not subfolder:
+        return address
+    return replace(address, path=str(PurePosixPath(address.path, subfolder)))
 
 
 def is_published(source: StrPath) -> bool:
@@ -138,37 +175,11 @@ def _files(entry: Entry, runtime: Runtime) -> list[Path]:
     return [fetch(file, runtime) for file in remote_files(entry)]
 
 
-def _hub_folder(repo: str, runtime: Runtime) -> Path:
-    """A hub repository's VAE as a folder: at its root, or in vae/ for a whole pipeline."""
-    config, folder = _hub_config(repo, runtime)
-    for name in WEIGHT_NAMES:
-        weights = try_fetch(RemoteFile(repo, f"{folder}{name}"), runtime)
-        if weights is not None:
-            if weights.parent != config.parent:  # the branch moved on in between: both from its new commit
-                fetch(RemoteFile(repo, f"{folder}config.json"), runtime)
-            return weights.parent
-    raise BadInputError(f"{repo} on the hub has a VAE's config, but no {folder}{WEIGHT_NAMES[0]}; nothing to load.")
-
-
-def _hub_config(repo: str, runtime: Runtime) -> tuple[Path, str]:
-    """A hub repository's config.json that describes a VAE, and the folder that it lies in, "" or "vae/"."""
-    for folder in ("", "vae/"):
-        config = try_fetch(RemoteFile(repo, f"{folder}config.json"), runtime)
-        if config is not None and _describes_vae(config):
-            return config, folder
-    raise BadInputError(f"{repo} on the hub holds no VAE (no config.json of one, at its root or in vae/).")
-
-
-def _describes_vae(config: Path) -> bool:
-    try:
-        return str(read_json(config).get("_class_name")).startswith("Autoencoder")
-    except BadInputError:
-        return False
-
-
-def describe(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None) -> dict[str, Any]:
+def describe(
+    source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None = None, subfolder: str | None = None
+) -> dict[str, Any]:
     """A VAE for display and records: its file, each field of its spec and where it comes from, its fingerprints."""
-    weights, name = read(source, runtime, space=space)
+    weights, name = read(source, runtime, space=space, subfolder=subfolder)
     spec, other = spec_values(weights.spec), weights.spec.other_fields
     fields = {**spec.pop("config"), **spec}
     return {
@@ -183,6 +194,7 @@ def describe(source: StrPath, runtime: Runtime = DEFAULT, *, space: str | None =
             "tensors": len(weights.tensors),
             "stored as": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in weights.tensors.values()})),
             "dropped": ", ".join(weights.dropped) or "nothing",
+            "not weights": ", ".join(weights.not_weights) or "none",
         },
         "spec": {
             f: {"value": v, "source": weights.source_of.get(f, "nothing" if v is None else "the default of the family")}

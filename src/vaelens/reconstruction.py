@@ -17,7 +17,7 @@ from vaelens.errors import UsageError
 from vaelens.files import StrPath, json_text
 from vaelens.images.reading import DecodedImage, decode_file, read_size
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
-from vaelens.loading import check_source, distinct_names, open_vae
+from vaelens.loading import check_source, open_vae
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.report import gallery
@@ -27,6 +27,7 @@ from vaelens.report.tables import Column, Table
 from vaelens.resources import out_of_memory
 from vaelens.runtime import Notify, Progress, Runtime
 from vaelens.vae import VAE, check_seed, latents_sha256
+from vaelens.weights.names import distinct_names
 from vaelens.weights.registry import registry
 
 RECORDED = ("photo", "vae", "psnr", "ssim", "padded_to", "latents_sha256", "seconds")
@@ -193,7 +194,7 @@ def reconstruct(
     records: list[dict[str, Any]] = []
     for source in vaes:
         vae = source if isinstance(source, VAE) else open_vae(source, runtime, space=space)
-        name = distinct_names([*(r["name"] for r in records), vae.name])[-1]
+        name = distinct_names([*(r["name"] for r in records), vae.name], vaes)[-1]
         rows: list[Row] = []
         for number, original in enumerate(originals):
             done = len(by_vae) * len(originals) + number

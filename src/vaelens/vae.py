@@ -21,7 +21,7 @@ from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.writing import safetensors_bytes
 from vaelens.weights.fingerprint import Checksum, Fingerprint, checksum, fingerprint
-from vaelens.weights.reading import WEIGHT_NAMES
+from vaelens.weights.folders import WEIGHT_NAMES
 from vaelens.weights.spec_sources import SPEC_KEY, metadata_text
 
 RANGE_SLACK = 1e-3  # resampling may leave [0,1] by rounding; an image in [-1,1] or 0..255 leaves it by far
@@ -62,6 +62,20 @@ def check_seed(seed: int) -> None:
     """Raises UsageError for a number that torch doesn't take as a seed."""
     if not -(2**63) <= seed < 2**64:
         raise UsageError(f"a seed lies between -2^63 and 2^64 - 1; {seed} doesn't.")
+
+
+def check_rgb(spec: VAESpec, name: str) -> None:
+    """Raises UsageError for a VAE of images with other channels than red, green and blue."""
+    channels = spec.family.image_channels(spec.config)
+    if channels != (3, 3):
+        takes, gives = channels
+        kinds = {1: "grey", 4: "RGBA"}
+        which = f"{takes} channels" + (f" ({kinds[takes]})" if takes in kinds else "")
+        which += f", and gives {gives}" if gives != takes else ""
+        raise UsageError(
+            f"{name} is a VAE of images with {which}, and vaelens encodes and decodes RGB images only. Name a VAE with "
+            "3 channels; `vaelens inspect` shows this one."
+        )
 
 
 def latents_sha256(latents: Tensor) -> str:
@@ -143,6 +157,7 @@ class VAE:
         edge. Raises UsageError for another shape or values outside [0,1]; CheckFailedError where the
         network's output isn't finite.
         """
+        check_rgb(self.spec, self.name)
         h, w = self._checked_image(image)
         factor = self.spec.factor
         # Contiguous: on the CPU torch's group norm loses about three digits on channels-last input.
@@ -162,6 +177,7 @@ class VAE:
         original. Raises UsageError for the wrong number of channels or a size larger than the latents give;
         CheckFailedError where the output isn't finite.
         """
+        check_rgb(self.spec, self.name)
         family, factor = self.spec.family, self.spec.factor
         if latents.dim() != 4 or latents.shape[1] != self.spec.latent_channels:
             raise UsageError(

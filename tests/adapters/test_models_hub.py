@@ -14,6 +14,7 @@ from support.pipelines import model_folders  # noqa: F401  (the fixture `folders
 from support.standins.hub import API, HubStandin
 from support.vaes import random_vae
 from vaelens.adapters.models import find_model
+from vaelens.errors import UnsafeFileError, UsageError
 from vaelens.families.kl import to_ldm
 from vaelens.generation import open_generator
 from vaelens.runtime import Runtime
@@ -166,3 +167,25 @@ def test_a_single_file_checkpoint(hub: HubStandin, tmp_path: Path) -> None:
     save_file({n: t.contiguous().clone() for n, t in other.items()}, tmp_path / "vae.safetensors")
     ran = invoke("generate", PROMPT, "--model", "vae.safetensors", "-o", "y.png", code=3)
     assert "not a whole checkpoint of Stable Diffusion" in ran.stderr
+
+
+@pytest.mark.parametrize("page", ["{}/someone/sd", "{}/someone/sd/tree/main", "https://huggingface.co/someone/sd"])
+def test_a_model_by_an_address_pasted_from_the_hubs_site(hub: HubStandin, page: str) -> None:
+    found = find_model(page.format(hub.endpoint))
+    assert (found.name, found.space, found.vae) == ("someone/sd", "sd1", "someone/sd")
+    for wrong, named in {
+        "https://example.com/sd": "not an address of the hub",
+        f"{hub.endpoint}/someone/sd/tree/main/unet": "Name someone/sd, or the page of a checkpoint",
+        f"{hub.endpoint}/someone/sd/blob/main/sd.ckpt": "is a pickled file",
+    }.items():
+        with pytest.raises((UsageError, UnsafeFileError), match=named):
+            find_model(wrong)
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_a_local_pipeline_with_only_a_variant_is_opened(tmp_path: Path, variant: str) -> None:
+    half = pipelines.sd().to(dtype=torch.float16 if variant == "fp16" else torch.bfloat16)
+    folder = pipelines.write(half, tmp_path / "half", variant=variant)
+    model = find_model(str(folder))
+    assert model.variant == variant
+    assert open_generator(model, Sampling(PROMPT, steps=1), Runtime()).latents(0).tensor.isfinite().all()

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
+from urllib.parse import quote
 
 from vaelens.adapters.variants import SMALL, files_needed, variant_of
-from vaelens.download.hub import HUB_ID, RemoteFile, fetch
+from vaelens.download.hub import HUB_ID, RemoteFile, endpoint, fetch
+from vaelens.download.hub_addresses import HubAddress, is_address, parse_hub_address
 from vaelens.download.hub_listing import list_files
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
 from vaelens.json_reading import read_json
@@ -104,7 +106,10 @@ def find_model(source: str, runtime: Runtime = DEFAULT, *, safety_checker: bool 
         found = _from_folder(embedded_model_path(known), text.lower(), half, safety_checker, "embedded")
         pipeline = dataclasses.replace(found.pipeline, steps=known.steps, guidance_scale=known.guidance_scale)
         return dataclasses.replace(found, pipeline=pipeline, space=known.space, vae=known.vae)
-    return _from_hub(known.repo if known and known.repo else text, half, safety_checker, runtime)
+    address = HubAddress(known.repo) if known and known.repo else parse_hub_address(text)
+    if address.path.endswith(".safetensors"):
+        return _from_checkpoint(fetch(RemoteFile(address.repo, address.path, address.revision), runtime), runtime)
+    return _from_hub(address, half, safety_checker, runtime)
 
 
 def check_model(source: str) -> str:
@@ -121,6 +126,9 @@ def check_model(source: str) -> str:
         )
     if path.exists() or source.lower() in registry().models:
         return source
+    if is_address(source):
+        _check_address(parse_hub_address(source), source)
+        return source
     looks_like_file = path.suffix.lower() in {".safetensors", *PICKLED}
     if HUB_ID.fullmatch(source) and not looks_like_file:
         return source
@@ -128,6 +136,19 @@ def check_model(source: str) -> str:
         raise BadInputError(f"{source}: no such file or folder. Check the path.")
     registry().find_model(source)
     return source
+
+
+def _check_address(address: HubAddress, source: str) -> None:
+    """Raises where a page of the hub's is none of a model."""
+    suffix = PurePosixPath(address.path).suffix
+    if suffix in PICKLED:
+        raise UnsafeFileError(
+            f"{source} is a pickled file, which may run any code when it is read. Get the model as .safetensors."
+        )
+    if address.path not in {"", INDEX} and suffix != ".safetensors":
+        raise UsageError(
+            f"{source} is a part of {address.repo}. Name {address.repo}, or the page of a checkpoint in it."
+        )
 
 
 def download(model: ModelFiles, runtime: Runtime = DEFAULT) -> ModelFiles:
@@ -157,8 +178,9 @@ def _from_folder(
     return ModelFiles(name, source, pipeline, space, str(folder), folder, components, variant=variant)
 
 
-def _from_hub(repo: str, half: bool, safety_checker: bool, runtime: Runtime) -> ModelFiles:
-    listing = list_files(repo, runtime=runtime)
+def _from_hub(address: HubAddress, half: bool, safety_checker: bool, runtime: Runtime) -> ModelFiles:
+    repo = address.repo
+    listing = list_files(repo, revision=address.revision, runtime=runtime)
     files = {file.filename: file for file in listing.files}
     if INDEX not in files:
         raise BadInputError(
@@ -172,8 +194,9 @@ def _from_hub(repo: str, half: bool, safety_checker: bool, runtime: Runtime) -> 
     if "vae/config.json" in files:
         space = space_of_config(_json(fetch(files["vae/config.json"], runtime)), f"{repo} vae/config.json")
     needed = tuple(files[name] for name in files_needed(files, components, variant))
+    own = repo if address.revision == "main" else f"{endpoint()}/{repo}/tree/{quote(address.revision, safe='')}"
     return ModelFiles(
-        repo, "hub", pipeline, space, repo, index_path.parent, components, None, variant, listing.commit, needed
+        address.name, "hub", pipeline, space, own, index_path.parent, components, None, variant, listing.commit, needed
     )
 
 

@@ -27,8 +27,8 @@ def compare(
         typer.Option(
             "--vae",
             metavar="VAE",
-            help="A name of `vaelens list`, a file, a folder or a hub id. Repeatable. Default: those known for the "
-            "model's latent space.",
+            help="A name of `vaelens list`, a file, folder, hub id or address. Repeatable. Default: those known for "
+            "the model's latent space.",
         ),
     ] = None,
     seed: options.Seeds = None,

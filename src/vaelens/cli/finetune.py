@@ -30,7 +30,7 @@ def finetune(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="VAE", help="The VAE to start from: a name, a file, a folder or a hub id."),
+        typer.Option("--from", metavar="VAE", help="The VAE to start from: a name, a file, folder, hub id or address."),
     ] = None,
     recipe: Annotated[
         str | None,

@@ -18,7 +18,7 @@ def generate(
         typer.Option(
             "--vae",
             metavar="VAE",
-            help="A name of `vaelens list`, a file, a folder or a hub id. Default: the model's own.",
+            help="A name of `vaelens list`, a file, folder, hub id or address. Default: the model's own.",
         ),
     ] = None,
     seed: options.Seeds = None,

@@ -18,7 +18,7 @@ FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype")
 def inspect(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(metavar="VAE", help="A name of `vaelens list`, a file, a folder or a hub id.")
+        str, typer.Argument(metavar="VAE", help="A name of `vaelens list`, a file, folder, hub id or address.")
     ],
     health: Annotated[
         bool,
@@ -52,6 +52,10 @@ def inspect(
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     space: options.Space = None,
+    subfolder: Annotated[
+        str | None,
+        typer.Option("--subfolder", metavar="NAME", help="Folder of the VAE in a folder or a hub repository."),
+    ] = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
@@ -65,14 +69,14 @@ def inspect(
     from vaelens.runtime import Runtime
 
     if not health:
-        found = describe(source, Runtime(offline=offline, notify=notice), space=space)
+        found = describe(source, Runtime(offline=offline, notify=notice), space=space, subfolder=subfolder)
         result_json(found) if json else _show(found)
         return
     from vaelens.health import examine
     from vaelens.loading import load
     from vaelens.runtime import dtype_name
 
-    vae = load(source, device=device, dtype=dtype, space=space, offline=offline, notify=notice)
+    vae = load(source, device=device, dtype=dtype, space=space, subfolder=subfolder, offline=offline, notify=notice)
     if not photos:
         notice("Note: no --photos given, so synthetic faces and letters are used. They are simpler than photos.")
     with progress() as step:
@@ -80,7 +84,8 @@ def inspect(
             vae, photos or None, max_side=max_side, round_trips=round_trips, time_at=time_at or (256,), progress=step
         )
     if json:
-        result_json(describe(source, Runtime(offline=offline), space=space) | {"health": examined.as_dict()})
+        found = describe(source, Runtime(offline=offline), space=space, subfolder=subfolder)
+        result_json(found | {"health": examined.as_dict()})
     else:
         _show_health(examined)
     if not examined.finite:

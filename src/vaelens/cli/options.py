@@ -22,7 +22,8 @@ Vaes = Annotated[
     typer.Option(
         "--vae",
         metavar="VAE",
-        help="A name of `vaelens list`, a file, a folder or a hub id. Repeatable. Default: the small embedded ones.",
+        help="A name of `vaelens list`, a file, folder, hub id or address. Repeatable. Default: the small embedded "
+        "ones.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Device: auto, cpu, cuda or mps.")]

@@ -31,10 +31,11 @@ from vaelens.errors import UsageError, VaelensError
 from vaelens.files import StrPath
 from vaelens.images.reading import read_size
 from vaelens.latents import Latent, read_latents
-from vaelens.loading import distinct_names, open_vae
+from vaelens.loading import open_vae
 from vaelens.runtime import Notify, Progress, Runtime, ShouldStop
 from vaelens.sampling import Sampling, Size
 from vaelens.vae import VAE
+from vaelens.weights.names import distinct_names
 from vaelens.weights.registry import registry
 
 
@@ -120,7 +121,7 @@ def compare(
 
     loaded = [one if isinstance(one, VAE) else open_vae(one, runtime, space=space) for one in selection.vaes]
     own_names = [vae.name for vae in loaded]
-    loaded = [_named(vae, name) for vae, name in zip(loaded, distinct_names(own_names), strict=True)]
+    loaded = [_named(vae, name) for vae, name in zip(loaded, distinct_names(own_names, selection.vaes), strict=True)]
     decoders = Decoders(loaded, lambda i: _in_float32(selection.vaes[i], runtime, space))
     generator = None
     if selection.model is not None and requested is not None:

@@ -29,7 +29,7 @@ from vaelens.files import StrPath
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
-from vaelens.loading import check_source, distinct_names, is_published, open_vae
+from vaelens.loading import check_source, is_published, open_vae
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import processor, using_threads
 from vaelens.runs.lock import folder_lock
@@ -37,6 +37,7 @@ from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, silent
 from vaelens.vae import VAE, check_seed
+from vaelens.weights.names import distinct_names
 
 BATCH = {"cpu": 4}  # images per chunk; a full VAE takes about half a GB per image of 256x256
 BATCH_ON_DEVICE = 16
@@ -177,7 +178,7 @@ def _on_own_device(runtime: Runtime, ranks: Ranks, shard: str | None) -> Runtime
 def _load_vaes(sources: Sequence[StrPath | VAE], space: str | None, runtime: Runtime) -> tuple[dict[str, VAE], Records]:
     """The VAEs by distinct names, and what the record says of each."""
     loaded = [one if isinstance(one, VAE) else open_vae(one, runtime, space=space) for one in sources]
-    models = dict(zip(distinct_names([vae.name for vae in loaded]), loaded, strict=True))
+    models = dict(zip(distinct_names([vae.name for vae in loaded], sources), loaded, strict=True))
     records = {
         name: vae_record(vae)
         | {"name": name, "source": "an object" if isinstance(one, VAE) else str(one)}

@@ -1,5 +1,6 @@
 """The families there are: each module of this package that holds a FAMILY."""
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -11,7 +12,8 @@ from torch import nn
 from vaelens.families.family import Family
 from vaelens.families.layouts import Layout, Shapes
 
-PREFIXES = ("first_stage_model.", "vae.", "")  # under which files keep a VAE; "" in a stand-alone file
+# What files keep a VAE under, also nested, as "ema.first_stage_model."; nothing in a stand-alone file.
+PREFIX = re.compile(r"(?:(?:first_stage_model|vae|ema|ema_model)\.)*")
 
 
 @cache
@@ -43,15 +45,16 @@ def recognise(shapes: Shapes) -> list[tuple[str, Family, Layout]]:
 
     Where several families fit under one prefix, it is the one that most tensors fit; the others are left over.
     """
-    found: list[tuple[str, Family, Layout]] = []
-    for prefix in PREFIXES:
+    recognised: list[tuple[str, Family, Layout]] = []
+    prefixes = {name[: found.end()] for name in shapes if (found := PREFIX.match(name))}
+    for prefix in sorted(prefixes, reverse=True):
         inner = {n.removeprefix(prefix): shape for n, shape in shapes.items() if n.startswith(prefix)}
         fitting = [(f, layout) for f in families().values() if (layout := _layout(f, inner)) is not None]
         refined = {name for family, _ in fitting for name in family.refines}
         fitting = [(family, layout) for family, layout in fitting if family.name not in refined]
         if fitting:
-            found.append((prefix, *max(fitting, key=lambda pair: _fitting_count(pair[1], inner))))
-    return found
+            recognised.append((prefix, *max(fitting, key=lambda pair: _fitting_count(pair[1], inner))))
+    return recognised
 
 
 def _layout(family: Family, shapes: Shapes) -> Layout | None:

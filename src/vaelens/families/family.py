@@ -105,6 +105,11 @@ class Family:
         """The same in a decoded image."""
         return self.factor(config)
 
+    def image_channels(self, config: Any) -> tuple[int, int]:
+        """Channels of the images that are encoded, and of decoded ones."""
+        del config  # some families have others
+        return 3, 3
+
     def latent_channels(self, config: Any) -> int:
         """Channels of a latent."""
         return config.latent_channels

@@ -155,6 +155,9 @@ class KL(Family):
     def build(self, config: AutoencoderKLConfig) -> AutoencoderKL:
         return AutoencoderKL(config)
 
+    def image_channels(self, config: AutoencoderKLConfig) -> tuple[int, int]:
+        return config.in_channels, config.out_channels
+
     def from_config_json(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         held, odd = super().from_config_json(values)
         for field, name in self.block_types.items():

@@ -4,6 +4,7 @@ them, without a posterior.
 Files come in diffusers' names, or as an encoder's and a decoder's file in the numbering of the original code.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -41,7 +42,7 @@ class Tiny(Family):
         Layout("diffusers", some_name(r"(encoder|decoder)\.layers\.\d+\."), dict, dict),
         Layout("taesd", every_name(r"\d{1,3}\."), from_taesd, half=half_of),
     )
-    assumed = frozenset({"in_channels", "out_channels", "num_encoder_blocks", "num_decoder_blocks"})
+    assumed = frozenset({"num_encoder_blocks", "num_decoder_blocks"})
     pixel_range = (0.0, 1.0)
     convention: ClassVar[Mapping[str, Any]] = {
         "scaling_factor": 1.0,
@@ -60,7 +61,10 @@ class Tiny(Family):
     def shape_values(self, shapes: Shapes) -> dict[str, Any]:
         if len(shapes.get(LAST, ())) != 4:
             raise ValueError(f"{LAST} is missing or misshapen: no tiny autoencoder that vaelens knows")
+        numbers = [int(n) for name in shapes for n in re.findall(r"^decoder\.layers\.(\d{1,3})\.weight$", name)]
         return {
+            "in_channels": size(shapes, "encoder.layers.0.weight", 1),
+            "out_channels": size(shapes, f"decoder.layers.{max(numbers, default=0)}.weight", 0),
             "latent_channels": size(shapes, LAST, 0),
             "width": size(shapes, LAST, 1),
             "mid_block_pool": any(".pool." in n for n in shapes),
@@ -68,6 +72,9 @@ class Tiny(Family):
 
     def build(self, config: TinyAutoencoderConfig) -> TinyAutoencoder:
         return TinyAutoencoder(config)
+
+    def image_channels(self, config: TinyAutoencoderConfig) -> tuple[int, int]:
+        return config.in_channels, config.out_channels
 
     def space_key(self, config: TinyAutoencoderConfig, scaling_factor: float, shift_factor: float) -> None:
         """A tiny autoencoder's numbers are the same in each latent space."""

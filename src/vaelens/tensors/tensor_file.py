@@ -1,6 +1,6 @@
 """A file of tensors, opened: names, shapes and dtypes immediately, values when they are read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,8 @@ DTYPES = {"F64", "F32", "F16", "BF16"}  # as the safetensors format names them
 class TensorFile:
     """A checked file: shapes and dtypes by name, and its metadata.
 
-    `tensors` are those of a pickled file, which has no header that could be read alone; None for safetensors.
+    `tensors` are those of a pickled file, which has no header that could be read alone; None for safetensors. `shards`
+    says which file each tensor lies in where `path` is an index of several.
     """
 
     path: Path
@@ -27,6 +28,12 @@ class TensorFile:
     dtypes: dict[str, str]
     metadata: dict[str, str]
     tensors: Mapping[str, Tensor] | None = None
+    shards: Mapping[str, Path] | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+        return (self.path,) if self.shards is None else tuple(dict.fromkeys(self.shards.values()))
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The named tensors on the CPU, in their stored dtype, each checked to be finite.
@@ -51,9 +58,13 @@ class TensorFile:
                 check_finite(name, tensor, self.path)
         return tensors
 
-    def _safetensors(self, names: Iterable[str]) -> dict[str, Tensor]:
-        try:
-            with cast(Any, safe_open(self.path, framework="pt", device="cpu")) as opened:
-                return {name: opened.get_tensor(name) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise BadInputError(f"{self.path}: damaged safetensors file: {error}. Download it again.") from error
+    def _safetensors(self, names: Sequence[str]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for path in self.files:
+            held = [name for name in names if self.shards is None or self.shards[name] == path]
+            try:
+                with cast(Any, safe_open(path, framework="pt", device="cpu")) as opened:
+                    found |= {name: opened.get_tensor(name) for name in held}
+            except (SafetensorError, OSError) as error:
+                raise BadInputError(f"{path}: damaged safetensors file: {error}. Download it again.") from error
+        return {name: found[name] for name in names}

@@ -1,4 +1,4 @@
-"""Reading a VAE from disk: a diffusers folder, a stand-alone file, a whole checkpoint, or a file for each half.
+"""Reading a VAE from disk: a folder, a stand-alone file, shards, a whole checkpoint, or a file for each half.
 
 Every key, shape and value is checked, and the spec is resolved as `spec_sources.py` says.
 """
@@ -12,23 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelens.errors import BadInputError, UnsafeFileError
+from vaelens.errors import BadInputError
 from vaelens.families.discovery import build_network, recognise
 from vaelens.families.family import Family
 from vaelens.families.layouts import Layout
 from vaelens.families.spec import NetworkConfig, VAESpec
 from vaelens.files import sha256_file
-from vaelens.json_reading import quoted, read_json
+from vaelens.json_reading import quoted
 from vaelens.tensors.checks import check_shapes
-from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.tensors.sharded import is_index, open_index
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.weights.config_json import config_json_sources
 from vaelens.weights.fingerprint import Fingerprint, fingerprint
+from vaelens.weights.folders import find_config, find_weights
 from vaelens.weights.registry import registry
 from vaelens.weights.spec_sources import SPEC_KEY, SpecSource, metadata_source, resolve, spec_source
+from vaelens.weights.wrappers import training_state, unwrapped_names
 
-WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 CHECK_ADVICE = "Download the file again, or check that it is a VAE of this kind."
 
 Build = Callable[[Any], nn.Module]
@@ -38,8 +39,9 @@ Build = Callable[[Any], nn.Module]
 class VAEWeights:
     """A VAE as it lies on disk, checked: tensors by diffusers name in their stored dtype, and its spec.
 
-    `layout` and `prefix` are those of the names in the first of `files`; `source_of` tells where each field of the
-    spec comes from, `source_of_other` each of its `other_fields`.
+    `layout` and `prefix` are those of the names in the first of `files`; `dropped` are tensors that the VAE doesn't
+    need, `not_weights` single numbers that training left. `source_of` tells where each field of the spec comes from,
+    `source_of_other` each of its `other_fields`.
     """
 
     files: tuple[Path, ...]
@@ -50,6 +52,7 @@ class VAEWeights:
     source_of: dict[str, str]
     source_of_other: dict[str, str]
     dropped: tuple[str, ...]
+    not_weights: tuple[str, ...]
     metadata: dict[str, str]
     known_as: str | None
     fingerprint: Fingerprint
@@ -63,18 +66,19 @@ def read_vae(
     other_files: Sequence[Path] = (),
     build: Build = build_network,
 ) -> VAEWeights:
-    """The VAE at `path`, a file or a folder; `other_files` hold the tensors that it lacks, under diffusers names.
+    """The VAE at `path`: a file, an index of shards, a VAE's or pipeline's folder.
 
+    `other_files` hold the tensors that it lacks, under diffusers names.
     `name` is the registry's entry that the file is meant to be; `space` names the latent space where the file doesn't.
     `build` makes the network of a config, whose tensors are expected. Raises BadInputError, UnsafeFileError and
     CheckFailedError (exit codes 3, 4, 7) as the readers of each part do, UsageError for an unknown space.
     """
     if space is not None:
         registry().check_space(space)
-    config: dict[str, Any] | None = None
-    if path.is_dir():
-        path, config = _in_folder(path)
-    raw = _read_tensors(open_safetensors(path), [open_safetensors(other) for other in other_files])
+    path = find_weights(path) if path.is_dir() else path
+    config = find_config(path) if name is None else None  # the registry is complete
+    opened = open_index(path) if is_index(path.name) else open_safetensors(path)
+    raw = _read_tensors(opened, [open_safetensors(other) for other in other_files])
     where, family = str(path), raw.family
     shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
     try:
@@ -98,7 +102,7 @@ def read_vae(
         raise BadInputError(f"{where}: not a network: {error}. {CHECK_ADVICE}") from error
     check_shapes(shapes, expected, where, family.title, CHECK_ADVICE)
     return VAEWeights(
-        files=tuple(f.path for f in raw.files),
+        files=tuple(path for file in raw.files for path in file.files),
         layout=raw.layout.name,
         prefix=raw.prefix,
         tensors=raw.tensors,
@@ -106,6 +110,7 @@ def read_vae(
         source_of=resolved.source_of,
         source_of_other=resolved.source_of_other,
         dropped=raw.dropped,
+        not_weights=raw.not_weights,
         metadata=raw.files[0].metadata,
         known_as=name,
         fingerprint=fingerprint(raw.tensors, family),
@@ -131,15 +136,24 @@ class _Raw:
     layout: Layout
     prefix: str
     tensors: dict[str, Tensor]
-    dropped: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    not_weights: tuple[str, ...] = ()
 
 
 def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
-    found = recognise(opened.shapes)
+    try:
+        stored = unwrapped_names(opened.shapes)
+    except ValueError as error:
+        raise BadInputError(f"{opened.path}: {error}. Save it again with one of them.") from error
+    shapes = {name: opened.shapes[original] for name, original in stored.items()}
+    found = recognise(shapes)
     if not found:
         some = f" ({', '.join([*opened.shapes][:3])}, ...)" if opened.shapes else ""
         count = len(opened.shapes)
-        raise BadInputError(f"{opened.path} holds no VAE that vaelens knows among its {count} tensors{some}.")
+        raise BadInputError(
+            f"{opened.path} holds no VAE that vaelens knows among its {count} tensors{some}. "
+            "Name the file of a VAE, or of a checkpoint that has one."
+        )
     if len(found) > 1:
         shown = " and ".join(f"{prefix!r}" if prefix else "no prefix" for prefix, _, _ in found)
         raise BadInputError(f"{opened.path} holds more than one VAE, under {shown}. Save the one you mean by itself.")
@@ -147,10 +161,13 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
     if layout.half is not None:
         halves = _halves(opened, layout)
         tensors = [layout.to_diffusers(half.read(half.shapes)) for half in halves]
-        return _Raw(halves, family, layout, prefix, tensors[0] | tensors[1], ())
-    names = {n: n.removeprefix(prefix) for n in opened.shapes if n.startswith(prefix)}
-    dropped = tuple(n for n, inner in names.items() if inner.startswith(family.dropped))
-    held = opened.read(n for n in names if n not in dropped)
+        return _Raw(halves, family, layout, prefix, tensors[0] | tensors[1])
+    inner = {n.removeprefix(prefix): original for n, original in stored.items() if n.startswith(prefix)}
+    dropped = [n for n in inner if n.startswith(family.dropped)]
+    kept = {n: opened.shapes[original] for n, original in inner.items() if n not in dropped}
+    not_weights = training_state(kept, family)
+    names = {original: n for n, original in inner.items() if n not in {*dropped, *not_weights}}
+    held = opened.read(names)
     try:
         tensors = layout.to_diffusers({names[n]: t for n, t in held.items()})
     except ValueError as error:
@@ -160,7 +177,14 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
         if twice:
             raise BadInputError(f"{opened.path} and {other.path} both hold {min(twice)}. One of them has too much.")
         tensors |= other.read(other.shapes)
-    return _Raw((opened, *others), family, layout, prefix, tensors, dropped)
+    left_out = (tuple(inner[n] for n in group) for group in (dropped, not_weights))
+    return _Raw((opened, *others), family, layout, _prefix(names), tensors, *left_out)
+
+
+def _prefix(names: Mapping[str, str]) -> str:
+    """What stands before the VAE's names, by its names as the file has them."""
+    original, name = next(iter(names.items()))
+    return original.removesuffix(name) if original.endswith(name) else ""
 
 
 def _file_sources(raw: _Raw, config: dict[str, Any] | None) -> list[SpecSource]:
@@ -203,28 +227,6 @@ def space_of_checkpoint(opened: TensorFile) -> str | None:
         if any(n.startswith(key) for key in space.checkpoint_keys for n in opened.shapes):
             return name
     return None
-
-
-def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """A diffusers folder's weights and config.json; of a pipeline's folder, those in its vae/."""
-    if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
-        folder = folder / "vae"
-    try:
-        config = read_json(folder / "config.json")
-    except FileNotFoundError as error:
-        raise BadInputError(f"{folder} holds no config.json, so it isn't a VAE's folder. Name the file.") from error
-    for name in WEIGHT_NAMES:
-        if (folder / name).is_file():
-            return folder / name, config
-    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
-    if pickled:
-        raise UnsafeFileError(
-            f"{folder} holds only pickled weights ({', '.join(pickled)}), which can run any code when they are "
-            f"read; vaelens doesn't open them. Get {WEIGHT_NAMES[0]} from the same publisher."
-        )
-    others = sorted(p.name for p in folder.glob("*.safetensors"))
-    instead = f", but {', '.join(others)}: name the file itself, or save them as one" if others else ""
-    raise BadInputError(f"{folder} holds no {WEIGHT_NAMES[0]}{instead}.")
 
 
 def _halves(opened: TensorFile, layout: Layout) -> tuple[TensorFile, TensorFile]:

@@ -166,7 +166,7 @@ def _missing_message(where: str, family: Family, values: Mapping[str, Any], miss
     ]
     if fitting:
         return f"{message}: its shapes fit {' and '.join(fitting)}. Name its latent space, e.g. --space {fitting[0]}."
-    return f"{message}. Put the config.json of its publisher beside it, in one folder, and name the folder."
+    return f"{message}. Put the config.json of its publisher beside it, in a folder without other VAEs."
 
 
 def listed(odd: Sequence[str]) -> str:

@@ -1,0 +1,56 @@
+"""What names a place on the hub: an id, `owner/name`, or an address pasted from the hub's site."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from vaelens.download.hub import HUB_ID, endpoint
+from vaelens.errors import UsageError
+
+HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
+ADDRESS = re.compile(r"\w+://|(?:huggingface\.co|www\.huggingface\.co|hf\.co)/")
+VIEWS = {"tree", "blob", "resolve", "raw", "blame", "commits", "commit"}  # of the site: what stands before a revision
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """A repository of models at a revision, or a folder or file in it: `path`, empty for the repository."""
+
+    repo: str
+    revision: str = "main"
+    path: str = ""
+
+    @property
+    def name(self) -> str:
+        """The repository, with its revision where that isn't main."""
+        return self.repo + (f"@{self.revision}" if self.revision != "main" else "")
+
+
+def is_address(text: str) -> bool:
+    """Whether it is a web address, of the hub or elsewhere."""
+    return ADDRESS.match(text) is not None
+
+
+def parse_hub_address(text: str) -> HubAddress:
+    """Of an id, a repository's page, or the page or download link of a folder or file.
+
+    Raises UsageError for an address elsewhere, and for one of the hub's that isn't a model's.
+    """
+    if not is_address(text):
+        return HubAddress(text)
+    parts = urlsplit(text if "://" in text else f"https://{text}")
+    if parts.netloc.rpartition("@")[2].lower() not in {*HOSTS, urlsplit(endpoint()).netloc.lower()}:
+        raise UsageError(
+            f"{text}: not an address of the hub, and from elsewhere vaelens loads no models. Download the file, and "
+            "name it."
+        )
+    pieces = [unquote(piece) for piece in parts.path.split("/") if piece]
+    repo, rest = "/".join(pieces[:2]), pieces[2:]
+    if not HUB_ID.fullmatch(repo) or pieces[0] in {"datasets", "spaces", "api", "papers", "docs", "collections"}:
+        raise UsageError(f"{text}: not the page of a model on the hub, {endpoint()}/owner/name. Check the address.")
+    if ".." in rest or (rest and rest[0] not in VIEWS):
+        raise UsageError(f"{text}: no page of a file or folder of {repo}. Name {repo}, or the page of a file in it.")
+    revision, path = (rest[1], rest[2:]) if len(rest) > 1 else ("main", [])
+    if revision == "refs" and len(path) >= 2:  # refs/pr/1
+        revision, path = "/".join([revision, *path[:2]]), path[2:]
+    return HubAddress(repo, revision, "/".join(path))

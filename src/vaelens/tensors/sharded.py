@@ -1,0 +1,65 @@
+"""Tensors of one network in several safetensors files (shards), which an index lists: `*.safetensors.index.json`."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from vaelens.errors import BadInputError
+from vaelens.json_reading import quoted, read_json
+from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.tensors.tensor_file import TensorFile
+
+MOST_SHARDS = 1_000
+
+
+def is_index(name: str) -> bool:
+    """Whether a file's name is that of an index, perhaps of a variant: `...safetensors.index.fp16.json`."""
+    return ".safetensors.index." in name and name.endswith(".json")
+
+
+def open_index(path: Path) -> TensorFile:
+    """The tensors of an index's shards, which lie beside it, their headers checked. The metadata are the first one's.
+
+    Raises BadInputError where index and shards don't hold the same tensors, and as `open_safetensors` does.
+    """
+    file_of = _weight_map(path)
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
+    metadata: dict[str, str] | None = None
+    shards: dict[str, Path] = {}
+    for name in shard_names(path):
+        opened = open_safetensors(path.with_name(name))
+        listed = {tensor for tensor, file in file_of.items() if file == name}
+        if listed != opened.shapes.keys():
+            one = min(listed ^ opened.shapes.keys())
+            which = f"lacks {quoted(one)}, which" if one in listed else f"holds {quoted(one)}, unlike what"
+            raise BadInputError(f"{opened.path} {which} {path.name} says. Download all files of it again.")
+        shapes |= opened.shapes
+        dtypes |= opened.dtypes
+        metadata = opened.metadata if metadata is None else metadata
+        shards |= dict.fromkeys(opened.shapes, opened.path)
+    return TensorFile(path, shapes, dtypes, metadata or {}, shards=shards)
+
+
+def shard_names(path: Path) -> list[str]:
+    """The names of an index's files. Raises BadInputError for one that is no such index."""
+    names = sorted(set(_weight_map(path).values()))
+    if not names or len(names) > MOST_SHARDS:
+        raise BadInputError(f"{path} lists {len(names):,} files of weights. Download it again.")
+    return names
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor."""
+    try:
+        held: object = read_json(path).get("weight_map")
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path}: there is no such file. Check the path.") from error
+    if not isinstance(held, dict):
+        raise BadInputError(f"{path} is no index of weights: it has no table weight_map. Download it again.")
+    for tensor, name in cast(dict[str, Any], held).items():
+        if not isinstance(name, str) or name != PurePosixPath(name).name or not name.endswith(".safetensors"):
+            raise BadInputError(
+                f"{path}: {quoted(tensor)} lies in {quoted(name)}, which is no .safetensors file beside the index. "
+                "Download it again."
+            )
+    return cast(dict[str, str], held)

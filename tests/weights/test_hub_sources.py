@@ -1,0 +1,139 @@
+"""VAEs on the hub, named by ids and by addresses pasted from its site."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from diffusers import AutoencoderKL as DiffusersKL
+
+import vaelens as vl
+from support.commands import invoke
+from support.standins.hub import HubStandin
+from support.vaes import random_vae, same_bytes
+from vaelens.errors import BadInputError, UnsafeFileError, UsageError
+from vaelens.loading import check_source, space_of
+from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+from vaelens.vae import VAE
+
+SMALL = AutoencoderKLConfig(block_out_channels=(4, 4), norm_num_groups=2, layers_per_block=1)
+
+
+@pytest.fixture
+def small() -> VAE:
+    return random_vae(SMALL, space=None)
+
+
+@pytest.fixture
+def hub(small: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandin]:
+    folder, file = small.save(tmp_path / "vae"), small.save(tmp_path / "best.v2.safetensors")
+    weights, config = ((folder / n).read_bytes() for n in ("diffusion_pytorch_model.safetensors", "config.json"))
+    with HubStandin() as hub:
+        hub.use(monkeypatch, tmp_path / "home")
+        for repo, name in {
+            "someone/half": "diffusion_pytorch_model.fp16.safetensors",
+            "someone/bf16": "diffusion_pytorch_model.bf16.safetensors",
+            "someone/sd": "vae/diffusion_pytorch_model.safetensors",
+            "someone/parts": "decoders/a/diffusion_pytorch_model.safetensors",
+        }.items():
+            hub.add(repo, name, weights)
+            hub.add(repo, f"{name.rpartition('/')[0]}/config.json".lstrip("/"), config, lfs=False)
+        hub.add("someone/single", "best.v2.safetensors", file.read_bytes())
+        hub.add("someone/single", "old.ckpt", b"")
+        hub.add("someone/two", "a.safetensors", file.read_bytes())
+        hub.add("someone/two", "b.safetensors", file.read_bytes())
+        yield hub
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("someone/half", "someone/half"),
+        ("someone/bf16", "someone/bf16"),
+        ("someone/single", "someone/single"),
+        ("{}/someone/half", "someone/half"),
+        ("{}/someone/half/", "someone/half"),
+        ("{}/someone/half/tree/main", "someone/half"),
+        ("https://huggingface.co/someone/half/tree/main", "someone/half"),
+        ("huggingface.co/someone/half", "someone/half"),
+        ("https://hf.co/someone/sd/tree/main/vae?not-for-all-audiences=true#files", "someone/sd"),
+        ("{}/someone/sd/blob/main/vae/diffusion_pytorch_model.safetensors", "someone/sd"),
+        ("{}/someone/sd/blob/main/vae/config.json", "someone/sd"),
+        ("{}/someone/parts/tree/main/decoders/a", "someone/parts/decoders/a"),
+        ("{}/someone/single/blob/main/best.v2.safetensors", "someone/single/best.v2"),
+        ("{}/someone/single/resolve/main/best.v2.safetensors?download=true", "someone/single/best.v2"),
+    ],
+)
+def test_an_id_or_any_address_pasted_from_the_hubs_site_loads(
+    hub: HubStandin, small: VAE, source: str, name: str
+) -> None:
+    source = source.format(hub.endpoint)
+    loaded = vl.load(source, device="cpu")
+    assert same_bytes(dict(loaded.network.state_dict()), dict(small.network.state_dict()))
+    assert loaded.spec.config == small.spec.config
+    assert loaded.name == name
+    hub.requests.clear()
+    assert vl.load(source, device="cpu", offline=True).name == name
+    assert hub.requests == []
+
+
+def test_a_subfolder_of_a_repository(hub: HubStandin, small: VAE) -> None:
+    loaded = vl.load("someone/parts", subfolder="decoders/a", device="cpu")
+    assert same_bytes(dict(loaded.network.state_dict()), dict(small.network.state_dict()))
+    invoke("inspect", "someone/parts", "--subfolder", "decoders/a")
+    with pytest.raises(UsageError, match="Leave out the subfolder"):
+        vl.load("tiny-kl-f8", subfolder="vae")
+
+
+def test_shards_on_the_hub(hub: HubStandin, tmp_path: Path) -> None:
+    whole = random_vae()
+    theirs = DiffusersKL.from_pretrained(whole.save(tmp_path / "whole"))
+    theirs.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    for file in (tmp_path / "shards").iterdir():
+        hub.add("someone/shards", file.name, file.read_bytes())
+    for source in (
+        "someone/shards",
+        f"{hub.endpoint}/someone/shards/blob/main/diffusion_pytorch_model.safetensors.index.json",
+    ):
+        loaded = vl.load(source, device="cpu")
+        assert same_bytes(dict(loaded.network.state_dict()), dict(whole.network.state_dict()))
+        assert loaded.name == "someone/shards"
+
+
+def test_a_space_is_known_without_the_weights(hub: HubStandin, tmp_path: Path) -> None:
+    folder = random_vae().save(tmp_path / "sd1")
+    hub.add("someone/sd1", "config.json", (folder / "config.json").read_bytes(), lfs=False)
+    assert space_of("someone/sd1") == "sd1"
+    assert space_of(f"{hub.endpoint}/someone/sd1/tree/main") == "sd1"
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("https://example.com/x.safetensors", UsageError, "not an address of the hub.*Download the file, and name it"),
+        ("http://civitai.com/models/1", UsageError, "not an address of the hub"),
+        ("{}/datasets/someone/faces", UsageError, "not the page of a model on the hub"),
+        ("{}/someone", UsageError, "not the page of a model on the hub"),
+        ("{}/someone/single/discussions/3", UsageError, "no page of a file or folder of someone/single"),
+        ("{}/someone/single/blob/main/../../x.safetensors", UsageError, "no page of a file"),
+        ("{}/someone/single/blob/main/old.ckpt", UnsafeFileError, "old.ckpt on the hub is a pickled file"),
+        (
+            "someone/two",
+            BadInputError,
+            "Name one of its files by its page, e.g. {}/someone/two/blob/main/a.safetensors",
+        ),
+    ],
+)
+def test_an_address_that_is_no_vaes_says_what_to_name(
+    hub: HubStandin, source: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message.format(hub.endpoint)):
+        vl.load(source.format(hub.endpoint))
+    if error is BadInputError:  # what it says to name
+        assert vl.load(f"{hub.endpoint}/someone/two/blob/main/a.safetensors", device="cpu").name == "someone/two/a"
+
+
+def test_an_address_of_another_revision_is_part_of_the_name(hub: HubStandin) -> None:
+    commit = hub.commit("someone/single")
+    address = f"{hub.endpoint}/someone/single/blob/{commit}/best.v2.safetensors"
+    assert vl.load(address, device="cpu").name == f"someone/single@{commit}/best.v2"
+    assert check_source("https://huggingface.co/a/b/tree/refs%2Fpr%2F1/vae")
