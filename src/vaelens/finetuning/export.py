@@ -27,7 +27,7 @@ from vaelens.report.tables import Column, Table, table_markdown
 from vaelens.runs.outputs import RECORD_NAME, begin_outputs
 from vaelens.runtime import silent
 from vaelens.vae import VAE
-from vaelens.weights.reading import WEIGHT_NAMES
+from vaelens.weights.folders import WEIGHT_NAMES
 
 VAE_FOLDER, RAW_FOLDER, LDM_FILE, REPORT, MODEL_CARD = "vae", "raw", "vae-ldm.safetensors", "report", "README.md"
 
