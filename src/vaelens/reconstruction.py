@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vaelens.errors import UsageError
 from vaelens.files import StrPath, json_text
+from vaelens.images.datasets.folders import image_files
 from vaelens.images.reading import DecodedImage, decode_file, read_size
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
 from vaelens.loading import check_source, open_vae
@@ -163,13 +164,14 @@ def reconstruct(
 ) -> Reconstruction:
     """Each photo through each VAE (default: the embedded ones), with PSNR and SSIM of the rounded result.
 
+    `photos` are files, or folders for all images in them.
     `posterior` says what is decoded: its mode, or a sample with the noise of `seed`. `max_side` shrinks larger photos
     first; the smaller one then counts as the original. Each VAE encodes and decodes by itself, so VAEs of different
     latent spaces may stand side by side. The other options are `load`'s; `progress` gets (done, total, what) before
     each image. Raises what reading, loading and running raise; ResourceError when memory runs out.
     """
     start = time.perf_counter()
-    photos = [photos] if isinstance(photos, str | os.PathLike) else photos
+    photos = image_files([photos] if isinstance(photos, str | os.PathLike) else photos)
     vaes = registry().embedded() if vaes is None else [vaes] if isinstance(vaes, str | os.PathLike | VAE) else vaes
     if not photos or not vaes:
         raise UsageError(f"no {'VAE' if photos else 'photo'} named. Name at least one.")
@@ -215,7 +217,7 @@ def reconstruct(
 
 def check_output(path: StrPath, photos: Sequence[StrPath]) -> None:
     """Raises UsageError where `Reconstruction.save` may not write; called before any work."""
-    gallery.check_output(path, SHEET_NAME, photos)
+    gallery.check_output(path, SHEET_NAME, image_files(photos))
 
 
 def _photo(image: DecodedImage) -> Photo:

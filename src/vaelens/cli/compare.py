@@ -38,7 +38,9 @@ def compare(
     ] = None,
     photo: Annotated[
         list[Path] | None,
-        typer.Option("--photo", metavar="FILE", help="Encode a photo with the first VAE. Repeatable."),
+        typer.Option(
+            "--photo", metavar="PATH", help="Encode photos, a file or a folder, with the first VAE. Repeatable."
+        ),
     ] = None,
     max_side: options.MaxSide = None,
     boxes: Annotated[
@@ -61,12 +63,13 @@ def compare(
     """
     from vaelens.comparison import results, workflow
     from vaelens.errors import UsageError
+    from vaelens.images.datasets.folders import image_files
     from vaelens.report.gallery import check_output
     from vaelens.text.paths import is_file
 
     if prompt is not None and not photo and is_file(prompt):
         raise UsageError(f"PROMPT {prompt} is a file. To compare a photo: --photo {prompt}")
-    inputs = [*(photo or ()), *(path for path in (latents, boxes) if path)]
+    inputs = [*image_files(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, results.SHEET_NAME, inputs)
     with progress() as step:
         done = workflow.compare(

@@ -16,7 +16,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder, a zip, webdataset shards, parquet files, a Hugging Face dataset (owner/name), "
+            help="An image, a folder, a zip, webdataset shards, parquet files, a Hugging Face dataset (owner/name), "
             "coco-val2017, or synthetic.",
         ),
     ],

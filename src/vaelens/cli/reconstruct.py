@@ -12,7 +12,7 @@ from vaelens.cli.output import notice, progress, result, result_json, result_tab
 @options.with_pixel_limit
 @options.with_runtime_options
 def reconstruct(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files, or folders of them.")],
     vae: options.Vaes = None,
     output: Annotated[
         Path,

@@ -29,6 +29,7 @@ from vaelens.comparison.results import Comparison
 from vaelens.comparison.selection import VAESource, select
 from vaelens.errors import UsageError, VaelensError
 from vaelens.files import StrPath
+from vaelens.images.datasets.folders import image_files
 from vaelens.images.reading import read_size
 from vaelens.latents import Latent, read_latents
 from vaelens.loading import open_vae
@@ -64,7 +65,7 @@ def compare(
     should_stop: ShouldStop | None = None,
     use_model_vae: bool = False,
 ) -> Comparison:
-    """Latents from a prompt (one per seed), a file or photos, each decoded by every VAE.
+    """Latents from a prompt (one per seed), a file or photos (files or folders of them), each decoded by every VAE.
 
     Each seed (default: 0) is denoised once, alone, whatever the number of VAEs. `model` is a known name, a diffusers
     folder, a hub id or a single-file checkpoint; default: the model of the VAEs' latent space, or the embedded one. The
@@ -92,7 +93,7 @@ def compare(
         _check_unused({"model": model, "seeds": seeds} | options)
     requested = None if prompt is None else Sampling(prompt, **options)
     seeds = [seeds] if isinstance(seeds, int) else seeds
-    photos = [photos] if isinstance(photos, str | os.PathLike) else list(photos)
+    photos = image_files([photos] if isinstance(photos, str | os.PathLike) else photos)
     vaes = [vaes] if isinstance(vaes, str | os.PathLike | VAE) else vaes
     named = None if vaes is None else [vae if isinstance(vae, VAE) else os.fspath(vae) for vae in vaes]
     model = None if model is None else os.fspath(model)

@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelens.errors import BadInputError, CheckFailedError, UsageError
+from vaelens.errors import CheckFailedError, UsageError
 from vaelens.files import StrPath
 from vaelens.health.activations import recorded
 from vaelens.health.findings import Finding, find
 from vaelens.health.latent_statistics import LatentSums
 from vaelens.health.measurements import ImageSums, Measurements, Plain, Timing, Trip, measure_plain
 from vaelens.health.thresholds import THRESHOLDS
+from vaelens.images.datasets.folders import image_files
 from vaelens.images.datasets.synthetic import EVALUATION_FIRST
 from vaelens.images.faces import draw_face
 from vaelens.images.letters import draw_letters
-from vaelens.images.reading import SUFFIXES, decode_file, read_size
+from vaelens.images.reading import decode_file, read_size
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.statistics import shared_images, spread
@@ -181,14 +182,7 @@ def _listed(images: Sequence[Source], max_side: int) -> list[Path | Tensor]:
         if isinstance(source, Tensor):
             found.append(source)
             continue
-        path = Path(source)
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-            if not inside:
-                raise BadInputError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}). Name another folder.")
-            found += inside
-        else:
-            found.append(path)
+        found += image_files([source])
     if not found:
         raise UsageError("no image named. Name files or folders, or none for synthetic faces and letters.")
     for source in found:

@@ -138,8 +138,7 @@ def test_sources_that_are_no_dataset_are_refused(tmp_path: Path) -> None:
     (tmp_path / "gone").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
     for name, kind, message in (
-        ("some/a.png", UsageError, "a single file, not a dataset. Give the folder that contains it: '"),
-        ("words/a.txt", UsageError, "is no dataset. It can be a folder"),
+        ("words/a.txt", UsageError, "is no dataset. It can be an image, a folder"),
         ("empty", BadInputError, "holds no images"),
         ("words", BadInputError, "holds no images"),
         ("packed", BadInputError, r"It holds \.tgz and \.zip"),

@@ -2,10 +2,11 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vaelens.errors import BadInputError, UsageError
+from vaelens.errors import BadInputError
+from vaelens.files import StrPath
 from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, bytes_at, clean_id, too_large
 from vaelens.images.datasets.left_out import note_on_left_out
 from vaelens.images.reading import SUFFIXES
@@ -87,9 +88,17 @@ def file_pieces(path: Path) -> Iterator[bytes]:
     return bytes_at(path, 0, size)
 
 
-def one_image(path: Path) -> UsageError:
-    """The error for a single image where a dataset is expected."""
-    return UsageError(f"{path} is a single file, not a dataset. Give the folder that contains it: '{path.parent}'")
+def open_image(path: Path) -> Source:
+    """One image file as a dataset; its id is its name."""
+    return Source(path.name, "folder", (clean_id(path.name, str(path)),), lambda _: file_pieces(path))
+
+
+def image_files(paths: Iterable[StrPath]) -> list[Path]:
+    """These files, with the images below a folder in its place. Raises BadInputError for a folder without any."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += [path / name for name in open_folder(path).ids] if path.is_dir() else [path]
+    return found
 
 
 def _check_is_file(path: Path) -> None:

@@ -14,7 +14,7 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, synthetic
-from vaelens.images.datasets.folders import names_below, one_image, open_folder, suffix_of
+from vaelens.images.datasets.folders import names_below, open_folder, open_image, suffix_of
 from vaelens.images.datasets.hub_datasets import open_hub_dataset
 from vaelens.images.datasets.items import UNREADABLE, Dataset, Item, Source, clean_id
 from vaelens.images.datasets.parquet import open_parquet
@@ -27,8 +27,8 @@ from vaelens.runtime import DEFAULT, Runtime
 
 NAMES = (coco.NAME, *synthetic.SETS)
 KNOWN = (
-    "a folder of images, of .tar shards or of .parquet files, a .zip, a .tar, a .parquet, owner/name on the hub, "
-    f"{', '.join(NAMES)}"
+    "an image, a folder of images, of .tar shards or of .parquet files, a .zip, a .tar, a .parquet, "
+    f"owner/name on the hub, {', '.join(NAMES)}"
 )
 FILES = {".zip", ".tar", ".parquet", *SUFFIXES}  # suffixes of files, never of repositories
 PACKED = {".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
@@ -178,7 +178,7 @@ def _file(path: Path, scored: bool, split: str | None, runtime: Runtime) -> Sour
     if suffix == ".tar":
         return open_shards([path], path.parent, path.name, scored=scored, runtime=runtime)
     if suffix in SUFFIXES:
-        raise one_image(path)
+        return open_image(path)
     if suffix in PACKED:
         raise UsageError(f"{path} is a compressed archive. Unpack it, and name the folder or the plain .tar.")
     raise UsageError(f"{path} is no dataset. It can be {KNOWN}.")
@@ -275,4 +275,8 @@ def _title(source: Source, count: int, of: int, min_aesthetic: float | None) -> 
     if min_aesthetic is not None:
         which = f"seeded {count:,}" if count < of else f"all {count:,}"
         return f"LAION-like: {which} with aesthetic >= {min_aesthetic:g} from {source.name}"
-    return f"{source.name} (seeded {count:,} of {of:,} images)" if count < of else f"{source.name} ({count:,} images)"
+    return (
+        f"{source.name} (seeded {count:,} of {of:,} images)"
+        if count < of
+        else f"{source.name} ({count:,} image{'s' * (count != 1)})"
+    )
