@@ -36,7 +36,7 @@ def test_sizes_are_parsed(text: str, size: tuple[int, int]) -> None:
         ({"prompt": "  "}, "the prompt is empty"),
         ({"steps": 0}, "from 1 to 1000, not 0"),
         ({"steps": 100000}, "from 1 to 1000, not 100000"),
-        ({"guidance_scale": -1.0}, "from 0 up, not -1"),
+        ({"guidance_scale": -1.0}, "from 0 to 1000, not -1"),
         ({"guidance_scale": float("nan")}, "not nan"),
         ({"guidance_scale": float("inf")}, "not inf"),
         ({"size": (500, 512)}, "512x500 has a side of 500 pixels; sides are multiples of 8 from 8 to 4096"),

@@ -14,6 +14,7 @@ from vaelens.decoding import Decoded
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath, json_text
 from vaelens.images.reading import read_text
+from vaelens.json_reading import parse_json
 from vaelens.latents import Latent, PromptProvenance, Provenance
 from vaelens.sampling import Size
 
@@ -122,14 +123,15 @@ def read_png_metadata(path: StrPath) -> PngMetadata:
             f"{path} has no metadata of vaelens, as `generate` and `compare` write it, so it can't be replayed.{hint}"
         )
     try:
-        values = json.loads(text[PNG_KEY])
-        if isinstance(values, dict) and SHEET_KEY in values:
-            count = len(cast(dict[str, list[Any]], values)[SHEET_KEY])
+        values = parse_json(text[PNG_KEY])
+        sheet = cast(dict[str, Any], values).get(SHEET_KEY) if isinstance(values, dict) else None
+        if isinstance(sheet, list):
+            count = len(cast(list[Any], sheet))
             raise BadInputError(
                 f"{path} is a sheet of {count} images, and replay takes one. `compare -o FOLDER/` writes each alone."
             )
-        return PngMetadata.model_validate(values)
-    except (UsageError, ValueError, TypeError, RecursionError) as error:  # pydantic's errors are ValueErrors
+        return PngMetadata.model_validate_json(text[PNG_KEY], strict=True)
+    except (UsageError, ValueError, TypeError, OverflowError) as error:  # pydantic's errors are ValueErrors
         reason = " ".join(str(error).split())[:100]
         raise BadInputError(f"{path}: its metadata can't be replayed ({reason}). Use the original image.") from error
 

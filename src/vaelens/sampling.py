@@ -15,8 +15,8 @@ from vaelens.errors import UsageError
 
 CELL = 8  # pixels per latent cell, for every model that can be used
 MAX_SEEDS = 10_000  # in one range
-SEEDS = re.compile(r"(-?\d{1,25})(?:-(\d{1,25}))?")  # one, or the first and last of several
-SIZE = re.compile(r"(\d+)(?:\s*[xX*]\s*(\d+))?")
+SEEDS = re.compile(r"(-?[0-9]{1,25})(?:-([0-9]{1,25}))?")  # one, or the first and last of several
+SIZE = re.compile(r"([0-9]{1,9})(?:\s*[xX*]\s*([0-9]{1,9}))?")
 
 Size = tuple[int, int]  # height and width in pixels
 
@@ -103,6 +103,7 @@ class Sampling:
         "--cfg",
         metavar="G",
         minimum=0,
+        maximum=1000,
         help="Classifier-free guidance; 0 and 1 turn it off. Default: the model's.",
     )
     size: Size | None = _option(
@@ -160,11 +161,16 @@ def _check(name: str, option: Option, value: Any) -> None:
         assert high is not None
         for side in value:
             if side % option.multiple or not low <= side <= high:
-                nearest = min(max(low, round(side / option.multiple) * option.multiple), high)
+                nearest = round(min(max(low, side), high) / option.multiple) * option.multiple
                 raise UsageError(
-                    f"{value[1]}x{value[0]} has a side of {side} pixels; sides are multiples of {option.multiple} from "
-                    f"{low} to {high}. Nearest: {nearest}."
+                    f"{_shown(value[1])}x{_shown(value[0])} has a side of {_shown(side)} pixels; sides are multiples "
+                    f"of {option.multiple} from {low} to {high}. Nearest: {nearest}."
                 )
     elif (low is not None and not low <= value < math.inf) or (high is not None and value > high):
         limits = f"{low:g} to {high:g}" if high is not None else f"{low:g} up"
-        raise UsageError(f"{label} must be a number from {limits}, not {value:g}.")
+        raise UsageError(f"{label} must be a number from {limits}, not {_shown(value)}.")
+
+
+def _shown(value: float) -> str:
+    """A number for a message; a whole one may have thousands of digits."""
+    return f"{value:g}" if isinstance(value, float) else str(value) if abs(value) < 10**25 else "a huge number"

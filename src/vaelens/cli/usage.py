@@ -1,12 +1,22 @@
 """How a command names its arguments in its help, and what a wrong command line gets to read."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import typer
 from typer.core import TyperArgument, TyperCommand
 
+from vaelens.text.display import shortened
+from vaelens.text.numbers import parse_integer, parse_number
+
 TyperUsageError = typer.BadParameter.__bases__[0]  # click's, or that of Typer's own copy of it
 
+NUMBERS: dict[Any, Callable[[str], float]] = {
+    int: parse_integer,
+    list[int]: parse_integer,
+    float: parse_number,
+    list[float]: parse_number,
+}
 # What is wrong with a value, by pydantic's name for it.
 WRONG_VALUES = {
     "int_parsing": "{input} is not a whole number.",
@@ -24,9 +34,30 @@ class Command(TyperCommand):
         for parameter in self.params:
             if isinstance(parameter, TyperArgument):
                 vars(parameter)["display_type_rich"] = _no_type
+            described: Any = parameter
+            if described.type_descriptor.annotation in NUMBERS:
+                vars(parameter)["process_value"] = _strictly(described)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+
+def _strictly(parameter: Any) -> Callable[[Any, Any], Any]:
+    """The option's reading of a value, which refuses texts that `text.numbers` refuses."""
+    read, parse = parameter.process_value, NUMBERS[parameter.type_descriptor.annotation]
+
+    def process(ctx: Any, value: Any) -> Any:
+        given = cast("Sequence[Any]", value if isinstance(value, list | tuple) else [value])
+        for text in given:
+            if isinstance(text, str):
+                try:
+                    parse(text)
+                except ValueError as error:
+                    message = f"{shortened(text, 60)} is {error}"
+                    raise typer.BadParameter(message, ctx=ctx, param=parameter) from error
+        return read(ctx, value)
+
+    return process
 
 
 def _no_type(ctx: Any) -> None:

@@ -36,6 +36,7 @@ from vaelens.metrics.pretrained import load_networks
 from vaelens.metrics.ssim import Padding
 from vaelens.report.tables import Column, Table
 from vaelens.runs.outputs import check_outputs, write_outputs
+from vaelens.runs.ranks import world_size
 from vaelens.runtime import Notify, Progress, Runtime
 
 # What the published tables don't say. SSIM's padding has to be told apart too, but needs no other run.
@@ -183,7 +184,7 @@ def calibrate(
     check_outputs(Path(output) / RESULT, [])
     sources = [vaes] if isinstance(vaes, str | os.PathLike) else list(vaes)
     figures = published_figures(sources, published)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise UsageError("calibrate runs in one process, not under torchrun.")
     presets = _presets({name.removesuffix(STD) for one in figures for name in one})
     check_networks(presets[0], networks or {}, runtime, user="The published table", hint="")

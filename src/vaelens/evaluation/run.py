@@ -159,7 +159,7 @@ def _parse_shard(shard: str | None) -> tuple[int, int]:
     """ "2/3" to (1, 3)."""
     if shard is None:
         return 0, 1
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
     number, count = (int(n) for n in match.groups()) if match else (0, 0)
     if not 1 <= number <= count:
         raise UsageError(f"{shard!r} is not a shard. Write it like 2/3, the second of three.")

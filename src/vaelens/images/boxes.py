@@ -23,6 +23,7 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.images.drawing import Box
 from vaelens.json_reading import parse_json, quoted
+from vaelens.text.numbers import parse_number
 
 SIDES = ("left", "top", "right", "bottom")
 COLUMNS = ("id", "label", *SIDES)
@@ -143,15 +144,14 @@ def _box(line: Mapping[str, object], where: str) -> tuple[str, Box]:
 
 
 def _number(value: object, side: str, where: str) -> float:
-    number = math.nan
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-    if not math.isfinite(number):
-        raise BadInputError(f"{where}: {side} is {quoted(value)}, where a number is expected. Correct the line.")
-    return number
+    try:
+        if isinstance(value, str):
+            return parse_number(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise BadInputError(f"{where}: {side} is {quoted(value)}, where a number is expected. Correct the line.")
 
 
 def _keypoints(file: Path) -> bytes:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vaelens.errors import UsageError
 from vaelens.runs.plan import as_stored
+from vaelens.text.numbers import parse_integer
 
 T = TypeVar("T")
 TIMEOUT = timedelta(days=7)  # ranks may finish far apart
@@ -70,12 +71,24 @@ def _utils() -> Any:
     return utils
 
 
+def world_size() -> int:
+    """How many processes torchrun started, by its environment variable; 1 without it. Raises UsageError."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    try:
+        count = parse_integer(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise UsageError(f"WORLD_SIZE is {text[:40]!r}, not a number of processes. Unset it, or start with torchrun.")
+    return count
+
+
 def join_ranks(device: str) -> Ranks:
     """This process' rank, from torchrun's environment variables; gloo on the CPU, nccl on CUDA devices.
 
     Raises UsageError where some of the variables are missing.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = world_size()
     if count == 1:
         return Ranks()
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:

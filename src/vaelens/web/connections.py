@@ -107,6 +107,6 @@ class Connection(H11Protocol):
 def connection_limit(open_files: int) -> int:
     """How many connections a process may have that may open so many files.
 
-    As many again may be accepted at once, before the oldest are ended.
+    Twice as many again may be accepted in a burst, before the oldest are ended.
     """
-    return max(1, min(MAX_CONNECTIONS, (open_files - RESERVED_FILES) // 2))
+    return max(1, min(MAX_CONNECTIONS, (open_files - RESERVED_FILES) // 3))

@@ -1,0 +1,22 @@
+"""Texts to numbers, strictly. Python's int and float also take underscores, blanks and the digits of other scripts."""
+
+import math
+import re
+
+LONGEST = 100  # characters of a number
+INTEGER = re.compile(r"[+-]?[0-9]{1,25}")  # 2^64 has 20 digits
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+
+
+def parse_integer(text: str) -> int:
+    """A whole number in ASCII digits, of at most 25. Raises ValueError for anything else."""
+    if INTEGER.fullmatch(text) is None:
+        raise ValueError("not a whole number")
+    return int(text)
+
+
+def parse_number(text: str) -> float:
+    """A finite number in ASCII, such as -1.5e-3. Raises ValueError for anything else, NaN and infinity included."""
+    if len(text) > LONGEST or NUMBER.fullmatch(text) is None or not math.isfinite(number := float(text)):
+        raise ValueError("not a finite number")
+    return number
