@@ -235,3 +235,24 @@ def test_netpbm_files_with_any_largest_value_are_read_at_once_and_as_pillow_read
     start = time.process_time()
     decode_bytes(large, "a")
     assert time.process_time() - start < 1.5
+
+
+@pytest.mark.parametrize(("largest", "channels"), [(15, 1), (300, 1), (255, 3), (1023, 3)])
+def test_netpbm_files_in_plain_text_are_read_at_once_and_as_pillow_reads_them(largest: int, channels: int) -> None:
+    h, w = 7, 5
+    values = np.random.default_rng(0).integers(0, largest + 1, h * w * channels).tolist()
+    words = " # a comment\n".join(map(str, values)).encode()
+    small = b"P%d # one more\n%d %d %d\n" % (2 if channels == 1 else 3, w, h, largest) + words
+    with Image.open(io.BytesIO(small)) as opened:
+        expected = np.asarray(opened).reshape(h, w, channels).astype(np.float32)
+    white = 65535 if channels == 1 and largest > 255 else 255
+    found = decode_bytes(small, "a")
+    assert np.allclose(found.image[0].permute(1, 2, 0).numpy(), expected / white, atol=1e-7)
+    for damaged in (small[: -len(words) // 2], small[:-3] + b"-12", small[:-3] + b"9" * 20, small[:-3] + b" 1x"):
+        with pytest.raises(BadInputError, match="damaged or incomplete"):
+            decode_bytes(damaged, "a")
+    start = time.process_time()
+    assert decode_bytes(b"P3 1000 700 255\n" + b"200 " * 2_100_000, "a").image.unique().tolist() == [
+        pytest.approx(200 / 255)
+    ]
+    assert time.process_time() - start < 2

@@ -1,16 +1,20 @@
-"""PPM and PGM files whose largest value isn't 255: Pillow decodes them one pixel at a time, this a strip at a time."""
+"""PPM and PGM that Pillow decodes one value at a time, a strip at a time: plain text, and a largest value not 255."""
 
+import re
+from collections.abc import Generator
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-STRIP = 2**20  # pixels
+STRIP = 2**20  # pixels, or bytes of text
+COMMENT, LINE_END = re.compile(rb"#[^\r\n]*[\r\n]"), re.compile(rb"[\r\n]")
+MOST_DIGITS = 10
 
 
 def is_slow(image: Image.Image) -> bool:
     """Whether Pillow would take seconds for a megapixel."""
-    return image.format == "PPM" and _tile(image)[0] == "ppm"
+    return image.format == "PPM" and image.mode != "1" and _tile(image)[0] in {"ppm", "ppm_plain"}
 
 
 def has_16_bits(image: Image.Image) -> bool:
@@ -23,23 +27,56 @@ def decode(image: Image.Image, stream: BinaryIO) -> Image.Image:
 
     Raises EOFError for a file that is too short.
     """
-    _, _, offset, (_, largest) = _tile(image)
+    coder, _, offset, (_, largest) = _tile(image)
     w, h = image.size
     channels = len(image.getbands())
-    wide, grey = largest > 255, image.mode == "I"
+    grey = image.mode == "I"
     white = 65535 if grey else 255
     scaled = np.rint(np.arange(largest + 1) / largest * white).astype(np.uint16 if grey else np.uint8)
-    pixels = np.empty((h, w * channels), dtype=scaled.dtype)
+    pixels = np.empty((h, w, channels), dtype=scaled.dtype)
+    flat, place = pixels.reshape(-1), 0
     stream.seek(offset)
-    rows = max(1, STRIP // w)
-    for top in range(0, h, rows):
-        strip = pixels[top : top + rows]
-        data = stream.read(strip.size * (1 + wide))
-        if len(data) < strip.size * (1 + wide):
-            raise EOFError("its data end before its last row")
-        values = np.frombuffer(data, dtype=">u2" if wide else "u1").reshape(strip.shape)
-        strip[:] = scaled[np.minimum(values, largest)]
-    return Image.fromarray(pixels if channels == 1 else pixels.reshape(h, w, channels))
+    read = _words if coder == "ppm_plain" else _numbers
+    for values in read(stream, flat.size, largest):
+        flat[place : place + len(values)] = scaled[values]
+        place += len(values)
+    if place < flat.size:
+        raise EOFError("its data end before its last row")
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def _numbers(stream: BinaryIO, count: int, largest: int) -> Generator[np.ndarray]:
+    """So many binary values, of one or two bytes; larger ones than the largest count as that."""
+    kind = np.dtype(">u2" if largest > 255 else "u1")
+    while count > 0 and (data := stream.read(min(count, STRIP) * kind.itemsize)):
+        values = np.frombuffer(data[: len(data) // kind.itemsize * kind.itemsize], dtype=kind)
+        count -= len(values)
+        yield np.minimum(values, largest)
+
+
+def _words(stream: BinaryIO, count: int, largest: int) -> Generator[np.ndarray]:
+    """So many values in plain text with comments. Raises ValueError for one that isn't from 0 to the largest."""
+    begun, in_comment = b"", False
+    while count > 0:
+        block = stream.read(STRIP)
+        if in_comment and block:
+            end = LINE_END.search(block)
+            if end is None:
+                continue
+            block, in_comment = block[end.end() :] or b" ", False
+        text, hash_sign, _ = COMMENT.sub(b"", begun + block).partition(b"#")
+        in_comment = bool(hash_sign)
+        words = text.split()
+        begun = words.pop() if block and words and not text[-1:].isspace() else b""
+        if any(len(word) > MOST_DIGITS for word in (begun, *words)):
+            raise ValueError(f"a value of over {MOST_DIGITS} digits")
+        if not block and not words:
+            return
+        values = np.array([b"0", *words[:count]]).astype(np.int64)[1:]
+        if len(values) and not 0 <= values.min() <= values.max() <= largest:
+            raise ValueError(f"a value that isn't from 0 to {largest}")
+        count -= len(values)
+        yield values
 
 
 def _tile(image: Image.Image) -> tuple[str, tuple[int, ...], int, tuple[str, int]]:
