@@ -23,7 +23,7 @@ from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery
-from vaelens.report.record import run_record, vae_facts, vae_record
+from vaelens.report.record import file_record, public_name, run_record, vae_facts, vae_record
 from vaelens.report.tables import Column, Table
 from vaelens.resources import out_of_memory
 from vaelens.runtime import Notify, Progress, Runtime
@@ -204,12 +204,14 @@ def reconstruct(
             image = decode_file(original.path, max_side=max_side).image
             rows.append(_row(original, image, vae, name, seed if posterior == "sample" else None))
         by_vae.append(rows)
-        records.append(vae_record(vae) | {"name": name, "source": vae.name if source is vae else str(source)})
+        records.append(
+            vae_record(vae) | {"name": name, "source": source.name if isinstance(source, VAE) else public_name(source)}
+        )
     settings = {"posterior": posterior, "seed": seed, "max_side": max_side, "space": space, "offline": offline}
     record = run_record("reconstruct", settings, records, time.perf_counter() - start)
     rows = [by_vae[v][p] for p in range(len(originals)) for v in range(len(by_vae))]
     record["images"] = [
-        {"file": str(p.path), "height": p.size[0], "width": p.size[1], "notes": list(p.notes)} for p in originals
+        {**file_record(p.path), "height": p.size[0], "width": p.size[1], "notes": list(p.notes)} for p in originals
     ]
     record["rows"] = [{field: getattr(row, field) for field in RECORDED} for row in rows]
     return Reconstruction(tuple(originals), tuple(rows), record)

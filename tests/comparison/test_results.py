@@ -1,5 +1,6 @@
 """What a comparison writes, and what it leaves alone."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,12 @@ from typing import Any
 import pytest
 
 from support.comparisons import run
+from support.reports import files_with_folder
 from vaelens.comparison.results import Comparison, check_plain_output
+from vaelens.comparison.workflow import compare
 from vaelens.errors import ResourceError, UsageError
+from vaelens.files import sha256_file
+from vaelens.reconstruction import reconstruct
 from vaelens.report.gallery import check_output
 from vaelens.vae import VAE
 
@@ -96,6 +101,24 @@ def test_what_the_user_changed_is_never_replaced(model: Path, vaes: list[VAE], t
             made.save(path)
         assert changed.read_bytes() == before + b"<!-- mine -->"
         changed.write_bytes(before)
+
+
+def test_no_file_of_a_comparison_names_a_folder_of_this_machine(
+    model: Path, vaes: list[VAE], photo: Path, tmp_path: Path
+) -> None:
+    files = [vae.save(tmp_path / f"{vae.name}.safetensors") for vae in vaes[:2]]
+    first = run(model, files)
+    latents = next(path for path in first.save(tmp_path / "out") if path.suffix == ".safetensors")
+    first.save_plain(tmp_path / "out" / "plain")
+    compare(vaes=files, photos=[photo], latents=latents).save(tmp_path / "out" / "both")
+    reconstruct(photo, files, device="cpu").save(tmp_path / "out" / "reconstruct")
+    assert files_with_folder(tmp_path / "out", tmp_path.parent) == []
+    assert files_with_folder(tmp_path / "out", model.parent) == []
+    record = json.loads((tmp_path / "out" / "both" / "run.json").read_text())
+    assert [vae["source"] for vae in record["vaes"]] == ["v0.safetensors", "v1.safetensors"]
+    assert record["settings"]["latents"] == {"file": latents.name, "sha256": sha256_file(latents)}
+    record = json.loads((tmp_path / "out" / "reconstruct" / "run.json").read_text())
+    assert (record["images"][0]["file"], record["images"][0]["sha256"]) == (photo.name, sha256_file(photo))
 
 
 def test_a_page_and_a_sheet_of_one_name_stay_beside_each_other(model: Path, vaes: list[VAE], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from support.reports import files_with_folder
 from support.small_run import FAST, IMAGES, SIDE, SMALL, Run, assert_same, rows
 from support.vaes import random_vae
 from vaelens.errors import BadInputError, UsageError
@@ -133,6 +134,21 @@ def test_a_file_of_the_report_that_was_changed_is_never_replaced(
     with pytest.raises(UsageError, match=f"{file}.* not made by vaelens, or changed since"):
         measure()
     assert file.read_bytes() == before
+
+
+def test_no_file_of_an_evaluation_names_a_folder_of_this_machine(
+    photos: Path, two_vaes: list[Path], tmp_path: Path, measure: Measure
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(photos, images)
+    (images / "00.png").write_bytes(b"no image")
+    measure(source=images, skip_bad=True)
+    base = tmp_path.parent
+    assert two_vaes[0].is_relative_to(base)
+    assert files_with_folder(tmp_path / "run", base) == []
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [vae["source"] for vae in record["vaes"]] == ["one.safetensors", "two.safetensors"]
+    assert "00.png" in record["skipped"]
 
 
 def test_a_report_leaves_other_files_of_its_folder_alone(whole: Run, tmp_path: Path, measure: Measure) -> None:

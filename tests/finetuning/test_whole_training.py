@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL as DiffusersKL
 from safetensors.torch import load_file
 
 import vaelens as vl
+from support.reports import files_with_folder
 from support.training import OTHER_FIELDS, SIX_STEPS, json_lines, stop_after, train, train_script
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.finetuning.training import Interrupted
@@ -170,6 +171,13 @@ def test_what_the_user_changed_is_never_replaced(
     with pytest.raises(UsageError, match=f"{changed}.* not made by vaelens, or changed since"):
         train(narrow, photos, run)
     assert (run / changed).read_text() == "mine"
+
+
+def test_no_file_of_a_training_names_a_folder_of_this_machine(whole: Path, narrow: Path, photos: Path) -> None:
+    base = whole.parent.parent
+    assert narrow.is_relative_to(base)
+    assert photos.is_relative_to(base)
+    assert files_with_folder(whole, base) == []
 
 
 def test_bfloat16_networks_have_float32_weights(narrow: Path, photos: Path, run: Path, whole: Path) -> None:

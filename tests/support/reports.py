@@ -1,4 +1,4 @@
-"""Made-up results of an evaluation, as `evaluate` would give them."""
+"""Made-up results of an evaluation, as `evaluate` would give them, and what reports may not hold."""
 
 import dataclasses
 import itertools
@@ -18,6 +18,7 @@ from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.results import DatasetScore, Example, Letters, RegionSpread, Results, Row
 from vaelens.images.datasets.items import Dataset, Item, Source
 from vaelens.images.faces import draw_face
+from vaelens.images.reading import read_text
 from vaelens.metrics.statistics import Interval, Paired, Spread, paired, spread
 
 NAMES = ("kl-f8", "ft-ema", "ft-mse", "tiny-kl-f8")
@@ -209,4 +210,17 @@ def examples_of(results: Results, count: int = 2) -> list[Example]:
         }
         why = "among the worst by PSIM" if number % 2 else "among the best by PSIM"
         found.append(Example(results.rows[number * len(results.vaes)].id, why, original, reconstructions, face.boxes))
+    return found
+
+
+def files_with_folder(output: Path, folder: Path) -> list[str]:
+    """The files below `output`, locks aside, whose text, or PNG text, names `folder`."""
+    found: list[str] = []
+    for path in sorted(output.rglob("*")):
+        if path.is_file() and not path.name.startswith(".lock"):
+            text = path.read_bytes().decode("utf-8", "replace")
+            if path.suffix == ".png":
+                text += str(read_text(path))
+            if str(folder) in text:
+                found.append(path.relative_to(output).as_posix())
     return found

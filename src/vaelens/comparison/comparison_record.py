@@ -7,7 +7,7 @@ from typing import Any
 from vaelens.comparison.compared_images import ComparedImage
 from vaelens.comparison.selection import VAESource
 from vaelens.generation import LatentGenerator
-from vaelens.report.record import run_record, vae_record
+from vaelens.report.record import public_name, run_record, vae_record
 from vaelens.vae import VAE
 
 
@@ -32,7 +32,8 @@ def comparison_record(
 def vae_records(sources: Sequence[VAESource], vaes: Sequence[VAE], own_names: Sequence[str]) -> list[dict[str, Any]]:
     """Each VAE with its source as it was named, and its own name: `vaes` may be numbered to tell two apart."""
     return [
-        vae_record(vae) | {"source": source.name if isinstance(source, VAE) else source, "own_name": own_name}
+        vae_record(vae)
+        | {"source": source.name if isinstance(source, VAE) else public_name(source), "own_name": own_name}
         for source, vae, own_name in zip(sources, vaes, own_names, strict=True)
     ]
 

@@ -33,6 +33,7 @@ from vaelens.images.datasets.folders import image_files
 from vaelens.images.reading import read_size
 from vaelens.latents import Latent, read_latents
 from vaelens.loading import open_vae
+from vaelens.report.record import file_record, without_folders
 from vaelens.runtime import Notify, Progress, Runtime, ShouldStop
 from vaelens.sampling import Sampling, Size
 from vaelens.vae import VAE
@@ -141,7 +142,7 @@ def compare(
     images = tuple(labelled.add_to(image) for image in images)
     for note in labelled.notes:
         runtime.notify(note)
-    notes += labelled.notes + ([f"Not everything was finished: {failure}"] if failure else [])
+    notes += labelled.notes + ([f"Not everything was finished: {without_folders(str(failure))}"] if failure else [])
 
     settings = {
         "seeds": seeds,
@@ -149,7 +150,7 @@ def compare(
         "max_side": max_side,
         "space": space,
         "offline": offline,
-        "latents": None if latents is None else str(latents),
+        "latents": None if latents is None else file_record(latents),
     }
     record = comparison_record(
         "generate" if use_model_vae else "compare",

@@ -16,6 +16,7 @@ from vaelens.images.drawing import Box
 from vaelens.images.reading import decode_bytes, decode_plain
 from vaelens.images.resizing import placement, resize_and_crop
 from vaelens.images.writing import to_pixels
+from vaelens.report.record import without_folders
 
 LOADERS = 2  # threads: Pillow decodes outside the interpreter's lock
 AHEAD = 4  # chunks
@@ -61,7 +62,7 @@ def read_chunk(dataset: Dataset, number: int, batch: int, preset: Preset, skip_b
                 raise BadInputError(
                     f"{error} All scores measured so far are saved; --skip-bad leaves such images out and lists them."
                 ) from error
-            bad.append((item.id, str(error)))
+            bad.append((item.id, without_folders(str(error))))
     return Chunk(number, tuple(item for item, _ in good), tuple(image for _, image in good), tuple(bad))
 
 

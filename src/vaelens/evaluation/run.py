@@ -30,7 +30,7 @@ from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
 from vaelens.loading import check_source, is_published, open_vae
-from vaelens.report.record import run_record, vae_record
+from vaelens.report.record import public_name, run_record, vae_record, without_folders
 from vaelens.resources import processor, using_threads
 from vaelens.runs.lock import folder_lock
 from vaelens.runs.ranks import Ranks, join_ranks
@@ -181,7 +181,7 @@ def _load_vaes(sources: Sequence[StrPath | VAE], space: str | None, runtime: Run
     models = dict(zip(distinct_names([vae.name for vae in loaded], sources), loaded, strict=True))
     records = {
         name: vae_record(vae)
-        | {"name": name, "source": "an object" if isinstance(one, VAE) else str(one)}
+        | {"name": name, "source": "an object" if isinstance(one, VAE) else public_name(one)}
         | {"published": not isinstance(one, VAE) and is_published(one)}
         for (name, vae), one in zip(models.items(), sources, strict=True)
     }
@@ -297,4 +297,4 @@ def _record(
     seconds = time.perf_counter() - started
     calls = [*earlier_calls(folder.path), *filter(None, [call_record(ranks, seconds)])]
     record = run_record(COMMAND, settings, list(vaes.values()), seconds) | totals(calls)
-    return record | {"skipped": folder.bad(), "notes": list(dataset.notes), "calls": calls}
+    return record | {"skipped": folder.bad(), "notes": [*map(without_folders, dataset.notes)], "calls": calls}

@@ -15,6 +15,7 @@ import numpy as np
 from vaelens.errors import UsageError
 from vaelens.files import is_temporary, json_text, write_atomic
 from vaelens.images.writing import encode_png
+from vaelens.report.record import without_folders
 from vaelens.runs.lock import LOCK
 from vaelens.runs.outputs import RECORD_NAME, read_record
 from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
@@ -99,7 +100,7 @@ def record_unreadable(path: Path, unreadable: Mapping[str, str], notify: Notify,
     with suppress(OSError, ValueError, TypeError):  # none yet, or damaged: it is written anew
         found = dict(json.loads(file.read_bytes()))
     for one in ranks.gather(dict(unreadable)):
-        found |= one
+        found |= {label: without_folders(why) for label, why in one.items()}
     if found and ranks.is_first:
         label, why = next(iter(found.items()))
         count = len(found)

@@ -1,17 +1,26 @@
-"""The record of a run (`run.json`): its settings, VAEs, versions, machine and time."""
+"""The record of a run (`run.json`): its settings, VAEs, versions, machine and time.
 
+Records and reports get passed on, so they hold no folders of this machine: a file appears by its name, and by its
+sha256 where it isn't known by its weights or latents.
+"""
+
+import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from vaelens.files import sha256_file
 from vaelens.resources import peak_memory
 from vaelens.runs.versions import versions
 from vaelens.runtime import dtype_name
 from vaelens.vae import VAE
 
 SCHEMA = 1
+FOLDERS = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:\\|~?/)(?:[^\s:,;'\"()/\\]+[/\\])*(?=[^\s:,;'\"()/\\])")
 
 
 def run_record(
@@ -30,6 +39,22 @@ def run_record(
         "seconds": round(seconds, 3),
         "peak_memory_bytes": peak_memory(),
     }
+
+
+def without_folders(text: str) -> str:
+    """A text with each absolute path, or one from `~`, reduced to its last part."""
+    return FOLDERS.sub("", text)
+
+
+def public_name(source: str | os.PathLike[str]) -> str:
+    """A known name or a hub id as it is, anything on this machine by its last part."""
+    path = Path(source).expanduser()
+    return path.resolve().name if path.is_absolute() or path.exists() else os.fspath(source)
+
+
+def file_record(path: str | os.PathLike[str]) -> dict[str, str]:
+    """A file by its name and sha256."""
+    return {"file": Path(path).name, "sha256": sha256_file(path)}
 
 
 def vae_record(vae: VAE) -> dict[str, Any]:

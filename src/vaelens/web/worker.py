@@ -1,6 +1,5 @@
 """Runs one job: `compare` with what the request says, and the files of its result. VAEs stay in memory between jobs."""
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from vaelens.errors import BadInputError, ResourceError
 from vaelens.files import json_text
 from vaelens.images.writing import encode_png
 from vaelens.loading import open_vae
+from vaelens.report.record import without_folders
 from vaelens.resources import out_of_memory
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.vae import VAE
@@ -26,7 +26,6 @@ from vaelens.web.store import PAGE, RECORD, SHEET, THUMBNAIL, Store
 Report = Callable[[BaseException], None]
 CACHED_VAES = 4
 THUMBNAIL_SIDE = 264  # pixels: twice the side that the history shows, for high-density screens
-FOLDERS = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:\\|~?/)(?:[^\s:,;'\"()/\\]+[/\\])*(?=[^\s:,;'\"()/\\])")
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class JobRunner:
             for path in {source, str(Path(source).expanduser()), str(Path(source).expanduser().absolute())}:
                 if "/" in path or "\\" in path:
                     text = text.replace(path, name)
-        return FOLDERS.sub("", text.replace(f"{self.store.folder}", "~"))
+        return without_folders(text.replace(f"{self.store.folder}", "~"))
 
     def _compare(self, job: str, request: JobRequest, cache: VAECache, runtime: Runtime) -> Comparison:
         decoders = [find(self.choices.vaes, vae, "VAE") for vae in dict.fromkeys(request.vaes)]
