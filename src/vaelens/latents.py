@@ -12,12 +12,14 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.json_reading import parse_json
 from vaelens.sampling import Sampling, Size
 from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.tensors.tensor_file import TensorFile
 from vaelens.tensors.writing import safetensors_bytes
-from vaelens.text.paths import user_path
 from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
 
 LATENTS_KEY = "vaelens_latents"  # in the metadata of a file of latents
+SUFFIXES = {".safetensors", ".latent"}
+COMFYUI, COMFYUI_FORMAT_0 = "latent_tensor", "latent_format_version_0"  # tensors of a .latent file; the second is empty
 
 
 class ModelFacts(BaseModel):
@@ -83,16 +85,23 @@ def latents_bytes(latent: Latent) -> bytes:
 
 
 def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list[Latent]:
-    """The latents in a safetensors file, one per image: vaelens' own, or one tensor [b,c,h,w] of scaled latents.
+    """The latents in a file, one per image: vaelens' own, one tensor [b,c,h,w] of scaled latents, or ComfyUI's.
 
-    `space` is their latent space where the file names none. Raises BadInputError for a file that holds none, and as
-    `open_safetensors` does; UsageError for a space that contradicts the file's.
+    ComfyUI's (.latent) hold raw z, or in its first format z * 0.18215, and name no space: `space` is the latent space
+    where the file names none, and gives the scale. Raises BadInputError for a file that holds none, and as
+    `open_safetensors` does; UsageError for a space that contradicts the file's, or is missing where it is needed.
     """
-    if Path(path).suffix.lower() != ".safetensors" or user_path(path).is_dir():
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() not in SUFFIXES:
         raise BadInputError(
-            f"{path}: latents are read from .safetensors files, as `compare -o FOLDER/` writes them. Name one."
+            f"{path}: latents are read from .safetensors files, as `compare -o FOLDER/` writes them, and from .latent "
+            "files of ComfyUI. Name one."
         )
-    opened = open_safetensors(Path(path))
+    opened = open_safetensors(path)
+    if space is not None:
+        registry().check_space(space)
+    if COMFYUI in opened.shapes:
+        return _from_comfyui(opened, space)
     names = [name for name, shape in opened.shapes.items() if len(shape) == 4]
     if len(opened.shapes) != 1 or len(names) != 1:
         some = ", ".join(f"{n} {list(s)}" for n, s in list(opened.shapes.items())[:3]) or "nothing"
@@ -107,9 +116,44 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
             f"{path}: its vaelens metadata is damaged ({reason}). Use the original, or a file without such metadata."
         ) from error
     found = metadata.latent_space
-    if space is not None:
-        registry().check_space(space)
-        if found not in {None, space}:
-            raise UsageError(f"{path}: its latents are of {found}, not of {space} (--space). Leave out --space.")
+    if space is not None and found not in {None, space}:
+        raise UsageError(f"{path}: its latents are of {found}, not of {space} (--space). Leave out --space.")
     tensor = opened.read(names)[names[0]].float()
-    return [Latent(tensor[i : i + 1].contiguous(), found or space, metadata.provenance) for i in range(len(tensor))]
+    return _split(tensor, found or space, metadata.provenance)
+
+
+def _from_comfyui(opened: TensorFile, space: str | None) -> list[Latent]:
+    """What ComfyUI's SaveLatent wrote, as its LoadLatent reads it, in scaled latents.
+
+    With COMFYUI_FORMAT_0 beside it the tensor is raw z, what a VAE there decodes; the older format, of Stable Diffusion
+    1 and 2 only, had scaled latents, of which LoadLatent makes z by dividing by the scale of sd1.
+    """
+    shape = opened.shapes[COMFYUI]
+    if len(shape) != 4:
+        raise BadInputError(
+            f"{opened.path}: its latents are {list(shape)}, not [b,c,h,w] of images: a video's, or packed ones. Name "
+            "a file of an image's latents."
+        )
+    is_raw = COMFYUI_FORMAT_0 in opened.shapes
+    space = space or (None if is_raw else "sd1")
+    if space is None:
+        fitting = [n for n in registry().spaces if (s := registry().space_spec(n)) and s.latent_channels == shape[1]]
+        raise UsageError(
+            f"{opened.path}: ComfyUI's latents don't say their latent space, which their scale depends on. Name it, "
+            f"e.g. --space {fitting[0] if fitting else 'sd1'}."
+        )
+    spec, old = registry().space_spec(space), registry().space_spec("sd1")
+    if spec is None or spec.latent_channels != shape[1]:
+        expected = f"latents of {space} have {spec.latent_channels}" if spec else f"vaelens knows no scale of {space}"
+        raise UsageError(f"{opened.path}: its latents have {shape[1]} channels, but {expected}. Name another --space.")
+    tensor = opened.read([COMFYUI])[COMFYUI].float()
+    if is_raw or spec != old:
+        assert old is not None
+        z = tensor if is_raw else tensor / old.scaling_factor
+        tensor = spec.family.to_latents(z, spec, None)
+    return _split(tensor, space, None)
+
+
+def _split(tensor: Tensor, space: str | None, provenance: Provenance | None) -> list[Latent]:
+    """One latent for each image."""
+    return [Latent(tensor[i : i + 1].contiguous(), space, provenance) for i in range(len(tensor))]

@@ -34,7 +34,8 @@ def compare(
     seed: options.Seeds = None,
     model: options.Model = None,
     latents: Annotated[
-        Path | None, typer.Option("--latents", metavar="FILE", help="Decode saved latents (.safetensors).")
+        Path | None,
+        typer.Option("--latents", metavar="FILE", help="Decode saved latents (.safetensors, or ComfyUI's .latent)."),
     ] = None,
     photo: Annotated[
         list[Path] | None,
