@@ -98,7 +98,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def changed(value: Any, path: tuple[Any, ...], odd: Any) -> Any:
     if not path:
-        return odd
+        return None if odd is KeyError else odd
     result = copy.deepcopy(value)
     inside = result
     for key in path[:-1]:

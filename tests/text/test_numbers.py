@@ -54,6 +54,13 @@ def test_a_number_in_the_environment_is_read_strictly(
     assert "WORLD_SIZE is " in ran.stderr
 
 
+def test_a_recipe_with_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    huge = "9" * 5000
+    invoke("finetune", "--explain", "tiny-scratch", "--set", f"run.steps={huge}", code=2)
+    (tmp_path / "huge.toml").write_text(f"[run]\nsteps = {huge}\n")
+    invoke("finetune", "--explain", tmp_path / "huge.toml", code=3)
+
+
 @pytest.mark.parametrize(
     "values",
     [

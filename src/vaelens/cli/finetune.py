@@ -205,6 +205,8 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
             found[name.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             found[name.strip()] = text.strip()
+        except (ValueError, RecursionError) as error:  # thousands of digits or brackets
+            raise UsageError(f"--set {name.strip()[:60]}: its value can't be read. Write a shorter one.") from error
     return found
 
 

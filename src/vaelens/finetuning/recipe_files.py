@@ -174,7 +174,7 @@ def _parsed(text: str, label: str) -> dict[str, Any]:
     """A recipe's own tables, all of them known."""
     try:
         own = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise BadInputError(f"{label} isn't valid TOML: {error}. Correct the line.") from error
     tables = (*TABLES, *EXPLANATIONS)
     known = ("extends", "title", "about", *tables)
