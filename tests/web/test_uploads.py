@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ def test_the_number_of_simultaneous_uploads_is_limited(server: Served) -> None:
         one.close()
     server.until(lambda: server.upload(png(8, 8))[0] == 201)
     assert len(list(folder_of(server).iterdir())) == 1, "of those that were cut off nothing is left"
+
+
+def test_headers_that_go_on_and_on_do_not_block_uploads(server: Served) -> None:
+    endless = b"P6 # " + b"x" * (8 * 2**20) + b"\n8 8 255\n" + bytes(8 * 8 * 3)
+    with ThreadPoolExecutor(routes.MAX_UPLOADS) as pool:
+        start = time.monotonic()
+        answers = list(pool.map(lambda _: server.upload(endless)[0], range(routes.MAX_UPLOADS)))
+        spent = time.monotonic() - start
+    assert set(answers) <= {201, 422, 429}, answers
+    assert server.upload(png(8, 8))[0] == 201
+    assert spent < 8, f"{spent:.1f} s"  # half a second; read a byte at a time, far more than ten
 
 
 @pytest.mark.parametrize(("where", "what"), [(middleware, "UPLOAD_PAUSE"), (routes, "UPLOAD_TIMEOUT")])
