@@ -328,7 +328,7 @@ def test_a_config_that_diffusers_refuses_is_an_error_that_names_it(tmp_path: Pat
     file = random_vae().save(tmp_path / "vae") / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_size": value}))
     vae = vl.load(tmp_path / "vae", device="cpu")
-    with pytest.raises(BadInputError, match="vae: diffusers' AutoencoderKL refuses its config"):
+    with pytest.raises(BadInputError, match=f"^{tmp_path.name}: diffusers' AutoencoderKL refuses its config"):
         vl.as_diffusers(vae)
 
 

@@ -88,7 +88,7 @@ def test_an_upload_goes_through_the_vaes(server: Served) -> None:
         ({"scheduler": "never"}, "no scheduler is called 'never'"),
         ({"model": "0" * 16}, "offers no such model"),
         ({"vaes": ["kl-f8"]}, "offers no such VAE"),
-        ({"guidance_scale": -1}, "guidance scale must be a number from 0 up"),
+        ({"guidance_scale": -1}, "guidance scale must be a number from 0 to 1000"),
         ({"path": "/etc/passwd"}, "path"),
         ({"prompt": None}, "describe what the image should show, or upload one"),
     ],

@@ -237,4 +237,4 @@ def test_two_vaes_of_one_name_are_told_apart_by_their_folders(
     again = files[0]
     arguments = [part for file in (*files, again) for part in ("--vae", str(file))]
     ran = invoke("reconstruct", photo, *arguments, "--max-side", 32, "--json", "-o", "a.png")
-    assert [row["vae"] for row in json.loads(ran.stdout)["rows"]] == ["best", "b/best", "a/best"]
+    assert [row["vae"] for row in json.loads(ran.stdout)["rows"]] == ["best", "b/best", "best (2)"]

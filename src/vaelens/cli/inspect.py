@@ -135,9 +135,10 @@ def _show_health(examined: "Health") -> None:
         result(line)
     result()
     result_table(formatting.summary(examined))
-    for line in formatting.reasons(examined):
+    for lines in formatting.reasons(examined):
         result()
-        result(line)
+        for line in lines:
+            result(line)
     for title, table in formatting.details(examined):
         result()
         result(title)

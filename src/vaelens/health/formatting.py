@@ -36,9 +36,9 @@ def summary(health: Health) -> Table:
     return _table(("check", "result", "verdict"), rows)
 
 
-def reasons(health: Health) -> list[str]:
-    """For each finding that isn't fine: the threshold and its reason."""
-    found: list[str] = []
+def reasons(health: Health) -> list[list[str]]:
+    """For each finding that isn't fine, in lines: the threshold and its reason."""
+    found: list[list[str]] = []
     for finding in health.findings:
         if finding.verdict in {None, "fine"}:
             continue
@@ -46,7 +46,7 @@ def reasons(health: Health) -> list[str]:
         limit = threshold.bad if finding.verdict == "bad" else threshold.notable
         value = math.nan if finding.value is None else finding.value
         why = f"{finding.check}: {value:.3g} {threshold.unit}; {finding.verdict} from {limit:g}. {threshold.reason}"
-        found.append(textwrap.fill(why, WIDTH, subsequent_indent="  "))
+        found.append(textwrap.wrap(why, WIDTH, subsequent_indent="  "))
     return found
 
 

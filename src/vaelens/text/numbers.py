@@ -17,6 +17,8 @@ def parse_integer(text: str) -> int:
 
 def parse_number(text: str) -> float:
     """A finite number in ASCII, such as -1.5e-3. Raises ValueError for anything else, NaN and infinity included."""
-    if len(text) > LONGEST or NUMBER.fullmatch(text) is None or not math.isfinite(number := float(text)):
-        raise ValueError("not a finite number")
+    if len(text) > LONGEST or NUMBER.fullmatch(text) is None:
+        raise ValueError("not a number")
+    if not math.isfinite(number := float(text)):
+        raise ValueError("not a number that can be computed with: it is too large")
     return number

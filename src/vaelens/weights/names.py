@@ -23,11 +23,15 @@ def shown_name(path: Path) -> str:
 
 
 def distinct_names(names: Sequence[str], sources: Sequence[Any] = ()) -> list[str]:
-    """The names; one that an earlier VAE has gets the folders of its source before it, else a number: a, b/a, a (2)."""
+    """The names; one that an earlier VAE has gets the folders of its source before it, else a number: a, b/a, a (2).
+
+    The same source twice is told apart by numbers: its folders would be those of both.
+    """
     distinct: list[str] = []
     for position, name in enumerate(names):
         source = sources[position] if position < len(sources) else None
-        candidates = [name, *_longer(name, source), *(f"{name} ({number})" for number in range(2, len(names) + 2))]
+        longer = [] if any(one is source or one == source for one in sources[:position]) else _longer(name, source)
+        candidates = [name, *longer, *(f"{name} ({number})" for number in range(2, len(names) + 2))]
         distinct.append(next(candidate for candidate in candidates if candidate not in distinct))
     return distinct
 
