@@ -23,12 +23,22 @@ from connected.report import machine, write_report
 from connected.settings import ROOT, Settings
 from connected.steps import Outcome, Run, Step, exit_code, passed_before, run_steps
 from vaelens.adapters import libraries
-from vaelens.cli.output import INTERRUPTED, failure, notice, progress, result, result_table
+from vaelens.cli.output import (
+    INTERRUPTED,
+    code_with_loss,
+    failure,
+    notice,
+    progress,
+    result,
+    result_table,
+    streams,
+)
 from vaelens.errors import VaelensError
 from vaelens.files import sha256_file
 from vaelens.runs.lock import exclusive_run
 from vaelens.runs.records import JsonLines
 from vaelens.runtime import Runtime
+from vaelens.text.numbers import parse_integer
 
 KINDS = (vae_check.KIND, article.KIND, coco_scores.KIND)
 
@@ -43,18 +53,21 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", action="append", choices=KINDS, help="only these steps; repeatable")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
     made.add_argument(
-        "--take", type=int, default=Settings.take, help="images of the quick evaluation (default %(default)s)"
+        "--take", type=_count, default=Settings.take, help="images of the quick evaluation (default %(default)s)"
     )
-    made.add_argument("--steps", type=int, default=Settings.steps, help="of sampling (default %(default)s)")
+    made.add_argument("--steps", type=_count, default=Settings.steps, help="of sampling (default %(default)s)")
     made.add_argument("-o", "--output", type=Path, default=ROOT / "runs" / "connected", help="default: runs/connected")
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; gives the exit code."""
+    with streams() as lost:
+        return code_with_loss(_main(arguments), lost)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = parser().parse_args(arguments)
-    if min(options.take, options.steps) < 1:
-        parser().error("--take and --steps must be at least 1.")
     try:
         device = Runtime.of(device=options.device).device_name
         settings = Settings(options.output.absolute(), device, options.full, options.take, options.steps)
@@ -78,11 +91,21 @@ def all_steps(settings: Settings) -> list[Step]:
     ]
 
 
+def _count(text: str) -> int:
+    try:
+        number = parse_integer(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is {error}. Give one, such as 100.") from error
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small. Give at least 1.")
+    return number
+
+
 def _run(steps: Sequence[Step], settings: Settings, *, plan_only: bool) -> int:
     surroundings = machine(settings.device)
     decisive = {key: surroundings[key] for key in ("versions", "device", "threads", "processor")} | {"code": _code()}
     log = JsonLines(settings.folder / "steps.jsonl")
-    outcomes = passed_before(steps, log, decisive)
+    outcomes = passed_before(steps, log, decisive, notice)
     plan = make_plan(steps, outcomes)
     result_table(plan.table())
     for line in plan.summary():
@@ -109,7 +132,8 @@ def _run(steps: Sequence[Step], settings: Settings, *, plan_only: bool) -> int:
 
 def _say(outcomes: Sequence[Outcome], report: Path) -> None:
     failed = [outcome for outcome in outcomes if outcome.code]
-    result(f"\n{len(outcomes) - len(failed)} of {len(outcomes)} steps passed.")
+    result()
+    result(f"{len(outcomes) - len(failed)} of {len(outcomes)} steps passed.")
     for outcome in failed:
         result(f"{outcome.name}: {outcome.status}: {' '.join(outcome.problems)}")
     result(f"Attach {report} and report.json beside it to an issue.")

@@ -61,10 +61,10 @@ def write_report(
         "plan": plan.as_dict(),
         "steps": [asdict(outcome) for outcome in ended],
     }
-    markdown, whole = settings.folder / "report.md", settings.folder / "report.json"
+    markdown, values = settings.folder / "report.md", settings.folder / "report.json"
     contents = {
         markdown: scrubbed(_markdown(report, steps, outcomes), settings.folder).encode(),
-        whole: scrubbed(json_text(report), settings.folder).encode(),
+        values: scrubbed(json_text(report), settings.folder).encode(),
     }
     write_together(contents)
     return markdown
@@ -93,14 +93,14 @@ def _markdown(report: Mapping[str, Any], steps: Sequence[Step], outcomes: Mappin
 
 
 def _machine(report: Mapping[str, Any]) -> str:
-    on, code = report["machine"], report["exit_code"]
-    memory = f", {on['memory_bytes'] / 1e9:.0f} GB of memory" if on["memory_bytes"] else ""
-    said = ", ".join(f"{name} {number}" for name, number in on["versions"].items())
-    whole = "" if report["complete"] else " Not all steps have run."
+    facts, code = report["machine"], report["exit_code"]
+    memory = f", {facts['memory_bytes'] / 1e9:.0f} GB of memory" if facts["memory_bytes"] else ""
+    packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    incomplete = "" if report["complete"] else " Not all steps have run."
     return (
-        f"Exit code {code}, {report['finished']}.{whole} Commit {on['commit']}. {markdown_escaped(on['processor'])}, "
-        f"{on['cores']} cores, {on['threads']} threads{memory}; device {markdown_escaped(on['device'])}; "
-        f"hub {on['hub']}. {markdown_escaped(said)}."
+        f"Exit code {code}, {report['finished']}.{incomplete} Commit {facts['commit']}. "
+        f"{markdown_escaped(facts['processor'])}, {facts['cores']} cores, {facts['threads']} threads{memory}; "
+        f"device {markdown_escaped(facts['device'])}; hub {facts['hub']}. {markdown_escaped(packages)}."
     )
 
 
@@ -120,17 +120,17 @@ def _vaes(outcomes: Sequence[Outcome]) -> str:
     names = ("VAE", "source", "licence", "bytes", "sha256", "weights", "opened in diffusers", *devices)
     rows: list[tuple[str, ...]] = []
     for one in outcomes:
-        of = one.details
-        files = of["files"]
+        details = one.details
+        files = details["files"]
         rows.append((
             one.name.removeprefix("vae "),
-            of["source"] + (f" at {files[0]['commit'][:7]}" if files else ""),
-            of["licence"],
+            details["source"] + (f" at {files[0]['commit'][:7]}" if files else ""),
+            details["licence"],
             ", ".join(f"{file['bytes']:,}" for file in files),
             ", ".join(file["sha256"] for file in files),
-            of.get("weights", ""),
-            of.get("diffusers", ""),
-            *(_differences(of.get("differences", {}).get(device, {})) for device in devices),
+            details.get("weights", ""),
+            details.get("diffusers", ""),
+            *(_differences(details.get("differences", {}).get(device, {})) for device in devices),
         ))  # fmt: skip
     about = (
         "Size and sha256 are as found, and are those of the registry where it has them. Under each device: relative "
@@ -139,22 +139,22 @@ def _vaes(outcomes: Sequence[Outcome]) -> str:
     return f"## VAEs\n\n{about}\n\n{table_markdown(Table(tuple(map(Column, names)), tuple(rows)))}"
 
 
-def _differences(of: Mapping[str, float]) -> str:
-    values = ", ".join(f"{what} {value:.2g}" for what, value in of.items() if what != "tolerance")
-    return f"{values}; allowed {of['tolerance']:g}" if of else ""
+def _differences(found: Mapping[str, float]) -> str:
+    values = ", ".join(f"{what} {value:.2g}" for what, value in found.items() if what != "tolerance")
+    return f"{values}; allowed {found['tolerance']:g}" if found else ""
 
 
 def _article(outcomes: Sequence[Outcome]) -> str:
     lines = ["## The article's program"]
     for one in outcomes:
-        of = one.details
-        lines += [f"**{one.name}**: “{of['prompt']}”, seed {of['seed']}, {of['steps']} steps."]
-        if "latents_sha256" in of:
-            lines.append(f"Latent sha256 `{of['latents_sha256']}`, on {of['device']}.")
-        lines += [markdown_escaped(note) for note in of.get("notes", ())]
+        details = one.details
+        lines += [f"**{one.name}**: “{details['prompt']}”, seed {details['seed']}, {details['steps']} steps."]
+        if "latents_sha256" in details:
+            lines.append(f"Latent sha256 `{details['latents_sha256']}`, on {details['device']}.")
+        lines += [markdown_escaped(note) for note in details.get("notes", ())]
         apart = {
-            **of["difference_between"],
-            **{f"{v} from compare's": d for v, d in of.get("difference_from_compare", {}).items()},
+            **details["difference_between"],
+            **{f"{v} from compare's": d for v, d in details.get("difference_from_compare", {}).items()},
         }
         rows = [(what, f"{distance['mean']:.3f}", str(distance["largest"])) for what, distance in apart.items()]
         columns = tuple(map(Column, ("difference, 0 to 255", "mean", "largest")))
@@ -165,21 +165,22 @@ def _article(outcomes: Sequence[Outcome]) -> str:
 def _scores(outcomes: Sequence[Outcome]) -> str:
     lines: list[str] = []
     for one in outcomes:
-        of = one.details
+        details = one.details
         lines += [
             f"## {one.name[0].upper()}{one.name[1:]}",
-            f"{of['source']}, {of['preset']}, {of['images']:,} images.",
-            of["table"],
+            f"{details['source']}, {details['preset']}, {details['images']:,} images.",
+            details["table"],
         ]
-        lines += [f"Warning: {markdown_escaped(warning)}" for warning in of["warnings"]]
-        agree = sum(figure["agrees"] for figure in of["figures"])
+        lines += [f"Warning: {markdown_escaped(warning)}" for warning in details["warnings"]]
+        agree = sum(figure["agrees"] for figure in details["figures"])
         lines.append(
-            f"Beside the published figures, which are of all images: {agree} of {len(of['figures'])} agree digit for "
-            "digit."
+            f"Beside the published figures, which are of all images: {agree} of {len(details['figures'])} agree digit "
+            "for digit."
         )
         columns = tuple(map(Column, ("VAE", "figure", "published", "here", "agrees")))
         rows = [
-            (f["vae"], f["figure"], f["published"], f["printed"], "yes" if f["agrees"] else "no") for f in of["figures"]
+            (f["vae"], f["figure"], f["published"], f["printed"], "yes" if f["agrees"] else "no")
+            for f in details["figures"]
         ]
         lines.append(table_markdown(Table(columns, tuple(rows))))
     return "\n\n".join(lines)
@@ -198,7 +199,7 @@ def _failure(outcome: Outcome) -> str:
 def _commit() -> str:
     """Of this checkout, "unknown" where it is none; "+" after it where files were changed."""
     try:
-        said = [
+        printed = [
             subprocess.run(
                 ["git", *command], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
             ).stdout.strip()
@@ -206,4 +207,4 @@ def _commit() -> str:
         ]
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return said[0] + "+" * bool(said[1])
+    return printed[0] + "+" * bool(printed[1])

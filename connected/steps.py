@@ -54,7 +54,7 @@ class Outcome:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Outcome":
-        """From a line of the log. Raises TypeError for another one."""
+        """From a line of the log. Raises TypeError or KeyError for another one."""
         given: dict[str, Any] = {**values}
         given["problems"] = tuple(given["problems"])
         return Outcome(**given)
@@ -105,8 +105,16 @@ class Step:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def passed_before(steps: Sequence[Step], log: JsonLines, surroundings: Mapping[str, Any]) -> dict[str, Outcome]:
-    """The outcomes in the log that hold for these steps and passed, by name."""
+def passed_before(
+    steps: Sequence[Step], log: JsonLines, surroundings: Mapping[str, Any], notify: Notify
+) -> dict[str, Outcome]:
+    """The outcomes in the log that hold for these steps and passed, by name.
+
+    Lines that are damaged, or of another version, are removed with a notice. Raises what reading the log raises.
+    """
+    if removed := log.keep(lambda line: bool(Outcome.from_dict(line))):
+        lines = "1 line is" if removed == 1 else f"{removed} lines are"
+        notify(f"Warning: {log.path}: {lines} damaged or of another version, and removed. Those steps run again.")
     keys = {step.name: step.key(surroundings) for step in steps}
     found = (Outcome.from_dict(line) for line in log.read())
     return {one.name: one for one in found if one.status == PASSED and one.key == keys.get(one.name)}
@@ -126,7 +134,8 @@ def run_steps(
     for number, step in enumerate(steps, 1):
         if step.name in outcomes:
             continue
-        run.notify(f"\n[{number} of {len(steps)}] {step.name}: {step.about}")
+        run.notify("")
+        run.notify(f"[{number} of {len(steps)}] {step.name}: {step.about}")
         outcome = _run_step(step, run, step.key(surroundings))
         outcomes[step.name] = outcome
         log.append([json.loads(json_text(asdict(outcome)))])

@@ -1,5 +1,7 @@
 """`python -m connected` against the stand-ins, with small random weights in place of the published ones."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from connected import vae_check
 from connected.__main__ import main
 from connected.settings import ROOT
 from support.standins.hub import HubStandin
+from vaelens.errors import ResourceError
 from vaelens.images.datasets import coco
 from vaelens.runs.lock import exclusive_run
+from vaelens.runs.records import JsonLines
 from vaelens.weights.registry import Score, registry
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -67,6 +71,11 @@ def statuses(called: Any) -> dict[str, tuple[str, int]]:
     return {step["name"]: (step["status"], step["code"]) for step in called.report["steps"]}
 
 
+def steps_run(called: Any) -> list[str]:
+    """The names of the steps that the output says are begun."""
+    return re.findall(r"^\[\d+ of \d+\] ([^:]+): ", called.output, re.MULTILINE)
+
+
 def test_the_plan_names_sizes_and_time_and_downloads_no_weights(story: Story) -> None:
     assert story.plan.code == 0
     assert story.plan.report == {}
@@ -83,7 +92,7 @@ def test_an_interrupt_leaves_a_report_and_what_has_passed_is_not_run_again(story
     assert statuses(story.interrupted) == {"vae kl-f8": ("passed", 0)}
     assert story.interrupted.report["complete"] is False
     assert "| vae ft-ema | not run |" in story.interrupted.markdown
-    assert "vae kl-f8" not in [line.partition("] ")[2].partition(":")[0] for line in story.faulty.output.splitlines()]
+    assert "vae kl-f8" not in steps_run(story.faulty)
     assert not any(path.startswith("/CompVis") and "vae/diff" in path for path in story.faulty.fetched)
 
 
@@ -107,16 +116,48 @@ def test_a_step_goes_on_when_another_failed_and_its_sentence_is_in_the_report(st
 
 
 def test_the_same_command_runs_only_what_failed_and_ends_with_0(story: Story) -> None:
-    ran = [line for line in story.mended.output.splitlines() if line.startswith("[")]
-    assert [line.partition("] ")[2].partition(":")[0] for line in ran] == [
-        "vae ft-ema", "vae ft-mse", "vae taesd", "vae gated",
-    ]  # fmt: skip
+    assert steps_run(story.mended) == ["vae ft-ema", "vae ft-mse", "vae taesd", "vae gated"]
     assert story.mended.code == 0
     assert story.mended.markdown.startswith("# vaelens on a connected machine: 8 of 8 steps passed\n")
     assert story.again.code == 0
-    assert not any(line.startswith("[") for line in story.again.output.splitlines())
+    assert steps_run(story.again) == []
+    assert "8 of 8 steps passed." in story.again.output.splitlines()
     assert story.again.report["steps"] == story.mended.report["steps"]
     assert story.again.fetched == []
+
+
+def test_no_line_of_the_output_holds_an_escaped_newline(story: Story) -> None:
+    for called in story:
+        assert "\\n" not in called.output
+
+
+@pytest.fixture
+def without_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments with which the program has nothing to do."""
+    monkeypatch.setattr("connected.__main__.all_steps", lambda settings: [])
+    return ["-o", str(tmp_path), "--device", "cpu"]
+
+
+def test_lines_of_the_log_that_are_damaged_or_of_another_version_are_removed_and_said(
+    without_steps: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = JsonLines(tmp_path / "steps.jsonl")
+    good = {"name": "a", "kind": "vaes", "key": "k", "status": "passed", "problems": []}
+    log.append([good, good | {"other": 1}, {"name": "b"}])
+    with log.path.open("a") as file:
+        file.write("broken\n")
+    assert main(without_steps) == 0
+    assert "steps.jsonl: 3 lines are damaged or of another version, and removed." in capsys.readouterr().err
+    assert log.read() == [good]
+
+
+def test_a_result_that_can_not_be_written_ends_the_program_as_it_ends_the_commands(
+    without_steps: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(os.open("/dev/full", os.O_WRONLY), "w", encoding="ascii") as full:  # noqa: PTH123 (a device)
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(without_steps) == ResourceError.exit_code
+    assert "could not be written to stdout" in capsys.readouterr().err
 
 
 def test_each_vae_is_checked_and_compared_with_diffusers_own_reading_of_it(story: Story) -> None:
@@ -187,8 +228,13 @@ def test_a_folder_in_use_and_wrong_options_are_usage_errors(tmp_path: Path, caps
         assert main(["--plan", "-o", str(tmp_path), "--device", "cpu"]) == 2
     assert "another run is using this folder" in capsys.readouterr().err
     assert main(["--plan", "-o", str(tmp_path), "--device", "abacus"]) == 2
+
+
+@pytest.mark.parametrize("option", ["--take", "--steps"])
+@pytest.mark.parametrize("number", ["0", "-1", "1_0", " 10", "\u0661", "1e2", ""])
+def test_a_number_that_is_not_written_as_one_is_a_usage_error(option: str, number: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["--take", "0"])
+        main(["--plan", "-o", str(tmp_path), f"{option}={number}", "--only", "vaes", "--device", "abacus"])
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -29,7 +29,16 @@ from vaelens.cli import (
     usage,
     vaes,
 )
-from vaelens.cli.output import INTERRUPTED, failure, interrupted, is_verbose, result, show_traceback, streams
+from vaelens.cli.output import (
+    INTERRUPTED,
+    code_with_loss,
+    failure,
+    interrupted,
+    is_verbose,
+    result,
+    show_traceback,
+    streams,
+)
 from vaelens.errors import ResourceError, UsageError, VaelensError
 from vaelens.text.display import shortened
 
@@ -85,10 +94,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     with streams() as lost:
-        code = _exit_code()
-        if not code and (error := lost()):
-            failure(f"the result could not be written to stdout: {error.strerror}. Direct it to another disk.")
-            code = ResourceError.exit_code
+        code = code_with_loss(_exit_code(), lost)
     sys.exit(code)
 
 

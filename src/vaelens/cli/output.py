@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vaelens.adapters import libraries
+from vaelens.errors import ResourceError
 from vaelens.text.display import escaped, message_line, shortened
 
 if TYPE_CHECKING:
@@ -257,6 +258,14 @@ def streams() -> Generator[Callable[[], OSError | None]]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def code_with_loss(code: int | str | None, lost: Callable[[], OSError | None]) -> Any:
+    """The command's exit code; ResourceError's, with a message, where only its result was `lost` (see `streams`)."""
+    if not code and (error := lost()):
+        failure(f"the result could not be written to stdout: {error.strerror}. Direct it to another disk.")
+        return ResourceError.exit_code
+    return code
 
 
 def _open_closed() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vaelens.errors import BadInputError, UsageError
+from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.evaluation.feature_files import ORIGINALS, FeatureFiles, Features
 from vaelens.evaluation.results import Row
 from vaelens.files import remove_leftovers
@@ -206,7 +206,13 @@ class EvaluationFolder:
                 )
 
     def _read_new(self) -> None:
-        for one in self._lines.read_new(self._parse):
+        try:
+            found = self._lines.read_new(self._parse)
+        except CheckFailedError as error:
+            raise CheckFailedError(
+                f"{error} Run the same command again, which removes the line and measures it anew."
+            ) from error
+        for one in found:
             if isinstance(one, Row):
                 self._measured.add(one.id)
                 self._rows.setdefault((one.id, one.vae), one)  # never twice

@@ -65,10 +65,7 @@ class JsonLines:
                 try:
                     found.append(parse(_object(line)))
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
-                    raise CheckFailedError(
-                        f"{self.path}, line {number}: damaged ({error}): {line[:60]!r}. "
-                        "Run the same command again, which removes the line and measures it anew."
-                    ) from error
+                    raise CheckFailedError(f"{self.path}, line {number}: damaged ({error}): {line[:60]!r}.") from error
         self._offset, self._number = offset, number
         return found
 
@@ -79,12 +76,15 @@ class JsonLines:
     def keep(self, is_valid: Callable[[Line], bool]) -> int:
         """Remove the lines that aren't valid, and damaged ones, on which `is_valid` may raise an error as `parse` may.
 
-        Gives the number of complete lines that were damaged.
+        Gives the number of complete lines that were damaged. Raises what `write_atomic` raises.
         """
         if not self.path.exists():
             return 0
         damaged, kept = 0, list[bytes]()
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        try:
+            lines = self.path.read_bytes().splitlines(keepends=True)
+        except OSError as error:
+            raise explained(error, self.path, "can't be read") from error
         for line in lines:
             if line.endswith(b"\n"):
                 try:
@@ -114,9 +114,11 @@ def _with_checksum(line: str) -> str:
 
 
 def _object(line: bytes) -> Line:
-    """Raises ValueError for a line that has changed since it was written."""
+    """Raises ValueError for a line that has changed since it was written, or has no checksum."""
     text, mark, rest = line.decode().rpartition(f', "{CHECKSUM}": "')
-    if not mark or rest != f'{_checksum(text)}"}}\n':
+    if not mark:
+        raise ValueError("it has no checksum")
+    if rest != f'{_checksum(text)}"}}\n':
         raise ValueError("its checksum is wrong")
     return cast(Line, json.loads(text + "}"))
 
