@@ -38,6 +38,7 @@ Content = bytes | Callable[[BinaryIO], object]  # of a file, or what writes it
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}  # of a file system without locks
 TEMPORARY = re.compile(r"\.vaelens-([0-9a-f]{16})(\.lock|-\d+)")  # names of temporary files
 CHECKSUM = "checksum"  # the last key of checked JSON: the sha256 of the text without it
+NO_CHECKSUM = "it has no checksum: another version of vaelens wrote it, or it was changed"
 
 
 def write_atomic(path: StrPath, content: Content) -> Path:
@@ -322,8 +323,10 @@ def checked_json(values: Mapping[str, Any]) -> bytes:
 def read_checked_json(content: bytes) -> dict[str, Any]:
     """The object without its checksum. Raises ValueError where the text isn't what `checked_json` wrote."""
     text, mark, rest = content.decode().rpartition(f',\n  "{CHECKSUM}": "')
-    if not mark or rest != f'{_sha256(text)}"\n}}\n':
-        raise ValueError("its checksum is wrong")
+    if not mark:
+        raise ValueError(NO_CHECKSUM)
+    if rest != f'{_sha256(text)}"\n}}\n':
+        raise ValueError("it has changed since it was written: its checksum is wrong")
     return cast(dict[str, Any], json.loads(text + "\n}"))
 
 

@@ -1,13 +1,17 @@
 """What a folder's record lists, and that nothing else is replaced or removed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vaelens.errors import UsageError
 from vaelens.files import checked_json
+from vaelens.report.gallery import check_folder, write_folder
+from vaelens.runs import outputs
 from vaelens.runs.outputs import begin_outputs, changed_outputs, check_outputs, end_outputs, write_outputs
 
 VALUES = {"command": "compare"}
@@ -82,3 +86,55 @@ def test_files_that_are_written_by_other_means(record: Path) -> None:
     assert changed_outputs(record) == ["a"]
     with pytest.raises(UsageError, match="a was not made by vaelens"):
         begin_outputs(record, VALUES, ["a", "b"])
+
+
+def test_a_record_without_a_checksum_is_said_to_be_without_one(record: Path) -> None:
+    """As another version wrote it: nothing in it has changed."""
+    write_outputs(record, VALUES, {"a": b"1"})
+    written = json.loads(record.read_bytes())
+    del written["checksum"]
+    record.write_text(json.dumps(written))
+    with pytest.raises(UsageError, match=r"run.json: it has no checksum: another version of vaelens wrote it.*Move it"):
+        check_outputs(record, ["a"])
+
+
+def test_a_record_is_read_once_for_all_files_of_a_folder(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number:03d}.png" for number in range(200)]
+    inputs = [record.parent / f"photo-{number}.png" for number in range(200)]
+    write_folder(record.parent, VALUES, {}, dict.fromkeys(names, b"1"))
+    (record.parent / names[3]).write_bytes(b"mine")
+    read, calls = outputs.read_record, list[Path]()
+
+    def counted(path: Path) -> Any:
+        calls.append(path)
+        return read(path)
+
+    monkeypatch.setattr(outputs, "read_record", counted)
+    check_folder(record.parent, [], inputs)
+    written = write_folder(record.parent, VALUES, {}, dict.fromkeys(names, b"2"))
+    assert {path.name for path in written} - {record.name} == {*names, "003-2.png"} - {names[3]}
+    assert len(calls) < 20
+
+
+def test_numbered_names_are_distinct(record: Path) -> None:
+    (record.parent / "a.png").write_bytes(b"mine")
+    written = write_folder(record.parent, VALUES, {}, {"a.png": b"1", "a-2.png": b"2", "b.png": b"3"})
+    assert {path.name: path.read_bytes() for path in written[1:]} == {
+        "a-3.png": b"1", "a-2.png": b"2", "b.png": b"3",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["", "elsewhere/"])
+@pytest.mark.parametrize("sub", ["", "sub/"])
+def test_an_input_that_is_or_links_to_a_file_of_an_earlier_run_is_refused(tmp_path: Path, place: str, sub: str) -> None:
+    target = tmp_path / "run"
+    write_outputs(target / "run.json", VALUES, {f"{sub}a.png": b"1"})
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / place / "photo.png"
+    link.symlink_to(target / sub / "a.png")
+    folder = tmp_path / place / "folder"
+    folder.symlink_to(target / sub)
+    for given in (target / sub / "a.png", link, folder / "a.png"):
+        with pytest.raises(UsageError, match="is of an earlier run"):
+            check_folder(target, [], [tmp_path / "other.png", given])
+    check_folder(target, [], [tmp_path / "other.png", target / "mine.png"])

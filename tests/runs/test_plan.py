@@ -33,8 +33,17 @@ def test_a_plan_that_has_changed_since_it_was_written(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAN)
     file = tmp_path / "plan.json"
     file.write_text(file.read_text().replace('"batch": 2', '"batch": 3'))
-    with pytest.raises(CheckFailedError, match=r"plan.json has changed since it was written.*Choose another folder"):
+    with pytest.raises(
+        CheckFailedError, match=r"plan.json: it has changed since it was written.*Choose another folder"
+    ):
         read_plan(tmp_path, "evaluate", ("batch",))
+
+
+def test_a_plan_without_a_checksum_is_said_to_be_without_one(tmp_path: Path) -> None:
+    """As another version wrote it: nothing in it has changed."""
+    (tmp_path / "plan.json").write_text(json.dumps(PLAN))
+    with pytest.raises(CheckFailedError, match=r"plan.json: it has no checksum: another version of vaelens wrote it"):
+        read_plan(tmp_path, "evaluate")
 
 
 def test_another_command_and_a_file(tmp_path: Path) -> None:

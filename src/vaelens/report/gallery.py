@@ -1,5 +1,6 @@
 """Images in several versions, saved as a page, a labelled sheet, or a folder with both; and their record."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png
 from vaelens.report.page import Layer, Panel, render_page
 from vaelens.report.tables import Table
-from vaelens.runs.outputs import RECORD_NAME, check_outputs, is_ours, write_outputs
+from vaelens.runs.outputs import RECORD_NAME, check_outputs, free_names, our_names, write_outputs
 
 PAGES = {".html", ".htm"}
 SINGLE = {".png", *PAGES}
@@ -126,7 +127,7 @@ def write_folder(
     Raises what `write_outputs` raises.
     """
     beside = target / RECORD_NAME
-    contents = {**first, **{_free_name(beside, name): content for name, content in numbered.items()}}
+    contents = {**first, **dict(zip(free_names(beside, list(numbered)), numbered.values(), strict=True))}
     written = write_outputs(beside, record, contents)
     return [*written[: len(first)], beside, *written[len(first) :]]
 
@@ -156,9 +157,15 @@ def check_folder(target: Path, names: Sequence[str], inputs: Sequence[StrPath] =
     record = target / RECORD_NAME
     check_targets([*(target / name for name in names), record], inputs)
     check_outputs(record, names)
-    for given in map(Path, inputs):
-        if given.parent.resolve() == target.resolve() and is_ours(target / given.name, record):
-            raise UsageError(f"{given} is of an earlier run in -o {target}, which is replaced. Choose another folder.")
+    named: dict[str, StrPath] = {}
+    for given in inputs:
+        for path in (Path(given).parent.resolve() / Path(given).name, Path(os.path.realpath(given))):
+            if path.is_relative_to(target.resolve()):
+                named[path.relative_to(target.resolve()).as_posix()] = given
+    for name in our_names(record, named):
+        raise UsageError(
+            f"{named[name]} is of an earlier run in -o {target}, which is replaced. Choose another folder."
+        )
 
 
 def check_targets(targets: Sequence[Path], inputs: Sequence[StrPath]) -> None:
@@ -173,12 +180,3 @@ def file_name(text: str) -> str:
     """Text as part of a file name: no separators, nothing hidden, not too long."""
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in text).lstrip(".")
     return plain.encode()[:80].decode(errors="ignore") or "_"
-
-
-def _free_name(record: Path, name: str) -> str:
-    """The name, with a number where a file beside the record has it that isn't ours."""
-    path, number = record.parent / name, 2
-    while path.exists() and not is_ours(path, record):
-        path = record.parent / f"{Path(name).stem}-{number}{Path(name).suffix}"
-        number += 1
-    return path.name

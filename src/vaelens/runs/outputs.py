@@ -4,12 +4,22 @@ run.json has under `files` the name of each file, by its path in the folder, and
 there before, or has changed since, isn't ours.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from vaelens.errors import UsageError
-from vaelens.files import Content, checked_json, read_checked_json, sha256_file, write_atomic, written_beside
+from vaelens.files import (
+    CHECKSUM,
+    NO_CHECKSUM,
+    Content,
+    checked_json,
+    read_checked_json,
+    sha256_file,
+    write_atomic,
+    written_beside,
+)
 
 RECORD_NAME = "run.json"
 FILES = "files"
@@ -27,11 +37,29 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def is_ours(path: Path, record: Path) -> bool:
-    """Whether a file is listed in this record, or is the record itself, and is as it was written."""
-    if path == record:
-        return read_record(record) is not None
-    return _is_unchanged(path, _listed(record).get(path.relative_to(record.parent).as_posix(), set()))
+def our_names(record: Path, names: Iterable[str]) -> list[str]:
+    """Those of the names whose files beside the record are listed there, or are it, and are as they were written."""
+    listed, own = _listed(record), {record.name} if read_record(record) is not None else set[str]()
+    return [name for name in names if name in own or _is_unchanged(record.parent / name, listed.get(name, set()))]
+
+
+def free_names(record: Path, names: Sequence[str]) -> list[str]:
+    """The names in order, with a number at the end of each that a file beside the record has which isn't ours."""
+    listed, taken = _listed(record), set(names)
+
+    def is_free(name: str) -> bool:
+        path = record.parent / name
+        return not path.exists() or _is_unchanged(path, listed.get(name, set()))
+
+    found: list[str] = []
+    for name in names:
+        path, free, number = PurePosixPath(name), name, 2
+        while not is_free(free) or (free != name and free in taken):
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}").as_posix()
+            number += 1
+        taken.add(free)
+        found.append(free)
+    return found
 
 
 def check_outputs(record: Path, names: Iterable[str]) -> None:
@@ -39,6 +67,11 @@ def check_outputs(record: Path, names: Iterable[str]) -> None:
     names = list(names)
     lost = _not_ours(record, names) and _not_ours(record, names)  # again: another process may have written meanwhile
     if lost:
+        if (reason := _lacks_checksum(record)) is not None:
+            raise UsageError(
+                f"{record}: {reason}, so which files are its own isn't known. Move it and them, or choose another "
+                "output with -o."
+            )
         shown = ", ".join(str(record.parent / name) for name in lost[:SHOWN])
         more = f" and {len(lost) - SHOWN} more" * (len(lost) > SHOWN)
         was, them = ("were", "them") if len(lost) > 1 else ("was", "it")
@@ -104,6 +137,17 @@ def _not_ours(record: Path, names: Sequence[str]) -> list[str]:
     found = [record.name] if record.exists() and read_record(record) is None else []
     paths = {name: record.parent / name for name in names}
     return found + [n for n, path in paths.items() if path.exists() and not _is_unchanged(path, listed.get(n, set()))]
+
+
+def _lacks_checksum(record: Path) -> str | None:
+    """What to say of a record that another version wrote, without a checksum; None of anything else."""
+    try:
+        found = json.loads(record.read_bytes())
+        if isinstance(found, dict) and "command" in found and CHECKSUM not in found:
+            return NO_CHECKSUM
+    except (OSError, ValueError, RecursionError):
+        pass
+    return None
 
 
 def _record(values: Mapping[str, Any], listed: Sequence[tuple[str, str | None]]) -> bytes:

@@ -22,7 +22,7 @@ def read_plan(path: Path, command: str, counts: Sequence[str] = ()) -> dict[str,
     """The plan in this folder, None where there is none. `counts` are the keys that must hold positive integers.
 
     Raises UsageError where `path` is a file, or the plan another command's; BadInputError for a file that is no plan;
-    CheckFailedError for one that has changed since it was written.
+    CheckFailedError for one that has changed since it was written or has no checksum.
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"-o {path} is a file, but {command} needs a folder. {CHOOSE_ANOTHER}")
@@ -40,8 +40,7 @@ def read_plan(path: Path, command: str, counts: Sequence[str] = ()) -> dict[str,
         plan = read_checked_json(content)
     except ValueError as error:
         raise CheckFailedError(
-            f"{file} has changed since it was written ({error}), so what the results depend on isn't known. "
-            f"{CHOOSE_ANOTHER}"
+            f"{file}: {error}, so what the results depend on isn't known. {CHOOSE_ANOTHER}"
         ) from error
     if plan["command"] != command:
         raise UsageError(f"{path} holds a run of `vaelens {plan['command']}`, not of {command}. {CHOOSE_ANOTHER}")
