@@ -1,15 +1,18 @@
 """The cache of originals' features: a chunk's own, and no other chunk's or protocol's."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from support.small_run import BATCH, IMAGES, PRESET, Run
+from vaelens.errors import BadInputError
 from vaelens.evaluation import run
 from vaelens.evaluation.chunks import Chunk, quantize_originals, read_chunk
 from vaelens.evaluation.evaluation_folder import EvaluationFolder
-from vaelens.evaluation.feature_files import ORIGINALS, OriginalsCache
+from vaelens.evaluation.feature_files import ORIGINALS, FeatureFiles, OriginalsCache
 from vaelens.evaluation.loaded_preset import load_preset
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.runtime import Runtime
@@ -60,3 +63,29 @@ def test_an_evaluation_has_the_features_of_each_chunk(whole: Run, chunks: list[C
     found = folder.features(ORIGINALS, "fd-small")
     assert found is not None
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_features_that_can_not_be_read_stay_and_only_damaged_ones_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = FeatureFiles(tmp_path, 10, 5)
+    for chunk in range(4):
+        files.write(chunk, ORIGINALS, {"fd-small": torch.rand(2, 3)})
+    paths = sorted(tmp_path.rglob("*.safetensors"))
+    paths[0].write_bytes(paths[0].read_bytes()[:-1])
+    whole, read = paths[2].read_bytes(), Path.read_bytes
+    failures = {paths[1]: errno.ENOENT, paths[2]: errno.EACCES}
+
+    def refusing(path: Path) -> bytes:
+        if path in failures:
+            raise OSError(failures[path], os.strerror(failures[path]), str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refusing)
+        with pytest.raises(BadInputError, match=rf"{paths[2]}: can't be read"):
+            files.remove_damaged([ORIGINALS])
+        del failures[paths[2]]
+        assert files.remove_damaged([ORIGINALS]) == []
+    assert not paths[0].exists()
+    assert paths[2].read_bytes() == whole

@@ -23,6 +23,7 @@ from vaelens.files import write_atomic
 from vaelens.metrics.frechet import Moments
 from vaelens.runtime import Notify, silent
 from vaelens.tensors.writing import checked_safetensors, read_checked_safetensors
+from vaelens.text.paths import explained
 
 MAX_STORED = 50_000  # images whose features are stored
 GROUPS = 20  # of images from the whole dataset each, so that a dataset sorted by class has no group of one class
@@ -81,16 +82,23 @@ class FeatureFiles:
         return [_moments(file, sums, extractor) for file in files if (sums := _read(file))]
 
     def remove_damaged(self, names: Iterable[str]) -> list[Path]:
-        """Remove the files of these names whose checksum is wrong, so that they count as missing; gives their paths."""
+        """Remove the files of these names whose checksum is wrong, so that they count as missing; gives their paths.
+
+        Raises, as `explained`, what the system raises where one can't be read: it may be whole.
+        """
         folders = [self.path / kind / folder_name(name) for name in names for kind in ("features", "sums")]
         files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.safetensors"))]
         damaged: list[Path] = []
         for file in files:
             try:
                 read_checked_safetensors(file)
-            except (CheckFailedError, OSError):
+            except CheckFailedError:
                 file.unlink(missing_ok=True)
                 damaged.append(file)
+            except FileNotFoundError:  # another process has summed it up
+                continue
+            except OSError as error:
+                raise explained(error, file, "can't be read") from error
         return damaged
 
     def sum_up(self, names: Iterable[str], chunk: int | None = None) -> None:
