@@ -216,11 +216,33 @@ def test_a_named_schedule_that_is_too_long_is_refused() -> None:
         ("optimizer.rate", "optimizer.lr"), ("learning_rate", "optimizer.lr"),
         ("optimizer.warm_up", "optimizer.warmup_steps"),
         ("optimizer.cool_down", "optimizer.decay_steps"), ("data.batch", "data.batch_size"),
-        ("data.recolour", "data.color_jitter"), ("optimizer.clip", "optimizer.max_grad_norm"),
-        ("gan.disc_start", "gan.start"), ("run.measured", "run.held_out"), ("model.trains", "model.trainable"),
+        ("data.jitter", "data.color_jitter"), ("optimizer.clip", "optimizer.max_grad_norm"),
+        ("gan.disc_start", "gan.start"), ("run.validation", "run.held_out"), ("gan.warmup", "gan.warmup_steps"),
+        ("gan.lr_warmup_steps", "gan.warmup_steps"), ("optimizer.warmup", "optimizer.warmup_steps"),
+        ("perceptual.weight", "loss.perceptual_weight"), ("kl.weight", "loss.kl_weight"),
+        ("batch.size", "data.batch_size"), ("grad.clip", "optimizer.max_grad_norm"), ("lose.pixel", "loss.pixel"),
+        ("loss.weight", "loss.pixel_weight, loss.perceptual_weight, loss.kl_weight or loss.box_weight"),
+        ("optimizer.decay", "optimizer.weight_decay or optimizer.decay_steps"), ("lr", "gan.lr or optimizer.lr"),
     ],
 )  # fmt: skip
-def test_an_old_or_foreign_name_of_a_field_leads_to_the_right_one(name: str, meant: str) -> None:
+def test_a_foreign_or_incomplete_name_of_a_field_leads_to_the_right_one(name: str, meant: str) -> None:
     with pytest.raises(UsageError) as error:
         find_recipe("ft-mse", {name: 1})
     assert str(error.value) == f"a recipe has no field {name!r}. Did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    ("name", "elsewhere"),
+    [
+        ("gan.decay", "ema.decay"),
+        ("ema.steps", "run.steps"),
+        ("run.batch_size", "data.batch_size"),
+        ("data.nosuch", ""),
+    ],
+)
+def test_a_name_that_is_close_to_no_field_of_its_table_lists_the_table(name: str, elsewhere: str) -> None:
+    own = [key for key in field_names() if key.split(".")[0] == name.split(".", maxsplit=1)[0]]
+    with pytest.raises(UsageError) as error:
+        find_recipe("ft-mse", {name: 1})
+    other = f" In another table: {elsewhere}." if elsewhere else ""
+    assert str(error.value) == f"a recipe has no field {name!r}. Known: {', '.join(own)}.{other}"

@@ -29,26 +29,26 @@ DEFAULTS = ("ft-mse", "tiny-ft-mse")  # the recipe of a VAE for which none is na
 SHARES = {"optimizer.warmup_steps": 0.1, "optimizer.decay_steps": 0.25, "gan.start": 0.25, "gan.warmup_steps": 0.25}
 INTERVALS = {"run.evaluate_every": 0.25, "run.log_every": 0.1}  # these have at most this share of the run, at least 1
 
-# What other trainers and earlier drafts call a field.
+# What other trainers call a field.
 OTHER_WORDS = {
     "run.steps": ("updates", "iterations", "iters", "max_steps", "max_train_steps", "num_steps", "total_steps"),
     "optimizer.lr": ("rate", "learning_rate", "base_learning_rate"),
     "optimizer.warmup_steps": ("warm_up", "warmup", "lr_warmup_steps"),
-    "optimizer.decay_steps": ("cool_down", "cooldown", "decay"),
+    "optimizer.decay_steps": ("cool_down", "cooldown"),
     "optimizer.max_grad_norm": ("clip", "grad_clip", "clip_grad_norm"),
     "data.batch_size": ("batch", "train_batch_size", "bs"),
     "data.size": ("resolution", "image_size", "crop_size"),
-    "data.color_jitter": ("recolour", "colour_jitter", "jitter"),
+    "data.color_jitter": ("colour_jitter",),
     "data.flip": ("random_flip", "hflip"),
-    "gan.start": ("disc_start", "begin"),
+    "gan.start": ("disc_start",),
     "gan.weight": ("disc_weight",),
     "loss.kl_weight": ("kl",),
     "loss.perceptual_weight": ("lpips_weight", "perceptual_scale"),
     "ema.decay": ("ema", "ema_decay"),
-    "model.trainable": ("trains", "freeze_encoder"),
-    "run.held_out": ("measured", "validation", "val_images", "num_validation_images"),
+    "model.trainable": ("freeze_encoder",),
+    "run.held_out": ("validation", "val_images", "num_validation_images"),
     "run.checkpoint_every": ("checkpointing_steps", "save_every", "save_steps"),
-    "run.evaluate_every": ("look_every", "validation_steps", "eval_every", "eval_steps"),
+    "run.evaluate_every": ("validation_steps", "eval_every", "eval_steps"),
 }
 
 
@@ -232,10 +232,34 @@ def _first_error(error: ValidationError) -> str:
 
 
 def _closest_field(name: str) -> str:
-    """The field that was probably meant: by what others call it, else by its spelling."""
-    word = name.rpartition(".")[2].lower()
-    known = next((key for key, words in OTHER_WORDS.items() if word in words or word == key.partition(".")[2]), None)
-    return f"Did you mean {known}?" if known else _closest(name, field_names())
+    """The fields that were probably meant: by what others call them, by a part of their names, or by the spelling.
+
+    Those of the table that is named come first.
+    """
+    table, _, word = name.lower().rpartition(".")
+    own = [key for key in field_names() if key.startswith(f"{table}.")]
+    if not own:
+        meant = _called(f"{table}_{word}") or _called(word)
+        return _did_you_mean(meant) if meant else _closest(name, field_names())
+    meant = [key for key in own if word in OTHER_WORDS.get(key, ())]
+    meant = meant or [key for key in own if word in key.partition(".")[2].split("_")]
+    meant = meant or [
+        f"{table}.{one}" for one in difflib.get_close_matches(word, [key.partition(".")[2] for key in own], n=1)
+    ]
+    if meant:
+        return _did_you_mean(meant)
+    elsewhere = _called(word)
+    return f"Known: {', '.join(own)}." + (f" In another table: {', '.join(elsewhere)}." if elsewhere else "")
+
+
+def _called(word: str) -> list[str]:
+    """The fields of any table with this name, here or in other trainers."""
+    return [key for key in field_names() if word == key.partition(".")[2] or word in OTHER_WORDS.get(key, ())]
+
+
+def _did_you_mean(fields: Sequence[str]) -> str:
+    *others, last = fields
+    return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
 
 
 def _closest(name: str, known: Sequence[str]) -> str:
