@@ -14,6 +14,7 @@ from vaelens.sampling import Sampling, Size
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.tensors.writing import safetensors_bytes
+from vaelens.text.paths import is_folder
 from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
 
@@ -92,7 +93,7 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
     `open_safetensors` does; UsageError for a space that contradicts the file's, or is missing where it is needed.
     """
     path = Path(path)
-    if path.is_dir() or path.suffix.lower() not in SUFFIXES:
+    if is_folder(path) or path.suffix.lower() not in SUFFIXES:
         raise BadInputError(
             f"{path}: latents are read from .safetensors files, as `compare -o FOLDER/` writes them, and from .latent "
             "files of ComfyUI. Name one."

@@ -1,14 +1,18 @@
 """What the commands print, whatever stdout and stderr are, and whatever the texts hold."""
 
+import io
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
 
 from support.commands import invoke
+from vaelens.cli import output
 
 LIST, WRONG = "list", "inspect nosuch-vae"
 EVERY_END = [
@@ -89,3 +93,38 @@ def test_a_files_name_and_its_metadata_can_not_control_the_terminal(tmp_path: Pa
 )
 def test_names_that_no_file_can_have_give_the_documented_codes(arguments: list[str], code: int, words: str) -> None:
     assert words in invoke(*arguments, code=code).stderr
+
+
+class Counted(io.FileIO):
+    """A file whose calls of `write` are counted."""
+
+    calls = 0
+
+    def write(self, data: object, /) -> int:
+        self.calls += 1
+        return super().write(data)  # type: ignore[arg-type]
+
+
+def test_a_full_pipe_that_does_not_block_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a terminal or a pipe that another program of the same shell has set so; not by trying all the time."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    read: list[bytes] = []
+
+    def read_late() -> None:
+        time.sleep(0.3)
+        with os.fdopen(reading, "rb") as file:
+            read.append(file.read())
+
+    reader = threading.Thread(target=read_late)
+    with Counted(writing, "w") as raw:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(raw), "utf-8"))
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        reader.start()
+        with output.streams() as lost:
+            output.result("x" * 1_000_000)
+            assert lost() is None
+        sys.stdout.close()
+    reader.join(60)
+    assert read == [b"x" * 1_000_000 + b"\n"]
+    assert raw.calls < 5_000

@@ -69,7 +69,7 @@ def test_a_vae_that_overflows_exits_with_7_and_all_findings(photos: Path, tmp_pa
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--photos", "."), ("--max-side", "512"), ("--round-trips", "8"), ("--time-at", "256"), ("--device", "auto"),
-     ("--dtype", "float32")],
+     ("--dtype", "float32"), ("--max-pixels", "5")],
 )  # fmt: skip
 def test_options_of_health_are_refused_without_it(vae_file: Path, option: str, value: str) -> None:
     """The default value too: who names it expects a run."""

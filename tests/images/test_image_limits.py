@@ -20,6 +20,7 @@ from vaelens.web.uploads import Uploads
 
 PER_PIXEL = 16  # bytes
 ROOM = 50 * MB
+README = Path(__file__).parents[2] / "README.md"
 
 
 def gif(width: int, height: int) -> bytes:
@@ -94,7 +95,13 @@ def read_size_of(data: bytes, folder: Path) -> tuple[int, int]:
     "command", ["reconstruct", "compare", "evaluate", "finetune", "calibrate", "inspect", "replay"]
 )
 def test_every_command_that_reads_photos_can_allow_more_pixels(command: str) -> None:
-    assert "--max-pixels" in invoke(command, "--help").stdout
+    words = invoke(command, "--help").stdout
+    assert "--max-pixels" in words
+    assert f"about {MAX_PIXELS // 10**6} million" in " ".join(words.replace("│", " ").split())
+
+
+def test_the_readme_says_how_many_pixels_are_read() -> None:
+    assert f"Up to {MAX_PIXELS // 10**6} million pixels are read" in " ".join(README.read_text("utf-8").split())
 
 
 def test_max_pixels_holds_for_the_command(tmp_path: Path) -> None:

@@ -140,6 +140,24 @@ def test_an_answer_that_nobody_reads_is_dropped(per_second: int, ends: bool, mon
     assert one.transport.aborted is ends  # type: ignore[attr-defined]
 
 
+def test_a_large_answer_after_the_rest_of_a_small_one_may_be_read_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never seen empty in between; the client reads a part in each second, until it reads no more."""
+    one = object.__new__(connections.Connection)
+    monkeypatch.setattr(one, "loop", None, raising=False)
+    one._connections, one.since, one._unread, one._unread_since = Connections(1), 0.0, 0, 0.0
+    one.cycle, transport = None, Unread(1_000)
+    one.transport = transport  # type: ignore[assignment]
+    one.check(0.0)
+    transport.size = 5_000_000
+    for second in range(1, 120):
+        one.check(float(second))
+        transport.size -= 2 * connections.READ_PART
+        assert not transport.aborted
+    for second in range(120, 160):
+        one.check(float(second))
+    assert transport.aborted
+
+
 def test_the_limit_follows_the_files_that_may_be_open() -> None:
     assert connection_limit(8192) == connections.MAX_CONNECTIONS
     assert 3 * connection_limit(1024) < 1024

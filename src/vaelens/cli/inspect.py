@@ -11,7 +11,7 @@ from vaelens.errors import CheckFailedError, UsageError
 if TYPE_CHECKING:
     from vaelens.health import Health
 
-FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype")
+FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype", "max_pixels")
 
 
 @options.with_pixel_limit

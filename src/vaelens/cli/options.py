@@ -40,7 +40,7 @@ MaxPixels = Annotated[
         "--max-pixels",
         min=1,
         metavar="N",
-        help="Read images of up to N pixels, at 16 bytes of memory each. Default: 67108864.",
+        help="Read images of up to N pixels, at 16 bytes of memory each. Default: about 67 million.",
         show_default=False,
     ),
 ]

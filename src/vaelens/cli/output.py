@@ -7,6 +7,7 @@ the middle: see `streams`.
 import codecs
 import io
 import os
+import select
 import sys
 import time
 import traceback
@@ -219,7 +220,10 @@ class _Raw(io.RawIOBase):
         rest = memoryview(data)
         try:
             while rest:
-                rest = rest[self._raw.write(rest) or 0 :]
+                written = self._raw.write(rest)
+                if written is None:  # a pipe that doesn't block, and is full
+                    select.select([], [self._raw.fileno()], [])
+                rest = rest[written or 0 :]
         except BrokenPipeError:  # whoever read it has enough
             pass
         except OSError as error:

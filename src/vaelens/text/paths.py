@@ -24,6 +24,14 @@ def is_file(name: str) -> bool:
         return False
 
 
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether that is a folder; no folder has a name that is too long for one."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def user_path(source: str | os.PathLike[str]) -> Path:
     """The path that a user names, `~` and `~name` being homes; it needn't exist.
 

@@ -96,7 +96,8 @@ class Connection(H11Protocol):
     def check(self, now: float) -> None:
         """End it if a deadline has passed."""
         unread = self.transport.get_write_buffer_size()
-        if unread == 0 or self._unread == 0 or unread <= self._unread - READ_PART:
+        was_read = unread == 0 or self._unread == 0 or unread <= self._unread - READ_PART
+        if was_read or unread > self._unread:  # what has grown has a new answer in it; a full one doesn't grow
             self._unread, self._unread_since = unread, now
         is_slow = self._unread > 0 and now - self._unread_since > READ_TIMEOUT
         is_late = self.is_waiting and unread == 0 and now - self.since > HEADER_TIMEOUT

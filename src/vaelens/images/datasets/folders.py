@@ -10,6 +10,7 @@ from vaelens.files import StrPath
 from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, bytes_at, clean_id, too_large
 from vaelens.images.datasets.left_out import note_on_left_out
 from vaelens.images.reading import SUFFIXES
+from vaelens.text.paths import is_folder
 
 PACKED = (".zip", ".tgz", ".gz", ".7z", ".rar", ".xz", ".zst", ".bz2")
 
@@ -97,7 +98,7 @@ def image_files(paths: Iterable[StrPath]) -> list[Path]:
     """These files, with the images below a folder in its place. Raises BadInputError for a folder without any."""
     found: list[Path] = []
     for path in map(Path, paths):
-        found += [path / name for name in open_folder(path).ids] if path.is_dir() else [path]
+        found += [path / name for name in open_folder(path).ids] if is_folder(path) else [path]
     return found
 
 
