@@ -88,7 +88,7 @@ def _warnings(folder: EvaluationFolder, dataset: Dataset, rows: Sequence[Row], v
     count = len(folder.ids) - bad
     if count < FEW:
         few = "1 image is" if count == 1 else f"{count} images are"
-        found.append(f"{few} few: what differs here may not differ on others.")
+        found.append(f"{few} too few to generalize from. Other images may show other differences.")
     boxes = sum(len(item.boxes) for item in dataset.items if item.id not in folder.bad())
     measured = sum(len(row.regions) for row in rows if row.vae == vaes[0])
     if measured < boxes and all(row.finite for row in rows):
