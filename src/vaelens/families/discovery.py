@@ -12,8 +12,9 @@ from torch import nn
 from vaelens.families.family import Family
 from vaelens.families.layouts import Layout, Shapes
 
-# What files keep a VAE under, also nested, as "ema.first_stage_model."; nothing in a stand-alone file.
-PREFIX = re.compile(r"(?:(?:first_stage_model|vae|ema|ema_model)\.)*")
+# What files keep a VAE under, also nested, as "ema.first_stage_model."; nothing in a stand-alone file. No more than
+# three deep, so that a file's names can't be looked at under any number of prefixes.
+PREFIX = re.compile(r"(?:(?:first_stage_model|vae|ema|ema_model)\.){0,3}")
 
 
 @cache
@@ -46,15 +47,26 @@ def recognise(shapes: Shapes) -> list[tuple[str, Family, Layout]]:
     Where several families fit under one prefix, it is the one that most tensors fit; the others are left over.
     """
     recognised: list[tuple[str, Family, Layout]] = []
-    prefixes = {name[: found.end()] for name in shapes if (found := PREFIX.match(name))}
-    for prefix in sorted(prefixes, reverse=True):
-        inner = {n.removeprefix(prefix): shape for n, shape in shapes.items() if n.startswith(prefix)}
+    for prefix, inner in sorted(_by_prefix(shapes).items(), reverse=True):
         fitting = [(f, layout) for f in families().values() if (layout := _layout(f, inner)) is not None]
         refined = {name for family, _ in fitting for name in family.refines}
         fitting = [(family, layout) for family, layout in fitting if family.name not in refined]
         if fitting:
             recognised.append((prefix, *max(fitting, key=lambda pair: _fitting_count(pair[1], inner))))
     return recognised
+
+
+def _by_prefix(shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
+    """What stands behind each prefix that is some name's longest: "ema.vae.x" behind "ema.vae.", "ema." and ""."""
+    longest = {name: name[: found.end()] for name in shapes if (found := PREFIX.match(name))}
+    inner: dict[str, dict[str, tuple[int, ...]]] = {prefix: {} for prefix in longest.values()}
+    for name, prefix in longest.items():
+        parts = prefix.split(".")[:-1]
+        for depth in range(len(parts) + 1):
+            outer = "".join(f"{part}." for part in parts[:depth])
+            if outer in inner:
+                inner[outer][name.removeprefix(outer)] = shapes[name]
+    return inner
 
 
 def _layout(family: Family, shapes: Shapes) -> Layout | None:

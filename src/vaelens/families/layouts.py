@@ -1,5 +1,6 @@
 """How the files of a family name its tensors. In memory a tensor has the name and shape that diffusers gives it."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -48,7 +49,6 @@ def size(shapes: Shapes, name: str, axis: int) -> int:
 
 def count(names: Iterable[str], *prefixes: str) -> int:
     """How many of `prefix`0., `prefix`1., ... there are, without a gap: no more than there are tensors."""
-    names, found = list(names), 0
-    while any(name.startswith(tuple(f"{prefix}{found}." for prefix in prefixes)) for name in names):
-        found += 1
-    return found
+    numbered = re.compile(rf"(?:{'|'.join(map(re.escape, prefixes))})(0|[1-9][0-9]{{0,8}})\.")
+    numbers = {int(match[1]) for name in names if (match := numbered.match(name))}
+    return next(number for number in itertools.count() if number not in numbers)

@@ -155,7 +155,7 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
             "Name the file of a VAE, or of a checkpoint that has one."
         )
     if len(found) > 1:
-        shown = " and ".join(f"{prefix!r}" if prefix else "no prefix" for prefix, _, _ in found)
+        shown = " and ".join(f"{prefix!r}" if prefix else "no prefix" for prefix, _, _ in found[:4])
         raise BadInputError(f"{opened.path} holds more than one VAE, under {shown}. Save the one you mean by itself.")
     prefix, family, layout = found[0]
     if layout.half is not None:
@@ -164,9 +164,10 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
         return _Raw(halves, family, layout, prefix, tensors[0] | tensors[1])
     inner = {n.removeprefix(prefix): original for n, original in stored.items() if n.startswith(prefix)}
     dropped = [n for n in inner if n.startswith(family.dropped)]
-    kept = {n: opened.shapes[original] for n, original in inner.items() if n not in dropped}
+    kept = {n: opened.shapes[original] for n, original in inner.items() if not n.startswith(family.dropped)}
     not_weights = training_state(kept, family)
-    names = {original: n for n, original in inner.items() if n not in {*dropped, *not_weights}}
+    unneeded = {*dropped, *not_weights}
+    names = {original: n for n, original in inner.items() if n not in unneeded}
     held = opened.read(names)
     try:
         tensors = layout.to_diffusers({names[n]: t for n, t in held.items()})

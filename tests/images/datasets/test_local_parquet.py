@@ -206,3 +206,12 @@ def test_compressed_archives_are_named_as_such(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(UsageError, match=r"is a compressed archive\. Unpack it"):
             open_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "footer", [b"\x19" * 3000, b"\x1b" + b"\x01\xbb" * 3000, b"\x1c" * 3000], ids=["lists", "maps", "structs"]
+)
+def test_metadata_nested_without_end_are_a_damaged_file(tmp_path: Path, footer: bytes) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(BadInputError, match=r"a\.parquet is a damaged parquet file: .* nested too deeply"):
+        open_dataset(tmp_path / "a.parquet")

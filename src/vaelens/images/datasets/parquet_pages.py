@@ -89,8 +89,6 @@ class _Reader:
     def struct(self, fields: Fields, depth: int = 0) -> dict[int, Any]:
         """The struct's values of these fields."""
         self._count(1)
-        if depth > MAX_DEPTH:
-            raise ValueError("its metadata are nested too deeply")
         found: dict[int, Any] = {}
         field = 0
         while (head := self._byte()) & 15 != STOP:
@@ -104,6 +102,8 @@ class _Reader:
         return found
 
     def _value(self, kind: int, needed: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise ValueError("its metadata are nested too deeply")
         if kind in {TRUE, FALSE}:
             return kind == TRUE
         if kind in NUMBERS:
