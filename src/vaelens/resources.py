@@ -18,11 +18,12 @@ from typing import Any, cast
 
 import torch
 
-from vaelens.errors import ResourceError
+from vaelens.errors import ResourceError, UsageError
 from vaelens.process import Shared
 
 PAUSE = 0.002  # seconds between two readings of the process' memory
 STATM = Path("/proc/self/statm")
+MAX_THREADS = 1024
 
 
 @dataclass
@@ -67,7 +68,13 @@ def using_threads(count: int) -> Generator[int]:
 
     torch counts them for each thread of Python, and new ones begin with the count that was set last. Contexts of
     several threads may overlap: the last to end sets the count that the first found.
+
+    Raises UsageError for more than MAX_THREADS: where the system has no room for so many, the process crashes.
     """
+    if not 1 <= count <= MAX_THREADS:
+        raise UsageError(
+            f"--threads {count}: a number from 1 to {MAX_THREADS} is expected. This machine has {os.cpu_count()} cores."
+        )
     with _thread_count:
         before = torch.get_num_threads()
         torch.set_num_threads(count)

@@ -166,7 +166,7 @@ def finetune(
             f"Warning: the GAN starts after step {chosen.gan.start}, but this training ends at {chosen.run.steps} and "
             "never uses it. Lower gan.start and gan.warmup_steps with --set, or set gan.weight=0."
         )
-    count = threads or int(found.get("threads", 0)) or torch.get_num_threads()
+    count = int(found.get("threads", torch.get_num_threads())) if threads is None else threads
     with using_threads(count), exclusive_run(path, ranks.number):
         training, initial, plan, metric_paths = _prepare(job, count)
         if _restore(training):

@@ -11,8 +11,9 @@ from PIL import Image
 from support.stored_images import content, folder, ids, shards
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.images.datasets import Item, manifest_sha256, open_dataset
+from vaelens.images.datasets.folders import image_files
 from vaelens.images.drawing import Box
-from vaelens.images.reading import decode_bytes
+from vaelens.images.reading import decode_bytes, read_size
 
 
 def test_images_in_subfolders_are_found(tmp_path: Path) -> None:
@@ -107,6 +108,13 @@ def test_names_have_one_unicode_form_and_are_unique(tmp_path: Path) -> None:
     folder(tmp_path, "\u00e4.png")
     with pytest.raises(BadInputError, match=r"two images that would both be called 'ä\.png'"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Cafe\u0301.png", "two\nlines.png", "back\\slash.png", os.fsdecode(b"caf\xe9.png")])
+def test_any_name_in_a_folder_of_photos_can_be_opened(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert image_files([tmp_path]) == [tmp_path / name]
+    assert read_size(tmp_path / name) == (8, 8)
 
 
 def test_a_name_that_is_no_unicode_gets_an_escaped_id(tmp_path: Path) -> None:

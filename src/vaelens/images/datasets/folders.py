@@ -24,6 +24,13 @@ def open_folder(folder: Path) -> Source:
     Raises BadInputError for a folder without images, one that can't be read, and an image that is a
     broken link or no ordinary file.
     """
+    files, notes = _images_below(folder)
+    title = folder.resolve().name or str(folder)
+    return Source(title, "folder", tuple(files), lambda name: file_pieces(folder / files[name]), notes)
+
+
+def _images_below(folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The paths in the folder by their ids, which are the same but for characters that an id can't have; and notes."""
     found: list[str] = []
     left_out = Counter[str]()
     for name in names_below(folder):
@@ -39,8 +46,7 @@ def open_folder(folder: Path) -> Source:
         packed = sorted(left_out.keys() & set(PACKED))
         advice = f"It holds {' and '.join(packed)}: name such a .zip, or unpack it" if packed else "Name another folder"
         raise BadInputError(f"{folder} holds no images: {why}. {advice}.")
-    title = folder.resolve().name or str(folder)
-    return Source(title, "folder", tuple(files), lambda name: file_pieces(folder / files[name]), notes)
+    return files, notes
 
 
 def names_below(folder: Path) -> Iterator[str]:
@@ -98,7 +104,7 @@ def image_files(paths: Iterable[StrPath]) -> list[Path]:
     """These files, with the images below a folder in its place. Raises BadInputError for a folder without any."""
     found: list[Path] = []
     for path in map(Path, paths):
-        found += [path / name for name in open_folder(path).ids] if is_folder(path) else [path]
+        found += [path / name for name in _images_below(path)[0].values()] if is_folder(path) else [path]
     return found
 
 
