@@ -135,7 +135,7 @@ def test_a_damaged_image_gives_pixels_or_our_own_error(files: list[bytes], tmp_p
     tally = Tally("images")
     path = tmp_path / "image"
 
-    @examples(100, 2_000, 20_000)
+    @examples(100, 500, 20_000)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         content = _damaged(data.draw, files[data.draw(st.integers(0, len(files) - 1))])

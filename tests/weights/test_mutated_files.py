@@ -84,7 +84,7 @@ def read_all(path: Path) -> None:
 def test_mutated_safetensors_headers_end_in_our_own_errors(files: dict[str, bytes], tmp_path: Path) -> None:
     tally = Tally("safetensors headers")
 
-    @examples(small=150, large=5_000, whole=100_000)
+    @examples(small=150, large=2_000, whole=100_000)
     @given(SEEDS)
     def check(seed: int) -> None:
         rng = random.Random(seed)
@@ -114,7 +114,7 @@ def test_mutated_configs_end_in_our_own_errors(config: AutoencoderKLConfig, tmp_
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     tally = Tally("config.json")
 
-    @examples(small=40, large=1_000, whole=2_500)
+    @examples(small=40, large=300, whole=2_500)
     @given(SEEDS)
     def check(seed: int) -> None:
         tally.check(mutate_config(folder, random.Random(seed)), ROOM)
