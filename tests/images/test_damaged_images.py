@@ -1,5 +1,6 @@
 """Damaged images: incomplete ones are refused whatever their decoder makes of them, damaged metadata costs a note."""
 
+import itertools
 import struct
 import zlib
 from io import BytesIO
@@ -7,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import AvifImagePlugin, Image, ImageCms, TiffImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, Image, ImageCms, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
-from support.images.written_files import chunk, cut_jpeg, noise, png, saved
-from vaelens.errors import BadInputError
+from support.images.written_files import chunk, cut_jpeg, noise, png, saved, tiff
+from support.properties import MB, Tally
+from vaelens.errors import BadInputError, ResourceError
+from vaelens.images import headers
 from vaelens.images.reading import decode_bytes, decode_file, decode_plain, read_size, read_text
 
 PIXELS = noise(96, 128)
@@ -40,6 +43,21 @@ def test_a_png_whose_stream_ends_early_is_refused(rows: int, interlace: int) -> 
     data = b"".join(b"\0" + row.tobytes() for row in np.asarray(PIXELS))
     cut = png(128, 96, data[: rows * (1 + 3 * 128)], interlace=interlace)
     assert "incomplete image" in refused(cut)
+
+
+@pytest.mark.parametrize("height", [33, 34, 35, 3, 2])
+def test_an_interlaced_png_is_complete_with_all_its_passes(height: int) -> None:
+    """The seventh pass brings every second row: of an odd number, not the last one."""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    values = np.random.default_rng(0).integers(1, 256, (height, 33), dtype=np.uint8)
+    parts = [values[top::down, left::right] for left, top, right, down in passes]
+    rows = [b"".join(b"\0" + row.tobytes() for row in part if len(row)) for part in parts]
+    assert np.array_equal(rgb(png(33, height, b"".join(rows), color=0, interlace=1))[..., 0], values)
+    for count in range(7):
+        if any(rows[count:]):
+            cut = png(33, height, b"".join(rows[:count]), color=0, interlace=1)
+            assert "incomplete image" in refused(cut)
+    assert "incomplete image" in refused(png(33, height, b"".join(rows)[:-1], color=0, interlace=1))
 
 
 def test_a_png_that_ends_in_black_rows_is_complete() -> None:
@@ -103,6 +121,28 @@ def test_a_jpeg_strip_of_a_tiff_that_was_cut_is_refused() -> None:
     assert "incomplete image" in refused(bytes(data))
 
 
+@pytest.mark.parametrize(("width", "height"), [(16, 65_000), (65_000, 16), (16, 17)])
+def test_a_jpeg_strip_of_a_tiff_that_is_larger_than_the_image_is_refused_before_it_is_decoded(
+    width: int, height: int
+) -> None:
+    """Its size costs memory: a few kilobytes of coded data may stand for any number of equal blocks."""
+    strip = saved(Image.new("L", (width, height), 90), "JPEG", quality=5)
+    tags = {"t259": [7], "t278": [16]}
+    assert rgb(tiff((16, 16), 8, 1, saved(Image.new("L", (16, 16), 90), "JPEG"), **tags)).shape == (16, 16, 3)
+    data = tiff((16, 16), 8, 1, strip, **tags)
+    check = Tally("strips").check(lambda: refused(data), 5 * MB)
+    assert check == "fine"
+    assert "larger than the image" in refused(data)
+
+
+def test_a_jpeg_tile_of_a_tiff_may_be_larger_than_the_image() -> None:
+    tile = saved(Image.new("L", (64, 64), 90), "JPEG")
+    data = tiff((16, 16), 8, 1, tile, t259=[7], t322=[64], t323=[64])
+    assert np.abs(rgb(data).astype(int) - 90).max() <= 1
+    for side in (60_000, 8_192):
+        assert "tiles of" in refused(tiff((16, 16), 8, 1, tile, t259=[5], t322=[side], t323=[side]))
+
+
 OTHERS: list[tuple[str, dict[str, object]]] = [
     ("GIF", {}),
     ("WEBP", {}),
@@ -125,7 +165,7 @@ def test_truncated_files_of_other_formats_are_refused(form: str, options: dict[s
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError, SyntaxError, TypeError, KeyError, struct.error, zlib.error, MemoryError, AssertionError]
+    "error", [RuntimeError, SyntaxError, TypeError, KeyError, struct.error, zlib.error, AssertionError]
 )
 @pytest.mark.parametrize(
     "plugin", [AvifImagePlugin.AvifImageFile, TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile]
@@ -143,6 +183,56 @@ def test_any_exception_of_a_decoder_is_an_error_that_names_the_file(
         with pytest.raises(BadInputError, match=r"photo.*damaged") as caught:
             decode(tmp_path / "photo")
         assert str(caught.value).isprintable()
+
+
+OUT_OF_MEMORY = (
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+)
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [*itertools.product(("_open", "load", "convert"), OUT_OF_MEMORY), ("getexif", OUT_OF_MEMORY[0])],
+)
+def test_memory_that_runs_out_is_never_taken_for_damage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str, error: Exception
+) -> None:
+    """The image may be whole: so it is no bad image to be left out, and what to do is said."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    plugin = WebPImagePlugin.WebPImageFile if step in {"_open", "load"} else Image.Image
+    PIXELS.convert("RGBA").save(tmp_path / "photo", "WEBP")
+    monkeypatch.setattr(plugin, step, fail)
+    with pytest.raises(ResourceError, match=r"photo: not read, out of memory\. .*--max-side"):
+        decode_file(tmp_path / "photo")
+
+
+def test_a_decoder_that_is_short_of_memory_is_so_only_where_the_image_doesnt_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pillow's decoders tell the same of an absurd size in damaged data."""
+
+    def fail(*_: object) -> None:
+        raise OSError("out of memory error when reading image file")
+
+    data = saved(PIXELS, "JPEG2000")
+    monkeypatch.setattr(Jpeg2KImagePlugin.Jpeg2KImageFile, "load", fail)
+    assert "damaged" in refused(data)
+    monkeypatch.setattr(headers, "PER_PIXEL", 2**40)  # as if there were little memory
+    with pytest.raises(ResourceError, match="--max-side"):
+        decode_bytes(data, "photo")
+
+
+def test_a_length_that_a_header_makes_up_takes_no_memory(tmp_path: Path) -> None:
+    """Python takes the memory for what is asked for before it reads."""
+    data = chunk(b"iCCP", b"name\0\0" + zlib.compress(SRGB))
+    path = tmp_path / "photo"
+    path.write_bytes(png(128, 96, PIXEL_ROWS, before=struct.pack(">I", 2**31 - 1) + data[4:]))
+    check = Tally("lengths").check(lambda: read_text(path), 20 * MB)
+    assert check in {"fine", "DamagedImageError"}
 
 
 def test_a_damaged_tiff_and_avif_are_bad_input(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import struct
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from support.images.written_files import chunk, noise, png, saved
 from support.properties import MB, Tally
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.headers import MAX_PIXELS, max_pixels, pixel_limit
-from vaelens.images.reading import decode_bytes, decode_file, decode_plain, read_size
+from vaelens.images.reading import decode_bytes, decode_file, decode_plain, read_size, read_text
 from vaelens.web.uploads import Uploads
 
 PER_PIXEL = 16  # bytes
@@ -157,6 +158,25 @@ def test_max_side_decodes_at_a_smaller_scale_where_the_format_can(
     assert np.abs(found.image[0].numpy() - expected).mean() < 0.01
 
 
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        *(((1212, 800 + rest), {}) for rest in (1, 2, 3, 5)),
+        ((1205, 801), {"tile_size": (150, 150)}),
+        ((1200, 800), {"tile_size": (128, 128), "offset": (14, 33), "tile_offset": (0, 0)}),
+    ],
+)
+def test_a_jpeg_2000_of_any_size_and_tiling_is_decoded_smaller(
+    tmp_path: Path, size: tuple[int, int], options: dict[str, object]
+) -> None:
+    smooth = noise(4, 6).resize(size, Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "photo", "JPEG2000", num_resolutions=6, **options)
+    found = decode_file(tmp_path / "photo", max_side=140).image[0]
+    expected = np.asarray(smooth.resize(found.shape[:0:-1], Image.Resampling.LANCZOS)).transpose(2, 0, 1) / 255
+    assert max(found.shape) == 140
+    assert np.abs(found.numpy() - expected).mean() < 0.01
+
+
 def test_a_progressive_jpeg_is_measured_by_its_stored_size(tmp_path: Path) -> None:
     """Its decoder holds every coefficient, however small the image becomes."""
     noise(300, 300).save(tmp_path / "a.jpg", progressive=True)
@@ -192,6 +212,41 @@ def test_a_header_in_very_many_parts_is_refused_soon(tmp_path: Path, kind: str) 
     with pytest.raises(BadInputError, match=r"photo: .* small parts"):
         read_size(tmp_path / "photo")
     assert time.process_time() - start < 2
+
+
+def scan_of(data: bytes) -> bytes:
+    """A JPEG with other coded data, which ends in no marker."""
+    whole = jpeg(16, 16)
+    return whole[: whole.index(b"\xff\xda") + 14] + data
+
+
+REPETITIVE = {  # the same again and again, so that a search that starts anew at each place takes quadratic time
+    "comment signs in a ppm": b"P2 100 100 255\n" + b"#" * 300_000,
+    "comment signs in a ppm, at its end": b"P2 100 100 255\n" + b"1 " * 9_999 + b"#" * 300_000,
+    "comments in a ppm": b"P3 100 100 255\n" + b"#\n" * 400_000,
+    "comments in a pbm": b"P1 100 100\n" + b"#\n" * 1_000_000,
+    "fill bytes in a jpeg's scan": scan_of(b"\xff" * 30_000 + b"\0"),
+    "fill bytes behind a jpeg's scan": scan_of(b"\xff" * 1_000_000 + b"\xd9"),
+    "png texts that are left out": png(
+        4, 4, bytes(52), before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_200_000))) * 3_000
+    ),
+    "png texts that are no text": png(
+        4, 4, bytes(52), before=chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(b"\xff" * 1_000_000)) * 3_000
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REPETITIVE)
+def test_repetitive_bytes_are_read_in_linear_time(tmp_path: Path, kind: str) -> None:
+    data = REPETITIVE[kind]
+    (tmp_path / "photo").write_bytes(data)
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: decode_bytes(data, "photo"),
+        lambda: decode_file(tmp_path / "photo", max_side=2),
+        lambda: read_text(tmp_path / "photo"),
+    )
+    for call in calls:
+        Tally(kind).check(call, ROOM + 5 * len(data))
 
 
 def test_an_upload_with_an_endless_header_is_refused_soon(tmp_path: Path) -> None:
@@ -255,11 +310,28 @@ def test_netpbm_files_in_plain_text_are_read_at_once_and_as_pillow_reads_them(la
     white = 65535 if channels == 1 and largest > 255 else 255
     found = decode_bytes(small, "a")
     assert np.allclose(found.image[0].permute(1, 2, 0).numpy(), expected / white, atol=1e-7)
-    for damaged in (small[: -len(words) // 2], small[:-3] + b"-12", small[:-3] + b"9" * 20, small[:-3] + b" 1x"):
+    assert decode_bytes(small + b"\nP2 and another image", "a").image.equal(found.image)
+    for last in (b"-12", b"9" * 20, b" 1x", b" 1_0", b" +5", b" 1.", b" \xb2"):  # int() takes some of them
         with pytest.raises(BadInputError, match="damaged or incomplete"):
-            decode_bytes(damaged, "a")
+            decode_bytes(small[:-3] + last, "a")
+    with pytest.raises(BadInputError, match="damaged or incomplete"):
+        decode_bytes(small[: -len(words) // 2], "a")
     start = time.process_time()
     assert decode_bytes(b"P3 1000 700 255\n" + b"200 " * 2_100_000, "a").image.unique().tolist() == [
         pytest.approx(200 / 255)
     ]
     assert time.process_time() - start < 2
+
+
+def test_netpbm_bitmaps_in_plain_text_are_read_as_pillow_reads_them() -> None:
+    """0 is white; between the digits there may be space, or comments, or nothing."""
+    small = b"P1 # one more\n5 3\n10110 # a comment\n0 1#\n1\r00 1111#\r0"
+    with Image.open(io.BytesIO(small)) as opened:
+        expected = np.asarray(opened.convert("RGB"))
+    assert np.array_equal(decode_plain(small, "a"), expected)
+    found = decode_bytes(small, "a")
+    assert np.array_equal(found.image[0].permute(1, 2, 0).numpy() * 255, expected)
+    assert found.notes == ()
+    for damaged in (small[:-1], small[:-1] + b"2", small[:-1] + b"/"):
+        with pytest.raises(BadInputError, match="damaged or incomplete"):
+            decode_bytes(damaged, "a")

@@ -152,6 +152,8 @@ def _profile(data: bytes, mode: str) -> _Profile:
         if mode != "CMYK" and _is_srgb(source, mode):
             return _Profile(None)
         return _Profile(_to_srgb(source, mode, ImageCms.Intent.PERCEPTUAL), name)
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - the pixels are intact, whatever is wrong with the profile
         return _Profile(None, error=" ".join(str(error).split())[:100])
 

@@ -9,19 +9,23 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedReader, BytesIO, FileIO
+from os import fstat
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from vaelens.errors import BadInputError, UsageError, VaelensError
+from vaelens.errors import BadInputError, ResourceError, UsageError, VaelensError
 from vaelens.images.formats import jpeg, jpeg2000, png, tiff
 from vaelens.process import Shared, without_warnings
+from vaelens.resources import is_out_of_memory
 
 MAX_PIXELS = 2**26  # 67 million: 1.1 GB while one is read
 MOST_STORED = 16  # times as many pixels may be stored, where a format is shrunk while it is decoded
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 HEAD = 1024  # bytes that show what a file is
+LARGE_READ = 2**20  # bytes
+PER_PIXEL = 16  # bytes of memory that reading takes
 REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\xd0\xd3\xc6": "EPS"}
 MAX_READS = 200_000  # of one file: a large PNG takes some 50,000
 COUNTING_READS = {"TIFF": 30_000, "GIF": 200_000}  # to count frames; in TIFF, the cost of each grows with their number
@@ -78,7 +82,10 @@ class _Counted:
 
 
 class _CountedFile(_Counted, BufferedReader):
-    pass
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > LARGE_READ:  # memory is taken for what is asked for, not for what is there
+            size = min(size, max(0, fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
 
 
 class _CountedBytes(_Counted, BytesIO):
@@ -122,7 +129,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Opened:
-    """An image with its header read: Pillow's object, the stream it reads from, and what the header made us do.
+    """An image with its header read: Pillow's object, and the stream it reads from.
 
     `size` is the width and height as stored; `scale` is what the decoder divides both by.
     """
@@ -131,7 +138,20 @@ class Opened:
     stream: BinaryIO
     size: tuple[int, int]
     scale: int
-    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def _true_memory_errors(size: tuple[int, int]) -> Generator[None]:
+    """Pillow's decoders say that memory ran out also where damaged data ask for an absurd amount. The size in pixels
+    is known to be sensible: so where there is room for that, the data are damaged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if "out of memory" not in str(error):
+            raise
+        bytearray(PER_PIXEL * size[0] * size[1])  # or MemoryError
+        raise
 
 
 class DamagedImageError(BadInputError):
@@ -146,7 +166,10 @@ def damaged(source: Source, reason: str) -> DamagedImageError:
 
 @contextmanager
 def boundary(source: Source) -> Generator[None]:
-    """Any exception of a decoder in here, of whatever type, becomes one that names the file; ours pass."""
+    """Any exception of a decoder in here, of whatever type, becomes one that names the file; ours pass.
+
+    Where memory runs out, it is a ResourceError: the image may be whole.
+    """
     try:
         yield
     except VaelensError:
@@ -157,6 +180,10 @@ def boundary(source: Source) -> Generator[None]:
             "read. Save the image anew."
         ) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"{source.file}: not read, out of memory. Shrink it with --max-side 1024, or close other programs."
+            ) from error
         raise damaged(source, str(error) or type(error).__name__) from error
 
 
@@ -169,6 +196,8 @@ def opened(source: Source, max_side: int | None = None) -> Generator[Opened]:
     """
     with source.stream() as stream, boundary(source), _without_limit, without_warnings:
         _refuse_by_kind(source, stream)
+        if png.has_many_packed_texts(stream):
+            raise damaged(source, f"over {png.MOST_PACKED} compressed texts")
         with _open(source, stream) as image:
             if source.profile is not None:
                 image.info["icc_profile"] = source.profile
@@ -177,8 +206,9 @@ def opened(source: Source, max_side: int | None = None) -> Generator[Opened]:
                 raise BadInputError(f"{source.file} is a TIFF with {kind}. Save it as PNG first.")
             size = image.size
             scale = 1 if max_side is None else _set_scale(image, stream, source, max_side)
-            _refuse_by_size(source, size, scale, max_side)
-            yield Opened(image, stream, size, scale)
+            _refuse_by_size(source, size, scale)
+            with _true_memory_errors(size):
+                yield Opened(image, stream, size, scale)
 
 
 def without_metadata(source: Source) -> Source | None:
@@ -239,7 +269,7 @@ def _refuse_by_kind(source: Source, stream: BinaryIO) -> None:
         raise BadInputError(f"{source.file} is {kind}, which vaelens doesn't draw. Export it as PNG first.")
     size = _webp_size(head)
     if size is not None:  # Pillow takes the memory before it tells the size
-        _refuse_by_size(source, size, 1, None)
+        _refuse_by_size(source, size, 1)
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:
@@ -299,13 +329,15 @@ def _set_scale(image: Image.Image, stream: BinaryIO, source: Source, max_side: i
         scale = 1
         while levels and all(side // (2 * scale) >= 2 * want for side, want in zip((w, h), wanted, strict=True)):
             scale, levels = 2 * scale, levels - 1
+        while any((side + scale // 2) // scale != -(-side // scale) for side in (w, h)):
+            scale //= 2  # Pillow rounds to the nearest where OpenJPEG rounds up, and takes the file for damaged
         if scale > 1:
             image.reduce = scale.bit_length() - 1  # pyright: ignore[reportAttributeAccessIssue]
         return scale
     return 1
 
 
-def _refuse_by_size(source: Source, size: tuple[int, int], scale: int, max_side: int | None) -> None:
+def _refuse_by_size(source: Source, size: tuple[int, int], scale: int) -> None:
     w, h = size
     if -(-w // scale) * -(-h // scale) <= _limit.pixels and w * h <= MOST_STORED * _limit.pixels:
         return

@@ -102,7 +102,7 @@ def decode_file(path: StrPath, max_side: int | None = None) -> DecodedImage:
     `max_side` shrinks a larger one (Lanczos) so that its longer side has that many pixels.
 
     Raises BadInputError for a file that is missing, empty, damaged, incomplete, no image, of a refused format, or
-    with more pixels than `headers.pixel_limit` allows.
+    with more pixels than `headers.pixel_limit` allows; ResourceError where memory runs out.
     """
     return _decoded(Source(Path(path)), max_side)
 
@@ -221,12 +221,15 @@ def _loaded(opened: Opened, source: Source) -> Image.Image:
         return ppm.decode(image, stream)
     if image.format == "TIFF":
         tiff.keep_exif_away(image)
+        if not tiff.has_sensible_blocks(image, stream):
+            raise headers.damaged(source, "its JPEG data are larger than the image")
     image.load()
     complete = True
     if image.format == "PNG":
         w, h = image.size
         black = not np.asarray(image.crop((0, h - 1, w, h))).any()  # as Pillow leaves rows that aren't there
-        complete = not black or png.has_every_row(stream)
+        unsure = black or image.info.get("interlace")  # its last row may come before its last pass
+        complete = not unsure or png.has_every_row(stream)
     elif image.format in {"JPEG", "MPO"}:
         complete = jpeg.has_every_block(source.bytes(), image, opened.scale)
     elif image.format == "TIFF":
@@ -243,6 +246,8 @@ def _orientation(image: Image.Image, notes: list[str]) -> int:
         if raw is not None:
             Image.Exif().load(raw)  # of a JPEG, Pillow has hidden its failure
         orientation = image.getexif().get(ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - the pixels are intact, whatever is wrong with the EXIF data
         notes.append("damaged EXIF data ignored")
         return 1

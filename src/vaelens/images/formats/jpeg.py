@@ -19,7 +19,7 @@ PROGRESSIVE = 0xC2
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 ADOBE, JFIF, PROFILE = 0xEE, 0xE0, 0xE2
 NO_DATA = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)  # in coded data
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # in coded data
 RANDOM = bytes(np.random.default_rng(0).integers(1, 255, 512, dtype=np.uint8))  # without 0 and 255
 GREY, NEAR = 128, 24  # what missing blocks become, and how far their neighbours' colour changes it
 LAST_COEFFICIENT = 63

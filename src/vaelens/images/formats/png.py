@@ -4,13 +4,16 @@ import struct
 import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
+from itertools import islice
 from typing import BinaryIO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}  # the chunks that pixels come from
 MAX_UNPACKED = 2**20  # bytes of one compressed text
 MAX_TEXT = 2**24  # bytes of all text
+MOST_PACKED = 128  # compressed texts: Pillow unpacks a megabyte of each, also of those that it leaves out
 MAX_PROFILE = 2**24
+LONGEST_KEY = 79  # bytes
 PIECE = 2**16
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -24,7 +27,10 @@ class _Chunk:
 
 
 def read_text(stream: BinaryIO) -> dict[str, str]:
-    """The text of a PNG by its key. Damaged chunks, and texts beyond the limits above, are left out."""
+    """The text of a PNG by its key. Damaged chunks, and texts beyond the limits above, are left out.
+
+    One that is left out counts for the longest, since finding that out may have cost as much.
+    """
     found: dict[str, str] = {}
     room = MAX_TEXT
     for chunk in _chunks(stream):
@@ -32,8 +38,8 @@ def read_text(stream: BinaryIO) -> dict[str, str]:
             data = _intact(stream, chunk)
             entry = None if data is None else _text(chunk.kind, data)
             if entry is not None and len(entry[1]) <= room:
-                room -= len(entry[1])
                 found[entry[0]] = entry[1]
+            room -= MAX_UNPACKED if entry is None else len(entry[1])
     return found
 
 
@@ -54,6 +60,15 @@ def without_metadata(stream: BinaryIO) -> bytes:
             stream.seek(chunk.start - 8)
             kept.append(stream.read(chunk.length + 12))
     return b"".join(kept)
+
+
+def has_many_packed_texts(stream: BinaryIO) -> bool:
+    """Whether a file, if it is a PNG, holds so many compressed texts that Pillow would take seconds for them."""
+    stream.seek(0)
+    if stream.read(len(SIGNATURE)) != SIGNATURE:
+        return False
+    packed = (chunk for chunk in _chunks(stream) if _is_packed(stream, chunk))
+    return next(islice(packed, MOST_PACKED, None), None) is not None
 
 
 def has_every_row(stream: BinaryIO) -> bool:
@@ -90,6 +105,14 @@ def _chunks(stream: BinaryIO) -> Generator[_Chunk]:
         if kind == b"IEND":
             return
         place += 12 + length
+
+
+def _is_packed(stream: BinaryIO, chunk: _Chunk) -> bool:
+    """Whether it is compressed text."""
+    if chunk.kind != b"iTXt":
+        return chunk.kind == b"zTXt"
+    stream.seek(chunk.start)
+    return stream.read(min(chunk.length, LONGEST_KEY + 2)).partition(b"\0")[2][:1] not in {b"", b"\0"}
 
 
 def _intact(stream: BinaryIO, chunk: _Chunk) -> bytes | None:

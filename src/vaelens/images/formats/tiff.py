@@ -1,5 +1,6 @@
-"""TIFF: the kinds of values for which Pillow's pixels aren't what the file means, and JPEG strips cut short."""
+"""TIFF: kinds of values that Pillow gets wrong, and JPEG strips that were cut short or are too large."""
 
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,11 +11,13 @@ from PIL import Image, ImagePalette, UnidentifiedImageError
 from vaelens.images.formats import jpeg
 
 WIDTH, BITS, COMPRESSION, PHOTOMETRIC, PLANES = 256, 258, 259, 262, 284
+TILE_WIDTH, TILE_LENGTH = 322, 323
 ORIENTATION, STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 274, 273, 279, 324, 325
 PALETTE, SAMPLE_FORMAT, JPEG_TABLES, SUBSAMPLING = 320, 339, 347, 530
 WHITE_IS_ZERO, YCBCR = 0, 6
 UNCOMPRESSED, JPEG = 1, 7
 SIGNED = 2
+LARGEST_TILE = 2**24  # pixels, of a smaller image
 SEPARATE = 2
 
 
@@ -30,6 +33,9 @@ def unreadable_kind(image: Image.Image) -> str | None:
     """What a TIFF holds, where Pillow opens it but gets wrong values."""
     bits, planes = _first(image, BITS, 1), _first(image, PLANES, 1)
     raw = _first(image, COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED
+    w, h = _first(image, TILE_WIDTH, 0), _first(image, TILE_LENGTH, 0)
+    if w * h > max(LARGEST_TILE, 2 * image.width * image.height):
+        return f"tiles of {w}x{h} pixels"  # each takes memory, whatever the image's size
     if _first(image, SAMPLE_FORMAT, 1) == SIGNED:
         return f"signed {bits}-bit values, whose black and white aren't defined"
     if raw and planes == SEPARATE and bits == 16:
@@ -69,11 +75,26 @@ def keep_exif_away(image: Image.Image) -> None:
     vars(image)["getexif"] = lambda: exif
 
 
+def has_sensible_blocks(image: Image.Image, stream: BinaryIO) -> bool:
+    """Whether no JPEG strip or tile of a TIFF says that it is larger than the image and the tiles are."""
+    tags = _tags(image)
+    most = max(image.width, _first(image, TILE_WIDTH, 0)), max(image.height, _first(image, TILE_LENGTH, 0))
+    return all(w <= most[0] and h <= most[1] for w, h in (block.size for _, block in _jpegs(image, stream, tags)))
+
+
 def has_every_block(image: Image.Image, stream: BinaryIO) -> bool:
     """Whether the JPEG strips or tiles of a TIFF are complete; True for another compression."""
-    tags = _tags(image)
+    for data, block in _jpegs(image, stream, _tags(image)):
+        block.load()
+        if not jpeg.has_every_block(data, block):
+            return False
+    return True
+
+
+def _jpegs(image: Image.Image, stream: BinaryIO, tags: dict[int, Any]) -> Generator[tuple[bytes, Image.Image]]:
+    """The JPEG strips or tiles of a TIFF that Pillow can open, each as a file of its own, not yet decoded."""
     if _first(image, COMPRESSION, UNCOMPRESSED) != JPEG:
-        return True
+        return
     offsets, sizes = ((STRIP_OFFSETS, STRIP_BYTES), (TILE_OFFSETS, TILE_BYTES))[STRIP_OFFSETS not in tags]
     tables = cast(bytes, tags.get(JPEG_TABLES, b""))
     for offset, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
@@ -87,10 +108,7 @@ def has_every_block(image: Image.Image, stream: BinaryIO) -> bool:
         except UnidentifiedImageError:  # of a kind that only libtiff reads, such as two channels
             continue
         with decoded:
-            decoded.load()
-            if not jpeg.has_every_block(whole, decoded):
-                return False
-    return True
+            yield whole, decoded
 
 
 def _tags(image: Image.Image) -> dict[int, Any]:
