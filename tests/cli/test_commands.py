@@ -99,6 +99,7 @@ PHOTO = ["reconstruct", "photo.png"]
         (["compare", "a face", "--steps", "0"], 2, "from 1 to 1000, not 0"),
         (["compare", "a face", "--size", "250"], 2, "multiples of 8"),
         (["compare", "a face", "--size", "large"], 2, "'large'"),
+        (["compare", "a face", "--max-pixels", "5"], 2, "--max-pixels is for photos"),
         (["compare", "a face", "--vae", "tiny-ft-mes"], 2, "Did you mean tiny-ft-mse"),
         (["compare", "x" * 10_000], 2, "doesn't know 'xxxxx"),
         (["generate", "a face", "--vae", "tiny-kl-f8", "--vae", "tiny-ft-mse"], 2, "one VAE, but 2 are named"),

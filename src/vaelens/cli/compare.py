@@ -21,6 +21,7 @@ from vaelens.cli.output import (
 @options.with_runtime_options
 @options.with_sampling_options
 def compare(
+    context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="What the image should show.")] = None,
     vae: Annotated[
         list[str] | None,
@@ -70,6 +71,8 @@ def compare(
 
     if prompt is not None and not photo and is_file(prompt):
         raise UsageError(f"PROMPT {prompt} is a file. To compare a photo: --photo {prompt}")
+    if context.params["max_pixels"] is not None and not photo:
+        raise UsageError("--max-pixels is for photos, but none is named. Leave it out.")
     inputs = [*image_files(photo or ()), *(path for path in (latents, boxes) if path)]
     check_output(output, results.SHEET_NAME, inputs)
     with progress() as step:

@@ -37,7 +37,9 @@ def test_a_folder_of_parquet_files_is_a_dataset(tmp_path: Path) -> None:
 def test_splits_of_a_folder_of_parquet_files_are_named_and_never_mixed(tmp_path: Path) -> None:
     for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"):
         parquet(tmp_path / "data" / f"{name}.parquet", {"image": images_column(name)})
-    with pytest.raises(UsageError, match=r"holds several splits: validation, train\. Name one with --split"):
+    with pytest.raises(
+        UsageError, match=r"holds several splits: validation, train\. Name one of the files; `evaluate`"
+    ):
         open_dataset(tmp_path)
     data = open_dataset(tmp_path, split="train")
     assert ids(data) == [f"data/train-0000{part}-of-00002.parquet/00000000" for part in range(2)]

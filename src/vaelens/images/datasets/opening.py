@@ -160,7 +160,7 @@ def _parquet(folder: Path, names: list[str], title: str, split: str | None, scor
         title = f"{title} {part}"
     elif len(parts := splits_in(names)) > 1:
         raise UsageError(
-            f"{folder} holds several splits: {', '.join(parts)}. Name one with --split, or name one of the files."
+            f"{folder} holds several splits: {', '.join(parts)}. Name one of the files; `evaluate` also takes --split."
         )
     return open_parquet({clean_id(name, str(folder)): [folder / name] for name in names}, title, REPAIR, scored=scored)
 
