@@ -145,7 +145,7 @@ def test_without_locks_only_what_a_dead_process_of_this_machine_left_is_removed(
     write_atomic(tmp_path / "a", b"")
     assert len(list(tmp_path.iterdir())) == 3, "process 1 always lives, and what can't be told stays"
     (tmp_path / f".vaelens-{number}.lock").write_text(f"{platform.node()} {ended.pid}")
-    write_atomic(tmp_path / "a", b"")
+    files.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -223,3 +223,13 @@ def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Path, "touch", refused)
     with pytest.raises(BadInputError, match=r"Permission denied\. Check the folder's permissions"):
         write_atomic(tmp_path / "a", b"")
+
+
+def test_a_folder_is_searched_for_leftovers_once_for_many_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk, walked = os.walk, list[Path]()
+    monkeypatch.setattr(os, "walk", lambda top: (walked.append(top), walk(top))[1])
+    for number in range(20):
+        write_atomic(tmp_path / str(number % 2) / str(number), b"")
+    assert walked == [tmp_path / "0", tmp_path / "1"]

@@ -1,5 +1,6 @@
 """JSON from elsewhere: what no file needs is refused, in bounded memory."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,9 @@ def test_json_as_files_hold_it_is_read(tmp_path: Path) -> None:
         read_json(tmp_path)
     with pytest.raises(BadInputError, match=r"can't be read as JSON: it is no ordinary file"):
         read_json(Path("/dev/zero"))
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(BadInputError, match="no ordinary file"):
+        read_json(tmp_path / "config.json")

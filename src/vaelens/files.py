@@ -5,7 +5,7 @@ an old file stays until the new one is complete.
 
 While they are written, files have names of their own beside their targets: `.vaelens-ID-NUMBER`. Beside these lies
 `.vaelens-ID.lock`, which its process holds locked until it has finished, so that a free lock means a dead process.
-Whoever writes to a folder removes what dead processes left there.
+Whoever writes to a folder removes what dead processes left there, at the first write and then once a minute.
 """
 
 import errno
@@ -18,6 +18,7 @@ import platform
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ Content = bytes | Callable[[BinaryIO], object]  # of a file, or what writes it
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}  # of a file system without locks
 TEMPORARY = re.compile(r"\.vaelens-([0-9a-f]{16})(\.lock|-\d+)")  # names of temporary files
+CLEANED_FOR = 60.0  # seconds: who writes thousands of files to a folder doesn't list it for each
 CHECKSUM = "checksum"  # the last key of checked JSON: the sha256 of the text without it
 NO_CHECKSUM = "it has no checksum: another version of vaelens wrote it, or it was changed"
 
@@ -85,7 +87,8 @@ class Ready:
 def written_beside(contents: Iterable[tuple[Path, Content]]) -> Generator[list[Ready]]:
     """Each content complete beside its target; the caller places them, and what isn't placed in the block is removed.
 
-    What killed processes left in these folders is removed first. Raises as `write_atomic` does, in the block too.
+    What killed processes left in these folders is removed first (at most once a minute). Raises as `write_atomic`
+    does, in the block too.
     """
     ready: list[Ready] = []
     made: list[Path] = []
@@ -98,7 +101,7 @@ def written_beside(contents: Iterable[tuple[Path, Content]]) -> Generator[list[R
                 folder = target.parent
                 if folder not in names:
                     made += _make_folder(folder)
-                    remove_leftovers(folder)
+                    _remove_leftovers_now_and_then(folder)
                     names[folder] = held.enter_context(_temporary_names(folder))
                 one = Ready(next(names[folder]), target)
                 ready.append(one)
@@ -132,6 +135,18 @@ def remove_leftovers(folder: Path, *, below: bool = False) -> None:
                     _unlink(Path(place, name) for name in sorted(names))
         if not below:
             break
+
+
+_cleaned: dict[Path, float] = {}  # folders written to, and when they were last cleaned
+
+
+def _remove_leftovers_now_and_then(folder: Path) -> None:
+    now = time.monotonic()
+    if now - _cleaned.get(folder, -CLEANED_FOR) >= CLEANED_FOR:
+        for old in [one for one, at in list(_cleaned.items()) if now - at >= CLEANED_FOR]:
+            _cleaned.pop(old, None)
+        _cleaned[folder] = now
+        remove_leftovers(folder)
 
 
 def is_temporary(name: str) -> bool:

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import re
 import stat
 from pathlib import Path
 from typing import Any, cast
 
 from vaelens.errors import BadInputError
+from vaelens.text.paths import reason
 
 # Limits of JSON from elsewhere. The header of a whole SDXL checkpoint: 0.4 MB, 2,500 tensors, 40,000 values.
 JSON_BYTES = 8_000_000
@@ -60,14 +60,14 @@ def read_json(path: Path, *, limit: int = JSON_BYTES, values: int = JSON_VALUES)
     Raises BadInputError for anything else and for a file that can't be read; FileNotFoundError where there is none.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
+            raise ValueError("it is no ordinary file")
         with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("it is no ordinary file")
             found = parse_json(file.read(limit + 1), limit=limit, values=values)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise BadInputError(f"{path} can't be read as JSON: {_reason(error)}. Use the original file.") from error
+        raise BadInputError(f"{path} can't be read as JSON: {reason(error)}. Use the original file.") from error
     if not isinstance(found, dict):
         raise BadInputError(f"{path} holds no JSON object. Use the original file.")
     return cast(dict[str, Any], found)
@@ -143,7 +143,3 @@ def quoted(value: object, length: int = 60) -> str:
     """A value from elsewhere as messages show it: quoted, and cut to a sensible length."""
     text = ascii(value) if isinstance(value, str) and not _is_text(value) else repr(value)
     return text if len(text) <= length else f"{text[:length]}..."
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -14,7 +13,7 @@ from vaelens.sampling import Sampling, Size
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.tensors.writing import safetensors_bytes
-from vaelens.text.paths import is_folder
+from vaelens.text.paths import is_folder, user_path
 from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
 
@@ -90,9 +89,10 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
 
     ComfyUI's (.latent) hold raw z, or in its first format z * 0.18215, and name no space: `space` is the latent space
     where the file names none, and gives the scale. Raises BadInputError for a file that holds none, and as
-    `open_safetensors` does; UsageError for a space that contradicts the file's, or is missing where it is needed.
+    `open_safetensors` does; UsageError for a space that contradicts the file's, or is missing where it is needed;
+    and as `user_path` does.
     """
-    path = Path(path)
+    path = user_path(path)
     if is_folder(path) or path.suffix.lower() not in SUFFIXES:
         raise BadInputError(
             f"{path}: latents are read from .safetensors files, as `compare -o FOLDER/` writes them, and from .latent "

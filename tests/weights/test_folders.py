@@ -238,3 +238,23 @@ def test_two_vaes_of_one_name_are_told_apart_by_their_folders(
     arguments = [part for file in (*files, again) for part in ("--vae", str(file))]
     ran = invoke("reconstruct", photo, *arguments, "--max-side", 32, "--json", "-o", "a.png")
     assert [row["vae"] for row in json.loads(ran.stdout)["rows"]] == ["best", "b/best", "best (2)"]
+
+
+def test_config_json_beside_shards_of_any_name_describes_them(folder: Path, small: VAE) -> None:
+    """Shards and their index are one VAE; another file beside them makes it a collection."""
+    tensors = load_file(folder / PLAIN)
+    (folder / PLAIN).unlink()
+    listed: dict[str, str] = {}
+    for number, part in enumerate((list(tensors)[::2], list(tensors)[1::2]), 1):
+        name = f"model-{number:05}-of-00002.safetensors"
+        save_file({n: tensors[n] for n in part}, folder / name)
+        listed |= dict.fromkeys(part, name)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    for source in (folder, index):
+        loaded = vl.load(source, device="cpu")
+        assert same(loaded, small)
+        assert loaded.spec.scaling_factor == small.spec.scaling_factor
+    save_file(tensors, folder / "other.safetensors")
+    with pytest.raises(BadInputError, match="in a folder without other VAEs"):
+        vl.load(index)

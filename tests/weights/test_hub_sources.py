@@ -10,10 +10,12 @@ import vaelens as vl
 from support.commands import invoke
 from support.standins.hub import HubStandin
 from support.vaes import random_vae, same_bytes
+from vaelens.download.hub_addresses import parse_hub_address
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
 from vaelens.loading import check_source, space_of
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.vae import VAE
+from vaelens.weights.hub_sources import hub_vae_name
 
 SMALL = AutoencoderKLConfig(block_out_channels=(4, 4), norm_num_groups=2, layers_per_block=1)
 
@@ -115,6 +117,11 @@ def test_a_space_is_known_without_the_weights(hub: HubStandin, tmp_path: Path) -
         ("{}/someone", UsageError, "not the page of a model on the hub"),
         ("{}/someone/single/discussions/3", UsageError, "no page of a file or folder of someone/single"),
         ("{}/someone/single/blob/main/../../x.safetensors", UsageError, "no page of a file"),
+        ("{}/someone/single/blob/main/a%2F..%2F..%2Fx.safetensors", UsageError, "no page of a file"),
+        ("{}/someone/single/blob/..%2Fmain/x.safetensors", UsageError, "no page of a file"),
+        ("{}/someone/single/blob/main/x%00.safetensors", UsageError, "no page of a file"),
+        ("https://[x/owner/name", UsageError, "no web address: Invalid IPv6 URL"),
+        ("https://huggingface.co\u2100/a/b", UsageError, "no web address: netloc .*"),
         ("{}/someone/single/blob/main/old.ckpt", UnsafeFileError, "old.ckpt on the hub is a pickled file"),
         (
             "someone/two",
@@ -130,6 +137,14 @@ def test_an_address_that_is_no_vaes_says_what_to_name(
         vl.load(source.format(hub.endpoint))
     if error is BadInputError:  # what it says to name
         assert vl.load(f"{hub.endpoint}/someone/two/blob/main/a.safetensors", device="cpu").name == "someone/two/a"
+
+
+@pytest.mark.parametrize("folder", ["sd-v1.4", "sd-v1.5/vae", "v2.0/decoders"])
+def test_a_folder_whose_name_has_a_point_is_part_of_a_vaes_name(folder: str) -> None:
+    address = f"https://huggingface.co/a/b/tree/main/{folder}"
+    assert hub_vae_name(parse_hub_address(address)) == f"a/b/{folder}"
+    for page in ("config.json", "README.md"):
+        assert hub_vae_name(parse_hub_address(f"{address}/{page}")) == f"a/b/{folder}"
 
 
 def test_an_address_of_another_revision_is_part_of_the_name(hub: HubStandin) -> None:

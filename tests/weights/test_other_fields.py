@@ -135,6 +135,8 @@ def test_fields_that_would_change_the_network_are_not_kept_silently(vae: VAE, tm
         ({"latents_mean": [0.5]}, "metadata asks for latents_mean"),
         ({"act_fn": "relu"}, "metadata asks for act_fn"),
         ([1], "metadata is damaged"),
+        ([[1, 2], ["a", 3]], "metadata is damaged"),
+        ([], "metadata is damaged"),
         ("sample_size", "metadata is damaged"),
     ):
         text = json.dumps(values | {"other_fields": other})

@@ -172,6 +172,31 @@ def test_shards_without_their_index_say_what_is_missing(vae: VAE, tmp_path: Path
         read_vae(folder)
 
 
+@pytest.mark.parametrize(("first", "second"), [("module.", "module."), ("vae.", "ema._orig_mod."), ("", "vae.")])
+def test_halves_are_read_in_wrappers_and_under_prefixes(
+    tmp_path: Path, rewrite: Rewrite, first: str, second: str
+) -> None:
+    tiny = random_vae(TINY, space="sdxl")
+    saved = tiny.save(tmp_path / "tiny.safetensors")
+
+    def half(side: str, offset: int, before: str) -> Callable[..., State]:
+        def edit(tensors: State) -> State:
+            parts = {n.split(".", 2)[2]: t for n, t in tensors.items() if n.startswith(side)}
+            return {f"{before}{int(n.split('.')[0]) + offset}.{n.split('.', 1)[1]}": t for n, t in parts.items()}
+
+        return edit
+
+    encoder = rewrite(saved, tmp_path / "tae_encoder.safetensors", half("encoder", 0, first), metadata={})
+    decoder = rewrite(saved, tmp_path / "tae_decoder.safetensors", half("decoder", 1, second), metadata={})
+    for given in (encoder, decoder):
+        read = read_vae(given, space="sdxl")
+        assert same_bytes(read.tensors, dict(tiny.network.state_dict()))
+        assert read.prefix == first
+    rewrite(saved, decoder, half("encoder", 0, second), metadata={})
+    with pytest.raises(BadInputError, match=r"tae_decoder.*, beside .*, holds another encoder, not the decoder"):
+        read_vae(encoder, space="sdxl")
+
+
 @pytest.mark.parametrize("config", [TINY, TinyAutoencoderConfig(latent_channels=32, width=8, mid_block_pool=True)])
 def test_tiny_autoencoders_read_in_diffusers_names_and_in_halves(
     tmp_path: Path, rewrite: Rewrite, config: TinyAutoencoderConfig

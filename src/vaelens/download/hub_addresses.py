@@ -38,7 +38,10 @@ def parse_hub_address(text: str) -> HubAddress:
     """
     if not is_address(text):
         return HubAddress(text)
-    parts = urlsplit(text if "://" in text else f"https://{text}")
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError as error:  # brackets that don't close, letters that only look like a slash
+        raise UsageError(f"{text}: no web address: {error}. Check it.") from error
     if parts.netloc.rpartition("@")[2].lower() not in {*HOSTS, urlsplit(endpoint()).netloc.lower()}:
         raise UsageError(
             f"{text}: not an address of the hub, and from elsewhere vaelens loads no models. Download the file, and "
@@ -48,7 +51,8 @@ def parse_hub_address(text: str) -> HubAddress:
     repo, rest = "/".join(pieces[:2]), pieces[2:]
     if not HUB_ID.fullmatch(repo) or pieces[0] in {"datasets", "spaces", "api", "papers", "docs", "collections"}:
         raise UsageError(f"{text}: not the page of a model on the hub, {endpoint()}/owner/name. Check the address.")
-    if ".." in rest or (rest and rest[0] not in VIEWS):
+    inner = "/".join(rest)  # split again: a piece may have held an escaped slash
+    if {".", ".."} & {*inner.split("/")} or not inner.isprintable() or (rest and rest[0] not in VIEWS):
         raise UsageError(f"{text}: no page of a file or folder of {repo}. Name {repo}, or the page of a file in it.")
     revision, path = (rest[1], rest[2:]) if len(rest) > 1 else ("main", [])
     if revision == "refs" and len(path) >= 2:  # refs/pr/1

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from vaelens.errors import BadInputError
+from vaelens.text.paths import reason
 
 PICKLED = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}  # suffixes of files that are pickled, or a zip with a pickle
 ZIP = b"PK\x03\x04"
@@ -21,8 +22,8 @@ def check_file(path: Path) -> tuple[bytes, int]:
             raise BadInputError(f"{path} is no ordinary file. Name a file of weights.")
         with path.open("rb") as file:
             head = file.read(512)
-    except OSError as error:
-        raise BadInputError(f"{path}: can't be read: {error.strerror}. Check the path.") from error
+    except (OSError, ValueError) as error:  # a NUL byte in the path
+        raise BadInputError(f"{path}: can't be read: {reason(error)}. Check the path.") from error
     text = head.lstrip().lower()
     types = (
         (size == 0, "an empty file"),

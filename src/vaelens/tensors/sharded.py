@@ -21,14 +21,16 @@ def open_index(path: Path) -> TensorFile:
 
     Raises BadInputError where index and shards don't hold the same tensors, and as `open_safetensors` does.
     """
-    file_of = _weight_map(path)
+    listed_in: dict[str, set[str]] = {}
+    for tensor, name in _weight_map(path).items():
+        listed_in.setdefault(name, set()).add(tensor)
+    _check_number(path, len(listed_in))
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}
     metadata: dict[str, str] | None = None
     shards: dict[str, Path] = {}
-    for name in shard_names(path):
+    for name, listed in sorted(listed_in.items()):
         opened = open_safetensors(path.with_name(name))
-        listed = {tensor for tensor, file in file_of.items() if file == name}
         if listed != opened.shapes.keys():
             one = min(listed ^ opened.shapes.keys())
             which = f"lacks {quoted(one)}, which" if one in listed else f"holds {quoted(one)}, unlike what"
@@ -43,9 +45,13 @@ def open_index(path: Path) -> TensorFile:
 def shard_names(path: Path) -> list[str]:
     """The names of an index's files. Raises BadInputError for one that is no such index."""
     names = sorted(set(_weight_map(path).values()))
-    if not names or len(names) > MOST_SHARDS:
-        raise BadInputError(f"{path} lists {len(names):,} files of weights. Download it again.")
+    _check_number(path, len(names))
     return names
+
+
+def _check_number(path: Path, count: int) -> None:
+    if not count or count > MOST_SHARDS:
+        raise BadInputError(f"{path} lists {count:,} files of weights. Download it again.")
 
 
 def _weight_map(path: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from vaelens.errors import BadInputError, ResourceError, UsageError
@@ -39,10 +40,11 @@ def user_path(source: str | os.PathLike[str]) -> Path:
     """
     try:
         path = Path(source).expanduser()
-        path.exists()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)  # noqa: PTH116 - Path.exists takes names that no file can have for missing files
     except RuntimeError as error:
         raise UsageError(f"{source}: this machine has no user of that name. Write the folder's whole path.") from error
-    except ValueError as error:  # a NUL byte
+    except ValueError as error:  # a NUL byte, half a surrogate pair
         raise UsageError(f"{str(source)!r} can't be the name of a file: {error}. Choose another.") from error
     except OSError as error:
         raise explained(error, Path(source), "can't be used") from error
@@ -65,14 +67,15 @@ def explained(error: OSError, target: Path, what: str = "not written") -> UsageE
     many open files or too little memory; BadInputError where the system refuses: no permission, read-only.
     """
     if error.errno in FULL:
-        return ResourceError(f"{target}: {what}, the disk is full ({_reason(error)}). Free some room, try again.")
+        return ResourceError(f"{target}: {what}, the disk is full ({reason(error)}). Free some room, try again.")
     if error.errno in SCARCE:
         scarce = SCARCE[error.errno]
-        return ResourceError(f"{target}: {what}, out of {scarce} ({_reason(error)}). Close other programs.")
+        return ResourceError(f"{target}: {what}, out of {scarce} ({reason(error)}). Close other programs.")
     if error.errno in WRONG_PATH:
-        return UsageError(f"{target}: {what}: {_reason(error)}. Choose another path.")
-    return BadInputError(f"{target}: {what}: {_reason(error)}. Check the folder's permissions, or name another.")
+        return UsageError(f"{target}: {what}: {reason(error)}. Choose another path.")
+    return BadInputError(f"{target}: {what}: {reason(error)}. Check the folder's permissions, or name another.")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What the system says of an error, for the middle of a sentence."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

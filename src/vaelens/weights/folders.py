@@ -1,6 +1,7 @@
 """Where a VAE lies in a folder: diffusers' names in each variant, shards, or the one file there is; its config.json."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,14 @@ def find_weights(folder: Path) -> Path:
 def find_config(weights: Path) -> dict[str, Any] | None:
     """The config.json that belongs to a file of weights: the one beside it, if it describes a VAE that vaelens runs.
 
-    A file that isn't called as diffusers calls it must be the only one in its folder: in a collection of VAEs nothing
+    A file that isn't called as diffusers calls it must be the only one in its folder, shards and their index counting
+    as one: in a collection of VAEs nothing
     says whose a config.json is. Raises BadInputError for one that can't be read.
     """
     config = weights.with_name("config.json")
     if not config.is_file():
         return None
-    if not weights.name.startswith(STEM) and sum(name.endswith(SAFE) for name in _names(weights.parent)) > 1:
+    if not weights.name.startswith(STEM) and len(_whole_files(_names(weights.parent))) > 1:
         return None
     return read_json(config)
 
@@ -88,6 +90,11 @@ def _is_pipeline(folder: Path) -> bool:
         return False
     config = folder / "config.json"
     return (folder / "model_index.json").is_file() or not config.is_file() or not describes_vae(config)
+
+
+def _whole_files(names: Sequence[str]) -> list[str]:
+    """The files of weights among these, an index standing for its shards."""
+    return [name for name in names if is_index(name) or (name.endswith(SAFE) and not SHARD.search(name))]
 
 
 def _names(folder: Path) -> list[str]:

@@ -12,6 +12,8 @@ from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.sharded import is_index, shard_names
 from vaelens.weights.folders import SAFE, STEM, WEIGHT_NAMES, describes_vae
 
+PAGES = {".json", ".md", ".txt"}  # suffixes of files whose pages stand for their folders
+
 
 def fetch_weights(address: HubAddress, runtime: Runtime) -> Path:
     """The weights that an address names, or those of the VAE in its folder, at its top or in vae/; with config.json.
@@ -47,8 +49,8 @@ def hub_vae_name(address: HubAddress) -> str:
     path = PurePosixPath(address.path)
     if _is_weights(address.path):
         path = path.parent if path.name.startswith(STEM) else path.with_name(path.name.removesuffix(SAFE))
-    elif path.suffix:
-        path = path.parent
+    else:
+        path = _folder(path)
     return address.name if str(path) in {".", "vae"} else f"{address.name}/{path}"
 
 
@@ -63,9 +65,12 @@ def _is_weights(path: str) -> bool:
 
 
 def _folders(address: HubAddress) -> tuple[str, ...]:
-    path = PurePosixPath(address.path)
-    path = path.parent if path.suffix in {".json", ".md", ".txt"} else path  # the page of its config.json
+    path = _folder(PurePosixPath(address.path))
     return ("", "vae/") if str(path) == "." else (f"{path}/", f"{path}/vae/")
+
+
+def _folder(path: PurePosixPath) -> PurePosixPath:
+    return path.parent if path.suffix in PAGES else path
 
 
 def _fetch_file(address: HubAddress, runtime: Runtime) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vaelens.errors import BadInputError
 from vaelens.families.discovery import build_network, recognise
 from vaelens.families.family import Family
-from vaelens.families.layouts import Layout
+from vaelens.families.layouts import Half, Layout
 from vaelens.families.spec import NetworkConfig, VAESpec
 from vaelens.files import sha256_file
 from vaelens.json_reading import quoted
@@ -141,12 +141,7 @@ class _Raw:
 
 
 def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
-    try:
-        stored = unwrapped_names(opened.shapes)
-    except ValueError as error:
-        raise BadInputError(f"{opened.path}: {error}. Save it again with one of them.") from error
-    shapes = {name: opened.shapes[original] for name, original in stored.items()}
-    found = recognise(shapes)
+    stored, found = _recognised(opened)
     if not found:
         some = f" ({', '.join([*opened.shapes][:3])}, ...)" if opened.shapes else ""
         count = len(opened.shapes)
@@ -160,17 +155,17 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
     prefix, family, layout = found[0]
     if layout.half is not None:
         halves = _halves(opened, layout)
-        tensors = [layout.to_diffusers(half.read(half.shapes)) for half in halves]
-        return _Raw(halves, family, layout, prefix, tensors[0] | tensors[1])
+        tensors = {n: t for file, names in halves for n, t in layout.to_diffusers(_renamed(file, names)).items()}
+        return _Raw(tuple(file for file, _ in halves), family, layout, _prefix(halves[0][1]), tensors)
     inner = {n.removeprefix(prefix): original for n, original in stored.items() if n.startswith(prefix)}
     dropped = [n for n in inner if n.startswith(family.dropped)]
     kept = {n: opened.shapes[original] for n, original in inner.items() if not n.startswith(family.dropped)}
     not_weights = training_state(kept, family)
     unneeded = {*dropped, *not_weights}
     names = {original: n for n, original in inner.items() if n not in unneeded}
-    held = opened.read(names)
+    held = _renamed(opened, names)
     try:
-        tensors = layout.to_diffusers({names[n]: t for n, t in held.items()})
+        tensors = layout.to_diffusers(held)
     except ValueError as error:
         raise BadInputError(f"{opened.path}: {error}. Save it again with one of them.") from error
     for other in others:
@@ -180,6 +175,20 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
         tensors |= other.read(other.shapes)
     left_out = (tuple(inner[n] for n in group) for group in (dropped, not_weights))
     return _Raw((opened, *others), family, layout, _prefix(names), tensors, *left_out)
+
+
+def _recognised(opened: TensorFile) -> tuple[dict[str, str], list[tuple[str, Family, Layout]]]:
+    """A file's names by those without wrappers, and the VAEs among them."""
+    try:
+        stored = unwrapped_names(opened.shapes)
+    except ValueError as error:
+        raise BadInputError(f"{opened.path}: {error}. Save it again with one of them.") from error
+    return stored, recognise({name: opened.shapes[original] for name, original in stored.items()})
+
+
+def _renamed(opened: TensorFile, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of these names in the file, under the names that they map to."""
+    return {names[n]: t for n, t in opened.read(names).items()}
 
 
 def _prefix(names: Mapping[str, str]) -> str:
@@ -230,10 +239,13 @@ def space_of_checkpoint(opened: TensorFile) -> str | None:
     return None
 
 
-def _halves(opened: TensorFile, layout: Layout) -> tuple[TensorFile, TensorFile]:
-    """The encoder's and the decoder's file; the one that isn't named is looked for beside the other."""
-    assert layout.half is not None
-    half = layout.half(opened.shapes)
+def _halves(opened: TensorFile, layout: Layout) -> list[tuple[TensorFile, dict[str, str]]]:
+    """The encoder's file and the decoder's, each with its names in the layout by those in the file.
+
+    The one that isn't named is looked for beside the other.
+    """
+    names = _half_names(opened, layout)
+    half = _half(opened, names, layout)
     other = "encoder" if half == "decoder" else "decoder"
     if half not in opened.path.name:
         raise BadInputError(
@@ -244,10 +256,30 @@ def _halves(opened: TensorFile, layout: Layout) -> tuple[TensorFile, TensorFile]
     if not sibling.is_file():
         raise BadInputError(f"{opened.path} holds a VAE's {half} only, and {sibling.name} isn't beside it.")
     second = open_safetensors(sibling)
-    if not layout.fits(second.shapes):
-        held = " and ".join(f"{family.title} in the layout {one.name}" for _, family, one in recognise(second.shapes))
+    others = _half_names(second, layout)
+    if not others or _half(second, others, layout) != other:
+        found = (
+            f"another {half}"
+            if others
+            else " and ".join(f"{f.title} in the layout {x.name}" for _, f, x in _recognised(second)[1])
+        )
         raise BadInputError(
-            f"{sibling}, beside {opened.path}, holds {held or 'no VAE that vaelens knows'}, not a {other} in the "
+            f"{sibling}, beside {opened.path}, holds {found or 'no VAE that vaelens knows'}, not the {other} in the "
             f"layout {layout.name}. Put the {other} that belongs to {opened.path.name} there."
         )
-    return (opened, second) if half == "encoder" else (second, opened)
+    both = [(opened, names), (second, others)]
+    return both if half == "encoder" else both[::-1]
+
+
+def _half_names(opened: TensorFile, layout: Layout) -> dict[str, str]:
+    """The names in the layout by those in the file; none where the file has another layout."""
+    stored, found = _recognised(opened)
+    prefix = next((prefix for prefix, _, one in found if one is layout), None)
+    if prefix is None:
+        return {}
+    return {original: n.removeprefix(prefix) for n, original in stored.items() if n.startswith(prefix)}
+
+
+def _half(opened: TensorFile, names: Mapping[str, str], layout: Layout) -> Half:
+    assert layout.half is not None
+    return layout.half({name: opened.shapes[original] for original, name in names.items()})

@@ -126,7 +126,10 @@ def metadata_source(text: str, family: Family, where: str) -> SpecSource:
             raise BadInputError(f"{where}: its metadata describes {other}, its tensors are those of {family.title}.")
         flat = {f: v for f, v in values["config"].items() if f in family.field_names()}
         flat |= {f: values[f] for f in SPEC_FIELDS}
-        other = dict(values.get("other_fields", {}))
+        other = values.get("other_fields", {})
+        if not isinstance(other, dict):
+            raise TypeError("other_fields is no object")
+        other = cast(dict[str, Any], other)
         _, odd = family.from_config_json(other)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(

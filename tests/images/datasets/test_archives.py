@@ -189,3 +189,14 @@ def test_scores_of_hundreds_of_digits_and_of_wrong_types_count_as_missing(tmp_pa
     members = {f"{i:02d}.json": text.encode("latin-1") for i, text in enumerate(texts)}
     tarred(tmp_path / "a.tar", members | {f"{i:02d}.jpg": b"x" for i in range(len(texts))})
     assert ids(open_dataset(tmp_path / "a.tar", min_aesthetic=4)) == ["a.tar/08"]
+
+
+@pytest.mark.parametrize("score", ["1_0", " 10", "\uff11\uff10", "nan", "1e999"])
+def test_a_score_written_as_text_is_read_strictly(tmp_path: Path, score: str) -> None:
+    """NaN in another field, as img2dataset may write it, is no matter."""
+    members = {}
+    for name, value in (("a", score), ("b", "6.5")):
+        members |= {f"{name}.jpg": content(name)}
+        members |= {f"{name}.json": json.dumps({"similarity": float("nan"), "aesthetic": value}).encode()}
+    data = open_dataset(tarred(tmp_path / "0.tar", members), min_aesthetic=5)
+    assert ids(data) == ["0.tar/b"]

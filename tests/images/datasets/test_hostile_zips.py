@@ -172,3 +172,10 @@ def test_a_zip_tells_what_it_leaves_out(tmp_path: Path) -> None:
         "5 files left out: 2 .jxl, 1 .heic (formats that aren't read: convert them to PNG or JPEG); 1 .txt, "
         "1 without a suffix (no images)",
     )
+
+
+def test_a_comment_may_hold_the_mark_of_an_archives_end_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(
+        raw_zip(Entry(b"a.png"), comment=b"PK\x05\x06" + b"a comment longer than a record")
+    )
+    assert ids(open_dataset(tmp_path / "a.zip")) == ["a.png"]

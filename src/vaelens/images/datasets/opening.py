@@ -14,16 +14,17 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, synthetic
-from vaelens.images.datasets.folders import names_below, open_folder, open_image, suffix_of
+from vaelens.images.datasets.folders import PACKED, names_below, open_folder, open_image, suffix_of
 from vaelens.images.datasets.hub_datasets import open_hub_dataset
 from vaelens.images.datasets.items import UNREADABLE, Dataset, Item, Source, clean_id
-from vaelens.images.datasets.parquet import open_parquet
+from vaelens.images.datasets.parquet import FIELDS_SHOWN, open_parquet
 from vaelens.images.datasets.shards import SCORES, open_shards
 from vaelens.images.datasets.splits import choose_split, splits_in
 from vaelens.images.datasets.zips import open_zip
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
+from vaelens.text.paths import user_path
 
 NAMES = (coco.NAME, *synthetic.SETS)
 KNOWN = (
@@ -31,9 +32,7 @@ KNOWN = (
     f"owner/name on the hub, {', '.join(NAMES)}"
 )
 FILES = {".zip", ".tar", ".parquet", *SUFFIXES}  # suffixes of files, never of repositories
-PACKED = {".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 REPAIR = "Copy or download it anew."
-FIELDS_SHOWN = 20
 THREADS = 4
 PORTION = 4096  # images handed to the threads at once
 
@@ -123,7 +122,7 @@ def _find(
             return coco.open_coco(eyes=eyes, runtime=runtime)
         case name:
             return synthetic.open_synthetic(name, count, seed, training)
-    path, name = Path(source), os.fspath(source)
+    path, name = user_path(source), os.fspath(source)
     if not path.exists():
         if HUB_ID.fullmatch(name) and path.suffix.lower() not in FILES:
             runtime.notify(f"{name} is no path here: asking the hub for a dataset of that name")

@@ -25,6 +25,7 @@ from vaelens.images.datasets.left_out import UNREAD, note_on_left_out
 from vaelens.images.datasets.tar_headers import TarMember, WrongTarError
 from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
+from vaelens.text.numbers import parse_number
 
 # What lists of LAION, its descendants and COYO call their aesthetic score, the first found counts.
 SCORES = (
@@ -173,7 +174,7 @@ def aesthetic_score(data: dict[str, object]) -> float | None:
         if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
             continue
         try:
-            score = float(value)
+            score = parse_number(value) if isinstance(value, str) else float(value)
         except (ValueError, OverflowError):  # a number of hundreds of digits
             continue
         if math.isfinite(score):
@@ -182,7 +183,10 @@ def aesthetic_score(data: dict[str, object]) -> float | None:
 
 
 def _json(member: Member) -> dict[str, object]:
-    """A json object; nothing where it is damaged, since only the score is used and its absence is counted."""
+    """A json object; nothing where it is damaged, since only the score is used and its absence is counted.
+
+    Not by `parse_json`: where a value is missing, img2dataset may write NaN, beside a score that counts.
+    """
     try:
         found = json.loads(b"".join(bytes_at(member.path, member.offset, member.size)))
     except (ValueError, RecursionError):

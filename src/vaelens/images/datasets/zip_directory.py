@@ -3,6 +3,7 @@
 zipfile holds all entries in memory, takes what a damaged directory says, and unpacks what a member's bytes expand to.
 """
 
+import re
 import struct
 from array import array
 from collections.abc import Iterator
@@ -112,13 +113,12 @@ def _end(file: BinaryIO, total: int) -> _End:
     """The record at the very end of the file, which says where the directory is."""
     file.seek(max(0, total - END.size - MAX_COMMENT))
     tail = file.read()
-    place = tail.rfind(b"PK\x05\x06")
-    while place >= 0:
-        if len(tail) - place >= END.size:
-            break
-        place = tail.rfind(b"PK\x05\x06", 0, place)
-    else:
+    places = [place for place in _places(tail, b"PK\x05\x06") if len(tail) - place >= END.size]
+    if not places:
         raise WrongZipError("it is no zip, or incomplete: the directory at its end is missing")
+    # A comment may hold the four bytes too: then what follows them isn't the length of what is left.
+    fitting = (place for place in places if place + END.size + END.unpack_from(tail, place)[-1] == len(tail))
+    place = next(fitting, places[0])
     _, disk, first_disk, here, count, size, start, comment = END.unpack_from(tail, place)
     extra = len(tail) - place - END.size - comment
     if extra > 0:
@@ -143,6 +143,11 @@ def _end(file: BinaryIO, total: int) -> _End:
     if count * ENTRY.size > size:
         raise WrongZipError(f"its directory is too short for the {count:,} members that it says")
     return _End(count, start, size)
+
+
+def _places(tail: bytes, signature: bytes) -> list[int]:
+    """Where the signature stands, the last place first."""
+    return [match.start() for match in re.finditer(re.escape(signature), tail)][::-1]
 
 
 def _entry(file: BinaryIO, left: int) -> tuple[Member, int, int]:

@@ -1,0 +1,45 @@
+"""Paths from users: names that no file can have, wherever a path is taken."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import vaelens as vl
+from vaelens.errors import BadInputError, UsageError
+from vaelens.images.datasets import open_dataset
+from vaelens.latents import read_latents
+from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.text.paths import user_path
+
+READERS = {
+    "user_path": user_path,
+    "latents": read_latents,
+    "dataset": open_dataset,
+    "VAE": lambda path: vl.load(path, device="cpu"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".png"])
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800"], ids=["overlong", "NUL", "half a surrogate pair"])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_name_that_no_file_can_have_is_a_wrong_value(reader: str, name: str, suffix: str) -> None:
+    if reader == "latents" and suffix == ".png":
+        return
+    read: Callable[[str], object] = READERS[reader]
+    with pytest.raises(UsageError, match=r"can't be"):
+        read(f"{name}{suffix}")
+
+
+def test_homes_are_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "images").mkdir()
+    assert user_path("~/images") == tmp_path / "images"
+    assert user_path("~/none/at/all") == tmp_path / "none/at/all"
+    with pytest.raises(BadInputError, match="holds no images"):
+        open_dataset("~/images")
+
+
+def test_a_weights_file_of_an_impossible_name_is_refused() -> None:
+    with pytest.raises(BadInputError, match="can't be read: embedded null byte"):
+        open_safetensors(Path("a\0.safetensors"))
