@@ -127,7 +127,7 @@ def test_every_error_of_a_step_is_an_outcome_and_the_next_step_runs(tmp_path: Pa
     }  # fmt: skip
     assert "ZeroDivisionError" in outcomes["bug"].traceback
     assert outcomes["check"].details == {"seen": 1}
-    assert list(passed_before(steps, log, {})) == ["good"]
+    assert list(passed_before(steps, log, {}, silent)) == ["good"]
     assert passed_before(steps, log, {"versions": "others"}) == {}
     assert passed_before([step("good", raising(ValueError()), take=9)], log, {}) == {}
 
