@@ -3,7 +3,6 @@
 It names no folder of the user's, no host and no token.
 """
 
-import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from vaelens.files import json_text, write_together
 from vaelens.report.tables import Column, Table, markdown_escaped, table_markdown
 from vaelens.resources import processor
 from vaelens.runs.versions import versions
+from vaelens.text.private_paths import replace_paths
 
 SCHEMA = 1
 NOT_RUN = "not run"
@@ -72,11 +72,7 @@ def write_report(
 
 def scrubbed(text: str, folder: Path) -> str:
     """The text without the folders that lie in paths of this machine."""
-    places = {str(folder.absolute()): ".", str(ROOT): ".", str(Path.home()): "~"}
-    for place in sorted(places, key=len, reverse=True):
-        if len(Path(place).parts) > 1:  # nobody's home is /
-            text = text.replace(place, places[place]).replace(json.dumps(place)[1:-1], places[place])
-    return text
+    return replace_paths(text, {str(folder): ".", str(ROOT): ".", str(Path.home()): "~"})
 
 
 def _markdown(report: Mapping[str, Any], steps: Sequence[Step], outcomes: Mapping[str, Outcome]) -> str:

@@ -33,9 +33,10 @@ from vaelens.images.datasets.folders import image_files
 from vaelens.images.reading import read_size
 from vaelens.latents import Latent, read_latents
 from vaelens.loading import open_vae
-from vaelens.report.record import file_record, without_folders
+from vaelens.report.record import file_record, public_name
 from vaelens.runtime import Notify, Progress, Runtime, ShouldStop
 from vaelens.sampling import Sampling, Size
+from vaelens.text.private_paths import without_folders
 from vaelens.vae import VAE
 from vaelens.weights.names import distinct_names
 from vaelens.weights.registry import registry
@@ -142,7 +143,11 @@ def compare(
     images = tuple(labelled.add_to(image) for image in images)
     for note in labelled.notes:
         runtime.notify(note)
-    notes += labelled.notes + ([f"Not everything was finished: {without_folders(str(failure))}"] if failure else [])
+    given = [*photos, *filter(None, [latents, model]), *(one for one in selection.vaes if not isinstance(one, VAE))]
+    known = {os.fspath(one): public_name(one) for one in given}
+    notes += labelled.notes
+    if failure:
+        notes.append(f"Not everything was finished: {without_folders(str(failure), known)}")
 
     settings = {
         "seeds": seeds,

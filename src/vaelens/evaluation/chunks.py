@@ -16,7 +16,7 @@ from vaelens.images.drawing import Box
 from vaelens.images.reading import decode_bytes, decode_plain
 from vaelens.images.resizing import placement, resize_and_crop
 from vaelens.images.writing import to_pixels
-from vaelens.report.record import without_folders
+from vaelens.text.private_paths import without_folders
 
 LOADERS = 2  # threads: Pillow decodes outside the interpreter's lock
 AHEAD = 4  # chunks

@@ -30,12 +30,13 @@ from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.resizing import opencv
 from vaelens.loading import check_source, is_published, open_vae
-from vaelens.report.record import public_name, run_record, vae_record, without_folders
+from vaelens.report.record import public_name, run_record, vae_record
 from vaelens.resources import processor, using_threads
 from vaelens.runs.lock import folder_lock
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, silent
+from vaelens.text.private_paths import without_folders
 from vaelens.vae import VAE, check_seed
 from vaelens.weights.names import distinct_names
 

@@ -15,13 +15,13 @@ import numpy as np
 from vaelens.errors import UsageError
 from vaelens.files import is_temporary, json_text, write_atomic
 from vaelens.images.writing import encode_png
-from vaelens.report.record import without_folders
 from vaelens.runs.lock import LOCK
 from vaelens.runs.outputs import RECORD_NAME, read_record
 from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
 from vaelens.runtime import Notify, silent
+from vaelens.text.private_paths import without_folders
 
 
 class TrainingFolder:

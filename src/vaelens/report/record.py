@@ -5,7 +5,6 @@ sha256 where it isn't known by its weights or latents.
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +16,10 @@ from vaelens.files import sha256_file
 from vaelens.resources import peak_memory
 from vaelens.runs.versions import versions
 from vaelens.runtime import dtype_name
+from vaelens.text.paths import user_path
 from vaelens.vae import VAE
 
 SCHEMA = 1
-FOLDERS = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:\\|~?/)(?:[^\s:,;'\"()/\\]+[/\\])*(?=[^\s:,;'\"()/\\])")
 
 
 def run_record(
@@ -41,15 +40,11 @@ def run_record(
     }
 
 
-def without_folders(text: str) -> str:
-    """A text with each absolute path, or one from `~`, reduced to its last part."""
-    return FOLDERS.sub("", text)
-
-
 def public_name(source: str | os.PathLike[str]) -> str:
-    """A known name or a hub id as it is, anything on this machine by its last part."""
-    path = Path(source).expanduser()
-    return path.resolve().name if path.is_absolute() or path.exists() else os.fspath(source)
+    """A known name or a hub id as it is, anything on this machine by its last part, as the user names it."""
+    path = user_path(source)
+    # Not `resolve`: in the hub's cache each file is a link to one that is named by its hash.
+    return Path(os.path.abspath(path)).name if path.is_absolute() or path.exists() else os.fspath(source)  # noqa: PTH100
 
 
 def file_record(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from vaelens.errors import BadInputError, ResourceError
 from vaelens.files import json_text
 from vaelens.images.writing import encode_png
 from vaelens.loading import open_vae
-from vaelens.report.record import without_folders
 from vaelens.resources import out_of_memory
 from vaelens.runtime import DEFAULT, Runtime
+from vaelens.text.private_paths import without_folders
 from vaelens.vae import VAE
 from vaelens.web.choices import Choices, Decoder, find
 from vaelens.web.request import JobRequest
@@ -127,11 +126,7 @@ class JobRunner:
 
     def without_paths(self, text: str) -> str:
         """The text without this machine's folders; a model or VAE given by its path appears by its name."""
-        for source, name in sorted(self.choices.sources().items(), key=lambda one: -len(one[0])):
-            for path in {source, str(Path(source).expanduser()), str(Path(source).expanduser().absolute())}:
-                if "/" in path or "\\" in path:
-                    text = text.replace(path, name)
-        return without_folders(text.replace(f"{self.store.folder}", "~"))
+        return without_folders(text, {str(self.store.folder): "~", **self.choices.sources()})
 
     def _compare(self, job: str, request: JobRequest, cache: VAECache, runtime: Runtime) -> Comparison:
         decoders = [find(self.choices.vaes, vae, "VAE") for vae in dict.fromkeys(request.vaes)]
