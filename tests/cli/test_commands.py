@@ -111,6 +111,8 @@ PHOTO = ["reconstruct", "photo.png"]
         ),
         (["replay", "photo.png"], 3, "photo.png has no metadata of vaelens"),
         (["replay", "photo.png", "-o", "photo.png"], 2, "is one of the inputs and would be lost"),
+        (["replay", "photo.png", "-o", "strip.png"], 2, "strip.png was not made by vaelens, or changed since"),
+        (["replay", "photo.png", "-o", "taken.png"], 2, "taken.run.json is a folder"),
         (["replay", "photo.png", "-o", "new.jpg"], 2, "-o new.jpg"),
         (["inspect", "tiny-kl-f8", "--round-trips", "3"], 2, "--round-trips"),
     ],

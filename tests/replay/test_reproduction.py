@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from support.commands import invoke
 from support.comparisons import PROMPT, run
 from vaelens.comparison.workflow import compare, generate
 from vaelens.errors import BadInputError, UsageError
@@ -131,3 +132,19 @@ def test_a_sheet_has_the_metadata_of_its_images(model: Path, vaes: list[VAE], tm
 def stored(path: Path, pixels: np.ndarray, **text: str) -> Path:
     path.write_bytes(encode_png(pixels, text))
     return path
+
+
+def test_replay_replaces_its_own_image_and_no_other(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
+    file, target = vaes[0].save(tmp_path / "narrow.safetensors"), tmp_path / "new.png"
+    (image, _) = run(model, file).save_plain(tmp_path / "image.png")
+    command = ["replay", image, "--model", model, "--vae", file, "-o", target]
+    for _ in range(2):
+        invoke(*command)
+    record = json.loads((tmp_path / "new.run.json").read_bytes())
+    assert (record["command"], record["replay"]["largest"]) == ("replay", 0)
+    assert record["settings"]["image"]["file"] == "image.png"
+    assert record["settings"]["vae"] == "narrow.safetensors"
+    assert str(tmp_path) not in json.dumps(record)
+    target.write_bytes(b"mine")
+    assert "new.png was not made by vaelens, or changed since" in invoke(*command, code=2).stderr
+    assert target.read_bytes() == b"mine"

@@ -26,7 +26,8 @@ def replay(
         bool, typer.Option("--download", help="Download the model and VAE if they are missing.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="PATH", help="Write the new image to a .png file.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="PATH", help="Write the new image to a .png file, with its record."),
     ] = None,
     device: Annotated[
         str | None,
@@ -40,16 +41,14 @@ def replay(
     Nothing is downloaded without --download.
     """
     from vaelens.errors import UsageError
-    from vaelens.files import writable_path, write_atomic
     from vaelens.images.writing import encode_png
     from vaelens.replay import reproduction
+    from vaelens.report import gallery
 
     if output is not None:
-        target = writable_path(output)
         if output.suffix.lower() != ".png":
             raise UsageError(f"-o {output}: the new image is written as .png. Name a .png file.")
-        if any(given.exists() and target.exists() and target.samefile(given) for given in (image, photo) if given):
-            raise UsageError(f"-o {output} is one of the inputs and would be lost. Choose another output.")
+        gallery.check_single(output, [one for one in (image, photo, latents) if one])
     done = reproduction.replay(
         image,
         model=model,
@@ -64,7 +63,7 @@ def replay(
     for note in done.notes:
         notice(f"Note: {note}")
     if output is not None:
-        write_atomic(output, encode_png(done.pixels, done.text))
+        gallery.write_single(output, done.record, encode_png(done.pixels, done.text))
     if json:
         result_json(
             {

@@ -19,7 +19,6 @@ from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery, file_name
 from vaelens.report.record import vae_facts
 from vaelens.report.tables import Column, Table
-from vaelens.runs.outputs import check_outputs
 
 SHEET_NAME = "sheet.png"
 
@@ -193,9 +192,7 @@ def check_plain_output(path: Path, images: int) -> None:
         return
     if images > 1:
         raise UsageError(f"-o {path} is one file, but {images} images are to be written. Name a folder.")
-    record = gallery.record_beside(path)
-    gallery.check_targets([path, record], [])
-    check_outputs(record, [path.name])
+    gallery.check_single(path)
 
 
 def _caption(one: Decoded, scores: Scores | None) -> list[str]:

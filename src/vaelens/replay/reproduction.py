@@ -4,9 +4,11 @@ vaelens replay out.png
 """
 
 import os
+import time
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from vaelens.images.writing import to_pixels
 from vaelens.latents import Latent, PhotoProvenance, PromptProvenance, read_latents
 from vaelens.loading import open_vae
 from vaelens.png_metadata import PngMetadata, describe_image, read_png_metadata
-from vaelens.report.record import vae_record
+from vaelens.report.record import file_record, public_name, run_record, vae_record
 from vaelens.resources import using_threads
 from vaelens.runs.versions import versions
 from vaelens.runtime import Notify, Runtime
@@ -54,7 +56,7 @@ class Replay:
     """An image made again: uint8 [h,w,3]; its distance to the old one; whether latent and weights are the same.
 
     `largest` and `mean` are of |difference| of 8-bit values; `notes` name what differs here, a sentence each. `text`
-    are the text chunks for the new PNG.
+    are the text chunks for the new PNG, `record` is its `run.json`.
     """
 
     pixels: np.ndarray
@@ -64,6 +66,7 @@ class Replay:
     same_weights: bool
     notes: tuple[str, ...]
     text: Mapping[str, str]
+    record: Mapping[str, Any]
 
     def sentence(self) -> str:
         """The result in words."""
@@ -93,6 +96,7 @@ def replay(
     Raises BadInputError for an image without usable metadata, UsageError naming what is missing here, and what
     generating and decoding raise.
     """
+    start = time.perf_counter()
     old, pixels = read_png_metadata(image), to_pixels(decode_file(image).image)
     if pixels.shape[:2] != old.size:
         raise BadInputError(
@@ -120,15 +124,19 @@ def replay(
     new = describe_image(latent, decoded, vae_record(decoder), versions=versions(), threads=threads)
     if latent.provenance is None:
         new = new.model_copy(update={"provenance": old.provenance})
-    return Replay(
-        decoded.pixels,
-        largest=int(distance.max()),
-        mean=float(distance.mean()),
-        same_latent=new.latents_sha256 == old.latents_sha256,
-        same_weights=new.vae.weights == old.vae.weights,
-        notes=(*notes, *_differences(old, new)),
-        text=read_text(image) | new.text(),
-    )
+    found: dict[str, Any] = {
+        "largest": int(distance.max()),
+        "mean": float(distance.mean()),
+        "same_latent": new.latents_sha256 == old.latents_sha256,
+        "same_weights": new.vae.weights == old.vae.weights,
+        "notes": (*notes, *_differences(old, new)),
+    }
+    settings: dict[str, Any] = {"image": file_record(image)}
+    settings |= {name: file_record(file) if file else None for name, file in (("photo", photo), ("latents", latents))}
+    settings |= {name: public_name(source) if source else None for name, source in (("model", model), ("vae", vae))}
+    settings |= {"device": device, "space": space, "download": download}
+    record = run_record("replay", settings, [vae_record(decoder)], time.perf_counter() - start) | {"replay": found}
+    return Replay(decoded.pixels, **found, text=read_text(image) | new.text(), record=record)
 
 
 def _vae(old: PngMetadata, given: _Replacements, dtype: str | None = None) -> VAE:

@@ -144,10 +144,16 @@ def check_output(path: StrPath, sheet_name: str, inputs: Sequence[StrPath] = ())
     if not single and not target.is_dir() and (target.exists() or target.suffix.lower() in SUFFIXES):
         raise UsageError(f"-o {target}: an output is a .png {Path(sheet_name).stem}, an .html page or a folder.")
     if single:
-        check_targets([target, record_beside(target)], inputs)
-        check_outputs(record_beside(target), [target.name])
+        check_single(target, inputs)
     else:
         check_folder(target, [PAGE_NAME, sheet_name], inputs)
+
+
+def check_single(target: Path, inputs: Sequence[StrPath] = ()) -> None:
+    """Raises UsageError where `write_single` can't write, or would replace an input or what isn't an earlier run's."""
+    record = record_beside(target)
+    check_targets([target, record], inputs)
+    check_outputs(record, [target.name])
 
 
 def check_folder(target: Path, names: Sequence[str], inputs: Sequence[StrPath] = ()) -> None:
