@@ -128,8 +128,8 @@ def test_every_error_of_a_step_is_an_outcome_and_the_next_step_runs(tmp_path: Pa
     assert "ZeroDivisionError" in outcomes["bug"].traceback
     assert outcomes["check"].details == {"seen": 1}
     assert list(passed_before(steps, log, {}, silent)) == ["good"]
-    assert passed_before(steps, log, {"versions": "others"}) == {}
-    assert passed_before([step("good", raising(ValueError()), take=9)], log, {}) == {}
+    assert passed_before(steps, log, {"versions": "others"}, silent) == {}
+    assert passed_before([step("good", raising(ValueError()), take=9)], log, {}, silent) == {}
 
 
 def test_what_needs_a_vae_that_could_not_be_loaded_goes_on_without_it(tmp_path: Path) -> None:
