@@ -8,7 +8,7 @@ from typing import Any
 
 from trio import SHIPPED, TRAININGS
 
-from vaelens.evaluation.metric_table import METRICS, Metric
+from vaelens.evaluation.metric_table import METRICS, POSITIVE, Metric
 from vaelens.evaluation.report import score_tables
 from vaelens.evaluation.report.score_tables import interval, number
 from vaelens.metrics.statistics import Interval, too_high_percent
@@ -26,8 +26,18 @@ PAIRS = {  # by their place in the template
 }
 PAGE_METRICS: dict[str, Metric] = {
     "fd_small": METRICS["fd_small"],
-    "letters": Metric(key="letters", title="letters read", unit="%", better="higher", digits=1, about="mean of pages"),
-    "eyes": Metric(key="eyes", title="eyes' PSNR", unit="dB", better="higher", digits=2, about="inside their boxes"),
+    "letters": Metric(
+        key="letters", title="letters read", unit="%", better="higher", digits=1, bounds=(0, 100), about="mean of pages"
+    ),
+    "eyes": Metric(
+        key="eyes",
+        title="eyes' PSNR",
+        unit="dB",
+        better="higher",
+        digits=2,
+        bounds=POSITIVE,
+        about="inside their boxes",
+    ),
     **{key: METRICS[key] for key in ("psnr", "ssim", "psim_small")},
 }
 IN_SHORT = ("fd_small", "letters", "psnr")
