@@ -5,8 +5,8 @@
     data.read(data.items[0])      # the stored file, bytes
 
 One file per origin (folders.py, zips.py, shards.py, parquet.py, hub_datasets.py, coco.py, synthetic.py), each giving a
-`Source`; opening.py chooses among them, selects images and hashes them. What a file says of itself is never believed:
-zip_directory.py, tar_headers.py and unpacking.py read archives in bounded pieces.
+`Source`; opening.py chooses among them, selects images and hashes them. archives/ reads tars and zips in bounded
+pieces, parquet_pages.py what a parquet file says of its size.
 """
 
 from vaelens.images.datasets.items import Dataset, Item, manifest_sha256

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import cast
 
 from vaelens.errors import BadInputError
-from vaelens.images.datasets import tar_headers
+from vaelens.images.datasets.archives import tar_headers
+from vaelens.images.datasets.archives.tar_headers import TarMember, WrongTarError
 from vaelens.images.datasets.folders import suffix_of
 from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, bytes_at, clean_id, too_large
 from vaelens.images.datasets.left_out import UNREAD, note_on_left_out
-from vaelens.images.datasets.tar_headers import TarMember, WrongTarError
 from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.text.numbers import parse_number

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vaelens.errors import BadInputError
-from vaelens.images.datasets import zip_directory
+from vaelens.images.datasets.archives import zip_directory
+from vaelens.images.datasets.archives.unpacking import DAMAGE, METHODS
+from vaelens.images.datasets.archives.zip_directory import Member, WrongZipError
 from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, clean_id, too_large
 from vaelens.images.datasets.left_out import note_on_left_out
-from vaelens.images.datasets.unpacking import DAMAGE, METHODS
-from vaelens.images.datasets.zip_directory import Member, WrongZipError
 from vaelens.images.reading import SUFFIXES
 
 # An image is compressed already: what becomes far larger when it is unpacked is none, or wants to fill the memory.

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vaelens.images.datasets.archives.unpacking import unpacked
 from vaelens.images.datasets.items import PIECE, check_count
-from vaelens.images.datasets.unpacking import unpacked
 
 END = struct.Struct(
     "<4s4H2LH"

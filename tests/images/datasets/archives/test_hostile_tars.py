@@ -68,7 +68,7 @@ def test_a_tar_that_lies_or_is_followed_by_data_is_refused_soon(tmp_path: Path, 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_headers_are_read_as_tarfile_reads_them(tmp_path: Path, form: int) -> None:
-    from vaelens.images.datasets import tar_headers
+    from vaelens.images.datasets.archives import tar_headers
 
     names = ["a.jpg", f"{'d' * 90}/{'e' * 60}.jpg"]
     names += [] if form == tarfile.USTAR_FORMAT else ["ü 🎉/" + "n" * 400 + ".png", "x" * 101]
