@@ -105,14 +105,14 @@ def test_the_page_jumps_to_labelled_boxes(model: Path, vaes: list[VAE], photo: P
     # What goes beyond the image is cut, what lies outside left out.
     assert made.images[1].boxes == (Box("eye", 5, 4, 10, 9), Box("mouth", 15, 10, 20, 15))
     assert made.notes == (
-        f"1 of the 3 ids in {boxes} match no image.",
-        "1 boxes lie outside of face.png and are left out.",
+        f"1 of the 3 ids in {boxes} matches no image.",
+        "1 box lies outside of face.png and is left out.",
     )
     assert set(made.notes) <= set(notices)
     page = made.save(tmp_path / "page.html")[0].read_text()
     assert '"label": "mouth"' in page
     boxes.write_text("id,label,left,top,right,bottom\nnobody.png,eye,1,1,2,2\n")
-    with pytest.raises(UsageError, match="none of its 1 ids is an image's"):
+    with pytest.raises(UsageError, match="no image has one of its ids"):
         run(model, vaes[:1], seeds=(4,), boxes=boxes)
 
 

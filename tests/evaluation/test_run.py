@@ -174,7 +174,7 @@ def test_a_corrupt_image_stops_the_run_or_is_listed(
     assert {row.id for row in results.rows} == {"00.png", "01.png", "04.png"}
     assert list(results.record["skipped"]) == ["02.png", "03.png"]
     assert any("2 images couldn't be read" in warning for warning in results.warnings)
-    with pytest.raises(BadInputError, match=r"--skip-bad leaves them out. The first is 02\.png"):
+    with pytest.raises(BadInputError, match=r"leaves them out\. The first: 02\.png: a damaged"):
         measure(two_vaes[:1], folder, skipped)
     with pytest.raises(BadInputError, match="All scores measured so far are saved"):
         measure(two_vaes[:1], folder, stopped)

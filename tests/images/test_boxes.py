@@ -46,16 +46,16 @@ def test_csv_and_json_lines_give_the_same_boxes(tmp_path: Path) -> None:
         ("csv", "a,eye,1,2,3", "bottom is None"),
         ("csv", "a,eye,3,2,3,4", "an empty box, left 3 to right 3"),
         ("csv", "a,eye,1,5,3,4", "an empty box"),
-        ("csv", 'a,"eye"x,1,2,3,4', "no CSV"),
-        ("jsonl", "{", "no JSON"),
-        ("jsonl", "[1]", "no JSON object"),
+        ("csv", 'a,"eye"x,1,2,3,4', "not CSV"),
+        ("jsonl", "{", "not JSON"),
+        ("jsonl", "[1]", "not a JSON object"),
         ("jsonl", '{"id": 3, "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 4}', "id is 3"),
         ("jsonl", '{"id": "a", "label": "a", "left": true, "top": 2, "right": 3, "bottom": 4}', "left is True"),
         ("jsonl", '{"id": "a", "label": "a", "left": 1, "right": 3, "bottom": 4}', "top is None"),
         (
             "jsonl",
             f'{{"id": "a", "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 1{"0" * 400}}}',
-            "no JSON: a number has 401 digits",
+            "not JSON: a number has 401 digits",
         ),
         ("jsonl", '{"id": "a", "label": "\\ud800", "left": 1, "top": 2, "right": 3, "bottom": 4}', "half a surrogate"),
         ("csv", "a,eye,1,2,3,1" + "0" * 5000, f"bottom is '1{'0' * 58}..., where"),
@@ -79,7 +79,7 @@ def test_files_without_valid_boxes_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadInputError, match="holds no boxes"):
             read_boxes(written(tmp_path, name, text))
     (tmp_path / "d.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInputError, match="no UTF-8"):
+    with pytest.raises(BadInputError, match="isn't UTF-8"):
         read_boxes(tmp_path / "d.csv")
 
 
@@ -88,7 +88,7 @@ def test_ids_that_match_no_image_are_counted_and_none_is_refused() -> None:
     matched, note = matching(boxes, frozenset("a"), "b.csv")
     assert (matched, note) == ({"a": boxes["a"]}, "2 of the 3 ids in b.csv match no image")
     assert matching({"a": boxes["a"]}, frozenset("ab"), "b.csv")[1] is None
-    with pytest.raises(UsageError, match=r"none of its 3 ids .* 'a', the images' first 'A'"):
+    with pytest.raises(UsageError, match=r"no image has one of its ids.* is 'a', the first image is 'A'"):
         matching(boxes, frozenset("AB"), "b.csv")
 
 

@@ -42,7 +42,9 @@ class LabelledBoxes:
         boxes = [_scaled(box, scale, h, w) for box in self._boxes.get(image.title, ())]
         inside = tuple(box for box in boxes if box.left < box.right and box.top < box.bottom)
         if len(inside) < len(boxes):
-            self.notes.append(f"{len(boxes) - len(inside)} boxes lie outside of {image.title} and are left out.")
+            outside = len(boxes) - len(inside)
+            what = "1 box lies" if outside == 1 else f"{outside} boxes lie"
+            self.notes.append(f"{what} outside of {image.title} and {'is' if outside == 1 else 'are'} left out.")
         return replace(image, boxes=inside)
 
 

@@ -65,7 +65,7 @@ class Measurement:
             names = units[chunk.number]
             progress(done, total, self.folder.ids_of(chunk.number)[0])
             with out_of_memory(
-                f"out of memory while scoring a batch of {len(chunk.items)} images. "
+                f"out of memory while scoring a batch of {len(chunk.items)} image{'s' * (len(chunk.items) != 1)}. "
                 "Choose a smaller --batch and another folder."
             ):
                 self._measure(chunk, names)

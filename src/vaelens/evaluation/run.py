@@ -23,6 +23,7 @@ from vaelens.evaluation.measurement import Measurement
 from vaelens.evaluation.presets import Preset, find_preset
 from vaelens.evaluation.report.examples import choose_examples, make_examples
 from vaelens.evaluation.report.report_files import write_report
+from vaelens.evaluation.report.wording import name_and_reason
 from vaelens.evaluation.results import Results
 from vaelens.families.spec import spec_values
 from vaelens.files import StrPath
@@ -120,9 +121,7 @@ def evaluate(
         measurement = Measurement(dataset, loaded, models, seed, skip_bad, folder, cache)
         units = _own_units(folder, models, part, ranks)
         if ranks.count == 1 and (stored := len(folder.rows(list(models)))):
-            runtime.notify(
-                f"Resuming: {stored} of {len(folder.ids) * len(models)} reconstructions are already measured."
-            )
+            _notify_resuming(stored, len(folder.ids) * len(models), runtime.notify)
         measured = rank_record(measurement.run(units, runtime.progress))
         ranks.wait()
         rank_records = ranks.gather(measured)
@@ -247,7 +246,7 @@ def _check_bad(folder: EvaluationFolder, skip_bad: bool) -> None:
             what = "none of the images can be read."
         else:
             what = f"{len(bad)} of the images can't be read; --skip-bad leaves them out."
-        raise BadInputError(f"{folder.path}: {what} The first is {name}: {why}")
+        raise BadInputError(f"{folder.path}: {what} The first: {name_and_reason(name, why)}")
 
 
 def _originals_cache(plan: Mapping[str, Any], loaded: LoadedPreset, notify: Notify = silent) -> OriginalsCache:
@@ -268,9 +267,14 @@ def _own_units(
     }
 
 
+def _notify_resuming(stored: int, total: int, notify: Notify) -> None:
+    notify(f"Resuming: {stored} of {total} reconstructions {'is' if stored == 1 else 'are'} already measured.")
+
+
 def _notify_unfinished(folder: EvaluationFolder, left: Mapping[int, Sequence[str]], notify: Notify) -> dict[str, int]:
     """How much is left to measure."""
-    notify(f"{len(left)} of {folder.chunks} chunks are left for the other shards; the last one writes the report.")
+    verb = "is" if len(left) == 1 else "are"
+    notify(f"{len(left)} of {folder.chunks} chunks {verb} left for the other shards; the last one writes the report.")
     count = sum(len(folder.ids_of(chunk)) * len(names) for chunk, names in left.items())
     return {"chunks": folder.chunks, "chunks_left": len(left), "reconstructions_left": count}
 

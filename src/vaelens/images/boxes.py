@@ -46,7 +46,7 @@ def read_boxes(path: StrPath) -> dict[str, tuple[Box, ...]]:
     try:
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInputError(f"{file} is no UTF-8 text. Save it as UTF-8.") from error
+        raise BadInputError(f"{file} isn't UTF-8 text. Save it as UTF-8.") from error
     except OSError as error:
         raise BadInputError(f"{file}: can't be read: {error.strerror}. Check the path.") from error
     found: dict[str, list[Box]] = {}
@@ -95,11 +95,12 @@ def matching(
     known = {name: found for name, found in boxes.items() if name in ids}
     if not known:
         raise UsageError(
-            f"{where}: none of its {len(boxes):,} ids is an image's. Its first is {next(iter(boxes))!r}, "
-            f"the images' first {min(ids)!r}; write them alike."
+            f"{where}: no image has one of its ids. The first of them is {next(iter(boxes))!r}, the first image is "
+            f"{min(ids)!r}. Write them alike."
         )
     missing = len(boxes) - len(known)
-    return known, f"{missing:,} of the {len(boxes):,} ids in {where} match no image" if missing else None
+    verb = "matches" if missing == 1 else "match"
+    return known, f"{missing:,} of the {len(boxes):,} ids in {where} {verb} no image" if missing else None
 
 
 def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -113,7 +114,7 @@ def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]
         for row in rows:
             yield rows.reader.line_num, cast(dict[str, object], row)
     except csv.Error as error:
-        raise BadInputError(f"{file}, line {rows.reader.line_num}: no CSV: {error}. Correct the line.") from error
+        raise BadInputError(f"{file}, line {rows.reader.line_num}: not CSV: {error}. Correct the line.") from error
 
 
 def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -123,9 +124,9 @@ def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]
         try:
             found = parse_json(line)
         except ValueError as error:
-            raise BadInputError(f"{file}, line {number}: no JSON: {error}. Correct the line.") from error
+            raise BadInputError(f"{file}, line {number}: not JSON: {error}. Correct the line.") from error
         if not isinstance(found, dict):
-            raise BadInputError(f'{file}, line {number}: no JSON object. Write {{"id": ..., "label": ..., ...}}.')
+            raise BadInputError(f'{file}, line {number}: not a JSON object. Write {{"id": ..., "label": ..., ...}}.')
         yield number, cast(dict[str, object], found)
 
 
@@ -133,7 +134,7 @@ def _box(line: Mapping[str, object], where: str) -> tuple[str, Box]:
     name, label = line.get("id"), line.get("label")
     for what, value in (("id", name), ("label", label)):
         if not isinstance(value, str) or not value:
-            raise BadInputError(f"{where}: {what} is {quoted(value)}, where a text is expected. Correct the line.")
+            raise BadInputError(f"{where}: {what} is {quoted(value)}, where text is expected. Correct the line.")
     left, top, right, bottom = (_number(line.get(side), side, where) for side in SIDES)
     if left >= right or top >= bottom:
         raise BadInputError(

@@ -109,12 +109,12 @@ def test_images_are_chosen_by_their_aesthetic_score(tmp_path: Path, key: str) ->
     numbers = [4 * int(i[:5]) + int(i[-4:]) for i in ids(data)]
     assert numbers == [4, 6, 7, 8, 9, 10, 11]
     assert data.name == "LAION-like: all 7 with aesthetic >= 5 from laion/"
-    assert data.notes == ("1 images without an aesthetic score left out",)
+    assert data.notes == ("1 image without an aesthetic score left out",)
     some = open_dataset(tmp_path / "laion", min_aesthetic=5, take=3, seed=1)
     assert set(ids(some)) < set(ids(data))
     assert some.name == "LAION-like: seeded 3 with aesthetic >= 5 from laion/"
     assert "3 of 7 images, chosen with seed 1" in some.notes
-    with pytest.raises(UsageError, match=r"has 7 images to choose from, not 8"):
+    with pytest.raises(UsageError, match=r"has 7 images, fewer than the 8 to take"):
         open_dataset(tmp_path / "laion", min_aesthetic=5, take=8)
     with pytest.raises(UsageError, match=r"the highest is 6\.75"):
         open_dataset(tmp_path / "laion", min_aesthetic=9)

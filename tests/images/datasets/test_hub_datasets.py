@@ -58,7 +58,7 @@ def test_parquet_with_one_image_per_row(repository: Hub) -> None:
     assert (data.origin, data.name) == ("hub", "owner/name validation (10 images)")
     assert data.notes == (f"owner/name at commit {'c' * 40}",)
     assert repository.fetched == [f"data/validation-{part:05d}-of-00003.parquet" for part in range(3)]
-    assert notices[0] == "owner/name is no path here: asking the hub for a dataset of that name"
+    assert notices[0] == "owner/name isn't a path here: asking the hub for a dataset of that name"
     assert notices[1].startswith("owner/name: 3 files, 0 MB")
     assert ids(open_dataset("owner/name", split="test")) == ["test/00000000"]
     assert open_dataset("owner/name", split="val").items == data.items
@@ -81,7 +81,7 @@ def test_the_column_of_images_is_found(repository: Hub) -> None:
         data = open_dataset("owner/name")
         assert data.read(data.items[-1]) == content("x"), columns
     parquet(repository.root / "test-9.parquet", {"text": ["x"], "key": [b"x"]})
-    with pytest.raises(BadInputError, match=r"test-9\.parquet has no column of images, only text, key"):
+    with pytest.raises(BadInputError, match=r"test-9\.parquet has no column of images, only text \(text\), key"):
         open_dataset("owner/name")
 
 
@@ -109,7 +109,7 @@ def test_damaged_or_imageless_parquet_is_refused(repository: Hub, monkeypatch: p
         open_dataset("owner/name")
     parquet(path, {"image": images_column("x")})
     parquet(repository.root / "val.parquet", {"image": images_column("x")}, rows=0)
-    with pytest.raises(BadInputError, match=r"owner/name holds no rows in validation"):
+    with pytest.raises(BadInputError, match=r"owner/name: val\.parquet: no rows, and so no images"):
         open_dataset("owner/name")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)

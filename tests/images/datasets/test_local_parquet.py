@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from support.properties import MB, ROOM, Tally
-from support.stored_images import content, folder, ids, images_column, parquet, shards
-from vaelens.errors import BadInputError, UsageError
+from support.stored_images import content, folder, ids, images_column, parquet, shards, tarred
+from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError
 from vaelens.images.datasets import open_dataset
 
 
@@ -52,7 +52,7 @@ def test_splits_of_a_folder_of_parquet_files_are_named_and_never_mixed(tmp_path:
 def test_parquet_beside_images_or_shards_is_left_out(tmp_path: Path) -> None:
     parquet(folder(tmp_path / "images", "a.png") / "list.parquet", {"image": images_column("x")})
     data = open_dataset(tmp_path / "images")
-    assert (ids(data), data.notes) == (["a.png"], ("1 file left out: 1 .parquet (no images)",))
+    assert (ids(data), data.notes) == (["a.png"], ("1 file left out: 1 .parquet (not images)",))
     assert len(open_dataset(shards(tmp_path / "shards")).items) == 12
 
 
@@ -76,7 +76,7 @@ def test_wrong_json_types_in_the_description_of_columns_are_no_fault(tmp_path: P
     if fits:
         assert len(open_dataset(path).items) == 1
     else:
-        with pytest.raises(BadInputError, match="no column of images"):
+        with pytest.raises(BadInputError, match="describes its column 'image' as something else than images"):
             open_dataset(path)
 
 
@@ -90,11 +90,82 @@ def test_a_description_that_is_no_json_is_ignored(tmp_path: Path) -> None:
         assert len(open_dataset(tmp_path / "a.parquet").items) == 1
 
 
-def test_columns_of_other_types_are_no_images(tmp_path: Path) -> None:
-    for number, column in enumerate((["text"], [[1, 2]], [5], [{"bytes": "text"}], [{"bytes": [1]}], [{"path": "x"}])):
-        path = parquet(tmp_path / f"{number}.parquet", {"image": column, "url": ["http://x"]})
-        with pytest.raises(BadInputError, match=r"no column of images, only image, url\. If it lists addresses"):
-            open_dataset(path)
+OTHER_TYPES = {
+    "text": ["text"],
+    "list<element: int64>": [[1, 2]],
+    "int64": [5],
+    "struct<bytes: string>": [{"bytes": "text"}],
+    "struct<bytes: list<element: int64>>": [{"bytes": [1]}],
+    "struct<path: string>": [{"path": "x"}],
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+def test_a_column_named_like_images_that_holds_something_else_is_named_with_its_type(tmp_path: Path, kind: str) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": OTHER_TYPES[kind], "url": ["http://x"]})
+    with pytest.raises(BadInputError) as caught:
+        open_dataset(path)
+    assert str(caught.value) == (
+        f"{path} has no images in its column 'image', which holds {kind}. Needed is a column of {{bytes, path}}, or "
+        "of bytes called image, jpg or png. If it lists addresses, download the images first, for example with "
+        "img2dataset."
+    )
+
+
+def test_a_file_without_a_column_of_images_tells_what_it_has(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"scan": [b"x"], "age": [5]})
+    with pytest.raises(BadInputError, match=r"no column of images, only scan \(bytes\), age \(int64\)\. Need"):
+        open_dataset(path)
+    path = parquet(tmp_path / "b.parquet", {"image": images_column("x")}, rows=0)
+    with pytest.raises(BadInputError, match=r"b\.parquet: no rows, and so no images"):
+        open_dataset(path)
+
+
+def test_of_several_columns_of_images_a_note_names_the_one_taken_and_without_a_usual_name_none_is(
+    tmp_path: Path,
+) -> None:
+    columns = {"mask": images_column(*"xyz"), "image": images_column(*"abc"), "jpg": [b"1", b"2", b"3"]}
+    path = parquet(tmp_path / "a.parquet", columns)
+    data = open_dataset(path)
+    assert [data.read(item) for item in data.items] == [content(name) for name in "abc"]
+    assert data.notes == ("the images are those in the column 'image'; 'jpg', 'mask' hold images too",)
+    assert open_dataset(parquet(tmp_path / "b.parquet", {"image": images_column("x")})).notes == ()
+    two = parquet(tmp_path / "c.parquet", {"left": images_column("x"), "right": images_column("y")})
+    with pytest.raises(BadInputError, match=r"has 2 columns of images: 'left', 'right'\. Rename the one to read"):
+        open_dataset(two)
+
+
+def test_a_shortage_of_memory_is_not_reported_as_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet
+
+    path = parquet(tmp_path / "a.parquet", {"image": images_column("x")})
+
+    def fails(*_: object, **__: object) -> object:
+        raise pyarrow.lib.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", fails)
+    with pytest.raises(ResourceError, match=r"a\.parquet: not read, out of memory\. Close other programs"):
+        open_dataset(path, skip_bad=True)
+
+
+def test_messages_name_a_file_of_a_dataset_once(tmp_path: Path) -> None:
+    """Parquet, an archive or an image that is itself the dataset: its name is in its ids, and in reasons."""
+    rows = parquet(tmp_path / "a.parquet", {"image": [{"bytes": None, "path": "b.png"}]})
+    with pytest.raises(BadInputError) as caught:
+        open_dataset(rows)
+    assert str(caught.value).startswith(f"{rows}, row 0 only names 'b.png', which isn't in the dataset.")
+    rows.write_bytes(rows.read_bytes()[:-9])
+    with pytest.raises(BadInputError) as caught:
+        open_dataset(rows)
+    assert str(caught.value).count("a.parquet") == 1
+    for path in (tarred(tmp_path / "b.tar", {"x.png": b"12345"}), folder(tmp_path, "c.png") / "c.png"):
+        data = open_dataset(path)
+        path.write_bytes(path.read_bytes().replace(b"5", b"6").replace(b"image", b"other"))
+        with pytest.raises(CheckFailedError) as changed:
+            data.read(data.items[0])
+        assert str(changed.value).count(path.name) == 1
 
 
 def test_damaged_local_parquet_says_what_to_do_here(tmp_path: Path) -> None:

@@ -143,8 +143,13 @@ def facts(results: Results) -> dict[str, str]:
 
 def list_skipped(skipped: Mapping[str, Any]) -> str:
     """How many images are unreadable, and the first of them with the reasons."""
-    first = "; ".join(f"{name} ({why})" for name, why in list(skipped.items())[:20])
+    first = "; ".join(name_and_reason(name, str(why)) for name, why in list(skipped.items())[:20])
     return f"{len(skipped)} unreadable: {first}{'; ...' if len(skipped) > 20 else ''}"
+
+
+def name_and_reason(name: str, why: str) -> str:
+    """An unreadable image and the reason, which names the image already where its file could be read."""
+    return why if name in why else f"{name}: {why}"
 
 
 def _timing(results: Results) -> dict[str, str]:

@@ -17,7 +17,6 @@ from vaelens.images.datasets.zips import open_zip
 from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
 
-REPAIR = "Remove it from the hub's cache."  # and it is downloaded again
 FORMS = ({".tar"}, {".parquet"}, {".zip"}, SUFFIXES)  # tar first: beside it, parquet holds img2dataset's lists
 
 
@@ -62,7 +61,7 @@ def open_hub_dataset(
         require_pyarrow(repo)
     paths = _fetched(repo, files, runtime)
     if form == {".parquet"}:
-        found = open_parquet({part: list(paths.values())}, repo, REPAIR, scored=scored)
+        found = open_parquet({part: list(paths.values())}, repo, repo=repo, scored=scored)
     elif form == {".tar"}:
         filename, path = next(iter(paths.items()))
         root = path.parents[len(PurePosixPath(filename).parts) - 1]

@@ -95,7 +95,10 @@ class Dataset:
         """
         data = self.source.read(item.id)
         if hashlib.sha256(data).hexdigest() != item.sha256:
-            raise CheckFailedError(f"{self.source.name}: {item.id} has changed since the run started. Start it again.")
+            where = (
+                item.id if item.id.startswith(self.source.name) else f"{self.source.name}: {item.id}"
+            )  # an archive's
+            raise CheckFailedError(f"{where} has changed since the run started. Run the command again.")
         return data
 
 
@@ -116,7 +119,7 @@ def boxes_sha256(items: Iterable[Item]) -> str:
 def clean_id(name: str, where: str) -> str:
     """A stored file's name as an id: a relative path with forward slashes, in one Unicode form (NFC).
 
-    Bytes that are no UTF-8, control characters and others of UNSAFE are spelled out. Raises BadInputError for a name
+    Bytes that aren't UTF-8, control characters and others of UNSAFE are spelled out. Raises BadInputError for a name
     that leads out of `where`.
     """
     path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
@@ -137,7 +140,7 @@ def check_count(count: int, what: str, size: int, where: str) -> None:
 
 def too_large(name: str, size: int) -> BadInputError:
     """The error for a file beyond MAX_BYTES."""
-    return BadInputError(f"{name} has {size:,} bytes; an image's file may have {MAX_BYTES:,}. Leave it out.")
+    return BadInputError(f"{name} has {size:,} bytes; an image's file may have at most {MAX_BYTES:,}. Leave it out.")
 
 
 def bytes_at(path: Path, offset: int, size: int) -> Iterator[bytes]:

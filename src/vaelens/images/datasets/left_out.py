@@ -28,7 +28,7 @@ def note_on_left_out(suffixes: Mapping[str, int], reasons: Mapping[str, int] | N
             others[name if USUAL.fullmatch(name) else "with another suffix" if name else "without a suffix"] += count
     parts = [f"{count:,} {reason}" for reason, count in (reasons or {}).items()]
     parts += [f"{_listed(unread)} (formats that aren't read: convert them to PNG or JPEG)"] if unread else []
-    parts += [f"{_listed(others)} (no images)"] if others else []
+    parts += [f"{_listed(others)} (not images)"] if others else []
     total = unread.total() + others.total() + sum((reasons or {}).values())
     return (f"{total:,} {'file' if total == 1 else 'files'} left out: {'; '.join(parts)}",) if parts else ()
 

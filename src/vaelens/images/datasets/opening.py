@@ -17,7 +17,7 @@ from vaelens.images.datasets import coco, synthetic
 from vaelens.images.datasets.folders import PACKED, names_below, open_folder, open_image, suffix_of
 from vaelens.images.datasets.hub_datasets import open_hub_dataset
 from vaelens.images.datasets.items import UNREADABLE, Dataset, Item, Source, clean_id
-from vaelens.images.datasets.parquet import FIELDS_SHOWN, open_parquet
+from vaelens.images.datasets.parquet import open_parquet
 from vaelens.images.datasets.shards import SCORES, open_shards
 from vaelens.images.datasets.splits import choose_split, splits_in
 from vaelens.images.datasets.zips import open_zip
@@ -26,13 +26,13 @@ from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.text.paths import user_path
 
+FIELDS_SHOWN = 20
 NAMES = (coco.NAME, *synthetic.SETS)
 KNOWN = (
     "an image, a folder of images, of .tar shards or of .parquet files, a .zip, a .tar, a .parquet, "
     f"owner/name on the hub, {', '.join(NAMES)}"
 )
 FILES = {".zip", ".tar", ".parquet", *SUFFIXES}  # suffixes of files, never of repositories
-REPAIR = "Copy or download it anew."
 THREADS = 4
 PORTION = 4096  # images handed to the threads at once
 
@@ -93,7 +93,7 @@ def open_dataset(
 
 def _check_options(source: StrPath, take: int | None, min_aesthetic: float | None, split: str | None) -> None:
     if take is not None and take < 1:
-        raise UsageError(f"{take} images can't be taken. Take 1 or more.")
+        raise UsageError(f"take (--take) must be 1 or more, not {take}.")
     if (name := _name(source)) and (min_aesthetic is not None or split is not None):
         raise UsageError(f"{name} has neither aesthetic scores nor splits. Leave --min-aesthetic and --split out.")
 
@@ -125,7 +125,7 @@ def _find(
     path, name = user_path(source), os.fspath(source)
     if not path.exists():
         if HUB_ID.fullmatch(name) and path.suffix.lower() not in FILES:
-            runtime.notify(f"{name} is no path here: asking the hub for a dataset of that name")
+            runtime.notify(f"{name} isn't a path here: asking the hub for a dataset of that name")
             return open_hub_dataset(name, split=split, scored=scored, runtime=runtime)
         raise _unknown(name, path)
     return _folder(path, scored, split, runtime) if path.is_dir() else _file(path, scored, split, runtime)
@@ -161,17 +161,17 @@ def _parquet(folder: Path, names: list[str], title: str, split: str | None, scor
         raise UsageError(
             f"{folder} holds several splits: {', '.join(parts)}. Name one of the files; `evaluate` also takes --split."
         )
-    return open_parquet({clean_id(name, str(folder)): [folder / name] for name in names}, title, REPAIR, scored=scored)
+    return open_parquet({clean_id(name, str(folder)): [folder / name] for name in names}, title, scored=scored)
 
 
 def _file(path: Path, scored: bool, split: str | None, runtime: Runtime) -> Source:
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise BadInputError(f"{path} is a device or pipe. A dataset is {KNOWN}.")
+        raise BadInputError(f"{path} is a device, pipe or socket. A dataset is {KNOWN}.")
     if split is not None:
         raise _no_splits(path)
     if suffix == ".parquet":
-        return open_parquet({clean_id(path.name, str(path)): [path]}, path.name, REPAIR, scored=scored)
+        return open_parquet({clean_id(path.name, str(path)): [path]}, path.name, scored=scored)
     if suffix == ".zip":
         return open_zip(path)
     if suffix == ".tar":
@@ -180,7 +180,7 @@ def _file(path: Path, scored: bool, split: str | None, runtime: Runtime) -> Sour
         return open_image(path)
     if suffix in PACKED:
         raise UsageError(f"{path} is a compressed archive. Unpack it, and name the folder or the plain .tar.")
-    raise UsageError(f"{path} is no dataset. It can be {KNOWN}.")
+    raise UsageError(f"{path} isn't a dataset. A dataset is {KNOWN}.")
 
 
 def _no_splits(path: Path) -> UsageError:
@@ -228,16 +228,18 @@ def _by_aesthetic_score(source: Source, least: float) -> tuple[tuple[str, ...], 
             f"the highest is {max(scores.values()):g}. Lower --min-aesthetic."
         )
     missing = len(source.ids) - len(scores)
-    return ids, f"{missing:,} images without an aesthetic score left out" if missing else None
+    return ids, f"{missing:,} image{'s' * (missing != 1)} without an aesthetic score left out" if missing else None
 
 
 def _chosen(ids: tuple[str, ...], take: int | None, seed: int, name: str) -> tuple[str, ...]:
     if take is None or take == len(ids):
         return ids
     if take > len(ids):
-        raise UsageError(f"{name} has {len(ids):,} images to choose from, not {take:,}. Take fewer.")
+        raise UsageError(
+            f"{name} has {len(ids):,} image{'s' * (len(ids) != 1)}, fewer than the {take:,} to take. Lower --take."
+        )
     if seed < 0:
-        raise UsageError(f"{seed} is no seed to choose images by. Seeds begin at 0.")
+        raise UsageError(f"the seed that chooses images must be 0 or more, not {seed}.")
     places = np.random.default_rng(seed).choice(len(ids), take, replace=False)
     return tuple(ids[int(place)] for place in np.sort(places))
 

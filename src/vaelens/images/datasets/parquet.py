@@ -3,7 +3,8 @@
 import bisect
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any, cast
 
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets.items import MAX_BYTES, Source, check_count, too_large
+from vaelens.images.datasets.parquet_columns import image_column
 from vaelens.images.datasets.parquet_pages import Chunk, check_pages, chunks
 from vaelens.images.datasets.shards import SCORES, aesthetic_score
-from vaelens.json_reading import parse_json, quoted
+from vaelens.json_reading import quoted
+from vaelens.resources import out_of_memory
 
-FIELDS_SHOWN = 20
-COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
+FILES_SHOWN = 5
+OTHERS_SHOWN = 5
 GROUPS_KEPT = 2  # row groups in memory: threads that read consecutive rows are in two at most
 FREE_FOOTER = 2**20  # bytes of the metadata at a file's end, which takes many times as much in memory
 FOOTER_SHARE = 50
@@ -38,35 +41,73 @@ class Group:
     chunks: list[Chunk]  # where they lie
 
 
+@dataclass(frozen=True, slots=True)
+class _Wording:
+    """How messages call files and rows: files here by their paths, those of a dataset on the hub by its name."""
+
+    repo: str | None
+
+    def file(self, path: Path) -> str:
+        return str(path) if self.repo is None else f"{self.repo}: {path.name}"
+
+    def row(self, path: Path, key: str) -> str:
+        """The row with this id; here each file is a part of its own, so that its number is that in the file."""
+        return f"{path}, row {int(key.rpartition('/')[2])}" if self.repo is None else f"{self.repo}: row {key}"
+
+    def damaged(self, path: Path, error: Exception) -> BadInputError:
+        reason = str(error).strip().partition("\n")[0]
+        repair = (
+            "Copy or download it anew." if self.repo is None else "Remove it from the hub's cache."
+        )  # to fetch it anew
+        return BadInputError(f"{self.file(path)} is a damaged parquet file: {reason}. {repair}")
+
+    @contextmanager
+    def boundary(self, path: Path, arrow: Any) -> Generator[None]:
+        """Whatever reading the file raises becomes an error of ours. Where memory runs out, the file may be whole."""
+        advice = "Close other programs. If that doesn't help, get the file anew: a damaged one may ask for any amount."
+        try:
+            with out_of_memory(f"{self.file(path)}: not read, out of memory. {advice}"):
+                yield
+        except (OSError, ValueError, OverflowError, arrow.ArrowException) as error:
+            raise self.damaged(path, error) from error
+
+
 def require_pyarrow(what: str) -> tuple[Any, Any]:
     """pyarrow and pyarrow.parquet. Raises UsageError, saying what needs them, where they aren't installed."""
     try:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise UsageError(
-            f"{what} is stored in parquet files. Run `pip install 'vaelens[datasets]'` to read it."
+            f"{what}: reading parquet needs pyarrow. Run `pip install 'vaelens[datasets]'`, and try again."
         ) from error
 
 
-def open_parquet(parts: Mapping[str, Sequence[Path]], name: str, repair: str, *, scored: bool = False) -> Source:
+def open_parquet(
+    parts: Mapping[str, Sequence[Path]], name: str, *, repo: str | None = None, scored: bool = False
+) -> Source:
     """The images in parquet files, by parts: validation/00000012 is the row 12 of the files of `validation`.
 
-    repair: what to do about a damaged file, for the error. With `scored` a column of numbers with an aesthetic score is
-    read too.
+    name: how reports call the dataset; repo: its name on the hub, None for files here, each of which is a part. With
+    `scored` a column of numbers with an aesthetic score is read too. A note says which column was taken where several
+    hold images.
 
-    Raises UsageError without pyarrow; BadInputError for a damaged file, one without an image column or with more rows
-    than there can be images, and where there is no row.
+    Raises UsageError without pyarrow; BadInputError for a damaged file, one without an image column, with several of
+    which none has a usual name, or with more rows than there can be images, and where there is no row; ResourceError
+    where memory runs out.
     """
+    wording = _Wording(repo)
     groups: list[Group] = []
     scores: dict[str, float] = {}
     fields: tuple[str, ...] = ()
     firsts: dict[str, int] = {}
     ids: list[str] = []
+    notes: list[str] = []
     count = 0
     for part, paths in parts.items():
         firsts[part] = count
         for path in paths:
-            found, values, fields = _indexed(path, count, name, repair, scored)
+            found, values, fields, note = _indexed(path, count, wording, scored)
+            notes += [note] if note and note not in notes else []
             groups += found
             for row, value in enumerate(values, count - firsts[part]):
                 if (score := aesthetic_score({SCORES[0]: value})) is not None:
@@ -74,14 +115,17 @@ def open_parquet(parts: Mapping[str, Sequence[Path]], name: str, repair: str, *,
             count = groups[-1].first + groups[-1].rows if groups else 0
         ids += [_id(part, row) for row in range(count - firsts[part])]
     if not ids:
-        raise BadInputError(f"{name} holds no rows in {', '.join(list(parts)[:5])}. Name another one.")
-    rows = _Rows(groups, name, repair)
+        files = ", ".join(wording.file(path) for paths in parts.values() for path in paths[:FILES_SHOWN])
+        raise BadInputError(f"{files}: no rows, and so no images. Name another dataset.")
+    rows = _Rows(groups, wording)
 
     def pieces(key: str) -> tuple[bytes]:
         part, _, row = key.rpartition("/")
         return (rows.read(firsts[part] + int(row), key),)
 
-    return Source(name, "parquet", tuple(sorted(ids)), pieces, scores=scores if scored else None, fields=fields)
+    return Source(
+        name, "parquet", tuple(sorted(ids)), pieces, tuple(notes), scores=scores if scored else None, fields=fields
+    )
 
 
 def _id(part: str, row: int) -> str:
@@ -89,22 +133,16 @@ def _id(part: str, row: int) -> str:
 
 
 def _indexed(
-    path: Path, first: int, name: str, repair: str, scored: bool
-) -> tuple[list[Group], list[object], tuple[str, ...]]:
-    """A file's row groups, its scores row by row if they are requested and there, and its columns' names."""
-    arrow, parquet = require_pyarrow(name)
-    footer = _footer(path, name, repair)
-    try:
-        stored = chunks(path, footer)
+    path: Path, first: int, wording: _Wording, scored: bool
+) -> tuple[list[Group], list[object], tuple[str, ...], str | None]:
+    """A file's row groups, its scores row by row if they are requested and there, its columns' names, and a note."""
+    arrow, parquet = require_pyarrow(wording.file(path))
+    with wording.boundary(path, arrow):
+        stored = chunks(path, _footer(path))
         with parquet.ParquetFile(path, buffer_size=BUFFER) as opened:
             fields = tuple(map(str, opened.schema_arrow.names))
-            column = _image_column(arrow, opened.schema_arrow)
-            if column is None:
-                raise BadInputError(
-                    f"{name}: {path.name} has no column of images, only {', '.join(fields[:FIELDS_SHOWN])}. "
-                    "If it lists addresses, download the images first, for example with img2dataset."
-                )
-            check_count(int(opened.metadata.num_rows), "rows", path.stat().st_size, f"{name}: {path.name}")
+            column, others = image_column(arrow, opened.schema_arrow, wording.file(path))
+            check_count(int(opened.metadata.num_rows), "rows", path.stat().st_size, wording.file(path))
             groups: list[Group] = []
             begins = first
             if len(stored) != opened.num_row_groups:
@@ -123,15 +161,20 @@ def _indexed(
                 places = [chunk for group in stored for chunk in group if chunk.path[:1] == (score,)]
                 check_pages(path, places, first - begins, FREE_GROUP)
                 values = opened.read(columns=[score], use_threads=False).column(0).to_pylist()
-            return groups, values, fields
-    except _errors(arrow) as error:
-        raise _damaged(name, path, error, repair) from error
+            return groups, values, fields, _note(column, others)
 
 
-def _footer(path: Path, name: str, repair: str) -> int:
+def _note(column: str, others: Sequence[str]) -> str | None:
+    unused = ", ".join(map(repr, others[:OTHERS_SHOWN])) + (", ..." if len(others) > OTHERS_SHOWN else "")
+    what = "holds" if len(others) == 1 else "hold"
+    return f"the images are those in the column {column!r}; {unused} {what} images too" if others else None
+
+
+def _footer(path: Path) -> int:
     """The bytes of the metadata at the file's end.
 
-    Raises BadInputError for a file that isn't parquet, or whose metadata would fill the memory.
+    Raises ValueError for a file that isn't parquet, or whose metadata would fill the memory; BadInputError for one that
+    can't be read.
     """
     try:
         with path.open("rb") as file:
@@ -141,12 +184,12 @@ def _footer(path: Path, name: str, repair: str) -> int:
     except OSError as error:
         raise BadInputError(f"{path}: can't be read: {error.strerror}. Check its permissions.") from error
     if tail[4:] != b"PAR1":
-        raise _damaged(name, path, ValueError("it doesn't end as a parquet file does"), repair)
+        raise ValueError("it doesn't end as a parquet file does")
     size = int.from_bytes(tail[:4], "little")
     if size > FREE_FOOTER + total // FOOTER_SHARE:
-        raise _damaged(name, path, ValueError(f"{size:,} of its {total:,} bytes are metadata"), repair)
+        raise ValueError(f"{size:,} of its {total:,} bytes are metadata")
     if size > total - 8:
-        raise _damaged(name, path, ValueError("it is shorter than its metadata"), repair)
+        raise ValueError("it is shorter than its metadata")
     return size
 
 
@@ -154,48 +197,13 @@ def _is_number(arrow: Any, kind: Any) -> bool:
     return any(test(kind) for test in (arrow.types.is_integer, arrow.types.is_floating, arrow.types.is_decimal))
 
 
-def _image_column(arrow: Any, schema: Any) -> str | None:
-    """The column marked as images, else one of {bytes, path}, else bytes under one of COLUMNS' names."""
-    marked = _features(schema.metadata or {})
-    structs = [f.name for f in schema if arrow.types.is_struct(f.type) and _has_bytes(arrow, f.type)]
-    images = [f for f in structs if not marked or _is_image(marked.get(f))]
-    if not images:
-        images = [f.name for f in schema if _is_bytes(arrow, f.type) and f.name in COLUMNS]
-    names = [f.name for f in schema]
-    images = [f for f in images if names.count(f) == 1]
-    return min(images, key=lambda f: COLUMNS.index(f) if f in COLUMNS else len(COLUMNS), default=None)
-
-
-def _is_bytes(arrow: Any, kind: Any) -> bool:
-    return bool(arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind))
-
-
-def _has_bytes(arrow: Any, kind: Any) -> bool:
-    place = kind.get_field_index("bytes")
-    inner = kind.field(place).type if place >= 0 else None
-    return inner is not None and (_is_bytes(arrow, inner) or bool(arrow.types.is_null(inner)))
-
-
-def _features(metadata: dict[bytes, bytes]) -> dict[str, object]:
-    """What the hub's own library notes of each column; nothing where it didn't write the file."""
-    try:
-        found = parse_json(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, LookupError, TypeError):
-        return {}
-    return cast(dict[str, object], found) if isinstance(found, dict) else {}
-
-
-def _is_image(feature: object) -> bool:
-    return isinstance(feature, dict) and cast(dict[str, object], feature).get("_type") == "Image"
-
-
 class _Rows:
     """Images by row, with the row groups read last kept in memory."""
 
-    def __init__(self, groups: Sequence[Group], name: str, repair: str) -> None:
+    def __init__(self, groups: Sequence[Group], wording: _Wording) -> None:
         self._groups = [group for group in groups if group.rows]
         self._firsts = [group.first for group in self._groups]
-        self._name, self._repair = name, repair
+        self._wording = wording
         self._kept: OrderedDict[int, list[bytes | str]] = OrderedDict()
         self._failed: dict[int, str] = {}  # so that a damaged group isn't read again for each of its rows
         self._lock = threading.Lock()
@@ -203,14 +211,15 @@ class _Rows:
     def read(self, row: int, key: str) -> bytes:
         """The file in one row, called `key` in errors; nothing for an empty row, then refused as an empty file is."""
         place = bisect.bisect_right(self._firsts, row) - 1
+        called = self._wording.row(self._groups[place].path, key)
         data = self._files(place)[row - self._firsts[place]]
         if isinstance(data, str):
             raise BadInputError(
-                f"{self._name}: row {key} only names {quoted(data)}, which isn't in the dataset. "
+                f"{called} only names {quoted(data)}, which isn't in the dataset. "
                 "Download its images as its card says, and name their folder."
             )
         if len(data) > MAX_BYTES:
-            raise too_large(f"{self._name}: row {key}", len(data))
+            raise too_large(called, len(data))
         return data
 
     def _files(self, place: int) -> list[bytes | str]:
@@ -230,25 +239,26 @@ class _Rows:
 
     def _read(self, group: Group) -> list[bytes | str]:
         """A row group's images. Row by row, since a few bytes may stand for the same large value a thousand times."""
-        arrow, parquet = require_pyarrow(self._name)
+        arrow, parquet = require_pyarrow(self._wording.file(group.path))
         found: list[bytes | str] = []
         size = 0
-        try:
-            check_pages(group.path, group.chunks, group.rows, group.limit)
-            with parquet.ParquetFile(group.path, buffer_size=BUFFER) as opened:
-                for batch in opened.iter_batches(1, [group.index], [group.column], use_threads=False):
-                    found += [_file(value) for value in batch.column(0)]
-                    size += len(found[-1]) if found else 0
-                    if size > group.limit:
-                        raise ValueError(f"row group {group.index} unpacks to more than {group.limit:,} bytes")
-                    if len(found) > group.rows:
-                        break
-            if len(found) != group.rows:
-                raise ValueError(f"row group {group.index} hasn't the {group.rows:,} rows that it should have")
-            return found
-        except _errors(arrow) as error:
-            found.clear()  # which the error would keep
-            raise _damaged(self._name, group.path, error, self._repair) from error
+        with self._wording.boundary(group.path, arrow):
+            try:
+                check_pages(group.path, group.chunks, group.rows, group.limit)
+                with parquet.ParquetFile(group.path, buffer_size=BUFFER) as opened:
+                    for batch in opened.iter_batches(1, [group.index], [group.column], use_threads=False):
+                        found += [_file(value) for value in batch.column(0)]
+                        size += len(found[-1]) if found else 0
+                        if size > group.limit:
+                            raise ValueError(f"row group {group.index} unpacks to more than {group.limit:,} bytes")
+                        if len(found) > group.rows:
+                            break
+                if len(found) != group.rows:
+                    raise ValueError(f"row group {group.index} hasn't the {group.rows:,} rows that it should have")
+            except BaseException:
+                found.clear()  # which the error would keep
+                raise
+        return found
 
 
 def _file(value: Any) -> bytes | str:
@@ -260,14 +270,5 @@ def _file(value: Any) -> bytes | str:
         try:
             return str(value["path"].as_py() or "") or b""
         except UnicodeDecodeError:
-            return "what is no text"
+            return "something that isn't text"
     return data or b""
-
-
-def _errors(arrow: Any) -> tuple[type[Exception], ...]:
-    return OSError, ValueError, OverflowError, MemoryError, arrow.ArrowException
-
-
-def _damaged(name: str, path: Path, error: Exception, repair: str) -> BadInputError:
-    reason = str(error).strip().partition("\n")[0]
-    return BadInputError(f"{name}: {path.name} is a damaged parquet file: {reason}. {repair}")

@@ -50,7 +50,7 @@ def open_zip(path: Path) -> Source:
 
 def _check(path: Path, name: str, member: Member) -> None:
     if member.locked or member.method not in METHODS:
-        why = "locked with a password" if member.locked else "packed in a way that can't be read here"
+        why = "locked with a password" if member.locked else "compressed by a method that isn't supported"
         raise BadInputError(f"{path}: {name} is {why}. Unpack it, and name the folder.")
     if member.size > MAX_BYTES:
         raise too_large(f"{path}: {name}", member.size)

@@ -30,9 +30,9 @@ WRONG = {
     "huge-size": (header("a.jpg", raw_size=base256(2**80)) + IMAGE, "an image's file may have"),
     "no-size": (header("a.jpg", raw_size=b"12z45678901\0") + IMAGE, "no header at byte 0"),
     "pax-digits": (stored("p", b"9" * 200_000, b"x") + IMAGE, "the extended header before byte 200,704 is damaged"),
-    "pax-size-digits": (pax(size="9" * 5000) + IMAGE, "gives a size that is no number"),
-    "pax-size-negative": (pax(size="-512") + IMAGE, "gives a size that is no number"),
-    "pax-size-word": (pax(size="²") + IMAGE, "gives a size that is no number"),
+    "pax-size-digits": (pax(size="9" * 5000) + IMAGE, "gives a size that isn't a number"),
+    "pax-size-negative": (pax(size="-512") + IMAGE, "gives a size that isn't a number"),
+    "pax-size-word": (pax(size="²") + IMAGE, "gives a size that isn't a number"),
     "beyond-the-end": (header("a.txt", 10**6) + IMAGE, r"it is incomplete: 'a\.txt' should end at byte 1,000,960"),
     "pax-size-beyond": (pax(size="999999999999") + IMAGE, "an image's file may have"),
     "pax-without-equals": (stored("p", b"8 path1\n", b"x") + IMAGE, "is damaged"),
@@ -47,8 +47,8 @@ WRONG = {
     "cut-name": (header("a", 9000, kind=b"L") + IMAGE, "ends within an extended header"),
     "name-of-nothing": (long_name("n"), "ends with the name of a member that isn't there"),
     "sparse-map": (header("a.jpg", kind=b"S")[:482] + b"\1" + bytes(29) + b"\1" * 3_000_000, "no header at byte 0"),
-    "joined": (IMAGE + END + stored("c.jpg", b"more") + END, "data follow its end at byte 1,024, another tar perhaps"),
-    "followed": (IMAGE + END + bytes(9000) + b"x", "data follow its end"),
+    "joined": (IMAGE + END + stored("c.jpg", b"more") + END, "data follows its end at byte 1,024, another tar perhaps"),
+    "followed": (IMAGE + END + bytes(9000) + b"x", "data follows its end"),
 }
 
 

@@ -96,7 +96,7 @@ WRONG = {
     "damaged-bzip2": (raw_zip(Entry(b"a.png", b"\xff" * 9, 12, size=5)), r"a\.png is damaged"),
     "other-local-name": (raw_zip(Entry(b"a.png", local_name=b"b.png")), "its own header isn't what the directory says"),
     "other-local-method": (raw_zip(Entry(b"a.png", local_method=8)), "its own header isn't what the directory says"),
-    "unknown-method": (raw_zip(Entry(b"a.png", method=93)), "packed in a way that can't be read here"),
+    "unknown-method": (raw_zip(Entry(b"a.png", method=93)), "compressed by a method that isn't supported"),
     "overlapping": (raw_zip(Entry(b"a.png", b"x" * 99), Entry(b"b.png", offset=0)), "its members overlap each other"),
     "behind-directory": (raw_zip(Entry(b"a.png", offset=10**6)), "a member isn't where the directory says"),
     "too-long": (raw_zip(Entry(b"a.png", packed=10**6)), "a member isn't where the directory says"),
@@ -109,12 +109,12 @@ WRONG = {
     "short-zip64": (raw_zip(Entry(b"a.png", size=2**32 - 1, extra=b"\1\0\4\0abcd")), "zip64 numbers of a member"),
     "zip64-size": (raw_zip(Entry(b"a.png", size=2**32 - 1, extra=b"\1\0\x08\0" + b"\xff" * 8)), "an image's file may"),
     "part": (raw_zip(Entry(b"a.png"), disk=1), "one part of a split zip"),
-    "followed": (raw_zip(Entry(b"a.png"), after=b"more"), "4 bytes follow the archive's end"),
+    "followed": (raw_zip(Entry(b"a.png"), after=b"more"), "4 more bytes follow the archive's end"),
     "joined": (raw_zip(Entry(b"a.png")) + raw_zip(Entry(b"b.png")), "bytes stand before the archive, another file"),
     "preceded": (raw_zip(Entry(b"a.png"), before=raw_zip(Entry(b"b.png"))), "before the archive's first member"),
     "cut-comment": (raw_zip(Entry(b"a.png"), comment=b"hello")[:-2], "its comment is cut"),
-    "no-zip": (b"<html>", "it is no zip, or incomplete"),
-    "gzip": (b"\x1f\x8b" + bytes(100), "it is no zip, or incomplete"),
+    "no-zip": (b"<html>", "it isn't a zip, or is incomplete"),
+    "gzip": (b"\x1f\x8b" + bytes(100), "it isn't a zip, or is incomplete"),
 }
 
 
@@ -170,7 +170,7 @@ def test_a_zip_tells_what_it_leaves_out(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(raw_zip(*(Entry(name.encode()) for name in names)))
     assert open_dataset(tmp_path / "a.zip").notes == (
         "5 files left out: 2 .jxl, 1 .heic (formats that aren't read: convert them to PNG or JPEG); 1 .txt, "
-        "1 without a suffix (no images)",
+        "1 without a suffix (not images)",
     )
 
 

@@ -109,7 +109,7 @@ def _member(
     size = header.size
     if "size" in pax:
         if not (pax["size"].isascii() and pax["size"].isdigit() and len(pax["size"]) <= MAX_DIGITS):
-            raise WrongTarError(f"an extended header before byte {at:,} gives a size that is no number")
+            raise WrongTarError(f"an extended header before byte {at:,} gives a size that isn't a number")
         size = int(pax["size"])
     name = pax.get("path") or gnu_name or header.name
     if header.type in NO_DATA:
@@ -162,7 +162,7 @@ def _check_rest(file: BinaryIO, at: int, total: int) -> None:
     file.seek(at)
     while piece := file.read(PIECE):
         if piece.strip(b"\0"):
-            raise WrongTarError(f"data follow its end at byte {at:,}, another tar perhaps")
+            raise WrongTarError(f"data follows its end at byte {at:,}, another tar perhaps")
 
 
 def _padded(size: int) -> int:

@@ -115,14 +115,14 @@ def _end(file: BinaryIO, total: int) -> _End:
     tail = file.read()
     places = [place for place in _places(tail, b"PK\x05\x06") if len(tail) - place >= END.size]
     if not places:
-        raise WrongZipError("it is no zip, or incomplete: the directory at its end is missing")
+        raise WrongZipError("it isn't a zip, or is incomplete: the directory at its end is missing")
     # A comment may hold the four bytes too: then what follows them isn't the length of what is left.
     fitting = (place for place in places if place + END.size + END.unpack_from(tail, place)[-1] == len(tail))
     place = next(fitting, places[0])
     _, disk, first_disk, here, count, size, start, comment = END.unpack_from(tail, place)
     extra = len(tail) - place - END.size - comment
     if extra > 0:
-        raise WrongZipError(f"{extra:,} bytes follow the archive's end, another file perhaps")
+        raise WrongZipError(f"{extra:,} more bytes follow the archive's end, another file perhaps")
     if extra < 0:
         raise WrongZipError("it is incomplete: its comment is cut")
     at = total - len(tail) + place
