@@ -90,6 +90,22 @@ def test_the_listing_of_a_commit_is_cached_and_that_of_a_branch_is_current(hub: 
     assert len(listed().files) == len(first.files) + 1
 
 
+def test_a_cached_listing_with_a_flipped_bit_is_made_again(hub: HubStandin, listed: Lister, cache: Path) -> None:
+    commit = hub.commit(STORED)
+    first = listed(revision=commit)
+    (file,) = cache.rglob(f"{commit}.json")
+    for part in (b"1000", SHA256["data/test-3.tar"].encode(), b"data/test-3.tar", commit.encode()):
+        content = bytearray(file.read_bytes())
+        content[content.rindex(part) + len(part) - 1] ^= 1
+        file.write_bytes(content)
+        hub.requests.clear()
+        assert listed(revision=commit) == first
+        assert hub.requests != [], "what has changed isn't used"
+        hub.requests.clear()
+        assert listed(revision=commit) == first
+        assert hub.requests == []
+
+
 @pytest.mark.parametrize("how", ["argument", "environment"])
 def test_offline_the_last_listing_is_used(
     hub: HubStandin, listed: Lister, notices: list[str], monkeypatch: pytest.MonkeyPatch, how: str

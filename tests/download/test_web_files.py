@@ -45,6 +45,17 @@ def test_a_download_is_announced_checked_and_cached(file: WebFile, server: WebSt
     assert len(notices) == 1
 
 
+def test_a_flipped_bit_in_the_noted_checksums_costs_no_file(file: WebFile, cache: Path) -> None:
+    """They are computed anew, and the intact copy stays."""
+    path = fetch_web(file)
+    notes = cache / "weights.pth.checked.json"
+    content = bytearray(notes.read_bytes())
+    content[content.index(SHA256.encode())] ^= 1
+    notes.write_bytes(content)
+    assert fetch_web(file, Runtime(offline=True)) == path
+    assert SHA256 in notes.read_text()
+
+
 def test_the_signature_of_a_redirect_is_never_shown(server: WebStandin, cache: Path, notices: list[str]) -> None:
     file = WebFile((f"{server.address}/to/weights.pth",), "a/b.pth", len(WEB_CONTENT), SHA256)
     server.fault("/weights.pth", break_after=2_500_000, times=1)

@@ -134,3 +134,11 @@ def test_markup_in_names_is_shown_and_does_nothing(
     assert name in view.text("#downloads")
     assert view.page.evaluate("window.owned") is None
     assert view.page.locator("img[src='x']").count() == 0
+
+
+def test_the_page_says_which_image_is_damaged(visit: Callable[..., View], server: Served) -> None:
+    job = server.wait(server.start())["id"]
+    (image,) = server.running.store.folder.rglob("result/1.png")
+    image.write_bytes(image.read_bytes() + b"\0")
+    view = visit(at=f"http://127.0.0.1:{server.port}/#{job}", refused="410")
+    view.until("document.querySelector('#error').textContent.includes('1.png: not used, it has changed since')")

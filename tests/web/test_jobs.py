@@ -19,6 +19,7 @@ from support.browser.served import JSON, Served, image, serving
 from support.commands import invoke
 from vaelens.comparison.workflow import compare
 from vaelens.errors import ResourceError, UsageError
+from vaelens.files import checked_json, read_checked_json
 from vaelens.web import store as storing
 from vaelens.web import worker
 from vaelens.web.choices import Choices
@@ -143,8 +144,8 @@ def test_the_next_server_finds_the_history_and_what_was_interrupted(offer: Choic
         served.wait(running, "running")
         with pytest.raises(UsageError, match="is in use by another server"):
             Store(tmp_path)
-    killed = json.loads((tmp_path / "jobs" / running / "job.json").read_text())
-    (tmp_path / "jobs" / running / "job.json").write_text(json.dumps(killed | {"state": "running"}))
+    killed = tmp_path / "jobs" / running / "job.json"
+    killed.write_bytes(checked_json(read_checked_json(killed.read_bytes()) | {"state": "running"}))
     (tmp_path / "jobs" / ("0" * 32)).mkdir()
     (tmp_path / "jobs" / ("0" * 32) / "job.json").write_text("{damaged")
     with serving(offer, tmp_path) as served:
@@ -155,14 +156,13 @@ def test_the_next_server_finds_the_history_and_what_was_interrupted(offer: Choic
 
 
 def test_a_full_disk_fails_the_job_and_leaves_nothing(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, folder = storing.write_atomic, str(server.running.store.folder)
+    write, folder = storing.write_outputs, str(server.running.store.folder)
 
-    def full(path: Any, content: Any) -> Any:
-        if Path(path).name == "sheet.png":
-            raise ResourceError(f"{path}: not written, the disk is full (No space left on device). Free some room.")
-        return write(path, content)
+    def full(record: Path, values: Any, contents: Any) -> Any:
+        path, *_ = write(record, values, dict(list(contents.items())[:1]))
+        raise ResourceError(f"{path}: not written, the disk is full (No space left on device). Free some room.")
 
-    monkeypatch.setattr(storing, "write_atomic", full)
+    monkeypatch.setattr(storing, "write_outputs", full)
     failed = server.wait(server.start(), "failed")
     assert "the disk is full" in failed["error"]
     assert folder not in failed["error"]

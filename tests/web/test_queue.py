@@ -13,6 +13,7 @@ from support import pipelines
 from support.browser.served import GOOD, Served, image, serving
 from support.vaes import random_vae
 from vaelens.errors import ResourceError
+from vaelens.files import checked_json
 from vaelens.runtime import Runtime
 from vaelens.web import choices as choosing
 from vaelens.web import history, worker
@@ -62,7 +63,7 @@ def test_a_page_gets_the_newest_jobs_and_older_ones_on_request(offer: Choices, t
     for number, job in enumerate(ids):
         (tmp_path / "jobs" / job).mkdir()
         values = GOOD | {"id": job, "created": f"2025-01-02T03:04:05.{number:03}+00:00"}
-        (tmp_path / "jobs" / job / "job.json").write_text(json.dumps(values))
+        (tmp_path / "jobs" / job / "job.json").write_bytes(checked_json(values))
     with serving(offer, tmp_path) as served:
         open_one = served.slow()
         state = served.first_of_events()

@@ -1,6 +1,5 @@
 """What a repository on the hub holds, listed at one commit, so that a dataset stays the same while it is measured."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,7 @@ from vaelens.download.hub import (
 )
 from vaelens.download.web_files import cache_folder
 from vaelens.errors import NetworkError, VaelensError
-from vaelens.files import write_atomic
-from vaelens.json_reading import read_json
+from vaelens.files import checked_json, read_checked_json, write_atomic
 from vaelens.runtime import DEFAULT, Runtime
 
 
@@ -80,7 +78,7 @@ def list_files(
         return cached
     rows = [[file.filename, file.size, file.sha256] for file in listing.files]
     with suppress(VaelensError):  # a cache that can't be written
-        write_atomic(path, json.dumps({"commit": listing.commit, "files": rows}).encode())
+        write_atomic(path, checked_json({"commit": listing.commit, "files": rows}))
     return listing
 
 
@@ -135,12 +133,12 @@ def _get_json(url: str) -> tuple[Any, str | None]:
 
 
 def _cached_list(path: Path, repo: str, repo_type: RepoType) -> Listing | None:
-    """The listing that was written to `path`."""
+    """The listing that was written to `path`; None where there is none, or it has changed since."""
     try:
-        cached = read_json(path, limit=100_000_000, values=5_000_000)  # a million files
+        cached = read_checked_json(path.read_bytes())
         files = (RemoteFile(repo, name, cached["commit"], size, sha, repo_type) for name, size, sha in cached["files"])
         return Listing(cached["commit"], tuple(files))
-    except (OSError, VaelensError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -5,7 +5,6 @@ its name when it has been checked. A copy downloaded elsewhere may be put there 
 """
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Generator
@@ -30,8 +29,7 @@ from vaelens.download.failures import (
     not_written,
 )
 from vaelens.errors import CheckFailedError, NetworkError, VaelensError
-from vaelens.files import write_atomic
-from vaelens.json_reading import read_json
+from vaelens.files import checked_json, read_checked_json, write_atomic
 from vaelens.runtime import DEFAULT, Notify, Runtime
 from vaelens.text.paths import user_path
 
@@ -212,14 +210,14 @@ def _flaw(file: WebFile, path: Path) -> str | None:
     if expected.keys() - found.keys():
         found = {name: _checksum(path, name) for name in expected}
         with suppress(VaelensError):  # in a cache that can't be written they are computed each time
-            write_atomic(_notes(path), json.dumps({"state": state, "checksums": found}).encode())
+            write_atomic(_notes(path), checked_json({"state": state, "checksums": found}))
     return next((f"{n} {value} expected, {found[n]} found" for n, value in expected.items() if found[n] != value), None)
 
 
 def _noted_checksums(path: Path, state: list[int]) -> dict[str, str]:
     """The checksums that were computed for the file in this state, its size and time of writing."""
-    with suppress(OSError, VaelensError, ValueError, KeyError, TypeError):
-        notes = read_json(_notes(path))
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        notes = read_checked_json(_notes(path).read_bytes())
         if notes["state"] == state:
             return dict(notes["checksums"])
     return {}

@@ -4,16 +4,14 @@ plan.json, log.jsonl, evaluations.jsonl, samples/000000500.png, skipped.json. No
 that a resumed run leaves the same files as an uninterrupted one.
 """
 
-import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vaelens.errors import UsageError
-from vaelens.files import is_temporary, json_text, write_atomic
+from vaelens.files import checked_json, is_temporary, read_checked_json, write_atomic
 from vaelens.images.writing import encode_png
 from vaelens.runs.lock import LOCK
 from vaelens.runs.outputs import RECORD_NAME, read_record
@@ -21,6 +19,7 @@ from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan,
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
 from vaelens.runtime import Notify, silent
+from vaelens.text.paths import reason
 from vaelens.text.private_paths import without_folders
 
 
@@ -97,8 +96,16 @@ def record_unreadable(path: Path, unreadable: Mapping[str, str], notify: Notify,
     """Write skipped.json: all images that couldn't be read, by any process, also before a resume; with the reason."""
     file = path / "skipped.json"
     found: dict[str, str] = {}
-    with suppress(OSError, ValueError, TypeError):  # none yet, or damaged: it is written anew
-        found = dict(json.loads(file.read_bytes()))
+    try:
+        found = read_checked_json(file.read_bytes())
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        if ranks.is_first:
+            notify(
+                f"Warning: {file}: {reason(error)}, so images that were replaced before the run was resumed may be "
+                "missing in the record. Check the disk."
+            )
     for one in ranks.gather(dict(unreadable)):
         found |= {label: without_folders(why) for label, why in one.items()}
     if found and ranks.is_first:
@@ -107,5 +114,5 @@ def record_unreadable(path: Path, unreadable: Mapping[str, str], notify: Notify,
         notify(
             f"Warning: {count} image{'s' * (count > 1)} couldn't be read and were replaced by others. {label}: {why}"
         )
-        write_atomic(file, json_text(found).encode())
+        write_atomic(file, checked_json(found))
     return found

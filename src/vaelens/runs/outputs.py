@@ -4,12 +4,13 @@ run.json has under `files` the name of each file, by its path in the folder, and
 there before, or has changed since, isn't ours.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from vaelens.errors import UsageError
+from vaelens.errors import CheckFailedError, UsageError
 from vaelens.files import (
     CHECKSUM,
     NO_CHECKSUM,
@@ -35,6 +36,28 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return read_checked_json(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_output(record: Path, name: str) -> bytes | None:
+    """What a run wrote to the file of that name beside the record, or to the record; None where there is no file.
+
+    Raises CheckFailedError where it isn't as it was written, or where the record isn't, whose list would tell.
+    """
+    path = record.parent / name
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    changed = ""
+    if read_record(record) is None:
+        changed = "it" if path == record else f"its checksum's place, {record.name},"
+    elif path != record and hashlib.sha256(content).hexdigest() not in _listed(record).get(name, set()):
+        changed = "it"
+    if changed:
+        raise CheckFailedError(
+            f"{path}: not used, {changed} has changed since it was written. Check the disk, and make it anew."
+        )
+    return content
 
 
 def our_names(record: Path, names: Iterable[str]) -> list[str]:

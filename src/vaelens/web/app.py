@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from vaelens.errors import BadInputError, ResourceError, UsageError, VaelensError
+from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError, VaelensError
 from vaelens.web import assets
 from vaelens.web.access import AccessPolicy
 from vaelens.web.middleware import MAX_UPLOAD_BYTES, SecurityMiddleware
@@ -19,7 +19,13 @@ from vaelens.web.worker import JobRunner
 
 MAX_STREAMS = 64  # concurrent event streams
 POLL, HEARTBEAT = 0.1, 15.0  # seconds between two checks for changes, and between two heartbeats
-STATUS: dict[type[Exception], int] = {QueueFullError: 429, UsageError: 422, BadInputError: 422, ResourceError: 503}
+STATUS: dict[type[Exception], int] = {
+    CheckFailedError: 410,  # a stored result that has changed
+    QueueFullError: 429,
+    UsageError: 422,
+    BadInputError: 422,
+    ResourceError: 503,
+}
 MESSAGES = {"Not Found": "there is nothing at this address.", "Method Not Allowed": "this method isn't allowed here."}
 
 

@@ -3,13 +3,13 @@
 In memory a job is the same, as a plain dict that is never changed, only replaced.
 """
 
-import json
 import re
 import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from vaelens.files import checked_json, read_checked_json
 from vaelens.web.request import check_values
 
 SCHEMA = 1  # of job.json; files with another one are ignored
@@ -76,14 +76,14 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
-def read_job(content: bytes) -> Job | None:
-    """The job in a file; None if it isn't one."""
+def read_job(content: bytes) -> Job:
+    """The job in a file. Raises ValueError where it isn't one, and where it has changed since it was written."""
     try:
-        return _Job.model_validate_json(content).model_dump(exclude_unset=True, by_alias=True)
-    except ValidationError:
-        return None
+        return _Job.model_validate(read_checked_json(content)).model_dump(exclude_unset=True, by_alias=True)
+    except ValidationError as error:
+        raise ValueError("it holds no job of this version") from error
 
 
 def job_text(job: Job) -> bytes:
     """A job as its file holds it."""
-    return json.dumps(job, indent=1).encode()
+    return checked_json(job)

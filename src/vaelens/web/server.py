@@ -88,7 +88,7 @@ def prepare(
     with ExitStack() as opened:
         bound = opened.enter_context(_bound(host, port))
         policy = AccessPolicy(host, bound.getsockname()[1], token)
-        store = Store(folder)
+        store = Store(folder, runtime.notify)
         opened.callback(store.close)
         opened.enter_context(_process_settings)
         opened.enter_context(_open_files)

@@ -8,17 +8,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from vaelens.errors import UsageError
 from vaelens.files import is_temporary, remove_leftovers, write_atomic
 from vaelens.runs.lock import LOCK, acquire_folder
-from vaelens.text.paths import explained, user_path
+from vaelens.runs.outputs import RECORD_NAME, read_output, write_outputs
+from vaelens.runtime import Notify, silent
+from vaelens.text.paths import explained, reason, user_path
 from vaelens.web.job import ID, Job, job_text, read_job
 from vaelens.web.uploads import Uploads
 
 MARKER = ".vaelens-serve"
 JOB, RESULT, UPLOAD = "job.json", "result", "upload"
-PAGE, SHEET, RECORD, THUMBNAIL = "page.html", "sheet.png", "run.json", "thumbnail.png"
+PAGE, SHEET, RECORD, THUMBNAIL = "page.html", "sheet.png", RECORD_NAME, "thumbnail.png"
 
 
 class Store:
@@ -27,8 +30,9 @@ class Store:
     Raises UsageError if another server has it or if it holds other files, and what writing to the folder raises.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, notify: Notify = silent) -> None:
         self.folder = user_path(folder).absolute()
+        self._notify = notify
         self._jobs, uploads = self.folder / "jobs", self.folder / "uploads"
         try:
             self._claim(self._jobs, uploads)
@@ -58,40 +62,52 @@ class Store:
         self._lock.release()
 
     def read_all(self) -> list[Job]:
-        """Every job of the history, the oldest first; other files are ignored."""
+        """Every job of the history, the oldest first. Damaged ones are left out with a notice, other files without."""
         found: list[Job] = []
+        damaged: list[str] = []
         for place in self._jobs.iterdir():
-            if not ID.fullmatch(place.name):
+            file = place / JOB
+            if not ID.fullmatch(place.name) or not file.is_file():
                 continue
-            with suppress(OSError):
-                job = read_job((place / JOB).read_bytes())
-                if job is not None and job["id"] == place.name:
-                    found.append(job)
+            try:
+                job = read_job(file.read_bytes())
+                if job["id"] != place.name:
+                    raise ValueError("it is another job's")
+                found.append(job)
+            except (OSError, ValueError) as error:
+                damaged.append(f"{file}: {reason(error)}")
+        if damaged:
+            jobs = f"{len(damaged)} job{'s' * (len(damaged) > 1)}"
+            self._notify(f"Warning: {jobs} left out of the history. {min(damaged)}. Check the disk.")
         return sorted(found, key=lambda job: (job["created"], job["id"]))
 
     def write_job(self, job: Job) -> None:
         """Raises what writing raises."""
         write_atomic(self._job(job["id"]) / JOB, job_text(job))
 
-    def write_result(self, job: str, files: Mapping[str, bytes], images: Sequence[bytes]) -> int:
+    def write_result(
+        self, job: str, record: Mapping[str, Any], files: Mapping[str, bytes], images: Sequence[bytes]
+    ) -> int:
         """Write the whole result, or nothing; returns its size in bytes. Raises what writing raises."""
         place = self._job(job) / RESULT
         contents = dict(files) | {f"{number}.png": png for number, png in enumerate(images)}
         try:
-            for name, content in contents.items():
-                write_atomic(place / name, content)
+            written = write_outputs(place / RECORD, record, contents)
         except BaseException:
             _remove(place)
             raise
-        return sum(map(len, contents.values()))
+        return sum(path.stat().st_size for path in (place / RECORD, *written))
 
     def result(self, job: str, name: str) -> bytes | None:
-        """A file of a job's result; `name` is one of this module's constants."""
-        return self._read(self._job(job) / RESULT / name)
+        """A file of a job's result; `name` is one of this module's constants.
+
+        Raises CheckFailedError where it has changed since it was written.
+        """
+        return read_output(self._job(job) / RESULT / RECORD, name)
 
     def image(self, job: str, number: int) -> bytes | None:
-        """One image of a job's result."""
-        return self._read(self._job(job) / RESULT / f"{number:d}.png")
+        """One image of a job's result. Raises as `result`."""
+        return self.result(job, f"{number:d}.png")
 
     def delete_job(self, job: str) -> None:
         """Remove a job's folder with its result."""
@@ -116,12 +132,6 @@ class Store:
         if not ID.fullmatch(job):
             raise ValueError("not a job id")
         return self._jobs / job
-
-    def _read(self, path: Path) -> bytes | None:
-        try:
-            return path.read_bytes()
-        except OSError:
-            return None
 
 
 def default_folder() -> Path:

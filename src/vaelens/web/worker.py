@@ -11,7 +11,6 @@ from vaelens.adapters.libraries import diffusers
 from vaelens.comparison import workflow
 from vaelens.comparison.results import Comparison
 from vaelens.errors import BadInputError, ResourceError
-from vaelens.files import json_text
 from vaelens.images.writing import encode_png
 from vaelens.loading import open_vae
 from vaelens.resources import out_of_memory
@@ -20,7 +19,7 @@ from vaelens.text.private_paths import without_folders
 from vaelens.vae import VAE
 from vaelens.web.choices import Choices, Decoder, find
 from vaelens.web.request import JobRequest
-from vaelens.web.store import PAGE, RECORD, SHEET, THUMBNAIL, Store
+from vaelens.web.store import PAGE, SHEET, THUMBNAIL, Store
 
 Report = Callable[[BaseException], None]
 CACHED_VAES = 4
@@ -168,10 +167,9 @@ class JobRunner:
         files = {
             PAGE: gallery.page(),
             SHEET: gallery.sheet(),
-            RECORD: (json_text(comparison.record) + "\n").encode(),
             THUMBNAIL: encode_png(_thumbnail(last.pixels)),
         }
-        size = self.store.write_result(job, files, images)
+        size = self.store.write_result(job, comparison.record, files, images)
         notes = [self.without_paths(sentence) for sentence in (*comparison.notes, *comparison.warnings())]
         return Outcome(panels, notes, size)
 

@@ -125,6 +125,7 @@ function start() {
   $("older").addEventListener("click", loadOlder);
   for (const kind of ["dragover", "dragleave", "drop"]) document.addEventListener(kind, onDrag);
   document.addEventListener("paste", onPaste);
+  document.addEventListener("error", onImageError, true); // of images, which don't pass it on
   addEventListener("hashchange", async () => {
     showAll();
     if (matchMedia("(max-width: 900px)").matches) $("job").scrollIntoView(); // there it is below the form

@@ -45,6 +45,13 @@ async function attempt(method, path) {
   }
 }
 
+// An image is refused without a word; where it is damaged, the page says so.
+async function onImageError({ target }) {
+  if (!target.src?.startsWith(`${location.origin}/api/`)) return;
+  const error = await send("GET", target.src).catch((refused) => refused);
+  if (error.status === 410) showError(error.message);
+}
+
 async function upload(file) {
   showError("");
   if (!file.type.startsWith("image/")) return showError(say("notImage"));
