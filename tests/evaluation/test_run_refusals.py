@@ -1,5 +1,6 @@
 """What `evaluate` refuses, and that nothing in the folder is lost then."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +8,48 @@ import pytest
 
 from support.small_run import SMALL, Run
 from support.vaes import random_vae
-from vaelens.errors import NetworkError, UsageError, VaelensError
+from vaelens.errors import BadInputError, NetworkError, UsageError, VaelensError
+from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.results import Results
 from vaelens.files import checked_json
 
 pytestmark = pytest.mark.usefixtures("small_runs")
 Measure = Callable[..., Results]
+
+
+def test_a_run_that_fails_before_its_first_result_leaves_no_folder(
+    photos: Path, tmp_path: Path, measure: Measure
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.png").write_text("no image")
+    with pytest.raises(BadInputError, match=r"a\.png is no image"):
+        measure(source=source, output=tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+    for number, photo in enumerate(sorted(photos.glob("*.png"))[:2]):
+        shutil.copy(photo, source / f"{number}.png")
+    with pytest.raises(BadInputError, match=r"a\.png is no image"):
+        measure(source=source, output=tmp_path / "new", batch=1)
+    assert (tmp_path / "new" / "rows.jsonl").exists(), "what was measured is there to be resumed"
+
+
+def test_a_run_whose_folder_another_failed_run_removed_writes_its_plan_again(tmp_path: Path) -> None:
+    folder = EvaluationFolder(tmp_path / "run", ["a.png"], 1)
+    folder.start({"command": "evaluate", "vaes": {"one": {}}})
+    plan = (tmp_path / "run" / "plan.json").read_bytes()
+    shutil.rmtree(tmp_path / "run")
+    folder.add(0, "one", [], [("a.png", "damaged")], {"": {}, "one": {}})
+    assert (tmp_path / "run" / "plan.json").read_bytes() == plan
+
+
+@pytest.mark.parametrize("source", ["", "set", "set/deeper"])
+def test_a_folder_that_is_or_holds_the_images_is_no_output(tmp_path: Path, measure: Measure, source: str) -> None:
+    images = tmp_path / "set" / "deeper" / "a.png"
+    images.parent.mkdir(parents=True)
+    images.write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"the output would lie among the images"):
+        measure(source=images.parent, output=tmp_path / source)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.png"]
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,12 @@ from vaelens.evaluation.report.wording import list_skipped
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
 from vaelens.files import StrPath
+from vaelens.images.datasets.source_names import paths_of
 from vaelens.images.resizing import RESIZE_METHODS
 from vaelens.metrics.pretrained import load_networks
 from vaelens.metrics.ssim import Padding
 from vaelens.report.tables import Column, Table
-from vaelens.runs.outputs import check_outputs, write_outputs
+from vaelens.runs.outputs import check_apart, check_outputs, write_outputs
 from vaelens.runs.ranks import world_size
 from vaelens.runtime import Notify, Progress, Runtime
 
@@ -181,6 +182,7 @@ def calibrate(
     BadInputError for a file that is no table of figures.
     """
     runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify)
+    check_apart(output, paths_of(source))
     check_outputs(Path(output) / RESULT, [])
     sources = [vaes] if isinstance(vaes, str | os.PathLike) else list(vaes)
     figures = published_figures(sources, published)

@@ -24,7 +24,7 @@ from vaelens.files import remove_leftovers
 from vaelens.metrics.frechet import Moments
 from vaelens.runs.lock import folder_lock, removed_if_unused
 from vaelens.runs.outputs import RECORD_NAME, changed_outputs, check_outputs
-from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
+from vaelens.runs.plan import CHOOSE_ANOTHER, PLAN, as_stored, differences, read_plan, refuse_differences, write_plan
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
 from vaelens.runtime import Notify, silent
@@ -79,6 +79,7 @@ class EvaluationFolder:
         self._rows: dict[tuple[str, str], Row] = {}
         self._measured: set[str] = set()  # ids with a row of any VAE
         self._bad: dict[str, str] = {}
+        self._plan: dict[str, Any] = {}
 
     def start(self, plan: Mapping[str, Any], notify: Notify = silent) -> None:
         """Start or resume a run with this plan. Raises UsageError where the folder holds another run.
@@ -90,8 +91,9 @@ class EvaluationFolder:
             found = check_folder(self.path, plan)
             before: dict[str, Any] = found["vaes"] if found else {}
             vaes: dict[str, Any] = {**before, **plan["vaes"]}
+            self._plan = {**plan, "vaes": vaes}
             if found is None or as_stored(vaes) != before:
-                write_plan(self.path, {**plan, "vaes": vaes})
+                write_plan(self.path, self._plan)
             self._remove_damaged(vaes, notify)
             self._read_new()
             self._files.sum_up((ORIGINALS, *vaes))  # what a killed process left
@@ -138,6 +140,8 @@ class EvaluationFolder:
         """
         with folder_lock(self.path):
             self._read_new()
+            if self._plan and not (self.path / PLAN).exists():  # another process failed, and removed its empty run
+                write_plan(self.path, self._plan)
             if not self.is_done(chunk, vae):
                 self._check_same(rows, bad)
                 started = any(name in self._measured or name in self._bad for name in self.ids_of(chunk))

@@ -29,11 +29,14 @@ from vaelens.families.spec import spec_values
 from vaelens.files import StrPath
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import open_dataset
+from vaelens.images.datasets.source_names import paths_of
 from vaelens.images.resizing import opencv
 from vaelens.loading import check_source, is_published, open_vae
 from vaelens.report.record import public_name, run_record, vae_record
 from vaelens.resources import processor, using_threads
-from vaelens.runs.lock import folder_lock
+from vaelens.runs.lock import folder_lock, removed_if_unused
+from vaelens.runs.outputs import check_apart
+from vaelens.runs.plan import PLAN
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, silent
@@ -93,16 +96,14 @@ def evaluate(
     check_seed(seed)
     runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify, progress=progress)
     sources = _check_vaes(vaes)
-    if (batch is not None and batch < 1) or (threads is not None and threads < 1):
-        raise UsageError("batch and threads must be at least 1.")
-    if protocol.resize == "opencv_bilinear":
-        opencv()
     path, kind = Path(output), runtime.device.type
+    _check_call(protocol, source, path, batch, threads)
     found = check_folder(path, {"preset": protocol.as_dict(), "seed": seed, "device": kind}) or {}
     ranks = join_ranks(kind)
     runtime = _on_own_device(runtime, ranks, shard)
     batch = int(batch or found.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
-    with using_threads(threads or found.get("threads") or torch.get_num_threads()):
+    count = threads or found.get("threads") or torch.get_num_threads()
+    with using_threads(count), removed_if_unused(path, also=(PLAN,)):  # a failure before any result leaves no folder
         check_networks(protocol, networks or {}, runtime)
         dataset = source if isinstance(source, Dataset) else open_dataset(
             source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, skip_bad=skip_bad,
@@ -142,6 +143,16 @@ def evaluate(
         results = aggregate(folder, dataset, protocol, record, runtime.progress)
         _write_report(results, measurement)
         return results
+
+
+def _check_call(
+    preset: Preset, source: StrPath | Dataset, output: Path, batch: int | None, threads: int | None
+) -> None:
+    if (batch is not None and batch < 1) or (threads is not None and threads < 1):
+        raise UsageError("batch and threads must be at least 1.")
+    if preset.resize == "opencv_bilinear":
+        opencv()
+    check_apart(output, paths_of(source))
 
 
 def _check_vaes(vaes: StrPath | VAE | Sequence[StrPath | VAE]) -> list[StrPath | VAE]:

@@ -38,11 +38,12 @@ from vaelens.finetuning.training_folder import (
 )
 from vaelens.finetuning.validation import StopReason
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
+from vaelens.images.datasets.source_names import paths_of
 from vaelens.loading import space_of
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import using_threads
 from vaelens.runs.lock import exclusive_run
-from vaelens.runs.outputs import RECORD_NAME, check_outputs, end_outputs
+from vaelens.runs.outputs import RECORD_NAME, check_apart, check_outputs, end_outputs
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import SHORT_DTYPES, Notify, Progress, Runtime, ShouldStop, find_device, log, silent
@@ -146,6 +147,7 @@ def finetune(
         sources.check_counts(chosen.run.held_out)
     check_vae(vae, chosen, space)
     path = Path(output)
+    check_apart(path, [one for source in (*sources.sources, held_out) for one in paths_of(source)])
     found = existing_plan(path)
     check_outputs(path / RECORD_NAME, OUTPUTS)
     ranks = join_ranks(kind)

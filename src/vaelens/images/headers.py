@@ -19,6 +19,7 @@ from vaelens.errors import BadInputError, ResourceError, UsageError, VaelensErro
 from vaelens.images.formats import jpeg, jpeg2000, png, tiff
 from vaelens.process import Shared, without_warnings
 from vaelens.resources import is_out_of_memory
+from vaelens.text.paths import why_unreadable
 
 MAX_PIXELS = 2**26  # 67 million: 1.1 GB while one is read
 MOST_STORED = 16  # times as many pixels may be stored, where a format is shrunk while it is decoded
@@ -110,8 +111,8 @@ class Source:
             yield _CountedBytes(self.data)
             return
         try:
-            if self.file.exists() and not self.file.is_file() and not self.file.is_dir():
-                raise BadInputError(f"{self.file} is a device or pipe, not an image file. Save the image first.")
+            if reason := why_unreadable(self.file):
+                raise BadInputError(f"{self.file} is {reason}, not an image. Name an image file.")
             stream = _CountedFile(FileIO(self.file))
         except IsADirectoryError as error:
             raise BadInputError(f"{self.file} is a folder, not an image. Name the image files.") from error

@@ -16,7 +16,7 @@ from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png
 from vaelens.report.page import Layer, Panel, render_page
 from vaelens.report.tables import Table
-from vaelens.runs.outputs import RECORD_NAME, check_outputs, free_names, our_names, write_outputs
+from vaelens.runs.outputs import RECORD_NAME, check_apart, check_outputs, free_names, our_names, write_outputs
 
 PAGES = {".html", ".htm"}
 SINGLE = {".png", *PAGES}
@@ -157,8 +157,9 @@ def check_single(target: Path, inputs: Sequence[StrPath] = ()) -> None:
 
 
 def check_folder(target: Path, names: Sequence[str], inputs: Sequence[StrPath] = ()) -> None:
-    """Raises UsageError where files of these names, or the record, can't be written to the folder or aren't ours, and
-    where one of the inputs is an earlier run's file there, which would be replaced.
+    """Raises UsageError where files of these names, or the record, can't be written to the folder or aren't ours, where
+    images among the inputs lie in it, and where one of the inputs is an earlier run's file there, which would be
+    replaced.
     """
     record = target / RECORD_NAME
     check_targets([*(target / name for name in names), record], inputs)
@@ -172,6 +173,7 @@ def check_folder(target: Path, names: Sequence[str], inputs: Sequence[StrPath] =
         raise UsageError(
             f"{named[name]} is of an earlier run in -o {target}, which is replaced. Choose another folder."
         )
+    check_apart(target, [given for given in inputs if Path(given).suffix.lower() in SUFFIXES])
 
 
 def check_targets(targets: Sequence[Path], inputs: Sequence[StrPath]) -> None:

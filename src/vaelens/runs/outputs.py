@@ -15,6 +15,7 @@ from vaelens.files import (
     CHECKSUM,
     NO_CHECKSUM,
     Content,
+    StrPath,
     checked_json,
     read_checked_json,
     sha256_file,
@@ -102,6 +103,21 @@ def check_outputs(record: Path, names: Iterable[str]) -> None:
             f"{shown}{more} {was} not made by vaelens, or changed since, and would be lost. Move {them}, or choose "
             "another output with -o."
         )
+
+
+def check_apart(folder: StrPath, inputs: Iterable[StrPath]) -> None:
+    """Raises UsageError where one of the inputs is the output folder or lies in it, as far as they exist.
+
+    Whatever is written among images would be one of them, or be taken for one, in the next run.
+    """
+    target = Path(folder).resolve()
+    for given in inputs:
+        path = Path(given)
+        if path.exists() and any(
+            one.is_relative_to(target) for one in (path.resolve(), path.parent.resolve() / path.name)
+        ):
+            what = "is itself an input" if target == path.resolve() else f"holds the input {given}"
+            raise UsageError(f"-o {folder} {what}: the output would lie among the images. Choose another folder.")
 
 
 def changed_outputs(record: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
         return Path(path).is_dir()
     except (OSError, ValueError):
         return False
+
+
+def why_unreadable(path: Path) -> str | None:
+    """What a path leads to that is neither a file nor a folder, for "... is X"; None for these, and for nothing at all.
+
+    Opening a pipe would wait for a writer: so what reads files that users name asks first.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return "a link that leads nowhere" if path.is_symlink() else None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "a device, pipe or socket"
 
 
 def user_path(source: str | os.PathLike[str]) -> Path:

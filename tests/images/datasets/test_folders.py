@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from support.stored_images import content, folder, ids, shards
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.images.datasets import Item, manifest_sha256, open_dataset
 from vaelens.images.datasets.folders import image_files
+from vaelens.images.datasets.items import UNREADABLE
 from vaelens.images.drawing import Box
 from vaelens.images.reading import decode_bytes, read_size
 
@@ -85,15 +87,41 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert ids(open_dataset(tmp_path / "set")) == ["b/x.png", "c/y.png", "z.png"]
 
 
-def test_broken_links_and_pipes_are_refused(tmp_path: Path) -> None:
-    folder(tmp_path, "a.png")
-    (tmp_path / "b.png").symlink_to("nowhere")
-    with pytest.raises(BadInputError, match=r"b\.png is a link that leads nowhere"):
-        open_dataset(tmp_path)
-    (tmp_path / "b.png").unlink()
-    os.mkfifo(tmp_path / "b.png")
-    with pytest.raises(BadInputError, match="is a device or pipe"):
-        open_dataset(tmp_path)
+def not_a_file(path: Path, kind: str) -> Path:
+    """A path with an image's name that leads to no file."""
+    if kind == "link":
+        path.symlink_to("nowhere")
+    elif kind == "loop":
+        path.symlink_to(path.name)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.fspath(path.relative_to(Path.cwd())))  # a socket's address is short
+    return path
+
+
+@pytest.mark.parametrize("kind", ["link", "loop", "device", "pipe", "socket"])
+def test_what_is_no_file_has_an_images_name_and_is_refused_or_skipped_as_a_damaged_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = not_a_file(folder(tmp_path / "set", "a.png", "in.png/c.png") / "b.png", kind)
+    what = "a link that leads nowhere" if kind in {"link", "loop"} else "a device, pipe or socket"
+    with pytest.raises(BadInputError, match=rf"b\.png is {what}, not an image\. Take it .* --skip-bad"):
+        open_dataset(tmp_path / "set")
+    data = open_dataset(tmp_path / "set", skip_bad=True)
+    assert [(item.id, item.sha256 == UNREADABLE) for item in data.items] == [
+        ("a.png", False),
+        ("b.png", True),
+        ("in.png/c.png", False),  # a folder with an image's name is a folder
+    ]
+    with pytest.raises(BadInputError, match=rf"b\.png is {what}"):
+        data.read(data.items[1])
+    with pytest.raises(BadInputError, match=rf"b\.png is {what}, not an image"):
+        read_size(odd)
 
 
 def test_an_empty_file_is_an_image_of_the_dataset(tmp_path: Path) -> None:

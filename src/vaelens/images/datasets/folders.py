@@ -10,7 +10,7 @@ from vaelens.files import StrPath
 from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, bytes_at, clean_id, too_large
 from vaelens.images.datasets.left_out import note_on_left_out
 from vaelens.images.reading import SUFFIXES
-from vaelens.text.paths import is_folder
+from vaelens.text.paths import is_folder, why_unreadable
 
 PACKED = (".zip", ".tgz", ".gz", ".7z", ".rar", ".xz", ".zst", ".bz2")
 
@@ -21,8 +21,8 @@ def open_folder(folder: Path) -> Source:
     Hidden files and folders are left out, and so are files with other suffixes, which a note counts. Links are
     followed, each real folder once, so that loops end.
 
-    Raises BadInputError for a folder without images, one that can't be read, and an image that is a
-    broken link or no ordinary file.
+    A broken link, pipe, device or socket with an image's name is an image that can't be read, as a damaged file is.
+    Raises BadInputError for a folder without images and one that can't be read.
     """
     files, notes = _images_below(folder)
     title = folder.resolve().name or str(folder)
@@ -35,7 +35,6 @@ def _images_below(folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     left_out = Counter[str]()
     for name in names_below(folder):
         if (suffix := suffix_of(name)) in SUFFIXES:
-            _check_is_file(folder / name)
             found.append(name)
         else:
             left_out[suffix] += 1
@@ -86,6 +85,8 @@ def suffix_of(name: str) -> str:
 
 def file_pieces(path: Path) -> Iterator[bytes]:
     """One image's file in pieces. Raises BadInputError where it can't be read or is too large for an image."""
+    if what := why_unreadable(path):
+        raise BadInputError(f"{path} is {what}, not an image. Take it out of the folder.")
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -106,13 +107,3 @@ def image_files(paths: Iterable[StrPath]) -> list[Path]:
     for path in map(Path, paths):
         found += [path / name for name in _images_below(path)[0].values()] if is_folder(path) else [path]
     return found
-
-
-def _check_is_file(path: Path) -> None:
-    try:
-        is_file, exists = path.is_file(), path.exists()
-    except OSError:  # a loop of links
-        is_file = exists = False
-    if not is_file:
-        what = "a device or pipe" if exists else "a link that leads nowhere"
-        raise BadInputError(f"{path} is {what}, not an image. Take it out of the folder.")
