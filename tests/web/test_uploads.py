@@ -2,13 +2,15 @@
 
 import errno
 import json
+import math
 import os
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from support.browser.served import Served, png
 from vaelens.errors import UsageError
 from vaelens.web import middleware, routes
+from vaelens.web import uploads as storing
 from vaelens.web.uploads import Uploads
 
 
@@ -23,11 +26,11 @@ def folder_of(server: Served) -> Path:
     return server.running.store.folder / "uploads"
 
 
-def stalled(server: Served, path: str = "/api/uploads", kind: str = "image/png") -> socket.socket:
+def stalled(server: Served, path: str = "/api/uploads", kind: str = "image/png", length: int = 100) -> socket.socket:
     """A request whose body never comes."""
     made = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: {kind}\r\n"
-    made.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    made.sendall(f"{head}Content-Length: {length}\r\n\r\n{{".encode())
     return made
 
 
@@ -78,7 +81,9 @@ def test_a_name_is_decoded_once(server: Served, sent: str, stored: str) -> None:
     assert (status, job["summary"]["upload"]) == (202, stored)
 
 
-def test_the_number_of_simultaneous_uploads_is_limited(server: Served) -> None:
+def test_the_number_of_simultaneous_uploads_is_limited(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storing, "GRACE", 60.0)
+    monkeypatch.setattr(routes, "UPLOAD_WAIT", 0.3)
     under_way = [stalled(server) for _ in range(routes.MAX_UPLOADS)]
     server.until(lambda: len(list(folder_of(server).iterdir())) == routes.MAX_UPLOADS)
     status, answer = server.upload(png(8, 8))
@@ -87,6 +92,65 @@ def test_the_number_of_simultaneous_uploads_is_limited(server: Served) -> None:
         one.close()
     server.until(lambda: server.upload(png(8, 8))[0] == 201)
     assert len(list(folder_of(server).iterdir())) == 1, "of those that were cut off nothing is left"
+
+
+def test_uploads_that_trickle_do_not_lock_out_an_honest_one(server: Served) -> None:
+    """Whoever sends a byte now and then would keep its place for two minutes."""
+    ended = threading.Event()
+    trickling = [stalled(server, length=100_000) for _ in range(routes.MAX_UPLOADS)]
+
+    def trickle() -> None:
+        while not ended.wait(0.2):
+            for one in trickling:
+                with suppress(OSError):
+                    one.sendall(b"x")
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(trickle)
+        try:
+            server.until(lambda: len(list(folder_of(server).iterdir())) == routes.MAX_UPLOADS)
+            start = time.monotonic()
+            answer = server.upload(png(8, 8))
+            while answer[0] == 429 and time.monotonic() - start < 15:
+                time.sleep(0.5)
+                answer = server.upload(png(8, 8))
+            assert (answer[0], time.monotonic() - start < 15) == (201, True), answer
+        finally:
+            ended.set()
+    whole = folder_of(server)
+    server.until(lambda: len(list(whole.glob("*.part"))) == routes.MAX_UPLOADS - 1)  # one gave way, not all
+    for one in trickling:
+        one.close()
+
+
+def test_only_an_upload_slower_than_the_least_rate_gives_way() -> None:
+    """What counts is how much has come of late: a burst at the beginning is forgotten, a break is no crawl."""
+
+    class Deadline:
+        ended_at: float | None = None
+
+        def reschedule(self, when: float) -> None:
+            self.ended_at = when
+
+    def arrival(sizes: list[int]) -> tuple[Any, Deadline]:
+        deadline = Deadline()
+        made = storing.Arrival(cast(Any, deadline), 0.0)
+        for second, size in enumerate(sizes, 1):
+            made.add(size, float(second))
+        return made, deadline
+
+    steady, burst, crawling, young = (
+        arrival(sizes) for sizes in ([1000] * 10, [10**9] + [1] * 9, [300] * 10, [10**6] * 10)
+    )
+    young[0]._began = 9.5
+    arriving = [one for one, _ in (steady, burst, crawling, young)]
+    assert storing.end_slowest(arriving, 500, 10.0)
+    assert (burst[1].ended_at, arriving) == (10.0, [steady[0], crawling[0], young[0]])
+    assert storing.end_slowest(arriving, 500, 10.0)
+    assert (crawling[1].ended_at, arriving) == (10.0, [steady[0], young[0]])
+    assert not storing.end_slowest(arriving, 500, 10.0)
+    assert not storing.end_slowest([young[0]], math.inf, 10.0)
+    assert not storing.end_slowest([], 500, 10.0)
 
 
 def test_headers_that_go_on_and_on_do_not_block_uploads(server: Served) -> None:

@@ -19,6 +19,7 @@ from vaelens.web.middleware import MAX_UPLOAD_BYTES, UPLOADS
 from vaelens.web.queue import Queue
 from vaelens.web.request import DEFAULT_MAX_SIDE, MAX_SEEDS, check_request, form_fields, read_request
 from vaelens.web.store import PAGE, RECORD, SHEET, THUMBNAIL
+from vaelens.web.uploads import Arrival, end_slowest
 from vaelens.web.worker import JobRunner
 
 _T = TypeVar("_T")
@@ -30,6 +31,9 @@ DOWNLOADS = {
 }
 MAX_UPLOADS = 4  # concurrent ones
 UPLOAD_TIMEOUT = 120.0  # seconds for a whole upload
+UPLOAD_RATE = MAX_UPLOAD_BYTES / UPLOAD_TIMEOUT  # bytes per second: a slower one gives way where there are too many
+UPLOAD_WAIT = 5.0  # seconds for which one waits for its turn
+UPLOAD_LOOK = 0.1  # seconds between two looks for a free place
 BLOCK = 2**20  # bytes written at once
 Count = Annotated[int, Query(ge=1, le=PAGE_SIZE)]
 
@@ -113,17 +117,27 @@ def add_results(app: FastAPI, runner: JobRunner, queue: Queue) -> None:
 
 def add_uploads(app: FastAPI, runner: JobRunner) -> None:
     """The route that receives an image. Disks may be slow, so the event loop itself writes nothing."""
-    uploads, active = runner.store.uploads, [0]
+    uploads, active, arriving = runner.store.uploads, [0], list[Arrival]()
 
     async def upload(request: Request, name: str = "image") -> Response:
-        if active[0] >= MAX_UPLOADS:
-            return failure(429, "several uploads are in progress. Try again in a moment.", {"Retry-After": "2"})
+        clock = asyncio.get_running_loop().time
+        until = clock() + UPLOAD_WAIT
+        while active[0] >= MAX_UPLOADS and not end_slowest(arriving, UPLOAD_RATE, clock()):
+            if clock() >= until:
+                return failure(429, "several uploads are in progress. Try again in a moment.", {"Retry-After": "2"})
+            await asyncio.sleep(UPLOAD_LOOK)
         active[0] += 1
         number, part = uploads.begin()
         complete = False
         try:
-            async with asyncio.timeout(UPLOAD_TIMEOUT):
-                await _receive(request, part)
+            async with asyncio.timeout(UPLOAD_TIMEOUT) as deadline:
+                arrival = Arrival(deadline, clock())
+                arriving.append(arrival)
+                try:
+                    await _receive(request, part, lambda count: arrival.add(count, clock()))
+                finally:
+                    if arrival in arriving:
+                        arriving.remove(arrival)
             saved_name, height, width = await run_in_threadpool(uploads.finish, number, name[:200])
             complete = True
         except TimeoutError:
@@ -142,11 +156,12 @@ def add_uploads(app: FastAPI, runner: JobRunner) -> None:
     app.post(UPLOADS)(upload)
 
 
-async def _receive(request: Request, part: Path) -> None:
+async def _receive(request: Request, part: Path, received: Callable[[int], None]) -> None:
     file = await run_in_threadpool(part.open, "wb")
     try:
         block = bytearray()
         async for chunk in request.stream():
+            received(len(chunk))
             block += chunk
             if len(block) >= BLOCK:
                 await run_in_threadpool(file.write, bytes(block))

@@ -1,8 +1,10 @@
-"""The most recently uploaded images, listed in memory and stored in one folder.
+"""The most recently uploaded images, listed in memory and stored in one folder; and those that are arriving.
 
 While it arrives, an upload is the file `<id>.part`, afterwards `<id>/<its name>`, so that names can't collide.
 """
 
+import asyncio
+import math
 import shutil
 import threading
 from contextlib import suppress
@@ -16,7 +18,38 @@ from vaelens.web.job import ID, new_id
 MAX_UPLOADS = 32  # kept at a time; the least recently used go first
 MAX_PIXELS = 2**24
 PART = ".part"
+GRACE = 2.0  # seconds over which a rate is measured, and in which no upload has to give way
 GONE = "that upload isn't here any more. Upload the image again."
+
+
+class Arrival:
+    """An upload that is arriving: how fast, and the deadline by which it can be ended. Times are the event loop's."""
+
+    def __init__(self, deadline: asyncio.Timeout, now: float) -> None:
+        self.deadline = deadline
+        self._received, self._began = 0, now
+        self._marks = [(now, 0), (now, 0)]  # when so many bytes had come: the last two, at least GRACE apart
+
+    def add(self, count: int, now: float) -> None:
+        """Note that so many bytes have come."""
+        self._received += count
+        if now - self._marks[1][0] >= GRACE:
+            self._marks = [self._marks[1], (now, self._received)]
+
+    def rate(self, now: float) -> float:
+        """Bytes per second of late; infinite for one that has only begun."""
+        at, received = self._marks[0]
+        return (self._received - received) / (now - at) if now - self._began >= GRACE else math.inf
+
+
+def end_slowest(arriving: list[Arrival], rate: float, now: float) -> bool:
+    """End the slowest if it is slower than that many bytes per second; False if none is."""
+    slowest = min(arriving, key=lambda one: one.rate(now), default=None)
+    if slowest is None or slowest.rate(now) >= rate:
+        return False
+    arriving.remove(slowest)
+    slowest.deadline.reschedule(now)
+    return True
 
 
 class Uploads:
