@@ -6,12 +6,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vaelens.adapters.autoencoders import build_network
-from vaelens.download.hub import HUB_ID, RemoteFile, fetch
+from vaelens.download.hub import HUB_ID, RemoteFile, fetch, is_inner
 from vaelens.download.hub_addresses import HubAddress, is_address, parse_hub_address
 from vaelens.errors import BadInputError, UsageError
 from vaelens.families.spec import spec_values
 from vaelens.files import StrPath, sha256_file
-from vaelens.json_reading import read_json
+from vaelens.json_reading import quoted, read_json
 from vaelens.runtime import DEFAULT, Notify, Runtime
 from vaelens.tensors.file_types import PICKLED
 from vaelens.text.paths import user_path
@@ -97,6 +97,10 @@ def check_source(source: StrPath, subfolder: str | None = None) -> str:
     text = os.fspath(source)
     if not text:
         raise UsageError("an empty name is no VAE. Name one of `vaelens list`, a file, folder, hub id or address.")
+    if subfolder and not is_inner(subfolder):
+        raise UsageError(
+            f"{text}: {quoted(subfolder)} can't be a folder in it: name its path from there, without any '..'."
+        )
     path = _local(text)
     if path is not None:
         if subfolder and not (path / subfolder).is_dir():

@@ -53,7 +53,7 @@ def test_what_does_not_exist_is_named(fetched: Fetch, file: dict[str, str], fact
     assert all(name in str(error.value) for name in file.values())
 
 
-@pytest.mark.parametrize("file", [{"repo": "a/b/c/d"}, {"filename": "../escape.json"}, {"filename": "/etc/hostname"}])
+@pytest.mark.parametrize("file", [{"repo": "a/b/c/d"}, {"filename": "/etc/hostname"}, {"filename": "vae\\a"}])
 def test_an_impossible_name_is_a_usage_error(hub: HubStandin, fetched: Fetch, file: dict[str, str]) -> None:
     with pytest.raises(UsageError):
         fetched(**file)
@@ -83,7 +83,6 @@ def test_without_a_network_the_cache_is_used(fetched: Fetch, notices: list[str],
     [
         ("https://hub.invalid", ": hub.invalid can't be found (DNS)"),
         ("https://{host}", ": {host} can't prove who it is (TLS)"),  # where only http is spoken
-        ("{host}", "HF_ENDPOINT should begin with https://"),
     ],
 )
 def test_a_wrong_endpoint_is_named(hub: HubStandin, fetched: Fetch, monkeypatch: Any, endpoint: str, fact: str) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+import huggingface_hub as hub
 from huggingface_hub import constants
 
 from vaelens.download.failures import error_names, library_errors
+from vaelens.errors import UsageError
 from vaelens.process import Shared
 
 # Seconds before each repetition. A hub that never answers is given up after 4 x HF_HUB_ETAG_TIMEOUT + 7 = 47 s.
@@ -40,11 +42,18 @@ def with_retries(
     """What `call` returns; it is repeated after each of `waits` while it fails for one of the `temporary` reasons.
 
     The waits begin again after a call that left `received()`, a number of bytes, larger than it ever was.
+
+    Raises UsageError for proxies and a token with which no request can be made.
     """
+    _open_session()
     most, left = received(), list(waits)
     while True:
         try:
             return call()
+        except UnicodeEncodeError:
+            raise UsageError(
+                "the token for the hub, from HF_TOKEN or `hf auth login`, has letters that no token has. Set it anew."
+            ) from None
         except library_errors() as error:
             if set(temporary).isdisjoint(error_names(error)):
                 raise
@@ -53,6 +62,18 @@ def with_retries(
             if not left:
                 raise
         time.sleep(left.pop(0))
+
+
+def _open_session() -> None:
+    """Raises UsageError where the library can't, which is where it reads the variables of proxies."""
+    try:
+        hub.get_session()
+    except Exception as error:  # noqa: BLE001 - httpx's own errors, ValueError, ImportError
+        names = ", ".join(name for name in os.environ if name.upper().endswith("_PROXY"))
+        why = "socks needs the package socksio" if isinstance(error, ImportError) else "one is no address of a proxy"
+        raise UsageError(
+            f"no request can be made with the proxies in {names}: {why}. Set http://host:port, or unset it."
+        ) from None  # the library's message may hold a password
 
 
 @contextmanager

@@ -52,7 +52,6 @@ HUB_REASONS = REASONS | {
     "403": f"access is refused (403): your account or token may not read it. {LOG_IN}",
     "404": "not found (404). Check the name on {page}.",
     "429": "too many requests (429). Wait a few minutes; logged in (`hf auth login`) you may send more.",
-    "UnsupportedProtocol": "{host} is no web address. HF_ENDPOINT should begin with https://.",
 }
 # The hub says that a repository doesn't exist to those who may not see it.
 REFUSALS = {"GatedRepoError", "RepositoryNotFoundError", "401", "403"}

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -30,6 +30,7 @@ from vaelens.download.failures import (
 )
 from vaelens.errors import CheckFailedError, NetworkError, UsageError
 from vaelens.files import sha256_file
+from vaelens.json_reading import quoted
 from vaelens.runtime import DEFAULT, Notify, Runtime
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -196,9 +197,8 @@ def _not_cached(file: RemoteFile, offline: bool) -> NetworkError:
 
 def _look_up(file: RemoteFile) -> object:
     """A path (str), None, or the library's mark for a file that the repository is known not to have."""
-    name = Path(file.filename)
     try:
-        if name.is_absolute() or ".." in name.parts:  # the library's 1.32 would leave the cache with them
+        if not is_inner(file.filename) or not is_inner(file.revision):  # the library's 1.32 would leave the cache
             raise ValueError
         return hub.try_to_load_from_cache(file.repo, file.filename, revision=file.revision, repo_type=file.repo_type)
     except ValueError:
@@ -216,9 +216,25 @@ def _request(file: RemoteFile) -> Request:
 
 
 def endpoint() -> str:
-    """The hub's address, without the user and password that HF_ENDPOINT may carry."""
-    parts = urlsplit(constants.ENDPOINT)
+    """The hub's address, without the user and password that HF_ENDPOINT may carry. Raises UsageError for no address."""
+    try:
+        parts = urlsplit(constants.ENDPOINT)
+        host, _ = parts.hostname, parts.port  # a port that is none raises ValueError
+        if parts.scheme not in {"http", "https"} or not host or not host.isprintable() or " " in host:
+            raise ValueError
+    except ValueError:
+        shown = quoted(constants.ENDPOINT.rpartition("@")[2])  # before it may stand a password
+        raise UsageError(
+            f"HF_ENDPOINT is {shown}, which is no web address. Set it to https://huggingface.co, or unset it."
+        ) from None
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def is_inner(name: str) -> bool:
+    """Whether it names something inside a repository or folder on every system: no way out of it, and no odd bytes."""
+    path = PurePosixPath(name)
+    odd = any(c < " " or c in "\\\x7f" or "\ud800" <= c <= "\udfff" for c in name)
+    return not odd and not path.is_absolute() and ".." not in path.parts and not PureWindowsPath(name).drive
 
 
 def repo_name(repo: str, repo_type: RepoType, revision: str = "main") -> str:
@@ -239,4 +255,6 @@ def folder_of(repo: str, repo_type: RepoType) -> str:
 
 def impossible_name(name: str) -> UsageError:
     """The error for a name that no repository or file can have."""
-    return UsageError(f"{name}: no such name can be on the hub. A repository is named owner/name.")
+    return UsageError(
+        f"{name}: no such name can be on the hub. A repository is named owner/name, a file by its path in it."
+    )

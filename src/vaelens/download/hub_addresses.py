@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from vaelens.download.hub import HUB_ID, endpoint
+from vaelens.download.hub import HUB_ID, endpoint, is_inner
 from vaelens.errors import UsageError
 
 HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
@@ -52,7 +52,8 @@ def parse_hub_address(text: str) -> HubAddress:
     if not HUB_ID.fullmatch(repo) or pieces[0] in {"datasets", "spaces", "api", "papers", "docs", "collections"}:
         raise UsageError(f"{text}: not the page of a model on the hub, {endpoint()}/owner/name. Check the address.")
     inner = "/".join(rest)  # split again: a piece may have held an escaped slash
-    if {".", ".."} & {*inner.split("/")} or not inner.isprintable() or (rest and rest[0] not in VIEWS):
+    odd = "." in inner.split("/") or not inner.isprintable() or not is_inner(inner)
+    if odd or (rest and rest[0] not in VIEWS):
         raise UsageError(f"{text}: no page of a file or folder of {repo}. Name {repo}, or the page of a file in it.")
     revision, path = (rest[1], rest[2:]) if len(rest) > 1 else ("main", [])
     if revision == "refs" and len(path) >= 2:  # refs/pr/1

@@ -16,8 +16,10 @@ from vaelens.download.hub import (
     RemoteFile,
     RepoType,
     blob_of,
+    endpoint,
     folder_of,
     impossible_name,
+    is_inner,
     page_of,
     repo_name,
 )
@@ -56,6 +58,8 @@ def list_files(
     name = repo_name(repo, repo_type, revision)
     try:
         validate_repo_id(repo)
+        if not is_inner(revision):
+            raise ValueError
     except ValueError:
         raise impossible_name(name) from None
     path = cache_folder() / "listings" / folder_of(repo, repo_type) / f"{quote(revision, safe='')}.json"
@@ -84,6 +88,7 @@ def list_files(
 
 def _from_hub(name: str, repo: str, repo_type: RepoType, revision: str) -> Listing:
     """What the hub lists now."""
+    endpoint()  # or UsageError
     api = f"{constants.ENDPOINT}/api/{repo_type}s/{repo}"
     request = Request(
         f"Can't list the files of {name}",
