@@ -17,8 +17,8 @@ from vaelens.json_reading import JSON_DEPTH, parse_json, read_json
         (b'{"a": 1, "a": 2}', "the key 'a' stands twice"),
         (b"[1e999]", "too large"),
         (b"[-1e999]", "too large"),
-        (b"[NaN]", "NaN is no number"),
-        (b"[-Infinity]", "no number"),
+        (b"[NaN]", "NaN isn't valid JSON"),
+        (b"[-Infinity]", "-Infinity isn't valid JSON"),
         (b"[" + b"7" * 21 + b"]", "21 digits"),
         (b"[" + b"7" * 5000 + b"]", "5,000 digits"),
         (b"[0." + b"7" * 500 + b"]", "502 digits"),
@@ -49,11 +49,11 @@ def test_json_as_files_hold_it_is_read(tmp_path: Path) -> None:
             read_json(tmp_path / "a.json")
     with pytest.raises(BadInputError, match="can't be read as JSON"):
         read_json(tmp_path)
-    with pytest.raises(BadInputError, match=r"can't be read as JSON: it is no ordinary file"):
+    with pytest.raises(BadInputError, match=r"can't be read as JSON: it isn't an ordinary file"):
         read_json(Path("/dev/zero"))
 
 
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(BadInputError, match="no ordinary file"):
+    with pytest.raises(BadInputError, match="isn't an ordinary file"):
         read_json(tmp_path / "config.json")

@@ -61,7 +61,7 @@ def read_json(path: Path, *, limit: int = JSON_BYTES, values: int = JSON_VALUES)
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
-            raise ValueError("it is no ordinary file")
+            raise ValueError("it isn't an ordinary file")
         with path.open("rb") as file:
             found = parse_json(file.read(limit + 1), limit=limit, values=values)
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def _number(digits: str) -> float:
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON's")
+    raise ValueError(f"{name} isn't valid JSON")
 
 
 def _check_values(found: Any) -> None:

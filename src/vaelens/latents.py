@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UsageError
@@ -16,6 +16,7 @@ from vaelens.tensors.writing import safetensors_bytes
 from vaelens.text.paths import is_folder, user_path
 from vaelens.vae import latents_sha256
 from vaelens.weights.registry import registry
+from vaelens.wrong_fields import explain_error
 
 LATENTS_KEY = "vaelens_latents"  # in the metadata of a file of latents
 SUFFIXES = {".safetensors", ".latent"}
@@ -109,18 +110,25 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
         raise BadInputError(
             f"{path}: a file of latents holds one tensor [b,c,h,w]; this one holds {some}. Name another file."
         )
-    try:
-        metadata = _Metadata.model_validate(parse_json(opened.metadata.get(LATENTS_KEY, "{}")))
-    except (UsageError, ValueError) as error:  # pydantic's errors are ValueErrors
-        reason = " ".join(str(error).split())[:100]
-        raise BadInputError(
-            f"{path}: its vaelens metadata is damaged ({reason}). Use the original, or a file without such metadata."
-        ) from error
+    metadata = _read_metadata(opened)
     found = metadata.latent_space
     if space is not None and found not in {None, space}:
         raise UsageError(f"{path}: its latents are of {found}, not of {space} (--space). Leave out --space.")
     tensor = opened.read(names)[names[0]].float()
     return _split(tensor, found or space, metadata.provenance)
+
+
+def _read_metadata(opened: TensorFile) -> _Metadata:
+    values: object = None
+    try:
+        values = parse_json(opened.metadata.get(LATENTS_KEY, "{}"))
+        return _Metadata.model_validate(values)
+    except (UsageError, ValueError) as error:
+        reason = explain_error(error, values) if isinstance(error, ValidationError) else str(error).rstrip(".")
+        raise BadInputError(
+            f"{opened.path}: its vaelens metadata is damaged: {reason}. Use the original, or a file without such "
+            "metadata."
+        ) from error
 
 
 def _from_comfyui(opened: TensorFile, space: str | None) -> list[Latent]:

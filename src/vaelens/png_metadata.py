@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from vaelens.decoding import Decoded
 from vaelens.errors import BadInputError, UsageError
@@ -17,6 +17,7 @@ from vaelens.images.reading import read_text
 from vaelens.json_reading import parse_json
 from vaelens.latents import Latent, PromptProvenance, Provenance
 from vaelens.sampling import Size
+from vaelens.wrong_fields import explain_error
 
 PNG_KEY = "vaelens"
 SHEET_KEY = "sheet"  # in the JSON of a sheet: the metadata of each of its images
@@ -122,6 +123,7 @@ def read_png_metadata(path: StrPath) -> PngMetadata:
         raise BadInputError(
             f"{path} has no metadata of vaelens, as `generate` and `compare` write it, so it can't be replayed.{hint}"
         )
+    values: Any = None
     try:
         values = parse_json(text[PNG_KEY])
         sheet = cast(dict[str, Any], values).get(SHEET_KEY) if isinstance(values, dict) else None
@@ -131,9 +133,14 @@ def read_png_metadata(path: StrPath) -> PngMetadata:
                 f"{path} is a sheet of {count} images, and replay takes one. `compare -o FOLDER/` writes each alone."
             )
         return PngMetadata.model_validate_json(text[PNG_KEY], strict=True)
-    except (UsageError, ValueError, TypeError, OverflowError) as error:  # pydantic's errors are ValueErrors
-        reason = " ".join(str(error).split())[:100]
-        raise BadInputError(f"{path}: its metadata can't be replayed ({reason}). Use the original image.") from error
+    except ValidationError as error:
+        raise _damaged(path, explain_error(error, values)) from error
+    except (UsageError, ValueError, TypeError, OverflowError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: StrPath, reason: str) -> BadInputError:
+    return BadInputError(f"{path}: its metadata can't be replayed: {reason.rstrip('.')}. Use the original image.")
 
 
 def _quoted(value: str) -> str:

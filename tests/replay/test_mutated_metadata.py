@@ -3,19 +3,24 @@
 import copy
 import json
 import os
+import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from support.properties import MB, ROOM, Tally, commands, examples, run_command
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.boxes import read_boxes
 from vaelens.images.writing import encode_png
+from vaelens.latents import LATENTS_KEY, read_latents
 from vaelens.png_metadata import PngMetadata, read_png_metadata
 from vaelens.replay.reproduction import replay
 from vaelens.web.request import read_request
@@ -216,6 +221,55 @@ def test_metadata_of_another_json_type_is_refused(path: tuple[Any, ...], value: 
         return
     with pytest.raises(BadInputError, match="can't be replayed"):
         read_png_metadata(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("threads",), "abc", "field 'threads': expected a whole number (found 'abc')"),
+        (("provenance", "seed"), "1", "field 'provenance.seed': expected a whole number (found '1')"),
+        (("provenance", "sampling", "steps"), 1.5, "field 'provenance.sampling.steps': expected a whole number"),
+        (("provenance", "sampling", "size", 0), None, "field 'provenance.sampling.size.0': expected a whole number"),
+        (("provenance", "model", "source"), "x", "field 'provenance.model.source': expected 'embedded', 'folder'"),
+        (("provenance",), 3, "field 'provenance': expected an object (found 3)"),
+        (("versions", "vaelens"), [1], "field 'versions.vaelens': expected text (found [1])"),
+        (("vae",), KeyError, "field 'vae': it is missing"),
+        (("size",), [1, 2, 3], "field 'size': expected at most 2 values (found 3)"),
+        ((), [], "expected an object (found [])"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_is_expected_and_found(
+    path: tuple[Any, ...], value: Any, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(pixels(), {"vaelens": json.dumps(changed(METADATA, path, value))}))
+    with pytest.raises(BadInputError) as error:
+        read_png_metadata(tmp_path / "a.png")
+    assert f"a.png: its metadata can't be replayed: {message}" in str(error.value)
+
+
+def test_no_wrong_field_is_explained_in_the_words_of_the_library(tmp_path: Path) -> None:
+    """Every place with values of every type, of an image's metadata and of a latents file's."""
+    for path in places(METADATA):
+        for value in ("abc", 1.5, True, None, [], [[1]], {}, KeyError):
+            wrong = changed(METADATA, path, value)
+            (tmp_path / "a.png").write_bytes(encode_png(pixels(), {"vaelens": json.dumps(wrong)}))
+            said = [_error(lambda: read_png_metadata(tmp_path / "a.png"))]
+            if path[:1] == ("provenance",) and isinstance(wrong, dict):
+                metadata = {LATENTS_KEY: json.dumps({"provenance": wrong.get("provenance")})}
+                save_file({"latents": torch.zeros(1, 4, 1, 1)}, tmp_path / "a.safetensors", metadata)
+                said.append(_error(lambda: read_latents(tmp_path / "a.safetensors")))
+            for text in said:
+                assert not re.search(r"[Ii]nput should|pydantic|validation error|Provenance|valid (int|str)", text), (
+                    text
+                )
+
+
+def _error(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except BadInputError as error:
+        return str(error)
+    return ""
 
 
 def test_a_name_in_metadata_that_no_file_can_have_is_only_a_name(tmp_path: Path) -> None:

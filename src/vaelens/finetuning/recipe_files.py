@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.finetuning.recipe import TABLES, Recipe, field_names
+from vaelens.wrong_fields import explain_error
 
 RECIPES = files("vaelens.finetuning").joinpath("recipes")
 EXPLANATIONS = ("published", "chosen")
@@ -211,10 +212,10 @@ def _validated(values: dict[str, Any], label: str) -> Recipe:
     try:
         return Recipe(**values)
     except ValidationError as error:
-        raise UsageError(f"{label}: {_first_error(error)}") from error
+        raise UsageError(f"{label}: {_first_error(error, values)}") from error
 
 
-def _first_error(error: ValidationError) -> str:
+def _first_error(error: ValidationError, values: Mapping[str, Any]) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     match first["type"]:
@@ -227,8 +228,7 @@ def _first_error(error: ValidationError) -> str:
         case "value_error":
             return f"{first['msg'].removeprefix('Value error, ')}."
         case _:
-            expected = first["msg"][0].lower() + first["msg"][1:]
-            return f"{name} is {first['input']!r}: {expected}."
+            return f"{explain_error(error, values)}. Correct it."
 
 
 def _closest_field(name: str) -> str:

@@ -19,6 +19,7 @@ from vaelens.families.family import Family
 from vaelens.families.spec import VAESpec, config_values
 from vaelens.json_reading import parse_json, quoted
 from vaelens.weights.registry import frozen, registry
+from vaelens.wrong_fields import explain_value
 
 SPEC_KEY = "vaelens"  # in the metadata of a file of weights
 METADATA_VERSION = 1
@@ -128,7 +129,7 @@ def metadata_source(text: str, family: Family, where: str) -> SpecSource:
         flat |= {f: values[f] for f in SPEC_FIELDS}
         other = values.get("other_fields", {})
         if not isinstance(other, dict):
-            raise TypeError("other_fields is no object")
+            raise TypeError("other_fields isn't an object")
         other = cast(dict[str, Any], other)
         _, odd = family.from_config_json(other)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -147,8 +148,8 @@ def check_types(family: Family, source: SpecSource, where: str) -> None:
         try:
             types[name].validate_python(value)
         except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
-            raise BadInputError(f"{where}: {name} is {quoted(value)} by {source.name}: {reason}.") from error
+            wrong = explain_value(error.errors(include_url=False)[0])
+            raise BadInputError(f"{where}: field {name!r} by {source.name}: {wrong}. Use the original file.") from error
 
 
 @cache
