@@ -15,10 +15,10 @@ from vaelens.tensors.tensor_file import TensorFile
 from vaelens.tensors.writing import safetensors_bytes
 from vaelens.text.paths import is_folder, user_path
 from vaelens.vae import latents_sha256
+from vaelens.weights.other_networks import LATENTS_KEY, other_networks
 from vaelens.weights.registry import registry
 from vaelens.wrong_fields import explain_error
 
-LATENTS_KEY = "vaelens_latents"  # in the metadata of a file of latents
 SUFFIXES = {".safetensors", ".latent"}
 COMFYUI, COMFYUI_FORMAT_0 = "latent_tensor", "latent_format_version_0"  # tensors of a .latent file; the second is empty
 
@@ -107,8 +107,9 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
     names = [name for name, shape in opened.shapes.items() if len(shape) == 4]
     if len(opened.shapes) != 1 or len(names) != 1:
         some = ", ".join(f"{n} {list(s)}" for n, s in list(opened.shapes.items())[:3]) or "nothing"
+        what = " and ".join(other_networks(opened)) or some
         raise BadInputError(
-            f"{path}: a file of latents holds one tensor [b,c,h,w]; this one holds {some}. Name another file."
+            f"{path}: a file of latents holds one tensor [b,c,h,w]; this one holds {what}. Name another file."
         )
     metadata = _read_metadata(opened)
     found = metadata.latent_space

@@ -134,7 +134,7 @@ def read_png_metadata(path: StrPath) -> PngMetadata:
             )
         return PngMetadata.model_validate_json(text[PNG_KEY], strict=True)
     except ValidationError as error:
-        raise _damaged(path, explain_error(error, values)) from error
+        raise _damaged(path, explain_error(error, cast(object, values))) from error
     except (UsageError, ValueError, TypeError, OverflowError) as error:
         raise _damaged(path, str(error)) from error
 

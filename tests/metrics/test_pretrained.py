@@ -116,7 +116,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], type[VaelensError], str
     "a NaN": (lambda s: s | {LAST: s[LAST] * torch.nan}, CheckFailedError, "lin4.model.1.weight holds 256 values"),
     "an infinity": (lambda s: s | {LAST: s[LAST].clone().index_fill_(1, torch.tensor(0), torch.inf)}, CheckFailedError,
                     "holds 1 value that is NaN or infinite"),
-    "a list": (lambda s: [*s.values()], BadInputError, "holds no table of tensors, but a list"),
+    "a list": (lambda s: [*s.values()], BadInputError, "holds a list, not a table of tensors"),
 }  # fmt: skip
 
 
@@ -144,10 +144,10 @@ def test_a_file_cut_anywhere_is_damaged(legacy: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("w.pth", b"", "is an empty file"),
+        ("w.pth", b"", "is empty"),
         ("w.pth", b"\n <!DOCTYPE html><html>log in</html>", "is an HTML page"),
-        ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
-        ("w.pth", b"\x93\x00any bytes" * 99, "is damaged or no file of weights"),
+        ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ("w.pth", b"\x93\x00any bytes" * 99, "is damaged, or isn't a file of weights"),
         ("w.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "is incomplete: 9 of at least 24 bytes"),
     ],
 )
@@ -161,7 +161,7 @@ def test_something_else_is_named(name: str, content: bytes, words: str, tmp_path
 def test_no_file_and_no_such_network(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="No such file"):
         read_network("vgg16", tmp_path / "none.pth")
-    with pytest.raises(BadInputError, match="no ordinary file"):
+    with pytest.raises(BadInputError, match="is a folder, not a file of weights"):
         read_network("vgg16", tmp_path)
     for ask in (read_network, lambda n: missing([n]), lambda n: load_networks([], {n: HEADS / "vgg.pth"})):
         with pytest.raises(UsageError, match=r"no metric network is called 'vgg19'\. Known: inception, vgg16, alexnet"):

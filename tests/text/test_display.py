@@ -20,9 +20,9 @@ def test_what_could_control_a_terminal_is_escaped(text: str, shown: str) -> None
 
 
 def test_a_long_message_keeps_what_where_and_what_to_do() -> None:
-    words = message_line(f"photo.png: a damaged image: {'x' * 100_000} {'why ' * 100_000}. Copy it anew.")
+    words = message_line(f"photo.png: a damaged image: {'x' * 100_000} {'why ' * 100_000}. Copy it again.")
     assert words.startswith("photo.png: a damaged image: xxx")
-    assert words.endswith("Copy it anew.")
+    assert words.endswith("Copy it again.")
     assert "xxx why" in words, "a long word alone doesn't push out the rest"
     assert len(words) <= LONGEST_MESSAGE
     assert len(message_line("\x1b" * 10**6)) <= LONGEST_MESSAGE

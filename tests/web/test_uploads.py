@@ -54,7 +54,7 @@ def test_an_uploads_name_is_only_a_name(server: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [(b"", "is empty"), (b"<svg xmlns=''/>", "SVG"), (b"text", "no image")]
+    ("content", "sentence"), [(b"", "is empty"), (b"<svg xmlns=''/>", "SVG"), (b"text", "is a text file, not an image")]
 )
 def test_an_upload_that_is_no_image_is_refused(server: Served, content: bytes, sentence: str) -> None:
     status, answer = server.upload(content)

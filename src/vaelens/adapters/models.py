@@ -22,6 +22,7 @@ from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.text.paths import user_path
 from vaelens.weights.config_json import space_of_config
+from vaelens.weights.other_networks import other_networks
 from vaelens.weights.reading import space_of_checkpoint
 from vaelens.weights.registry import embedded_model_path, registry
 
@@ -206,8 +207,10 @@ def _from_checkpoint(path: Path, runtime: Runtime) -> ModelFiles:
     space = space_of_checkpoint(opened)
     unet = opened.shapes.get("model.diffusion_model.input_blocks.0.0.weight")
     if space not in {"sd1", "sdxl"} or unet is None:
+        found = " and ".join(other_networks(opened))
         raise BadInputError(
-            f"{path}: not a whole checkpoint of Stable Diffusion 1.x, 2.x or XL. Name a folder or a hub id."
+            f"{path} is {found or 'something else'}, not a whole checkpoint of Stable Diffusion 1.x, 2.x or XL. Name a "
+            "folder or a hub id."
         )
     if unet[1] != 4:
         raise BadInputError(

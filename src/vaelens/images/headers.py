@@ -16,6 +16,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from vaelens.errors import BadInputError, ResourceError, UsageError, VaelensError
+from vaelens.file_kinds import HEAD, TEXT, file_kind
 from vaelens.images.formats import jpeg, jpeg2000, png, tiff
 from vaelens.process import Shared, without_warnings
 from vaelens.resources import is_out_of_memory
@@ -24,10 +25,8 @@ from vaelens.text.paths import why_unreadable
 MAX_PIXELS = 2**26  # 67 million: 1.1 GB while one is read
 MOST_STORED = 16  # times as many pixels may be stored, where a format is shrunk while it is decoded
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
-HEAD = 1024  # bytes that show what a file is
 LARGE_READ = 2**20  # bytes
 PER_PIXEL = 16  # bytes of memory that reading takes
-REFUSED = {b"%!PS": "EPS or PostScript", b"8BPS": "PSD", b"%PDF": "PDF", b"\xc5\xd0\xd3\xc6": "EPS"}
 MAX_READS = 200_000  # of one file: a large PNG takes some 50,000
 COUNTING_READS = {"TIFF": 30_000, "GIF": 200_000}  # to count frames; in TIFF, the cost of each grows with their number
 LARGE_ENOUGH = 2**23  # pixels: up to here, a JPEG is decoded at twice the size it is shrunk to
@@ -162,7 +161,7 @@ class DamagedImageError(BadInputError):
 def damaged(source: Source, reason: str) -> DamagedImageError:
     """The error for an image that isn't whole."""
     shown = "".join(c if c.isprintable() else " " for c in reason)[:200].rstrip(". ")
-    return DamagedImageError(f"{source.file}: a damaged or incomplete image: {shown}. Copy it anew.")
+    return DamagedImageError(f"{source.file}: a damaged or incomplete image: {shown}. Copy it again.")
 
 
 @contextmanager
@@ -178,7 +177,7 @@ def boundary(source: Source) -> Generator[None]:
     except _TooManyReadsError as error:
         raise BadInputError(
             f"{source.file}: its header or data come in over {MAX_READS} small parts, which would take very long to "
-            "read. Save the image anew."
+            "read. Save the image again."
         ) from error
     except Exception as error:
         if is_out_of_memory(error):
@@ -261,13 +260,9 @@ _without_limit = Shared(_no_limit)
 
 def _refuse_by_kind(source: Source, stream: BinaryIO) -> None:
     head = stream.read(HEAD)
-    if not head:
-        raise BadInputError(f"{source.file} is empty, not an image. Copy it anew.")
-    kind = next((name for magic, name in REFUSED.items() if head.startswith(magic)), None)
-    if kind is None and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<svg" in head.lower():
-        kind = "SVG"
-    if kind is not None:
-        raise BadInputError(f"{source.file} is {kind}, which vaelens doesn't draw. Export it as PNG first.")
+    kind = file_kind(head)
+    if kind is not None and kind.use != "image" and kind is not TEXT:  # a text may be one of the formats that are text
+        raise BadInputError(kind.instead_of_image(source.file))
     size = _webp_size(head)
     if size is not None:  # Pillow takes the memory before it tells the size
         _refuse_by_size(source, size, 1)
@@ -289,15 +284,18 @@ def _open(source: Source, stream: BinaryIO) -> Image.Image:
         return Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError as error:
         stream.seek(0)
-        form = _form_by_magic(stream.read(HEAD))
+        head = stream.read(HEAD)
+        form = _form_by_magic(head)
         if form:
             raise DamagedImageError(
                 f"{source.file} begins as a {form} file, but is damaged, or of a kind that can't be read. "
-                "Copy it anew, or save it as PNG."
+                "Copy it again, or save it as PNG."
             ) from error
+        if file_kind(head) is TEXT:
+            raise BadInputError(TEXT.instead_of_image(source.file)) from error
         known = ", ".join(FORMATS)
         raise BadInputError(
-            f"{source.file} is no image that vaelens knows ({known}). Convert it to PNG first."
+            f"{source.file} isn't an image that vaelens knows ({known}). Convert it to PNG first."
         ) from error
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UnsafeFileError, VaelensError
+from vaelens.file_kinds import PICKLE_STARTS, ZIP
 from vaelens.process import without_warnings
 from vaelens.resources import out_of_memory
-from vaelens.tensors.file_types import PICKLE_STARTS, ZIP, check_file
+from vaelens.tensors.file_types import check_file
 from vaelens.tensors.tensor_file import TensorFile
 
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -38,13 +39,11 @@ def open_pickle(path: Path) -> TensorFile:
     except Exception as error:  # a damaged pickle can raise anything
         raise _explained(error, path, head) from error
     if not isinstance(held, Mapping):
-        raise BadInputError(f"{path} holds no table of tensors, but a {type(held).__name__}. Is it the right file?")
+        raise BadInputError(f"{path} holds a {type(held).__name__}, not a table of tensors. Name another file.")
     named = cast("Mapping[object, object]", held)
     others = [f"{name} (a {type(t).__name__})" for name, t in named.items() if not (isinstance(name, str) and _fits(t))]
     if others:
-        raise BadInputError(
-            f"{path} holds more than named, dense tensors: {', '.join(others[:4])}. Is it another file?"
-        )
+        raise BadInputError(f"{path} holds more than named, dense tensors: {', '.join(others[:4])}. Name another file.")
     tensors = cast("Mapping[str, Tensor]", named)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     dtypes = {name: DTYPES.get(t.dtype, str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
@@ -62,4 +61,4 @@ def _explained(error: Exception, path: Path, head: bytes) -> VaelensError:
         return UnsafeFileError(f"{path} {holds} could run code; nothing in it was run. Use the published file.")
     # Not torch's own advice, which is to read the file without the restriction.
     reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or type(error).__name__
-    return BadInputError(f"{path} is damaged or no file of weights ({reason}). Download it again.")
+    return BadInputError(f"{path} is damaged, or isn't a file of weights ({reason}). Download it again.")

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from vaelens.errors import BadInputError, UnsafeFileError
+from vaelens.file_kinds import ARCHIVE, TEXT, file_kind
 from vaelens.json_reading import JSON_BYTES, parse_json, quoted
-from vaelens.tensors.file_types import PICKLED, ZIP, check_file
+from vaelens.tensors.file_types import PICKLED, check_file
 from vaelens.tensors.tensor_file import TensorFile
 
 HEADER_LIMIT = JSON_BYTES
+INSTEAD_OF_PICKLED = (
+    "vaelens doesn't open it. Use the .safetensors file of the same weights, which most publishers offer beside it."
+)
 LARGEST = 2**63 - 1  # of what torch takes as a size
 DIMENSIONS = 64
 BITS = {
@@ -32,17 +36,16 @@ def open_safetensors(path: Path) -> TensorFile:
     missing, incomplete, or something else than safetensors (which is named).
     """
     if path.suffix.lower() in PICKLED:
-        raise UnsafeFileError(
-            f"{path} is a pickled file, which can run any code when it is read; vaelens doesn't open it. "
-            "Use the .safetensors file of the same weights, which most publishers offer beside it."
-        )
+        raise UnsafeFileError(f"{path} is a pickled file, which can run any code when it is read; {INSTEAD_OF_PICKLED}")
     head, size = check_file(path)
     length = int.from_bytes(head[:8], "little")
-    if head.startswith(ZIP):
-        raise BadInputError(f"{path} is a zip archive, most likely a renamed pickled checkpoint, not safetensors.")
-    # A pickle's first bytes, read as a header's length, are absurd; a real header may begin with 0x80 too.
-    if length > HEADER_LIMIT and head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        raise BadInputError(f"{path} is a renamed pickled file, not safetensors. Get the .safetensors file.")
+    kind = file_kind(head)
+    if kind is not None and (kind.use == "pickle" or kind is ARCHIVE):
+        raise UnsafeFileError(
+            f"{path} is {kind.name}, and a pickled file can run any code when it is read; {INSTEAD_OF_PICKLED}"
+        )
+    if kind is TEXT:
+        raise BadInputError(kind.instead_of_weights(path))
     if size < 8:
         raise BadInputError(
             f"{path} isn't a safetensors file: it has only {size} bytes. Use the file of weights itself."
@@ -101,18 +104,18 @@ def _checked(path: Path, header: dict[str, Any], available: int, start: int) -> 
 
 def _metadata(held: object) -> dict[str, str]:
     if not isinstance(held, dict | None):
-        raise ValueError(f"__metadata__ is {quoted(held)}, no table")
+        raise ValueError(f"__metadata__ is {quoted(held)}, not a table")
     metadata = cast(dict[str, Any], held or {})
     for key, value in metadata.items():
         if not isinstance(value, str):
-            raise ValueError(f"__metadata__: {quoted(key)} is {quoted(value)}, no text")
+            raise ValueError(f"__metadata__: {quoted(key)} is {quoted(value)}, not text")
     return metadata
 
 
 def _entry(entry: object) -> tuple[tuple[int, ...], str, int, int]:
     """A tensor's shape, dtype, and where its bytes begin and end. Raises ValueError where they don't fit."""
     if not isinstance(entry, dict):
-        raise ValueError(f"{quoted(entry)} is no table")
+        raise ValueError(f"{quoted(entry)} isn't a table")
     held = cast(dict[str, Any], entry)
     shape, dtype, offsets = (held.get(key) for key in ("shape", "dtype", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:

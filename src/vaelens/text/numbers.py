@@ -1,4 +1,7 @@
-"""Texts to numbers, strictly. Python's int and float also take underscores, blanks and the digits of other scripts."""
+"""Texts to numbers, strictly, and numbers with their nouns.
+
+Python's int and float also take underscores, blanks and the digits of other scripts.
+"""
 
 import math
 import re
@@ -22,3 +25,8 @@ def parse_number(text: str) -> float:
     if not math.isfinite(number := float(text)):
         raise ValueError("not a number that can be computed with: it is too large")
     return number
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: 1 image, 1,000 images. `plural` is the noun's where it isn't the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

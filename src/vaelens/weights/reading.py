@@ -23,9 +23,11 @@ from vaelens.tensors.checks import check_shapes
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.tensors.sharded import is_index, open_index
 from vaelens.tensors.tensor_file import TensorFile
+from vaelens.text.numbers import counted
 from vaelens.weights.config_json import config_json_sources
 from vaelens.weights.fingerprint import Fingerprint, fingerprint
 from vaelens.weights.folders import find_config, find_weights
+from vaelens.weights.other_networks import is_latents, other_networks
 from vaelens.weights.registry import registry
 from vaelens.weights.spec_sources import SPEC_KEY, SpecSource, metadata_source, resolve, spec_source
 from vaelens.weights.wrappers import training_state, unwrapped_names
@@ -143,12 +145,7 @@ class _Raw:
 def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
     stored, found = _recognised(opened)
     if not found:
-        some = f" ({', '.join([*opened.shapes][:3])}, ...)" if opened.shapes else ""
-        count = len(opened.shapes)
-        raise BadInputError(
-            f"{opened.path} holds no VAE that vaelens knows among its {count} tensors{some}. "
-            "Name the file of a VAE, or of a checkpoint that has one."
-        )
+        raise _no_vae(opened)
     if len(found) > 1:
         shown = " and ".join(f"{prefix!r}" if prefix else "no prefix" for prefix, _, _ in found[:4])
         raise BadInputError(f"{opened.path} holds more than one VAE, under {shown}. Save the one you mean by itself.")
@@ -175,6 +172,22 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
         tensors |= other.read(other.shapes)
     left_out = (tuple(inner[n] for n in group) for group in (dropped, not_weights))
     return _Raw((opened, *others), family, layout, _prefix(names), tensors, *left_out)
+
+
+def _no_vae(opened: TensorFile) -> BadInputError:
+    """The error for a file without a VAE, which says what it holds instead, as far as that can be told."""
+    if is_latents(opened):
+        return BadInputError(
+            f"{opened.path} is a file of latents, not a VAE. Decode it with `vaelens compare --latents {opened.path}`."
+        )
+    advice = "Name the file of a VAE, or of a checkpoint that has one."
+    if others := other_networks(opened):
+        return BadInputError(f"{opened.path} is {' and '.join(others)} without a VAE. {advice}")
+    some = f" ({', '.join([*opened.shapes][:3])}, ...)" if opened.shapes else ""
+    return BadInputError(
+        f"{opened.path} holds no VAE that vaelens knows among its {counted(len(opened.shapes), 'tensor')}{some}. "
+        f"{advice}"
+    )
 
 
 def _recognised(opened: TensorFile) -> tuple[dict[str, str], list[tuple[str, Family, Layout]]]:
