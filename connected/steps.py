@@ -129,7 +129,7 @@ def run_steps(
 ) -> Iterator[Outcome]:
     """Run those that `outcomes` lacks, in order; each outcome is added there and to the log, then given.
 
-    An interrupt ends it, and is no outcome.
+    An interrupt ends it, and isn't an outcome.
     """
     for number, step in enumerate(steps, 1):
         if step.name in outcomes:

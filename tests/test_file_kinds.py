@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from support.commands import invoke
 from vaelens.errors import BadInputError, UnsafeFileError, VaelensError
-from vaelens.file_kinds import HEAD, file_kind
 from vaelens.images.reading import decode_file
 from vaelens.latents import read_latents
 from vaelens.loading import load
@@ -61,7 +60,7 @@ def tensors(*names: str, metadata: dict[str, str] | None = None) -> Written:
         (Path.mkdir, "is a folder, not an image", "Name the image files"),
     ],
 )
-def test_what_is_no_image_is_named_with_a_next_step(
+def test_what_is_not_an_image_is_named_with_a_next_step(
     written: bytes | Written, is_what: str, do_what: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "photo.png"
@@ -105,7 +104,7 @@ def test_what_is_no_image_is_named_with_a_next_step(
         (b"dear diary", "is a text file, not a file of weights", "Download the file itself again"),
     ],
 )
-def test_what_is_no_vae_is_named_with_a_next_step(
+def test_what_is_not_a_vae_is_named_with_a_next_step(
     written: bytes | Written, is_what: str, do_what: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "vae.safetensors"
@@ -134,10 +133,10 @@ def test_a_lora_given_as_latents_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [b"BM", b"\xff\x0a", b"<\0", b"P6", b"{}"])
-def test_a_safetensors_header_of_any_length_is_no_other_kind(start: bytes) -> None:
+def test_a_safetensors_header_of_any_length_is_not_taken_for_another_kind(start: bytes, tmp_path: Path) -> None:
     """The length of its header comes first: its bytes may be those with which other formats begin."""
     length = int.from_bytes(start, "little")
     header = json.dumps({"__metadata__": {"note": "<html><svg>"}}).ljust(length).encode()
-    found = file_kind((struct.pack("<Q", length) + header)[:HEAD])
-    assert found is not None
-    assert found.use == "weights"
+    (tmp_path / "a.png").write_bytes(struct.pack("<Q", length) + header)
+    with pytest.raises(BadInputError, match=r"a\.png is a safetensors file, not an image"):
+        decode_file(tmp_path / "a.png")

@@ -122,7 +122,7 @@ def written_beside(contents: Iterable[tuple[Path, Content]]) -> Generator[list[R
 def remove_leftovers(folder: Path, *, below: bool = False) -> None:
     """Remove the temporary files of killed processes in this folder, with `below` also in the folders inside it.
 
-    Files of a living process stay, and so do those of which it can't be told. What can't be removed is no error.
+    Files of a living process stay, and so do those of which it can't be told. What can't be removed is left.
     """
     for place, _, files in os.walk(folder):
         found: dict[str, list[str]] = {}

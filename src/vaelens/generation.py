@@ -88,7 +88,7 @@ class LatentGenerator:
             notes.append(f'{self.model.name} reads the prompt as "{read.prompt}".')
         if sampling.negative_prompt and sampling.guidance_scale is not None and sampling.guidance_scale <= 1:
             notes.append(
-                f"Guidance scale {sampling.guidance_scale:g} is no guidance, so the negative prompt has no effect."
+                f"Guidance scale {sampling.guidance_scale:g} turns guidance off, so the negative prompt has no effect."
             )
         if self.model.source == "embedded" and sampling.size != (self._pipe.side, self._pipe.side):
             notes.append(

@@ -27,7 +27,7 @@ def parse_json(text: bytes | str, *, limit: int = JSON_BYTES, values: int = JSON
     """What a text from elsewhere holds, in UTF-8 with or without a byte order mark; no more than `limit` bytes.
 
     Raises ValueError, with a reason to put into a sentence, for what isn't JSON, and for what JSON's grammar allows but
-    no file needs: a key that stands twice, numbers that aren't finite or have hundreds of digits, half a surrogate
+    no file needs: a key that appears twice, numbers that aren't finite or have hundreds of digits, half a surrogate
     pair, more than JSON_DEPTH levels, more than `values` values. Memory beyond the text's own is bounded by that.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
@@ -69,7 +69,7 @@ def read_json(path: Path, *, limit: int = JSON_BYTES, values: int = JSON_VALUES)
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path} can't be read as JSON: {reason(error)}. Use the original file.") from error
     if not isinstance(found, dict):
-        raise BadInputError(f"{path} holds no JSON object. Use the original file.")
+        raise BadInputError(f"{path} isn't a JSON object. Use the original file.")
     return cast(dict[str, Any], found)
 
 
@@ -91,7 +91,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {quoted(twice)} stands twice")
+        raise ValueError(f"the key {quoted(twice)} appears twice")
     return found
 
 

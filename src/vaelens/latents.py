@@ -13,6 +13,7 @@ from vaelens.sampling import Sampling, Size
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.tensors.writing import safetensors_bytes
+from vaelens.text.numbers import counted
 from vaelens.text.paths import is_folder, user_path
 from vaelens.vae import latents_sha256
 from vaelens.weights.other_networks import LATENTS_KEY, other_networks
@@ -155,7 +156,9 @@ def _from_comfyui(opened: TensorFile, space: str | None) -> list[Latent]:
     spec, old = registry().space_spec(space), registry().space_spec("sd1")
     if spec is None or spec.latent_channels != shape[1]:
         expected = f"latents of {space} have {spec.latent_channels}" if spec else f"vaelens knows no scale of {space}"
-        raise UsageError(f"{opened.path}: its latents have {shape[1]} channels, but {expected}. Name another --space.")
+        raise UsageError(
+            f"{opened.path}: its latents have {counted(shape[1], 'channel')}, but {expected}. Name another --space."
+        )
     tensor = opened.read([COMFYUI])[COMFYUI].float()
     if is_raw or spec != old:
         assert old is not None

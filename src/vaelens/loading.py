@@ -96,7 +96,7 @@ def check_source(source: StrPath, subfolder: str | None = None) -> str:
     """
     text = os.fspath(source)
     if not text:
-        raise UsageError("an empty name is no VAE. Name one of `vaelens list`, a file, folder, hub id or address.")
+        raise UsageError("the name of the VAE is empty. Name one of `vaelens list`, a file, folder, hub id or address.")
     if subfolder and not is_inner(subfolder):
         raise UsageError(
             f"{text}: {quoted(subfolder)} can't be a folder in it: name its path from there, without any '..'."

@@ -17,6 +17,7 @@ from vaelens.images.reading import read_text
 from vaelens.json_reading import parse_json
 from vaelens.latents import Latent, PromptProvenance, Provenance
 from vaelens.sampling import Size
+from vaelens.text.numbers import counted
 from vaelens.wrong_fields import explain_error
 
 PNG_KEY = "vaelens"
@@ -121,7 +122,7 @@ def read_png_metadata(path: StrPath) -> PngMetadata:
     if PNG_KEY not in text:
         hint = " It has another tool's `parameters`: use them with `generate`." if "parameters" in text else ""
         raise BadInputError(
-            f"{path} has no metadata of vaelens, as `generate` and `compare` write it, so it can't be replayed.{hint}"
+            f"{path} has no vaelens metadata, as `generate` and `compare` write it, so it can't be replayed.{hint}"
         )
     values: Any = None
     try:
@@ -130,7 +131,8 @@ def read_png_metadata(path: StrPath) -> PngMetadata:
         if isinstance(sheet, list):
             count = len(cast(list[Any], sheet))
             raise BadInputError(
-                f"{path} is a sheet of {count} images, and replay takes one. `compare -o FOLDER/` writes each alone."
+                f"{path} is a sheet of {counted(count, 'image')}, and replay takes one. `compare -o FOLDER/` writes "
+                "each alone."
             )
         return PngMetadata.model_validate_json(text[PNG_KEY], strict=True)
     except ValidationError as error:

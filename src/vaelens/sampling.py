@@ -54,7 +54,7 @@ def parse_seeds(text: str) -> list[int]:
         first, last = int(one[1]), int(one[2] or one[1])
         if not 0 <= last - first < MAX_SEEDS:
             raise UsageError(
-                f"{shortened(part)!r} is no range of seeds. A range ascends and holds at most {MAX_SEEDS:,} seeds."
+                f"{shortened(part)!r} isn't a range of seeds. A range ascends and holds at most {MAX_SEEDS:,} seeds."
             )
         found += range(first, last + 1)
     return found

@@ -20,6 +20,7 @@ from vaelens.files import write_atomic
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.writing import safetensors_bytes
+from vaelens.text.numbers import counted
 from vaelens.weights.fingerprint import Checksum, Fingerprint, checksum, fingerprint
 from vaelens.weights.folders import WEIGHT_NAMES
 from vaelens.weights.spec_sources import SPEC_KEY, metadata_text
@@ -51,7 +52,9 @@ class Encoded:
         count = len(self.posterior.mean)
         seeds = [seed] * count if isinstance(seed, int) else list(seed)
         if len(seeds) != count:
-            raise UsageError(f"{len(seeds)} seeds for {count} images; give one seed, or one per image.")
+            raise UsageError(
+                f"{counted(len(seeds), 'seed')} for {counted(count, 'image')}; give one seed, or one per image."
+            )
         for value in seeds:
             check_seed(value)
         generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
@@ -70,7 +73,7 @@ def check_rgb(spec: VAESpec, name: str) -> None:
     if channels != (3, 3):
         takes, gives = channels
         kinds = {1: "grey", 4: "RGBA"}
-        which = f"{takes} channels" + (f" ({kinds[takes]})" if takes in kinds else "")
+        which = counted(takes, "channel") + (f" ({kinds[takes]})" if takes in kinds else "")
         which += f", and gives {gives}" if gives != takes else ""
         raise UsageError(
             f"{name} is a VAE of images with {which}, and vaelens encodes and decodes RGB images only. Name a VAE with "

@@ -46,7 +46,7 @@ def test_a_download_is_announced_checked_and_cached(file: WebFile, server: WebSt
 
 
 def test_a_flipped_bit_in_the_noted_checksums_costs_no_file(file: WebFile, cache: Path) -> None:
-    """They are computed anew, and the intact copy stays."""
+    """They are computed again, and the intact copy stays."""
     path = fetch_web(file)
     notes = cache / "weights.pth.checked.json"
     content = bytearray(notes.read_bytes())

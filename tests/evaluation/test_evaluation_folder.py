@@ -143,7 +143,7 @@ def test_damaged_and_missing_sums_are_named_and_made_again(tmp_path: Path) -> No
         folder.moments("a", "y")
     notices: list[str] = []
     folder.start(PLAN, notices.append)
-    assert "sums/originals/00.safetensors had a wrong checksum and are measured anew" in notices[0]
+    assert "sums/originals/00.safetensors had a wrong checksum and are measured again" in notices[0]
     with pytest.raises(BadInputError, match=rf"{broken} is missing"):
         folder.moments(ORIGINALS, "x")
     for chunk in ORDER:

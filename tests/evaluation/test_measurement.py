@@ -1,4 +1,4 @@
-"""What `evaluate` writes of boxes, letters, equal images and changed weights, computed anew from the images."""
+"""What `evaluate` writes of boxes, letters, equal images and changed weights, computed again from the images."""
 
 import io
 import json

@@ -55,7 +55,7 @@ def test_an_evaluation_leaves_rows_record_and_report(whole: Run) -> None:
 
 
 def test_a_row_has_the_scores_of_its_image(whole: Run, photos: Path) -> None:
-    """One row, computed anew with Pillow and scikit-image from the protocol's words."""
+    """One row, computed again with Pillow and scikit-image from the protocol's words."""
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     name = "05.png"

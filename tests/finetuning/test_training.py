@@ -202,7 +202,7 @@ def test_invalid_calls_are_refused_before_anything_is_written(narrow: Path, phot
     vl.load("tiny-kl-f8", device="cpu").save(tmp_path / "file.safetensors")
     with pytest.raises(UsageError, match="is a file"):
         train(narrow, photos, tmp_path / "file.safetensors")
-    with pytest.raises(UsageError, match="is not empty and holds no training run"):
+    with pytest.raises(UsageError, match="isn't empty and doesn't hold a training run"):
         train(narrow, photos, empty.parent)
 
 

@@ -34,5 +34,5 @@ def test_what_a_process_leaves_that_was_killed_while_it_wrote_its_plan_is_remove
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".vaelens-mine").touch()
-    with pytest.raises(UsageError, match="is not empty and holds no training run"):
+    with pytest.raises(UsageError, match="isn't empty and doesn't hold a training run"):
         existing_plan(tmp_path)

@@ -197,7 +197,7 @@ OUT_OF_MEMORY = (
 def test_memory_that_runs_out_is_never_taken_for_damage(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str, error: Exception
 ) -> None:
-    """The image may be whole: so it is no bad image to be left out, and what to do is said."""
+    """The image may be whole: so it isn't left out as a bad image, and what to do is said."""
 
     def fail(*_: object, **__: object) -> None:
         raise error

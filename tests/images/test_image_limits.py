@@ -220,7 +220,7 @@ def scan_of(data: bytes) -> bytes:
     return whole[: whole.index(b"\xff\xda") + 14] + data
 
 
-REPETITIVE = {  # the same again and again, so that a search that starts anew at each place takes quadratic time
+REPETITIVE = {  # the same again and again, so that a search that starts again at each place takes quadratic time
     "comment signs in a ppm": b"P2 100 100 255\n" + b"#" * 300_000,
     "comment signs in a ppm, at its end": b"P2 100 100 255\n" + b"1 " * 9_999 + b"#" * 300_000,
     "comments in a ppm": b"P3 100 100 255\n" + b"#\n" * 400_000,
@@ -230,7 +230,7 @@ REPETITIVE = {  # the same again and again, so that a search that starts anew at
     "png texts that are left out": png(
         4, 4, bytes(52), before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_200_000))) * 3_000
     ),
-    "png texts that are no text": png(
+    "png texts that aren't text": png(
         4, 4, bytes(52), before=chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(b"\xff" * 1_000_000)) * 3_000
     ),
 }

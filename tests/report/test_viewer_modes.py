@@ -134,7 +134,7 @@ def test_fingers_tap_and_pinch_in_every_mode(open_page: Open, mode: str) -> None
     assert view.colour(SECOND, 0.6, 0.3) == GREEN
     assert view.transforms() == {view.page.eval_on_selector(".heat", "c => c.style.transform")}
     if mode == "flicker":
-        assert view.text(".shown-label .name") == "original", "a pinch is no tap"
+        assert view.text(".shown-label .name") == "original", "a pinch isn't a tap"
         assert view.colour(STACK, 0.6, 0.3) == RED
     view.swipe(*(view.point(STACK, 0.5, v) for v in (0.1, 0.3, 0.5, 0.7, 0.9)))
     assert (view.colour(SECOND, 0.6, 0.3), view.page.evaluate("scrollY")) == (YELLOW, 0), "a finger moves the region"

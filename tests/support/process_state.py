@@ -71,7 +71,7 @@ def process_state() -> dict[str, object]:
 
 
 def changes(before: dict[str, object], after: dict[str, object]) -> list[str]:
-    """What differs, a line each. A module imported for the first time, and what it sets up for itself, is no change."""
+    """What differs, a line each. A module imported for the first time, and what it sets up, isn't a change."""
     return [
         f"{name}: {_difference(old, new)}"
         for name in before | after

@@ -115,7 +115,7 @@ def _hangs(_number: int, _frame: FrameType | None) -> Any:
 
 
 def _reset_peak() -> int:
-    """The resident size in bytes, from which the peak is counted anew."""
+    """The resident size in bytes, from which the peak is counted again."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

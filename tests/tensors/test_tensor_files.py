@@ -22,11 +22,11 @@ from vaelens.tensors.safetensors_file import open_safetensors
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer"),
         (b"GGUF" + b"\0" * 99, "a GGUF file"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "a PNG image"),
-        (struct.pack("<Q", 2**40) + b"{}", "header of 1099511627776 bytes"),
+        (struct.pack("<Q", 2**40) + b"{}", "header of 1,099,511,627,776 bytes"),
         (struct.pack("<Q", 5) + b"{'a':", "isn't valid JSON"),
         (struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc", "isn't valid JSON"),
         (struct.pack("<Q", 2) + b"[]", "isn't a table"),
-        (struct.pack("<Q", 15) + b'{"a":1, "a":2} ', "stands twice"),
+        (struct.pack("<Q", 15) + b'{"a":1, "a":2} ', "appears twice"),
         (struct.pack("<Q", 8) + b'{"a": 1}', "malformed"),
     ],
 )
@@ -72,7 +72,7 @@ def write_header(file: Path, header: str | bytes, following: int = 8) -> Path:
         ('{"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 9]}', "the offsets are"),
         ('{"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}', "1e999 is too large"),
         ('{"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}', "doesn't begin where the one before ends"),
-        ('{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}', "4 bytes follow its last tensor"),
+        ('{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}', "4 bytes after its last tensor"),
         (
             '{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": '
             '{"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}',
@@ -102,7 +102,7 @@ def test_what_the_format_allows_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[" + "[]," * 5_300_000 + "[]]", "header of 15900004 bytes"),
+        ("[" + "[]," * 5_300_000 + "[]]", "header of 15,900,004 bytes"),
         ("[" + "[]," * 2_600_000 + "[]]", "more than 250,000 values"),
         ('["' + '","' * 2_600_000 + '"]', "more than 250,000 values"),
         ('{"__metadata__": {"a": "' + "\U0001f600" + "a" * 7_900_000 + '"}}', "4 times the memory"),

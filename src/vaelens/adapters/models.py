@@ -20,6 +20,7 @@ from vaelens.json_reading import read_json
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.text.numbers import counted
 from vaelens.text.paths import user_path
 from vaelens.weights.config_json import space_of_config
 from vaelens.weights.other_networks import other_networks
@@ -157,7 +158,8 @@ def download(model: ModelFiles, runtime: Runtime = DEFAULT) -> ModelFiles:
     if model.to_download:
         size = sum(file.size or 0 for file in model.to_download)
         runtime.notify(
-            f"{model.name}: {len(model.to_download)} files, {size / 1e9:.2f} GB. Files in the cache are not downloaded "
+            f"{model.name}: {counted(len(model.to_download), 'file')}, {size / 1e9:.2f} GB. Files in the cache are "
+            "not downloaded "
             "again."
         )
     for file in model.to_download:
@@ -214,14 +216,16 @@ def _from_checkpoint(path: Path, runtime: Runtime) -> ModelFiles:
         )
     if unet[1] != 4:
         raise BadInputError(
-            f"{path}: its UNet has {unet[1]} input channels, so it is an inpainting model. Name another model."
+            f"{path}: its UNet has {counted(unet[1], 'input channel')}, so it is an inpainting model. Name another "
+            "model."
         )
     widths = [shape[-1] for name, shape in opened.shapes.items() if name.endswith("attn2.to_k.weight")]
     width = widths[0] if widths else 0
     name = {768: "sd-v1-5", 1024: "sd-v2-1", 2048: "sdxl-base"}.get(width)
     if name is None:
         raise BadInputError(
-            f"{path}: its text embeddings have {width} channels, as no Stable Diffusion has. Name another model."
+            f"{path}: its text embeddings have {counted(width, 'channel')}, which no Stable Diffusion model has. "
+            "Name another model."
         )
     repo = registry().find_model(name).repo
     assert repo is not None

@@ -7,6 +7,7 @@ import typer
 from vaelens.cli import options
 from vaelens.cli.output import notice, progress, result, result_json, result_table
 from vaelens.errors import CheckFailedError, UsageError
+from vaelens.text.numbers import counted
 
 if TYPE_CHECKING:
     from vaelens.health import Health
@@ -90,7 +91,7 @@ def inspect(
         _show_health(examined)
     if not examined.finite:
         raise CheckFailedError(
-            f"{vae.name} gave NaN or infinite values in {len(examined.measured.failures)} passes. "
+            f"{vae.name} gave NaN or infinite values in {counted(len(examined.measured.failures), 'pass', 'passes')}. "
             + (
                 "Its weights are damaged: download the file again."
                 if dtype_name(vae.dtype) == "float32"

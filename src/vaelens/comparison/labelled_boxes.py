@@ -10,6 +10,7 @@ from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.drawing import Box
 from vaelens.images.reading import read_size
 from vaelens.latents import Latent
+from vaelens.text.numbers import counted
 
 
 class LabelledBoxes:
@@ -43,7 +44,7 @@ class LabelledBoxes:
         inside = tuple(box for box in boxes if box.left < box.right and box.top < box.bottom)
         if len(inside) < len(boxes):
             outside = len(boxes) - len(inside)
-            what = "1 box lies" if outside == 1 else f"{outside} boxes lie"
+            what = f"{counted(outside, 'box', 'boxes')} {'lies' if outside == 1 else 'lie'}"
             self.notes.append(f"{what} outside of {image.title} and {'is' if outside == 1 else 'are'} left out.")
         return replace(image, boxes=inside)
 

@@ -19,6 +19,7 @@ from vaelens.report import gallery
 from vaelens.report.gallery import Cell, Gallery, file_name
 from vaelens.report.record import vae_facts
 from vaelens.report.tables import Column, Table
+from vaelens.text.numbers import counted
 
 SHEET_NAME = "sheet.png"
 
@@ -38,7 +39,8 @@ class Comparison:
     failure: VaelensError | None = None
 
     def __repr__(self) -> str:
-        return f"Comparison({len(self.images)} latents, {len(self.vaes)} VAEs: {', '.join(self.vaes)})"
+        latents, vaes = counted(len(self.images), "latent"), counted(len(self.vaes), "VAE")
+        return f"Comparison({latents}, {vaes}: {', '.join(self.vaes)})"
 
     @property
     def vaes(self) -> list[str]:
@@ -77,7 +79,7 @@ class Comparison:
         flags = [one.flagged for _, _, one in self._decoded()]
         if any(flags):
             warnings.append(
-                f"The model's safety checker replaced {sum(flags)} of {len(flags)} images with black "
+                f"The model's safety checker replaced {sum(flags)} of {counted(len(flags), 'image')} with black "
                 "(--no-safety-checker turns it off)."
             )
         return warnings
@@ -164,7 +166,8 @@ class Comparison:
             if sampling.negative_prompt:
                 facts["negative prompt"] = sampling.negative_prompt
             facts["model"] = (
-                f"{model.name}, {model.scheduler}, {sampling.steps} steps, guidance scale {sampling.guidance_scale:g}, "
+                f"{model.name}, {model.scheduler}, {counted(sampling.steps or 0, 'step')}, guidance scale "
+                f"{sampling.guidance_scale:g}, "
                 f"{model.dtype}"
             )
         facts |= vae_facts(self.record["vaes"])
@@ -176,9 +179,7 @@ class Comparison:
             )
         if self.notes or self.warnings():
             facts["notes"] = " ".join([*self.notes, *self.warnings()])
-        facts["made with"] = f"vaelens {versions['vaelens']}, torch {versions['torch']}, {threads} thread" + "s" * (
-            threads != 1
-        )
+        facts["made with"] = f"vaelens {versions['vaelens']}, torch {versions['torch']}, {counted(threads, 'thread')}"
         return facts
 
 

@@ -36,6 +36,7 @@ from vaelens.loading import open_vae
 from vaelens.report.record import file_record, public_name
 from vaelens.runtime import Notify, Progress, Runtime, ShouldStop
 from vaelens.sampling import Sampling, Size
+from vaelens.text.numbers import counted
 from vaelens.text.private_paths import without_folders
 from vaelens.vae import VAE
 from vaelens.weights.names import distinct_names
@@ -200,7 +201,8 @@ def _check_stored(file: StrPath | None, latents: Sequence[Latent]) -> None:
         if known is not None and channels != known.latent_channels:
             expected = known.latent_channels
             raise UsageError(
-                f"{file}: its latents have {channels} channels, but latents of {latent.space} have {expected}."
+                f"{file}: its latents have {counted(channels, 'channel')}, but latents of {latent.space} have "
+                f"{expected}."
             )
 
 

@@ -1,6 +1,6 @@
 """Failed downloads in one sentence: what failed, why, and what to do next.
 
-The library's own messages never reach a user: they carry addresses, which may be signed. So ours are written anew,
+The library's own messages never reach a user: they carry addresses, which may be signed. So we write our own,
 and nothing is chained to them.
 """
 
@@ -17,6 +17,7 @@ import huggingface_hub as hub  # cheap: its parts load on first use, httpx among
 from huggingface_hub import constants
 
 from vaelens.errors import BadInputError, NetworkError, ResourceError
+from vaelens.text.numbers import counted
 from vaelens.text.paths import FULL
 
 RETRY = "Try again in a few minutes."
@@ -39,7 +40,7 @@ REASONS = {
     "ProxyError": "the proxy doesn't let it through. Check HTTPS_PROXY and NO_PROXY.",
     "ConnectTimeout": "{host} can't be reached: no answer to the connection. Check the network.",
     "TimeoutException": f"{{host}} accepts the connection and then stays silent, again and again. {RETRY}",
-    "UnsupportedProtocol": "{host} is no web address: it doesn't begin with https://.",
+    "UnsupportedProtocol": "{host} isn't a web address: it doesn't begin with https://.",
     "ConnectError": "{host} can't be reached. Check the network.",
     "TransportError": f"the connection to {{host}} broke, again and again. {RETRY}",
 }
@@ -144,7 +145,7 @@ def in_words(size: int | None) -> str:
     """`, 553 MB` to put after a file's name, exact below 1 MB, and empty where the size isn't known."""
     if size is None:
         return ""
-    return f", {size / 1e6:.0f} MB" if size >= 1e6 else f", {size:,} bytes"
+    return f", {size / 1e6:.0f} MB" if size >= 1e6 else f", {counted(size, 'byte')}"
 
 
 def check_room(name: str, folder: Path, needed: int, variable: str) -> None:

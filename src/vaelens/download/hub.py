@@ -185,7 +185,7 @@ def _check(path: Path, file: RemoteFile, digest: str | None) -> None:
         raise CheckFailedError(f"{file}: {what}, though {path} is what the hub has. Is the revision the right one?")
     for place in (path.resolve(), blob, path):
         place.unlink(missing_ok=True)
-    raise CheckFailedError(f"{file}: damaged, {what}. It is removed from the cache; run it again to download it anew.")
+    raise CheckFailedError(f"{file}: damaged, {what}. It is removed from the cache; run it again to download it again.")
 
 
 def _not_cached(file: RemoteFile, offline: bool) -> NetworkError:

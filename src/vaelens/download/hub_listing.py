@@ -27,6 +27,7 @@ from vaelens.download.web_files import cache_folder
 from vaelens.errors import NetworkError, VaelensError
 from vaelens.files import checked_json, read_checked_json, write_atomic
 from vaelens.runtime import DEFAULT, Runtime
+from vaelens.text.numbers import counted
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def list_files(
     if cached is not None and cached.commit == revision:
         return cached
     if cached is None and (cached := _snapshot(repo, repo_type, revision)) is not None:
-        which = f"the {len(cached.files):,} cached files of {name}, which may not be all"
+        which = f"the {counted(len(cached.files), 'cached file')} of {name}, which may not be all"
     if runtime.offline or constants.HF_HUB_OFFLINE:
         if cached is None:
             raise NetworkError(f"{not_cached(name, runtime.offline)}.")

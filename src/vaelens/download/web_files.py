@@ -78,7 +78,7 @@ def fetch_web(file: WebFile, runtime: Runtime = DEFAULT) -> Path:
                 return path
             if flaw is not ABSENT:
                 path.unlink()
-                runtime.notify(f"{file.name}: the cached copy was damaged, {flaw}. It is removed and downloaded anew.")
+                runtime.notify(f"{file.name}: the cached copy was damaged, {flaw}. It is removed and downloaded again.")
             _download(file, path, runtime)
     except OSError as error:
         raise not_written(error, file.name, path.parent, VARIABLE) from None

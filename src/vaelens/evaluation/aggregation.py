@@ -14,6 +14,7 @@ from vaelens.images.datasets.items import Dataset
 from vaelens.metrics.regions import STRATA
 from vaelens.metrics.statistics import Interval, Paired, Spread, paired, shared_images, spread
 from vaelens.runtime import Progress, silent
+from vaelens.text.numbers import counted
 from vaelens.weights.registry import registry
 
 LETTER = "letter"  # what all glyphs together are called
@@ -84,16 +85,20 @@ def _step(progress: Progress, what: str) -> Step:
 def _warnings(folder: EvaluationFolder, dataset: Dataset, rows: Sequence[Row], vaes: Sequence[str]) -> list[str]:
     """What a reader should know of the dataset before the numbers."""
     bad = len(folder.bad())
-    found = [f"{bad} image{'s' * (bad > 1)} couldn't be read and {'are' if bad > 1 else 'is'} left out."] if bad else []
+    found = [f"{counted(bad, 'image')} couldn't be read and {'are' if bad > 1 else 'is'} left out."] if bad else []
     count = len(folder.ids) - bad
     if count < FEW:
-        few = "1 image is" if count == 1 else f"{count} images are"
+        few = f"{counted(count, 'image')} {'is' if count == 1 else 'are'}"
         found.append(f"{few} too few to generalize from. Other images may show other differences.")
     boxes = sum(len(item.boxes) for item in dataset.items if item.id not in folder.bad())
     measured = sum(len(row.regions) for row in rows if row.vae == vaes[0])
     if measured < boxes and all(row.finite for row in rows):
         lost = boxes - measured
-        found.append(f"{lost} of {boxes} boxes lie outside the square that is measured, or are too small in it.")
+        found.append(
+            f"{lost} of {counted(boxes, 'box', 'boxes')} {'lies' if lost == 1 else 'lie'} outside the square that "
+            "is measured, or "
+            f"{'is' if lost == 1 else 'are'} too small in it."
+        )
     return found
 
 
@@ -104,7 +109,7 @@ def _left_out(
     found: list[str] = []
     lost = sum(not row.finite for row in rows)
     if lost:
-        what = "1 reconstruction has" if lost == 1 else f"{lost} reconstructions have"
+        what = f"{counted(lost, 'reconstruction')} {'has' if lost == 1 else 'have'}"
         found.append(f"{what} NaN or infinite values. Such an image is left out of every mean, of all VAEs.")
     found += [
         f"{metric.title} is infinite where a VAE reproduces an image exactly. Means are over the images that no VAE "

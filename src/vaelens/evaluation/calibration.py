@@ -179,7 +179,7 @@ def calibrate(
     as printed); without it, what the model cards print for coco-val2017. The other options are `evaluate`'s; images
     that skip_bad leaves out are listed in the result. An interrupted call resumes. Writes calibration.json beside the
     folders. Raises as `evaluate` does; UsageError where nothing is published for a VAE, or under torchrun;
-    BadInputError for a file that is no table of figures.
+    BadInputError for a file that isn't a table of figures.
     """
     runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify)
     check_apart(output, paths_of(source))

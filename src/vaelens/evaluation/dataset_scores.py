@@ -12,6 +12,7 @@ from vaelens.evaluation.results import DatasetScore
 from vaelens.metrics.frechet import Moments, jackknife
 from vaelens.metrics.kid import kid_each
 from vaelens.metrics.statistics import Interval, few_images_warning
+from vaelens.text.numbers import counted
 
 Step = Callable[[int, int], object]  # done, total
 
@@ -80,7 +81,7 @@ def kid_scores(stored: StoredFeatures, extractor: str, vaes: list[str], step: St
     found = kid_each(finite, originals) if finite else {}
     for vae, one in found.items():
         if one.std is None:
-            note = f"{one.subset_size} images"
+            note = counted(one.subset_size, "image")
         else:
             note = f"± {one.std * THOUSAND:.3f}, {len(one.values)} x {one.subset_size}"
         if vae != vaes[0] and vaes[0] in found:

@@ -28,6 +28,7 @@ from vaelens.runs.plan import CHOOSE_ANOTHER, PLAN, as_stored, differences, read
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
 from vaelens.runtime import Notify, silent
+from vaelens.text.numbers import counted
 
 COMMAND = "evaluate"
 REPORT = ("report.html", "report.md", "results.json", "rows.csv", "regions.csv")
@@ -84,7 +85,7 @@ class EvaluationFolder:
     def start(self, plan: Mapping[str, Any], notify: Notify = silent) -> None:
         """Start or resume a run with this plan. Raises UsageError where the folder holds another run.
 
-        Damaged rows and features are removed with a notice, so that they are measured anew.
+        Damaged rows and features are removed with a notice, so that they are measured again.
         """
         with removed_if_unused(self.path), folder_lock(self.path):
             remove_leftovers(self.path, below=True)
@@ -102,10 +103,10 @@ class EvaluationFolder:
         lines = self._lines.keep(lambda line: bool(self._parse(line)))
         files = self._files.remove_damaged((ORIGINALS, *vaes))
         if lines or files:
-            damaged = [f"{lines} line{'s' * (lines > 1)} of {self._lines.path.name}"] * bool(lines)
+            damaged = [f"{counted(lines, 'line')} of {self._lines.path.name}"] * bool(lines)
             damaged += [file.relative_to(self.path).as_posix() for file in files]
             some = ", ".join(damaged[:4]) + f" and {len(damaged) - 4} more" * (len(damaged) > 4)
-            notify(f"Warning: {self.path}: {some} had a wrong checksum and are measured anew. Check the disk.")
+            notify(f"Warning: {self.path}: {some} had a wrong checksum and are measured again. Check the disk.")
 
     def vaes(self) -> list[str]:
         """All VAEs of the folder's plan."""
@@ -214,7 +215,7 @@ class EvaluationFolder:
             found = self._lines.read_new(self._parse)
         except CheckFailedError as error:
             raise CheckFailedError(
-                f"{error} Run the same command again, which removes the line and measures it anew."
+                f"{error} Run the same command again, which removes the line and measures it again."
             ) from error
         for one in found:
             if isinstance(one, Row):

@@ -2,7 +2,7 @@
 
 A run's features lie in features/NAME/CHUNK.safetensors, NAME being the originals or a VAE: fp32 [b,d] by extractor.
 For more than MAX_STORED images, each of GROUPS groups of chunks is replaced by float64 sums in sums/NAME/GROUP.
-Each file has a checksum of itself (`tensors.writing`): a damaged one is measured anew.
+Each file has a checksum of itself (`tensors.writing`): a damaged one is measured again.
 """
 
 import functools
@@ -176,14 +176,14 @@ class OriginalsCache:
             try:
                 found = read_checked_safetensors(self._file(chunk))
             except CheckFailedError as error:
-                self._notify(f"Warning: {error} It is computed anew.")
+                self._notify(f"Warning: {error} It is computed again.")
                 return None
             if set(found) == self._extractors and all(len(f) == len(chunk.items) for f in found.values()):
                 return found
         return None
 
     def store(self, chunk: Chunk, features: Features) -> None:
-        """Store them for later runs. A folder that can't be written only costs time later, so it is no error."""
+        """Store them for later runs. A folder that can't be written only costs time later, so it isn't an error."""
         with suppress(VaelensError, OSError):
             write_atomic(self._file(chunk), checked_safetensors({k: v.contiguous() for k, v in features.items()}))
 
@@ -206,9 +206,9 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return read_checked_safetensors(file)
     except FileNotFoundError as error:
-        raise BadInputError(f"{file} is missing. Run the same command again, which measures it anew.") from error
+        raise BadInputError(f"{file} is missing. Run the same command again, which measures it again.") from error
     except CheckFailedError as error:
-        raise CheckFailedError(f"{error} Run the same command again, which measures it anew.") from error
+        raise CheckFailedError(f"{error} Run the same command again, which measures it again.") from error
     except OSError as error:
         raise BadInputError(f"{file} can't be read: {error.strerror}. Check the disk and its permissions.") from error
 

@@ -29,6 +29,7 @@ from vaelens.metrics.glyph_reader import readable
 from vaelens.metrics.regions import measure_regions
 from vaelens.resources import full_precision, out_of_memory
 from vaelens.runtime import Progress, silent
+from vaelens.text.numbers import counted
 from vaelens.vae import VAE
 
 
@@ -65,7 +66,7 @@ class Measurement:
             names = units[chunk.number]
             progress(done, total, self.folder.ids_of(chunk.number)[0])
             with out_of_memory(
-                f"out of memory while scoring a batch of {len(chunk.items)} image{'s' * (len(chunk.items) != 1)}. "
+                f"out of memory while scoring a batch of {counted(len(chunk.items), 'image')}. "
                 "Choose a smaller --batch and another folder."
             ):
                 self._measure(chunk, names)
@@ -141,7 +142,7 @@ def measure_chunk(
 
 def _reconstruct(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
     message = (
-        f"out of memory on {vae.device} with a batch of {len(image)} images through {vae.name}. "
+        f"out of memory on {vae.device} with a batch of {counted(len(image), 'image')} through {vae.name}. "
         "Choose a smaller --batch and another folder, or --dtype bfloat16."
     )
     with out_of_memory(message), full_precision(vae.device):  # TF32 would make float32 something else on CUDA

@@ -58,7 +58,7 @@ def published_figures(vaes: Sequence[StrPath], path: StrPath | None) -> list[Fig
     """The figures of each VAE, in order, by its name, its file's name, or the registry's name for its hub id.
 
     path: a TOML file; None for the model cards' figures for coco-val2017. Raises UsageError for a VAE without
-    figures, BadInputError for a file that is no such table.
+    figures, BadInputError for a file that isn't such a table.
     """
     tables = {k: _card_figures(v) for k, v in card_scores().items()} if path is None else _read(Path(path))
     repos = {entry.repo: name for name, entry in registry().vaes.items()}

@@ -40,6 +40,7 @@ from vaelens.runs.plan import PLAN
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, silent
+from vaelens.text.numbers import counted
 from vaelens.text.private_paths import without_folders
 from vaelens.vae import VAE, check_seed
 from vaelens.weights.names import distinct_names
@@ -279,13 +280,18 @@ def _own_units(
 
 
 def _notify_resuming(stored: int, total: int, notify: Notify) -> None:
-    notify(f"Resuming: {stored} of {total} reconstructions {'is' if stored == 1 else 'are'} already measured.")
+    notify(
+        f"Resuming: {stored} of {counted(total, 'reconstruction')} {'is' if stored == 1 else 'are'} already measured."
+    )
 
 
 def _notify_unfinished(folder: EvaluationFolder, left: Mapping[int, Sequence[str]], notify: Notify) -> dict[str, int]:
     """How much is left to measure."""
     verb = "is" if len(left) == 1 else "are"
-    notify(f"{len(left)} of {folder.chunks} chunks {verb} left for the other shards; the last one writes the report.")
+    notify(
+        f"{len(left)} of {counted(folder.chunks, 'chunk')} {verb} left for the other shards; the last one writes "
+        "the report."
+    )
     count = sum(len(folder.ids_of(chunk)) * len(names) for chunk, names in left.items())
     return {"chunks": folder.chunks, "chunks_left": len(left), "reconstructions_left": count}
 

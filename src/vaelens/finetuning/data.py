@@ -22,6 +22,7 @@ from vaelens.images.datasets.items import Dataset, Item
 from vaelens.images.drawing import Box
 from vaelens.images.reading import decode_bytes
 from vaelens.images.writing import to_pixels
+from vaelens.text.numbers import counted
 
 WORKERS = 2  # threads
 PREFETCHED = 2  # batches
@@ -142,7 +143,9 @@ class TrainingImages:
             rng = np.random.default_rng((self._seed, draw.epoch, number))
             square, boxes = random_square(pixels, item.boxes, self._crops, rng)
             return Sample(square, boxes, item.id, item.sha256)
-        raise BadInputError(f"{source.name}: none of its {len(source.items)} images can be read. The last: {why}")
+        raise BadInputError(
+            f"{source.name}: none of its {counted(len(source.items), 'image')} can be read. The last: {why}"
+        )
 
     def _pixels(self, source: Dataset, item: Item) -> np.ndarray:
         """A decoded image, uint8 [h,w,3]. The first ones stay in memory, up to CACHE_BYTES."""

@@ -19,6 +19,7 @@ from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.datasets.synthetic import SETS, TRAINING_COUNT, is_for_training
 from vaelens.images.reading import decode_bytes
 from vaelens.runtime import Runtime
+from vaelens.text.numbers import counted
 
 MAX_SHARE = 0.5  # of a source that may be held out
 USUAL_SHARE = 0.25  # of a source that is held out at most, where the recipe's number isn't the user's
@@ -60,9 +61,12 @@ class SourceOptions:
         sources = [data] if isinstance(data, str | os.PathLike | Dataset) else list(data)
         if not sources:
             raise UsageError("no images given. Name a folder, or another source.")
-        for what, given in (("weights", weights), ("box files", boxes)):
+        for what, given in ((("weight", "weights"), weights), (("box file", "box files"), boxes)):
             if given and len(given) != len(sources):
-                raise UsageError(f"{len(given)} {what} for {len(sources)} sources. Give one for each source, or none.")
+                raise UsageError(
+                    f"{counted(len(given), what[0], what[1])} for {counted(len(sources), 'source')}. Give one for "
+                    "each source, or none."
+                )
         if boxes and any(isinstance(source, Dataset) for source in sources):
             raise UsageError("box files can't be added to a dataset that is already open. Open it with its boxes.")
         mix = tuple(float(weight) for weight in weights or [1.0] * len(sources))
@@ -111,7 +115,9 @@ def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime) -> So
     held_out = _at_most(held_out, recipe.run.held_out, options.seed)
     sources, copies = without(sources, held_out)
     if copies:
-        runtime.notify(f"{copies} images are in {held_out.name} too, and are not trained on.")
+        runtime.notify(
+            f"{counted(copies, 'image')} {'is' if copies == 1 else 'are'} in {held_out.name} too, and not trained on."
+        )
     return Sources(tuple(sources), options.weights, held_out)
 
 
@@ -166,8 +172,10 @@ def _check_counts(names: Sequence[str], counts: Sequence[int | None], held_out: 
             fewer = len(names) * int(MAX_SHARE * min(one for one in counts if one is not None))
             lower = f"lower it with --set {HELD_OUT}={fewer}, " if fewer else ""
             raise UsageError(
-                f"The recipe holds out {share} images of {name}, but at most half of its {count} can be held out. "
-                f"Give at least {math.ceil(share / MAX_SHARE)} images, {lower}or name others with --held-out."
+                f"The recipe holds out {counted(share, 'image')} of {name}, but at most half of its {count} can be "
+                "held out. "
+                f"Give at least {counted(math.ceil(share / MAX_SHARE), 'image')}, {lower}or name others with "
+                "--held-out."
             )
 
 

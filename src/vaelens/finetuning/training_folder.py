@@ -19,6 +19,7 @@ from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan,
 from vaelens.runs.ranks import Ranks
 from vaelens.runs.records import JsonLines
 from vaelens.runtime import Notify, silent
+from vaelens.text.numbers import counted
 from vaelens.text.paths import reason
 from vaelens.text.private_paths import without_folders
 
@@ -53,7 +54,7 @@ class TrainingFolder:
         if self._writes:
             for file in (self.log, self.evaluations):
                 if damaged := file.keep(lambda line: line["step"] <= step):
-                    lines = f"{damaged} line{'s' * (damaged > 1)} with a wrong checksum"
+                    lines = f"{counted(damaged, 'line')} with a wrong checksum"
                     self._notify(f"Warning: {file.path}: removed {lines}. Check the disk.")
 
 
@@ -64,7 +65,7 @@ def existing_plan(path: Path) -> dict[str, Any]:
     """
     found = read_plan(path, "finetune", ("micro_batch_size", "threads"))
     if found is None and path.is_dir() and not all(_is_ours(entry.name) for entry in path.iterdir()):
-        raise UsageError(f"{path} is not empty and holds no training run. {CHOOSE_ANOTHER}")
+        raise UsageError(f"{path} isn't empty and doesn't hold a training run. {CHOOSE_ANOTHER}")
     return found or {}
 
 
@@ -112,7 +113,8 @@ def record_unreadable(path: Path, unreadable: Mapping[str, str], notify: Notify,
         label, why = next(iter(found.items()))
         count = len(found)
         notify(
-            f"Warning: {count} image{'s' * (count > 1)} couldn't be read and were replaced by others. {label}: {why}"
+            f"Warning: {counted(count, 'image')} couldn't be read and {'was' if count == 1 else 'were'} replaced by "
+            f"others. {label}: {why}"
         )
         write_atomic(file, checked_json(found))
     return found

@@ -20,7 +20,7 @@ from vaelens.vae import VAE
 
 SAMPLES = 4  # images of a sample sheet
 CHUNK = 4  # images evaluated at once
-PERFECT_LOSS = 0.01  # a discriminator with a smaller hinge loss is always right, and gives no useful gradient
+PERFECT_LOSS = 0.01  # a discriminator with a smaller hinge loss is always right, and its gradient is useless
 COLLAPSED_GAP = 1e-3  # logits of real and fake closer than this, with the loss of logits of 0: it has collapsed
 PATIENCE = 20  # consecutive log lines
 OVERFIT_EVALUATIONS = 4  # consecutive evaluations in which the gap grows while held-out images get worse

@@ -31,6 +31,7 @@ from vaelens.metrics.statistics import shared_images, spread
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import out_of_memory
 from vaelens.runtime import Progress, silent
+from vaelens.text.numbers import counted
 from vaelens.vae import VAE, Encoded
 from vaelens.weights.registry import registry
 
@@ -198,7 +199,7 @@ def _described(sources: list[Path | Tensor] | None) -> str:
             f"{SYNTHETIC_IMAGES} synthetic images (faces and letters, seeds {EVALUATION_FIRST} to {last}) of "
             f"{SYNTHETIC_SIDE}x{SYNTHETIC_SIDE}"
         )
-    return f"{len(sources)} given image{'s' if len(sources) > 1 else ''}"
+    return f"{counted(len(sources), 'given image')}"
 
 
 def _images(sources: list[Path | Tensor] | None, max_side: int) -> Iterator[tuple[str, Tensor]]:

@@ -7,6 +7,7 @@ from vaelens.health.activations import HALF_LIMIT, block_of, worst_by_block
 from vaelens.health.measurements import LEVELS, Band, Measurements
 from vaelens.health.spectra import pattern_rms
 from vaelens.health.thresholds import THRESHOLDS, Verdict
+from vaelens.text.numbers import counted
 
 NOTHING = "nothing to measure"
 NO_POSTERIOR = "not measured: this autoencoder has no posterior"
@@ -31,7 +32,7 @@ class Finding:
 def find(measured: Measurements) -> tuple[Finding, ...]:
     """One finding per check, always the same checks in the same order."""
     count = len(measured.failures)
-    where = f"not in {count} passes, first {measured.failures[0]}" if count else "everywhere"
+    where = f"not in {counted(count, 'pass', 'passes')}, first {measured.failures[0]}" if count else "everywhere"
     return (
         _finding("finite values", count, where),
         *_of_latents(measured),

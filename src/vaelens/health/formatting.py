@@ -10,6 +10,7 @@ from vaelens.health.measurements import LEVELS
 from vaelens.health.spectra import pattern_rms
 from vaelens.health.thresholds import THRESHOLDS
 from vaelens.report.tables import Column, Table
+from vaelens.text.numbers import counted
 
 WORST = 5
 WIDTH = 78
@@ -25,7 +26,7 @@ def header(health: Health) -> list[str]:
     peak = f", at most {memory / MIB:,.0f} MiB of main memory" if memory else ""
     return [
         f"{vae['name']}: {space}, weights {vae['weights']}",
-        f"{vae['dtype']} on {vae['device']}, {record['threads']} threads; {record['seconds']:.1f} s{peak}",
+        f"{vae['dtype']} on {vae['device']}, {counted(record['threads'], 'thread')}; {record['seconds']:.1f} s{peak}",
         health.measured.images,
     ]
 
@@ -100,7 +101,9 @@ def details(health: Health) -> Iterator[tuple[str, Table]]:
     if worst:
         rows = tuple((layer, f"{top:.4g}", f"{HALF_LIMIT / top:.3g}" if top else "inf") for layer, top in worst)
         names = ("layer", "largest", "headroom")
-        title = f"Largest activations: the worst layer of {len(worst)} blocks; float16 ends at {HALF_LIMIT:.0f}"
+        title = (
+            f"Largest activations: the worst layer of {counted(len(worst), 'block')}; float16 ends at {HALF_LIMIT:.0f}"
+        )
         yield title, _table(names, rows)
     if measured.timings:
         names = ("side", "encode s", "decode s", *(("device MiB",) if measured.timings[0].device_memory_bytes else ()))

@@ -23,7 +23,7 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.images.drawing import Box
 from vaelens.json_reading import parse_json, quoted
-from vaelens.text.numbers import parse_number
+from vaelens.text.numbers import counted, parse_number
 
 SIDES = ("left", "top", "right", "bottom")
 COLUMNS = ("id", "label", *SIDES)
@@ -35,7 +35,7 @@ VISIBLE = 2  # COCO: 0 not marked, 1 marked but hidden, 2 visible
 def read_boxes(path: StrPath) -> dict[str, tuple[Box, ...]]:
     """The boxes of a .csv or .jsonl file by image id, in the file's order.
 
-    Raises UsageError for another kind of file; BadInputError for one that can't be read or holds no box, and,
+    Raises UsageError for another kind of file; BadInputError for one that can't be read or has no boxes, and,
     with the line's number, for a line without an id, a label or four finite numbers with left < right and
     top < bottom.
     """
@@ -72,7 +72,7 @@ def coco_eye_boxes(path: StrPath) -> dict[str, tuple[Box, ...]]:
     try:
         table = json.loads(_keypoints(file))
     except damage as error:
-        raise BadInputError(f"{file}: can't be read as COCO's annotations: {error}. Download it anew.") from error
+        raise BadInputError(f"{file}: can't be read as COCO's annotations: {error}. Download it again.") from error
     try:
         names = {image["id"]: image["file_name"] for image in table["images"]}
         points = {category["id"]: category["keypoints"] for category in table["categories"]}
@@ -83,7 +83,7 @@ def coco_eye_boxes(path: StrPath) -> dict[str, tuple[Box, ...]]:
                 found.setdefault(str(names[person["image_id"]]), []).extend(boxes)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadInputError(
-            f"{file} doesn't hold COCO's person keypoints ({quoted(error)}). Download it anew."
+            f"{file} doesn't hold COCO's person keypoints ({quoted(error)}). Download it again."
         ) from error
     return {name: tuple(boxes) for name, boxes in sorted(found.items())}
 
@@ -100,7 +100,7 @@ def matching(
         )
     missing = len(boxes) - len(known)
     verb = "matches" if missing == 1 else "match"
-    return known, f"{missing:,} of the {len(boxes):,} ids in {where} {verb} no image" if missing else None
+    return known, f"{missing:,} of the {counted(len(boxes), 'id')} in {where} {verb} no image" if missing else None
 
 
 def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -161,7 +161,7 @@ def _keypoints(file: Path) -> bytes:
     with zipfile.ZipFile(file) as archive:
         inside = [name for name in archive.namelist() if name.rpartition("/")[2] == KEYPOINTS]
         if len(inside) != 1:
-            raise ValueError(f"it holds {len(inside)} files {KEYPOINTS}")
+            raise ValueError(f"it holds {counted(len(inside), 'file')} {KEYPOINTS}")
         return archive.read(inside[0])
 
 

@@ -191,7 +191,7 @@ def boundary(source: Source) -> Generator[None]:
 def opened(source: Source, max_side: int | None = None) -> Generator[Opened]:
     """The image with its header read, and set to be decoded at a smaller scale where `max_side` allows it.
 
-    Raises BadInputError for a file that is missing, empty, no image, of a refused format, damaged, or with more
+    Raises BadInputError for a file that is missing, empty, not an image, of a refused format, damaged, or with more
     pixels than `pixel_limit` allows.
     """
     with source.stream() as stream, boundary(source), _without_limit, without_warnings:

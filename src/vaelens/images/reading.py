@@ -101,7 +101,7 @@ def decode_file(path: StrPath, max_side: int | None = None) -> DecodedImage:
 
     `max_side` shrinks a larger one (Lanczos) so that its longer side has that many pixels.
 
-    Raises BadInputError for a file that is missing, empty, damaged, incomplete, no image, of a refused format, or
+    Raises BadInputError for a file that is missing, empty, damaged, incomplete, not an image, of a refused format, or
     with more pixels than `headers.pixel_limit` allows; ResourceError where memory runs out.
     """
     return _decoded(Source(Path(path)), max_side)

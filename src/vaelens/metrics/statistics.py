@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vaelens.text.numbers import counted
+
 LEVEL = 0.95
 RESAMPLES = 10_000
 FEWEST = 6  # images for an interval: fewer say too little
@@ -269,10 +271,11 @@ def few_images_warning(count: int, dimension: int) -> str | None:
     ratio = count / dimension
     if ratio >= 26:
         return None
-    what = f"{count} images for {dimension} features"
+    what = f"{counted(count, 'image')} for {dimension:,} features"
     if count <= dimension:
         return (
-            f"{what} are too few for a Fréchet distance, so its value is strongly biased upwards. Compare it only "
+            f"{what} {'is' if count == 1 else 'are'} too few for a Fréchet distance, so its value is strongly "
+            "biased upwards. Compare it only "
             f"between VAEs on these same images, or measure at least {dimension * 5:,}."
         )
     much = f"by about {too_high_percent(count, dimension):.0f} %" if ratio >= 2.6 else "by more than 11 %"

@@ -2,7 +2,7 @@
 
 They make the latents that the diffusion model sees (no scaling) from pixels in [0,1], without a
 posterior. Tensor names are diffusers' (`encoder.layers.N`, `decoder.layers.N`). The architecture is
-madebyollin/taesd's (MIT), written anew.
+madebyollin/taesd's (MIT), written from scratch.
 """
 
 from dataclasses import dataclass

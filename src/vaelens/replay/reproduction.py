@@ -30,6 +30,7 @@ from vaelens.runs.versions import versions
 from vaelens.runtime import Notify, Runtime
 from vaelens.sampling import Size, shortened
 from vaelens.tensors.file_types import PICKLED
+from vaelens.text.numbers import counted
 from vaelens.text.paths import exists
 from vaelens.vae import VAE
 from vaelens.weights.registry import registry
@@ -216,7 +217,7 @@ def _generator(source: PromptProvenance, given: _Replacements) -> LatentGenerato
 
 
 def _is_public_name(name: str, known: Container[str]) -> bool:
-    """Whether a name in an image's metadata is a known one or a hub id, and no path on this machine."""
+    """Whether a name in an image's metadata is a known one or a hub id, and not a path on this machine."""
     if exists(name):
         return False
     return name in known or (HUB_ID.fullmatch(name) is not None and Path(name).suffix not in FILE_SUFFIXES)
@@ -237,7 +238,10 @@ def _differences(old: PngMetadata, new: PngMetadata) -> list[str]:
     if new.vae.device.partition(":")[0] != old.vae.device.partition(":")[0]:
         notes.append(f"the device is {new.vae.device} here; the image was made on {old.vae.device}.")
     if new.threads != old.threads:
-        notes.append(f"{new.threads} threads are used here; the image was made with {old.threads}.")
+        notes.append(
+            f"{counted(new.threads, 'thread')} {'is' if new.threads == 1 else 'are'} used here; the image was made "
+            f"with {old.threads}."
+        )
     changed = [name for name in COMPARED_VERSIONS if old.versions.get(name) != new.versions.get(name)]
     return notes + [
         f"{name} is {new.versions.get(name)} here; the image was made with {old.versions.get(name)}."

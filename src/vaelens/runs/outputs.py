@@ -56,7 +56,7 @@ def read_output(record: Path, name: str) -> bytes | None:
         changed = "it"
     if changed:
         raise CheckFailedError(
-            f"{path}: not used, {changed} has changed since it was written. Check the disk, and make it anew."
+            f"{path}: not used, {changed} has changed since it was written. Check the disk, and make it again."
         )
     return content
 

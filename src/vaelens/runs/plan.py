@@ -21,7 +21,7 @@ LABELS = {"images": "the number of images", **HASHES}
 def read_plan(path: Path, command: str, counts: Sequence[str] = ()) -> dict[str, Any] | None:
     """The plan in this folder, None where there is none. `counts` are the keys that must hold positive integers.
 
-    Raises UsageError where `path` is a file, or the plan another command's; BadInputError for a file that is no plan;
+    Raises UsageError where `path` is a file, or the plan another command's; BadInputError for a file that isn't a plan;
     CheckFailedError for one that has changed since it was written or has no checksum.
     """
     if path.exists() and not path.is_dir():

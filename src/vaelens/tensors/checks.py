@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import BadInputError, CheckFailedError
+from vaelens.text.numbers import counted
 
 Shapes = Mapping[str, tuple[int, ...]]
 LISTED = 6
@@ -34,6 +35,6 @@ def check_finite(name: str, tensor: Tensor, where: str | Path) -> None:
     bad = int(tensor.numel() - torch.isfinite(tensor).sum())
     if bad:
         raise CheckFailedError(
-            f"{where}: {name} holds {bad} value{'s' * (bad > 1)} that {'are' if bad > 1 else 'is'} NaN or infinite. "
+            f"{where}: {name} holds {counted(bad, 'value')} that {'are' if bad > 1 else 'is'} NaN or infinite. "
             "The file is damaged: download it again."
         )

@@ -12,8 +12,8 @@ PICKLED = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}  # suffixes of files that are
 def check_file(path: Path) -> tuple[bytes, int]:
     """The first HEAD bytes and the size of a file that may hold tensors.
 
-    Raises BadInputError for one that is missing, unreadable, empty or no ordinary file, and for a web page, a git-lfs
-    pointer, an image and other things that get saved or named in place of a weights file.
+    Raises BadInputError for one that is missing, unreadable, empty or not an ordinary file, and for a web page, a
+    git-lfs pointer, an image and other things that get saved or named in place of a weights file.
     """
     try:
         size = path.stat().st_size

@@ -14,6 +14,7 @@ from vaelens.file_kinds import ARCHIVE, TEXT, file_kind
 from vaelens.json_reading import JSON_BYTES, parse_json, quoted
 from vaelens.tensors.file_types import PICKLED, check_file
 from vaelens.tensors.tensor_file import TensorFile
+from vaelens.text.numbers import counted
 
 HEADER_LIMIT = JSON_BYTES
 INSTEAD_OF_PICKLED = (
@@ -45,14 +46,14 @@ def open_safetensors(path: Path) -> TensorFile:
             f"{path} is {kind.name}, and a pickled file can run any code when it is read; {INSTEAD_OF_PICKLED}"
         )
     if kind is TEXT:
-        raise BadInputError(kind.instead_of_weights(path))
+        raise BadInputError(TEXT.instead_of_weights(path))
     if size < 8:
         raise BadInputError(
-            f"{path} isn't a safetensors file: it has only {size} bytes. Use the file of weights itself."
+            f"{path} isn't a safetensors file: it has only {counted(size, 'byte')}. Use the file of weights itself."
         )
     if length > HEADER_LIMIT:
         raise BadInputError(
-            f"{path} isn't a safetensors file (its first 8 bytes give a header of {length} bytes). "
+            f"{path} isn't a safetensors file (its first 8 bytes give a header of {length:,} bytes). "
             "Use the file of weights itself."
         )
     if 8 + length > size:
@@ -97,7 +98,8 @@ def _checked(path: Path, header: dict[str, Any], available: int, start: int) -> 
         raise BadInputError(f"{path} is incomplete: {start + available} of {start + covered} bytes. Download it again.")
     if covered < available:
         raise BadInputError(
-            f"{path} isn't a safetensors file: {available - covered} bytes follow its last tensor. Download it again."
+            f"{path} isn't a safetensors file: {counted(available - covered, 'byte')} after its last tensor. "
+            "Download it again."
         )
     return TensorFile(path, shapes, dtypes, metadata)
 
@@ -127,7 +129,7 @@ def _entry(entry: object) -> tuple[tuple[int, ...], str, int, int]:
     begin, end = offsets
     elements = math.prod(shape)
     if elements * BITS[dtype] != (end - begin) * 8:
-        raise ValueError(f"{end - begin} bytes for the shape {quoted(shape)} in {dtype}")
+        raise ValueError(f"{counted(end - begin, 'byte')} for the shape {quoted(shape)} in {dtype}")
     return tuple(shape), dtype, begin, end
 
 

@@ -7,6 +7,7 @@ from vaelens.errors import BadInputError
 from vaelens.json_reading import quoted, read_json
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.tensors.tensor_file import TensorFile
+from vaelens.text.numbers import counted
 
 MOST_SHARDS = 1_000
 
@@ -43,7 +44,7 @@ def open_index(path: Path) -> TensorFile:
 
 
 def shard_names(path: Path) -> list[str]:
-    """The names of an index's files. Raises BadInputError for one that is no such index."""
+    """The names of an index's files. Raises BadInputError for one that isn't such an index."""
     names = sorted(set(_weight_map(path).values()))
     _check_number(path, len(names))
     return names
@@ -51,7 +52,7 @@ def shard_names(path: Path) -> list[str]:
 
 def _check_number(path: Path, count: int) -> None:
     if not count or count > MOST_SHARDS:
-        raise BadInputError(f"{path} lists {count:,} files of weights. Download it again.")
+        raise BadInputError(f"{path} lists {counted(count, 'file')} of weights. Download it again.")
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -61,11 +62,11 @@ def _weight_map(path: Path) -> dict[str, str]:
     except FileNotFoundError as error:
         raise BadInputError(f"{path}: there is no such file. Check the path.") from error
     if not isinstance(held, dict):
-        raise BadInputError(f"{path} is no index of weights: it has no table weight_map. Download it again.")
+        raise BadInputError(f"{path} isn't an index of weights: it has no weight_map table. Download it again.")
     for tensor, name in cast(dict[str, Any], held).items():
         if not isinstance(name, str) or name != PurePosixPath(name).name or not name.endswith(".safetensors"):
             raise BadInputError(
-                f"{path}: {quoted(tensor)} lies in {quoted(name)}, which is no .safetensors file beside the index. "
+                f"{path}: {quoted(tensor)} lies in {quoted(name)}, which isn't a .safetensors file beside the index. "
                 "Download it again."
             )
     return cast(dict[str, str], held)

@@ -14,12 +14,12 @@ WRONG_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, err
 
 
 def exists(name: str) -> bool:
-    """Whether a file or folder of that name exists, for a text that may be no path at all."""
+    """Whether a file or folder of that name exists, for text that may not be a path at all."""
     return os.path.lexists(name)
 
 
 def is_file(name: str) -> bool:
-    """Whether that is the path of a file, for a text that may be no path at all."""
+    """Whether that is the path of a file, for text that may not be a path at all."""
     try:
         return Path(name).is_file()
     except (OSError, ValueError):

@@ -29,7 +29,7 @@ def without_folders(text: str, known: Mapping[str, str] | None = None) -> str:
 def replace_paths(text: str, places: Mapping[str, str]) -> str:
     """The text with each of these paths, in any form it may have there, replaced by what stands for it.
 
-    A text without a separator, such as a name, is no path, and the root is too short for one.
+    A text without a separator, such as a name, isn't a path, and the root is too short for one.
     """
     forms = {form: shown for path, shown in places.items() for form in _forms(path)}
     for form in sorted(forms, key=len, reverse=True):

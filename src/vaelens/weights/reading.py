@@ -168,7 +168,7 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
     for other in others:
         twice = tensors.keys() & other.shapes.keys()
         if twice:
-            raise BadInputError(f"{opened.path} and {other.path} both hold {min(twice)}. One of them has too much.")
+            raise BadInputError(f"{opened.path} and {other.path} both hold {min(twice)}. Remove it from one of them.")
         tensors |= other.read(other.shapes)
     left_out = (tuple(inner[n] for n in group) for group in (dropped, not_weights))
     return _Raw((opened, *others), family, layout, _prefix(names), tensors, *left_out)

@@ -8,6 +8,7 @@ from vaelens.evaluation.presets import Preset
 from vaelens.evaluation.report.score_tables import letters_table, pairs_table, regions_table
 from vaelens.evaluation.results import Results
 from vaelens.report.tables import Table
+from vaelens.text.numbers import counted
 
 READING = {
     "plain": "Pillow's plain conversion to RGB, without EXIF rotation or colour profiles",
@@ -59,8 +60,7 @@ def title(results: Results) -> str:
 def shown(results: Results) -> str:
     """One line under the title: how many images, how large, and by which preset."""
     side = results.preset.side
-    images = f"{results.count:,} image{'s' * (results.count != 1)}"
-    return f"{images} of {side} x {side} pixels, preset {results.preset.name}"
+    return f"{counted(results.count, 'image')} of {side} x {side} pixels, preset {results.preset.name}"
 
 
 def detail_tables(results: Results) -> list[tuple[str, str, Table]]:
@@ -159,7 +159,7 @@ def _timing(results: Results) -> dict[str, str]:
     done = sum(call["reconstructions"] for call in calls)
     seconds = sum(call["measuring_seconds"] for call in calls)
     if done and seconds:
-        found["measured"] = f"{done:,} reconstructions in {seconds:.1f} s, {done / seconds:.2f} per second"
+        found["measured"] = f"{counted(done, 'reconstruction')} in {seconds:.1f} s, {done / seconds:.2f} per second"
         others = results.count * len(results.vaes) - done
         if others > 0:
             found["measured"] += f"; {others:,} more by shards or interrupted calls, whose times aren't known"
