@@ -15,10 +15,10 @@ from vaelens.tensors.tensor_file import TensorFile
 from vaelens.tensors.writing import safetensors_bytes
 from vaelens.text.numbers import counted
 from vaelens.text.paths import is_folder, user_path
+from vaelens.text.wrong_fields import explain_error
 from vaelens.vae import latents_sha256
 from vaelens.weights.other_networks import LATENTS_KEY, other_networks
 from vaelens.weights.registry import registry
-from vaelens.wrong_fields import explain_error
 
 SUFFIXES = {".safetensors", ".latent"}
 COMFYUI, COMFYUI_FORMAT_0 = "latent_tensor", "latent_format_version_0"  # tensors of a .latent file; the second is empty

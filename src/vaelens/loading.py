@@ -118,7 +118,7 @@ def check_source(source: StrPath, subfolder: str | None = None) -> str:
     if HUB_ID.fullmatch(text) and not weights:
         return text
     if weights or len(path.parts) > 1:
-        raise BadInputError(f"{text}: there is no such file or folder. Check the path.")
+        raise BadInputError(f"{_shown(text)}: there is no such file or folder. Check the path.")
     registry().find(text)
     return text
 
@@ -163,6 +163,11 @@ def is_published(source: StrPath) -> bool:
     if path.is_file():
         return registry().by_sha256(sha256_file(path)) is not None
     return not path.exists() and os.fspath(source).lower() in registry().vaes
+
+
+def _shown(text: str) -> str:
+    """A name in a message, quoted where its ends can't be seen."""
+    return text if text == text.strip() else repr(text)
 
 
 def remote_files(entry: Entry) -> list[RemoteFile]:

@@ -18,7 +18,7 @@ from vaelens.json_reading import parse_json
 from vaelens.latents import Latent, PromptProvenance, Provenance
 from vaelens.sampling import Size
 from vaelens.text.numbers import counted
-from vaelens.wrong_fields import explain_error
+from vaelens.text.wrong_fields import explain_error
 
 PNG_KEY = "vaelens"
 SHEET_KEY = "sheet"  # in the JSON of a sheet: the metadata of each of its images

@@ -88,13 +88,13 @@ def load_file_bytes(content: bytes, folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("[]", "no JSON object"),
+        ("[]", "isn't a JSON object"),
         ("{}", "no weight_map table"),
         ('{"weight_map": []}', "no weight_map table"),
         ('{"weight_map": {}}', "lists 0 files"),
         ('{"weight_map": {"a": 1}}', "'a' lies in 1, which isn't a .safetensors file"),
         ('{"weight_map": {"a": "../x.safetensors"}}', "which isn't a .safetensors file beside the index"),
-        ('{"weight_map": {"a": "x.bin"}}', "no .safetensors file beside"),
+        ('{"weight_map": {"a": "x.bin"}}', "isn't a .safetensors file beside"),
         ('{"weight_map": {"a": "x.safetensors"}}', r"x\.safetensors"),
     ],
 )
@@ -103,6 +103,23 @@ def test_a_wrong_index_of_shards_is_refused(folder: Path, content: str, named: s
     (folder / f"{PLAIN}.index.json").write_text(content)
     with pytest.raises(BadInputError, match=named):
         read_vae(folder)
+
+
+def test_shards_that_are_missing_are_named_with_their_index(folder: Path) -> None:
+    (folder / PLAIN).unlink()
+    index = folder / f"{PLAIN}.index.json"
+    for shards, named in (
+        ("a", "lists a.safetensors of 1 file,"),
+        ("ab", "lists a.safetensors and 1 more of 2 files,"),
+    ):
+        index.write_text(json.dumps({"weight_map": {one: f"{one}.safetensors" for one in shards}}))
+        (folder / "a.safetensors").unlink(missing_ok=True)
+        with pytest.raises(BadInputError) as error:
+            read_vae(folder)
+        assert str(error.value) == (
+            f"{index} {named} not found beside it. Download what is missing into the same folder."
+        )
+    assert invoke("inspect", folder, code=3).stderr.endswith("Download what is missing into the same folder.")
 
 
 def test_a_whole_pipelines_folder_loads_its_vae(folder: Path, small: VAE, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ NUMBERS: dict[Any, Callable[[str], float]] = {
     float: parse_number,
     list[float]: parse_number,
 }
+PROMPT = "PROMPT"  # the metavar of texts that may be empty
 # What is wrong with a value, by pydantic's name for it.
 WRONG_VALUES = {
     "int_parsing": "{input} is not a whole number.",
@@ -35,11 +36,25 @@ class Command(TyperCommand):
             if isinstance(parameter, TyperArgument):
                 vars(parameter)["display_type_rich"] = _no_type
             described: Any = parameter
+            if described.metavar != PROMPT:
+                vars(parameter)["process_value"] = _not_empty(described)
             if described.type_descriptor.annotation in NUMBERS:
                 vars(parameter)["process_value"] = _strictly(described)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+
+def _not_empty(parameter: Any) -> Callable[[Any, Any], Any]:
+    """The option's reading of a value, which refuses an empty one: as a path, it would mean the current folder."""
+    read = parameter.process_value
+
+    def process(ctx: Any, value: Any) -> Any:
+        if "" in (value if isinstance(value, list | tuple) else [value]):
+            raise typer.BadParameter("the value '' is empty", ctx=ctx, param=parameter)
+        return read(ctx, value)
+
+    return process
 
 
 def _strictly(parameter: Any) -> Callable[[Any, Any], Any]:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.finetuning.recipe import TABLES, Recipe, field_names
-from vaelens.wrong_fields import explain_error
+from vaelens.text.wrong_fields import explain_error
 
 RECIPES = files("vaelens.finetuning").joinpath("recipes")
 EXPLANATIONS = ("published", "chosen")

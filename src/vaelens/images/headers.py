@@ -16,10 +16,10 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from vaelens.errors import BadInputError, ResourceError, UsageError, VaelensError
-from vaelens.file_kinds import HEAD, TEXT, file_kind
 from vaelens.images.formats import jpeg, jpeg2000, png, tiff
 from vaelens.process import Shared, without_warnings
 from vaelens.resources import is_out_of_memory
+from vaelens.text.file_kinds import HEAD, TEXT, file_kind
 from vaelens.text.paths import why_unreadable
 
 MAX_PIXELS = 2**26  # 67 million: 1.1 GB while one is read

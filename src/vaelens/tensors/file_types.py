@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vaelens.errors import BadInputError
-from vaelens.file_kinds import ARCHIVE, HEAD, TEXT, file_kind
+from vaelens.text.file_kinds import ARCHIVE, HEAD, TEXT, file_kind
 from vaelens.text.paths import reason
 
 PICKLED = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}  # suffixes of files that are pickled, or a zip with a pickle

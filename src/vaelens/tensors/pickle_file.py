@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import BadInputError, UnsafeFileError, VaelensError
-from vaelens.file_kinds import PICKLE_STARTS, ZIP
 from vaelens.process import without_warnings
 from vaelens.resources import out_of_memory
 from vaelens.tensors.file_types import check_file
 from vaelens.tensors.tensor_file import TensorFile
+from vaelens.text.file_kinds import PICKLE_STARTS, ZIP
 
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 # What the restricted reader says of something that it would have to call or build: by name, or vaguely.

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from vaelens.errors import BadInputError, UnsafeFileError
-from vaelens.file_kinds import ARCHIVE, TEXT, file_kind
 from vaelens.json_reading import JSON_BYTES, parse_json, quoted
 from vaelens.tensors.file_types import PICKLED, check_file
 from vaelens.tensors.tensor_file import TensorFile
+from vaelens.text.file_kinds import ARCHIVE, TEXT, file_kind
 from vaelens.text.numbers import counted
 
 HEADER_LIMIT = JSON_BYTES

@@ -26,6 +26,14 @@ def open_index(path: Path) -> TensorFile:
     for tensor, name in _weight_map(path).items():
         listed_in.setdefault(name, set()).add(tensor)
     _check_number(path, len(listed_in))
+    missing = [name for name in sorted(listed_in) if not path.with_name(name).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" * (len(missing) > 1)
+        raise BadInputError(
+            f"{path} lists {missing[0]}{more} of {counted(len(listed_in), 'file')}, not found beside it. Download "
+            "what is "
+            "missing into the same folder."
+        )
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}
     metadata: dict[str, str] | None = None

@@ -1,1 +1,1 @@
-"""Text that comes from outside: read as numbers and paths, and shown on a terminal."""
+"""What comes from outside: text read as numbers and paths, wrong values and files recognised, shown on a terminal."""

@@ -51,6 +51,8 @@ def user_path(source: str | os.PathLike[str]) -> Path:
 
     Raises UsageError for the home of an unknown user, and for a name that no file can have.
     """
+    if not os.fspath(source):
+        raise UsageError("the path '' is empty, which would mean the current folder. Name a file or folder.")
     try:
         path = Path(source).expanduser()
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -18,8 +18,8 @@ from vaelens.families.discovery import families
 from vaelens.families.family import Family
 from vaelens.families.spec import VAESpec, config_values
 from vaelens.json_reading import parse_json, quoted
+from vaelens.text.wrong_fields import explain_value
 from vaelens.weights.registry import frozen, registry
-from vaelens.wrong_fields import explain_value
 
 SPEC_KEY = "vaelens"  # in the metadata of a file of weights
 METADATA_VERSION = 1

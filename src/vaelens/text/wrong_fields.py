@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from vaelens.json_reading import quoted
+from vaelens.text.display import shortened
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -41,6 +41,7 @@ EXPECTED = {
     "less_than_equal": "at most {le}",
 }
 LENGTHS = {"too_short", "too_long"}  # of lists, of which pydantic tells how long they are
+LONGEST = 60  # characters of a value in a message
 PARTS = 6  # of a field's name in a message
 
 
@@ -56,7 +57,7 @@ def explain_error(error: "ValidationError", values: object) -> str:
             groups.setdefault(one["loc"][:2], []).append(one)
     first = min(groups.values(), key=len)[0]
     name = field_name(first["loc"], values)
-    return f"field {quoted(name)}: {explain_value(first)}" if name else explain_value(first)
+    return f"field {name!r}: {explain_value(first)}" if name else explain_value(first)
 
 
 def explain_value(details: Mapping[str, Any]) -> str:
@@ -93,4 +94,4 @@ def _shown(value: object) -> str:
     """A value as JSON and TOML write it, where that differs from Python."""
     if isinstance(value, bool | None):
         return {None: "null", True: "true", False: "false"}[value]
-    return quoted(list(cast(tuple[object, ...], value)) if isinstance(value, tuple) else value)
+    return shortened(repr(list(cast(tuple[object, ...], value)) if isinstance(value, tuple) else value), LONGEST)
