@@ -14,7 +14,7 @@ from vaelens.json_reading import JSON_DEPTH, parse_json, read_json
     [
         (b"", "Expecting value"),
         (b"\xff{}", "isn't UTF-8"),
-        (b'{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        (b'{"a": 1, "a": 2}', "the key 'a' appears twice"),
         (b"[1e999]", "too large"),
         (b"[-1e999]", "too large"),
         (b"[NaN]", "NaN isn't valid JSON"),

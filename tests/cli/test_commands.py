@@ -136,46 +136,6 @@ def test_a_wrong_command_gets_a_message_and_its_exit_code(
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-EMPTY = [
-    ["reconstruct", ""],
-    ["reconstruct", "photo.png", ""],
-    ["reconstruct", "photo.png", "-o", ""],
-    ["reconstruct", "photo.png", "--vae", ""],
-    ["evaluate", ""],
-    ["evaluate", "photo.png", "-o", ""],
-    ["evaluate", "photo.png", "--boxes", ""],
-    ["evaluate", "photo.png", "--preset", ""],
-    ["calibrate", ""],
-    ["compare", "a face", "--latents", ""],
-    ["compare", "a face", "--boxes", ""],
-    ["compare", "--photo", ""],
-    ["compare", "a face", "--model", ""],
-    ["generate", "a face", "-o", ""],
-    ["replay", ""],
-    ["replay", "photo.png", "--photo", ""],
-    ["replay", "photo.png", "--latents", ""],
-    ["inspect", ""],
-    ["inspect", "tiny-kl-f8", "--health", "--photos", ""],
-    ["finetune", ""],
-    ["finetune", "photo.png", "-o", ""],
-    ["finetune", "photo.png", "--from", ""],
-    ["finetune", "photo.png", "--held-out", ""],
-    ["finetune", "photo.png", "--boxes", ""],
-    ["serve", "--folder", ""],
-]
-
-
-@pytest.mark.parametrize("arguments", EMPTY, ids=" ".join)
-def test_an_empty_path_or_name_is_refused_in_every_option_and_argument(
-    arguments: list[str], photo: Path, monkeypatch: Any
-) -> None:
-    """It would mean the current folder, or be shown as nothing."""
-    monkeypatch.chdir(photo.parent)
-    ran = invoke(*arguments, code=2)
-    assert "the value '' is empty" in ran.stderr
-    assert [path.name for path in photo.parent.iterdir()] == ["photo.png"]
-
-
 def _spoil(tensors: dict) -> None:  # type: ignore[type-arg]
     tensors["decoder.conv_out.bias"][0] = float("nan")
 

@@ -43,7 +43,7 @@ def test_an_endpoint_that_is_no_web_address_is_named(
     for call in calls:
         with pytest.raises(UsageError) as error:
             call()
-        assert f"HF_ENDPOINT is {endpoint!r}, which is no web address. Set it to" in str(error.value)
+        assert f"HF_ENDPOINT is {endpoint!r}, which isn't a web address. Set it to" in str(error.value)
     said = invoke("inspect", "someone/vae", code=2).stderr
     assert "HF_ENDPOINT is" in " ".join(said.split())
 

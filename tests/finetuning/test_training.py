@@ -185,7 +185,7 @@ def test_invalid_calls_are_refused_before_anything_is_written(narrow: Path, phot
         (UsageError, "is a tiny autoencoder", {"vae": Path("taesd")}),
         (UsageError, "For sd1, use ft-ema or ft-mse.", {"vae": Path("kl-f8"), "overrides": {"model.space": "tiny"}}),
         (UsageError, "doesn't divide the batch size 4", {"micro_batch_size": 3}),
-        (UsageError, "2 weights for 1 sources", {"weights": [1, 1]}),
+        (UsageError, "2 weights for 1 source", {"weights": [1, 1]}),
         (UsageError, "the images have none", {"overrides": {"loss.box_weight": 2.0}}),
         (UsageError, "uses no network called vgg16; it uses none", {"networks": {"vgg16": "x"}}),
         (UsageError, "Did you mean loss.pixel", {"overrides": {"loss.pixl": "l1"}}),

@@ -82,9 +82,33 @@ def test_metadata_starts_no_download_and_names_no_path(model: Path, vaes: list[V
         replay(changed(steps=10**9), vae=str(file))
 
 
+def test_what_replay_will_do_is_said_before_it_starts(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
+    """Metadata may ask for a long run: its size and steps come first, and a size that can't be right starts nothing."""
+    file = vaes[0].save(tmp_path / "narrow.safetensors")
+    (image, *_) = generate(PROMPT, str(file), model=str(model), steps=2).save_plain(tmp_path / "x.png")
+    ran = invoke("replay", image, "--model", model, "--vae", file)
+    assert "Making 64x64 pixels again, in 2 steps with narrow-sd." in ran.stderr
+    said: list[str] = []
+    metadata = json.loads(Image.open(image).text["vaelens"])
+    metadata["provenance"]["sampling"] |= {"size": [4096, 4096], "steps": 1000}
+    huge = stored(tmp_path / "huge.png", np.asarray(Image.open(image)), vaelens=json.dumps(metadata))
+    with pytest.raises(BadInputError, match="has 64x64 pixels, but by its metadata it was made with 4096x4096"):
+        replay(huge, model=str(model), vae=str(file), progress=lambda done, total, what: said.append(what))
+    assert said == []
+    replay(image, model=str(model), vae=str(file), progress=lambda done, total, what: said.append(what))
+    assert said[0].startswith("step 1 of ")
+
+
+def test_the_pixel_limit_holds_for_the_image_that_is_replayed(photo: Path) -> None:
+    """So --max-pixels has an effect without --photo, too."""
+    ran = invoke("replay", photo, "--max-pixels", "10", code=3)
+    assert "has 40x36 pixels; vaelens reads at most 10" in ran.stderr
+    assert "no vaelens metadata" in invoke("replay", photo, "--max-pixels", "2000", code=3).stderr
+
+
 def test_images_without_usable_metadata_cant_be_replayed(photo: Path, tmp_path: Path) -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
-    with pytest.raises(BadInputError, match="no metadata of vaelens"):
+    with pytest.raises(BadInputError, match="no vaelens metadata"):
         replay(photo)
     with pytest.raises(BadInputError, match="another tool's `parameters`"):
         replay(stored(tmp_path / "a.png", pixels, parameters="a cat\nSteps: 20"))

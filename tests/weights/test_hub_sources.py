@@ -120,8 +120,8 @@ def test_a_space_is_known_without_the_weights(hub: HubStandin, tmp_path: Path) -
         ("{}/someone/single/blob/main/a%2F..%2F..%2Fx.safetensors", UsageError, "no page of a file"),
         ("{}/someone/single/blob/..%2Fmain/x.safetensors", UsageError, "no page of a file"),
         ("{}/someone/single/blob/main/x%00.safetensors", UsageError, "no page of a file"),
-        ("https://[x/owner/name", UsageError, "no web address: Invalid IPv6 URL"),
-        ("https://huggingface.co\u2100/a/b", UsageError, "no web address: netloc .*"),
+        ("https://[x/owner/name", UsageError, "isn't a web address: Invalid IPv6 URL"),
+        ("https://huggingface.co\u2100/a/b", UsageError, "isn't a web address: netloc .*"),
         ("{}/someone/single/blob/main/old.ckpt", UnsafeFileError, "old.ckpt on the hub is a pickled file"),
         (
             "someone/two",

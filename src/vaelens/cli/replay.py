@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import notice, result, result_json
+from vaelens.cli.output import notice, progress, result, result_json
 
 
 @options.with_pixel_limit
@@ -49,17 +49,19 @@ def replay(
         if output.suffix.lower() != ".png":
             raise UsageError(f"-o {output}: the new image is written as .png. Name a .png file.")
         gallery.check_single(output, [one for one in (image, photo, latents) if one])
-    done = reproduction.replay(
-        image,
-        model=model,
-        vae=vae,
-        photo=photo,
-        latents=latents,
-        download=download,
-        device=device,
-        space=space,
-        notify=notice,
-    )
+    with progress() as step:
+        done = reproduction.replay(
+            image,
+            model=model,
+            vae=vae,
+            photo=photo,
+            latents=latents,
+            download=download,
+            device=device,
+            space=space,
+            notify=notice,
+            progress=step,
+        )
     for note in done.notes:
         notice(f"Note: {note}")
     if output is not None:

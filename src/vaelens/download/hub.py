@@ -225,7 +225,7 @@ def endpoint() -> str:
     except ValueError:
         shown = quoted(constants.ENDPOINT.rpartition("@")[2])  # before it may stand a password
         raise UsageError(
-            f"HF_ENDPOINT is {shown}, which is no web address. Set it to https://huggingface.co, or unset it."
+            f"HF_ENDPOINT is {shown}, which isn't a web address. Set it to https://huggingface.co, or unset it."
         ) from None
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 

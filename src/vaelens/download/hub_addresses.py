@@ -41,7 +41,7 @@ def parse_hub_address(text: str) -> HubAddress:
     try:
         parts = urlsplit(text if "://" in text else f"https://{text}")
     except ValueError as error:  # brackets that don't close, letters that only look like a slash
-        raise UsageError(f"{text}: no web address: {error}. Check it.") from error
+        raise UsageError(f"{text} isn't a web address: {error}. Check it.") from error
     if parts.netloc.rpartition("@")[2].lower() not in {*HOSTS, urlsplit(endpoint()).netloc.lower()}:
         raise UsageError(
             f"{text}: not an address of the hub, and from elsewhere vaelens loads no models. Download the file, and "

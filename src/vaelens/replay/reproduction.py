@@ -27,8 +27,8 @@ from vaelens.png_metadata import PngMetadata, describe_image, read_png_metadata
 from vaelens.report.record import file_record, public_name, run_record, vae_record
 from vaelens.resources import using_threads
 from vaelens.runs.versions import versions
-from vaelens.runtime import Notify, Runtime
-from vaelens.sampling import Size, shortened
+from vaelens.runtime import Notify, Progress, Runtime
+from vaelens.sampling import CELL, Size, shortened
 from vaelens.tensors.file_types import PICKLED
 from vaelens.text.numbers import counted
 from vaelens.text.paths import exists
@@ -88,11 +88,13 @@ def replay(
     device: str | None = None,
     space: str | None = None,
     notify: Notify | None = None,
+    progress: Progress | None = None,
 ) -> Replay:
     """Make the image again, with its thread count and precision, on the CPU if it was made there.
 
     `model` and `vae` replace names that aren't found here; `photo` and `latents` name the image's source if that isn't
-    a prompt. Names in the image's metadata are looked up on this machine only, unless `download` allows more.
+    a prompt. Names in the image's metadata are looked up on this machine only, unless `download` allows more. `notify`
+    gets notices, among them the size and number of steps before denoising starts; `progress` (done, total, what).
 
     Raises BadInputError for an image without usable metadata, UsageError naming what is missing here, and what
     generating and decoding raise.
@@ -105,7 +107,10 @@ def replay(
             "original image."
         )
     runtime = Runtime.of(
-        device=device or ("cpu" if old.vae.device == "cpu" else "auto"), offline=not download, notify=notify
+        device=device or ("cpu" if old.vae.device == "cpu" else "auto"),
+        offline=not download,
+        notify=notify,
+        progress=progress,
     )
     given = _Replacements(model, vae, photo, latents, download, space, runtime)
     with using_threads(min(max(1, old.threads), os.cpu_count() or 1)) as threads:
@@ -183,7 +188,28 @@ def _latent(
     if model.name != source.model.name:
         notes.append(f"the model is {model.name} here; the image was made with {source.model.name}.")
     safety_checker = generator.check_safety if generator.sampling.safety_checker else None
-    return generator.latents(source.seed), None, safety_checker, notes
+    return _denoised(generator, source.seed, old, decoder, given.runtime), None, safety_checker, notes
+
+
+def _denoised(generator: LatentGenerator, seed: int, old: PngMetadata, decoder: VAE, runtime: Runtime) -> Latent:
+    """The latent of the image's seed. Raises BadInputError before the work where the image couldn't be that large."""
+    assert generator.sampling.size is not None
+    assert generator.sampling.steps is not None
+    height, width = (side // CELL * decoder.spec.decoded_factor for side in generator.sampling.size)
+    if (height, width) != old.size:
+        raise BadInputError(
+            f"the image has {_sides(old.size)} pixels, but by its metadata it was made with {width}x{height}, so they "
+            "were changed. Use the original image."
+        )
+    steps = counted(generator.sampling.steps, "step")
+    runtime.notify(f"Making {width}x{height} pixels again, in {steps} with {generator.model.name}.")
+    for note in generator.notes():
+        runtime.notify(note)
+
+    def on_step(call: int, calls: int) -> None:
+        runtime.progress(call - 1, calls, f"step {call} of {calls}")
+
+    return generator.latents(seed, on_step)
 
 
 def _encoded(
