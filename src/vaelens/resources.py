@@ -23,6 +23,7 @@ from vaelens.process import Shared
 
 PAUSE = 0.002  # seconds between two readings of the process' memory
 STATM = Path("/proc/self/statm")
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MAX_THREADS = 1024
 
 
@@ -206,6 +207,17 @@ def processor(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def total_memory() -> int | None:
+    """The bytes of memory that this machine has, or what a container (cgroup 2) allows; None where it isn't known."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # AttributeError: Windows
+        return None
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        total = min(total, int(CGROUP_LIMIT.read_text()))
+    return total if total > 0 else None
 
 
 def peak_memory() -> int | None:

@@ -16,9 +16,9 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from vaelens.errors import BadInputError, ResourceError, UsageError, VaelensError
-from vaelens.images.formats import jpeg, jpeg2000, png, tiff
+from vaelens.images.formats import jpeg, jpeg2000, png, tiff, webp
 from vaelens.process import Shared, without_warnings
-from vaelens.resources import is_out_of_memory
+from vaelens.resources import is_out_of_memory, total_memory
 from vaelens.text.file_kinds import HEAD, TEXT, file_kind
 from vaelens.text.paths import why_unreadable
 
@@ -27,6 +27,7 @@ MOST_STORED = 16  # times as many pixels may be stored, where a format is shrunk
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 LARGE_READ = 2**20  # bytes
 PER_PIXEL = 16  # bytes of memory that reading takes
+ADVISED_SIDE = 1024
 MAX_READS = 200_000  # of one file: a large PNG takes some 50,000
 COUNTING_READS = {"TIFF": 30_000, "GIF": 200_000}  # to count frames; in TIFF, the cost of each grows with their number
 LARGE_ENOUGH = 2**23  # pixels: up to here, a JPEG is decoded at twice the size it is shrunk to
@@ -182,7 +183,8 @@ def boundary(source: Source) -> Generator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise ResourceError(
-                f"{source.file}: not read, out of memory. Shrink it with --max-side 1024, or close other programs."
+                f"{source.file}: not read, out of memory. Shrink it with --max-side {ADVISED_SIDE}, or close other "
+                "programs."
             ) from error
         raise damaged(source, str(error) or type(error).__name__) from error
 
@@ -206,7 +208,9 @@ def opened(source: Source, max_side: int | None = None) -> Generator[Opened]:
                 raise BadInputError(f"{source.file} is a TIFF with {kind}. Save it as PNG first.")
             size = image.size
             scale = 1 if max_side is None else _set_scale(image, stream, source, max_side)
-            _refuse_by_size(source, size, scale)
+            if not _fits(size, scale):
+                helps = max_side is None and _fits(size, _set_scale(image, stream, source, ADVISED_SIDE))
+                raise _too_large(source, size, helps)
             with _true_memory_errors(size):
                 yield Opened(image, stream, size, scale)
 
@@ -263,20 +267,9 @@ def _refuse_by_kind(source: Source, stream: BinaryIO) -> None:
     kind = file_kind(head)
     if kind is not None and kind.use != "image" and kind is not TEXT:  # a text may be one of the formats that are text
         raise BadInputError(kind.instead_of_image(source.file))
-    size = _webp_size(head)
-    if size is not None:  # Pillow takes the memory before it tells the size
-        _refuse_by_size(source, size, 1)
-
-
-def _webp_size(head: bytes) -> tuple[int, int] | None:
-    if not (head.startswith(b"RIFF") and head[8:12] == b"WEBP" and len(head) >= 30):
-        return None
-    if head[12:16] == b"VP8X":
-        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
-    if head[12:16] == b"VP8L":
-        bits = int.from_bytes(head[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    size = webp.size(head)
+    if size is not None and not _fits(size, 1):  # Pillow takes the memory before it tells the size
+        raise _too_large(source, size, False)
 
 
 def _open(source: Source, stream: BinaryIO) -> Image.Image:
@@ -336,11 +329,18 @@ def _set_scale(image: Image.Image, stream: BinaryIO, source: Source, max_side: i
     return 1
 
 
-def _refuse_by_size(source: Source, size: tuple[int, int], scale: int) -> None:
+def _fits(size: tuple[int, int], scale: int) -> bool:
     w, h = size
-    if -(-w // scale) * -(-h // scale) <= _limit.pixels and w * h <= MOST_STORED * _limit.pixels:
-        return
-    raise BadInputError(
-        f"{source.file} has {w}x{h} pixels; vaelens reads at most {_limit.pixels}. "
-        f"Make it smaller first, or allow more with --max-pixels {w * h}."
-    )
+    return -(-w // scale) * -(-h // scale) <= _limit.pixels and w * h <= MOST_STORED * _limit.pixels
+
+
+def _too_large(source: Source, size: tuple[int, int], max_side_helps: bool) -> BadInputError:
+    """The error for too many pixels. More aren't offered where this machine's memory couldn't hold them."""
+    w, h = size
+    memory = total_memory()
+    if memory is None or PER_PIXEL * w * h <= memory:
+        advice = f"Make it smaller first, or allow more with --max-pixels {w * h}."
+    else:
+        how = f"Shrink it with --max-side {ADVISED_SIDE}" if max_side_helps else "Make a smaller copy of it first"
+        advice = f"So many wouldn't fit into this machine's memory of {memory / 1e9:.1f} GB. {how}."
+    return BadInputError(f"{source.file} has {w}x{h} pixels; vaelens reads at most {_limit.pixels}. {advice}")

@@ -13,8 +13,10 @@
 | an ICC profile     | to sRGB, perceptual intent (untouched if its colorimetry is sRGB's; a broken one ignored) |
 | several frames or pages | the first                                                                     |
 | damaged or very large metadata | its pixels; what can't be read is ignored                              |
+| changed bytes in a JPEG's coded data | what libjpeg makes of them, without a note                       |
 
-Every rule but the plain case leaves a note. Refused are:
+Every rule but the plain case and the last one leaves a note. A JPEG has no checksums: of its damage only what is
+missing shows. libjpeg counts some of the rest in warnings, which Pillow doesn't pass on. Refused are:
 
 - more than MAX_PIXELS pixels (`--max-pixels`), and formats that are programs or layers (SVG, EPS, PDF, PSD), from
   the header;
@@ -38,7 +40,7 @@ from vaelens.errors import BadInputError
 from vaelens.files import StrPath
 from vaelens.images import headers
 from vaelens.images.colors import Conversion, tiles, to_tensor
-from vaelens.images.formats import jpeg, png, ppm, tiff
+from vaelens.images.formats import exif, jpeg, png, ppm, tiff
 from vaelens.images.formats.tiff import GreyScale
 from vaelens.images.headers import DamagedImageError, Opened, Source
 
@@ -47,6 +49,7 @@ SUFFIXES = {  # every name that files of headers.FORMATS have
     *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 }
 ORIENTATION = 0x0112
+DAMAGED_EXIF = "damaged EXIF data ignored"
 UPRIGHT = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -246,10 +249,12 @@ def _orientation(image: Image.Image, notes: list[str]) -> int:
         if raw is not None:
             Image.Exif().load(raw)  # of a JPEG, Pillow has hidden its failure
         orientation = image.getexif().get(ORIENTATION, 1)
+        if isinstance(raw, bytes) and not exif.is_whole(raw):  # what is there counts
+            notes.append(DAMAGED_EXIF)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - the pixels are intact, whatever is wrong with the EXIF data
-        notes.append("damaged EXIF data ignored")
+        notes.append(DAMAGED_EXIF)
         return 1
     return orientation if isinstance(orientation, int) else 1
 
