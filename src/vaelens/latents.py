@@ -95,6 +95,8 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
     and as `user_path` does.
     """
     path = user_path(path)
+    if not path.exists():  # before its suffix: a wrong name is the likelier mistake
+        raise BadInputError(f"{path}: there is no such file. Check the path.")
     if is_folder(path) or path.suffix.lower() not in SUFFIXES:
         raise BadInputError(
             f"{path}: latents are read from .safetensors files, as `compare -o FOLDER/` writes them, and from .latent "

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from support.commands import invoke
+from vaelens.images.datasets import open_dataset
+from vaelens.images.datasets.folders import image_files
 from vaelens.images.writing import encode_png
 
 
@@ -17,6 +19,41 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(2):
         pixels = np.full((16, 16, 3), 100 * number, np.uint8)
         (tmp_path / "set" / f"{number}.png").write_bytes(encode_png(pixels))
+
+
+@pytest.mark.parametrize("address", ["https://example.org/photos.zip", "http://example.org/a/b.png?x=1"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "evaluate ADDRESS",
+        "calibrate ADDRESS --vae tiny-kl-f8",
+        "finetune ADDRESS",
+        "finetune set --held-out ADDRESS",
+        "reconstruct ADDRESS",
+        "compare --photo ADDRESS",
+        "inspect tiny-kl-f8 --health --photos ADDRESS",
+    ],
+)
+def test_a_web_address_in_place_of_images_is_a_usage_error_that_says_to_download_it(
+    tmp_path: Path, call: str, address: str
+) -> None:
+    ran = invoke(*call.replace("ADDRESS", address).split(), code=2)
+    message = ran.stderr.splitlines()[-1]
+    assert address in message
+    assert "Download the " in message
+    assert len(list(tmp_path.iterdir())) == 1, "nothing was written"
+
+
+def test_patterns_that_no_shell_expanded_stand_for_their_files_in_every_command() -> None:
+    for pattern in ("set/*.png", "set/{0..1}.png"):
+        assert [path.name for path in image_files([pattern])] == ["0.png", "1.png"]
+        assert [item.id for item in open_dataset(pattern).items] == ["0.png", "1.png"]
+    ran = invoke("reconstruct", "set/{0..3}.png", code=3)
+    assert "2 of 4 files that the pattern names are missing, the first is set/2.png" in ran.stderr
+    ran = invoke("evaluate", "set/*.jpg", code=3)
+    assert "set/*.jpg: no file has such a name" in ran.stderr
+    ran = invoke("evaluate", "set/*.png", "-o", "set", code=2)
+    assert "the output would lie among the images" in ran.stderr
 
 
 @pytest.mark.parametrize(

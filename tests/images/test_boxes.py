@@ -1,6 +1,7 @@
 """Boxes from files: the user's own, line by line, and COCO's eyes from a made-up archive."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -43,7 +44,10 @@ def test_csv_and_json_lines_give_the_same_boxes(tmp_path: Path) -> None:
         ("csv", "a,eye,x,2,3,4", "left is 'x'"),
         ("csv", "a,eye,1,nan,3,4", "top is 'nan'"),
         ("csv", "a,eye,1,2,inf,4", "right is 'inf'"),
-        ("csv", "a,eye,1,2,3", "bottom is None"),
+        ("csv", "a,eye,1,2,3", "5 values, but the first line names 6: id, label, left, top, right, bottom."),
+        ("csv", "a", "1 value, but the first line names 6"),
+        ("csv", "a,eye,1,2,3,4,5", "7 values, but the first line names 6"),
+        ("csv", "a,eye,1,2,3,4,", "7 values, but the first line names 6"),
         ("csv", "a,eye,3,2,3,4", "an empty box, left 3 to right 3"),
         ("csv", "a,eye,1,5,3,4", "an empty box"),
         ("csv", 'a,"eye"x,1,2,3,4', "not CSV"),
@@ -51,7 +55,11 @@ def test_csv_and_json_lines_give_the_same_boxes(tmp_path: Path) -> None:
         ("jsonl", "[1]", "not a JSON object"),
         ("jsonl", '{"id": 3, "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 4}', "id is 3"),
         ("jsonl", '{"id": "a", "label": "a", "left": true, "top": 2, "right": 3, "bottom": 4}', "left is True"),
-        ("jsonl", '{"id": "a", "label": "a", "left": 1, "right": 3, "bottom": 4}', "top is None"),
+        (
+            "jsonl",
+            '{"id": "a", "label": "a", "left": 1, "right": 3, "bottom": 4}',
+            "no top. A box has id, label,",
+        ),
         (
             "jsonl",
             f'{{"id": "a", "label": "a", "left": 1, "top": 2, "right": 3, "bottom": 1{"0" * 400}}}',
@@ -69,10 +77,16 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, kind: str, line: str,
 
 
 def test_files_without_valid_boxes_are_refused(tmp_path: Path) -> None:
+    for name in ("a.xml", "a.csv", "a", "a.png"):
+        with pytest.raises(BadInputError, match=f"{name}: there is no such file"):
+            read_boxes(tmp_path / name)
     with pytest.raises(UsageError, match=r"come as \.csv or \.jsonl"):
-        read_boxes(tmp_path / "a.xml")
-    with pytest.raises(BadInputError, match="No such file"):
-        read_boxes(tmp_path / "a.csv")
+        read_boxes(written(tmp_path, "a.xml", HEADER))
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(BadInputError, match=r"pipe\.csv is a device, pipe or socket"):
+        read_boxes(tmp_path / "pipe.csv")
+    with pytest.raises(BadInputError, match=r"several columns called left\."):
+        read_boxes(written(tmp_path, "twice.csv", "id,label,left,left,top,right,bottom\n"))
     with pytest.raises(BadInputError, match="no column label, bottom"):
         read_boxes(written(tmp_path, "b.csv", "id,left,top,right\n"))
     for name, text in (("c.csv", HEADER), ("c.jsonl", "\n")):

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from vaelens.download.hub import HUB_ID, endpoint, is_inner
+from vaelens.download.hub import HUB_ID, RepoType, endpoint, is_inner
 from vaelens.errors import UsageError
 
 HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
@@ -14,7 +14,7 @@ VIEWS = {"tree", "blob", "resolve", "raw", "blame", "commits", "commit"}  # of t
 
 @dataclass(frozen=True)
 class HubAddress:
-    """A repository of models at a revision, or a folder or file in it: `path`, empty for the repository."""
+    """A repository at a revision, or a folder or file in it: `path`, empty for the repository."""
 
     repo: str
     revision: str = "main"
@@ -31,10 +31,10 @@ def is_address(text: str) -> bool:
     return ADDRESS.match(text) is not None
 
 
-def parse_hub_address(text: str) -> HubAddress:
+def parse_hub_address(text: str, repo_type: RepoType = "model") -> HubAddress:
     """Of an id, a repository's page, or the page or download link of a folder or file.
 
-    Raises UsageError for an address elsewhere, and for one of the hub's that isn't a model's.
+    Raises UsageError for an address elsewhere, and for one of the hub's that isn't a model's, or a dataset's.
     """
     if not is_address(text):
         return HubAddress(text)
@@ -44,13 +44,16 @@ def parse_hub_address(text: str) -> HubAddress:
         raise UsageError(f"{text} isn't a web address: {error}. Check it.") from error
     if parts.netloc.rpartition("@")[2].lower() not in {*HOSTS, urlsplit(endpoint()).netloc.lower()}:
         raise UsageError(
-            f"{text}: not an address of the hub, and from elsewhere vaelens loads no models. Download the file, and "
-            "name it."
+            f"{text}: not an address of the hub, and from elsewhere vaelens downloads no {repo_type}s. Download the "
+            "file, and name it."
         )
     pieces = [unquote(piece) for piece in parts.path.split("/") if piece]
+    kind, where = pieces[:1], f"{endpoint()}/owner/name"
+    if repo_type == "dataset":
+        pieces, where = pieces[1:] if kind == ["datasets"] else [], f"{endpoint()}/datasets/owner/name"
     repo, rest = "/".join(pieces[:2]), pieces[2:]
     if not HUB_ID.fullmatch(repo) or pieces[0] in {"datasets", "spaces", "api", "papers", "docs", "collections"}:
-        raise UsageError(f"{text}: not the page of a model on the hub, {endpoint()}/owner/name. Check the address.")
+        raise UsageError(f"{text}: not the page of a {repo_type} on the hub, {where}. Check the address.")
     inner = "/".join(rest)  # split again: a piece may have held an escaped slash
     odd = "." in inner.split("/") or not inner.isprintable() or not is_inner(inner)
     if odd or (rest and rest[0] not in VIEWS):

@@ -31,6 +31,7 @@ from vaelens.evaluation.report.wording import list_skipped
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
 from vaelens.files import StrPath
+from vaelens.images.datasets.opening import check_name
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.images.resizing import RESIZE_METHODS
 from vaelens.metrics.pretrained import load_networks
@@ -182,6 +183,7 @@ def calibrate(
     BadInputError for a file that isn't a table of figures.
     """
     runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify)
+    check_name(source)
     check_apart(output, paths_of(source))
     check_outputs(Path(output) / RESULT, [])
     sources = [vaes] if isinstance(vaes, str | os.PathLike) else list(vaes)

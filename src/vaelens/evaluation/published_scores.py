@@ -89,9 +89,10 @@ def _card_figures(score: Score) -> Figures:
 def _read(path: Path) -> dict[str, Figures]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
-    except (OSError, ValueError, ArithmeticError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise BadInputError(f"{path}: not a table of published figures: {why}.") from error
+    except OSError as error:
+        raise BadInputError(f"{path}: can't be read: {error.strerror}. Check the path.") from error
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise BadInputError(f"{path}: not a table of published figures: {error}. Correct it.") from error
     for name, table in tables.items():
         if not isinstance(table, dict) or not table:
             raise BadInputError(f"{path}: {name} is not a table. Write [{name}], and psnr = 23.4 under it.")

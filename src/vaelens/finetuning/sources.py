@@ -15,7 +15,7 @@ from vaelens.files import StrPath
 from vaelens.finetuning.losses import has_label
 from vaelens.finetuning.recipe import Recipe
 from vaelens.images.datasets.items import Dataset, Item, Source
-from vaelens.images.datasets.opening import open_dataset
+from vaelens.images.datasets.opening import check_name, open_dataset
 from vaelens.images.datasets.synthetic import SETS, TRAINING_COUNT, is_for_training
 from vaelens.images.reading import decode_bytes
 from vaelens.runtime import Runtime
@@ -69,6 +69,8 @@ class SourceOptions:
                 )
         if boxes and any(isinstance(source, Dataset) for source in sources):
             raise UsageError("box files can't be added to a dataset that is already open. Open it with its boxes.")
+        for source in (*sources, *([held_out] if held_out is not None else [])):
+            check_name(source)
         mix = tuple(float(weight) for weight in weights or [1.0] * len(sources))
         return cls(tuple(sources), mix, tuple(boxes or [None] * len(sources)), held_out, take, seed)
 

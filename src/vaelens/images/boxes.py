@@ -24,6 +24,7 @@ from vaelens.files import StrPath
 from vaelens.images.drawing import Box
 from vaelens.json_reading import parse_json, quoted
 from vaelens.text.numbers import counted, parse_number
+from vaelens.text.paths import exists, why_unreadable
 
 SIDES = ("left", "top", "right", "bottom")
 COLUMNS = ("id", "label", *SIDES)
@@ -41,6 +42,10 @@ def read_boxes(path: StrPath) -> dict[str, tuple[Box, ...]]:
     """
     file = Path(path)
     readers = {".csv": _csv_lines, ".jsonl": _json_lines, ".ndjson": _json_lines}
+    if not exists(str(file)):  # before its suffix: a wrong name is the likelier mistake
+        raise BadInputError(f"{file}: there is no such file. Check the path.")
+    if what := why_unreadable(file):
+        raise BadInputError(f"{file} is {what}, not a file of boxes. Save the boxes to a file first.")
     if (reader := readers.get(file.suffix.lower())) is None:
         raise UsageError(f"{file}: boxes come as .csv or .jsonl, with {', '.join(COLUMNS)}. Save them as one of these.")
     try:
@@ -104,17 +109,28 @@ def matching(
 
 
 def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    rows = csv.DictReader(StringIO(text, newline=""), strict=True)
+    rows = csv.reader(StringIO(text, newline=""), strict=True)
     try:
-        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+        names = next(rows, list[str]())
+        missing = [name for name in COLUMNS if name not in names]
         if missing:
             raise BadInputError(
                 f"{file} has no column {', '.join(missing)}. Its first line should name {', '.join(COLUMNS)}."
             )
+        if twice := [name for name in COLUMNS if names.count(name) > 1]:
+            raise BadInputError(
+                f"{file} has several columns called {', '.join(twice)}. Its first line should name each once."
+            )
         for row in rows:
-            yield rows.reader.line_num, cast(dict[str, object], row)
+            if row and len(row) != len(names):
+                raise BadInputError(
+                    f"{file}, line {rows.line_num}: {counted(len(row), 'value')}, but the first line names "
+                    f"{len(names)}: {', '.join(names)}. Correct the line."
+                )
+            if row:
+                yield rows.line_num, dict(zip(names, row, strict=True))
     except csv.Error as error:
-        raise BadInputError(f"{file}, line {rows.reader.line_num}: not CSV: {error}. Correct the line.") from error
+        raise BadInputError(f"{file}, line {rows.line_num}: not CSV: {error}. Correct the line.") from error
 
 
 def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -131,6 +147,8 @@ def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]
 
 
 def _box(line: Mapping[str, object], where: str) -> tuple[str, Box]:
+    if missing := [name for name in COLUMNS if name not in line]:
+        raise BadInputError(f"{where}: no {', '.join(missing)}. A box has {', '.join(COLUMNS)}. Correct the line.")
     name, label = line.get("id"), line.get("label")
     for what, value in (("id", name), ("label", label)):
         if not isinstance(value, str) or not value:

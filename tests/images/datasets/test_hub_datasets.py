@@ -19,9 +19,11 @@ class Hub:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.fetched: list[str] = []
+        self.revisions: list[str] = []
 
     def list_files(self, repo: str, **how: object) -> hub_listing.Listing:
         assert how["repo_type"] == "dataset"
+        self.revisions.append(str(how["revision"]))
         commit = "c" * 40
         names = sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
         found = [hub.RemoteFile(repo, n, commit, (self.root / n).stat().st_size, None, "dataset") for n in names]
@@ -64,6 +66,18 @@ def test_parquet_with_one_image_per_row(repository: Hub) -> None:
     assert open_dataset("owner/name", split="val").items == data.items
     with pytest.raises(UsageError, match=r"no split 'dogs'. Its files: data/test-00000"):
         open_dataset("owner/name", split="dogs")
+
+
+def test_an_address_of_the_hub_names_a_revision_or_a_folder_of_a_dataset(repository: Hub) -> None:
+    for part in ("one", "two"):
+        parquet(repository.root / f"{part}/test.parquet", {"image": images_column(part)})
+    data = open_dataset("https://huggingface.co/datasets/owner/name/tree/v2/two")
+    assert [data.read(item) for item in data.items] == [content("two")]
+    assert repository.revisions == ["v2"]
+    data = open_dataset("https://huggingface.co/datasets/owner/name/blob/main/one/test.parquet")
+    assert [data.read(item) for item in data.items] == [content("one")]
+    with pytest.raises(BadInputError, match=r"holds no parquet, .* in three\. Name"):
+        open_dataset("https://huggingface.co/datasets/owner/name/tree/main/three")
 
 
 def test_the_column_of_images_is_found(repository: Hub) -> None:

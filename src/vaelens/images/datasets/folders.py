@@ -5,12 +5,13 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vaelens.errors import BadInputError
+from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.images.datasets.items import MAX_BYTES, Source, by_id, bytes_at, clean_id, too_large
 from vaelens.images.datasets.left_out import note_on_left_out
+from vaelens.images.datasets.source_names import address_in, files_of
 from vaelens.images.reading import SUFFIXES
-from vaelens.text.paths import is_folder, why_unreadable
+from vaelens.text.paths import exists, is_folder, why_unreadable
 
 PACKED = (".zip", ".tgz", ".gz", ".7z", ".rar", ".xz", ".zst", ".bz2")
 
@@ -101,9 +102,24 @@ def open_image(path: Path) -> Source:
     return Source(path.name, "folder", (clean_id(path.name, str(path)),), lambda _: file_pieces(path))
 
 
+def open_images(paths: Iterable[Path], root: Path, title: str) -> Source:
+    """These image files as a dataset; ids are their paths below `root`. Raises BadInputError for two of one id."""
+    files = by_id(((clean_id(str(path.relative_to(root)), title), path) for path in paths), title)
+    return Source(title, "folder", tuple(files), lambda name: file_pieces(files[name]))
+
+
 def image_files(paths: Iterable[StrPath]) -> list[Path]:
-    """These files, with the images below a folder in its place. Raises BadInputError for a folder without any."""
+    """These files, with the images below a folder, and the files that a pattern stands for, in their place.
+
+    Raises BadInputError for a folder without images, and as `files_of`; UsageError for a web address.
+    """
     found: list[Path] = []
-    for path in map(Path, paths):
-        found += [path / name for name in _images_below(path)[0].values()] if is_folder(path) else [path]
+    for given in paths:
+        for path in files_of(given) or [Path(given)]:
+            if is_folder(path):
+                found += [path / name for name in _images_below(path)[0].values()]
+                continue
+            if (address := address_in(path)) is not None and not exists(os.fspath(path)):
+                raise UsageError(f"{address}: photos aren't downloaded. Download the image, and name its file.")
+            found.append(path)
     return found

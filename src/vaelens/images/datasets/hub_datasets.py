@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from vaelens.download import hub, hub_listing
+from vaelens.download.hub_addresses import HubAddress
 from vaelens.errors import BadInputError
 from vaelens.images.datasets.folders import file_pieces
 from vaelens.images.datasets.items import Source, by_id, clean_id
@@ -21,13 +22,13 @@ FORMS = ({".tar"}, {".parquet"}, {".zip"}, SUFFIXES)  # tar first: beside it, pa
 
 
 def open_hub_dataset(
-    repo: str,
+    address: HubAddress,
     *,
     split: str | None = None,
     scored: bool = False,
     runtime: Runtime = DEFAULT,
 ) -> Source:
-    """The images of a dataset on the hub, as it is now; its commit is in the notes.
+    """The images of a dataset on the hub, at a revision or in one of its folders; its commit is in the notes.
 
     A split is the files with its name in theirs, between separators: validation, or en/validation where
     several folders have one. Without `split`: validation, else test, else train, else everything.
@@ -38,11 +39,14 @@ def open_hub_dataset(
     Raises UsageError for a split that isn't there or lies in several folders, and without pyarrow where it is
     needed; BadInputError for a repository without images; and what downloads raise.
     """
-    there = hub_listing.list_files(repo, repo_type="dataset", runtime=runtime)
-    shown = [file for file in there.files if not any(p.startswith(".") for p in file.filename.split("/"))]
+    repo, path = address.repo, PurePosixPath(address.path)
+    there = hub_listing.list_files(repo, repo_type="dataset", revision=address.revision, runtime=runtime)
+    within = [file for file in there.files if PurePosixPath(file.filename).is_relative_to(path)]
+    shown = [file for file in within if not any(p.startswith(".") for p in file.filename.split("/"))]
     form = next((form for form in FORMS if any(_suffix(file) in form for file in shown)), None)
     if form is None:
-        raise BadInputError(f"The dataset {repo} holds no parquet, .tar, .zip or images. Name another one.")
+        where = f" in {address.path}" if address.path else ""
+        raise BadInputError(f"The dataset {repo} holds no parquet, .tar, .zip or images{where}. Name another one.")
     named = {file.filename: file for file in shown if _suffix(file) in form}
     part, chosen = choose_split(f"The dataset {repo}", list(named), split)
     files = [named[each] for each in chosen]

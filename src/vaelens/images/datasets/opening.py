@@ -2,23 +2,25 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from vaelens.download.hub import HUB_ID
+from vaelens.download.hub_addresses import HubAddress, parse_hub_address
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, synthetic
-from vaelens.images.datasets.folders import PACKED, names_below, open_folder, open_image, suffix_of
+from vaelens.images.datasets.folders import PACKED, names_below, open_folder, open_image, open_images, suffix_of
 from vaelens.images.datasets.hub_datasets import open_hub_dataset
 from vaelens.images.datasets.items import UNREADABLE, Dataset, Item, Source, clean_id
 from vaelens.images.datasets.parquet import open_parquet
 from vaelens.images.datasets.shards import SCORES, open_shards
+from vaelens.images.datasets.source_names import address_in, files_of
 from vaelens.images.datasets.splits import choose_split, splits_in
 from vaelens.images.datasets.zips import open_zip
 from vaelens.images.drawing import Box
@@ -49,7 +51,7 @@ def open_dataset(
     training: bool = False,
     runtime: Runtime = DEFAULT,
 ) -> Dataset:
-    """The images of `source`, chosen, hashed and sorted by id; a path wins over a hub id.
+    """The images of `source`, chosen, hashed and sorted by id; a path wins over a pattern, an address and a hub id.
 
     take: so many, chosen by `seed` without replacement (synthetic datasets: so many are generated, 200 without it)
     min_aesthetic: of shards and parquet files, only images with at least this aesthetic score
@@ -123,12 +125,52 @@ def _find(
         case name:
             return synthetic.open_synthetic(name, count, seed, training)
     path, name = user_path(source), os.fspath(source)
-    if not path.exists():
-        if HUB_ID.fullmatch(name) and path.suffix.lower() not in FILES:
-            runtime.notify(f"{name} isn't a path here: asking the hub for a dataset of that name")
-            return open_hub_dataset(name, split=split, scored=scored, runtime=runtime)
-        raise _unknown(name, path)
+    if path.exists():
+        return _path(path, scored, split, runtime)
+    if (address := address_in(source)) is not None:
+        return open_hub_dataset(parse_hub_address(address, "dataset"), split=split, scored=scored, runtime=runtime)
+    if (files := files_of(source)) is not None:
+        return _several(files, name, scored, split, runtime)
+    if HUB_ID.fullmatch(name) and path.suffix.lower() not in FILES:
+        runtime.notify(f"{name} isn't a path here: asking the hub for a dataset of that name")
+        return open_hub_dataset(HubAddress(name), split=split, scored=scored, runtime=runtime)
+    raise _unknown(name, path)
+
+
+def _path(path: Path, scored: bool, split: str | None, runtime: Runtime) -> Source:
     return _folder(path, scored, split, runtime) if path.is_dir() else _file(path, scored, split, runtime)
+
+
+def _several(files: Sequence[Path], pattern: str, scored: bool, split: str | None, runtime: Runtime) -> Source:
+    """The files that a pattern stands for, as one dataset; ids are as if the folder that holds them all were named."""
+    if len(files) == 1:
+        return _path(files[0], scored, split, runtime)
+    if split is not None:
+        raise _no_splits(Path(pattern))
+    if len({path.is_absolute() for path in files}) > 1:
+        files = [path.absolute() for path in files]
+    root, title = Path(os.path.commonpath([path.parent for path in files])), PurePath(pattern).name
+    suffixes = {"a folder" if path.is_dir() else path.suffix.lower() or "none" for path in files}
+    if suffixes == {".tar"}:
+        return open_shards(files, root, title, scored=scored, runtime=runtime)
+    if suffixes == {".parquet"}:
+        parts = {clean_id(str(path.relative_to(root)), pattern): [path] for path in files}
+        return open_parquet(parts, title, scored=scored)
+    if suffixes <= SUFFIXES:
+        return open_images(files, root, title)
+    raise UsageError(
+        f"{pattern} stands for {len(files):,} files with these suffixes: {', '.join(sorted(suffixes))}. Name images, "
+        ".tar shards or .parquet files alone, or one archive at a time."
+    )
+
+
+def check_name(source: StrPath | Dataset) -> None:
+    """Raises, before anything is opened, for a web address that isn't a dataset of the hub, and as `files_of`."""
+    if isinstance(source, Dataset) or user_path(source).exists():
+        return
+    if (address := address_in(source)) is not None:
+        parse_hub_address(address, "dataset")
+    files_of(source)
 
 
 def _folder(path: Path, scored: bool, split: str | None, runtime: Runtime) -> Source:

@@ -35,7 +35,7 @@ def files_of(source: StrPath) -> list[Path] | None:
     Raises UsageError for more than MOST; BadInputError where one that braces name is missing, or nothing matches.
     """
     text = os.fspath(source)
-    if user_path(text).exists() or not (MAGIC.search(text) or _group(text)):
+    if not (MAGIC.search(text) or _group(text)) or address_in(text) is not None or user_path(text).exists():
         return None
     names = list(itertools.islice(_expanded(text), MOST + 1))
     if len(names) > MOST:
