@@ -10,7 +10,7 @@ from support.training import folder, short_recipe
 from vaelens.errors import UsageError
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.recipe_files import find_recipe
-from vaelens.finetuning.sources import SourceOptions, Sources, open_sources
+from vaelens.finetuning.sources import SourceOptions, Sources, open_sources, sample_of
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.datasets.synthetic import EVALUATION_FIRST
 from vaelens.runtime import Runtime
@@ -103,6 +103,18 @@ def test_unreadable_images_and_copies_dont_count(tmp_path: Path) -> None:
     for n in range(3, 20):
         (photos / f"{n:02d}.png").write_bytes((photos / "00.png").read_bytes())
     assert len(by_recipe(photos, find_recipe("tiny-ft-ema")).training[0].items) >= 1
+
+
+def test_the_sample_of_training_images_holds_only_images_that_can_be_read(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", 3)
+    for n in range(3, 20):
+        (photos / f"{n:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([n]))
+    (photos / "pipe.png").symlink_to(photos / "missing.png")
+    training = by_recipe(photos, find_recipe("tiny-ft-ema")).training
+    sample = sample_of(training, 1, seed=0)
+    assert sample.name.startswith("1 training image of ")
+    assert [item.id in {"00.png", "01.png", "02.png"} for item in sample.items] == [True]
+    assert {item.id for item in sample_of(training, 9, seed=0).items} < {"00.png", "01.png", "02.png"}
 
 
 def test_one_image_is_refused_in_a_sentence_that_helps(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -200,13 +200,17 @@ def _without(sources: Sequence[Dataset], contents: set[str], otherwise: str) -> 
 
 
 def sample_of(sources: Sequence[Dataset], count: int, seed: int) -> Dataset:
-    """At most `count` of their images, chosen by the seed."""
+    """At most `count` of their images that can be read, chosen by the seed."""
     chosen: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
-        order = np.random.default_rng((seed, number)).permutation(len(source.items))
-        share = _share(count, number, len(sources))
-        chosen += [(number, source.items[int(i)]) for i in order[:share]]
+        readable = (item for item in _shuffled(source, number, seed) if _is_readable(source, item))
+        chosen += [(number, item) for item in itertools.islice(readable, _share(count, number, len(sources)))]
     return _joined(sources, chosen, "training")
+
+
+def _shuffled(source: Dataset, number: int, seed: int) -> Iterator[Item]:
+    order = np.random.default_rng((seed, number)).permutation(len(source.items))
+    return (source.items[int(i)] for i in order)
 
 
 def _joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what: str) -> Dataset:
@@ -222,7 +226,8 @@ def _joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what
     names = " and ".join(f'"{source.source.name}"' for source in sources)
     title = f"{what} images of {names}"
     ids = tuple(item.id for item in items)
-    return Dataset(f"{len(items):,} {title}", "held-out", items, (), Source(title, "held-out", ids, pieces))
+    name = f"{counted(len(items), f'{what} image')} of {names}"
+    return Dataset(name, "held-out", items, (), Source(title, "held-out", ids, pieces))
 
 
 def _open(source: StrPath | Dataset, boxes: StrPath | None, options: SourceOptions, runtime: Runtime) -> Dataset:
@@ -238,7 +243,8 @@ def _open(source: StrPath | Dataset, boxes: StrPath | None, options: SourceOptio
 def _at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
     if count >= len(dataset.items):
         return dataset
-    return dataclasses.replace(sample_of([dataset], count, seed), name=f"{count:,} of {dataset.name}")
+    chosen = [(0, item) for item in itertools.islice(_shuffled(dataset, 0, seed), count)]  # not read: they may be many
+    return dataclasses.replace(_joined([dataset], chosen, "training"), name=f"{count:,} of {dataset.name}")
 
 
 def _check_boxes(sources: Sequence[Dataset], options: SourceOptions, recipe: Recipe, runtime: Runtime) -> None:
