@@ -1,12 +1,7 @@
 """Clients that only hold connections open: before the token is asked, in headers, and while they read."""
 
 import contextlib
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -15,39 +10,11 @@ from urllib.request import urlopen
 
 import pytest
 
+from support.browser.held import half_open, is_closed
 from support.browser.served import Served, serving
 from vaelens.web import connections
 from vaelens.web.choices import Choices
 from vaelens.web.connections import Connections, connection_limit
-
-HALF = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Never-Ending: "
-
-
-@contextlib.contextmanager
-def half_open(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections that have sent a part of a header."""
-    opened: list[socket.socket] = []
-    try:
-        for _ in range(count):
-            one = socket.create_connection(("127.0.0.1", port), timeout=30)
-            opened.append(one)
-            with contextlib.suppress(OSError):
-                one.sendall(HALF)
-        yield opened
-    finally:
-        for one in opened:
-            one.close()
-
-
-def is_closed(one: socket.socket) -> bool:
-    """Whether the server ended the connection."""
-    one.setblocking(False)
-    try:
-        return one.recv(1024) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 @pytest.fixture
@@ -162,32 +129,3 @@ def test_the_limit_follows_the_files_that_may_be_open() -> None:
     assert connection_limit(8192) == connections.MAX_CONNECTIONS
     assert 3 * connection_limit(1024) < 1024
     assert connection_limit(64) == 1
-
-
-@pytest.mark.slow
-def test_hundreds_of_half_open_connections_do_not_exhaust_the_command(tmp_path: Path) -> None:
-    """Where the process may open 600 files: a token would never be asked, as no connection would be accepted."""
-    command = f"ulimit -n 600; exec {sys.executable} -m vaelens serve --port 0 --offline --folder store -q"
-    running = subprocess.Popen(
-        ["bash", "-c", command],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        assert running.stdout is not None
-        port = int(re.search(r":(\d+)/", running.stdout.readline())[1])  # type: ignore[index]
-        with half_open(port, 700) as opened:
-            with urlopen(f"http://127.0.0.1:{port}/", timeout=20) as page:
-                assert page.status == 200
-            slow, end = opened[-1], time.monotonic() + 30
-            while not is_closed(slow):
-                with contextlib.suppress(OSError):
-                    slow.sendall(b"x")
-                assert time.monotonic() < end, "no deadline"
-                time.sleep(0.5)
-    finally:
-        running.send_signal(signal.SIGINT)
-        running.wait(timeout=30)
-        running.stdout.close()  # type: ignore[union-attr]
