@@ -23,12 +23,12 @@ def test_a_run_that_fails_before_its_first_result_leaves_no_folder(
     source = tmp_path / "source"
     source.mkdir()
     (source / "a.png").write_text("no image")
-    with pytest.raises(BadInputError, match=r"a\.png is no image"):
+    with pytest.raises(BadInputError, match=r"a\.png is a text file, not an image"):
         measure(source=source, output=tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
     for number, photo in enumerate(sorted(photos.glob("*.png"))[:2]):
         shutil.copy(photo, source / f"{number}.png")
-    with pytest.raises(BadInputError, match=r"a\.png is no image"):
+    with pytest.raises(BadInputError, match=r"a\.png is a text file, not an image"):
         measure(source=source, output=tmp_path / "new", batch=1)
     assert (tmp_path / "new" / "rows.jsonl").exists(), "what was measured is there to be resumed"
 
