@@ -52,7 +52,8 @@ def with_retries(
             return call()
         except UnicodeEncodeError:
             raise UsageError(
-                "the token for the hub, from HF_TOKEN or `hf auth login`, has letters that no token has. Set it anew."
+                "the token for the hub, from HF_TOKEN or `hf auth login`, contains characters that a token can't have. "
+                "Set it again."
             ) from None
         except library_errors() as error:
             if set(temporary).isdisjoint(error_names(error)):
@@ -70,7 +71,7 @@ def _open_session() -> None:
         hub.get_session()
     except Exception as error:  # noqa: BLE001 - httpx's own errors, ValueError, ImportError
         names = ", ".join(name for name in os.environ if name.upper().endswith("_PROXY"))
-        why = "socks needs the package socksio" if isinstance(error, ImportError) else "one is no address of a proxy"
+        why = "socks needs the package socksio" if isinstance(error, ImportError) else "one of them isn't an address"
         raise UsageError(
             f"no request can be made with the proxies in {names}: {why}. Set http://host:port, or unset it."
         ) from None  # the library's message may hold a password

@@ -1,6 +1,6 @@
 """The small networks that ship with vaelens, and the two metrics they give: psim-small and fd-small.
 
-They rank VAEs offline, on a scale of their own, and are no PSIM and no rFID: their numbers can't be compared with
+They rank VAEs offline, on a scale of their own, and are neither PSIM nor rFID: their numbers can't be compared with
 published ones (docs/small-metrics.md). All run in float32.
 """
 

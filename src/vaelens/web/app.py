@@ -10,6 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError, VaelensError
+from vaelens.text.wrong_fields import explain_value
 from vaelens.web import assets
 from vaelens.web.access import AccessPolicy
 from vaelens.web.middleware import MAX_UPLOAD_BYTES, SecurityMiddleware
@@ -64,7 +65,7 @@ def _add_errors(app: FastAPI, runner: JobRunner) -> None:
     def parameter(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        return failure(422, f"{str(first['loc'][-1])[:40]}: {str(first['msg']).lower()}.")
+        return failure(422, f"{str(first['loc'][-1])[:40]}: {explain_value(first)}.")
 
     def expected(_: Request, error: Exception) -> Response:
         status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)

@@ -3,6 +3,7 @@
 The options of sampling and the form's fields come from `sampling.options()`: a new option there needs nothing here.
 """
 
+import json
 from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_type_hints
@@ -14,6 +15,7 @@ from vaelens.comparison.selection import select
 from vaelens.errors import UsageError
 from vaelens.runtime import Runtime
 from vaelens.sampling import Sampling, Size, defaults, options
+from vaelens.text.wrong_fields import explain_error
 from vaelens.vae import check_seed
 from vaelens.web.choices import Choices, Decoder, Model, find
 
@@ -80,9 +82,9 @@ def read_request(body: bytes) -> JobRequest:
     try:
         return _Body.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part)[:40] for part in first["loc"][:3])
-        raise UsageError(f"{where or 'the request'}: {first['msg'].lower()}.") from error
+        if error.errors(include_url=False)[0]["type"] == "json_invalid":
+            raise UsageError("the request isn't valid JSON.") from error
+        raise UsageError(f"{explain_error(error, json.loads(body))}.") from error
 
 
 def check_values(values: dict[str, Any]) -> dict[str, Any]:

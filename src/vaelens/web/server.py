@@ -143,7 +143,7 @@ def _bound(host: str, port: int) -> socket.socket:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name can be so long
         reason = error.strerror if isinstance(error, OSError) else "no host name"
-        raise UsageError(f"--host {host} is no address of this machine ({reason}). Try 127.0.0.1.") from error
+        raise UsageError(f"--host {host} is not an address of this machine ({reason}). Try 127.0.0.1.") from error
     family, kind, _, _, address = addresses[0]
     bound = socket.socket(family, kind)
     try:

@@ -171,7 +171,7 @@ def test_messages_name_a_file_of_a_dataset_once(tmp_path: Path) -> None:
 def test_damaged_local_parquet_says_what_to_do_here(tmp_path: Path) -> None:
     whole = parquet(tmp_path / "a.parquet", {"image": images_column(*"abc")}).read_bytes()
     cases = {
-        "cut": (whole[:-10], "it doesn't end as a parquet file does. Copy or download it anew"),
+        "cut": (whole[:-10], "it doesn't end as a parquet file does. Copy or download it again"),
         "empty": (b"", "it doesn't end as a parquet file does"),
         "begin": (b"PAR1", "it doesn't end as a parquet file does"),
         "metadata": (whole[:-8] + b"\xff\xff\xff\x7fPAR1", "bytes are metadata"),

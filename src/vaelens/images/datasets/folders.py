@@ -50,7 +50,7 @@ def _images_below(folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def names_below(folder: Path) -> Iterator[str]:
-    """The path in `folder` of everything below it that is no folder and not hidden, sorted, each real folder once."""
+    """The path in `folder` of everything below it but folders and hidden files, sorted, each real folder once."""
     waiting, seen = deque([""]), set[tuple[int, int]]()
     while waiting:
         below = waiting.pop()

@@ -134,7 +134,7 @@ def check_count(count: int, what: str, size: int, where: str) -> None:
     if count > max(FREE_MEMBERS, size // MEMBER_BYTES):
         raise BadInputError(
             f"{where} holds {count:,} {what} in {size:,} bytes, too few bytes for so many images. "
-            "Make it anew, or leave it out."
+            "Make it again, or leave it out."
         )
 
 
@@ -151,7 +151,7 @@ def bytes_at(path: Path, offset: int, size: int) -> Iterator[bytes]:
             while size > 0:
                 piece = file.read(min(size, PIECE))
                 if not piece:
-                    raise BadInputError(f"{path} is shorter than when it was indexed. Copy it anew.")
+                    raise BadInputError(f"{path} is shorter than when it was indexed. Copy it again.")
                 size -= len(piece)
                 yield piece
     except OSError as error:

@@ -57,14 +57,14 @@ class _Wording:
     def damaged(self, path: Path, error: Exception) -> BadInputError:
         reason = str(error).strip().partition("\n")[0]
         repair = (
-            "Copy or download it anew." if self.repo is None else "Remove it from the hub's cache."
-        )  # to fetch it anew
+            "Copy or download it again." if self.repo is None else "Remove it from the hub's cache."
+        )  # to fetch it again
         return BadInputError(f"{self.file(path)} is a damaged parquet file: {reason}. {repair}")
 
     @contextmanager
     def boundary(self, path: Path, arrow: Any) -> Generator[None]:
         """Whatever reading the file raises becomes an error of ours. Where memory runs out, the file may be whole."""
-        advice = "Close other programs. If that doesn't help, get the file anew: a damaged one may ask for any amount."
+        advice = "Close other programs. If that doesn't help, get the file again: a damaged one may ask for any amount."
         try:
             with out_of_memory(f"{self.file(path)}: not read, out of memory. {advice}"):
                 yield

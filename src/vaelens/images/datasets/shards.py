@@ -199,4 +199,4 @@ def _why_no_tar(path: Path, error: WrongTarError) -> str:
         head = file.read(6)
     if packed := next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), None):
         return f"a tar compressed by {packed} can't be read at random. Unpack it to a plain .tar first."
-    return f"a damaged or incomplete tar: {error}. Copy or download it anew."
+    return f"a damaged or incomplete tar: {error}. Copy or download it again."

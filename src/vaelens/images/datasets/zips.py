@@ -36,7 +36,7 @@ def open_zip(path: Path) -> Source:
             else:
                 left_out[suffix] += 1
     except WrongZipError as error:
-        raise BadInputError(f"{path}: a damaged or incomplete zip: {error}. Copy or make it anew.") from error
+        raise BadInputError(f"{path}: a damaged or incomplete zip: {error}. Copy or make it again.") from error
     except OSError as error:
         raise BadInputError(f"{path}: can't be read: {error.strerror}. Check its permissions.") from error
     members = by_id(found, str(path))
@@ -65,4 +65,4 @@ def _pieces(path: Path, member: Member, name: str) -> Iterator[bytes]:
     try:
         yield from zip_directory.data(path, member)
     except DAMAGE as error:
-        raise BadInputError(f"{path}: {name} is damaged: {error}. Copy or download the zip anew.") from error
+        raise BadInputError(f"{path}: {name} is damaged: {error}. Copy or download the zip again.") from error
