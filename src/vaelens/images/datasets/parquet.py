@@ -91,9 +91,8 @@ def open_parquet(
     `scored` a column of numbers with an aesthetic score is read too. A note says which column was taken where several
     hold images.
 
-    Raises UsageError without pyarrow; BadInputError for a damaged file, one without an image column, with several of
-    which none has a usual name, or with more rows than there can be images, and where there is no row; ResourceError
-    where memory runs out.
+    Raises UsageError without pyarrow; BadInputError for a damaged file, one without an image column or with
+    more rows than there can be images, and where there is no row; ResourceError where memory runs out.
     """
     wording = _Wording(repo)
     groups: list[Group] = []

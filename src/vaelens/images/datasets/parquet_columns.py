@@ -16,8 +16,8 @@ def image_column(arrow: Any, schema: Any, where: str) -> tuple[str, tuple[str, .
     """The column of images, and the other columns that hold images too.
 
     Columns of {bytes, path}, marked as images where a description by the hub's library marks any, and of bytes under
-    one of COLUMNS' names; of several the first in COLUMNS. Raises BadInputError, naming the file by `where`, for none,
-    and for several of which none has such a name.
+    one of COLUMNS' names; of several the first in COLUMNS, else the first of the file. Raises BadInputError, naming the
+    file by `where`, for none.
     """
     marked = _features(schema.metadata or {})
     structs = [f.name for f in schema if arrow.types.is_struct(f.type) and _has_bytes(arrow, f.type)]
@@ -27,10 +27,6 @@ def image_column(arrow: Any, schema: Any, where: str) -> tuple[str, tuple[str, .
     images = sorted((name for name in images if names.count(name) == 1), key=_rank)
     if not images:
         raise BadInputError(f"{where} {_why_none(arrow, schema)}")
-    if len(images) > 1 and images[0] not in COLUMNS:
-        raise BadInputError(
-            f"{where} has {len(images)} columns of images: {_listed(images)}. Rename the one to read to 'image'."
-        )
     return images[0], tuple(images[1:])
 
 
