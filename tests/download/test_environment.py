@@ -12,6 +12,7 @@ import vaelens as vl
 from support.commands import invoke
 from support.standins.hub import HubStandin, set_endpoint
 from support.standins.web import WebStandin
+from vaelens.download import client
 from vaelens.download.hub import RemoteFile, fetch
 from vaelens.download.hub_listing import list_files
 from vaelens.download.web_files import WebFile, fetch_web
@@ -65,6 +66,50 @@ def test_a_proxy_that_can_not_be_used_is_named(
         with pytest.raises(UsageError, match="no request can be made with the proxies in HTTPS_PROXY: ") as error:
             call()
         assert "secret" not in str(error.value)
+
+
+def test_only_the_proxies_of_requests_are_named(hub: HubStandin, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"NO_PROXY": "localhost", "FTP_PROXY": "ftp://x", "HTTPS_PROXY": "ftp://x"}.items():
+        monkeypatch.setenv(name, value)
+    close_session()
+    with pytest.raises(UsageError, match="with the proxies in HTTPS_PROXY: "):
+        vl.load("someone/vae")
+
+
+@pytest.mark.parametrize("other", [{}, {"NO_PROXY": "localhost"}, {"HTTPS_PROXY": "http://x:1"}])
+def test_certificates_that_can_not_be_read_are_not_taken_for_proxies(
+    hub: HubStandin, file: WebFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str]
+) -> None:
+    (text := tmp_path / "text.pem").write_text("no certificate")
+    for name, value in other.items():
+        monkeypatch.setenv(name, value)
+    for path, why in (
+        (tmp_path / "missing.pem", "can't be read: No such file or directory"),
+        (tmp_path, "can't be read: Is a directory"),
+        (text, "holds no certificates"),
+    ):
+        close_session()
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        for call in (lambda: vl.load("someone/vae"), lambda: list_files("someone/vae"), lambda: fetch_web(file)):
+            with pytest.raises(UsageError) as error:
+                call()
+            assert str(error.value) == (
+                f"SSL_CERT_FILE names {path}, which {why}. Set it to a file of certificates in PEM format, or unset it."
+            )
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), ValueError("a bug"), OSError(24, "Too many open files")])
+def test_other_failures_of_a_session_are_not_taken_for_the_environment_s(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail() -> None:
+        raise failure
+
+    monkeypatch.setattr(client.hub, "get_session", fail)
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    with pytest.raises(type(failure)) as error:
+        client.with_retries(lambda: None)
+    assert error.value is failure
 
 
 def test_a_token_that_can_not_be_sent_is_named_without_it(hub: HubStandin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """How we use huggingface_hub: its settings during calls to the hub, and when a call, to any address, is repeated."""
 
+import errno
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ WAITS = (1, 2, 4)
 TEMPORARY = {"5xx", "408", "TimeoutException", "RemoteProtocolError", "ReadError"}
 # A transfer: the library itself resumes it after a timeout, but not after a connection that was reset.
 TEMPORARY_IN_TRANSFER = {"5xx", "408", "ReadError"}
+
+PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}  # the variables that the library reads when it opens a session
 
 # The library's constants for our calls. One that the user has set in the environment stays as it is.
 SETTINGS = {
@@ -43,7 +47,7 @@ def with_retries(
 
     The waits begin again after a call that left `received()`, a number of bytes, larger than it ever was.
 
-    Raises UsageError for proxies and a token with which no request can be made.
+    Raises UsageError for proxies, certificates and a token with which no request can be made.
     """
     _open_session()
     most, left = received(), list(waits)
@@ -66,11 +70,22 @@ def with_retries(
 
 
 def _open_session() -> None:
-    """Raises UsageError where the library can't, which is where it reads the variables of proxies."""
+    """Raises UsageError for proxies and certificates in the environment with which the library opens no session."""
     try:
         hub.get_session()
-    except Exception as error:  # noqa: BLE001 - httpx's own errors, ValueError, ImportError
-        names = ", ".join(name for name in os.environ if name.upper().endswith("_PROXY"))
+    except OSError as error:
+        path = os.environ.get("SSL_CERT_FILE")  # no folder that SSL_CERT_DIR names is refused, not even a missing one
+        if not path or error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        why = "holds no certificates" if isinstance(error, ssl.SSLError) else f"can't be read: {error.strerror}"
+        raise UsageError(
+            f"SSL_CERT_FILE names {path}, which {why}. Set it to a file of certificates in PEM format, or unset it."
+        ) from None
+    except Exception as error:
+        names = ", ".join(name for name in os.environ if name.upper() in PROXIES and os.environ[name])
+        by_proxy = isinstance(error, ValueError | ImportError) or type(error).__name__ == "InvalidURL"  # httpx's
+        if not (names and by_proxy):
+            raise
         why = "socks needs the package socksio" if isinstance(error, ImportError) else "one of them isn't an address"
         raise UsageError(
             f"no request can be made with the proxies in {names}: {why}. Set http://host:port, or unset it."
