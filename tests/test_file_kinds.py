@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def content(form: str) -> bytes:
         torch.save(state, out) if form == "torch" else pickle.dump({"state_dict": [1, 2]}, out)
     else:
         Image.new("RGB", (16, 16)).save(out, form)
+    return out.getvalue()
+
+
+def zipped(*names: str) -> bytes:
+    """A zip archive of these files, of 2000 bytes each."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in names:
+            archive.writestr(name, bytes(2000))
     return out.getvalue()
 
 
@@ -116,7 +126,7 @@ def test_what_is_not_a_vae_is_named_with_a_next_step(
     assert do_what in str(error.value)
 
 
-@pytest.mark.parametrize("written", [content("torch"), content("pickle"), b"PK\x03\x04" + b"\0" * 99])
+@pytest.mark.parametrize("written", [content("torch"), content("pickle"), zipped("archive/data/0", "archive/data.pkl")])
 def test_renamed_pickled_files_are_refused_as_unsafe_with_a_next_step(written: bytes, tmp_path: Path) -> None:
     file = tmp_path / "vae.safetensors"
     file.write_bytes(written)
@@ -124,6 +134,16 @@ def test_renamed_pickled_files_are_refused_as_unsafe_with_a_next_step(written: b
         load(file)
     said = invoke("inspect", file, code=4).stderr
     assert "can run any code" in said
+
+
+def test_an_archive_without_a_pickled_file_is_bad_input_with_a_next_step(tmp_path: Path) -> None:
+    """It runs no code, so it isn't unsafe; `inspect` and `load` say what it is."""
+    file = tmp_path / "vae.safetensors"
+    for written in (zipped("vae/config.json", "vae/model.safetensors"), b"PK\x03\x04" + b"\0" * 99):
+        file.write_bytes(written)
+        with pytest.raises(BadInputError, match=r"is a zip archive, not a safetensors file\. Unpack it, or download"):
+            load(file)
+        assert "code" not in invoke("inspect", file, code=3).stderr
 
 
 def test_a_lora_given_as_latents_is_named(tmp_path: Path) -> None:

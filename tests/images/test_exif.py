@@ -37,4 +37,14 @@ def test_exif_data_that_are_damaged_behind_a_good_orientation_cost_a_note(form: 
     assert expected.notes == ("turned upright by its EXIF orientation",)
     found = decode_bytes(saved(PIXELS, form, exif=PARTLY_DAMAGED_EXIF[kind], **options), "a")
     assert found.image.equal(expected.image)
-    assert found.notes == ("damaged EXIF data ignored", "turned upright by its EXIF orientation")
+    assert found.notes == (
+        "part of its EXIF data is damaged; the rest is used",
+        "turned upright by its EXIF orientation",
+    )
+
+
+@pytest.mark.parametrize("pointer", [0x8769, 0x8825, 0xA005])
+def test_a_directory_at_0_is_one_that_is_not_there(pointer: int) -> None:
+    """Some programs write 0 for a GPS directory that they have removed."""
+    found = decode_bytes(saved(PIXELS, "JPEG", exif=exif_of([TURNED, (pointer, 4, 1, 0)])), "a")
+    assert found.notes == ("turned upright by its EXIF orientation",)

@@ -269,7 +269,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="is a folder"):
         decode_file(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BadInputError, match="is a device or pipe"):
+    with pytest.raises(BadInputError, match=r"is a device, pipe or socket, not an image\. Name an image file"):
         decode_file(tmp_path / "pipe")
 
 

@@ -50,6 +50,7 @@ SUFFIXES = {  # every name that files of headers.FORMATS have
 }
 ORIENTATION = 0x0112
 DAMAGED_EXIF = "damaged EXIF data ignored"
+PARTLY_DAMAGED_EXIF = "part of its EXIF data is damaged; the rest is used"
 UPRIGHT = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -248,9 +249,10 @@ def _orientation(image: Image.Image, notes: list[str]) -> int:
         raw = image.info.get("exif")
         if raw is not None:
             Image.Exif().load(raw)  # of a JPEG, Pillow has hidden its failure
-        orientation = image.getexif().get(ORIENTATION, 1)
-        if isinstance(raw, bytes) and not exif.is_whole(raw):  # what is there counts
-            notes.append(DAMAGED_EXIF)
+        found = image.getexif()
+        orientation = found.get(ORIENTATION, 1)
+        if isinstance(raw, bytes) and not exif.is_whole(raw):
+            notes.append(PARTLY_DAMAGED_EXIF if len(found) else DAMAGED_EXIF)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - the pixels are intact, whatever is wrong with the EXIF data

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 HEAD = 1024  # bytes that show what a file is
+PICKLE_IN_ZIP = b"data.pkl"  # as PyTorch calls it
 ZIP = b"PK\x03\x04"
 PICKLE_STARTS = (b"\x80", b"(", b"c", b"}", b"]")  # from the newest protocol to the oldest
 SAFETENSORS_HEADER = 100_000_000  # bytes, as the format limits it
@@ -114,7 +115,7 @@ def _safetensors(head: bytes) -> FileKind | None:
 def _container(head: bytes) -> FileKind | None:
     """A zip, or one of the formats whose name stands behind their first bytes."""
     if head.startswith(ZIP):
-        return TORCH_ZIP if b"data.pkl" in head else ARCHIVE
+        return TORCH_ZIP if PICKLE_IN_ZIP in head else ARCHIVE
     if head[4:8] == b"ftyp":
         length = min(int.from_bytes(head[:4], "big"), len(head))
         brands = {head[at : at + 4] for at in (8, *range(16, length, 4))}

@@ -33,6 +33,6 @@ def is_whole(data: bytes) -> bool:
             size = SIZES.get(kind, 0) * number
             if size > 4 and value + size > len(data):
                 return False
-            if tag in DIRECTORIES:
+            if tag in DIRECTORIES and value:  # some cameras write 0 where they have none
                 pending.append(value)
     return True
