@@ -8,10 +8,12 @@ import pytest
 
 from support.training import folder
 from vaelens.errors import BadInputError, UsageError
+from vaelens.evaluation.presets import PRESETS
 from vaelens.finetuning import data as data_module
 from vaelens.finetuning.data import TrainingImages, TrainingOrder
 from vaelens.finetuning.recipe_files import find_recipe
-from vaelens.finetuning.sources import hold_out, sample_of, without
+from vaelens.finetuning.sources import hold_out, without
+from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.drawing import Box
@@ -168,6 +170,5 @@ def test_images_are_held_out_by_content(tmp_path: Path) -> None:
     assert (copies, len(rest[0].items)) == (4, 4)
     with pytest.raises(UsageError, match="are in"):
         without([a], a)
-    some = sample_of([a, b], 5, seed=0)
-    assert len(some.items) == 5
-    assert {item.id[0] for item in some.items} == {"0", "1"}
+    some = list(TrainingSample([a, b], 5, seed=0).read(PRESETS["small"]))
+    assert [chunk.items[0].id[0] for chunk in some] == ["0"] * 3 + ["1"] * 2

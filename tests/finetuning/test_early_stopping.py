@@ -100,6 +100,6 @@ def test_an_evaluation_says_which_images_are_exact(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(validation, "reconstruct_chunk", half)
     loaded = load_preset(PRESETS["small"], {}, Runtime(offline=True))
     dataset = open_dataset(folder(tmp_path / "photos", 4, side=64))
-    found = validation.score(random_vae(), dataset, loaded, 0)
+    found = validation.score(random_vae(), validation.readable_chunks(dataset, loaded.preset), loaded, 0)
     assert found.exact == ("00.png", "02.png")
     assert 0 < found.psnr < math.inf

@@ -15,7 +15,7 @@ from vaelens.errors import CheckFailedError
 from vaelens.finetuning import loop, training, validation
 from vaelens.finetuning.loop import Training
 from vaelens.finetuning.training import Interrupted
-from vaelens.finetuning.validation import EarlyStopping, StopReason, score
+from vaelens.finetuning.validation import EarlyStopping, StopReason, readable_chunks, score
 
 pytestmark = pytest.mark.usefixtures("plain_report")
 
@@ -153,10 +153,10 @@ def test_an_evaluation_that_is_not_finite_stops_a_training(narrow: Path, photos:
         if done == 2 and "loss" in numbers:
             t.state.averaged()["decoder.conv_out.weight"].view(-1)[0] = torch.nan
             made = loop.released_vae(t.state, t.spec)
-            assert not score(made, t.held_out, t.preset, 0).finite
+            assert not score(made, readable_chunks(t.held_out, t.preset.preset), t.preset, 0).finite
 
     t.on_log = poison
-    assert score(loop.released_vae(t.state, t.spec), t.held_out, t.preset, 0).finite
+    assert score(loop.released_vae(t.state, t.spec), readable_chunks(t.held_out, t.preset.preset), t.preset, 0).finite
     ended = loop.train(t)
     assert isinstance(ended, StopReason)
     assert "NaN or infinite" in ended.message

@@ -1,16 +1,20 @@
 """Which images a training gets, and which are held out."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.training import folder, short_recipe
-from vaelens.errors import UsageError
+from support.training import NO_GAN, folder, short_recipe, stop_after, train
+from vaelens.errors import BadInputError, UsageError
+from vaelens.evaluation.presets import PRESETS
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.recipe_files import find_recipe
-from vaelens.finetuning.sources import SourceOptions, Sources, open_sources, sample_of
+from vaelens.finetuning.sources import SourceOptions, Sources, open_sources
+from vaelens.finetuning.training import Interrupted
+from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.datasets.synthetic import EVALUATION_FIRST
 from vaelens.runtime import Runtime
@@ -105,16 +109,67 @@ def test_unreadable_images_and_copies_dont_count(tmp_path: Path) -> None:
     assert len(by_recipe(photos, find_recipe("tiny-ft-ema")).training[0].items) >= 1
 
 
-def test_the_sample_of_training_images_holds_only_images_that_can_be_read(tmp_path: Path) -> None:
-    photos = folder(tmp_path / "photos", 3)
-    for n in range(3, 20):
+def damaged(photos: Path, numbers: Iterable[int]) -> Path:
+    """The folder with images of these numbers that begin as PNG files."""
+    for n in numbers:
         (photos / f"{n:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([n]))
+    return photos
+
+
+def counting(dataset: Dataset, reads: list[str]) -> Dataset:
+    """The dataset, which notes what is read."""
+
+    def pieces(name: str) -> Iterable[bytes]:
+        reads.append(name)
+        return dataset.source.pieces(name)
+
+    return dataclasses.replace(dataset, source=dataclasses.replace(dataset.source, pieces=pieces))
+
+
+def test_the_sample_of_training_images_holds_only_images_that_can_be_read(tmp_path: Path) -> None:
+    photos = damaged(folder(tmp_path / "photos", 3), range(3, 20))
     (photos / "pipe.png").symlink_to(photos / "missing.png")
-    training = by_recipe(photos, find_recipe("tiny-ft-ema")).training
-    sample = sample_of(training, 1, seed=0)
-    assert sample.name.startswith("1 training image of ")
-    assert [item.id in {"00.png", "01.png", "02.png"} for item in sample.items] == [True]
-    assert {item.id for item in sample_of(training, 9, seed=0).items} < {"00.png", "01.png", "02.png"}
+    (training,) = by_recipe(photos, find_recipe("tiny-ft-ema")).training
+    good, preset = {"00.png", "01.png", "02.png"} & {*ids(training)}, PRESETS["small"]
+    assert len(good) == 2
+    (one,) = TrainingSample([training], 1, seed=0).read(preset)
+    assert {item.id for item in one.items} < good
+    (both,) = TrainingSample([training], 9, seed=0).chunks(preset, 4)
+    assert {item.id for item in both.items} == good
+    bad = dataclasses.replace(training, items=tuple(item for item in training.items if item.id not in good))
+    with pytest.raises(BadInputError, match=r"photos .*: none of the training images can be read\. Give others\."):
+        list(TrainingSample([bad], 2, seed=0).read(preset))
+
+
+def test_the_sample_of_training_images_is_read_when_it_is_scored_and_no_sooner(tmp_path: Path) -> None:
+    reads: list[str] = []
+    dataset = counting(open_dataset(damaged(folder(tmp_path / "photos", 12), range(0, 12, 2)), skip_bad=True), reads)
+    sample = TrainingSample([dataset], 4, seed=0)
+    assert reads == []
+    first = [chunk.items for chunk in sample.chunks(PRESETS["small"], 3)]
+    assert [len(items) for items in first] == [3, 1]
+    assert 4 < len(reads) <= 10
+    reads.clear()
+    assert [chunk.items for chunk in sample.chunks(PRESETS["small"], 3)] == first
+    assert reads == [item.id for items in first for item in items], "damaged ones aren't tried again"
+    assert [chunk.items for chunk in TrainingSample([dataset], 4, seed=0).chunks(PRESETS["small"], 3)] == first
+    assert [chunk.items for chunk in TrainingSample([dataset], 4, seed=1).chunks(PRESETS["small"], 3)] != first
+
+
+@pytest.mark.usefixtures("plain_report")
+def test_a_resumed_training_scores_the_same_images_where_some_are_damaged(
+    narrow: Path, photos: Path, tmp_path: Path
+) -> None:
+    data = damaged(folder(tmp_path / "data", 9, side=44), range(4, 9))
+    options: dict[str, Any] = {"overrides": NO_GAN | {"run.steps": 2, "run.evaluate_every": 2}, "held_out": photos}
+    whole = train(narrow, data, tmp_path / "whole", **options)
+    with pytest.raises(Interrupted):
+        train(narrow, data, tmp_path / "run", should_stop=stop_after(1), **options)
+    resumed = train(narrow, data, tmp_path / "run", **options)
+    assert resumed.vae.fingerprint == whole.vae.fingerprint
+    lines = [(run.path / "evaluations.jsonl").read_bytes() for run in (whole, resumed)]
+    assert lines[0] == lines[1]
+    assert lines[0].count(b'"training"') == 2
 
 
 def test_one_image_is_refused_in_a_sentence_that_helps(tmp_path: Path) -> None:

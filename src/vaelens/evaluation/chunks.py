@@ -1,6 +1,7 @@
 """A dataset in chunks of 8-bit squares: files decoded, resized and cropped as a preset has it, ahead of their use."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,6 +65,16 @@ def read_chunk(dataset: Dataset, number: int, batch: int, preset: Preset, skip_b
                 ) from error
             bad.append((item.id, without_folders(str(error))))
     return Chunk(number, tuple(item for item, _ in good), tuple(image for _, image in good), tuple(bad))
+
+
+def joined_chunks(chunks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
+    """The images of these chunks in chunks of `size`, numbered from 0; the last may be smaller, none is empty."""
+    images = ((item, image) for chunk in chunks for item, image in zip(chunk.items, chunk.images, strict=True))
+    for number in itertools.count():
+        some = tuple(itertools.islice(images, size))
+        if not some:
+            return
+        yield Chunk(number, tuple(item for item, _ in some), tuple(image for _, image in some), ())
 
 
 def read_ahead(dataset: Dataset, numbers: Sequence[int], batch: int, preset: Preset, skip_bad: bool) -> Iterator[Chunk]:

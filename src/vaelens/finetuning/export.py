@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from vaelens.evaluation.chunks import read_chunk
 from vaelens.evaluation.report.exports import model_indexes
 from vaelens.evaluation.report.score_tables import pairs_table, summary_table
 from vaelens.evaluation.results import Results
@@ -125,11 +124,10 @@ def release(
 def _scaling_factor(t: Training) -> float:
     """1 / the standard deviation of training images' latents, so that a diffusion model sees unit variance."""
     vae = released_vae(t.state, t.spec)
-    found: list[torch.Tensor] = []
-    for number in range(len(t.training_sample.items)):
-        chunk = read_chunk(t.training_sample, number, 1, t.preset.preset, skip_bad=True)
-        if chunk.items:
-            found.append(vae.encode(from_uint8(chunk.pixels)).posterior.mode().flatten().double().cpu())
+    found = [
+        vae.encode(from_uint8(chunk.pixels)).posterior.mode().flatten().double().cpu()
+        for chunk in t.training_sample.read(t.preset.preset)
+    ]
     return float(f"{1 / float(torch.cat(found).std()):.5g}")
 
 

@@ -14,12 +14,15 @@ from vaelens.finetuning.data import TrainingImages
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import NotFiniteError, PosteriorCache, StepConfig, train_step
 from vaelens.finetuning.training_folder import TrainingFolder
+from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.finetuning.validation import (
     ADVICE,
+    CHUNK,
     OVERFIT_EVALUATIONS,
     EarlyStopping,
     Scores,
     StopReason,
+    readable_chunks,
     sample_sheet,
     score,
 )
@@ -44,7 +47,7 @@ class Training:
     spec: VAESpec
     images: TrainingImages
     held_out: Dataset
-    training_sample: Dataset
+    training_sample: TrainingSample
     preset: LoadedPreset
     micro_batch_size: int
     ranks: Ranks
@@ -126,12 +129,13 @@ def evaluate(t: Training) -> StopReason | None:
     reason = None
     if t.ranks.is_first:
         released, raw = released_vae(t.state, t.spec), raw_vae(t.state, t.spec)
-        training = score(released, t.training_sample, t.preset, seed)
-        held_out = score(released, t.held_out, t.preset, seed)
+        preset = t.preset.preset
+        training = score(released, t.training_sample.chunks(preset, CHUNK), t.preset, seed)
+        held_out = score(released, readable_chunks(t.held_out, preset), t.preset, seed)
         vaes = {RELEASED: released}
         if t.state.ema is not None:
             vaes = {"raw": raw, RELEASED: released}
-            values = score(raw, t.held_out, t.preset, seed).values
+            values = score(raw, readable_chunks(t.held_out, preset), t.preset, seed).values
             t.folder.add_evaluation({"step": step, "weights": "raw", "held_out": dict(values)})
         exact = {"held_out": list(held_out.exact), "training": list(training.exact)}
         exact = exact if any(exact.values()) else None

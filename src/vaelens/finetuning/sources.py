@@ -136,7 +136,7 @@ def hold_out(
         _check_counts([source.source.name for source in sources], [len(source.items) for source in sources], count)
     held_out: list[tuple[int, Item]] = []
     for number, source in enumerate(sources):
-        share = _share(count, number, len(sources))
+        share = share_of(count, number, len(sources))
         if at_most is not None:
             share = _fewer(share, len({item.sha256 for item in source.items}), at_most)
         order = sorted(source.items, key=lambda item: hashlib.sha256(f"{seed} {item.sha256}".encode()).digest())
@@ -156,7 +156,7 @@ def hold_out(
             "images that can be read, or name others with --held-out."
         )
     rest = _without(sources, {item.sha256 for _, item in held_out}, "are copies of held-out ones. Give more images.")
-    return rest, _joined(sources, held_out, "held-out")
+    return rest, joined(sources, held_out, "held-out")
 
 
 def without(sources: Sequence[Dataset], held_out: Dataset) -> tuple[list[Dataset], int]:
@@ -169,7 +169,7 @@ def without(sources: Sequence[Dataset], held_out: Dataset) -> tuple[list[Dataset
 def _check_counts(names: Sequence[str], counts: Sequence[int | None], held_out: int) -> None:
     """Raises UsageError where more than MAX_SHARE of a source would be held out; a count of None isn't known yet."""
     for number, (name, count) in enumerate(zip(names, counts, strict=True)):
-        share = _share(held_out, number, len(names))
+        share = share_of(held_out, number, len(names))
         if count is not None and share > MAX_SHARE * count:
             fewer = len(names) * int(MAX_SHARE * min(one for one in counts if one is not None))
             lower = f"lower it with --set {HELD_OUT}={fewer}, " if fewer else ""
@@ -181,7 +181,7 @@ def _check_counts(names: Sequence[str], counts: Sequence[int | None], held_out: 
             )
 
 
-def _share(count: int, number: int, sources: int) -> int:
+def share_of(count: int, number: int, sources: int) -> int:
     """How many of `count` images come from one of the sources."""
     return count // sources + (number < count % sources)
 
@@ -199,21 +199,13 @@ def _without(sources: Sequence[Dataset], contents: set[str], otherwise: str) -> 
     return rest
 
 
-def sample_of(sources: Sequence[Dataset], count: int, seed: int) -> Dataset:
-    """At most `count` of their images that can be read, chosen by the seed."""
-    chosen: list[tuple[int, Item]] = []
-    for number, source in enumerate(sources):
-        readable = (item for item in _shuffled(source, number, seed) if _is_readable(source, item))
-        chosen += [(number, item) for item in itertools.islice(readable, _share(count, number, len(sources)))]
-    return _joined(sources, chosen, "training")
-
-
-def _shuffled(source: Dataset, number: int, seed: int) -> Iterator[Item]:
+def shuffled(source: Dataset, number: int, seed: int) -> Iterator[Item]:
+    """The items of the `number`th source in an order that follows from the seed."""
     order = np.random.default_rng((seed, number)).permutation(len(source.items))
     return (source.items[int(i)] for i in order)
 
 
-def _joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what: str) -> Dataset:
+def joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what: str) -> Dataset:
     """Images of several sources as one dataset; ids name the source where there are several."""
     prefixes = [f"{n}/" if len(sources) > 1 else "" for n in range(len(sources))]
     origins = {f"{prefixes[n]}{item.id}": (sources[n], item) for n, item in chosen}
@@ -243,8 +235,8 @@ def _open(source: StrPath | Dataset, boxes: StrPath | None, options: SourceOptio
 def _at_most(dataset: Dataset, count: int, seed: int) -> Dataset:
     if count >= len(dataset.items):
         return dataset
-    chosen = [(0, item) for item in itertools.islice(_shuffled(dataset, 0, seed), count)]  # not read: they may be many
-    return dataclasses.replace(_joined([dataset], chosen, "training"), name=f"{count:,} of {dataset.name}")
+    chosen = [(0, item) for item in itertools.islice(shuffled(dataset, 0, seed), count)]  # not read: they may be many
+    return dataclasses.replace(joined([dataset], chosen, "training"), name=f"{count:,} of {dataset.name}")
 
 
 def _check_boxes(sources: Sequence[Dataset], options: SourceOptions, recipe: Recipe, runtime: Runtime) -> None:

@@ -26,7 +26,7 @@ from vaelens.finetuning.loop import OnLog, Training, train
 from vaelens.finetuning.losses import PERCEPTUAL_NETWORKS, load_perceptual
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.recipe_files import default_recipe, find_recipe
-from vaelens.finetuning.sources import HELD_OUT, SourceOptions, Sources, open_sources, sample_of
+from vaelens.finetuning.sources import HELD_OUT, SourceOptions, Sources, open_sources
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import PosteriorCache, StepConfig
 from vaelens.finetuning.training_folder import (
@@ -36,6 +36,7 @@ from vaelens.finetuning.training_folder import (
     record_unreadable,
     write_or_compare_plan,
 )
+from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.finetuning.validation import StopReason
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.source_names import paths_of
@@ -264,7 +265,7 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         spec=initial.spec,
         images=TrainingImages(sources.training, sources.weights, recipe.data, job.seed),
         held_out=sources.held_out,
-        training_sample=sample_of(sources.training, len(sources.held_out.items), job.seed),
+        training_sample=TrainingSample(sources.training, len(sources.held_out.items), job.seed),
         preset=loaded,
         micro_batch_size=job.micro_batch_size,
         ranks=ranks,

@@ -2,17 +2,18 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from vaelens.errors import BadInputError
-from vaelens.evaluation.chunks import quantize_originals, read_chunk
+from vaelens.evaluation.chunks import Chunk, quantize_originals, read_chunk
 from vaelens.evaluation.loaded_preset import LoadedPreset
 from vaelens.evaluation.measurement import measure_chunk, reconstruct_chunk
 from vaelens.evaluation.metric_table import dataset_metrics
+from vaelens.evaluation.presets import Preset
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.metrics.frechet import Moments
@@ -45,16 +46,25 @@ class Scores:
         return self.values.get("psnr", math.inf)
 
 
-def score(vae: VAE, dataset: Dataset, loaded: LoadedPreset, seed: int) -> Scores:
-    """Evaluate in memory, as `evaluate` does. Skips unreadable images; raises BadInputError where none is left."""
+def readable_chunks(dataset: Dataset, preset: Preset) -> Iterator[Chunk]:
+    """A dataset's images for `score`, without those that can't be read. Raises BadInputError where none is left."""
+    found = False
+    for number in range(-(-len(dataset.items) // CHUNK)):
+        chunk = read_chunk(dataset, number, CHUNK, preset, skip_bad=True)
+        if chunk.items:
+            found = True
+            yield chunk
+    if not found:
+        raise BadInputError(f"{dataset.name}: none of its images can be read. Name others with --held-out.")
+
+
+def score(vae: VAE, chunks: Iterable[Chunk], loaded: LoadedPreset, seed: int) -> Scores:
+    """Evaluate in memory, as `evaluate` does, on chunks of CHUNK images."""
     columns: dict[str, list[float]] = {}
     exact: list[str] = []
     features: dict[str, tuple[Moments, Moments]] = {}
     finite = True
-    for number in range(-(-len(dataset.items) // CHUNK)):
-        chunk = read_chunk(dataset, number, CHUNK, loaded.preset, skip_bad=True)
-        if not chunk.items:
-            continue
+    for chunk in chunks:
         originals = quantize_originals(chunk.pixels, loaded.preset)
         made = reconstruct_chunk(vae, chunk, loaded.preset, seed)
         finite = finite and all(made.finite)
@@ -70,8 +80,6 @@ def score(vae: VAE, dataset: Dataset, loaded: LoadedPreset, seed: int) -> Scores
             for key, value in values.items():
                 if math.isfinite(value):
                     columns.setdefault(key, []).append(value)
-    if not columns and finite:
-        raise BadInputError(f"{dataset.name}: none of its images can be read. Name others with --held-out.")
     values = {key: math.fsum(column) / len(column) for key, column in columns.items()}
     for metric in dataset_metrics(loaded.preset.metrics):
         if metric.distance and finite and features[metric.extractor][0].count > 1:
