@@ -56,6 +56,21 @@ def test_patterns_that_no_shell_expanded_stand_for_their_files_in_every_command(
     assert "the output would lie among the images" in ran.stderr
 
 
+@pytest.mark.parametrize("command", ["evaluate --vae tiny-kl-f8", "calibrate --vae tiny-kl-f8", "finetune"])
+def test_what_can_not_be_a_dataset_is_refused_before_any_network_is_named(tmp_path: Path, command: str) -> None:
+    (tmp_path / "sea").mkdir()
+    for source, code, why in (
+        ("se?", 2, "se? stands for 2 folders. Name one folder, or 'se?/*.png'."),
+        ("nowhere", 3, "nowhere: there is no such file or folder."),
+        ("https://example.org/a.zip", 2, "https://example.org/a.zip"),
+        ("sea/*.png", 3, "sea/*.png: no file has such a name"),
+    ):
+        name, *options = command.split()
+        ran = invoke(name, source, *options, code=code)
+        assert why in ran.stderr
+        assert "downloaded once" not in ran.stderr
+
+
 @pytest.mark.parametrize(
     "call",
     [

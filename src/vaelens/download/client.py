@@ -1,6 +1,5 @@
 """How we use huggingface_hub: its settings during calls to the hub, and when a call, to any address, is repeated."""
 
-import errno
 import logging
 import os
 import ssl
@@ -15,6 +14,7 @@ from huggingface_hub import constants
 from vaelens.download.failures import error_names, library_errors
 from vaelens.errors import UsageError
 from vaelens.process import Shared
+from vaelens.text.paths import SCARCE
 
 # Seconds before each repetition. A hub that never answers is given up after 4 x HF_HUB_ETAG_TIMEOUT + 7 = 47 s.
 WAITS = (1, 2, 4)
@@ -75,7 +75,7 @@ def _open_session() -> None:
         hub.get_session()
     except OSError as error:
         path = os.environ.get("SSL_CERT_FILE")  # no folder that SSL_CERT_DIR names is refused, not even a missing one
-        if not path or error.errno in (errno.EMFILE, errno.ENFILE):
+        if not path or error.errno in SCARCE:
             raise
         why = "holds no certificates" if isinstance(error, ssl.SSLError) else f"can't be read: {error.strerror}"
         raise UsageError(

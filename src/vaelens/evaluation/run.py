@@ -28,7 +28,7 @@ from vaelens.evaluation.results import Results
 from vaelens.families.spec import spec_values
 from vaelens.files import StrPath
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
-from vaelens.images.datasets.opening import open_dataset
+from vaelens.images.datasets.opening import check_name, open_dataset
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.images.resizing import opencv
 from vaelens.loading import check_source, is_published, open_vae
@@ -153,6 +153,7 @@ def _check_call(
         raise UsageError("batch and threads must be at least 1.")
     if preset.resize == "opencv_bilinear":
         opencv()
+    check_name(source)
     check_apart(output, paths_of(source))
 
 

@@ -48,8 +48,9 @@ def test_shards_by_a_pattern_have_the_ids_that_they_have_by_their_folder(tmp_pat
     assert len(ids(open_dataset(f"{tmp_path}/set/{{00000,00002}}.tar"))) == 8
     with pytest.raises(BadInputError, match=r"2 of 5 files that the pattern names are missing, .*00003\.tar\."):
         open_dataset(f"{tmp_path}/set/{{00000..00004}}.tar")
-    with pytest.raises(UsageError, match=r"stands for 4 files with these suffixes: \.parquet, \.tar\. Name images"):
-        open_dataset(f"{tmp_path}/set/{{00000..00001}}.*a*r*")
+    everything = open_dataset(f"{tmp_path}/set/*")
+    assert ids(everything) == whole
+    assert everything.notes == ("6 files left out: 3 .json, 3 .parquet (not images)",)
 
 
 def test_parquet_files_and_images_by_a_pattern(tmp_path: Path) -> None:
@@ -59,6 +60,42 @@ def test_parquet_files_and_images_by_a_pattern(tmp_path: Path) -> None:
     folder(tmp_path / "in", "1.png", "deep/2.png", "3.txt")
     assert ids(open_dataset(f"{tmp_path}/in/**/*.png")) == ["1.png", "deep/2.png"]
     assert ids(open_dataset(f"{tmp_path}/*.parque[s-u]", take=1)) != []
+
+
+def test_a_pattern_reads_and_leaves_out_what_a_folder_does(tmp_path: Path) -> None:
+    folder(tmp_path / "set", "1.png", "2.JPG", "readme.txt", "notes", "in/3.png", "more/4.png")
+    data = open_dataset(f"{tmp_path}/set/*")
+    assert ids(data) == ["1.png", "2.JPG"]
+    left_out = "2 files left out: 1 .txt, 1 without a suffix (not images)"
+    assert data.notes == (left_out, f"2 folders left out, of which {tmp_path}/set/* names no file")
+    data, by_folder = open_dataset(f"{tmp_path}/set/**"), open_dataset(tmp_path / "set")
+    assert (data.items, data.notes) == (by_folder.items, by_folder.notes)
+    assert data.notes == (left_out,)
+    (tmp_path / "set" / "a.tar").touch()
+    with pytest.raises(UsageError, match=r"/set/\* stands for both images and \.tar shards\. Name one kind\."):
+        open_dataset(f"{tmp_path}/set/*")
+
+
+def test_a_pattern_of_nothing_that_is_read_says_what_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder(tmp_path, "f1/1.png", "f2/2.png", "words/a.txt", "words/b.zip", "words/c.zip"))
+    for pattern in ("f?", "f?/"):
+        with pytest.raises(UsageError) as caught:
+            open_dataset(pattern)
+        assert str(caught.value) == f"{pattern} stands for 2 folders. Name one folder, or 'f?/*.png'."
+    assert ids(open_dataset("f?/*.png")) == ["f1/1.png", "f2/2.png"]
+    with pytest.raises(UsageError, match=r"stands for 3 files with these suffixes: \.txt, \.zip\. Name images"):
+        open_dataset("words/*")
+
+
+def test_a_pattern_that_leads_out_of_the_current_folder_has_the_ids_of_the_folder_that_holds_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path, "a.png", "here/b.png")
+    monkeypatch.chdir(tmp_path / "here")
+    for pattern in ("{../a,b}.png", f"{{{tmp_path}/a,b}}.png"):
+        assert ids(open_dataset(pattern)) == ["a.png", "here/b.png"]
+    with pytest.raises(BadInputError, match=r"1 of 2 files that the pattern names is missing, the first is c\.png\."):
+        open_dataset("{../a,c}.png")
 
 
 HUB = "https://huggingface.co/datasets/owner/name"

@@ -2,10 +2,10 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.images.boxes import matching, read_boxes
 from vaelens.images.datasets import coco, synthetic
-from vaelens.images.datasets.folders import PACKED, names_below, open_folder, open_image, open_images, suffix_of
+from vaelens.images.datasets.folders import PACKED, names_below, open_folder, open_image, suffix_of
 from vaelens.images.datasets.hub_datasets import open_hub_dataset
 from vaelens.images.datasets.items import UNREADABLE, Dataset, Item, Source, clean_id
+from vaelens.images.datasets.matched_files import choose_matched, open_matched
 from vaelens.images.datasets.parquet import open_parquet
 from vaelens.images.datasets.shards import SCORES, open_shards
 from vaelens.images.datasets.source_names import address_in, files_of
@@ -26,6 +27,7 @@ from vaelens.images.datasets.zips import open_zip
 from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.runtime import DEFAULT, Runtime
+from vaelens.text.numbers import counted
 from vaelens.text.paths import user_path
 
 FIELDS_SHOWN = 20
@@ -130,8 +132,8 @@ def _find(
     if (address := address_in(source)) is not None:
         return open_hub_dataset(parse_hub_address(address, "dataset"), split=split, scored=scored, runtime=runtime)
     if (files := files_of(source)) is not None:
-        return _several(files, name, scored, split, runtime)
-    if HUB_ID.fullmatch(name) and path.suffix.lower() not in FILES:
+        return _matched(files, name, scored, split, runtime)
+    if _may_be_on_hub(name):
         runtime.notify(f"{name} isn't a path here: asking the hub for a dataset of that name")
         return open_hub_dataset(HubAddress(name), split=split, scored=scored, runtime=runtime)
     raise _unknown(name, path)
@@ -141,36 +143,31 @@ def _path(path: Path, scored: bool, split: str | None, runtime: Runtime) -> Sour
     return _folder(path, scored, split, runtime) if path.is_dir() else _file(path, scored, split, runtime)
 
 
-def _several(files: Sequence[Path], pattern: str, scored: bool, split: str | None, runtime: Runtime) -> Source:
-    """The files that a pattern stands for, as one dataset; ids are as if the folder that holds them all were named."""
+def _matched(files: list[Path], pattern: str, scored: bool, split: str | None, runtime: Runtime) -> Source:
     if len(files) == 1:
         return _path(files[0], scored, split, runtime)
     if split is not None:
         raise _no_splits(Path(pattern))
-    if len({path.is_absolute() for path in files}) > 1:
-        files = [path.absolute() for path in files]
-    root, title = Path(os.path.commonpath([path.parent for path in files])), PurePath(pattern).name
-    suffixes = {"a folder" if path.is_dir() else path.suffix.lower() or "none" for path in files}
-    if suffixes == {".tar"}:
-        return open_shards(files, root, title, scored=scored, runtime=runtime)
-    if suffixes == {".parquet"}:
-        parts = {clean_id(str(path.relative_to(root)), pattern): [path] for path in files}
-        return open_parquet(parts, title, scored=scored)
-    if suffixes <= SUFFIXES:
-        return open_images(files, root, title)
-    raise UsageError(
-        f"{pattern} stands for {len(files):,} files with these suffixes: {', '.join(sorted(suffixes))}. Name images, "
-        ".tar shards or .parquet files alone, or one archive at a time."
-    )
+    return open_matched(files, pattern, scored=scored, runtime=runtime)
 
 
 def check_name(source: StrPath | Dataset) -> None:
-    """Raises, before anything is opened, for a web address that isn't a dataset of the hub, and as `files_of`."""
-    if isinstance(source, Dataset) or user_path(source).exists():
+    """Raises, before anything is opened, for what can't be a dataset: a missing file, a web address that isn't a
+    dataset of the hub, and a pattern, as `files_of` and `choose_matched` do.
+    """
+    if isinstance(source, Dataset) or _name(source) or (path := user_path(source)).exists():
         return
     if (address := address_in(source)) is not None:
         parse_hub_address(address, "dataset")
-    files_of(source)
+    elif (files := files_of(source)) is not None:
+        if len(files) > 1:
+            choose_matched(files, os.fspath(source))
+    elif not _may_be_on_hub(os.fspath(source)):
+        raise _unknown(os.fspath(source), path)
+
+
+def _may_be_on_hub(name: str) -> bool:
+    return HUB_ID.fullmatch(name) is not None and Path(name).suffix.lower() not in FILES
 
 
 def _folder(path: Path, scored: bool, split: str | None, runtime: Runtime) -> Source:
@@ -270,16 +267,14 @@ def _by_aesthetic_score(source: Source, least: float) -> tuple[tuple[str, ...], 
             f"the highest is {max(scores.values()):g}. Lower --min-aesthetic."
         )
     missing = len(source.ids) - len(scores)
-    return ids, f"{missing:,} image{'s' * (missing != 1)} without an aesthetic score left out" if missing else None
+    return ids, f"{counted(missing, 'image')} without an aesthetic score left out" if missing else None
 
 
 def _chosen(ids: tuple[str, ...], take: int | None, seed: int, name: str) -> tuple[str, ...]:
     if take is None or take == len(ids):
         return ids
     if take > len(ids):
-        raise UsageError(
-            f"{name} has {len(ids):,} image{'s' * (len(ids) != 1)}, fewer than the {take:,} to take. Lower --take."
-        )
+        raise UsageError(f"{name} has {counted(len(ids), 'image')}, fewer than the {take:,} to take. Lower --take.")
     if seed < 0:
         raise UsageError(f"the seed that chooses images must be 0 or more, not {seed}.")
     places = np.random.default_rng(seed).choice(len(ids), take, replace=False)
@@ -321,5 +316,5 @@ def _title(source: Source, count: int, of: int, min_aesthetic: float | None) -> 
     return (
         f"{source.name} (seeded {count:,} of {of:,} images)"
         if count < of
-        else f"{source.name} ({count:,} image{'s' * (count != 1)})"
+        else f"{source.name} ({counted(count, 'image')})"
     )
