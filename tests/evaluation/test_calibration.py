@@ -166,7 +166,7 @@ def test_errors_of_the_command_name_options_that_help(
         app([*command, "--space", "tiny"], standalone_mode=False)
     capsys.readouterr()
     app([*command, "--space", "tiny", "--skip-bad"], standalone_mode=False)
-    assert "Left out of every figure: 1 unreadable: 01.png (" in capsys.readouterr().out
+    assert "Left out of every figure: 1 unreadable: 01.png: a damaged" in capsys.readouterr().out
     saved = json.loads((tmp_path / "run" / "calibration.json").read_text())
     assert saved["images"] == 2
     assert list(saved["skipped"]) == ["01.png"]

@@ -61,7 +61,7 @@ TOO_LARGE = {
 def test_too_many_pixels_are_refused_from_the_header_and_the_option_is_named(
     kind: str, decode: Callable[[bytes, str], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaelens.images.headers.total_memory", lambda: 2**60, raising=False)
+    monkeypatch.setattr("vaelens.images.headers.total_memory", lambda: 2**60)
 
     def call() -> None:
         with pytest.raises(BadInputError, match=rf"photo has \d+x\d+ pixels; .*{MAX_PIXELS}.*--max-pixels \d+"):

@@ -16,7 +16,7 @@ from support.reports import NAMES, examples_of, made_up, simple
 from vaelens.evaluation.report.html import report_html
 from vaelens.evaluation.report.report_files import report_files, report_markdown, write_report
 from vaelens.evaluation.report.score_tables import pairs_table
-from vaelens.evaluation.report.wording import facts
+from vaelens.evaluation.report.wording import facts, name_and_reason
 from vaelens.images.faces import draw_face
 
 
@@ -58,7 +58,7 @@ def test_markdown_has_tables_warnings_and_provenance() -> None:
         "network vgg16: the published weights, sha256 3434",
         "network inception: other weights than",
         "3.21 GB",
-        "broken.jpg (cut off)",
+        "broken.jpg: cut off",
         "- measured: 400 reconstructions in 100.0 s, 4.00 per second\n- total time: 123.4 s, in 2 calls\n",
         f"- VAE kl-f8: float32. encoder {'ab' * 32}, decoder {'ab' * 32}",
     ):
@@ -83,10 +83,28 @@ def test_a_long_list_of_skipped_images_is_cut_and_counted() -> None:
     for count, cut in ((20, False), (21, True)):
         record = {"skipped": {f"{n}.jpg": "cut off" for n in range(count)}}
         text = facts(dataclasses.replace(simple(), record=record))["skipped"]
-        assert text.startswith(f"{count} unreadable: 0.jpg (cut off); ")
+        assert text.startswith(f"{count} unreadable: 0.jpg: cut off; ")
         assert text.endswith("...") == cut
         assert "19.jpg" in text
         assert "20.jpg" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "why", "shown"),
+    [
+        ("a.png", "a.png: a damaged or incomplete image", "a.png: a damaged or incomplete image"),
+        ("a.png", "a.png has 9x9 pixels", "a.png has 9x9 pixels"),
+        ("b/a.png", "data/b/a.png: can't be read", "data/b/a.png: can't be read"),
+        ("a.png", "photos.zip: a.png is damaged", "photos.zip: a.png is damaged"),
+        ("(1).png", "(1).png: empty", "(1).png: empty"),
+        ("a", "bad tar", "a: bad tar"),
+        ("a", "a tar archive ends too soon", "a: a tar archive ends too soon"),
+        ("1.png", "01.png: empty", "1.png: 01.png: empty"),
+        ("0", "photos.parquet is shorter than it was", "0: photos.parquet is shorter than it was"),
+    ],
+)  # fmt: skip
+def test_a_skipped_image_is_named_once(name: str, why: str, shown: str) -> None:
+    assert name_and_reason(name, why) == shown
 
 
 @pytest.mark.parametrize("preset", ["card-2022", "modern", "offline"])

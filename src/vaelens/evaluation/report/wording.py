@@ -1,5 +1,6 @@
 """The text of a report: its title, what was measured, how to read it, and how it was made."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -25,6 +26,9 @@ ROUNDING = {
 }
 PADDING = {"zero": "zero-padded at the borders", "valid": "only where the whole window lies inside the image"}
 INCEPTION = {"torch_fidelity": "torch-fidelity", "pytorch_fid": "pytorch-fid"}
+
+# A reason that names an image: its id, alone or behind a folder or an archive, and what is wrong with it.
+NAMES = r"(?:^|[/\\]|: ){}(?:: | (?:is|isn't|has|holds|begins)\b)"
 
 SPREAD = (
     "Mean ± std is over the images: the std says how much images differ from each other. It is not an error of "
@@ -148,8 +152,8 @@ def list_skipped(skipped: Mapping[str, Any]) -> str:
 
 
 def name_and_reason(name: str, why: str) -> str:
-    """An unreadable image and the reason, which names the image already where its file could be read."""
-    return why if name in why else f"{name}: {why}"
+    """An unreadable image and the reason; the name stands once, as most reasons begin with it."""
+    return why if re.search(NAMES.format(re.escape(name)), why) else f"{name}: {why}"
 
 
 def _timing(results: Results) -> dict[str, str]:
