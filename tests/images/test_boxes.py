@@ -36,6 +36,19 @@ def test_csv_and_json_lines_give_the_same_boxes(tmp_path: Path) -> None:
     assert read_boxes(written(tmp_path, "a.jsonl", text)) == expected
 
 
+@pytest.mark.parametrize("header", [HEADER, HEADER.replace("\n", ",\n"), HEADER.replace("\n", ",note,note,\n")])
+def test_cells_after_the_last_column_that_is_needed_may_be_missing_or_empty(tmp_path: Path, header: str) -> None:
+    names = header.count(",") + 1
+    rows = [f"a.png,eye,1,2,3,4{',' * more}\n" for more in range(10)]
+    rows += [f"a.png,eye,1,2,3,4{',x' * (names - 6)}\n"]
+    assert read_boxes(written(tmp_path, "a.csv", header + "".join(rows))) == {
+        "a.png": (Box("eye", 1, 2, 3, 4),) * len(rows)
+    }
+    for cells, count in ("a.png,eye,1,2,3", 5), (f"a.png,eye,1,2,3,4{',' * (names - 6)},x", names + 1):
+        with pytest.raises(BadInputError, match=rf"line 2: {count} values, but the first line names {names}: id, "):
+            read_boxes(written(tmp_path, "a.csv", f"{header}{cells}\n"))
+
+
 @pytest.mark.parametrize(
     ("kind", "line", "message"),
     [
@@ -47,7 +60,7 @@ def test_csv_and_json_lines_give_the_same_boxes(tmp_path: Path) -> None:
         ("csv", "a,eye,1,2,3", "5 values, but the first line names 6: id, label, left, top, right, bottom."),
         ("csv", "a", "1 value, but the first line names 6"),
         ("csv", "a,eye,1,2,3,4,5", "7 values, but the first line names 6"),
-        ("csv", "a,eye,1,2,3,4,", "7 values, but the first line names 6"),
+        ("csv", "a,eye,1,2,3,4,,x", "8 values, but the first line names 6"),
         ("csv", "a,eye,3,2,3,4", "an empty box, left 3 to right 3"),
         ("csv", "a,eye,1,5,3,4", "an empty box"),
         ("csv", 'a,"eye"x,1,2,3,4', "not CSV"),

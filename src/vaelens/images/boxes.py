@@ -6,7 +6,7 @@
 In JSON lines the same names: {"id": "portraits/anna.jpg", "label": "eye", "left": 310, ...}. Left and top lie
 inside the box, right and bottom outside, in pixels of the image as a preset reads
 it (card-2022 doesn't turn it upright, the others do), from its top left corner. Other
-columns are ignored.
+columns are ignored, and so are empty cells after the last one.
 """
 
 import csv
@@ -121,14 +121,15 @@ def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]
             raise BadInputError(
                 f"{file} has several columns called {', '.join(twice)}. Its first line should name each once."
             )
+        needed = 1 + max(map(names.index, COLUMNS))
         for row in rows:
-            if row and len(row) != len(names):
+            if row and (len(row) < needed or any(row[len(names) :])):
                 raise BadInputError(
                     f"{file}, line {rows.line_num}: {counted(len(row), 'value')}, but the first line names "
                     f"{len(names)}: {', '.join(names)}. Correct the line."
                 )
             if row:
-                yield rows.line_num, dict(zip(names, row, strict=True))
+                yield rows.line_num, dict(zip(names, row, strict=False))
     except csv.Error as error:
         raise BadInputError(f"{file}, line {rows.line_num}: not CSV: {error}. Correct the line.") from error
 
