@@ -115,11 +115,11 @@ def test_a_space_is_known_without_the_weights(hub: HubStandin, tmp_path: Path) -
         ("http://civitai.com/models/1", UsageError, "not an address of the hub"),
         ("{}/datasets/someone/faces", UsageError, "not the page of a model on the hub"),
         ("{}/someone", UsageError, "not the page of a model on the hub"),
-        ("{}/someone/single/discussions/3", UsageError, "no page of a file or folder of someone/single"),
-        ("{}/someone/single/blob/main/../../x.safetensors", UsageError, "no page of a file"),
-        ("{}/someone/single/blob/main/a%2F..%2F..%2Fx.safetensors", UsageError, "no page of a file"),
-        ("{}/someone/single/blob/..%2Fmain/x.safetensors", UsageError, "no page of a file"),
-        ("{}/someone/single/blob/main/x%00.safetensors", UsageError, "no page of a file"),
+        ("{}/someone/single/stars/3", UsageError, "isn't the page of a file or folder in someone/single"),
+        ("{}/someone/single/blob/main/../../x.safetensors", UsageError, "isn't the page of a file"),
+        ("{}/someone/single/blob/main/a%2F..%2F..%2Fx.safetensors", UsageError, "isn't the page of a file"),
+        ("{}/someone/single/blob/..%2Fmain/x.safetensors", UsageError, "isn't the page of a file"),
+        ("{}/someone/single/blob/main/x%00.safetensors", UsageError, "isn't the page of a file"),
         ("https://[x/owner/name", UsageError, "isn't a web address: Invalid IPv6 URL"),
         ("https://huggingface.co\u2100/a/b", UsageError, "isn't a web address: netloc .*"),
         ("{}/someone/single/blob/main/old.ckpt", UnsafeFileError, "old.ckpt on the hub is a pickled file"),
@@ -145,6 +145,13 @@ def test_a_folder_whose_name_has_a_point_is_part_of_a_vaes_name(folder: str) -> 
     assert hub_vae_name(parse_hub_address(address)) == f"a/b/{folder}"
     for page in ("config.json", "README.md"):
         assert hub_vae_name(parse_hub_address(f"{address}/{page}")) == f"a/b/{folder}"
+
+
+@pytest.mark.parametrize(
+    "page", ["discussions", "discussions/7", "settings", "blob", "tree", "tree/main", "commits/main"]
+)
+def test_a_page_of_a_repository_is_the_repository_at_main(hub: HubStandin, page: str) -> None:
+    assert vl.load(f"{hub.endpoint}/someone/single/{page}", device="cpu").name == "someone/single"
 
 
 def test_an_address_of_another_revision_is_part_of_the_name(hub: HubStandin) -> None:

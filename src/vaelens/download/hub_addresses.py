@@ -10,6 +10,7 @@ from vaelens.errors import UsageError
 HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 ADDRESS = re.compile(r"\w+://|(?:huggingface\.co|www\.huggingface\.co|hf\.co)/")
 VIEWS = {"tree", "blob", "resolve", "raw", "blame", "commits", "commit"}  # of the site: what stands before a revision
+PAGES = {"viewer", "embed", "discussions", "settings"}  # of a repository as a whole, whatever follows
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ def is_address(text: str) -> bool:
 def parse_hub_address(text: str, repo_type: RepoType = "model") -> HubAddress:
     """Of an id, a repository's page, or the page or download link of a folder or file.
 
+    PAGES of a repository mean the repository at main.
+
     Raises UsageError for an address elsewhere, and for one of the hub's that isn't a model's, or a dataset's.
     """
     if not is_address(text):
@@ -44,8 +47,8 @@ def parse_hub_address(text: str, repo_type: RepoType = "model") -> HubAddress:
         raise UsageError(f"{text} isn't a web address: {error}. Check it.") from error
     if parts.netloc.rpartition("@")[2].lower() not in {*HOSTS, urlsplit(endpoint()).netloc.lower()}:
         raise UsageError(
-            f"{text}: not an address of the hub, and from elsewhere vaelens downloads no {repo_type}s. Download the "
-            "file, and name it."
+            f"{text} isn't on the hub, and vaelens downloads {repo_type}s only from there. "
+            "Download the file and name it."
         )
     pieces = [unquote(piece) for piece in parts.path.split("/") if piece]
     kind, where = pieces[:1], f"{endpoint()}/owner/name"
@@ -56,8 +59,12 @@ def parse_hub_address(text: str, repo_type: RepoType = "model") -> HubAddress:
         raise UsageError(f"{text}: not the page of a {repo_type} on the hub, {where}. Check the address.")
     inner = "/".join(rest)  # split again: a piece may have held an escaped slash
     odd = "." in inner.split("/") or not inner.isprintable() or not is_inner(inner)
-    if odd or (rest and rest[0] not in VIEWS):
-        raise UsageError(f"{text}: no page of a file or folder of {repo}. Name {repo}, or the page of a file in it.")
+    if odd or (rest and rest[0] not in VIEWS | PAGES):
+        raise UsageError(
+            f"{text} isn't the page of a file or folder in {repo}. Name {repo}, or the page of a file in it."
+        )
+    if rest and rest[0] in PAGES:
+        return HubAddress(repo)
     revision, path = (rest[1], rest[2:]) if len(rest) > 1 else ("main", [])
     if revision == "refs" and len(path) >= 2:  # refs/pr/1
         revision, path = "/".join([revision, *path[:2]]), path[2:]

@@ -102,6 +102,12 @@ HUB = "https://huggingface.co/datasets/owner/name"
 ADDRESSES = {
     HUB: HubAddress("owner/name"),
     "huggingface.co/datasets/owner/name/": HubAddress("owner/name"),
+    f"{HUB}/viewer": HubAddress("owner/name"),
+    f"{HUB}/viewer/default/train?p=1": HubAddress("owner/name"),
+    f"{HUB}/embed/viewer/default/train": HubAddress("owner/name"),
+    f"{HUB}/discussions": HubAddress("owner/name"),
+    f"{HUB}/discussions/3/files": HubAddress("owner/name"),
+    f"{HUB}/tree": HubAddress("owner/name"),
     f"{HUB}/tree/v2": HubAddress("owner/name", "v2"),
     f"{HUB}/tree/main/data": HubAddress("owner/name", "main", "data"),
     f"{HUB}/resolve/main/a%20b.tar?download=true": HubAddress("owner/name", "main", "a b.tar"),
@@ -118,7 +124,7 @@ def test_pages_of_anything_else_are_no_datasets(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"not the page of a dataset on the hub, .*/datasets/owner/name\. Check"):
             open_dataset(text)
     for text, path in itertools.product(("https://example.org/a.zip", "s3://bucket/a.tar"), (str, Path)):
-        with pytest.raises(UsageError, match=r"downloads no datasets\. Download the file, and name it") as caught:
+        with pytest.raises(UsageError, match=r"datasets only from there\. Download the file and name it\.") as caught:
             open_dataset(path(text))
-        assert str(caught.value).startswith(f"{text}: ")
+        assert str(caught.value).startswith(f"{text} isn't on the hub, ")
     assert address_in(tmp_path) is None
