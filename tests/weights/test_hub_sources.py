@@ -111,8 +111,8 @@ def test_a_space_is_known_without_the_weights(hub: HubStandin, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        ("https://example.com/x.safetensors", UsageError, "not an address of the hub.*Download the file, and name it"),
-        ("http://civitai.com/models/1", UsageError, "not an address of the hub"),
+        ("https://example.com/x.safetensors", UsageError, "isn't on the hub, .*Download the file and name it"),
+        ("http://civitai.com/models/1", UsageError, "isn't on the hub"),
         ("{}/datasets/someone/faces", UsageError, "not the page of a model on the hub"),
         ("{}/someone", UsageError, "not the page of a model on the hub"),
         ("{}/someone/single/stars/3", UsageError, "isn't the page of a file or folder in someone/single"),
