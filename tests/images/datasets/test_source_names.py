@@ -41,6 +41,20 @@ def test_names_that_only_look_like_patterns_are_paths(tmp_path: Path, monkeypatc
         files_of("{0..999999999}{0..999999999}.tar")
 
 
+def test_a_pattern_may_not_stand_for_names_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder(tmp_path, "1.png", "2.png", "3.png"))
+    for pattern in ("{,}/" * 1000, "{a}{1..9}/" * 400):
+        with pytest.raises(UsageError, match=r"has (1,000|800) pairs of braces; a pattern may have 20\. Name") as e:
+            open_dataset(pattern)
+        assert len(str(e.value)) < 200
+    assert len(files_of("{1,2}" + "{,}" * 10 + ".png") or ()) == 2
+    monkeypatch.setattr("vaelens.images.datasets.source_names.MOST_FILES", 2)
+    assert len(files_of("[12].png") or ()) == 2
+    for pattern in ("*.png", "{[1],[2],[3]}.png"):
+        with pytest.raises(UsageError, match=r"stands for more than 2 files\. Name their folder\."):
+            files_of(pattern)
+
+
 def test_shards_by_a_pattern_have_the_ids_that_they_have_by_their_folder(tmp_path: Path) -> None:
     whole = ids(open_dataset(shards(tmp_path / "set")))
     for pattern in ("{00000..00002}.tar", "*.tar", "0000[0-2].tar"):

@@ -14,9 +14,12 @@ from typing import cast
 from vaelens.download.hub_addresses import is_address
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
+from vaelens.json_reading import quoted
 from vaelens.text.paths import user_path
 
-MOST = 100_000  # files that braces may stand for
+MOST = 100_000  # names that braces may stand for
+MOST_GROUPS = 20  # two choices in each of so many are more than MOST already
+MOST_FILES = 10_000_000  # that * and the like may match
 GROUP = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(-?\d{1,9})\.\.(-?\d{1,9})(?:\.\.(-?\d{1,9}))?|([A-Za-z])\.\.([A-Za-z])", re.ASCII)
 MAGIC = re.compile(r"[*?\[]")
@@ -32,20 +35,27 @@ def address_in(source: StrPath) -> str | None:
 def files_of(source: StrPath) -> list[Path] | None:
     """The files that a pattern stands for, in its order, those of * sorted; None for a name that is no pattern.
 
-    Raises UsageError for more than MOST; BadInputError where one that braces name is missing, or nothing matches.
+    Raises UsageError for more than MOST, MOST_GROUPS or MOST_FILES; BadInputError where one that braces name is
+    missing, or nothing matches.
     """
     text = os.fspath(source)
     if not (MAGIC.search(text) or _group(text)) or address_in(text) is not None or user_path(text).exists():
         return None
+    if (pairs := text.count("{")) > MOST_GROUPS:
+        raise UsageError(
+            f"{quoted(text)} has {pairs:,} pairs of braces; a pattern may have {MOST_GROUPS}. Name the folder."
+        )
     names = list(itertools.islice(_expanded(text), MOST + 1))
     if len(names) > MOST:
         raise UsageError(f"{text} stands for more than {MOST:,} files. Name their folder.")
-    found: list[Path] = []
+    found: dict[Path, None] = {}
     missing: list[str] = []
     for name in dict.fromkeys(names):
         path = user_path(name)
-        matches = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-        found += matches
+        matches = [str(path)] if path.exists() else _matches(str(path), MOST_FILES - len(found))
+        found |= dict.fromkeys(map(Path, matches))
+        if len(found) > MOST_FILES:
+            raise UsageError(f"{text} stands for more than {MOST_FILES:,} files. Name their folder.")
         missing += [] if matches else [name]
     if not found:
         raise BadInputError(f"{text}: no file has such a name. Check the pattern and the folder.")
@@ -55,7 +65,12 @@ def files_of(source: StrPath) -> list[Path] | None:
             f"{text}: {count} that the pattern names {'is' if len(missing) == 1 else 'are'} missing, "
             f"the first is {missing[0]}. Copy or download what is missing, or name fewer."
         )
-    return list(dict.fromkeys(found))
+    return list(found)
+
+
+def _matches(pattern: str, most: int) -> list[str]:
+    """What * and the like match, sorted, and of more than `most` one too many."""
+    return sorted(itertools.islice(glob.iglob(pattern, recursive=True), most + 1))  # noqa: PTH207
 
 
 def paths_of(source: object) -> list[Path]:
