@@ -66,7 +66,12 @@ def tensors(*names: str, metadata: dict[str, str] | None = None) -> Written:
         (tensors("decoder.weight"), "is a safetensors file, not an image", "--vae"),
         (tensors("latent_tensor", "latent_format_version_0"), "safetensors file of latents", "compare --latents"),
         (tensors("latents", metadata={"vaelens_latents": "{}"}), "safetensors file of latents", "compare --latents"),
-        (b"dear diary", "is a text file, not an image", "Download the file itself again"),
+        (tensors("samples"), "safetensors file of latents", "compare --latents"),
+        (
+            b"dear diary",
+            "is a text file, not an image",
+            "Name an image file. If this was a download",
+        ),
         (Path.mkdir, "is a folder, not an image", "Name the image files"),
     ],
 )
@@ -111,7 +116,11 @@ def test_what_is_not_an_image_is_named_with_a_next_step(
         ),
         (tensors("emb_params"), "is a textual inversion", "Name the file of a VAE"),
         (tensors("what.ever"), "holds no VAE that vaelens knows among its 1 tensor (what.ever", "Name the file"),
-        (b"dear diary", "is a text file, not a file of weights", "Download the file itself again"),
+        (
+            b"dear diary",
+            "a text file, not a file of weights",
+            "Name the file of weights itself. If this was a download",
+        ),
     ],
 )
 def test_what_is_not_a_vae_is_named_with_a_next_step(

@@ -17,9 +17,10 @@ from vaelens import generation
 from vaelens.adapters.models import find_model
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError, UsageError
 from vaelens.generation import LatentGenerator
-from vaelens.latents import LATENTS_KEY, Latent, read_latents
+from vaelens.latents import Latent, read_latents
 from vaelens.runtime import Runtime
 from vaelens.sampling import Sampling
+from vaelens.text.file_kinds import LATENTS_KEY
 
 PROMPT = "a photo of a cat"
 

@@ -13,15 +13,16 @@ from vaelens.sampling import Sampling, Size
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.tensors.writing import safetensors_bytes
+from vaelens.text.file_kinds import COMFYUI_TENSOR, LATENTS_KEY, LATENTS_TENSOR
 from vaelens.text.numbers import counted
 from vaelens.text.paths import is_folder, user_path
 from vaelens.text.wrong_fields import explain_error
 from vaelens.vae import latents_sha256
-from vaelens.weights.other_networks import LATENTS_KEY, other_networks
+from vaelens.weights.other_networks import other_networks
 from vaelens.weights.registry import registry
 
 SUFFIXES = {".safetensors", ".latent"}
-COMFYUI, COMFYUI_FORMAT_0 = "latent_tensor", "latent_format_version_0"  # tensors of a .latent file; the second is empty
+COMFYUI_FORMAT_0 = "latent_format_version_0"  # an empty tensor of a .latent file, beside COMFYUI_TENSOR
 
 
 class ModelFacts(BaseModel):
@@ -83,7 +84,7 @@ class _Metadata(BaseModel):
 def latents_bytes(latent: Latent) -> bytes:
     """The file of a latent: safetensors, its fp32 values, and its space and provenance as metadata."""
     metadata = _Metadata(latent_space=latent.space, provenance=latent.provenance).model_dump_json()
-    return safetensors_bytes({"latents": latent.tensor.float().contiguous()}, {LATENTS_KEY: metadata})
+    return safetensors_bytes({LATENTS_TENSOR: latent.tensor.float().contiguous()}, {LATENTS_KEY: metadata})
 
 
 def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list[Latent]:
@@ -105,7 +106,7 @@ def read_latents(path: str | os.PathLike[str], space: str | None = None) -> list
     opened = open_safetensors(path)
     if space is not None:
         registry().check_space(space)
-    if COMFYUI in opened.shapes:
+    if COMFYUI_TENSOR in opened.shapes:
         return _from_comfyui(opened, space)
     names = [name for name, shape in opened.shapes.items() if len(shape) == 4]
     if len(opened.shapes) != 1 or len(names) != 1:
@@ -141,7 +142,7 @@ def _from_comfyui(opened: TensorFile, space: str | None) -> list[Latent]:
     With COMFYUI_FORMAT_0 beside it the tensor is raw z, what a VAE there decodes; the older format, of Stable Diffusion
     1 and 2 only, had scaled latents, of which LoadLatent makes z by dividing by the scale of sd1.
     """
-    shape = opened.shapes[COMFYUI]
+    shape = opened.shapes[COMFYUI_TENSOR]
     if len(shape) != 4:
         raise BadInputError(
             f"{opened.path}: its latents are {list(shape)}, not [b,c,h,w] of images: a video's, or packed ones. Name "
@@ -161,7 +162,7 @@ def _from_comfyui(opened: TensorFile, space: str | None) -> list[Latent]:
         raise UsageError(
             f"{opened.path}: its latents have {counted(shape[1], 'channel')}, but {expected}. Name another --space."
         )
-    tensor = opened.read([COMFYUI])[COMFYUI].float()
+    tensor = opened.read([COMFYUI_TENSOR])[COMFYUI_TENSOR].float()
     if is_raw or spec != old:
         assert old is not None
         z = tensor if is_raw else tensor / old.scaling_factor

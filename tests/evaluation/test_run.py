@@ -166,7 +166,7 @@ def test_a_corrupt_image_stops_the_run_or_is_listed(
     for number in range(5):
         data = (photos / f"{number:02d}.png").read_bytes()
         (folder / f"{number:02d}.png").write_bytes(data[: len(data) // 2] if number in {2, 3} else data)
-    with pytest.raises(BadInputError, match=r"02\.png.*--skip-bad"):
+    with pytest.raises(BadInputError, match=r"02\.png.*--skip-bad leaves .* All scores measured so far are saved\.$"):
         measure(two_vaes[:1], folder, stopped)
     assert len(rows(stopped)) == 2, "the chunk before it is saved"
     results = measure(two_vaes[:1], folder, skipped, skip_bad=True)
@@ -182,6 +182,8 @@ def test_a_corrupt_image_stops_the_run_or_is_listed(
     assert rows(stopped) == rows(skipped), "the advice of the error resumes the stopped run"
     for number in (0, 1, 4):
         (folder / f"{number:02d}.png").write_bytes(b"no image")
+    with pytest.raises(BadInputError, match=r"00\.png.*--skip-bad leaves such images out and lists them\.$"):
+        measure(two_vaes[:1], folder, tmp_path / "nothing saved")
     with pytest.raises(BadInputError, match="none of the images can be read"):
         measure(two_vaes[:1], folder, tmp_path / "none", skip_bad=True)
 

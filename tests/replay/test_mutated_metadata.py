@@ -20,9 +20,10 @@ from support.properties import MB, ROOM, Tally, commands, examples, run_command
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.boxes import read_boxes
 from vaelens.images.writing import encode_png
-from vaelens.latents import LATENTS_KEY, read_latents
+from vaelens.latents import read_latents
 from vaelens.png_metadata import PngMetadata, read_png_metadata
 from vaelens.replay.reproduction import replay
+from vaelens.text.file_kinds import LATENTS_KEY
 from vaelens.web.request import read_request
 
 PROMPT = {

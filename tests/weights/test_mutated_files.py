@@ -19,9 +19,10 @@ from support.properties import ROOM, Tally, commands, examples, run_command
 from support.vaes import TINY, random_vae
 from vaelens.adapters.models import find_model
 from vaelens.errors import VaelensError
-from vaelens.latents import LATENTS_KEY, Latent, latents_bytes, read_latents
+from vaelens.latents import Latent, latents_bytes, read_latents
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.text.file_kinds import LATENTS_KEY
 from vaelens.weights.reading import read_vae
 
 pytestmark = pytest.mark.properties

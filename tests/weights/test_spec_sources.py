@@ -84,7 +84,7 @@ def test_a_published_file_is_recognised_by_its_content(
         ("latents_mean", [0.0], r"asks for latents_mean = \[0.0\]"),
         ("_class_name", "AutoencoderDC", "describes AutoencoderDC"),
         ("_class_name", "AutoencoderTiny", "asks for act_fn = 'silu'"),
-        ("norm_num_groups", "4", "field 'norm_num_groups' by config.json: expected a whole number .found '4'"),
+        ("norm_num_groups", "4", "in config.json, field 'norm_num_groups': expected a whole number .found '4'"),
         ("norm_num_groups", [4], r"expected a whole number .found \[4\]"),
         ("norm_num_groups", True, "expected a whole number .found true"),
         ("block_out_channels", 4, "expected a list .found 4"),
@@ -145,7 +145,7 @@ def test_damaged_metadata_is_refused(vae_file: Path, tmp_path: Path, rewrite: Re
             (json.dumps(whole | change), message)
             for change, message in (
                 ({"pixel_range": [1, 1]}, "the lower bound must lie below"),
-                ({"pixel_range": None}, "field 'pixel_range' by the file's metadata: expected a list .found null"),
+                ({"pixel_range": None}, "in the file's metadata, field 'pixel_range': expected a list .found null"),
                 ({"latent_space": {"a": 1}}, "expected text"),
                 ({"kind": "tiny"}, "describes a tiny autoencoder"),
                 ({"latent_space": "sdxl"}, "the latent space is sdxl by the file's metadata, but .* those of sd1"),

@@ -159,8 +159,7 @@ def download(model: ModelFiles, runtime: Runtime = DEFAULT) -> ModelFiles:
         size = sum(file.size or 0 for file in model.to_download)
         runtime.notify(
             f"{model.name}: {counted(len(model.to_download), 'file')}, {size / 1e9:.2f} GB. Files in the cache are "
-            "not downloaded "
-            "again."
+            "not downloaded again."
         )
     for file in model.to_download:
         fetch(file, runtime)

@@ -96,8 +96,7 @@ def _warnings(folder: EvaluationFolder, dataset: Dataset, rows: Sequence[Row], v
         lost = boxes - measured
         found.append(
             f"{lost} of {counted(boxes, 'box', 'boxes')} {'lies' if lost == 1 else 'lie'} outside the square that "
-            "is measured, or "
-            f"{'is' if lost == 1 else 'are'} too small in it."
+            f"is measured, or {'is' if lost == 1 else 'are'} too small in it."
         )
     return found
 

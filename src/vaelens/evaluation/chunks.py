@@ -60,9 +60,7 @@ def read_chunk(dataset: Dataset, number: int, batch: int, preset: Preset, skip_b
             good.append((item, prepare(dataset.read(item), item.id, item.boxes, preset)))
         except BadInputError as error:
             if not skip_bad:
-                raise BadInputError(
-                    f"{error} All scores measured so far are saved; --skip-bad leaves such images out and lists them."
-                ) from error
+                raise BadInputError(f"{error} --skip-bad leaves such images out and lists them.") from error
             bad.append((item.id, without_folders(str(error))))
     return Chunk(number, tuple(item for item, _ in good), tuple(image for _, image in good), tuple(bad))
 

@@ -112,6 +112,11 @@ class EvaluationFolder:
         """All VAEs of the folder's plan."""
         return list((read_plan(self.path, COMMAND) or {}).get("vaes", {}))
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether any image has been measured (as of the last `refresh` or `add`)."""
+        return bool(self._rows)
+
     def ids_of(self, chunk: int) -> tuple[str, ...]:
         """The ids of one chunk, in order."""
         return self.ids[chunk * self.batch : (chunk + 1) * self.batch]

@@ -6,14 +6,14 @@ A unit is a pure function of the images, the VAE, the preset and the seed.
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vaelens.errors import CheckFailedError
+from vaelens.errors import BadInputError, CheckFailedError
 from vaelens.evaluation.chunks import Chunk, quantize, quantize_originals, read_ahead
 from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.feature_files import ORIGINALS, OriginalsCache
@@ -61,8 +61,7 @@ class Measurement:
         """
         started, done, images = time.perf_counter(), 0, 0
         total = sum(len(self.folder.ids_of(chunk)) * len(names) for chunk, names in units.items())
-        preset = self.preset.preset
-        for chunk in read_ahead(self.dataset, list(units), self.folder.batch, preset, self.skip_bad):
+        for chunk in self._chunks(list(units)):
             names = units[chunk.number]
             progress(done, total, self.folder.ids_of(chunk.number)[0])
             with out_of_memory(
@@ -74,6 +73,15 @@ class Measurement:
             images += len(chunk.items)
         seconds = round(time.perf_counter() - started, 3)
         return {"images": images, "reconstructions": done, "measuring_seconds": seconds}
+
+    def _chunks(self, numbers: Sequence[int]) -> Iterator[Chunk]:
+        """As `read_ahead` gives them; its errors say what is saved."""
+        try:
+            yield from read_ahead(self.dataset, numbers, self.folder.batch, self.preset.preset, self.skip_bad)
+        except BadInputError as error:
+            if not self.folder.has_rows:
+                raise
+            raise BadInputError(f"{error} All scores measured so far are saved.") from error
 
     def _measure(self, chunk: Chunk, names: Sequence[str]) -> None:
         if not chunk.items:  # none is readable

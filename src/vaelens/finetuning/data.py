@@ -186,7 +186,7 @@ def micro_batch_size(requested: int | None, previous: int | None, data: Data, de
     Raises UsageError where none fits.
     """
     batch = data.batch_size
-    processes = f"{ranks} process{'es' * (ranks > 1)}"
+    processes = counted(ranks, "process", "processes")
     fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n % ranks == 0]
     if requested is not None:
         if requested not in fitting:

@@ -175,8 +175,7 @@ def _check_counts(names: Sequence[str], counts: Sequence[int | None], held_out: 
             lower = f"lower it with --set {HELD_OUT}={fewer}, " if fewer else ""
             raise UsageError(
                 f"The recipe holds out {counted(share, 'image')} of {name}, but at most half of its {count} can be "
-                "held out. "
-                f"Give at least {counted(math.ceil(share / MAX_SHARE), 'image')}, {lower}or name others with "
+                f"held out. Give at least {counted(math.ceil(share / MAX_SHARE), 'image')}, {lower}or name others with "
                 "--held-out."
             )
 

@@ -199,7 +199,7 @@ def _described(sources: list[Path | Tensor] | None) -> str:
             f"{SYNTHETIC_IMAGES} synthetic images (faces and letters, seeds {EVALUATION_FIRST} to {last}) of "
             f"{SYNTHETIC_SIDE}x{SYNTHETIC_SIDE}"
         )
-    return f"{counted(len(sources), 'given image')}"
+    return counted(len(sources), "given image")
 
 
 def _images(sources: list[Path | Tensor] | None, max_side: int) -> Iterator[tuple[str, Tensor]]:

@@ -31,8 +31,7 @@ def open_index(path: Path) -> TensorFile:
         more = f" and {len(missing) - 1} more" * (len(missing) > 1)
         raise BadInputError(
             f"{path} lists {missing[0]}{more} of {counted(len(listed_in), 'file')}, not found beside it. Download "
-            "what is "
-            "missing into the same folder."
+            "what is missing into the same folder."
         )
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}

@@ -10,6 +10,8 @@ ZIP = b"PK\x03\x04"
 PICKLE_STARTS = (b"\x80", b"(", b"c", b"}", b"]")  # from the newest protocol to the oldest
 SAFETENSORS_HEADER = 100_000_000  # bytes, as the format limits it
 DOWNLOAD = "Download the file itself again."
+DOWNLOAD_AGAIN = "If this was a download, it may have failed: download it again."
+UNPACK = "Unpack it first."
 CONVERT = "Convert it to PNG or JPEG first."
 
 Use = Literal["image", "unread image", "weights", "latents", "pickle", "none"]
@@ -17,11 +19,15 @@ Use = Literal["image", "unread image", "weights", "latents", "pickle", "none"]
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of file: its name with an article, what it is good for here, and what to do with it if that is nothing."""
+    """A kind of file: its name with an article, what it is good for here, and what to do with it if that is nothing.
+
+    hint: what may have led to it, and what to do then
+    """
 
     name: str
     use: Use = "none"
     advice: str = ""
+    hint: str = ""
 
     def instead_of_image(self, file: object) -> str:
         """The sentences that refuse it as an image."""
@@ -31,23 +37,28 @@ class FileKind:
             "weights": "Name a VAE with --vae, latents with `vaelens compare --latents`.",
             "latents": f"Decode it with `vaelens compare --latents {file}`.",
         }.get(self.use, self.advice or "Name an image file.")
-        return f"{file} is {self.name}, not an image. {advice}"
+        return f"{file} is {self.name}, not an image. {advice} {self.hint}".rstrip()
 
     def instead_of_weights(self, file: object) -> str:
         """The sentences that refuse it as a file of weights."""
         is_image = self.use in {"image", "unread image"}
         advice = "Name a file of weights; `vaelens reconstruct` takes images." if is_image else self.advice
-        return f"{file} is {self.name}, not a file of weights. {advice or 'Name the file of weights itself.'}"
+        advice = advice or "Name the file of weights itself."
+        return f"{file} is {self.name}, not a file of weights. {advice} {self.hint}".rstrip()
 
 
 EMPTY = FileKind("empty", advice="Copy or download it again.")
-TEXT = FileKind("a text file", advice=DOWNLOAD)
+TEXT = FileKind("a text file", hint=DOWNLOAD_AGAIN)
 RENAMED_PICKLE = FileKind("a pickled file under another name", "pickle")
 TORCH_ZIP = FileKind("a zip archive with a pickled file, as PyTorch saves it", "pickle")
-ARCHIVE = FileKind("a zip archive", advice="Unpack it first.")
+ARCHIVE = FileKind("a zip archive", advice=UNPACK)
 SAFETENSORS = FileKind("a safetensors file", "weights")
 LATENTS = FileKind("a safetensors file of latents", "latents")
-WRITTEN_LATENTS = re.compile(rb'"(latent_tensor|vaelens_latents|latents)"')  # by ComfyUI, and here
+# How files of latents are known: the metadata and the tensor that vaelens writes, ComfyUI's tensor, and others'.
+LATENTS_KEY, LATENTS_TENSOR, COMFYUI_TENSOR = "vaelens_latents", "latents", "latent_tensor"
+LATENT_TENSORS = frozenset({LATENTS_TENSOR, COMFYUI_TENSOR, "latent", "samples"})
+_IN_HEADER = re.compile(rf'"{LATENTS_KEY}"\s*:|"({"|".join(sorted(LATENT_TENSORS))})"\s*:\s*{{'.encode())
+_VIDEO = FileKind("a video", advice="Save a frame of it as PNG.")
 
 _UNDRAWN = "Export it as PNG first."
 _BY_START: tuple[tuple[bytes, FileKind], ...] = (
@@ -71,18 +82,17 @@ _BY_START: tuple[tuple[bytes, FileKind], ...] = (
     (b"\x89HDF", FileKind("an HDF5 file", advice="Get the .safetensors file of the same weights.")),
     (b"\x93NUMPY", FileKind("a NumPy file", advice="Save it as an image or as safetensors.")),
     (b"PAR1", FileKind("a parquet file", advice="`vaelens evaluate` takes it, under a name that ends in .parquet.")),
-    (b"\x1f\x8b", FileKind("a gzip archive", advice="Unpack it first.")),
-    (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", advice="Unpack it first.")),
-    (b"Rar!", FileKind("a RAR archive", advice="Unpack it first.")),
-    (b"\x28\xb5\x2f\xfd", FileKind("a Zstandard archive", advice="Unpack it first.")),
-    (b"\x1aE\xdf\xa3", FileKind("a video", advice="Save a frame of it as PNG.")),
+    (b"\x1f\x8b", FileKind("a gzip archive", advice=UNPACK)),
+    (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", advice=UNPACK)),
+    (b"Rar!", FileKind("a RAR archive", advice=UNPACK)),
+    (b"\x28\xb5\x2f\xfd", FileKind("a Zstandard archive", advice=UNPACK)),
+    (b"\x1aE\xdf\xa3", _VIDEO),
 )
 _HTML = FileKind("an HTML page, most likely of a download that failed or needs a login", advice=DOWNLOAD)
 _SVG = FileKind("an SVG drawing", "unread image", _UNDRAWN)
 _ERROR = FileKind("a server's error message", advice=DOWNLOAD)
 _HEIF = FileKind("a HEIC or HEIF image", "unread image", CONVERT)
 _AVIF = FileKind("an AVIF image", "image")
-_VIDEO = FileKind("a video", advice="Save a frame of it as PNG.")
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 _WEBP = FileKind("a WebP image", "image")
 # In lower case: what servers send in place of a file that is missing, or that needs a login.
@@ -109,7 +119,7 @@ def _safetensors(head: bytes) -> FileKind | None:
     length = int.from_bytes(head[:8], "little")
     if not 2 <= length <= SAFETENSORS_HEADER or head[8:9] != b"{":
         return None
-    return LATENTS if WRITTEN_LATENTS.search(head) else SAFETENSORS
+    return LATENTS if _IN_HEADER.search(head) else SAFETENSORS
 
 
 def _container(head: bytes) -> FileKind | None:
@@ -124,7 +134,7 @@ def _container(head: bytes) -> FileKind | None:
         return _HEIF if brands & _HEIF_BRANDS else _VIDEO
     if head.startswith(b"RIFF"):
         return {b"WEBP": _WEBP, b"AVI ": _VIDEO}.get(head[8:12])
-    return FileKind("a tar archive", advice="Unpack it first.") if head[257:262] == b"ustar" else None
+    return FileKind("a tar archive", advice=UNPACK) if head[257:262] == b"ustar" else None
 
 
 def _text(head: bytes) -> FileKind | None:

@@ -46,9 +46,10 @@ PARTS = 6  # of a field's name in a message
 
 
 def explain_error(error: "ValidationError", values: object) -> str:
-    """The first wrong field of `values`, as "field 'a.b': expected a whole number (found '1')"; no point at its end.
+    """The first wrong field of `values`, as "field 'a.b': expected a whole number (found '1')".
 
-    Where a value may be one of several tables, those errors count that belong to the one which fits best.
+    It ends without a full stop. Where a value may be one of several tables, those errors count that belong to the one
+    which fits best.
     """
     found = error.errors(include_url=False)
     groups: dict[tuple[int | str, ...], list[Any]] = {}

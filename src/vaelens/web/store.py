@@ -15,6 +15,7 @@ from vaelens.files import is_temporary, remove_leftovers, write_atomic
 from vaelens.runs.lock import LOCK, acquire_folder
 from vaelens.runs.outputs import RECORD_NAME, read_output, write_outputs
 from vaelens.runtime import Notify, silent
+from vaelens.text.numbers import counted
 from vaelens.text.paths import explained, reason, user_path
 from vaelens.web.job import ID, Job, job_text, read_job
 from vaelens.web.uploads import Uploads
@@ -77,8 +78,9 @@ class Store:
             except (OSError, ValueError) as error:
                 damaged.append(f"{file}: {reason(error)}")
         if damaged:
-            jobs = f"{len(damaged)} job{'s' * (len(damaged) > 1)}"
-            self._notify(f"Warning: {jobs} left out of the history. {min(damaged)}. Check the disk.")
+            self._notify(
+                f"Warning: {counted(len(damaged), 'job')} left out of the history. {min(damaged)}. Check the disk."
+            )
         return sorted(found, key=lambda job: (job["created"], job["id"]))
 
     def write_job(self, job: Job) -> None:

@@ -5,10 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from vaelens.tensors.tensor_file import TensorFile
-
-# The metadata and tensors of files of latents, which `latents.py` reads.
-LATENTS_KEY = "vaelens_latents"
-LATENTS = {"latent_tensor", "latents", "latent", "samples"}
+from vaelens.text.file_kinds import LATENT_TENSORS, LATENTS_KEY
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ OTHERS = (
 def is_latents(opened: TensorFile) -> bool:
     """Whether the file holds latents, as vaelens, ComfyUI and others write them."""
     images = [name for name, shape in opened.shapes.items() if len(shape) == 4]
-    return LATENTS_KEY in opened.metadata or (bool(LATENTS & {*images}) and len(opened.shapes) <= 2)
+    return LATENTS_KEY in opened.metadata or (bool(LATENT_TENSORS & {*images}) and len(opened.shapes) <= 2)
 
 
 def other_networks(opened: TensorFile) -> list[str]:

@@ -149,7 +149,9 @@ def check_types(family: Family, source: SpecSource, where: str) -> None:
             types[name].validate_python(value)
         except ValidationError as error:
             wrong = explain_value(error.errors(include_url=False)[0])
-            raise BadInputError(f"{where}: field {name!r} by {source.name}: {wrong}. Use the original file.") from error
+            raise BadInputError(
+                f"{where}: in {source.name}, field {name!r}: {wrong}. Use the original file."
+            ) from error
 
 
 @cache
