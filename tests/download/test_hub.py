@@ -194,8 +194,12 @@ def test_a_small_file_has_its_pinned_sha256_checked(tmp_path: Path, fetched: Fet
 def test_a_cached_copy_of_another_size_is_removed(hub: HubStandin, fetched: Fetch) -> None:
     pinned = {"size": len(CONTENT), "sha256": hub.add(REPO, WEIGHTS, CONTENT)}
     fetched(**pinned).resolve().write_bytes(CONTENT[:-1])
-    with pytest.raises(CheckFailedError, match="5,120,000 bytes expected, 5,119,999 found"):
+    with pytest.raises(CheckFailedError) as error:
         fetched(**pinned)
+    assert str(error.value).endswith(
+        "damaged, 5,120,000 bytes expected, 5,119,999 found. The damaged copy was removed from the cache. "
+        "Run the command again to download a new one."
+    )
     assert fetched(**pinned).read_bytes() == CONTENT
 
 

@@ -15,6 +15,7 @@ from support.commands import invoke
 from support.vaes import TINY, random_vae, same_bytes
 from vaelens.errors import BadInputError, UnsafeFileError, UsageError
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+from vaelens.text.numbers import counted
 from vaelens.vae import VAE
 from vaelens.weights.reading import read_vae
 
@@ -108,18 +109,19 @@ def test_a_wrong_index_of_shards_is_refused(folder: Path, content: str, named: s
 def test_shards_that_are_missing_are_named_with_their_index(folder: Path) -> None:
     (folder / PLAIN).unlink()
     index = folder / f"{PLAIN}.index.json"
-    for shards, named in (
-        ("a", "lists a.safetensors of 1 file,"),
-        ("ab", "lists a.safetensors and 1 more of 2 files,"),
+    for shards, here, named in (
+        ("a", "", "its only file is missing, a.safetensors. Download it into the same folder."),
+        ("ab", "a", "1 of its 2 files is missing, b.safetensors. Download it into the same folder."),
+        ("ab", "", "2 of its 2 files are missing, first a.safetensors. Download them into the same folder."),
     ):
         index.write_text(json.dumps({"weight_map": {one: f"{one}.safetensors" for one in shards}}))
         (folder / "a.safetensors").unlink(missing_ok=True)
+        for one in here:
+            (folder / f"{one}.safetensors").touch()
         with pytest.raises(BadInputError) as error:
             read_vae(folder)
-        assert str(error.value) == (
-            f"{index} {named} not found beside it. Download what is missing into the same folder."
-        )
-    assert invoke("inspect", folder, code=3).stderr.endswith("Download what is missing into the same folder.")
+        assert str(error.value) == f"{index}: {named}"
+    assert invoke("inspect", folder, code=3).stderr.endswith("Download them into the same folder.")
 
 
 def test_a_whole_pipelines_folder_loads_its_vae(folder: Path, small: VAE, tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_a_vae_of_other_images_than_rgb_is_refused_by_every_command_in_one_sente
     )  # fmt: skip
     file = random_vae(config, space=None if kind == "full" else "sd1").save(tmp_path / "odd.safetensors")
     photo = Path(__file__).parents[2] / "examples" / "chelsea.png"
-    sentence = f"odd is a VAE of images with {channels} channels"
+    sentence = f"odd is a VAE of images with {counted(channels, 'channel')}"
     commands = (
         ("reconstruct", photo, "--vae", file, "-o", "a.png"),
         ("compare", "--photo", photo, "--vae", file, "-o", "b.png"),

@@ -36,6 +36,7 @@ from vaelens.runtime import DEFAULT, Notify, Runtime
 SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # what may be the name of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
+REMOVED = "The damaged copy was removed from the cache. Run the command again to download a new one."
 
 RepoType: TypeAlias = Literal["model", "dataset"]
 
@@ -185,7 +186,7 @@ def _check(path: Path, file: RemoteFile, digest: str | None) -> None:
         raise CheckFailedError(f"{file}: {what}, though {path} is what the hub has. Is the revision the right one?")
     for place in (path.resolve(), blob, path):
         place.unlink(missing_ok=True)
-    raise CheckFailedError(f"{file}: damaged, {what}. It is removed from the cache; run it again to download it again.")
+    raise CheckFailedError(f"{file}: damaged, {what}. {REMOVED}")
 
 
 def _not_cached(file: RemoteFile, offline: bool) -> NetworkError:

@@ -28,11 +28,9 @@ def open_index(path: Path) -> TensorFile:
     _check_number(path, len(listed_in))
     missing = [name for name in sorted(listed_in) if not path.with_name(name).is_file()]
     if missing:
-        more = f" and {len(missing) - 1} more" * (len(missing) > 1)
-        raise BadInputError(
-            f"{path} lists {missing[0]}{more} of {counted(len(listed_in), 'file')}, not found beside it. Download "
-            "what is missing into the same folder."
-        )
+        what = f"{len(missing):,} of its {counted(len(listed_in), 'file')}" if len(listed_in) > 1 else "its only file"
+        which, them = ("is missing,", "it") if len(missing) == 1 else ("are missing, first", "them")
+        raise BadInputError(f"{path}: {what} {which} {missing[0]}. Download {them} into the same folder.")
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}
     metadata: dict[str, str] | None = None

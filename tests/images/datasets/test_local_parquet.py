@@ -76,7 +76,7 @@ def test_wrong_json_types_in_the_description_of_columns_are_no_fault(tmp_path: P
     if fits:
         assert len(open_dataset(path).items) == 1
     else:
-        with pytest.raises(BadInputError, match="describes its column 'image' as something else than images"):
+        with pytest.raises(BadInputError, match=r"its metadata says that column 'image' doesn't hold images\. Save"):
             open_dataset(path)
 
 
@@ -106,15 +106,15 @@ def test_a_column_named_like_images_that_holds_something_else_is_named_with_its_
     with pytest.raises(BadInputError) as caught:
         open_dataset(path)
     assert str(caught.value) == (
-        f"{path} has no images in its column 'image', which holds {kind}. Needed is a column of {{bytes, path}}, or "
-        "of bytes called image, jpg or png. If it lists addresses, download the images first, for example with "
+        f"{path} has no images in its column 'image', which holds {kind}. vaelens reads a column of {{bytes, path}}, "
+        "or one of bytes called image, jpg or png. If it lists addresses, download the images first, for example with "
         "img2dataset."
     )
 
 
 def test_a_file_without_a_column_of_images_tells_what_it_has(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", {"scan": [b"x"], "age": [5]})
-    with pytest.raises(BadInputError, match=r"no column of images, only scan \(bytes\), age \(int64\)\. Need"):
+    with pytest.raises(BadInputError, match=r"no column of images, only scan \(bytes\), age \(int64\)\. vaelens reads"):
         open_dataset(path)
     path = parquet(tmp_path / "b.parquet", {"image": images_column("x")}, rows=0)
     with pytest.raises(BadInputError, match=r"b\.parquet: no rows, and so no images"):

@@ -95,9 +95,8 @@ class Dataset:
         """
         data = self.source.read(item.id)
         if hashlib.sha256(data).hexdigest() != item.sha256:
-            where = (
-                item.id if item.id.startswith(self.source.name) else f"{self.source.name}: {item.id}"
-            )  # an archive's
+            # The id of a single image, and of one in a single shard, begins with the source's name.
+            where = item.id if item.id.startswith(self.source.name) else f"{self.source.name}: {item.id}"
             raise CheckFailedError(f"{where} has changed since the run started. Run the command again.")
         return data
 

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+from vaelens.text.numbers import counted
+
 SHOWN = 5  # suffixes in a note
 USUAL = re.compile(r"\.[a-z0-9]{1,10}")
 
@@ -30,7 +32,7 @@ def note_on_left_out(suffixes: Mapping[str, int], reasons: Mapping[str, int] | N
     parts += [f"{_listed(unread)} (formats that aren't read: convert them to PNG or JPEG)"] if unread else []
     parts += [f"{_listed(others)} (not images)"] if others else []
     total = unread.total() + others.total() + sum((reasons or {}).values())
-    return (f"{total:,} {'file' if total == 1 else 'files'} left out: {'; '.join(parts)}",) if parts else ()
+    return (f"{counted(total, 'file')} left out: {'; '.join(parts)}",) if parts else ()
 
 
 def _listed(counts: Counter[str]) -> str:

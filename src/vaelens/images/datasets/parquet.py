@@ -56,10 +56,8 @@ class _Wording:
 
     def damaged(self, path: Path, error: Exception) -> BadInputError:
         reason = str(error).strip().partition("\n")[0]
-        repair = (
-            "Copy or download it again." if self.repo is None else "Remove it from the hub's cache."
-        )  # to fetch it again
-        return BadInputError(f"{self.file(path)} is a damaged parquet file: {reason}. {repair}")
+        again = "Copy or download it again." if self.repo is None else "Remove it from the cache to download it again."
+        return BadInputError(f"{self.file(path)} is a damaged parquet file: {reason}. {again}")
 
     @contextmanager
     def boundary(self, path: Path, arrow: Any) -> Generator[None]:

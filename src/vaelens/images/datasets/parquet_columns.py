@@ -9,7 +9,7 @@ from vaelens.json_reading import parse_json
 COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
 SHOWN = 20  # columns in a message
 MAX_TYPE = 60  # characters of a type in a message
-NEEDED = "Needed is a column of {bytes, path}, or of bytes called image, jpg or png"
+NEEDED = "vaelens reads a column of {bytes, path}, or one of bytes called image, jpg or png"
 
 
 def image_column(arrow: Any, schema: Any, where: str) -> tuple[str, tuple[str, ...]]:
@@ -26,7 +26,7 @@ def image_column(arrow: Any, schema: Any, where: str) -> tuple[str, tuple[str, .
     names = [f.name for f in schema]
     images = sorted((name for name in images if names.count(name) == 1), key=_rank)
     if not images:
-        raise BadInputError(f"{where} {_why_none(arrow, schema)}")
+        raise BadInputError(f"{where}{_why_none(arrow, schema)}")
     return images[0], tuple(images[1:])
 
 
@@ -41,13 +41,15 @@ def _why_none(arrow: Any, schema: Any) -> str:
     named = sorted((f for f in schema if f.name in COLUMNS), key=lambda f: _rank(f.name))
     if not named:
         types = [f"{f.name} ({_type(arrow, f.type)})" for f in schema]
-        return f"has no column of images, only {_listed(types, '')}. {NEEDED}. {advice}".rstrip()
+        return f" has no column of images, only {_listed(types, '')}. {NEEDED}. {advice}".rstrip()
     column = named[0]
     if [f.name for f in schema].count(column.name) > 1:
-        return f"has several columns called {column.name!r}. Rename all but one."
+        return f" has several columns called {column.name!r}. Rename all but one."
     if _is_bytes(arrow, column.type) or (arrow.types.is_struct(column.type) and _has_bytes(arrow, column.type)):
-        return f"describes its column {column.name!r} as something else than images. Save it without a description."
-    return f"has no images in its column {column.name!r}, which holds {_type(arrow, column.type)}. {NEEDED}. {advice}"
+        return (
+            f": its metadata says that column {column.name!r} doesn't hold images. Save the file without that metadata."
+        )
+    return f" has no images in its column {column.name!r}, which holds {_type(arrow, column.type)}. {NEEDED}. {advice}"
 
 
 def _listed(names: Sequence[str], quote: str = "'") -> str:
