@@ -53,7 +53,7 @@ def test_patterns_that_no_shell_expanded_stand_for_their_files_in_every_command(
     ran = invoke("evaluate", "set/*.jpg", code=3)
     assert "set/*.jpg: no file has such a name" in ran.stderr
     ran = invoke("evaluate", "set/*.png", "-o", "set", code=2)
-    assert "the output would lie among the images" in ran.stderr
+    assert "the next run would take what is written there for images of yours" in ran.stderr
 
 
 @pytest.mark.parametrize("command", ["evaluate --vae tiny-kl-f8", "calibrate --vae tiny-kl-f8", "finetune"])
@@ -75,19 +75,21 @@ def test_what_can_not_be_a_dataset_is_refused_before_any_network_is_named(tmp_pa
     "call",
     [
         "evaluate set -o set",
-        "evaluate set -o .",
         "evaluate set/0.png -o set",
         "evaluate set -o set/../set",
         "calibrate set --vae tiny-kl-f8 -o set",
         "reconstruct set -o set",
         "reconstruct set/0.png set/1.png -o set",
-        "reconstruct set/0.png -o .",
+        "reconstruct set -o set/out",
+        "reconstruct set -o set/strip.png",
+        "reconstruct . -o out",
         "compare --photo set/0.png -o set",
         "finetune set -o set",
+        "finetune set -o set/run",
         "finetune synthetic --held-out set -o set",
     ],
 )
-def test_a_folder_that_is_or_holds_the_images_is_no_output(tmp_path: Path, call: str) -> None:
+def test_an_output_whose_images_the_next_run_would_read_is_refused(tmp_path: Path, call: str) -> None:
     ran = invoke(*call.split(), code=2)
-    assert "the output would lie among the images. Choose another folder." in ran.stderr
+    assert "the next run would take what is written there for images of yours. Choose another folder." in ran.stderr
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["0.png", "1.png"]

@@ -141,4 +141,4 @@ def test_the_page_says_which_image_is_damaged(visit: Callable[..., View], server
     (image,) = server.running.store.folder.rglob("result/1.png")
     image.write_bytes(image.read_bytes() + b"\0")
     view = visit(at=f"http://127.0.0.1:{server.port}/#{job}", refused="410")
-    view.until("document.querySelector('#error').textContent.includes('1.png: not used, it has changed since')")
+    view.until("document.querySelector('#error').textContent.includes('1.png has changed since')")

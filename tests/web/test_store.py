@@ -132,4 +132,4 @@ def test_a_flipped_bit_in_the_stored_history_is_noticed(offer: Choices, tmp_path
                 flip(place / "result" / file, at)
         flip(place / "result" / "run.json", 0)
         status, answer = served.ask("GET", f"/api/jobs/{job}/images/0")
-        assert (status, "run.json, has changed" in answer["error"]) == (410, True)
+        assert (status, "run.json, which holds its checksum, has changed" in answer["error"]) == (410, True)

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -88,10 +88,16 @@ def test_the_number_of_simultaneous_uploads_is_limited(server: Served, monkeypat
     server.until(lambda: len(list(folder_of(server).iterdir())) == routes.MAX_UPLOADS)
     status, answer = server.upload(png(8, 8))
     assert (status, "several uploads are in progress" in answer["error"]) == (429, True)
-    for one in under_way:
-        one.close()
-    server.until(lambda: server.upload(png(8, 8))[0] == 201)
-    assert len(list(folder_of(server).iterdir())) == 1, "of those that were cut off nothing is left"
+    monkeypatch.setattr(routes, "UPLOAD_WAIT", 60.0)
+    with ThreadPoolExecutor(routes.MAX_UPLOADS + 1) as pool:
+        asked = [pool.submit(server.upload, png(8, 8)) for _ in range(routes.MAX_UPLOADS + 1)]
+        refused = wait(asked, timeout=30, return_when=FIRST_COMPLETED).done
+        assert [one.result()[0] for one in refused] == [429], "only so many wait: they hold places of other calls"
+        for one in under_way:
+            one.close()
+        assert sorted(one.result()[0] for one in asked) == [201] * routes.MAX_UPLOADS + [429]
+    server.until(lambda: len(list(folder_of(server).glob("*.part"))) == 0)
+    assert len(list(folder_of(server).iterdir())) == routes.MAX_UPLOADS, "of those that were cut off nothing is left"
 
 
 def test_uploads_that_trickle_do_not_lock_out_an_honest_one(server: Served) -> None:
@@ -128,6 +134,10 @@ def test_only_an_upload_slower_than_the_least_rate_gives_way() -> None:
 
     class Deadline:
         ended_at: float | None = None
+        over = False
+
+        def expired(self) -> bool:
+            return self.over
 
         def reschedule(self, when: float) -> None:
             self.ended_at = when
@@ -143,12 +153,15 @@ def test_only_an_upload_slower_than_the_least_rate_gives_way() -> None:
         arrival(sizes) for sizes in ([1000] * 10, [10**9] + [1] * 9, [300] * 10, [10**6] * 10)
     )
     young[0]._began = 9.5
-    arriving = [one for one, _ in (steady, burst, crawling, young)]
+    over = arrival([1] * 10)
+    over[1].over = True  # its time is up, but it still closes its file
+    arriving = [one for one, _ in (steady, burst, crawling, young, over)]
     assert storing.end_slowest(arriving, 500, 10.0)
-    assert (burst[1].ended_at, arriving) == (10.0, [steady[0], crawling[0], young[0]])
+    assert (burst[1].ended_at, arriving) == (10.0, [steady[0], crawling[0], young[0], over[0]])
     assert storing.end_slowest(arriving, 500, 10.0)
-    assert (crawling[1].ended_at, arriving) == (10.0, [steady[0], young[0]])
+    assert (crawling[1].ended_at, arriving) == (10.0, [steady[0], young[0], over[0]])
     assert not storing.end_slowest(arriving, 500, 10.0)
+    assert over[1].ended_at is None
     assert not storing.end_slowest([young[0]], math.inf, 10.0)
     assert not storing.end_slowest([], 500, 10.0)
 

@@ -184,7 +184,7 @@ def calibrate(
     """
     runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify)
     check_name(source)
-    check_apart(output, paths_of(source))
+    check_apart(output, paths_of(source), holds_images=False)
     check_outputs(Path(output) / RESULT, [])
     sources = [vaes] if isinstance(vaes, str | os.PathLike) else list(vaes)
     figures = published_figures(sources, published)

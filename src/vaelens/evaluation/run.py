@@ -154,7 +154,7 @@ def _check_call(
     if preset.resize == "opencv_bilinear":
         opencv()
     check_name(source)
-    check_apart(output, paths_of(source))
+    check_apart(output, paths_of(source), holds_images=False)
 
 
 def _check_vaes(vaes: StrPath | VAE | Sequence[StrPath | VAE]) -> list[StrPath | VAE]:

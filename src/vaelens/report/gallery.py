@@ -137,8 +137,12 @@ def record_beside(target: Path) -> Path:
     return target.with_suffix(f".{RECORD_NAME}")
 
 
-def check_output(path: StrPath, sheet_name: str, inputs: Sequence[StrPath] = ()) -> None:
-    """Raises UsageError if `Gallery.save` can't write there. To be called before any work."""
+def check_output(
+    path: StrPath, sheet_name: str, inputs: Sequence[StrPath] = (), folders: Sequence[StrPath] = ()
+) -> None:
+    """Raises UsageError if `Gallery.save` can't write there, or would write images into one of the folders among
+    `folders`, from which the inputs are. To be called before any work.
+    """
     target = Path(path)
     single = target.suffix.lower() in SINGLE
     if not single and not target.is_dir() and (target.exists() or target.suffix.lower() in SUFFIXES):
@@ -147,6 +151,7 @@ def check_output(path: StrPath, sheet_name: str, inputs: Sequence[StrPath] = ())
         check_single(target, inputs)
     else:
         check_folder(target, [PAGE_NAME, sheet_name], inputs)
+    check_apart(target, filter(os.path.isdir, folders), holds_images=target.suffix.lower() not in PAGES)
 
 
 def check_single(target: Path, inputs: Sequence[StrPath] = ()) -> None:

@@ -72,27 +72,29 @@ def exclusive_run(path: Path, rank: int) -> Generator[None]:
 def removed_if_unused(path: Path, name: str = LOCK, also: Sequence[str] = ()) -> Generator[None]:
     """After the block the folders that it made are removed again, unless they hold something by then.
 
-    Locks are nothing, and after a failure files called as in `also` neither; `name` is the lock that this process had.
+    Locks don't count, and after a failure neither do files named as in `also` that weren't there before: they are
+    removed, also from a folder that was there and was empty. `name` is the lock that this process had.
     """
     missing = list(itertools.takewhile(lambda one: not one.exists(), (path, *path.absolute().parents)))
+    new = [file for file in (*also, name) if not (path / file).exists()]
     try:
         yield
     except BaseException:
-        _remove_unused(missing, name, also)
+        _remove_unused(path, missing, name, new)
         raise
-    _remove_unused(missing, name)
+    _remove_unused(path, missing, name, [name] if name in new else [])
 
 
-def _remove_unused(made: Sequence[Path], name: str, also: Sequence[str] = ()) -> None:
-    if made:
-        path = made[0]
-        with suppress(OSError, Timeout):  # gone already, or it isn't empty: then it stays
-            with FileLock(path / name, timeout=0):  # no other process acquires it in between
-                if all(file.name.startswith(LOCK) or file.name in also for file in path.iterdir()):
-                    for file in (*also, name):
-                        (path / file).unlink(missing_ok=True)
-            for folder in made:
-                folder.rmdir()
+def _remove_unused(path: Path, made: Sequence[Path], name: str, new: Sequence[str]) -> None:
+    if not made and not (path / name).exists():
+        return
+    with suppress(OSError, Timeout):  # gone already, or it isn't empty: then it stays
+        with FileLock(path / name, timeout=0):  # no other process acquires it in between
+            if all(file.name.startswith(LOCK) or file.name in new for file in path.iterdir()):
+                for file in new:
+                    (path / file).unlink(missing_ok=True)
+        for folder in made:
+            folder.rmdir()
 
 
 def _make(path: Path) -> None:

@@ -45,19 +45,21 @@ def read_output(record: Path, name: str) -> bytes | None:
     Raises CheckFailedError where it isn't as it was written, or where the record isn't, whose list would tell.
     """
     path = record.parent / name
+    listed = read_record(record)
     try:
         content = path.read_bytes()
     except OSError:
         return None
-    changed = ""
-    if read_record(record) is None:
-        changed = "it" if path == record else f"its checksum's place, {record.name},"
-    elif path != record and hashlib.sha256(content).hexdigest() not in _listed(record).get(name, set()):
-        changed = "it"
-    if changed:
+    if listed is None and not record.exists():  # the folder is being removed
+        return None
+    if listed is None and path != record:
         raise CheckFailedError(
-            f"{path}: not used, {changed} has changed since it was written. Check the disk, and make it again."
+            f"{path} can't be verified: {record.name}, which holds its checksum, has changed. Make the result again."
         )
+    if listed is None or (
+        path != record and hashlib.sha256(content).hexdigest() not in _names(listed).get(name, set())
+    ):
+        raise CheckFailedError(f"{path} has changed since it was written. Check the disk, and make the result again.")
     return content
 
 
@@ -105,19 +107,27 @@ def check_outputs(record: Path, names: Iterable[str]) -> None:
         )
 
 
-def check_apart(folder: StrPath, inputs: Iterable[StrPath]) -> None:
-    """Raises UsageError where one of the inputs is the output folder or lies in it, as far as they exist.
+def check_apart(output: StrPath, inputs: Iterable[StrPath], *, holds_images: bool = True) -> None:
+    """Raises UsageError where an input image lies directly in the output folder, or the output is an input folder; if
+    it will hold images, also where it lies in an input folder: the next run would read them.
 
-    Whatever is written among images would be one of them, or be taken for one, in the next run.
+    inputs: images, and folders that are read with all that is below them
     """
-    target = Path(folder).resolve()
+    target = Path(output).resolve()
     for given in inputs:
         path = Path(given)
-        if path.exists() and any(
-            one.is_relative_to(target) for one in (path.resolve(), path.parent.resolve() / path.name)
-        ):
-            what = "is itself an input" if target == path.resolve() else f"holds the input {given}"
-            raise UsageError(f"-o {folder} {what}: the output would lie among the images. Choose another folder.")
+        if path.is_dir() and target == path.resolve():
+            what = "is itself an input"
+        elif path.is_dir() and holds_images and target.is_relative_to(path.resolve()):
+            what = f"lies in the input {given}"
+        elif path.is_file() and target in {path.resolve().parent, path.parent.resolve()}:
+            what = f"holds the input {given}"
+        else:
+            continue
+        raise UsageError(
+            f"-o {output} {what}: the next run would take what is written there for images of yours. Choose another "
+            "folder."
+        )
 
 
 def changed_outputs(record: Path) -> list[str]:
@@ -195,8 +205,12 @@ def _record(values: Mapping[str, Any], listed: Sequence[tuple[str, str | None]])
 
 
 def _listed(record: Path) -> Listed:
+    return _names(read_record(record) or {})
+
+
+def _names(record: Mapping[str, Any]) -> Listed:
     found: dict[str, set[str | None]] = {}
-    files = (read_record(record) or {}).get(FILES)
+    files = record.get(FILES)
     for one in cast(list[Any], files) if isinstance(files, list) else []:
         match one:
             case {"file": str(name), "sha256": str() | None as sha256} if _is_inside(name):

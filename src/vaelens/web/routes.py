@@ -117,15 +117,19 @@ def add_results(app: FastAPI, runner: JobRunner, queue: Queue) -> None:
 
 def add_uploads(app: FastAPI, runner: JobRunner) -> None:
     """The route that receives an image. Disks may be slow, so the event loop itself writes nothing."""
-    uploads, active, arriving = runner.store.uploads, [0], list[Arrival]()
+    uploads, active, waiting, arriving = runner.store.uploads, [0], [0], list[Arrival]()
 
     async def upload(request: Request, name: str = "image") -> Response:
         clock = asyncio.get_running_loop().time
-        until = clock() + UPLOAD_WAIT
-        while active[0] >= MAX_UPLOADS and not end_slowest(arriving, UPLOAD_RATE, clock()):
-            if clock() >= until:
-                return failure(429, "several uploads are in progress. Try again in a moment.", {"Retry-After": "2"})
-            await asyncio.sleep(UPLOAD_LOOK)
+        until = clock() + (UPLOAD_WAIT if waiting[0] < MAX_UPLOADS else 0)  # those who wait hold places of other calls
+        waiting[0] += 1
+        try:
+            while active[0] >= MAX_UPLOADS and not end_slowest(arriving, UPLOAD_RATE, clock()):
+                if clock() >= until:
+                    return failure(429, "several uploads are in progress. Try again in a moment.", {"Retry-After": "2"})
+                await asyncio.sleep(UPLOAD_LOOK)
+        finally:
+            waiting[0] -= 1
         active[0] += 1
         number, part = uploads.begin()
         complete = False

@@ -44,7 +44,8 @@ class Arrival:
 
 def end_slowest(arriving: list[Arrival], rate: float, now: float) -> bool:
     """End the slowest if it is slower than that many bytes per second; False if none is."""
-    slowest = min(arriving, key=lambda one: one.rate(now), default=None)
+    ending = [one for one in arriving if not one.deadline.expired()]  # not those whose time is up already
+    slowest = min(ending, key=lambda one: one.rate(now), default=None)
     if slowest is None or slowest.rate(now) >= rate:
         return False
     arriving.remove(slowest)

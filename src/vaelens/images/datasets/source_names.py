@@ -15,6 +15,7 @@ from vaelens.download.hub_addresses import is_address
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.json_reading import quoted
+from vaelens.images.reading import SUFFIXES
 from vaelens.text.paths import user_path
 
 MOST = 100_000  # names that braces may stand for
@@ -74,11 +75,12 @@ def _matches(pattern: str, most: int) -> list[str]:
 
 
 def paths_of(source: object) -> list[Path]:
-    """The paths here that a source names; none for a dataset that is open, known by name, or on the hub."""
+    """The folders and images here that a source names; none for other files and sources."""
     if not isinstance(source, str | os.PathLike):
         return []
     path = user_path(name := os.fspath(cast(StrPath, source)))
-    return [path] if path.exists() else files_of(name) or []
+    named = [path] if path.exists() else files_of(name) or []
+    return [one for one in named if one.is_dir() or one.suffix.lower() in SUFFIXES]
 
 
 def _expanded(text: str) -> Iterator[str]:
