@@ -219,7 +219,7 @@ def reconstruct(
 
 def check_output(path: StrPath, photos: Sequence[StrPath]) -> None:
     """Raises UsageError where `Reconstruction.save` may not write; called before any work."""
-    gallery.check_output(path, SHEET_NAME, image_files(photos), folders=photos)
+    gallery.check_output(path, "reconstruct", SHEET_NAME, image_files(photos), folders=photos)
 
 
 def _photo(image: DecodedImage) -> Photo:

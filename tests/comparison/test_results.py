@@ -51,11 +51,14 @@ def test_foreign_files_are_never_replaced(model: Path, vaes: list[VAE], tmp_path
     written = made.save(out)
     latents = next(path for path in written if path.suffix == ".safetensors")
     with pytest.raises(UsageError, match=r"of an earlier run in -o .* which is replaced"):
-        check_output(out, "sheet.png", [latents])
+        check_output(out, "compare", "sheet.png", [latents])
     foreign = tmp_path / "foreign" / "run.json"
     foreign.parent.mkdir()
     foreign.write_text("{}")
-    for check in (lambda: check_plain_output(foreign.parent, 2), lambda: check_output(foreign.parent, "sheet.png")):
+    for check in (
+        lambda: check_plain_output(foreign.parent, 2),
+        lambda: check_output(foreign.parent, "compare", "sheet.png"),
+    ):
         with pytest.raises(UsageError, match=r"was not made by vaelens.* would be lost"):
             check()
     for name in ("x.gif", "x.jpg", "x.html"):
@@ -96,7 +99,7 @@ def test_what_the_user_changed_is_never_replaced(model: Path, vaes: list[VAE], t
         before = changed.read_bytes()
         changed.write_bytes(before + b"<!-- mine -->")
         with pytest.raises(UsageError, match=rf"{changed.name}.* not made by vaelens, or changed since"):
-            check_output(path, "sheet.png")
+            check_output(path, "compare", "sheet.png")
         with pytest.raises(UsageError, match="would be lost"):
             made.save(path)
         assert changed.read_bytes() == before + b"<!-- mine -->"

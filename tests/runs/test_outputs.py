@@ -111,10 +111,21 @@ def test_a_record_is_read_once_for_all_files_of_a_folder(record: Path, monkeypat
         return read(path)
 
     monkeypatch.setattr(outputs, "read_record", counted)
-    check_folder(record.parent, [], inputs)
+    check_folder(record.parent, "compare", [], inputs)
     written = write_folder(record.parent, VALUES, {}, dict.fromkeys(names, b"2"))
     assert {path.name for path in written} - {record.name} == {*names, "003-2.png"} - {names[3]}
     assert len(calls) < 20
+
+
+def test_results_of_another_command_are_never_replaced(record: Path) -> None:
+    write_outputs(record, {"command": "evaluate"}, {"report.html": b"1"})
+    with pytest.raises(UsageError, match=r"holds the results of `vaelens evaluate`, which would be removed\. Choose"):
+        write_outputs(record, {"command": "reconstruct"}, {"index.html": b"2"})
+    with pytest.raises(UsageError, match="`vaelens evaluate`"):
+        check_folder(record.parent, "compare", [])
+    assert sorted(path.name for path in record.parent.iterdir()) == ["report.html", record.name]
+    write_outputs(record, {"command": "evaluate"}, {"report.md": b"3"})
+    assert sorted(path.name for path in record.parent.iterdir()) == ["report.md", record.name]
 
 
 def test_numbered_names_are_distinct(record: Path) -> None:
@@ -137,5 +148,5 @@ def test_an_input_that_is_or_links_to_a_file_of_an_earlier_run_is_refused(tmp_pa
     folder.symlink_to(target / sub)
     for given in (target / sub / "a.png", link, folder / "a.png"):
         with pytest.raises(UsageError, match="is of an earlier run"):
-            check_folder(target, [], [tmp_path / "other.png", given])
-    check_folder(target, [], [tmp_path / "other.png", target / "mine.png"])
+            check_folder(target, "compare", [], [tmp_path / "other.png", given])
+    check_folder(target, "compare", [], [tmp_path / "other.png", target / "mine.png"])

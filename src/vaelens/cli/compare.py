@@ -74,7 +74,7 @@ def compare(
     if context.params["max_pixels"] is not None and not photo:
         raise UsageError("--max-pixels is for photos, but none is named. Leave it out.")
     inputs = [*image_files(photo or ()), *(path for path in (latents, boxes) if path)]
-    check_output(output, results.SHEET_NAME, inputs, folders=photo or ())
+    check_output(output, "compare", results.SHEET_NAME, inputs, folders=photo or ())
     with progress() as step:
         done = workflow.compare(
             prompt,

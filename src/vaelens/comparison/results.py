@@ -97,7 +97,7 @@ class Comparison:
         Raises UsageError for several images in one file, and what writing raises.
         """
         target = Path(path)
-        check_plain_output(target, sum(len(image.decoded) for image in self.images))
+        check_plain_output(target, sum(len(image.decoded) for image in self.images), self.record["command"])
         if target.suffix.lower() == ".png":
             png = encode_png(self.images[0].decoded[0].pixels, self.png_metadata(self.images[0], 0).text())
             return gallery.write_single(target, self.record, png)
@@ -183,13 +183,13 @@ class Comparison:
         return facts
 
 
-def check_plain_output(path: Path, images: int) -> None:
-    """Raises UsageError where `save_plain` may not write; called before any work."""
+def check_plain_output(path: Path, images: int, command: str = "generate") -> None:
+    """Raises UsageError where `save_plain` may not write that command's images; called before any work."""
     if path.suffix.lower() != ".png":
         other = path.suffix.lower() in {*SUFFIXES, *gallery.PAGES}
         if not path.is_dir() and (other or path.exists()):
             raise UsageError(f"-o {path}: generate writes a .png or a folder. For a page: `vaelens compare`.")
-        gallery.check_folder(path, [])
+        gallery.check_folder(path, command, [])
         return
     if images > 1:
         raise UsageError(f"-o {path} is one file, but {images} images are to be written. Name a folder.")

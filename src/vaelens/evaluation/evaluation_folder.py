@@ -54,7 +54,7 @@ def check_folder(path: Path, requested: Mapping[str, Any]) -> dict[str, Any] | N
                 raise UsageError(f"{path / name} was not written by vaelens and would be overwritten. {CHOOSE_ANOTHER}")
         return None
     record = path / RECORD_NAME
-    check_outputs(record, {*REPORT, *changed_outputs(record)})
+    check_outputs(record, {*REPORT, *changed_outputs(record)}, COMMAND)
     if not isinstance(found.get("vaes"), dict):
         raise BadInputError(f"{path / 'plan.json'} is damaged: it has no VAEs. {CHOOSE_ANOTHER}")
     new = as_stored(requested)

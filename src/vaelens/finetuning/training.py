@@ -150,7 +150,7 @@ def finetune(
     path = Path(output)
     check_apart(path, [one for source in (*sources.sources, held_out) for one in paths_of(source)])
     found = existing_plan(path)
-    check_outputs(path / RECORD_NAME, OUTPUTS)
+    check_outputs(path / RECORD_NAME, OUTPUTS, "finetune")
     ranks = join_ranks(kind)
     runtime = Runtime.of(
         device=f"cuda:{os.environ['LOCAL_RANK']}" if ranks.count > 1 and kind == "cuda" else device,

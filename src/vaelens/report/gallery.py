@@ -98,7 +98,7 @@ class Gallery:
         Raises UsageError as `check_output`, and what writing raises; then no file is changed.
         """
         target = Path(path)
-        check_output(target, self.sheet_name, inputs)
+        check_output(target, self.record["command"], self.sheet_name, inputs)
         if target.suffix.lower() in SINGLE:
             made = self.page() if target.suffix.lower() in PAGES else self.sheet()
             return write_single(target, self.record, made)
@@ -138,10 +138,10 @@ def record_beside(target: Path) -> Path:
 
 
 def check_output(
-    path: StrPath, sheet_name: str, inputs: Sequence[StrPath] = (), folders: Sequence[StrPath] = ()
+    path: StrPath, command: str, sheet_name: str, inputs: Sequence[StrPath] = (), folders: Sequence[StrPath] = ()
 ) -> None:
-    """Raises UsageError if `Gallery.save` can't write there, or would write images into one of the folders among
-    `folders`, from which the inputs are. To be called before any work.
+    """Raises UsageError if `Gallery.save` can't write that command's results there, or would write images into one of
+    the folders among `folders`, from which the inputs are. To be called before any work.
     """
     target = Path(path)
     single = target.suffix.lower() in SINGLE
@@ -150,7 +150,7 @@ def check_output(
     if single:
         check_single(target, inputs)
     else:
-        check_folder(target, [PAGE_NAME, sheet_name], inputs)
+        check_folder(target, command, [PAGE_NAME, sheet_name], inputs)
     check_apart(target, filter(os.path.isdir, folders), holds_images=target.suffix.lower() not in PAGES)
 
 
@@ -161,14 +161,14 @@ def check_single(target: Path, inputs: Sequence[StrPath] = ()) -> None:
     check_outputs(record, [target.name])
 
 
-def check_folder(target: Path, names: Sequence[str], inputs: Sequence[StrPath] = ()) -> None:
-    """Raises UsageError where files of these names, or the record, can't be written to the folder or aren't ours, where
-    images among the inputs lie in it, and where one of the inputs is an earlier run's file there, which would be
-    replaced.
+def check_folder(target: Path, command: str, names: Sequence[str], inputs: Sequence[StrPath] = ()) -> None:
+    """Raises UsageError where the folder holds another command's results, where files of these names, or the record,
+    can't be written to it or aren't ours, where images among the inputs lie in it, and where one of the inputs is an
+    earlier run's file there, which would be replaced.
     """
     record = target / RECORD_NAME
     check_targets([*(target / name for name in names), record], inputs)
-    check_outputs(record, names)
+    check_outputs(record, names, command)
     named: dict[str, StrPath] = {}
     for given in inputs:
         for path in (Path(given).parent.resolve() / Path(given).name, Path(os.path.realpath(given))):

@@ -22,11 +22,12 @@ from vaelens.files import (
     write_atomic,
     written_beside,
 )
+from vaelens.text.display import shortened
 
 RECORD_NAME = "run.json"
 FILES = "files"
 WRITING = None  # in the place of a file's sha256 while it is written
-SHOWN = 4
+SHOWN, SHOWN_COMMAND = 4, 40  # names, and characters of a command's, in a message
 
 Listed = Mapping[str, set[str | None]]  # name -> sha256 of what a run wrote there, or WRITING
 
@@ -88,9 +89,17 @@ def free_names(record: Path, names: Sequence[str]) -> list[str]:
     return found
 
 
-def check_outputs(record: Path, names: Iterable[str]) -> None:
-    """Raises UsageError where the record, or a file of these names beside it, is there and isn't ours."""
-    names = list(names)
+def check_outputs(record: Path, names: Iterable[str], command: str | None = None) -> None:
+    """Raises UsageError where the record, or a file of these names beside it, is there and isn't ours.
+
+    command: the one that will write all files of the record's folder; another one's results are never replaced
+    """
+    names, found = list(names), read_record(record) or {}
+    if command is not None and found.get("command", command) != command and _names(found):
+        raise UsageError(
+            f"{record.parent} holds the results of `vaelens {shortened(str(found['command']), SHOWN_COMMAND)}`, which "
+            "would be removed. Choose another folder with -o."
+        )
     lost = _not_ours(record, names) and _not_ours(record, names)  # again: another process may have written meanwhile
     if lost:
         if (reason := _lacks_checksum(record)) is not None:
@@ -146,7 +155,7 @@ def write_outputs(
     else they stay listed. At each moment the record lists every file of ours, so that a killed process leaves none that
     a later run wouldn't know. Raises UsageError as `check_outputs`, and what writing raises; then nothing has changed.
     """
-    check_outputs(record, contents)
+    check_outputs(record, contents, values.get("command") if replace_all else None)
     earlier = _pairs(_listed(record))
     with written_beside([(record.parent / name, content) for name, content in contents.items()]) as files:
         written = [(name, sha256_file(one.written)) for name, one in zip(contents, files, strict=True)]

@@ -14,8 +14,8 @@ from typing import cast
 from vaelens.download.hub_addresses import is_address
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
-from vaelens.json_reading import quoted
 from vaelens.images.reading import SUFFIXES
+from vaelens.json_reading import quoted
 from vaelens.text.paths import user_path
 
 MOST = 100_000  # names that braces may stand for
