@@ -12,7 +12,8 @@ from vaelens.json_reading import JSON_DEPTH, parse_json, read_json
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        (b"", "Expecting value"),
+        (b"", "it is empty"),
+        (b'{"a": [1, 2', "it is cut off, or isn't JSON from character 12 on"),
         (b"\xff{}", "isn't UTF-8"),
         (b'{"a": 1, "a": 2}', "the key 'a' appears twice"),
         (b"[1e999]", "too large"),

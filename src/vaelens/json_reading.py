@@ -45,6 +45,9 @@ def parse_json(text: bytes | str, *, limit: int = JSON_BYTES, values: int = JSON
             parse_float=_number,
             parse_constant=_constant,
         )
+    except json.JSONDecodeError as error:
+        wrong = f"it is cut off, or isn't JSON from character {error.pos + 1:,} on"
+        raise ValueError(wrong if raw.strip() else "it is empty") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"it isn't UTF-8: {error.reason}, at byte {error.start:,}") from None
     except RecursionError:

@@ -215,6 +215,7 @@ def test_progress_never_exceeds_its_total(monkeypatch: pytest.MonkeyPatch, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (f"evaluate photos --take {'9' * 40}", f"--take: {'9' * 40} is too large. See `"),
         ("evaluate photos --take abc", "--take: abc is not a whole number. See `"),
         ("evaluate photos --take 0", "--take: 0 is too small, the smallest is 1. See `"),
         ("finetune photos --weight heavy", "--weight: heavy is not a number. See `"),

@@ -86,6 +86,7 @@ def test_a_files_name_and_its_metadata_can_not_control_the_terminal(tmp_path: Pa
         (["compare", "a face", "--model", "~nosuchuser"], 2, "no user of that name"),
         (["compare", "a face", "--latents", "x" * 300], 2, "File name too long"),
         (["compare", "a face", "-o", "x" * 300 + ".html"], 2, "File name too long"),
+        (["serve", "--port", "0", "--host", "0.0.0.1"], 2, "0.0.0.1 is not an address of this machine"),
         (["serve", "--port", "0", "--host", "x" * 300], 2, "is not an address of this machine"),
         (["serve", "--port", "0", "--folder", "~nosuchuser/serve"], 2, "no user of that name"),
     ],

@@ -248,7 +248,7 @@ def test_a_table_that_cannot_be_read_is_refused(photos: Path, tmp_path: Path) ->
     for path, message in (
         (tmp_path / "none.toml", "No such file"),
         (tmp_path, "Is a directory"),
-        (tmp_path / "bytes.toml", "not a table of published figures"),
+        (tmp_path / "bytes.toml", "isn't a table of published figures: it isn't text"),
     ):
         with pytest.raises(BadInputError, match=message):
             calibrate("one.safetensors", photos, published=path, output=tmp_path / "run", **FAST)

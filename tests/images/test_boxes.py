@@ -102,6 +102,9 @@ def test_files_without_valid_boxes_are_refused(tmp_path: Path) -> None:
         read_boxes(written(tmp_path, "twice.csv", "id,label,left,left,top,right,bottom\n"))
     with pytest.raises(BadInputError, match="no column label, bottom"):
         read_boxes(written(tmp_path, "b.csv", "id,left,top,right\n"))
+    for text, reason in (("", "is empty. Its first line"), (HEADER.replace(",", ";"), "is separated by semicolons")):
+        with pytest.raises(BadInputError, match=reason):
+            read_boxes(written(tmp_path, "b.csv", text))
     for name, text in (("c.csv", HEADER), ("c.jsonl", "\n")):
         with pytest.raises(BadInputError, match="holds no boxes"):
             read_boxes(written(tmp_path, name, text))

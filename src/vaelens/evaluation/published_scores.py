@@ -91,6 +91,8 @@ def _read(path: Path) -> dict[str, Figures]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as error:
         raise BadInputError(f"{path}: can't be read: {error.strerror}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path} isn't a table of published figures: it isn't text. Name a .toml file.") from error
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise BadInputError(f"{path}: not a table of published figures: {error}. Correct it.") from error
     for name, table in tables.items():

@@ -31,6 +31,7 @@ from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import check_name, open_dataset
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.images.resizing import opencv
+from vaelens.json_reading import quoted
 from vaelens.loading import check_source, is_published, open_vae
 from vaelens.report.record import public_name, run_record, vae_record
 from vaelens.resources import processor, using_threads
@@ -175,7 +176,7 @@ def _parse_shard(shard: str | None) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
     number, count = (int(n) for n in match.groups()) if match else (0, 0)
     if not 1 <= number <= count:
-        raise UsageError(f"{shard!r} is not a shard. Write it like 2/3, the second of three.")
+        raise UsageError(f"{quoted(shard)} is not a shard. Write it like 2/3, the second of three.")
     return number - 1, count
 
 

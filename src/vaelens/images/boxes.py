@@ -27,6 +27,7 @@ from vaelens.text.numbers import counted, parse_number
 from vaelens.text.paths import exists, why_unreadable
 
 SIDES = ("left", "top", "right", "bottom")
+SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that spreadsheets write in the place of commas
 COLUMNS = ("id", "label", *SIDES)
 KEYPOINTS = "person_keypoints_val2017.json"
 EYE_SHARE = 0.6  # of the distance between a person's eyes
@@ -112,6 +113,10 @@ def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict[str, object]]]
     rows = csv.reader(StringIO(text, newline=""), strict=True)
     try:
         names = next(rows, list[str]())
+        if not names:
+            raise BadInputError(f"{file} is empty. Its first line should name {', '.join(COLUMNS)}.")
+        if len(names) == 1 and (found := next((one for one in SEPARATORS if one in names[0]), None)):
+            raise BadInputError(f"{file} is separated by {SEPARATORS[found]}. Separate the columns by commas.")
         missing = [name for name in COLUMNS if name not in names]
         if missing:
             raise BadInputError(

@@ -8,20 +8,21 @@ import re
 
 LONGEST = 100  # characters of a number
 INTEGER = re.compile(r"[+-]?[0-9]{1,25}")  # 2^64 has 20 digits
+DIGITS = re.compile(r"[+-]?[0-9]+")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 
 
 def parse_integer(text: str) -> int:
     """A whole number in ASCII digits, of at most 25. Raises ValueError for anything else."""
     if INTEGER.fullmatch(text) is None:
-        raise ValueError("not a whole number")
+        raise ValueError("too large" if DIGITS.fullmatch(text) else "not a whole number")
     return int(text)
 
 
 def parse_number(text: str) -> float:
     """A finite number in ASCII, such as -1.5e-3. Raises ValueError for anything else, NaN and infinity included."""
     if len(text) > LONGEST or NUMBER.fullmatch(text) is None:
-        raise ValueError("not a number")
+        raise ValueError("too large" if DIGITS.fullmatch(text) else "not a number")
     if not math.isfinite(number := float(text)):
         raise ValueError("not a number that can be computed with: it is too large")
     return number

@@ -10,7 +10,7 @@ from vaelens.errors import BadInputError, ResourceError, UsageError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SCARCE = {errno.EMFILE: "open files", errno.ENFILE: "open files", errno.ENOMEM: "memory"}
-WRONG_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP}
+WRONG_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL, errno.ELOOP}
 
 
 def exists(name: str) -> bool:
@@ -86,6 +86,8 @@ def explained(error: OSError, target: Path, what: str = "not written") -> UsageE
     if error.errno in SCARCE:
         scarce = SCARCE[error.errno]
         return ResourceError(f"{target}: {what}, out of {scarce} ({reason(error)}). Close other programs.")
+    if error.errno == errno.EEXIST:
+        return UsageError(f"{target}: {what}: it is a file, not a folder. Choose another path.")
     if error.errno in WRONG_PATH:
         return UsageError(f"{target}: {what}: {reason(error)}. Choose another path.")
     return BadInputError(f"{target}: {what}: {reason(error)}. Check the folder's permissions, or name another.")

@@ -1,5 +1,6 @@
 """The HTTP server: its socket, start and shutdown."""
 
+import errno
 import logging
 import os
 import socket
@@ -153,6 +154,8 @@ def _bound(host: str, port: int) -> socket.socket:
         bound.listen(2048)
     except OSError as error:
         bound.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UsageError(f"--host {host} is not an address of this machine. Try 127.0.0.1.") from error
         raise UsageError(
             f"can't listen on {host}, port {port}: {error.strerror}. Is a server running there already? "
             "Choose another --port."
