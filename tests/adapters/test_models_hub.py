@@ -174,7 +174,7 @@ def test_a_model_by_an_address_pasted_from_the_hubs_site(hub: HubStandin, page: 
     found = find_model(page.format(hub.endpoint))
     assert (found.name, found.space, found.vae) == ("someone/sd", "sd1", "someone/sd")
     for wrong, named in {
-        "https://example.com/sd": "not an address of the hub",
+        "https://example.com/sd": "isn't on the hub",
         f"{hub.endpoint}/someone/sd/tree/main/unet": "Name someone/sd, or the page of a checkpoint",
         f"{hub.endpoint}/someone/sd/blob/main/sd.ckpt": "is a pickled file",
     }.items():

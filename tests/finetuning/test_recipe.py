@@ -82,7 +82,6 @@ def test_a_user_s_recipe_extends_another(tmp_path: Path) -> None:
             'extends = "ft-mse"\n[data]\nbatch_size = true\n',
             "field 'data.batch_size': expected a whole number (found true)",
         ),
-        ('extends = "ft-mse"\n[optimizer]\nlr = 1e308\n', "field 'optimizer.lr': expected at most 1"),
         ('extends = "ft-mse"\n[optimizer]\nlr = nan\n', "field 'optimizer.lr': expected"),
         ('extends = "ft-mse"\n[loss]\nkl_weight = 1.0\n', "kl_weight needs a trained encoder"),
         ('extends = "ft-mse"\n[loss]\nperceptual = "none"\n', "perceptual_weight must be 0"),

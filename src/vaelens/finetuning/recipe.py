@@ -32,7 +32,6 @@ ANY = "any"
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
@@ -80,7 +79,7 @@ class Gan(_Table):
     width: PositiveCount
     layers: PositiveCount
     norm: Literal["batch", "group", "none"]
-    lr: LearningRate
+    lr: Positive
     betas: tuple[Decay, Decay]
 
     def trains_discriminator(self, step: int) -> bool:
@@ -95,7 +94,7 @@ class Gan(_Table):
 class Optimizer(_Table):
     """AdamW, which is Adam with weight decay 0. The learning rate is that of the whole batch, over all processes."""
 
-    lr: LearningRate
+    lr: Positive
     betas: tuple[Decay, Decay]
     weight_decay: NonNegative
     warmup_steps: Count  # first steps, over which the learning rate rises linearly from 0
