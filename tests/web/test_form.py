@@ -53,7 +53,7 @@ def refused(view: View, by_keys: bool) -> str:
     ("field", "value", "sentence"),
     [
         ("steps", "0", "steps must be a number from 1 to 1000"),
-        ("steps", "2.5", "steps: "),
+        ("steps", "2.5", "field 'steps': "),
         ("guidance_scale", "-1", "guidance scale must be a number from 0 to 1000"),
         ("size", "65", "multiples of 8"),
     ],
