@@ -48,6 +48,14 @@ def tensors(*names: str, metadata: dict[str, str] | None = None) -> Written:
     return lambda file: save_file({name: torch.zeros(1, 4, 2, 2) for name in names}, file, metadata)
 
 
+def refused(read: Callable[[Path], object], file: Path, written: bytes | Written, *parts: str) -> None:
+    file.write_bytes(written) if isinstance(written, bytes) else written(file)
+    with pytest.raises(BadInputError) as error:
+        read(file)
+    for part in (str(file), *parts):
+        assert part in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("written", "is_what", "do_what"),
     [
@@ -78,13 +86,7 @@ def tensors(*names: str, metadata: dict[str, str] | None = None) -> Written:
 def test_what_is_not_an_image_is_named_with_a_next_step(
     written: bytes | Written, is_what: str, do_what: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "photo.png"
-    file.write_bytes(written) if isinstance(written, bytes) else written(file)
-    with pytest.raises(BadInputError) as error:
-        decode_file(file)
-    assert str(file) in str(error.value)
-    assert is_what in str(error.value)
-    assert do_what in str(error.value)
+    refused(decode_file, tmp_path / "photo.png", written, is_what, do_what)
 
 
 @pytest.mark.parametrize(
@@ -126,13 +128,7 @@ def test_what_is_not_an_image_is_named_with_a_next_step(
 def test_what_is_not_a_vae_is_named_with_a_next_step(
     written: bytes | Written, is_what: str, do_what: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "vae.safetensors"
-    file.write_bytes(written) if isinstance(written, bytes) else written(file)
-    with pytest.raises(BadInputError) as error:
-        load(file)
-    assert str(file) in str(error.value)
-    assert is_what in str(error.value)
-    assert do_what in str(error.value)
+    refused(load, tmp_path / "vae.safetensors", written, is_what, do_what)
 
 
 @pytest.mark.parametrize("written", [content("torch"), content("pickle"), zipped("archive/data/0", "archive/data.pkl")])
