@@ -136,7 +136,7 @@ def test_explain_prints_them() -> None:
     assert "run.steps 5000 our choice changed for this run" in lines
 
 
-@pytest.mark.parametrize("where", ["README.md", "docs/training.md", "src/vaelens/cli/finetune.py"])
+@pytest.mark.parametrize("where", ["README.md", "docs/training.md", "src/vaelens/cli/commands/finetune.py"])
 def test_every_example_names_a_vae_where_its_recipe_continues_one(where: str) -> None:
     lines = [line.split("#")[0] for line in (ROOT / where).read_text("utf-8").splitlines()]
     examples = [line.split() for line in lines if "vaelens finetune" in line and "--recipe" in line]

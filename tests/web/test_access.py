@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from support.browser.served import TOKEN, serving
-from vaelens.cli import serve as command
+from vaelens.cli.commands import serve as command
 from vaelens.errors import UsageError
 from vaelens.web import server as web_server
 from vaelens.web.access import AccessPolicy

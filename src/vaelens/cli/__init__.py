@@ -1,1 +1,1 @@
-"""The commands: one file each. They parse, call and print, and compute nothing."""
+"""The command line: the table of commands, the options they share, and what is printed."""

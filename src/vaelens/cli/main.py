@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from vaelens.adapters import libraries
-from vaelens.cli import (
+from vaelens.cli import options, usage
+from vaelens.cli.commands import (
     calibrate,
     compare,
     doctor,
@@ -22,11 +23,9 @@ from vaelens.cli import (
     finetune,
     generate,
     inspect,
-    options,
     reconstruct,
     replay,
     serve,
-    usage,
     vaes,
 )
 from vaelens.cli.output import (

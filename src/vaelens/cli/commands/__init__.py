@@ -1,0 +1,1 @@
+"""The commands: one file each. They parse, call and print, and compute nothing."""
