@@ -50,9 +50,9 @@ def test_spread_is_the_same_in_any_order_bit_for_bit() -> None:
     assert sum(x) != math.fsum(x)  # a plain sum would not have been
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 19, 56, 199, 200, 201, 300, 4999, 10**6])
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 19, 56, 199, 200, 201, 300, 4999, 10**12])
 def test_student_t_against_scipy(degrees: int) -> None:
-    assert math.isclose(student_t(degrees), scipy.stats.t.ppf(0.975, degrees), rel_tol=1e-9)
+    assert math.isclose(student_t(degrees), scipy.stats.t.ppf(0.975, degrees), rel_tol=1e-10)
 
 
 @pytest.mark.parametrize("n", [8, 40, 300])
@@ -170,5 +170,5 @@ def test_the_sign_test_of_many_images_is_scipys_and_takes_no_time(difference: in
     wins, losses = 500_000 - difference, 500_000 + difference
     expected = scipy.stats.binomtest(wins, 1_000_000).pvalue
     start = time.process_time()
-    assert sign_test(wins, losses) == pytest.approx(expected, rel=1e-8)
+    assert sign_test(wins, losses) == pytest.approx(expected, rel=1e-11)
     assert time.process_time() - start < 5
