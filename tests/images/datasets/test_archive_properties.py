@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.images.stored_images import END, Entry, header, parquet, pax, raw_zip, stored
 from support.properties import ROOM, Tally, commands, examples, run_command
-from support.stored_images import END, Entry, header, parquet, pax, raw_zip, stored
 from vaelens.images.datasets import open_dataset
 from vaelens.images.writing import encode_png
 

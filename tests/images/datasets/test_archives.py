@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.stored_images import content, ids, shards, tarred, zipped
+from support.images.stored_images import content, ids, shards, tarred, zipped
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets import open_dataset
 from vaelens.runtime import Runtime

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.stored_images import content, folder, ids, shards
+from support.images.stored_images import content, folder, ids, shards
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.images.datasets import Item, manifest_sha256, open_dataset
 from vaelens.images.datasets.folders import image_files

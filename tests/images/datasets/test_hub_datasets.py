@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from support.images.stored_images import Entry, content, folder, ids, images_column, parquet, raw_zip, shards, zipped
 from support.standins.hub import HubStandin
-from support.stored_images import Entry, content, folder, ids, images_column, parquet, raw_zip, shards, zipped
 from vaelens.download import hub, hub_listing
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets import open_dataset

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from support.images.stored_images import content, folder, ids, images_column, parquet, shards, tarred
 from support.properties import MB, ROOM, Tally
-from support.stored_images import content, folder, ids, images_column, parquet, shards, tarred
 from vaelens.errors import BadInputError, CheckFailedError, ResourceError, UsageError
 from vaelens.images.datasets import open_dataset
 

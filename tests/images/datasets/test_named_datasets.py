@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.stored_images import content, folder, ids, zipped
+from support.images.stored_images import content, folder, ids, zipped
 from vaelens.download.web_files import WebFile
 from vaelens.errors import UsageError
 from vaelens.images.datasets import coco, items, manifest_sha256, open_dataset, synthetic

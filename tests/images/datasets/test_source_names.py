@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.stored_images import folder, ids, images_column, parquet, shards
+from support.images.stored_images import folder, ids, images_column, parquet, shards
 from vaelens.download.hub_addresses import HubAddress, parse_hub_address
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets import open_dataset

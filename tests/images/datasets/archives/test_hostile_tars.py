@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from support.images.stored_images import END, header, ids, padded, pax, stored, tarred
 from support.properties import ROOM, Tally
-from support.stored_images import END, header, ids, padded, pax, stored, tarred
 from vaelens.errors import BadInputError
 from vaelens.images.datasets import open_dataset
 

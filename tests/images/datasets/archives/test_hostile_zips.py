@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support.images.stored_images import Entry, ids, raw_zip
 from support.properties import MB, ROOM, Tally
-from support.stored_images import Entry, ids, raw_zip
 from vaelens.errors import BadInputError
 from vaelens.images.datasets import open_dataset
 
