@@ -187,16 +187,6 @@ def paired(
     return Paired(math.fsum(difference) / n, low, high, won, ties, n, dropped, *exact)
 
 
-def sign_test(wins: int, losses: int) -> float:
-    """How probable a count at least as lopsided is where both are equally likely to win: two-sided, 0 to 1.
-
-    The binomial tail as an incomplete beta function. The relative error is below 1e-12 up to 1,000 images and below
-    1e-11 up to a million.
-    """
-    n, k = wins + losses, min(wins, losses)
-    return 1.0 if n == 2 * k else min(1.0, 2 * float(special.betainc(float(n - k), k + 1.0, 0.5)))
-
-
 def _bca(values: NDArray[np.float64], seed: int, resamples: int) -> tuple[float, float]:
     """The 95 % interval of the mean of values [n]."""
     n = len(values)

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from vaelens.evaluation.metric_table import METRICS, REGION_METRICS, ImageMetric, Metric
 from vaelens.evaluation.results import ALL_SIZES, Letters, Results
-from vaelens.metrics.statistics import FEWEST, LEVEL, Interval, Paired, Spread, sign_test
+from vaelens.metrics.binomial import proportion
+from vaelens.metrics.statistics import FEWEST, LEVEL, Interval, Paired, Spread
 from vaelens.report.tables import MINUS, Column, Table
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -180,7 +181,7 @@ def _verdict_by_wins(found: Paired, first: str, second: str, metric: Metric) -> 
     wins, losses = found.wins
     if wins + losses < FEWEST:
         return f"{TOO_FEW} to say"
-    if sign_test(wins, losses) > 1 - LEVEL:
+    if proportion(wins, wins + losses, "two-sided").p > 1 - LEVEL:  # the sign test
         return UNDECIDED
     winner, other = (first, second) if wins > losses else (second, first)
     if found.decided and ((found.low > 0) == (metric.better == "higher")) != (wins > losses):
