@@ -10,9 +10,8 @@ from trio import SHIPPED, TRAININGS
 
 from vaelens.evaluation.metric_table import METRICS, POSITIVE, Metric
 from vaelens.evaluation.report import score_tables
-from vaelens.evaluation.report.score_tables import interval, number
 from vaelens.metrics.statistics import Interval, too_high_percent
-from vaelens.report.tables import Column, Table, table_markdown
+from vaelens.report.tables import Column, Table, interval, number, table_markdown
 
 TEMPLATE = Path(__file__).parent / "proof-template.md"
 BASE, AUTOENCODER = "tiny-kl-f8", "tiny-ae"

@@ -119,6 +119,21 @@ def markdown_escaped(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", _CONTROL.sub("?", " ".join(text.split())))
 
 
+def number(value: float, digits: int, signed: bool = False) -> str:
+    """The value with a true minus sign, "" where it isn't finite; never a negative zero."""
+    if not math.isfinite(value):
+        return ""
+    text = f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
+    return text.replace("-", MINUS)
+
+
+def interval(low: float, high: float, digits: int, signed: bool = False) -> str:
+    """ "[low, high]", or "" where it can't be had."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{number(low, digits, signed)}, {number(high, digits, signed)}]"
+
+
 def is_numeric(table: Table, column: int) -> bool:
     """Whether the column's cells, apart from empty ones, are numbers ("nan" and "inf" too), with ± or in [from, to]."""
     cells = [row[column] for row in table.rows if row[column]]

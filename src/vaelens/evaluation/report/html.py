@@ -11,7 +11,7 @@ from vaelens.images.writing import encode_png
 from vaelens.metrics.statistics import shared_images
 from vaelens.report import plots
 from vaelens.report.page import Layer, Panel, Section, render_report, wide_table
-from vaelens.report.tables import escaped
+from vaelens.report.tables import escaped, number
 
 PLOTTED_PAIRS = 6  # the pairs of four VAEs; of more VAEs, only those with the first one
 
@@ -139,7 +139,7 @@ def _note(row: Row | None) -> str:
     for key, value in row.scores.items():
         metric = METRICS[key]
         unit = f" {metric.unit}" if metric.unit else ""
-        text = "infinite" if value is None else score_tables.number(value, metric.digits) + unit
+        text = "infinite" if value is None else number(value, metric.digits) + unit
         parts.append(f"{metric.title} {text}")
     if row.letters:
         read, ceiling, of = row.letters

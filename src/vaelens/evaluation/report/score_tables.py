@@ -13,7 +13,7 @@ from vaelens.evaluation.metric_table import METRICS, REGION_METRICS, ImageMetric
 from vaelens.evaluation.results import ALL_SIZES, Letters, Results
 from vaelens.metrics.binomial import proportion
 from vaelens.metrics.statistics import FEWEST, LEVEL, Interval, Paired, Spread
-from vaelens.report.tables import MINUS, Column, Table
+from vaelens.report.tables import MINUS, Column, Table, interval, number
 
 NBSP = "\N{NO-BREAK SPACE}"
 UNDECIDED = "not distinguishable"
@@ -187,21 +187,6 @@ def _verdict_by_wins(found: Paired, first: str, second: str, metric: Metric) -> 
     if found.decided and ((found.low > 0) == (metric.better == "higher")) != (wins > losses):
         return f"mixed: {winner} wins more images, {other} is better on those that neither reproduces exactly"
     return f"{winner} is better"
-
-
-def number(value: float, digits: int, signed: bool = False) -> str:
-    """The value with a true minus sign, "" where it isn't finite; never a negative zero."""
-    if not math.isfinite(value):
-        return ""
-    text = f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
-    return text.replace("-", MINUS)
-
-
-def interval(low: float, high: float, digits: int, signed: bool = False) -> str:
-    """ "[low, high]", or "" where it can't be had."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    return f"[{number(low, digits, signed)}, {number(high, digits, signed)}]"
 
 
 def _score_column(results: Results, metric: Metric) -> Callable[[str], Cell]:
