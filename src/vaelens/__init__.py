@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vaelens.adapters.as_diffusers import as_diffusers
+    from vaelens.blind.pooling import pool_blind_results
     from vaelens.comparison.workflow import compare, generate
     from vaelens.errors import VaelensError
     from vaelens.evaluation.run import evaluate
@@ -39,6 +40,7 @@ __all__ = [
     "finetune",
     "generate",
     "load",
+    "pool_blind_results",
     "psnr",
     "read_image",
     "reconstruct",
@@ -56,6 +58,7 @@ _HOMES = {
     "generate": "vaelens.comparison.workflow",
     "finetune": "vaelens.finetuning.training",
     "load": "vaelens.loading",
+    "pool_blind_results": "vaelens.blind.pooling",
     "psnr": "vaelens.metrics.psnr",
     "read_image": "vaelens.images.reading",
     "reconstruct": "vaelens.reconstruction",

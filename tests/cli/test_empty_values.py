@@ -13,6 +13,8 @@ EMPTY = [
     ["reconstruct", "photo.png", ""],
     ["reconstruct", "photo.png", "-o", ""],
     ["reconstruct", "photo.png", "--vae", ""],
+    ["blind", ""],
+    ["blind", "r.json", "-o", ""],
     ["evaluate", ""],
     ["evaluate", "photo.png", "-o", ""],
     ["evaluate", "photo.png", "--boxes", ""],

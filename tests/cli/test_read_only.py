@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.blind_results import abx_trials, result, save
 from support.commands import invoke
 from support.comparisons import face_photo
 from vaelens.errors import BadInputError, ResourceError, UsageError
@@ -22,6 +23,7 @@ COMMANDS = [
         ["evaluate", "synthetic", "--take", "2", "--preset", "offline", "-o", f"{REFUSING}/folder"],
         marks=pytest.mark.slow,
     ),
+    ["blind", "r.json", "-o", f"{REFUSING}/page.html"],
     ["evaluate", "synthetic", "--take", "2", "--preset", "offline", "-o", REFUSING],
     pytest.param(["calibrate", *CALIBRATION, "-o", f"{REFUSING}/folder"], marks=pytest.mark.slow),
     ["finetune", "synthetic", *TRAINING, "-o", f"{REFUSING}/folder"],
@@ -31,10 +33,11 @@ COMMANDS = [
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a photo and a published table."""
+    """The working folder, with a photo, a published table and a result of the blind test."""
     monkeypatch.chdir(tmp_path)
     face_photo(tmp_path / "photo.png", 16, 16)
     (tmp_path / "t.toml").write_text("[tiny-kl-f8]\npsnr = 23.4\n")
+    save(tmp_path / "r.json", result(abx_trials(1, 1)))
     return tmp_path
 
 

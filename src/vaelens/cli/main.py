@@ -16,6 +16,7 @@ import typer
 from vaelens.adapters import libraries
 from vaelens.cli import options, usage
 from vaelens.cli.commands import (
+    blind,
     calibrate,
     compare,
     doctor,
@@ -72,6 +73,7 @@ for _command, _summary in (
     (generate.generate, "Generate images of a prompt."),
     (replay.replay, "Make an image again from its PNG's metadata."),
     (reconstruct.reconstruct, "Encode and decode photos with each VAE."),
+    (blind.blind, "Pool the results of blind tests: who can see a difference?"),
     (evaluate.evaluate, "Measure VAEs on a dataset: rFID, PSNR, SSIM and more."),
     (finetune.finetune, "Train a better decoder, or a whole VAE."),
     (calibrate.calibrate, "Find out how published scores were measured."),
