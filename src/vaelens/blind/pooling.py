@@ -27,7 +27,6 @@ from vaelens.weights.names import distinct_names
 COMMAND = "blind"
 TITLE = "Blind test"
 NBSP = "\N{NO-BREAK SPACE}"
-STYLE = ".finding { margin: 0 0 10px; max-width: 85ch; overflow-wrap: anywhere; }\n"
 SHORT = 12  # characters of a fingerprint on the page
 
 
@@ -85,7 +84,7 @@ class PooledResults:
         """The page; texts of the files are shown, never interpreted."""
         shown = f"{_people(len(self.people))}, {counted(len(self.files), 'test')}: {', '.join(self.names)}"
         sections = [Section(part.heading, part_html(part)) for part in self.parts()]
-        return render_report(TITLE, shown, above=sections, panels=[], below=[], facts=self._facts(), style=STYLE)
+        return render_report(TITLE, shown, above=sections, panels=[], below=[], facts=self._facts())
 
     def save(self, path: StrPath) -> list[Path]:
         """Write the page, and its record beside it; gives their paths.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vaelens.blind.pooling import PooledResults
 from vaelens.evaluation.presets import Preset
 from vaelens.images.drawing import Box
 from vaelens.metrics.statistics import Interval, Paired, Spread
@@ -121,6 +122,7 @@ class Results:
     published: Mapping[tuple[str, str], str]  # (VAE, metric), for the cards' dataset and preset
     warnings: tuple[str, ...]
     record: Mapping[str, Any]
+    blind: PooledResults | None = None  # of these VAEs, under these names
 
     def __repr__(self) -> str:
         means = "; ".join(

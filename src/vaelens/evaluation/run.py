@@ -7,11 +7,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vaelens.blind.pooling import file_records, pool_blind_results
 from vaelens.download.web_files import cache_folder
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.aggregation import aggregate
@@ -21,6 +23,7 @@ from vaelens.evaluation.feature_files import OriginalsCache
 from vaelens.evaluation.loaded_preset import LoadedPreset, check_networks, load_preset, with_metrics
 from vaelens.evaluation.measurement import Measurement
 from vaelens.evaluation.presets import Preset, find_preset
+from vaelens.evaluation.report.blind_section import evaluated
 from vaelens.evaluation.report.examples import choose_examples, make_examples
 from vaelens.evaluation.report.report_files import write_report
 from vaelens.evaluation.report.wording import name_and_reason
@@ -65,6 +68,7 @@ def evaluate(
     min_aesthetic: float | None = None,
     split: str | None = None,
     boxes: StrPath | None = None,
+    blind_results: StrPath | Sequence[StrPath] = (),
     skip_bad: bool = False,
     shard: str | None = None,
     batch: int | None = None,
@@ -87,6 +91,8 @@ def evaluate(
     under torchrun the ranks share them.
     batch: images per chunk; threads: of the CPU; both are part of the plan, since they change the last bits.
     networks: files to use in place of the published metric networks, by name.
+    blind_results: files of a blind test of these VAEs, which the report shows beside the measured differences; a
+    finished run called again with them only writes its report again.
 
     Gives the results, or None where chunks are left for other shards or ranks; `on_unfinished` then gets, on the first
     rank, how many are left and what this call measured. Raises what reading, loading, downloading and running raise;
@@ -95,6 +101,7 @@ def evaluate(
     started = time.perf_counter()
     protocol = with_metrics(preset if isinstance(preset, Preset) else find_preset(preset), metrics)
     part = _parse_shard(shard)
+    pooled = pool_blind_results(blind_results) if blind_results else None
     check_seed(seed)
     runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify, progress=progress)
     sources = _check_vaes(vaes)
@@ -113,6 +120,7 @@ def evaluate(
     )  # fmt: skip
         loaded = load_preset(protocol, networks or {}, runtime)
         models, records = _load_vaes(sources, space, runtime)
+        pooled = pooled and evaluated(pooled, records)
         plan = _plan(dataset, loaded, models, records, batch=batch, seed=seed, runtime=runtime)
         if ranks.is_first:
             _notify_names(dataset, models, records, runtime.notify)
@@ -138,11 +146,13 @@ def evaluate(
         if left or not ranks.is_first:
             return None
         _check_bad(folder, skip_bad)
-        options = {"source": dataset.name, "skip_bad": skip_bad, "shard": shard, "take": take, "ranks": ranks.count,
-                   "min_aesthetic": min_aesthetic, "split": split}  # fmt: skip
-        settings = {key: value for key, value in plan.items() if key not in ONLY_IN_PLAN} | options
+        settings = {key: value for key, value in plan.items() if key not in ONLY_IN_PLAN} | {
+            "source": dataset.name, "skip_bad": skip_bad, "shard": shard, "take": take, "ranks": ranks.count,
+            "min_aesthetic": min_aesthetic, "split": split,
+        }  # fmt: skip
         record = _record(folder, dataset, settings, records, ranks=rank_records, started=started, notify=runtime.notify)
-        results = aggregate(folder, dataset, protocol, record, runtime.progress)
+        record |= {"blind_results": file_records(pooled.files)} if pooled else {}
+        results = replace(aggregate(folder, dataset, protocol, record, runtime.progress), blind=pooled)
         _write_report(results, measurement)
         return results
 

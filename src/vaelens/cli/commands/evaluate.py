@@ -51,6 +51,14 @@ def evaluate(
             metavar="FILE", help="Regions to measure: a CSV or JSONL file with id,label,left,top,right,bottom."
         ),
     ] = None,
+    blind_results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--blind-results",
+            metavar="FILE",
+            help="A result file of a blind test of these VAEs, for the report. Repeatable.",
+        ),
+    ] = None,
     skip_bad: options.SkipBad = False,
     shard: Annotated[
         str | None,
@@ -84,6 +92,7 @@ def evaluate(
     """
     from vaelens.evaluation.loaded_preset import with_metrics
     from vaelens.evaluation.presets import find_preset
+    from vaelens.evaluation.report.blind_section import HEADING, blind_table
     from vaelens.evaluation.report.exports import results_dict
     from vaelens.evaluation.report.score_tables import summary_table
     from vaelens.evaluation.report.wording import detail_tables
@@ -104,6 +113,7 @@ def evaluate(
             min_aesthetic=min_aesthetic,
             split=split,
             boxes=boxes,
+            blind_results=blind_results or (),
             skip_bad=skip_bad,
             shard=shard,
             batch=batch,
@@ -123,6 +133,9 @@ def evaluate(
     for heading, _, table in detail_tables(results):
         result()
         result_table(table, title=heading)
+    if results.blind:
+        result()
+        result_table(blind_table(results), title=HEADING)
     for warning in results.warnings:
         notice(f"Warning: {warning}")
     result()

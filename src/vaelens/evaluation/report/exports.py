@@ -48,14 +48,14 @@ def regions_csv(results: Results) -> bytes | None:
 
 
 def results_dict(results: Results) -> dict[str, Any]:
-    """Everything but the rows, for JSON: scores with intervals, differences, regions and letters."""
+    """Everything but the rows, for JSON: scores with intervals, differences, regions, letters and the blind test."""
     both = {**results.spreads, **results.dataset_scores}
     scores = {vae: {key: asdict(both[vae, key]) for key in results.metrics} for vae in results.vaes}
     differences = [
         {"first": first, "second": second, "metric": key, **asdict(found)}
         for (first, second, key), found in {**results.differences, **results.dataset_differences}.items()
     ]
-    return {
+    found = {
         "source": results.source,
         "preset": results.preset.name,
         "images": results.count,
@@ -65,6 +65,7 @@ def results_dict(results: Results) -> dict[str, Any]:
         "letters": [asdict(letters) for letters in results.letters],
         "warnings": list(results.warnings),
     }
+    return found | ({"blind_test": results.blind.as_dict()} if results.blind else {})
 
 
 def model_indexes(results: Results) -> dict[str, bytes]:

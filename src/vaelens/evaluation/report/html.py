@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vaelens.evaluation.metric_table import METRICS, dataset_metrics, image_metrics
-from vaelens.evaluation.report import score_tables, wording
+from vaelens.evaluation.report import blind_section, score_tables, wording
 from vaelens.evaluation.results import Example, Results, Row
 from vaelens.images.writing import encode_png
 from vaelens.metrics.statistics import shared_images
@@ -27,7 +27,11 @@ def report_html(results: Results, examples: Sequence[Example]) -> str:
     ]
     above += [
         Section(heading, content)
-        for heading, content in (("Distributions", _distributions(results, values)), ("Pairs", _pairs(results, values)))
+        for heading, content in (
+            (blind_section.HEADING, blind_section.blind_html(results)),
+            ("Distributions", _distributions(results, values)),
+            ("Pairs", _pairs(results, values)),
+        )
         if content
     ]
     meanings = "".join(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vaelens.evaluation.report import wording
+from vaelens.evaluation.report.blind_section import blind_markdown
 from vaelens.evaluation.report.exports import model_indexes, regions_csv, results_dict, rows_csv
 from vaelens.evaluation.report.html import report_html
 from vaelens.evaluation.report.score_tables import summary_table
@@ -44,6 +45,7 @@ def report_markdown(results: Results) -> str:
         parts.append(wording.PUBLISHED)
     for heading, lead, table in wording.detail_tables(results):
         parts += [f"## {heading}", lead, table_markdown(table).rstrip()]
+    parts += blind_markdown(results)
     meanings = "\n".join(f"- {text(name)}: {text(about)}" for name, about in wording.column_meanings(results))
     made = "\n".join(f"- {text(name)}: {text(value)}" for name, value in wording.facts(results).items())
     parts += ["## What the columns mean", meanings, "## How it was made", made]
