@@ -18,8 +18,7 @@ function paddedWords(bytes) {
   const view = new DataView(new ArrayBuffer(64 * Math.ceil((bytes.length + 9) / 64)));
   bytes.forEach((byte, i) => view.setUint8(i, byte));
   view.setUint8(bytes.length, 0x80);
-  view.setUint32(view.byteLength - 8, bytes.length / 2 ** 29);
-  view.setUint32(view.byteLength - 4, bytes.length * 8);
+  view.setBigUint64(view.byteLength - 8, 8n * BigInt(bytes.length));
   return Uint32Array.from({ length: view.byteLength / 4 }, (_, i) => view.getUint32(4 * i));
 }
 
