@@ -50,17 +50,18 @@ def test_what_is_seen_stands_beside_what_is_measured(results: Results) -> None:
     assert {row[:2] for row in table.rows} == {(B, A)}, "as the differences are: the VAE named later first"
     seen = [row[2:] for row in table.rows[:2]]
     assert seen == [
-        ("ABX: right 14 of 16, %", "87.5", "[61.7, 98.4]", "told apart, p = 0.002"),
-        ("Looks better: first chosen 12 of 16, %", "75.0", "[47.6, 92.7]", "not shown, p = 0.077"),
+        ("ABX: right, %", "87.5", "[61.7, 98.4]", "told apart, p = 0.002"),
+        ("Looks better: first chosen, %", "75.0", "[47.6, 92.7]", "not shown, p = 0.077"),
     ]
+    assert table.notes == {(0, 2): ("14 of 16",), (1, 2): ("12 of 16",)}
     measured = {row[2]: row[3:] for row in table.rows[2:]}
     assert len(measured) == len(results.metrics)
     found = results.differences[B, A, "psnr"]
-    value, interval, says = measured["PSNR, first \N{MINUS SIGN} second"]
+    value, interval, says = measured["PSNR"]
     assert float(value.replace("\N{MINUS SIGN}", "-")) == pytest.approx(found.difference, abs=0.01)
     assert interval.startswith("[")
     assert says in {f"{B} is better", f"{A} is better", "not distinguishable"}
-    assert float(measured["rFID, first \N{MINUS SIGN} second"][0]) == pytest.approx(0.31, abs=0.005)
+    assert float(measured["rFID"][0]) == pytest.approx(0.31, abs=0.005)
 
 
 def test_the_one_chosen_more_often_is_named_in_either_order(tmp_path: Path) -> None:
@@ -68,10 +69,11 @@ def test_the_one_chosen_more_often_is_named_in_either_order(tmp_path: Path) -> N
     pooled = evaluated(pool_blind_results(save(tmp_path / "r.json", answers)), records(A, B))
     for vaes in ((A, B), (B, A)):
         of_both = dataclasses.replace(made_up(vaes, 12, full=False), blind=pooled)
-        (row, *_) = blind_table(of_both).rows
+        table = blind_table(of_both)
+        row = table.rows[0]
         assert row[:2] == vaes[::-1]
         assert row[5] == f"{B} is chosen more often, p < 0.001"
-        assert row[2] == f"Closer to the original: first chosen {15 if vaes[1] == B else 1} of 16, %"
+        assert table.notes[0, 2] == (f"{15 if vaes[1] == B else 1} of 16",)
 
 
 def test_the_report_has_a_section_and_every_format_the_numbers(
@@ -171,4 +173,4 @@ def test_the_command_takes_files_and_prints_the_table(
     monkeypatch.setitem(PRESETS, "offline", PRESET)
     ran = invoke(*command(photos, two_vaes, copied, "--blind-results", str(answers)))
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
-    assert "two one ABX: right 11 of 16, % 68.8 [41.3, 89.0] not shown, p = 0.105" in lines
+    assert "two one ABX: right, % 68.8 [41.3, 89.0] not shown, p = 0.105" in lines

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vaelens.blind.counting import Counts, Outcome
@@ -23,10 +24,19 @@ HEADING = "Blind test"
 LEAD = (
     "What people saw without knowing which decoder is which, beside what was measured. The metrics are of this "
     "dataset, the answers of the images and regions of the blind test's page. A difference that is measured need not "
-    "be seen, and one that nobody was shown to see may still be there."
+    "be seen, and one that nobody was shown to see may still be there. A metric's value is its difference, "
+    f"first {MINUS} second."
 )
 NOT_SHOWN = "not shown"
 HALVES = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of `blind_table`; the note is a line under what was asked."""
+
+    cells: tuple[str, ...]
+    note: str = ""
 
 
 def evaluated(pooled: PooledResults, records: Mapping[str, Mapping[str, Any]]) -> PooledResults:
@@ -56,7 +66,8 @@ def blind_table(results: Results) -> Table:
     pooled = results.blind
     rows = [] if pooled is None else [row for pair in _pairs(pooled) for row in _rows(results, pooled, pair)]
     columns = ("first", "second", "what", "value", "95 % interval", "verdict")
-    return Table(tuple(map(Column, columns)), tuple(rows), shared=2)
+    notes = {(number, 2): (row.note,) for number, row in enumerate(rows) if row.note}
+    return Table(tuple(map(Column, columns)), tuple(row.cells for row in rows), shared=2, notes=notes)
 
 
 def blind_html(results: Results) -> str:
@@ -88,7 +99,7 @@ def _pairs(pooled: PooledResults) -> list[tuple[int, int]]:
     return sorted({counts.pair for outcome in pooled.outcomes for counts in outcome.pairs if counts.pair})
 
 
-def _rows(results: Results, pooled: PooledResults, pair: tuple[int, int]) -> Iterator[tuple[str, ...]]:
+def _rows(results: Results, pooled: PooledResults, pair: tuple[int, int]) -> Iterator[_Row]:
     """The pair's rows, its VAEs in the order of the measured difference: the one named later first."""
     names = pooled.names[pair[0]], pooled.names[pair[1]]
     differences = {**results.dataset_differences, **results.differences}
@@ -97,22 +108,18 @@ def _rows(results: Results, pooled: PooledResults, pair: tuple[int, int]) -> Ite
     for outcome in pooled.outcomes:
         for counts in outcome.pairs:
             if counts.pair == pair:
-                yield first, second, *_seen(outcome, counts, first, second, turned=turned)
+                yield _seen(outcome, counts, first, second, turned=turned)
     for key in results.metrics:
         if (found := differences.get((first, second, key))) is not None:
             metric = METRICS[key]
             value = found.difference if isinstance(found, Paired) else found.value
-            yield (
-                first,
-                second,
-                f"{metric.title}, first {MINUS} second",
-                number(value, metric.digits + 1, signed=True),
-                interval(found.low, found.high, metric.digits + 1, signed=True) or TOO_FEW,
-                verdict(found, first, second, metric),
-            )
+            digits = metric.digits + 1
+            limits = interval(found.low, found.high, digits, signed=True) or TOO_FEW
+            says = verdict(found, first, second, metric)
+            yield _Row((first, second, metric.title, number(value, digits, signed=True), limits, says))
 
 
-def _seen(outcome: Outcome, counts: Counts, first: str, second: str, *, turned: bool) -> tuple[str, ...]:
+def _seen(outcome: Outcome, counts: Counts, first: str, second: str, *, turned: bool) -> _Row:
     """What was asked, the rate in percent with its interval, and what that shows."""
     count = counts.total
     if outcome.test == ABX:
@@ -122,5 +129,6 @@ def _seen(outcome: Outcome, counts: Counts, first: str, second: str, *, turned: 
             count = proportion(count.trials - count.hits, count.trials, "two-sided")
         what, shows = "first chosen", f"{first if 2 * count.hits > count.trials else second} is chosen more often"
     shown = f"{shows if count.p <= SIGNIFICANT else NOT_SHOWN}, {p_text(count.p)}"
-    asked = f"{TITLES[outcome.test]}: {what} {count.hits} of {count.trials}, %"
-    return asked, number(100 * count.rate, 1), interval(100 * count.low, 100 * count.high, 1), shown
+    limits = interval(100 * count.low, 100 * count.high, 1)
+    cells = (first, second, f"{TITLES[outcome.test]}: {what}, %", number(100 * count.rate, 1), limits, shown)
+    return _Row(cells, f"{count.hits} of {count.trials}")
