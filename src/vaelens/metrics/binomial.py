@@ -78,4 +78,6 @@ def power(trials: int, rate: float, level: float = SIGNIFICANT) -> float:
 
 def _at_least(hits: int, trials: int, rate: float) -> float:
     """The probability of so many hits or more, as an incomplete beta function (Abramowitz and Stegun 26.5.24)."""
-    return float(special.betainc(float(hits), trials - hits + 1.0, rate)) if hits else 1.0
+    if not hits:
+        return 1.0  # older versions of SciPy say NaN
+    return float(special.betainc(float(hits), trials - hits + 1.0, rate))
