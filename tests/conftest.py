@@ -18,21 +18,28 @@ from support.vaes import random_vae
 from vaelens.evaluation.results import Results
 from vaelens.vae import VAE
 
-with warnings.catch_warnings():  # what other packages deprecate while they load isn't ours to mend
-    warnings.simplefilter("ignore")
-    # Imported once, before the first test: importing them changes environment and warning filters.
-    import accelerate  # noqa: F401
-    import cv2  # noqa: F401
-    import scipy.sparse
-    import scipy.special  # noqa: F401
-    import torchvision  # noqa: F401
-    import transformers.models.clip  # noqa: F401
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: F401
-
 torch.set_num_threads(1)  # the same sums in the same order, in one process or in several at once
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 STATE = pytest.StashKey[dict[str, object]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Imports what changes environment and warning filters once, before the first test, where tests are run.
+
+    Of several processes that isn't the first one, for which the others would wait.
+    """
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    with warnings.catch_warnings():  # what other packages deprecate while they load isn't ours to mend
+        warnings.simplefilter("ignore")
+        import accelerate  # noqa: F401
+        import cv2  # noqa: F401
+        import scipy.sparse
+        import scipy.special  # noqa: F401
+        import torchvision  # noqa: F401
+        import transformers.models.clip  # noqa: F401
+        from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: F401
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

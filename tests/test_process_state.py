@@ -16,7 +16,7 @@ import torch
 
 import vaelens as vl
 from support.process_state import changes, process_state, random_state
-from support.training import SMALL_CONFIG, folder, small_presets, train
+from support.training import SIX_STEPS, SMALL_CONFIG, folder, small_presets, train
 from support.vaes import random_vae
 from vaelens.adapters.libraries import quiet
 from vaelens.process import without_warnings
@@ -39,9 +39,13 @@ PROMPT = "the letter R in red on white"
         lambda out: vl.reconstruct([PHOTO], max_side=64, device="cpu").save(out / "sheet.html"),
         lambda out: vl.as_diffusers(vl.load("tiny-ft-mse", device="cpu")),
         lambda out: vl.load("tiny-kl-f8", device="cpu").encode(vl.read_image(PHOTO)).sample(seed=0),
-        lambda out: vl.examine(random_vae(), max_side=64, time_at=()),
-        lambda out: vl.evaluate(random_vae(), "synthetic", preset="offline", take=2, output=out / "e", device="cpu"),
-        lambda out: train(random_vae(SMALL_CONFIG).save(out / "vae.safetensors"), folder(out / "p", 9), out / "r"),
+        lambda out: vl.examine(random_vae(SMALL_CONFIG), [PHOTO], max_side=64, round_trips=1, time_at=()),
+        lambda out: vl.evaluate(
+            random_vae(SMALL_CONFIG), "synthetic", preset="small", take=2, output=out / "e", device="cpu"
+        ),
+        lambda out: train(
+            random_vae(SMALL_CONFIG).save(out / "vae.safetensors"), folder(out / "p", 9), out / "r", overrides=SIX_STEPS
+        ),
     ],
     ids=["compare", "generate", "reconstruct", "as_diffusers", "load", "examine", "evaluate", "finetune"],
 )
@@ -156,8 +160,6 @@ LIBRARY = """
 import sys
 import vaelens as vl
 from support.process_state import changes, process_state, random_state
-from support.training import SMALL_CONFIG, folder, small_presets, train
-from support.vaes import random_vae
 
 calls = {
     "compare": lambda: vl.compare("the letter R", seeds=[0], steps=1, device="cpu"),

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,9 @@ def photo(tmp_path: Path) -> Path:
     return face_photo(tmp_path / "photo.png", 96, 90)
 
 
-def test_a_strip_with_the_embedded_vaes(photo: Path, tmp_path: Path) -> None:
-    ran = vaelens("reconstruct", photo, "-o", "out.png", cwd=tmp_path)
+def test_a_strip_with_the_embedded_vaes(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = invoke("reconstruct", photo, "-o", "out.png")
     for fact in ("tiny-kl-f8, tiny-ft-ema, tiny-ft-mse", "--vae ft-mse", "96x90 padded to 96x96"):
         assert fact in ran.stderr
     assert "wrote out.png and 1 more" in ran.stdout
@@ -141,35 +141,27 @@ def _spoil(tensors: dict) -> None:  # type: ignore[type-arg]
 
 
 def test_an_error_is_one_line_and_its_traceback_is_shown_on_request(photo: Path) -> None:
-    plain, verbose = (vaelens("reconstruct", photo, "--vae", "ft-mes", *flag, code=2) for flag in ([], ["-v"]))
-    assert plain.stdout == verbose.stdout == ""
-    assert plain.stderr.startswith("vaelens: no VAE is called 'ft-mes'")
-    assert plain.stderr.count("\n") == 1
-    assert "Traceback" in verbose.stderr
+    ran = vaelens("reconstruct", photo, "--vae", "ft-mes", "-v", code=2)
+    assert ran.stdout == ""
+    traceback, line, message = ran.stderr.rpartition("vaelens: ")
+    assert (line, message.count("\n")) == ("vaelens: ", 1)
+    assert message.startswith("no VAE is called 'ft-mes'")
+    assert traceback.startswith("Traceback")
 
 
-def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM"])
+def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     Image.fromarray(draw_face(0, 256).pixels).resize((2000, 2000)).save(tmp_path / "photo.png")
     command = [sys.executable, "-m", "vaelens", "reconstruct", "photo.png", "-o", "out.png"]
-    for name in ("SIGINT", "SIGTERM"):
-        running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-        assert "No --vae named" in running.stderr.readline()
-        time.sleep(0.3)
-        running.send_signal(getattr(signal, name))
-        _, errors = running.communicate(timeout=60)
-        assert running.returncode == 130, errors
-        assert "vaelens: interrupted." in errors
-        assert "Traceback" not in errors
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert "No --vae named" in running.stderr.readline()
+    time.sleep(0.3)
+    running.send_signal(getattr(signal, name))
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "vaelens: interrupted." in errors
+    assert "Traceback" not in errors
     assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Restores the signal handlers."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("handlers")
@@ -224,6 +216,7 @@ def test_progress_never_exceeds_its_total(monkeypatch: pytest.MonkeyPatch, capsy
         ("evaluate photos --xyz", "no such option: --xyz. See `"),
         ("evaluate", "SOURCE is missing. See `"),
         ("evalute photos", "no such command 'evalute'. Did you mean 'evaluate'?"),
+        ("inspect ft-mes", "no VAE is called 'ft-mes'"),
     ],
 )
 def test_a_usage_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: str, message: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from support.commands import invoke
-from vaelens.cli import output
+from vaelens.cli import main, output
 
 LIST, WRONG = "list", "inspect nosuch-vae"
 EVERY_END = [
@@ -62,18 +62,22 @@ def test_an_ascii_terminal_gets_everything_in_ascii(environment: dict[str, str])
     assert ran.stderr.count("\n") == 1
 
 
-def test_a_files_name_and_its_metadata_can_not_control_the_terminal(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("handlers")
+def test_a_files_name_and_its_metadata_can_not_control_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     evil = "\x1b]0;title\x07\x1b[2Jred\nvaelens: all is well"
     text = PngImagePlugin.PngInfo()
     text.add_text("vaelens", '{"sheet": 5, "\x1b[31m": "\x1b[2J"}')
     Image.new("RGB", (8, 8)).save(tmp_path / "metadata.png", pnginfo=text)
     for arguments in (["inspect", f"{evil}.safetensors"], ["replay", tmp_path / "metadata.png"]):
-        command = [sys.executable, "-m", "vaelens", *map(str, arguments), "-v"]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ran.returncode == 3
-        assert not set(map(chr, range(32))) & set(ran.stderr) - {"\n"}, ran.stderr
-        assert ran.stderr.splitlines()[-1].startswith("vaelens: ")
-        assert "\nvaelens: all is well" not in ran.stderr
+        monkeypatch.setattr(sys, "argv", ["vaelens", *map(str, arguments), "-v"])
+        with pytest.raises(SystemExit, match="3"):
+            main.main()
+        error = capsys.readouterr().err
+        assert not set(map(chr, range(32))) & set(error) - {"\n"}, error
+        assert error.splitlines()[-1].startswith("vaelens: ")
+        assert "\nvaelens: all is well" not in error
 
 
 @pytest.mark.parametrize(

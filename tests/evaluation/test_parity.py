@@ -35,7 +35,7 @@ from vaelens.images.writing import encode_png
 from vaelens.loading import load
 
 CARD, MODERN = PRESETS["card-2022"], PRESETS["modern"]
-BATCH, SEED, MODERN_COUNT = 3, 5, 3
+BATCH, SEED, MODERN_COUNT = 2, 5, 3
 Pixels = NDArray[np.uint8]  # [h,w,3]
 Trunks = dict[str, Path]
 Pairs = list[tuple[str, Pixels, Pixels]]  # id, original, reconstruction
@@ -43,10 +43,8 @@ Pairs = list[tuple[str, Pixels, Pixels]]  # id, original, reconstruction
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos and drawings of several sizes; one is grey and turned by its EXIF, one has alpha."""
+    """Two photos and a drawing of several sizes; one is grey and turned by its EXIF, one has alpha."""
     folder = tmp_path_factory.mktemp("photos")
-    for name in ("astronaut.png", "rocket.jpg"):
-        (folder / name).write_bytes((SKIMAGE / name).read_bytes())
     cat = Image.open(SKIMAGE / "chelsea.png").convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -113,7 +111,7 @@ def folders(card_pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def in_their_span(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both sets of features in coordinates of the space that they span, which changes no distance.
 
-    So the oracles take the square root of a matrix of 10x10; of 2048x2048 they take minutes.
+    So the oracles take the square root of a matrix of 6x6; of 2048x2048 they take minutes.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     basis = np.linalg.qr(np.concatenate([x, y]).T)[0]
@@ -268,7 +266,7 @@ def test_a_modern_row_against_scikit_image_and_lpips(
 @pytest.mark.parametrize(
     ("name", "columns", "count"),
     [
-        ("card-2022", ["rFID", "KID x1000", "PSNR", "SSIM", "PSIM"], 5),
+        ("card-2022", ["rFID", "KID x1000", "PSNR", "SSIM", "PSIM"], 3),
         pytest.param(
             "modern",
             ["rFID", "KID x1000", "PSNR", "SSIM", "LPIPS-VGG", "LPIPS-Alex", "PSIM"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import vaelens as vl
-from support.training import OTHER_FIELDS, folder, small_presets
+from support.training import OTHER_FIELDS, SMALL_CONFIG, folder, small_presets
 from support.vaes import random_vae
 
 
@@ -39,6 +39,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A VAE's file that remembers fields of its config.json which training doesn't use."""
     place = tmp_path_factory.mktemp("vae")
-    config = random_vae().save(place / "narrow") / "config.json"
+    config = random_vae(SMALL_CONFIG).save(place / "narrow") / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | OTHER_FIELDS))
     return vl.load(place / "narrow", device="cpu").save(place / "narrow.safetensors")

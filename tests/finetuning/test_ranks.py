@@ -26,31 +26,23 @@ from vaelens.files import CHECKSUM
 from vaelens.finetuning.training import Interrupted
 
 TESTS = str(Path(__file__).parents[1])
-GRADIENTS = """
-import os, sys
-sys.path.insert(0, {tests!r})
-from safetensors.torch import save_file
-from support.training import batch, first_step, two_process_recipe
-from vaelens.runs.ranks import join_ranks
-rank = join_ranks("cpu")
-for reduction in ("sum", "mean"):
-    found = first_step(two_process_recipe(reduction), batch(2, rank.number * 2), ranks=2)
-    if rank.number == 0:
-        save_file(found, os.path.join({folder!r}, reduction))
-"""
-ENDING_TOGETHER = """
+TWO_PROCESSES = """
 import json, sys
 from datetime import timedelta
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from support.training import small_presets, stop_after
+from safetensors.torch import save_file
+from support.training import batch, first_step, small_presets, stop_after, two_process_recipe
 from vaelens.errors import UsageError
-from vaelens.files import CHECKSUM
 from vaelens.finetuning.training import Interrupted, finetune
 from vaelens.runs import ranks
 ranks.TIMEOUT = timedelta(seconds=60)  # if one ends alone, the other one doesn't wait for it
 here, found = Path({here!r}), {{}}
 number = ranks.join_ranks("cpu").number
+for reduction in ("sum", "mean"):
+    step = first_step(two_process_recipe(reduction), batch(2, number * 2), ranks=2)
+    if number == 0:
+        save_file(step, here / reduction)
 def run(name, **more):
     finetune(here / "narrow.safetensors", here / "photos", recipe="tiny-ft-ema", overrides={overrides!r},
              output=here / name, device="cpu", threads=1, **more)
@@ -69,12 +61,21 @@ found["threads"] = [path.read_text().strip() for path in Path("/proc/self/task")
 """
 
 
-def test_two_processes_compute_the_gradients_of_one(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(GRADIENTS.format(tests=TESTS, folder=str(tmp_path)))
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes have computed a step and begun trainings: they start once for both tests."""
+    here = tmp_path_factory.mktemp("ranks")
+    random_vae(SMALL_CONFIG).save(here / "narrow.safetensors")
+    folder(here / "photos", 8, side=44)
+    script, overrides = here / "ranks.py", SHORT_RUN | NO_GAN | {"run.steps": 6}
+    script.write_text(TWO_PROCESSES.format(tests=TESTS, here=str(here), overrides=overrides))
     torchrun(script)
+    return here
+
+
+def test_two_processes_compute_the_gradients_of_one(two_processes: Path) -> None:
     for reduction in ("sum", "mean"):
-        one, two = first_step(two_process_recipe(reduction)), load_file(tmp_path / reduction)
+        one, two = first_step(two_process_recipe(reduction)), load_file(two_processes / reduction)
         assert set(one) == set(two)
         assert sum(name.startswith("discriminator.") for name in one) > 4
         for name, tensor in one.items():
@@ -107,16 +108,11 @@ def test_two_processes_resume_a_run_of_one(tmp_path: Path) -> None:
     assert (run / "README.md").exists()
 
 
-def test_processes_end_together(tmp_path: Path) -> None:
+def test_processes_end_together(two_processes: Path) -> None:
     """Where only the second one is told to stop, and where each has a seed of its own."""
-    random_vae(SMALL_CONFIG).save(tmp_path / "narrow.safetensors")
-    folder(tmp_path / "photos", 8, side=44)
-    script, overrides = tmp_path / "ranks.py", SHORT_RUN | NO_GAN | {"run.steps": 6}
-    script.write_text(ENDING_TOGETHER.format(tests=TESTS, here=str(tmp_path), overrides=overrides))
-    torchrun(script)
-    found: list[dict[str, Any]] = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2)]
+    found: list[dict[str, Any]] = [json.loads((two_processes / f"{number}.json").read_text()) for number in range(2)]
     assert [one["stopped"] for one in found] == [3, 3]
-    assert (tmp_path / "stopped" / "checkpoints" / "000000003").is_dir()
+    assert (two_processes / "stopped" / "checkpoints" / "000000003").is_dir()
     assert all("rank 1" in one["seeds"] and "seed" in one["seeds"] for one in found)
-    assert not (tmp_path / "seeds" / "plan.json").exists()
+    assert not (two_processes / "seeds" / "plan.json").exists()
     assert not any("gloo" in name for one in found for name in one["threads"])  # what still runs may abort the exit

@@ -7,5 +7,5 @@ from vaelens.health import examination
 
 @pytest.fixture(autouse=True)
 def few_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three plain colours are as good as eleven for all but the command's own tests."""
+    """Three plain colours are as good as eleven for all tests but one."""
     monkeypatch.setattr(examination, "COLOURS", examination.COLOURS[:3])

@@ -1,5 +1,6 @@
 """Which versions a result was made with, and which of them move its last digits."""
 
+import functools
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -21,6 +22,7 @@ def versions() -> dict[str, str]:
     }
 
 
+@functools.cache  # each look-up reads a file; a new version takes effect in the next process
 def _version(name: str) -> str | None:
     try:
         return version(name)
