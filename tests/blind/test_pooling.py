@@ -157,6 +157,13 @@ def test_a_preference_is_said_of_the_one_preferred(tmp_path: Path) -> None:
     assert "So few trials show no preference" in said(5, 5)
 
 
+def test_a_name_can_not_turn_a_sentence_round(tmp_path: Path) -> None:
+    names = ("\u202eab\n", "x" * 3000)
+    (_, found) = pooled(tmp_path, result(abx_trials(11, 16), names=names)).parts()[0].findings
+    assert "Not shown that \\u202eab\\n and xxx" in found
+    assert len(found) < 400
+
+
 def test_scores_or_why_there_are_none(tmp_path: Path) -> None:
     def part(*of_pairs: tuple[tuple[int, int], int]) -> Any:
         trials = [one for pair, preferred in of_pairs for one in preference_trials(preferred, 10, pair)]

@@ -110,11 +110,9 @@ def count_answers(kind: str, people: People, decoders: int) -> Outcome:
 
 
 def _counts(kind: str, pair: Pair | None, people: People) -> Counts:
-    def is_counted(trial: Trial) -> bool:
-        return trial.pair == pair if pair else not trial.is_identical
-
     of_person = {
-        name: [trial for test in tests for trial in test.trials if is_counted(trial)] for name, tests in people.items()
+        name: [trial for test in tests for trial in test.trials if pair in {None, trial.pair}]
+        for name, tests in people.items()
     }
     by_person = {name: _proportion(kind, trials) for name, trials in of_person.items() if trials}
     trials = [trial for found in of_person.values() for trial in found]

@@ -8,7 +8,7 @@ from vaelens.blind.result_file import ABX, BETTER, CLOSER
 from vaelens.metrics.binomial import CHANCE, SIGNIFICANT, Proportion, fewest_hits, power, proportion
 from vaelens.metrics.statistics import FEWEST
 from vaelens.report.tables import number
-from vaelens.text.display import shortened
+from vaelens.text.display import escaped, shortened
 from vaelens.text.numbers import counted
 
 TITLES = {ABX: "ABX", BETTER: "Looks better", CLOSER: "Closer to the original"}
@@ -123,8 +123,8 @@ def no_scores(preference: Preference, names: Sequence[str]) -> str | None:
 
 
 def shown(name: str) -> str:
-    """A name in a sentence."""
-    return shortened(name, LONGEST_NAME)
+    """A name in a sentence, which nothing in it may turn round or break."""
+    return shortened(escaped(name), LONGEST_NAME)
 
 
 def percent(rate: float) -> str:
