@@ -22,7 +22,8 @@ from vaelens.loading import check_source, open_vae
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.report import gallery
-from vaelens.report.gallery import Cell, Gallery
+from vaelens.report.gallery import Cell, Gallery, check_blind
+from vaelens.report.panels import Decoder
 from vaelens.report.record import file_record, public_name, run_record, vae_facts, vae_record
 from vaelens.report.tables import Column, Table
 from vaelens.resources import out_of_memory
@@ -96,18 +97,23 @@ class Reconstruction:
             ]
         return notes
 
-    def save(self, path: StrPath) -> list[Path]:
-        """Write a strip (.png), a page (.html) or a folder, and the record, as `Gallery.save`; no photo is lost."""
-        return self._gallery().save(path, [photo.path for photo in self.photos])
+    def save(self, path: StrPath, *, blind: bool = False) -> list[Path]:
+        """Write a strip (.png), a page (.html) or a folder, and the record, as `Gallery.save`; no photo is lost.
+
+        A `blind` page opens as a blind test of the decoders. Raises UsageError for one of fewer than two.
+        """
+        check_blind(self.vaes, blind=blind)
+        return self._gallery().save(path, [photo.path for photo in self.photos], blind=blind)
 
     def _gallery(self) -> Gallery:
         """Each photo beside its reconstructions."""
         rows: list[gallery.Row] = []
         for i, photo in enumerate(self.photos):
             cells = [Cell("original", photo.pixels)]
-            for row in self._of(i):
+            for row, vae in zip(self._of(i), self.record["vaes"], strict=True):
                 caption, note = f"{row.psnr:.2f} dB  SSIM {row.ssim:.3f}", f"{row.psnr:.2f} dB, SSIM {row.ssim:.3f}"
-                cells.append(Cell(row.vae, row.pixels, caption, note, self._text([row.vae])))
+                made_by = Decoder.of(vae), row.latents_sha256
+                cells.append(Cell(row.vae, row.pixels, caption, note, self._text([row.vae]), False, *made_by))
             rows.append(gallery.Row(photo.path.name, photo.path.stem, tuple(cells)))
         return Gallery(
             title="Reconstructions",
@@ -217,9 +223,12 @@ def reconstruct(
     return Reconstruction(tuple(originals), tuple(rows), record)
 
 
-def check_output(path: StrPath, photos: Sequence[StrPath]) -> None:
-    """Raises UsageError where `Reconstruction.save` may not write; called before any work."""
-    gallery.check_output(path, "reconstruct", SHEET_NAME, image_files(photos), folders=photos)
+def check_output(
+    path: StrPath, photos: Sequence[StrPath], vaes: Sequence[StrPath | VAE], *, blind: bool = False
+) -> None:
+    """Raises UsageError where `Reconstruction.save` may not write, or not a `blind` test; called before any work."""
+    check_blind(vaes, blind=blind)
+    gallery.check_output(path, "reconstruct", SHEET_NAME, image_files(photos), folders=photos, blind=blind)
 
 
 def _photo(image: DecodedImage) -> Photo:

@@ -11,7 +11,8 @@ import pytest
 
 from support.browser.pages import HOSTILE, NO_TABLE, RED, RESULTS, Parsed, page_of, solid
 from vaelens.images.writing import encode_png
-from vaelens.report.page import Layer, Panel, render_page
+from vaelens.report.page import render_page
+from vaelens.report.panels import Layer, Panel
 from vaelens.report.tables import best_cells, table_html
 
 
@@ -24,7 +25,7 @@ def test_hostile_texts_add_no_element_and_no_attribute() -> None:
 
 def test_the_data_is_json_with_the_images_byte_for_byte() -> None:
     page = page_of(HOSTILE)
-    (panel,) = json.loads(Parsed(page).texts["data"])
+    (panel,) = json.loads(Parsed(page).texts["data"])["panels"]
     assert (panel["title"], panel["width"], panel["height"]) == (HOSTILE, 320, 240)
     assert [(layer["name"], layer["note"]) for layer in panel["layers"]] == [(HOSTILE, HOSTILE)] * 2
     prefix, png = panel["layers"][0]["src"].split(",")

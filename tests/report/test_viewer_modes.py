@@ -218,7 +218,7 @@ def test_hostile_names_do_nothing_in_any_mode(open_page: Open) -> None:
 
 
 PANEL = """() => {
-  const [panel] = JSON.parse(document.querySelector('#data').textContent);
+  const { panels: [panel] } = JSON.parse(document.querySelector('#data').textContent);
   window.earlier = document.querySelector('.flick');
   vaelensViewer.show(document.querySelector('main'), ['one', 'two'].map(title => ({ ...panel, title, boxes: [] })));
 }"""
@@ -247,7 +247,7 @@ def test_show_replaces_the_panels_and_stops_their_timers(open_page: Open) -> Non
 
 
 BROKEN = """() => {
-  const [panel] = JSON.parse(document.querySelector('#data').textContent);
+  const { panels: [panel] } = JSON.parse(document.querySelector('#data').textContent);
   const broken = { ...panel.layers[0], name: 'broken', src: 'data:image/png;base64,AAAA' };
   vaelensViewer.show(document.querySelector('main'), [{ ...panel, layers: [...panel.layers, broken] }]);
 }"""

@@ -10,7 +10,8 @@ from support.browser.pages import GREEN, HOSTILE, NO_TABLE, RED, panel_of, solid
 from support.browser.viewing import FIRST, FIT, SECOND, STACK, THREE, Open, View
 from vaelens.images.drawing import Box
 from vaelens.images.writing import encode_png
-from vaelens.report.page import Layer, Panel, render_page
+from vaelens.report.page import render_page
+from vaelens.report.panels import Layer, Panel
 
 WIDTH, HEIGHT = 120, 80
 NOISE = [np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for seed in range(3)]

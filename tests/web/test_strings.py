@@ -5,10 +5,12 @@ from importlib.resources.abc import Traversable
 
 import pytest
 
-from vaelens.report.page import VIEWER, read_strings
+from vaelens.report.page import SCRIPTS as VIEWER_SCRIPTS
+from vaelens.report.page import TEMPLATES, TRANSLATED, VIEWER, package_file, read_strings
 from vaelens.web.assets import PAGE, SCRIPTS
 from vaelens.web.request import form_fields
 
+MARKUP = ("body.html", *TEMPLATES)
 STATES = {"queued", "running", "done", "failed", "cancelled", "interrupted"}
 
 
@@ -19,6 +21,19 @@ def test_every_language_has_the_same_texts_with_the_same_placeholders(folder: Tr
         assert texts.keys() == english.keys()
         for name, text in english.items():
             assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", texts[name])), name
+
+
+def test_the_viewer_uses_every_text_and_no_other() -> None:
+    english = read_strings(VIEWER)["en"]
+    scripts = [package_file(name) for name in VIEWER_SCRIPTS]
+    used = {name for script in scripts for name in re.findall(r"\bsay\(\"(\w+)\"", script)}
+    used |= {name for file in MARKUP for name in re.findall(r"data-(?:text|label)=\"(\w+)\"", package_file(file))}
+    assert used <= english.keys()
+    named = {name for script in scripts for name in re.findall(r"\"(\w+)\"", script)} | set(TRANSLATED.values())
+    of_tests = {
+        f"{test}{part}" for test in ("abx", "better", "closer") for part in ("Question", "Answer", "Shown", "NotShown")
+    }
+    assert english.keys() <= used | named | of_tests | {"nativeName", "noScript", "sections"}
 
 
 def test_the_page_uses_every_text_and_no_other() -> None:

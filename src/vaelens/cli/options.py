@@ -79,6 +79,13 @@ Seeds = Annotated[
     typer.Option("--seed", metavar="N", help="Seeds, one latent each: 0, or 0,1,5, or 0-7. Repeatable. Default: 0."),
 ]
 NoSafetyChecker = Annotated[bool, typer.Option("--no-safety-checker", help=sampling.options()["safety_checker"].help)]
+Blind = Annotated[
+    bool,
+    typer.Option(
+        "--blind",
+        help="The page opens as a blind test; names and scores appear after it. Needs two VAEs and an .html output.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print results and errors only.")]

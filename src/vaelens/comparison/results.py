@@ -16,7 +16,8 @@ from vaelens.images.writing import encode_png
 from vaelens.latents import PromptProvenance, latents_bytes
 from vaelens.png_metadata import PngMetadata, describe_image, sheet_text
 from vaelens.report import gallery
-from vaelens.report.gallery import Cell, Gallery, file_name
+from vaelens.report.gallery import Cell, Gallery, check_blind, file_name
+from vaelens.report.panels import Decoder
 from vaelens.report.record import vae_facts
 from vaelens.report.tables import Column, Table
 from vaelens.text.numbers import counted
@@ -46,6 +47,11 @@ class Comparison:
     def vaes(self) -> list[str]:
         """The VAEs' names, in order."""
         return [vae["name"] for vae in self.record["vaes"]]
+
+    @property
+    def shows_two_decoders(self) -> bool:
+        """Whether an image was decoded by two VAEs, as a blind test needs; an interrupted run may lack it."""
+        return any(len(image.decoded) > 1 for image in self.images)
 
     def table(self) -> Table:
         """One row per decoded image: PSNR and SSIM where there is an original, time, memory, distance to the first VAE.
@@ -84,12 +90,15 @@ class Comparison:
             )
         return warnings
 
-    def save(self, path: StrPath, inputs: Sequence[StrPath] = ()) -> list[Path]:
+    def save(self, path: StrPath, inputs: Sequence[StrPath] = (), *, blind: bool = False) -> list[Path]:
         """Write a page (.html), a labelled sheet (.png) or a folder with both, each image and each latent.
 
-        The record is written beside it. None of `inputs` is overwritten. Raises as `Gallery.save` does.
+        A `blind` page opens as a blind test of the decoders. The record is written beside it. None of `inputs` is
+        overwritten. Raises as `Gallery.save` does, and UsageError for a blind test of fewer than two decoders.
         """
-        return self.gallery().save(path, inputs)
+        if not self.shows_two_decoders:
+            check_blind([], blind=blind)
+        return self.gallery().save(path, inputs, blind=blind)
 
     def save_plain(self, path: StrPath) -> list[Path]:
         """Write the images without labels: `.png` for a single one, anything else is a folder; the record beside it.
@@ -118,7 +127,8 @@ class Comparison:
             for i, one in enumerate(image.decoded):
                 caption = "\n".join(_caption(one, image.scores[i] if image.scores else None))
                 text = self.png_metadata(image, i).text()
-                cells.append(Cell(self.vaes[i], one.pixels, caption, caption, text))
+                vae = Decoder.of(self.record["vaes"][i])
+                cells.append(Cell(self.vaes[i], one.pixels, caption, caption, text, False, vae, image.latent.sha256))
             blank = np.zeros_like(image.decoded[0].pixels)
             missing = self.vaes[len(image.decoded) :]
             cells += [Cell(name, blank, "Not decoded: the run was interrupted.", blank=True) for name in missing]

@@ -14,7 +14,8 @@ from vaelens.images.drawing import Box
 from vaelens.images.reading import SUFFIXES
 from vaelens.images.sheet import SheetRow, draw_sheet
 from vaelens.images.writing import encode_png
-from vaelens.report.page import Layer, Panel, render_page
+from vaelens.report.page import render_page
+from vaelens.report.panels import Decoder, Layer, Panel
 from vaelens.report.tables import Table
 from vaelens.runs.outputs import RECORD_NAME, check_apart, check_outputs, free_names, our_names, write_outputs
 
@@ -28,7 +29,8 @@ class Cell:
     """One version of an image: uint8 [h,w,3], its scores, and the text chunks of its PNG.
 
     The sheet shows `caption`, the page `note`. Without `text` it gets no PNG of its own in a folder. A `blank` cell has
-    no image: the sheet shows its caption only.
+    no image: the sheet shows its caption only. `decoder` made it from the latents with that sha256, where they are
+    known; the original has neither.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Cell:
     note: str = ""
     text: Mapping[str, str] | None = None
     blank: bool = False
+    decoder: Decoder | None = None
+    latents_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,26 +85,35 @@ class Gallery:
         ]
         return encode_png(draw_sheet(rows, self.headings), self.text)
 
-    def page(self) -> bytes:
-        """The page as UTF-8."""
+    def panels(self) -> list[Panel]:
+        """The rows for the viewer."""
         panels: list[Panel] = []
         for row in self.rows:
             h, w = row.cells[0].pixels.shape[:2]
-            layers = tuple(Layer(c.name, encode_png(c.pixels, c.text or {}), c.note) for c in row.cells if not c.blank)
+            layers = tuple(
+                Layer(cell.name, encode_png(cell.pixels, cell.text or {}), cell.note, cell.decoder, cell.latents_sha256)
+                for cell in row.cells
+                if not cell.blank
+            )
             panels.append(Panel(row.title, w, h, layers, row.note, row.boxes))
-        return render_page(self.title, panels, self.table, self.facts).encode()
+        return panels
 
-    def save(self, path: StrPath, inputs: Sequence[StrPath] = ()) -> list[Path]:
+    def page(self, *, blind: bool = False) -> bytes:
+        """The page as UTF-8; a `blind` one opens as a blind test, see `render_page`."""
+        return render_page(self.title, self.panels(), self.table, self.facts, blind=blind).encode()
+
+    def save(self, path: StrPath, inputs: Sequence[StrPath] = (), *, blind: bool = False) -> list[Path]:
         """Write the files for that path, and the record; returns them, the one to open first at the front.
 
         `.png` is one sheet, `.html` one page, each with its record beside it; any other path is a folder with both, the
-        record and a PNG of each version. None of `inputs` is overwritten, nor is a file that isn't an earlier run's.
-        Raises UsageError as `check_output`, and what writing raises; then no file is changed.
+        record and a PNG of each version. A `blind` test is a page alone. None of `inputs` is overwritten, nor is a file
+        that isn't an earlier run's. Raises UsageError as `check_output`, and what writing raises; then no file is
+        changed.
         """
         target = Path(path)
-        check_output(target, self.record["command"], self.sheet_name, inputs)
+        check_output(target, self.record["command"], self.sheet_name, inputs, blind=blind)
         if target.suffix.lower() in SINGLE:
-            made = self.page() if target.suffix.lower() in PAGES else self.sheet()
+            made = self.page(blind=blind) if target.suffix.lower() in PAGES else self.sheet()
             return write_single(target, self.record, made)
         first = {PAGE_NAME: self.page(), self.sheet_name: self.sheet()}
         numbered: dict[str, bytes] = {}
@@ -138,12 +151,21 @@ def record_beside(target: Path) -> Path:
 
 
 def check_output(
-    path: StrPath, command: str, sheet_name: str, inputs: Sequence[StrPath] = (), folders: Sequence[StrPath] = ()
+    path: StrPath,
+    command: str,
+    sheet_name: str,
+    inputs: Sequence[StrPath] = (),
+    folders: Sequence[StrPath] = (),
+    *,
+    blind: bool = False,
 ) -> None:
     """Raises UsageError if `Gallery.save` can't write that command's results there, or would write images into one of
-    the folders among `folders`, from which the inputs are. To be called before any work.
+    the folders among `folders`, from which the inputs are; and for a `blind` test that is no page. To be called before
+    any work.
     """
     target = Path(path)
+    if blind and target.suffix.lower() not in PAGES:
+        raise UsageError(f"-o {target}: a blind test is an .html page, as a sheet or a folder shows the names.")
     single = target.suffix.lower() in SINGLE
     if not single and not target.is_dir() and (target.exists() or target.suffix.lower() in SUFFIXES):
         raise UsageError(f"-o {target}: an output is a .png {Path(sheet_name).stem}, an .html page or a folder.")
@@ -152,6 +174,14 @@ def check_output(
     else:
         check_folder(target, command, [PAGE_NAME, sheet_name], inputs)
     check_apart(target, filter(os.path.isdir, folders), holds_images=target.suffix.lower() not in PAGES)
+
+
+def check_blind(vaes: Sequence[object], *, blind: bool = True) -> None:
+    """Raises UsageError for a blind test of fewer than two VAEs."""
+    if blind and len(vaes) < 2:
+        raise UsageError(
+            "a blind test (--blind) needs the images of two decoders, but there is only one. Name another VAE."
+        )
 
 
 def check_single(target: Path, inputs: Sequence[StrPath] = ()) -> None:

@@ -8,47 +8,30 @@ import base64
 import hashlib
 import json
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from string import Template
 
-from vaelens.images.drawing import Box
+from vaelens.report.panels import Panel, blind_data, check_panel, image_sources, panels_data
 from vaelens.report.tables import Table, escaped, table_html
 
 IMAGES, MEASURED, HOW = "Images", "Measured", "How it was made"
 TRANSLATED = {IMAGES: "images", MEASURED: "measured", HOW: "how"}  # headings -> the viewer's text
+BLIND_TITLE = "Blind test"
 SHOWN = "shown"  # the fact shown as the line under the title
-SCRIPTS = ("strings.js", "heatmap.js", "region.js", "readout.js", "boxes.js", "panel.js", "viewer.js")
+SCRIPTS = (
+    "strings.js", "heatmap.js", "region.js", "readout.js", "boxes.js", "panel.js",
+    *(f"blind/{name}.js" for name in (
+        "random", "statistics", "bradley_terry", "sha256", "places", "plan", "result", "summary", "tables", "trial",
+        "setup", "outcome", "test",
+    )),
+    "viewer.js",
+)  # fmt: skip
+STYLES, TEMPLATES = ("viewer.css", "blind/blind.css"), ("templates.html", "blind/templates.html")
 Strings = dict[str, dict[str, str]]  # texts by language and name, English first
 VIEWER = resources.files("vaelens.report").joinpath("viewer")
-PNG_HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One image of a panel, the original or a version of it; `note` holds its scores, or is ""."""
-
-    name: str
-    png: bytes
-    note: str
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One image in all its versions, the original first, all `width` x `height` pixels.
-
-    `note` is the line under the title, or "". `boxes` are regions to jump to, in the panel's pixels.
-    """
-
-    title: str
-    width: int
-    height: int
-    layers: tuple[Layer, ...]
-    note: str = ""
-    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,18 +42,20 @@ class Section:
     html: str
 
 
-def render_page(title: str, panels: Sequence[Panel], table: Table, facts: Mapping[str, str]) -> str:
+def render_page(
+    title: str, panels: Sequence[Panel], table: Table, facts: Mapping[str, str], *, blind: bool = False
+) -> str:
     """The page, to be written as UTF-8: the panels, the table if it has rows, and the facts in order.
 
     The fact named "shown" is the line under the title. Markup in any text is shown, not interpreted. The page's
-    Content-Security-Policy allows only its own script, style and images.
+    Content-Security-Policy allows only its own script, style and images. A `blind` page opens as a blind test and shows
+    all this after it: until then its texts, the names among them, are in the file in base64 only.
 
-    Raises ValueError for a panel without layers, and for a layer that isn't a PNG of the panel's size: layers are laid
-    over each other.
+    Raises ValueError as `check_panel`, and for a blind page without a panel that shows two decoders.
     """
     below = _section(MEASURED, _wide(table_html(table))) if table.rows else ""
     below += _facts({name: value for name, value in facts.items() if name != SHOWN})
-    return _page(title, facts.get(SHOWN), panels, above="", below=below, style=package_file("viewer.css"))
+    return _page(title, facts.get(SHOWN), panels, above="", below=below, style="", blind=blind)
 
 
 def render_report(
@@ -86,7 +71,7 @@ def render_report(
     """A page of sections with links to them at the top and the viewer between `above` and `below`.
 
     Texts inside the sections must be escaped already; title, `shown`, panels and facts may hold markup. `style` is CSS
-    added to the page's own. Raises ValueError as `render_page` does.
+    added to the page's own. Raises ValueError as `check_panel`.
     """
     sections = [_section(part.heading, part.html, anchor=True) for part in above]
     if panels:
@@ -98,7 +83,7 @@ def render_report(
     )
     rest = "".join(_section(part.heading, part.html, anchor=True) for part in below) + _facts(facts)
     nav = f'<nav aria-label="Sections" data-label="sections">\n{links}</nav>\n'
-    style = package_file("viewer.css") + package_file("report.css") + style
+    style = package_file("report.css") + style
     return _page(title, shown, panels, above=nav + "".join(sections), below=rest, style=style)
 
 
@@ -107,57 +92,57 @@ def wide_table(table: Table) -> str:
     return _wide(table_html(table, merged=True))
 
 
-def _page(title: str, shown: str | None, panels: Sequence[Panel], *, above: str, below: str, style: str) -> str:
+def _page(
+    title: str,
+    shown: str | None,
+    panels: Sequence[Panel],
+    *,
+    above: str,
+    below: str,
+    style: str,
+    blind: bool = False,
+) -> str:
     for panel in panels:
-        _check(panel)
-    script, strings = viewer_script(), read_strings(VIEWER)
-    return Template(package_file("viewer.html")).substitute(
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'",
+        check_panel(panel)
+    script, strings, style = viewer_script(), read_strings(VIEWER), viewer_style() + style
+    noscript = script_notes(strings)
+    body = Template(package_file("body.html")).substitute(
         title=escaped(title),
         shown="" if shown is None else f'<p class="shown">{escaped(shown)}</p>',
         above=above,
         below=below,
         languages=language_buttons(strings),
-        noscript=script_notes(strings),
-        templates=package_file("templates.html"),
-        data=_data(panels),
+        noscript=noscript,
+    )
+    test = blind_data(panels)
+    if blind and test is None:
+        raise ValueError(f"{title}: a blind test needs a panel that shows two decoders")
+    sources = image_sources(panels)
+    if blind:
+        content = {"title": title, "body": body, "panels": panels_data(panels, list(map(str, range(len(sources)))))}
+        data: object = {"sealed": _base64_json({**content, "blind": test}), "images": sources}
+    else:
+        data = {"panels": panels_data(panels, sources), "blind": test}
+    return Template(package_file("viewer.html")).substitute(
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
+        title=BLIND_TITLE if blind else escaped(title),
+        body=f"<noscript>{noscript}</noscript>\n" if blind else body,
+        templates=viewer_templates(),
+        data=_script_json(data),
         style=style,
         script=script,
     )
 
 
-def _check(panel: Panel) -> None:
-    if not panel.layers:
-        raise ValueError(f"{panel.title}: a panel without layers")
-    for layer in panel.layers:
-        size = struct.unpack(">II", layer.png[16:24]) if layer.png.startswith(PNG_HEADER) else None
-        if size != (panel.width, panel.height):
-            found = f"{size[0]} x {size[1]}" if size else "no PNG"
-            raise ValueError(f"{panel.title}: layer {layer.name} is {found}, not {panel.width} x {panel.height}")
+def viewer_style() -> str:
+    """The viewer's CSS."""
+    return "".join(map(package_file, STYLES))
 
 
-def _data(panels: Sequence[Panel]) -> str:
-    """The panels as JSON for a <script> element."""
-    content = [
-        {
-            "title": panel.title,
-            "note": panel.note,
-            "width": panel.width,
-            "height": panel.height,
-            "layers": [
-                {
-                    "name": layer.name,
-                    "note": layer.note,
-                    "src": "data:image/png;base64," + base64.b64encode(layer.png).decode("ascii"),
-                }
-                for layer in panel.layers
-            ],
-            "boxes": [asdict(box) for box in panel.boxes],
-        }
-        for panel in panels
-    ]
-    return _script_json(content)
+def viewer_templates() -> str:
+    """The templates that the viewer's script fills in, as HTML."""
+    return "".join(map(package_file, TEMPLATES))
 
 
 def viewer_script() -> str:
@@ -193,6 +178,10 @@ def script_notes(strings: Strings) -> str:
 def _script_json(value: object) -> str:
     """JSON that is safe inside <script>: without "<" nothing in it can end the element."""
     return json.dumps(value).replace("<", "\\u003c")
+
+
+def _base64_json(value: object) -> str:
+    return base64.b64encode(json.dumps(value).encode()).decode("ascii")
 
 
 def _facts(facts: Mapping[str, str]) -> str:

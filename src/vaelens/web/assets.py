@@ -3,7 +3,15 @@
 from importlib import resources
 from string import Template
 
-from vaelens.report.page import bundled, language_buttons, package_file, read_strings, script_notes, viewer_script
+from vaelens.report.page import (
+    bundled,
+    language_buttons,
+    read_strings,
+    script_notes,
+    viewer_script,
+    viewer_style,
+    viewer_templates,
+)
 
 PAGE = resources.files("vaelens.web").joinpath("page")
 SCRIPTS = ("strings.js", "client.js", "form.js", "jobs.js", "app.js")
@@ -18,7 +26,7 @@ def index() -> bytes:
         .substitute(
             languages=language_buttons(strings),
             noscript=script_notes(strings),
-            templates=package_file("templates.html"),
+            templates=viewer_templates(),
         )
         .encode()
     )
@@ -27,7 +35,7 @@ def index() -> bytes:
 def static_files() -> dict[str, tuple[str, bytes]]:
     """Content type and bytes of each file under /static/."""
     return {
-        "viewer.css": (CSS, package_file("viewer.css").encode()),
+        "viewer.css": (CSS, viewer_style().encode()),
         "viewer.js": (JS, viewer_script().encode()),
         "app.css": (CSS, _file("app.css").encode()),
         "app.js": (JS, bundled(map(_file, SCRIPTS), read_strings(PAGE)).encode()),

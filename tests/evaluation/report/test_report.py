@@ -26,7 +26,7 @@ def test_each_example_has_the_scores_of_its_image() -> None:
     rows[0] = dataclasses.replace(rows[0], scores={"psnr": None, "ssim": 1.0}, letters=(1, 2, 3))
     rows[1] = dataclasses.replace(rows[1], finite=False)
     page = report_html(dataclasses.replace(results, rows=tuple(rows)), examples_of(results, 1))
-    (panel,) = json.loads(Parsed(page).texts["data"])
+    (panel,) = json.loads(Parsed(page).texts["data"])["panels"]
     notes = ["", "PSNR infinite\nSSIM 1.0000\n1 of 3 letters read, 2 on the original", "not finite"]
     assert [layer["note"] for layer in panel["layers"]] == notes
     assert panel["boxes"] == [dataclasses.asdict(box) for box in draw_face(0, 128).boxes]

@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 
 from vaelens.images.writing import encode_png
-from vaelens.report.page import Layer, Panel, render_page
+from vaelens.report.page import render_page
+from vaelens.report.panels import Layer, Panel
 from vaelens.report.tables import Column, Table
 
 RED, GREEN, BLUE, YELLOW = (200, 30, 30), (30, 160, 60), (40, 60, 200), (220, 200, 40)

@@ -56,6 +56,7 @@ def compare(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="PATH", help="An .html page, a .png sheet, or a folder.")
     ] = Path("comparison.html"),
+    blind: options.Blind = False,
     json: options.Json = False,
     **shared: Any,
 ) -> None:
@@ -66,15 +67,17 @@ def compare(
     from vaelens.comparison import results, workflow
     from vaelens.errors import UsageError
     from vaelens.images.datasets.folders import image_files
-    from vaelens.report.gallery import check_output
+    from vaelens.report.gallery import check_blind, check_output
     from vaelens.text.paths import is_file
 
     if prompt is not None and not photo and is_file(prompt):
         raise UsageError(f"PROMPT {prompt} is a file. To compare a photo: --photo {prompt}")
     if context.params["max_pixels"] is not None and not photo:
         raise UsageError("--max-pixels is for photos, but none is named. Leave it out.")
+    if vae:
+        check_blind(vae, blind=blind)
     inputs = [*image_files(photo or ()), *(path for path in (latents, boxes) if path)]
-    check_output(output, "compare", results.SHEET_NAME, inputs, folders=photo or ())
+    check_output(output, "compare", results.SHEET_NAME, inputs, folders=photo or (), blind=blind)
     with progress() as step:
         done = workflow.compare(
             prompt,
@@ -91,9 +94,14 @@ def compare(
         )
     for warning in done.warnings():
         notice(f"Warning: {warning}")
-    written = done.save(output, inputs)
+    if blind and not done.shows_two_decoders:
+        notice("Warning: no image was decoded by two VAEs, so the page is no blind test.")
+        blind = False
+    written = done.save(output, inputs, blind=blind)
     if json:
         result_json(dict(done.record) | {"written": [str(path) for path in written]})
+    elif blind:  # the table names the decoders beside their scores
+        result(written_line(written))
     else:
         result_table(done.table())
         for image in done.images:

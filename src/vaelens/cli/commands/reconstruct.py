@@ -25,6 +25,7 @@ def reconstruct(
     ] = "mode",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for the noise with --posterior sample.")] = 0,
     max_side: options.MaxSide = None,
+    blind: options.Blind = False,
     json: options.Json = False,
     **runtime: Unpack[options.RuntimeOptions],
 ) -> None:
@@ -34,8 +35,8 @@ def reconstruct(
     """
     from vaelens import reconstruction
 
-    reconstruction.check_output(output, photos)
     vaes = options.or_embedded(vae)
+    reconstruction.check_output(output, photos, vaes, blind=blind)
     with progress() as step:
         done = reconstruction.reconstruct(
             photos,
@@ -49,9 +50,11 @@ def reconstruct(
         )
     for note in done.notes():
         notice(f"Note: {note}")
-    written = done.save(output)
+    written = done.save(output, blind=blind)
     if json:
         result_json(done.record | {"written": [str(path) for path in written]})
+    elif blind:  # the table names the decoders beside their scores
+        result(written_line(written))
     else:
         result_table(done.table())
         result()

@@ -10,7 +10,8 @@ from vaelens.evaluation.results import Example, Results, Row
 from vaelens.images.writing import encode_png
 from vaelens.metrics.statistics import shared_images
 from vaelens.report import plots
-from vaelens.report.page import Layer, Panel, Section, render_report, wide_table
+from vaelens.report.page import Section, render_report, wide_table
+from vaelens.report.panels import Decoder, Layer, Panel
 from vaelens.report.tables import escaped, number
 
 PLOTTED_PAIRS = 6  # the pairs of four VAEs; of more VAEs, only those with the first one
@@ -114,6 +115,7 @@ def _pair(results: Results, values: Values, first: str, second: str) -> list[str
 def _panels(results: Results, examples: Sequence[Example]) -> list[Panel]:
     ids = {example.id for example in examples}
     rows = {(row.id, row.vae): row for row in results.rows if row.id in ids}
+    decoders = {vae["name"]: Decoder.of(vae) for vae in results.record.get("vaes", ()) if "fingerprint" in vae}
     return [
         Panel(
             example.id,
@@ -122,7 +124,7 @@ def _panels(results: Results, examples: Sequence[Example]) -> list[Panel]:
             (
                 Layer("original", encode_png(example.original), ""),
                 *(
-                    Layer(vae, encode_png(pixels), _note(rows.get((example.id, vae))))
+                    Layer(vae, encode_png(pixels), _note(rows.get((example.id, vae))), decoders.get(vae))
                     for vae, pixels in example.reconstructions.items()
                 ),
             ),

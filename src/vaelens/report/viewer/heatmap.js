@@ -25,6 +25,11 @@ async function decode(src, width, height) {
   const image = new Image();
   image.src = src;
   await image.decode();
+  return bytesOf(image, width, height);
+}
+
+// A decoded image's RGBA bytes, row by row.
+function bytesOf(image, width, height) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);

@@ -39,8 +39,12 @@ function setLanguage(chosen) {
   for (const relabel of relabels) relabel();
 }
 
-function offerLanguages() {
-  for (const group of document.querySelectorAll(".languages")) {
+// The buttons of the languages below an element.
+function offerLanguages(root = document) {
+  for (const group of root.querySelectorAll(".languages")) {
+    if (!group.children.length)
+      group.append(...Object.entries(STRINGS).map(([lang, { nativeName }]) =>
+        Object.assign(document.createElement("button"), { type: "button", lang, textContent: nativeName })));
     group.hidden = false; // hidden at first: without scripts it does nothing
     group.addEventListener("click", (event) => {
       if (!event.target.lang) return;

@@ -1,0 +1,54 @@
+// The result of a blind test, shown once it has ended: numbers, names, and the file.
+
+// save(text): a promise that the result is stored elsewhere, or null. Returns { root, relabel, close, done }: done gives
+// "again" or "leave".
+function showOutcome(result, save, sealed) {
+  const root = document.getElementById("blind-outcome").content.firstElementChild.cloneNode(true);
+  const part = (name) => root.querySelector(`.${name}`);
+  const text = resultText(result);
+  let kept = save ? "storing" : "notKept"; // the name of a text
+  let reason = "";
+  let finish;
+  const done = new Promise((resolve) => (finish = resolve));
+
+  function relabel() {
+    const { trials, planned } = result;
+    part("shown").textContent = say(trials.length < planned ? "stoppedAt" : "allTrials", { trials: trials.length, planned });
+    part("found").replaceChildren(...(trials.length ? describe(result) : []));
+    part("kept").textContent = say(kept, { reason });
+    part("leave").textContent = say(sealed ? "showNames" : "backToPage");
+  }
+
+  async function store() {
+    try {
+      await save(text);
+      kept = "stored";
+      guardResult(false);
+    } catch (error) {
+      [kept, reason] = ["notStored", error.message];
+    }
+    relabel();
+  }
+
+  part("save").hidden = part("kept").hidden = !result.trials.length;
+  part("save").addEventListener("click", () => {
+    saveText(text, `blind-${result.test}-${result.run.slice(0, 8)}.json`);
+    if (kept === "notKept") kept = "saved";
+    guardResult(false);
+    relabel();
+  });
+  part("again").addEventListener("click", () => finish("again"));
+  part("leave").addEventListener("click", () => finish("leave"));
+  translate(root);
+  relabel();
+  if (save && result.trials.length) store();
+  return { root, relabel, done, close: () => root.remove() };
+}
+
+const askBeforeLeaving = (event) => event.preventDefault();
+
+// Whether the browser asks before the page goes away with an unsaved result.
+function guardResult(on) {
+  if (on) addEventListener("beforeunload", askBeforeLeaving);
+  else removeEventListener("beforeunload", askBeforeLeaving);
+}

@@ -1,0 +1,247 @@
+// One trial after another: the images of a trial in three views, by keys, mouse and touch, and the answers.
+//
+// The images are canvases of one size, drawn before they are shown: no address, no decoding, and the same element for
+// whichever decoder. What is called A, B and X is all that an element says.
+
+const SHOWN_KEYS = { a: "A", b: "B", x: "X", original: "original" };
+const VIEWS = ["beside", "flicker", "slider"];
+
+// plan: of `planTrials`. images[i](decoder) draws from: the decoded image of a decoder of panel i, or of the original
+// for null. Returns { root, relabel, close, done }: done gives [{ answer, ms, zoom }, ...] for the trials answered.
+function showTrials(test, images) {
+  const root = document.getElementById("blind-trial").content.firstElementChild.cloneNode(true);
+  const part = (name) => root.querySelector(`.${name}`);
+  const [stage, choices] = [part("stage"), part("choices")];
+  const answerButtons = [...root.querySelectorAll("[data-answer]")];
+  const keys = { abx: ["a", "x", "b"], better: ["a", "b"], closer: ["a", "original", "b"] }[test.test];
+  const sliderPairs = keys.length < 3 ? [keys] : [[keys[0], keys[1]], [keys[1], keys[2]], [keys[0], keys[2]]];
+  const answers = [];
+  let zoom = test.zoom;
+  let view = test.test === "abx" || innerWidth < NARROW ? "flicker" : "beside";
+  let divider = 50;
+  let [shown, sides] = [0, 0]; // what flicker and slider show: indices of keys and sliderPairs
+  let seen, startedAt, sources;
+  let finish;
+  const done = new Promise((resolve) => (finish = resolve));
+
+  root.querySelector("[data-view=beside]").hidden = test.test === "abx";
+  for (const key of keys) {
+    const figure = stage.appendChild(document.createElement("figure"));
+    figure.append(document.createElement("canvas"), document.createElement("figcaption"));
+  }
+  const figures = [...stage.children];
+  const line = stage.appendChild(document.createElement("i")); // the divider
+  line.className = "line";
+
+  const label = (key) => (key === "original" ? say("original") : SHOWN_KEYS[key]);
+
+  function next() {
+    const trial = test.plan[answers.length];
+    if (!trial) return finish(answers);
+    seen = new Set();
+    [shown, sides, divider] = [0, 0, 50];
+    const decoders = { a: trial.a, b: trial.b, x: trial[trial.x], original: null };
+    sources = keys.map((key) => ({ from: images[trial.image](decoders[key]), region: trial.region }));
+    draw();
+    startedAt = performance.now();
+    relabel();
+    stage.focus({ preventScroll: true });
+    return undefined;
+  }
+
+  // Each image's pixel is a square of whole device pixels.
+  function draw() {
+    const by = devicePixels(zoom);
+    figures.forEach((figure, i) => {
+      const { from, region } = sources[i];
+      const canvas = figure.firstElementChild;
+      Object.assign(canvas, { width: exactSide(region.width * by), height: exactSide(region.height * by) });
+      Object.assign(canvas.style, { width: `${canvas.width / devicePixelRatio}px`, height: `${canvas.height / devicePixelRatio}px` });
+      const context = canvas.getContext("2d");
+      context.imageSmoothingEnabled = false;
+      context.drawImage(from, region.left, region.top, region.width, region.height, 0, 0, region.width * by, region.height * by);
+    });
+    part("scale").textContent = `${zoom}×`;
+    fitColumns();
+  }
+
+  // Beside each other: A and B always in one row or one column; the original between them or above.
+  function fitColumns() {
+    const each = figures[0].firstElementChild.width / devicePixelRatio + GAP;
+    const room = Math.floor(((part("mat").clientWidth || innerWidth) - GAP) / each);
+    stage.dataset.columns = Math.max(1, Math.min(figures.length, room));
+    alignToScreen();
+  }
+
+  // Where an image began between two of the screen's pixels, the browser might resample it.
+  function alignToScreen() {
+    const images = figures.map((figure) => figure.firstElementChild);
+    for (const image of images) Object.assign(image.style, { left: "", top: "" });
+    const places = images.map((image) => image.getBoundingClientRect());
+    const missing = (at) => `${Math.round(at * devicePixelRatio) / devicePixelRatio - at}px`;
+    images.forEach((image, i) => Object.assign(image.style, { left: missing(places[i].left), top: missing(places[i].top) }));
+  }
+
+  function zoomBy(step) {
+    const next = ZOOMS[ZOOMS.indexOf(zoom) + step];
+    const width = (sources[0].region.width * devicePixels(next)) / devicePixelRatio;
+    if (!next || (step > 0 && width > innerWidth - 2 * GAP)) return;
+    zoom = next;
+    draw();
+  }
+
+  function enter(next) {
+    if (next === "beside" && test.test === "abx") return;
+    [view, root.dataset.view] = [next, next];
+    for (const button of root.querySelectorAll(".views button")) button.setAttribute("aria-pressed", button.dataset.view === view);
+    const list = view === "slider" ? sliderPairs.map((pair) => pair.map(label).join(" | ")) : keys.map(label);
+    choices.hidden = view === "beside";
+    if (choices.children.length !== list.length)
+      choices.replaceChildren(...list.map(() => Object.assign(document.createElement("button"), { type: "button" })));
+    [...choices.children].forEach((button, i) => (button.textContent = list[i]));
+    show();
+    alignToScreen();
+  }
+
+  // Shows what the view has chosen; only that counts as seen.
+  function show() {
+    const visible = { beside: keys, flicker: [keys[shown]], slider: sliderPairs[sides] }[view];
+    figures.forEach((figure, i) => {
+      figure.className = visible.includes(keys[i]) ? "visible" : "";
+      figure.style.clipPath = view === "slider" && keys[i] === visible[0] ? `inset(0 ${100 - divider}% 0 0)` : "";
+      figure.style.zIndex = view === "slider" && keys[i] === visible[0] ? "1" : "";
+    });
+    line.style.left = `${divider}%`;
+    [...choices.children].forEach((button, i) => button.setAttribute("aria-pressed", i === (view === "slider" ? sides : shown)));
+    visible.forEach((key) => seen.add(key));
+    const looked = keys.every((key) => seen.has(key));
+    for (const button of answerButtons) button.disabled = !looked;
+    part("look").classList.toggle("done", looked);
+  }
+
+  function turn(by) {
+    if (view === "slider") sides = (sides + by + sliderPairs.length) % sliderPairs.length;
+    else if (view === "flicker") shown = (shown + by + keys.length) % keys.length;
+    show();
+  }
+
+  function turnTo(key) {
+    if (view !== "flicker") enter("flicker");
+    shown = keys.indexOf(key);
+    show();
+  }
+
+  function slide(percent) {
+    divider = clamp(percent, 0, 100);
+    show();
+  }
+
+  function answer(key) {
+    if (answerButtons[0].disabled) return;
+    answers.push({ answer: key, ms: Math.round(performance.now() - startedAt), zoom });
+    next();
+  }
+
+  async function stop() {
+    if (await confirmStop()) finish(answers);
+    else stage.focus({ preventScroll: true });
+  }
+
+  function onKey(event) {
+    const typing = event.target.closest?.("dialog") || (event.target.closest?.("button") && [" ", "Enter"].includes(event.key));
+    if (event.repeat || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const along = (by) => (view === "slider" ? slide(divider + 5 * by) : turn(by));
+    const actions = {
+      1: () => answer("a"), 2: () => answer("b"), " ": () => turn(1), ArrowRight: () => along(1), ArrowLeft: () => along(-1),
+      d: () => enter("beside"), f: () => enter("flicker"), s: () => enter("slider"),
+      "+": () => zoomBy(1), "=": () => zoomBy(1), "-": () => zoomBy(-1), Escape: stop,
+      ...Object.fromEntries(keys.map((key) => [key[0], () => turnTo(key)])),
+    };
+    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  }
+
+  // In the slider a pointer drags the divider; in the flicker a tap shows the next image.
+  function onPointer(event) {
+    if (event.button !== 0) return;
+    const box = figures[0].getBoundingClientRect();
+    const to = (moved) => slide((100 * (moved.clientX - box.left)) / box.width);
+    if (view === "flicker") return turn(1);
+    if (view !== "slider") return undefined;
+    stage.setPointerCapture(event.pointerId);
+    stage.onpointermove = to;
+    stage.onpointerup = stage.onpointercancel = () => (stage.onpointermove = null);
+    return to(event);
+  }
+
+  function relabel() {
+    const values = { number: Math.min(answers.length + 1, test.plan.length), count: test.plan.length };
+    part("question").textContent = say(`${test.test}Question`);
+    part("count").textContent = say("trialOf", values);
+    Object.assign(part("progress"), { max: values.count, value: answers.length });
+    figures.forEach((figure, i) => {
+      figure.lastElementChild.textContent = label(keys[i]);
+      figure.firstElementChild.setAttribute("role", "img");
+      figure.firstElementChild.setAttribute("aria-label", say("imageNamed", { name: label(keys[i]) }));
+    });
+    for (const button of answerButtons)
+      button.firstElementChild.textContent = say(`${test.test}Answer`, { name: SHOWN_KEYS[button.dataset.answer] });
+    root.querySelector(".hint").textContent = say("trialKeys", { keys: keys.map((key) => key[0].toUpperCase()).join(" ") });
+    if (sources) enter(view);
+  }
+
+  document.addEventListener("keydown", onKey);
+  stage.addEventListener("pointerdown", onPointer);
+  part("views").addEventListener("click", (event) => enter(event.target.closest("button")?.dataset.view ?? view));
+  choices.addEventListener("click", (event) => {
+    const i = [...choices.children].indexOf(event.target);
+    if (i < 0) return;
+    if (view === "slider") sides = i;
+    else shown = i;
+    show();
+  });
+  part("in").addEventListener("click", () => zoomBy(1));
+  part("out").addEventListener("click", () => zoomBy(-1));
+  part("stop").addEventListener("click", stop);
+  for (const button of answerButtons) button.addEventListener("click", () => answer(button.dataset.answer));
+  const observer = new ResizeObserver(fitColumns);
+  observer.observe(part("mat"));
+  translate(root);
+
+  function close() {
+    observer.disconnect();
+    document.removeEventListener("keydown", onKey);
+    root.remove();
+  }
+
+  return { root, relabel, close, done, start: next };
+}
+
+// Device pixels for an image's pixel at a magnification.
+const devicePixels = (zoom) => zoom * Math.max(1, Math.round(devicePixelRatio));
+
+// The browser lays out lengths in 64ths of a CSS pixel. This is the next number of device pixels that is such a length:
+// a canvas of another one would be resampled. What it has beyond its image is empty.
+function exactSide(pixels) {
+  const parts = (side) => (64 * side) / devicePixelRatio;
+  const isExact = (side) => Math.abs(parts(side) - Math.round(parts(side))) < 1e-6;
+  for (let side = pixels; side < pixels + 64; side++) if (isExact(side)) return side;
+  return pixels;
+}
+
+// Whether the person wants to stop before the last trial.
+function confirmStop() {
+  if (document.querySelector("dialog[open]")) return Promise.resolve(false);
+  const dialog = document.getElementById("blind-stop").content.firstElementChild.cloneNode(true);
+  translate(dialog);
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "stop");
+    });
+  });
+}
