@@ -139,6 +139,28 @@ def test_a_plain_sentence_says_what_was_found(tmp_path: Path) -> None:
     assert none.findings == ("1 test: 0 of 9 planned trials answered, 1 stopped early.",)
 
 
+def test_kinds_of_region_and_differences_between_people_have_tables(tmp_path: Path) -> None:
+    def answers(hits: int, person: str) -> dict[str, Any]:
+        eyes, letters = abx_trials(hits, 8, kind="eye"), abx_trials(hits - 1, 8, (1, 2), kind="letters")
+        return result([*eyes, *letters], names=NAMES, person=person)
+
+    parts = {part.heading: part for part in pooled(tmp_path, answers(6, "Anna"), answers(4, "Ben")).parts()}
+    assert list(parts) == ["ABX", "ABX: by person", "ABX: between people", "ABX: by kind of region", "Tests"]
+    assert [row[:5] for row in parts["ABX: by kind of region"].table.rows] == [
+        (*NAMES[:2], "eye", "10", "16"),
+        (*NAMES[1:], "letters", "8", "16"),
+        ("all pairs", "", "eye", "10", "16"),
+        ("all pairs", "", "letters", "8", "16"),
+    ]
+    assert [row[:5] for row in parts["ABX: between people"].table.rows] == [
+        (*NAMES[:2], "2", "50.0", "75.0"),
+        (*NAMES[1:], "2", "37.5", "62.5"),
+        ("all pairs", "", "2", "43.8", "68.8"),
+    ]
+    one = pooled(tmp_path, result(abx_trials(3, 8), person="Anna"), result(abx_trials(4, 8), person="Ben")).parts()
+    assert [part.heading for part in one] == ["ABX", "ABX: by person", "Tests"], "one question needs no table"
+
+
 def test_a_lower_end_below_chance_is_explained_beside_a_small_p(tmp_path: Path) -> None:
     (_, found) = pooled(tmp_path, result(abx_trials(12, 16))).parts()[0].findings
     assert "p = 0.038" in found
