@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
@@ -17,6 +18,7 @@ from support.browser.blind import (
     take,
 )
 from support.browser.viewing import Open, View
+from vaelens.blind.pooling import pool_blind_results
 from vaelens.blind.result_file import read_result
 from vaelens.report.panels import page_id
 
@@ -34,6 +36,13 @@ def interval(hits: int, trials: int) -> str:
     found = binomtest(hits, trials).proportion_ci(0.95, "exact")
     share, low, high = (f"{math.floor(100 * value + 0.5)} %" for value in (hits / trials, found.low, found.high))
     return f"{share} ({low} – {high})"  # noqa: RUF001
+
+
+def shown_as(counts: dict[str, Any]) -> list[str]:
+    """A pair of `vaelens blind` as a row of the page."""
+    p = "< 0.001" if counts["p"] < 0.001 else f"{counts['p']:.3f}"
+    hits, trials = counts["hits"], counts["trials"]
+    return ["mellow \N{EN DASH} crisp", f"{hits} of {trials}", interval(hits, trials), p]
 
 
 def reach(view: View, selector: str) -> None:
@@ -76,6 +85,12 @@ def test_forty_trials_by_keys_alone(open_page: Open, tmp_path: Path) -> None:
     test = binomtest(29, TRIALS, alternative="greater")
     assert rows(view)[0] == ["mellow – crisp", "29 of 40", interval(29, TRIALS), f"{test.pvalue:.3f}"]  # noqa: RUF001
     assert "You saw a difference" in view.text(".found p")
+    (pooled,) = pool_blind_results(tmp_path / "result.json").as_dict()["tests"]
+    assert shown_as(pooled["pairs"][0]) == rows(view)[0]
+    expected = {kind: shown_as(counts)[1:] for kind, counts in pooled["pairs"][0]["kinds"].items()}
+    view.page.click(".found summary")
+    titles = dict(zip(("eye", "letters", "badge", "difference", "random"), rows(view, 1), strict=True))
+    assert {kind: row[1:] for kind, row in titles.items()} == expected
     reach(view, ".leave")
     view.press("Enter")
     view.until("document.querySelector('.panel')")
@@ -110,3 +125,5 @@ def test_forty_trials_by_touch(open_page: Open, tmp_path: Path) -> None:
     assert same == 5
     assert rows(view)[0] == ["mellow – crisp", "13 of 40", interval(13, TRIALS), f"{binomtest(13, TRIALS).pvalue:.3f}"]  # noqa: RUF001
     assert f"A chosen {same} of {same} times" in view.page.locator(".found").inner_text()
+    (pooled,) = pool_blind_results(tmp_path / "result.json").as_dict()["tests"]
+    assert shown_as(pooled["pairs"][0]) == rows(view)[0]

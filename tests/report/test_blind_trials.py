@@ -32,6 +32,7 @@ from vaelens.images.writing import encode_png
 from vaelens.metrics.binomial import power
 from vaelens.metrics.bradley_terry import bradley_terry
 from vaelens.report.panels import Panel
+from vaelens.report.tables import interval, number
 
 DASH = "\N{EN DASH}"
 
@@ -213,7 +214,7 @@ def test_the_browser_asks_before_a_test_is_lost(open_page: Open, tmp_path: Path)
         ({"trials": "3"}, "a whole number from 4 to 200"),
         ({"trials": ""}, "a whole number from 4 to 200"),
         ({"trials": "16.5"}, "a whole number from 4 to 200"),
-        ({"kinds": []}, "at least one kind of place"),
+        ({"kinds": []}, "at least one kind of region"),
     ],
 )
 def test_wrong_settings_are_refused_in_a_sentence(open_page: Open, settings: dict[str, Any], says: str) -> None:
@@ -272,7 +273,7 @@ def test_three_decoders_get_scores_that_are_pythons(open_page: Open, tmp_path: P
             wins[chosen, trial["a"] + trial["b"] - chosen] += 1
     scores = bradley_terry(wins.tolist()).scores
     assert scores is not None
-    texts = [[f"{score.value:.2f}", f"{score.low:.2f} {DASH} {score.high:.2f}"] for score in scores]
+    texts = [[number(score.value, 2, True), interval(score.low, score.high, 2, True)] for score in scores]
     assert rows(view, 1) == [[name, *cells] for name, cells in zip(DECODERS, texts, strict=True)]
     assert [row[0] for row in rows(view)] == [f"mellow {DASH} crisp", f"mellow {DASH} quirky", f"crisp {DASH} quirky"]
 

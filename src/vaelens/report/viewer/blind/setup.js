@@ -3,7 +3,7 @@
 
 const ZOOMS = [1, 2, 3, 4, 6, 8, 12, 16];
 const DEFAULT_ZOOM = 4;
-const TRIALS = { least: 4, most: 200 };
+const TRIALS = { least: 4, most: 200, usual: 16 }; // the last for each pair
 const OFTEN = 0.75; // right, or of one mind: three times out of four
 const NARROW = 720; // CSS px of a window in which images beside each other would be too small
 const VIEW = { least: 160, most: 480, widest: 1080, beside: 48, around: 330 }; // CSS px of a trial's images, and around them
@@ -15,6 +15,7 @@ function showSetup(subject, before) {
   const part = (name) => root.querySelector(`.${name}`);
   const chosen = (name) => [...root.querySelectorAll(`[name=${name}]:checked`)].map((input) => input.value);
   const kinds = [...boxKinds(subject.panels), "difference", "random"];
+  let typed = Boolean(before); // whether the person has chosen the number of trials
   let finish;
 
   const decoders = subject.blind.decoders.map((_, i) => i).filter((i) => subject.panels.some((panel) => shows(panel, i)));
@@ -62,12 +63,14 @@ function showSetup(subject, before) {
 
   function relabel() {
     for (const [kind, place] of kindNames) place.textContent = kindName(kind);
+    if (!typed) part("trials").value = Math.min(TRIALS.most, TRIALS.usual * Math.max(1, read().pairs.length));
     const settings = read();
     const bad = refusal(settings);
     part("refusal").textContent = "";
     part("power").textContent = bad ? "" : powerHint(settings);
   }
 
+  part("trials").addEventListener("input", () => (typed = true));
   root.addEventListener("input", relabel);
   root.addEventListener("submit", (event) => {
     event.preventDefault();

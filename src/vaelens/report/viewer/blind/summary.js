@@ -2,6 +2,7 @@
 
 // result: as in the file. Returns counts with their intervals and p-values (see `proportion`):
 // { pairs: [{ pair, hits, trials, ... }], kinds: [{ pair, kind, ... }], together, scores, same, left, repeats }.
+// The kinds of an ABX test are over all pairs, where `pair` is null.
 // A hit of an ABX trial is a right answer; of a preference trial, that the pair's first decoder was preferred.
 // together: all pairs of an ABX test, if there are several. scores: Bradley and Terry's for three or more decoders.
 // same: of the trials that show one decoder twice, how often A was chosen; left: of all; repeats: of trials that show a
@@ -17,14 +18,20 @@ function summarise(result) {
   const same = result.trials.filter(({ a, b }) => a === b);
   return {
     pairs: rows.map((trials) => ({ pair: pairOf(trials[0]), ...count(trials) })),
-    kinds: rows.flatMap((trials) =>
-      [...grouped(trials, ({ kind }) => kind)].map(([kind, of]) => ({ pair: pairOf(of[0]), kind, ...count(of) }))),
+    kinds: (abx ? [real] : rows).flatMap((trials) =>
+      kindsOf(result, trials).map(([kind, of]) => ({ pair: abx ? null : pairOf(of[0]), kind, ...count(of) }))),
     together: abx && rows.length > 1 ? count(real) : null,
     scores: abx ? null : scoresOf(real),
     same: abx ? null : { hits: same.filter(choseA).length, trials: same.length },
     left: abx ? null : count(result.trials, choseA),
     repeats: abx ? null : repeatsOf(real),
   };
+}
+
+// The trials of each kind of region, in the order of the settings.
+function kindsOf(result, trials) {
+  const kinds = grouped(trials, ({ kind }) => kind);
+  return [...new Set([...result.kinds, "random"])].filter((kind) => kinds.has(kind)).map((kind) => [kind, kinds.get(kind)]);
 }
 
 const pairOf = ({ a, b }) => (a < b ? [a, b] : [b, a]);

@@ -4,6 +4,12 @@ const percent = (share) => `${Math.round(100 * share)} %`;
 const shareText = ({ rate, low, high }) => (Number.isNaN(rate) ? "–" : `${percent(rate)} (${percent(low)} – ${percent(high)})`);
 const pText = (p) => (p < 0.001 ? "< 0.001" : p.toFixed(3));
 
+// Two digits with a sign, as `vaelens blind` writes them; never a negative zero.
+function signed(value) {
+  const text = Math.abs(value).toFixed(2);
+  return `${value < 0 && Number(text) ? "−" : "+"}${text}`;
+}
+
 // A table of texts; columns from the second on are numbers.
 function tableOf(head, rows) {
   const wide = document.createElement("div");
@@ -28,6 +34,12 @@ function heading(text) {
   return Object.assign(document.createElement("h2"), { textContent: text });
 }
 
+function folded(title, content) {
+  const details = document.createElement("details");
+  details.append(Object.assign(document.createElement("summary"), { textContent: title }), content);
+  return details;
+}
+
 function sentence(text) {
   return Object.assign(document.createElement("p"), { textContent: text });
 }
@@ -46,8 +58,8 @@ function describe(result) {
   if (found.together) pairRows.push([say("together"), ...cells(found.together)]);
   if (pairRows.length) parts.push(tableOf([say("pair"), ...head.map((key) => say(key))], pairRows));
   if (found.scores) parts.push(heading(say("scores")), ...describeScores(found.scores, name));
-  const kinds = found.kinds.map((row) => [`${kindName(row.kind)}, ${versus(row.pair)}`, ...cells(row)]);
-  if (kinds.length > found.pairs.length) parts.push(heading(say("byKind")), tableOf([say("place"), ...head.map((key) => say(key))], kinds));
+  const kinds = found.kinds.map((row) => [row.pair ? `${kindName(row.kind)}, ${versus(row.pair)}` : kindName(row.kind), ...cells(row)]);
+  if (kinds.length > 1) parts.push(folded(say("byKind"), tableOf([say("place"), ...head.map((key) => say(key))], kinds)));
   if (!abx) parts.push(heading(say("howSteady")), ...describeSteadiness(found));
   return parts;
 }
@@ -67,8 +79,7 @@ function verdict({ pair, hits, trials, p }, name, test) {
 function describeScores({ decoders, scores, separated, neverMet }, name) {
   const listed = (group) => group.map((i) => name(decoders[i])).join(", ");
   if (!scores) return [sentence(say(neverMet ? "neverMet" : "separated", { group: listed(separated[0]), rest: listed(separated[1]) }))];
-  const two = (value) => value.toFixed(2);
-  const rows = scores.map(({ value, low, high }, i) => [name(decoders[i]), two(value), `${two(low)} – ${two(high)}`]);
+  const rows = scores.map(({ value, low, high }, i) => [name(decoders[i]), signed(value), `[${signed(low)}, ${signed(high)}]`]);
   return [sentence(say("scoresAbout")), tableOf([say("decoder"), say("score"), say("interval")], rows)];
 }
 
