@@ -202,8 +202,27 @@ def test_scores_or_why_there_are_none(tmp_path: Path) -> None:
         "No scores: tiny-ft-ema never lost to tiny-ft-mse and tiny-kl-f8, so their difference has no finite best "
         "estimate. Do more trials.",
     )
-    apart = part(((0, 1), 6))
-    assert apart.findings == ("No scores: no trial compares tiny-ft-ema or tiny-ft-mse with tiny-kl-f8.",)
+    four = (*NAMES, "other")
+    trials = [one for pair in ((0, 1), (2, 3)) for one in preference_trials(6, 10, pair)]
+    apart = {one.heading: one for one in pooled(tmp_path, result(trials, "better", four)).parts()}[
+        "Looks better: scores"
+    ]
+    assert apart.findings == ("No scores: no trial compares tiny-ft-ema or tiny-ft-mse with tiny-kl-f8 or other.",)
+
+
+def test_decoders_that_were_not_shown_have_no_score(tmp_path: Path) -> None:
+    """Of a page with many decoders a person may choose some."""
+    four = ("unseen", *NAMES)
+    trials = [one for pair in ((1, 2), (1, 3), (2, 3)) for one in preference_trials(7, 10, pair)]
+    found = pooled(tmp_path, result([*trials, *identical_trials(1, 2)], "better", four))
+    table = {one.heading: one.table for one in found.parts()}["Looks better: scores"]
+    assert [row[0] for row in table.rows] == list(NAMES)
+    assert [row[3:] for row in table.rows] == [("14", "6"), ("10", "10"), ("6", "14")]
+    scores = found.as_dict()["tests"][0]["bradley_terry"]
+    assert scores["decoders"] == list(NAMES)
+    assert scores["scores"][1]["value"] == pytest.approx(0, abs=1e-9)
+    two = pooled(tmp_path, result([*preference_trials(6, 10), *identical_trials(1, 2)], "better", four)).parts()
+    assert "Looks better: scores" not in [part.heading for part in two]
 
 
 def test_all_numbers_are_there_as_json(tmp_path: Path) -> None:

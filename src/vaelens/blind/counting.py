@@ -56,10 +56,12 @@ class Preference:
 
     wins[i][j]: how often decoder i was preferred to j. identical: how often the left or first was chosen of trials that
     show one decoder twice; left: of all trials. repeats: of the trials that show a pair at a region again in the same
-    test, in how many the same decoder was preferred as the time before. scores: None below three decoders.
+    test, in how many the same decoder was preferred as the time before. scores: of `compared`, the decoders that were
+    shown beside another one; None if these are fewer than three.
     """
 
     wins: tuple[tuple[int, ...], ...]
+    compared: tuple[int, ...]
     scores: BradleyTerry | None
     identical: Proportion
     left: Proportion
@@ -156,9 +158,12 @@ def _preference(tests: Sequence[BlindTest], decoders: int) -> Preference:
     for trial in trials:
         if not trial.is_identical:
             wins[trial.preferred][sum(trial.pair) - trial.preferred] += 1
+    compared = sorted({place for trial in trials if not trial.is_identical for place in trial.pair})
+    among = [[wins[i][j] for j in compared] for i in compared]
     return Preference(
         tuple(tuple(row) for row in wins),
-        bradley_terry(wins) if decoders >= FEWEST_DECODERS and trials else None,
+        tuple(compared),
+        bradley_terry(among) if len(compared) >= FEWEST_DECODERS else None,
         _share(trials, lambda trial: trial.answer == "a", lambda trial: trial.is_identical),
         _share(trials, lambda trial: trial.answer == "a", lambda _: True),
         _repeats(tests),

@@ -93,11 +93,11 @@ def _broken_down(
 def _scores(title: str, preference: Preference, names: Sequence[str]) -> Part:
     found = preference.scores.scores if preference.scores else None
     rows: list[Cells] = []
-    for place, name in enumerate(names):
+    for number_of, place in enumerate(preference.compared):
         won, lost = sum(preference.wins[place]), sum(row[place] for row in preference.wins)
-        score = found[place] if found else None
+        score = found[number_of] if found else None
         cells = (number(score.value, 2, True), interval(score.low, score.high, 2, True)) if score else ("", "")
-        rows.append((name, *cells, str(won), str(lost)))
+        rows.append((names[place], *cells, str(won), str(lost)))
     columns = tuple(map(Column, ("decoder", "score", "95 % interval", "preferred", "not preferred")))
     why = sentences.no_scores(preference, names)
     table = Table(columns, tuple(rows), shared=0)

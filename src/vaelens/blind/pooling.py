@@ -143,10 +143,12 @@ class PooledResults:
         if (extra := outcome.preference) is None:
             return found
         if extra.scores:
+            names = [self.names[place] for place in extra.compared]
             scores, separated = extra.scores.scores, extra.scores.separated
             found["bradley_terry"] = {
+                "decoders": names,
                 "scores": scores and [asdict(score) for score in scores],
-                "separated": separated and [[self.names[place] for place in group] for group in separated],
+                "separated": separated and [[names[place] for place in group] for group in separated],
                 "never_met": extra.scores.never_met,
             }
         rest = {"identical": extra.identical, "left": extra.left, "repeats": extra.repeats}

@@ -113,7 +113,7 @@ def no_scores(preference: Preference, names: Sequence[str]) -> str | None:
     found = preference.scores
     if found is None or found.separated is None:
         return None
-    group, rest = ([shown(names[place]) for place in part] for part in found.separated)
+    group, rest = ([shown(names[preference.compared[one]]) for one in part] for part in found.separated)
     if found.never_met:
         return f"No scores: no trial compares {_listed(group, 'or')} with {_listed(rest, 'or')}."
     return (
