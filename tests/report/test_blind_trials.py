@@ -243,10 +243,20 @@ def test_only_images_with_an_original_ask_what_is_closer_to_it(open_page: Open, 
     view = open_page(blind_page(blind_panel(original=False), blind_panel(seed=1)))
     begin(view, test="closer", trials=8)
     take(view, lambda _: "A")
-    assert {trial["image"] for trial in result_of(save(view, tmp_path))["trials"]} == {1}
+    assert [image["title"] for image in result_of(save(view, tmp_path))["images"]] == ["photo-1.png"]
     view = open_page(blind_page(blind_panel(original=False)))
     view.page.click(".begin")
     assert not view.page.locator("[value=closer]").is_visible()
+
+
+def test_a_test_shows_some_of_many_images(open_page: Open, tmp_path: Path) -> None:
+    panel = blind_panel()
+    view = open_page(blind_page(*(replace(panel, title=f"{number}.png") for number in range(40))))
+    begin(view, trials=60, kinds=["random"])
+    take(view, lambda _: "A")
+    result = result_of(save(view, tmp_path))
+    assert 12 < len(result["images"]) <= 24
+    assert {trial["image"] for trial in result["trials"]} == set(range(len(result["images"])))
 
 
 def test_a_page_with_one_decoder_offers_no_test(open_page: Open) -> None:

@@ -21,7 +21,7 @@ from vaelens.text.wrong_fields import explain_error
 KIND = "vaelens blind test"
 ABX, BETTER, CLOSER = "abx", "better", "closer"
 TESTS = (ABX, BETTER, CLOSER)
-SIZE_LIMIT = 65_536  # bytes
+SIZE_LIMIT = 262_144  # bytes; 225 trials take 30,000, and each image a line with the latents of each decoder
 TRIALS_LIMIT = 225  # 200, and one in eight of them that shows one decoder twice
 VALUES_LIMIT = 10_000  # 225 trials have 12 values each
 PERSON_LIMIT = 80  # characters

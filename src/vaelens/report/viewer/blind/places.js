@@ -81,7 +81,7 @@ function cellSums(panel, levels, step) {
 function placeFinder(panels, images, { test, zoom }) {
   const side = windowSide(test, zoom);
   return (kind, pair) => {
-    const suited = panels.map((_, image) => image).filter((image) => suits(panels[image], pair, test));
+    const suited = panels.map((_, image) => image).filter((image) => images[image] && suits(panels[image], pair, test));
     const found = suited.flatMap((image) => regionsOf(kind, panels[image], side, pair.map(images[image])).map((region) => ({ image, region, kind })));
     if (found.length) return found;
     return Array.from({ length: PLACES }, () => {

@@ -17,6 +17,7 @@ function resultText(result) {
 // test: a whole test as `runTest` leaves it; subject: what was tested, see `openBlindTest`.
 function makeResult(test, subject) {
   const { blind, panels } = subject;
+  const used = [...new Set(test.plan.map(({ image }) => image))].sort((a, b) => a - b); // a page may hold thousands
   const latents = (panel) => blind.decoders.map((_, i) => panel.layers.find((layer) => layer.decoder === i)?.latents ?? null);
   return {
     schema: RESULT_SCHEMA,
@@ -33,10 +34,13 @@ function makeResult(test, subject) {
     zoom: test.zoom,
     pixel_ratio: devicePixelRatio,
     decoders: blind.decoders,
-    images: panels.map((panel) => ({ title: panel.title, width: panel.width, height: panel.height, latents: latents(panel) })),
+    images: used.map((image) => {
+      const { title, width, height } = panels[image];
+      return { title, width, height, latents: latents(panels[image]) };
+    }),
     trials: test.answers.map(({ answer, ms, zoom }, i) => {
       const { image, kind, region, a, b, x } = test.plan[i];
-      return { image, kind, ...region, a, b, x, answer, ms, zoom };
+      return { image: used.indexOf(image), kind, ...region, a, b, x, answer, ms, zoom };
     }),
   };
 }

@@ -1,6 +1,8 @@
 // A blind test from the first screen to the last. Meanwhile the document holds nothing else: what it showed, its data
 // and its title are kept in memory, and so is the key to the trials.
 
+const MOST_PANELS = 24; // of a page, which may hold hundreds: each is loaded in all its versions
+
 // subject: { panels, blind, sealed, save }: the panels of `show`; blind is { page, vaelens, decoders }; sealed says that
 // the page hasn't shown the names yet; save(text) stores a result elsewhere, or is null.
 async function openBlindTest(subject) {
@@ -44,7 +46,7 @@ async function prepared(setup, subject) {
 }
 
 async function makeTest(settings, { panels }) {
-  const images = await loadImages(panels);
+  const images = await loadImages(panels, choosePanels(panels, settings));
   const plan = planTrials({ ...settings, places: placeFinder(panels, images, settings) });
   return { ...settings, plan, run: randomHex(16), images };
 }
@@ -84,16 +86,24 @@ function clearPage() {
   };
 }
 
-// For each panel a function from a decoder's number, or null for the original, to its decoded image. All are loaded
-// before the first trial, in random order.
-async function loadImages(panels) {
-  const all = panels.flatMap((panel) => panel.layers);
+// The panels that a test shows: random ones, at least one for each pair of decoders.
+function choosePanels(panels, { pairs, test }) {
+  const order = shuffled(panels);
+  const first = pairs.map((pair) => order.find((panel) => suits(panel, pair, test)));
+  const useful = order.filter((panel) => pairs.some((pair) => suits(panel, pair, test)));
+  return [...new Set([...first, ...useful])].slice(0, Math.max(MOST_PANELS, pairs.length));
+}
+
+// For each of the chosen panels a function from a decoder's number, or null for the original, to its decoded image; for
+// the others null. All are loaded before the first trial, in random order.
+async function loadImages(panels, chosen) {
   const images = new Map();
-  for (const layer of shuffled(all)) {
+  for (const layer of shuffled(chosen.flatMap((panel) => panel.layers))) {
     const image = Object.assign(new Image(), { src: layer.src });
     await image.decode();
     images.set(layer, image);
   }
   performance.clearResourceTimings();
-  return panels.map((panel) => (decoder) => images.get(panel.layers.find((layer) => layer.decoder === decoder)));
+  const layerOf = (panel) => (decoder) => images.get(panel.layers.find((layer) => layer.decoder === decoder));
+  return panels.map((panel) => (chosen.includes(panel) ? layerOf(panel) : null));
 }

@@ -4,7 +4,6 @@
 // whichever decoder. What is called A, B and X is all that an element says.
 
 const SHOWN_KEYS = { a: "A", b: "B", x: "X", original: "original" };
-const VIEWS = ["beside", "flicker", "slider"];
 
 // plan: of `planTrials`. images[i](decoder) draws from: the decoded image of a decoder of panel i, or of the original
 // for null. Returns { root, relabel, close, done }: done gives [{ answer, ms, zoom }, ...] for the trials answered.
@@ -25,11 +24,11 @@ function showTrials(test, images) {
   const done = new Promise((resolve) => (finish = resolve));
 
   root.querySelector("[data-view=beside]").hidden = test.test === "abx";
-  for (const key of keys) {
+  const figures = keys.map(() => {
     const figure = stage.appendChild(document.createElement("figure"));
     figure.append(document.createElement("canvas"), document.createElement("figcaption"));
-  }
-  const figures = [...stage.children];
+    return figure;
+  });
   const line = stage.appendChild(document.createElement("i")); // the divider
   line.className = "line";
 
@@ -163,17 +162,15 @@ function showTrials(test, images) {
     action();
   }
 
-  // In the slider a pointer drags the divider; in the flicker a tap shows the next image.
+  // In the slider a pointer drags the divider.
   function onPointer(event) {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || view !== "slider") return;
     const box = figures[0].getBoundingClientRect();
     const to = (moved) => slide((100 * (moved.clientX - box.left)) / box.width);
-    if (view === "flicker") return turn(1);
-    if (view !== "slider") return undefined;
     stage.setPointerCapture(event.pointerId);
     stage.onpointermove = to;
     stage.onpointerup = stage.onpointercancel = () => (stage.onpointermove = null);
-    return to(event);
+    to(event);
   }
 
   function relabel() {
@@ -194,6 +191,7 @@ function showTrials(test, images) {
 
   document.addEventListener("keydown", onKey);
   stage.addEventListener("pointerdown", onPointer);
+  stage.addEventListener("click", () => view === "flicker" && turn(1));
   part("views").addEventListener("click", (event) => enter(event.target.closest("button")?.dataset.view ?? view));
   choices.addEventListener("click", (event) => {
     const i = [...choices.children].indexOf(event.target);
