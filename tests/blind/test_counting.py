@@ -74,6 +74,12 @@ def test_people_and_kinds_of_region_add_up_to_the_total() -> None:
     assert (counts.total.hits, counts.total.trials) == (13, 22)
 
 
+def test_a_random_region_counts_where_none_of_the_chosen_kind_was_found() -> None:
+    (counts,) = counted(read([*abx_trials(3, 4, kind="random"), *abx_trials(1, 2, kind="eye")], kinds=["eye"])).pairs
+    assert {kind: one.trials for kind, one in counts.kinds.items()} == {"eye": 2, "random": 4}
+    assert list(counts.kinds) == ["eye", "random"]
+
+
 def test_a_person_without_a_trial_of_a_pair_is_not_in_its_spread() -> None:
     outcome = counted(read(abx_trials(5, 8)), read(abx_trials(5, 8, (1, 2))))
     assert [list(counts.people) for counts in outcome.pairs] == [["person 0"], ["person 1"]]

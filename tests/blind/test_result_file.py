@@ -65,7 +65,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stopped_early": 0}, "field 'stopped_early': expected true or false"),
     ({"trials": [ONE, ONE], "planned": 1}, "it has 2 trials, more than the 1 planned"),
     ({"kinds": []}, "field 'kinds': expected at least 1 values"),
-    ({"kinds": ["random"]}, "trial 0 is of a kind of region that wasn't chosen"),
+    ({"kinds": ["eye"]}, "trial 0 is of a kind of region that wasn't chosen"),
     ({"zoom": 33}, "field 'zoom': expected at most 32"),
     ({"zoom": 1.5}, "field 'zoom': expected a whole number"),
     ({"pixel_ratio": 0}, "field 'pixel_ratio': expected more than 0"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vaelens.blind.result_file import ABX, BlindTest, Trial
+from vaelens.blind.result_file import ABX, RANDOM, BlindTest, Trial
 from vaelens.metrics.binomial import Proportion, proportion
 from vaelens.metrics.bradley_terry import BradleyTerry, bradley_terry
 from vaelens.metrics.statistics import Interval, spread
@@ -118,7 +118,8 @@ def _counts(kind: str, pair: Pair | None, people: People) -> Counts:
     }
     by_person = {name: _proportion(kind, trials) for name, trials in of_person.items() if trials}
     trials = [trial for found in of_person.values() for trial in found]
-    regions = dict.fromkeys(region for tests in people.values() for test in tests for region in test.kinds)
+    chosen = [region for tests in people.values() for test in tests for region in test.kinds]
+    regions = dict.fromkeys([*chosen, RANDOM])
     of_region = {region: [trial for trial in trials if trial.kind == region] for region in regions}
     by_kind = {region: _proportion(kind, found) for region, found in of_region.items() if found}
     return Counts(pair, _proportion(kind, trials), by_person, by_kind, between(list(by_person.values())))

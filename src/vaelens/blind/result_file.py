@@ -20,6 +20,7 @@ from vaelens.text.wrong_fields import explain_error
 
 KIND = "vaelens blind test"
 ABX, BETTER, CLOSER = "abx", "better", "closer"
+RANDOM = "random"  # the kind of region that is taken where an image has none of those chosen
 TESTS = (ABX, BETTER, CLOSER)
 SIZE_LIMIT = 262_144  # bytes; 225 trials take 30,000, and each image a line with the latents of each decoder
 TRIALS_LIMIT = 225  # 200, and one in eight of them that shows one decoder twice
@@ -160,7 +161,7 @@ class BlindTest(_Model):
                 yield "has a region that lies outside its image"
         if max(trial.a, trial.b) >= len(self.decoders):
             yield f"is of decoder {max(trial.a, trial.b)}, and there are {len(self.decoders)}"
-        if trial.kind not in self.kinds:
+        if trial.kind not in {*self.kinds, RANDOM}:
             yield "is of a kind of region that wasn't chosen"
         if self.test == ABX and trial.is_identical:
             yield "shows one decoder twice, which an ABX test never does"
