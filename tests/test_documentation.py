@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -13,8 +14,14 @@ import typer
 
 import vaelens as vl
 from connected.__main__ import parser
+from vaelens.blind.counting import between
+from vaelens.blind.result_file import BlindTest, Trial
+from vaelens.blind.sentences import p_text, percent
 from vaelens.cli.main import app
 from vaelens.finetuning.recipe import Recipe
+from vaelens.metrics.binomial import SIGNIFICANT, Proportion, fewest_hits, power, proportion
+from vaelens.metrics.bradley_terry import bradley_terry
+from vaelens.report.tables import number
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.ja.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -107,6 +114,93 @@ def test_paths_and_links_exist(page: Path) -> None:
     ]
     missing += [path for path in paths if re.fullmatch(r"[\w./-]+", path) and not (ROOT / path).exists()]
     assert missing == []
+
+
+BLIND = ROOT / "docs" / "blind.md"
+
+
+def tables(page: Path) -> Iterator[list[list[str]]]:
+    """The cells of each table, without the line below its head."""
+    for text in re.findall(r"(?:^\|.*\n)+", page.read_text("utf-8"), re.M):
+        lines = text.splitlines()
+        yield [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
+
+
+def table_with(page: Path, *head: str) -> list[list[str]]:
+    """The rows of the table whose head begins so."""
+    return next(rows for first, *rows in tables(page) if tuple(first[: len(head)]) == head)
+
+
+def test_how_many_trials_a_blind_test_needs() -> None:
+    head, *rows = next(table for table in tables(BLIND) if table[0][0] == "trials")
+    rates = [float(cell.removesuffix(" %")) / 100 for cell in head[2:]]
+    assert rates == [0.6, 0.75, 0.9]
+    assert [int(row[0]) for row in rows] == [10, 16, 20, 40]
+    for trials, fewest, *cells in rows:
+        assert int(fewest) == fewest_hits(int(trials))
+        assert cells == [percent(power(int(trials), rate)) for rate in rates]
+
+
+def test_the_figures_of_the_blind_test_are_right() -> None:
+    text = " ".join(BLIND.read_text("utf-8").split())
+
+    def found(count: Proportion, sentence: str) -> None:
+        low, high = percent(count.low), percent(count.high)
+        values = {"hits": count.hits, "trials": count.trials, "low": low, "high": high, "p": p_text(count.p)}
+        assert sentence.format(**values) in text
+
+    found(proportion(12, 16, "greater"), '"{hits} of {trials} right, {p}."')
+    found(proportion(12, 16, "greater"), "true hit rate lies between {low} and {high} (95 % interval)")
+    found(proportion(11, 16, "greater"), '"{hits} of {trials} right, {p}."')
+    found(proportion(11, 16, "greater"), "The interval of {low} to {high}")
+    found(proportion(33, 48, "greater"), "{hits} of {trials} ({p}, interval {low} to {high})")
+    assert f"p ({proportion(60, 100, 'greater').p:.3f}) than 12 of 16" in text
+    for trials in (16, 20, 40):  # a preference's two sides
+        assert f"{fewest_hits(trials, SIGNIFICANT / 2)} of {trials}" in text
+    one = proportion(12, 16, "greater").p
+    assert f"at least one passes with a probability of {percent(1 - (1 - one) ** 3)}." in text
+    # X balanced, and so are the answers:
+    alike = sum(math.comb(8, hits) ** 2 for hits in range(6, 9)) / math.comb(16, 8)
+    assert f"in {100 * alike:.1f} % of all tests instead of {100 * one:.1f} %" in text
+    assert f"in {100 * passing_on_the_way(10, 40):.1f} % of all tests" in text
+    people = between([proportion(hits, 16, "greater") for hits in (14, 12, 7)])
+    assert people is not None
+    assert f"from {percent(people.lowest)} to {percent(people.highest)}" in text
+    assert f"of {number(100 * people.std, 0)} percentage points" in text
+    assert f"make it about {number(100 * people.by_chance, 0)}." in text
+
+
+def passing_on_the_way(first: int, last: int) -> float:
+    """The probability that guesses reach p <= 0.05 after one of these numbers of trials, when each is looked at."""
+    still, passed = {0: 1.0}, 0.0  # hits -> the probability to have them without having passed
+    for trials in range(1, last + 1):
+        still = {hits: (still.get(hits, 0) + still.get(hits - 1, 0)) / 2 for hits in range(trials + 1)}
+        if trials >= first and (fewest := fewest_hits(trials)) is not None:
+            passed += sum(still.pop(hits) for hits in list(still) if hits >= fewest)
+    return passed
+
+
+def test_the_preferences_of_the_example_are_right() -> None:
+    counts = {"A, B": 15, "A, C": 18, "B, C": 14}
+    expected = []
+    for pair, hits in counts.items():
+        one = proportion(hits, 20, "two-sided")
+        spread = f"{percent(one.low)} to {percent(one.high)}"
+        expected.append([pair, f"{hits} of 20", spread, p_text(one.p).removeprefix("p ").removeprefix("= ")])
+    assert table_with(BLIND, "pair", "first preferred") == expected
+    found = bradley_terry([[0, 15, 18], [5, 0, 14], [2, 6, 0]])
+    assert found.scores is not None
+    rows = [[number(x, 2, True) for x in (one.value, one.low, one.high)] for one in found.scores]
+    assert table_with(BLIND, "decoder", "Bradley-Terry score") == [
+        [name, value, f"{low} to {high}"] for name, (value, low, high) in zip("ABC", rows, strict=True)
+    ]
+
+
+def test_the_fields_of_a_result_file_are_documented() -> None:
+    for model, head in ((BlindTest, "field"), (Trial, "field of a trial")):
+        named = [name for row in table_with(BLIND, head) for name in re.findall(r"`(\w+)`", row[0])]
+        fields = [field.alias or name for name, field in model.model_fields.items()]
+        assert sorted(named) == sorted(fields + ["checksum"] * (model is BlindTest))
 
 
 def test_the_checks_find_what_isnt_there() -> None:
