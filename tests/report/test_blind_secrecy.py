@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.browser.blind import DECODERS, begin, blind_page, blind_panel, choose, look, recognise, take
+from support.browser.blind import DECODERS, begin, blind_page, blind_panel, choose, look, recognise, seen, take
 from support.browser.viewing import Open, View
 
 # The browser's random numbers, made repeatable: the same draws lead to the same trials.
@@ -18,39 +18,6 @@ REPEATABLE = """() => {
     return array;
   };
 }"""
-# What a page and its owner can see of itself, but for the pixels.
-SEEN = """() => ({
-  html: document.documentElement.outerHTML,
-  title: document.title,
-  address: location.href,
-  history: history.length,
-  cookies: document.cookie,
-  local: { ...localStorage },
-  session: { ...sessionStorage },
-  resources: performance.getEntriesByType('resource').map(({ name }) => name),
-  globals: Object.keys(window).filter(key => !isFinite(key)),
-  styles: [...document.querySelectorAll('.stage *')].map(e => {
-    const { cursor, transition, animation, opacity, filter } = getComputedStyle(e);
-    return [cursor, transition, animation, opacity, filter].join();
-  }),
-  boxes: [...document.querySelectorAll('.stage canvas')].map(e => {
-    const { left, top } = e.getBoundingClientRect();
-    return [e.width, e.height, e.style.cssText, left, top];
-  }),
-  images: document.images.length,
-})"""
-
-
-def seen(view: View) -> dict[str, Any]:
-    """Everything but pixels, with the tree that assistive technology gets."""
-    found = view.page.evaluate(SEEN)
-    session = view.page.context.new_cdp_session(view.page)
-    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
-    session.detach()
-    found["accessible"] = [
-        [node.get(key) for key in ("role", "name", "description", "value", "properties")] for node in nodes
-    ]
-    return found
 
 
 @pytest.mark.parametrize("test", ["abx", "better", "closer"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.browser.served import GOOD, TOKEN, Served, image, serving
+from support.browser.served import GOOD, NO_RESULTS, TOKEN, Served, image, serving
 from support.browser.viewing import View
 from support.browser.visiting import submit, visiting  # noqa: F401  (the fixture `visit`)
 from vaelens.web.choices import Choices
@@ -250,7 +250,7 @@ def test_a_long_history_is_loaded_on_request_and_stays(visit: Visit, server: Ser
     for number, job in enumerate(ids):
         created = f"2025-01-02T03:04:05.{number:03}+00:00"
         values = {"id": job, "created": created, "summary": GOOD["summary"] | {"prompt": job}}
-        server.running.queue._jobs.put(GOOD | values)
+        server.running.queue._jobs.put(GOOD | NO_RESULTS | values)
     view = visit()
     view.until("document.querySelectorAll('.ended').length == 50")
     assert view.text("#history-size").startswith("120 · ")

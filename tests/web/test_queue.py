@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from support import pipelines
-from support.browser.served import GOOD, Served, image, serving
+from support.browser.served import GOOD, NO_RESULTS, Served, image, serving
 from support.vaes import random_vae
 from vaelens.errors import ResourceError
 from vaelens.files import checked_json
@@ -85,7 +85,7 @@ def test_a_page_gets_the_newest_jobs_and_older_ones_on_request(offer: Choices, t
 def test_the_text_of_a_job_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs, dumps, made = History(), json.dumps, list[Any]()
     for number in range(3):
-        jobs.put({"id": str(number), "state": "done", "bytes": 1})
+        jobs.put({"id": str(number), "state": "done", "bytes": 1, **NO_RESULTS})
 
     def counted(value: Any) -> str:
         made.extend([value["id"]] if "id" in value else [])
@@ -96,8 +96,9 @@ def test_the_text_of_a_job_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert jobs.first() == first
     assert sorted(made) == ["0", "1", "2"]
     before = jobs.revision
-    jobs.put({"id": "1", "state": "done", "bytes": 5})
-    changed = {"jobs": [{"id": "1", "state": "done", "bytes": 5}], "deleted": [], "ended": 3, "bytes": 7}
+    one = {"id": "1", "state": "done", "bytes": 5, "blind_results": {"count": 2, "bytes": 300}}
+    jobs.put(one)
+    changed = {"jobs": [one], "deleted": [], "ended": 3, "bytes": 307}
     assert json.loads(jobs.since(before)) == changed
     assert len(made) == 4
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from support.browser.served import GOOD, LAYER, PANEL, serving
+from support.browser.served import GOOD, LAYER, NO_RESULTS, PANEL, serving
 from vaelens import files
 from vaelens.errors import BadInputError, UsageError
 from vaelens.runtime import Runtime
@@ -84,7 +84,7 @@ def test_a_job_file_that_doesnt_fit_is_left_out(tmp_path: Path, changes: dict[st
         (tmp_path / "jobs" / number / "job.json").write_bytes(files.checked_json({**GOOD, "id": number, **values}))
     said: list[str] = []
     store = Store(tmp_path, said.append)
-    assert store.read_all() == [{**GOOD, "id": good, "panels": [PANEL]}]
+    assert store.read_all() == [{**GOOD, **NO_RESULTS, "id": good, "panels": [PANEL]}]
     store.close()
     (notice,) = said
     assert notice.startswith(f"Warning: 1 job left out of the history. {tmp_path / 'jobs' / bad / 'job.json'}: it ")

@@ -171,11 +171,19 @@ def pool_blind_results(paths: StrPath | Iterable[StrPath]) -> PooledResults:
     Raises BadInputError for a file that can't be read, is no result or was edited; UsageError for a test that is named
     twice, and for files of different VAEs or pages, which don't pool.
     """
-    started = time.perf_counter()
     named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not named:
         raise UsageError("no result file named. Name at least one.")
-    files = [read_result(path) for path in named]
+    return pool_files([read_result(path) for path in named], named)
+
+
+def pool_files(files: Sequence[ResultFile], paths: Sequence[StrPath] = ()) -> PooledResults:
+    """One or more results that have been read already, pooled. `paths` are where they lie: messages name them, and
+    `save` keeps them.
+
+    Raises UsageError as `pool_blind_results`.
+    """
+    started, named = time.perf_counter(), list(paths) or [file.name for file in files]
     _check_together(named, files)
     people = _people_of(files)
     decoders = files[0].test.decoders
@@ -186,7 +194,7 @@ def pool_blind_results(paths: StrPath | Iterable[StrPath]) -> PooledResults:
     ]
     vaes = [{"name": one.name, "fingerprint": _fingerprint(one)} for one in decoders]
     record = run_record(COMMAND, {}, vaes, time.perf_counter() - started) | {"results": file_records(files)}
-    return PooledResults(tuple(decoders), tuple(people), tuple(outcomes), record, tuple(named))
+    return PooledResults(tuple(decoders), tuple(people), tuple(outcomes), record, tuple(paths))
 
 
 def check_output(path: StrPath, inputs: Sequence[StrPath]) -> None:

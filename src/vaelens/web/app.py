@@ -14,8 +14,8 @@ from vaelens.text.wrong_fields import explain_value
 from vaelens.web import assets
 from vaelens.web.access import AccessPolicy
 from vaelens.web.middleware import MAX_UPLOAD_BYTES, SecurityMiddleware
-from vaelens.web.queue import Queue, QueueFullError
-from vaelens.web.routes import add_jobs, add_results, add_uploads, failure, found
+from vaelens.web.queue import ConflictError, Queue, QueueFullError
+from vaelens.web.routes import add_blind_results, add_jobs, add_results, add_uploads, failure, found
 from vaelens.web.worker import JobRunner
 
 MAX_STREAMS = 64  # concurrent event streams
@@ -23,6 +23,7 @@ POLL, HEARTBEAT = 0.1, 15.0  # seconds between two checks for changes, and betwe
 STATUS: dict[type[Exception], int] = {
     CheckFailedError: 410,  # a stored result that has changed
     QueueFullError: 429,
+    ConflictError: 409,
     UsageError: 422,
     BadInputError: 422,
     ResourceError: 503,
@@ -49,6 +50,7 @@ def make_app(
     _add_errors(app, runner)
     _add_page(app)
     add_jobs(app, runner, queue)
+    add_blind_results(app, runner, queue)
     add_results(app, runner, queue)
     add_uploads(app, runner)
     _add_events(app, queue, closing)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vaelens.web.job import ENDED, Job
+from vaelens.web.job import BLIND_RESULTS, ENDED, Job
 
 PAGE_SIZE = 50  # ended jobs that a page gets at first, and at most per request after that
 MAX_DELETIONS = 1000  # deletions that are remembered, for pages that missed them
@@ -90,4 +90,4 @@ class History:
         job = self._jobs.get(number)
         if job is not None and job["state"] in ENDED:
             self._ended += by
-            self._bytes += by * job["bytes"]
+            self._bytes += by * (job["bytes"] + job[BLIND_RESULTS]["bytes"])

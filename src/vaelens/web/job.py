@@ -9,12 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from vaelens.blind.result_file import BlindTest, Decoder, Sha256, parse_result
 from vaelens.files import checked_json, read_checked_json
 from vaelens.web.request import check_values
 
 SCHEMA = 1  # of job.json; files with another one are ignored
 ENDED = frozenset({"done", "failed", "cancelled", "interrupted"})
 ID = re.compile(r"[0-9a-f]{32}")  # of jobs and uploads; only a string of this form ever becomes part of a path
+BLIND_RESULTS = "blind_results"  # of a job in memory, {"count", "bytes"}: the folder tells them, not the job's file
 Job = dict[str, Any]
 Count = Annotated[int, Field(ge=0)]
 
@@ -33,6 +35,17 @@ class _Layer(_Model):
     name: str
     note: str
     image: Count
+    decoder: Count | None = None
+    latents: Sha256 | None = None
+
+
+class _Box(_Model):
+    label: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    glyph: bool
 
 
 class _Panel(_Model):
@@ -41,6 +54,15 @@ class _Panel(_Model):
     width: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
     layers: Annotated[list[_Layer], Field(min_length=1)]
+    boxes: list[_Box] = []
+
+
+class _Blind(_Model):
+    """What a blind test of the panels records, as `panels.blind_data` gives it."""
+
+    page: Sha256
+    vaelens: str
+    decoders: Annotated[list[Decoder], Field(min_length=2)]
 
 
 class _Summary(_Model):
@@ -68,6 +90,7 @@ class _Job(_Model):
     error: str | None
     notes: list[str]
     panels: list[_Panel]
+    blind: _Blind | None = None
     bytes: Count
 
 
@@ -86,4 +109,20 @@ def read_job(content: bytes) -> Job:
 
 def job_text(job: Job) -> bytes:
     """A job as its file holds it."""
-    return checked_json(job)
+    return checked_json({name: value for name, value in job.items() if name != BLIND_RESULTS})
+
+
+def blind_test_of(job: Job, content: bytes) -> BlindTest:
+    """The blind test in a result file's bytes.
+
+    Raises ValueError, with a reason to put into a sentence, as `parse_result`, and for a test of another page than the
+    job's: its images through its decoders.
+    """
+    test, own = parse_result(content), job.get("blind")
+    if own is None:
+        raise ValueError("this job has no image of two decoders, so there is no test of it")
+    if test.page != own["page"]:
+        raise ValueError("it is of other images than this job's")
+    if [decoder.model_dump() for decoder in test.decoders] != own["decoders"]:
+        raise ValueError("its decoders aren't this job's")
+    return test

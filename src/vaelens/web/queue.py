@@ -10,18 +10,23 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from vaelens.errors import ResourceError, VaelensError
+from vaelens.errors import ResourceError, UsageError, VaelensError
 from vaelens.web.history import History
-from vaelens.web.job import ENDED, SCHEMA, Job, new_id
+from vaelens.web.job import BLIND_RESULTS, ENDED, SCHEMA, Job, blind_test_of, new_id
 from vaelens.web.request import JobRequest
 from vaelens.web.worker import JobRunner, VAECache
 
 MAX_WAITING = 100
 MAX_NOTES = 8
+MAX_BLIND_RESULTS = 200  # of a job: reading so many takes seconds
 
 
 class QueueFullError(ResourceError):
     """No more jobs are accepted for now."""
+
+
+class ConflictError(UsageError):
+    """What was sent doesn't go with what is stored."""
 
 
 class Queue:
@@ -53,7 +58,8 @@ class Queue:
         """
         job: Job = {"schema": SCHEMA, "id": new_id(), "state": "queued", "created": _now(), "summary": summary}
         job |= {"request": request.model_dump(exclude={"upload"}, exclude_none=True)}
-        job |= {"progress": None, "error": None, "notes": [], "panels": [], "bytes": 0}
+        job |= {"progress": None, "error": None, "notes": [], "panels": [], "blind": None, "bytes": 0}
+        job |= {BLIND_RESULTS: {"count": 0, "bytes": 0}}
         self.check_room()
         try:
             if request.upload is not None:
@@ -114,6 +120,33 @@ class Queue:
         with self._saving:
             self._store.delete_job(job)
         return True
+
+    def add_blind_result(self, job: str, content: bytes) -> str:
+        """Store the result file of a blind test of this job; returns the test's id, by which the store has it.
+
+        Raises KeyError for an unknown job, UsageError for a file that is no result of its test, ConflictError for a
+        test that is stored already or is one too many, and what writing raises.
+        """
+        with self._changed:
+            found = self._known(job)
+        try:
+            run = blind_test_of(found, content).run
+        except ValueError as error:
+            raise UsageError(
+                f"the result can't be stored with this job: {error}. Send the file as this job's page saved it."
+            ) from error
+        with self._saving:  # nobody else stores or deletes anything meanwhile
+            with self._changed:
+                stored = self._known(job)[BLIND_RESULTS]
+            if self._store.has_blind_result(job, run):
+                raise ConflictError("this test's result is stored with the job already.")
+            if stored["count"] >= MAX_BLIND_RESULTS:
+                raise ConflictError(f"this job has {MAX_BLIND_RESULTS:,} results, and more aren't stored.")
+            self._store.write_blind_result(job, run, content)
+            with self._changed:
+                count, size = stored["count"] + 1, stored["bytes"] + len(content)
+                self._put(job, **{BLIND_RESULTS: {"count": count, "bytes": size}})
+        return run
 
     def close(self, timeout: float = 10.0) -> bool:
         """Stop the workers and mark unfinished jobs as interrupted. A running job keeps the images it has finished.
@@ -189,7 +222,8 @@ class Queue:
         incomplete = request.prompt is not None and len(outcome.panels) < len(set(request.seeds))
         size = self._known(job)["bytes"] + outcome.size  # with its upload
         state = self._stopped(job) if incomplete else "done"
-        return {"state": state, "panels": outcome.panels, "notes": outcome.notes, "bytes": size}
+        shown = {"panels": outcome.panels, "blind": outcome.blind, "notes": outcome.notes}
+        return {"state": state, **shown, "bytes": size}
 
     def _stopped(self, job: str) -> str:
         return "cancelled" if job in self._cancelled else "interrupted"

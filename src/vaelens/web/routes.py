@@ -1,4 +1,4 @@
-"""The HTTP routes under /api: jobs, their results, uploads. An error is one sentence of JSON."""
+"""The HTTP routes under /api: jobs, their results and blind tests, uploads. An error is one sentence of JSON."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,10 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from vaelens.blind.pooling import pool_files
 from vaelens.errors import ResourceError
 from vaelens.text.paths import FULL
 from vaelens.web.history import PAGE_SIZE
-from vaelens.web.job import Job
+from vaelens.web.job import ID, Job
 from vaelens.web.middleware import MAX_UPLOAD_BYTES, UPLOADS
 from vaelens.web.queue import Queue
 from vaelens.web.request import DEFAULT_MAX_SIDE, MAX_SEEDS, check_request, form_fields, read_request
@@ -113,6 +114,42 @@ def add_results(app: FastAPI, runner: JobRunner, queue: Queue) -> None:
     app.get("/api/jobs/{job}/images/{number}")(image)
     app.get("/api/jobs/{job}/thumbnail")(thumbnail)
     app.get("/api/jobs/{job}/{what}")(download)
+
+
+def add_blind_results(app: FastAPI, runner: JobRunner, queue: Queue) -> None:
+    """Routes that store the results of a job's blind tests, pool them, and give one."""
+    store, busy = runner.store, asyncio.Semaphore(2)  # reading many results takes a while: leave threads for others
+
+    def pooled(job: Job) -> bytes | None:
+        results = store.blind_results(job)
+        return pool_files(results).page().encode() if results else None
+
+    async def add(request: Request, job: str) -> Response:
+        body = await request.body()
+        async with busy:
+            try:
+                run = await run_in_threadpool(queue.add_blind_result, job, body)
+            except KeyError:
+                return failure(404, "this job doesn't exist, or was deleted.")
+        return JSONResponse({"run": run}, 201)
+
+    async def show(job: str) -> Response:
+        known = found(queue.get(job))
+        async with busy:
+            page = await run_in_threadpool(pooled, known)
+        if page is None:
+            return failure(404, "no result of a blind test is stored with this job.")
+        return Response(page, media_type="text/html", headers=_attachment(f"{job[:8]}-blind", "html"))
+
+    async def one(job: str, run: str) -> Response:
+        known = found(queue.get(job))
+        found(ID.fullmatch(run))
+        content = found(await run_in_threadpool(store.blind_result, known, run))
+        return Response(content, media_type=JSON, headers=_attachment(f"{job[:8]}-blind-{run[:8]}", "json"))
+
+    app.post("/api/jobs/{job}/blind")(add)
+    app.get("/api/jobs/{job}/blind")(show)
+    app.get("/api/jobs/{job}/blind/{run}")(one)
 
 
 def add_uploads(app: FastAPI, runner: JobRunner) -> None:

@@ -1,27 +1,31 @@
-"""The server's folder: per job a folder with `job.json` and its result, and the uploads that no job has used yet.
+"""The server's folder: per job a folder with `job.json`, its result and those of its blind tests; and the uploads that
+no job has used yet.
 
 A folder without our marker is never written to, and nothing in ours is removed except by an id we made.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vaelens.errors import UsageError
+from vaelens.blind.result_file import SIZE_LIMIT, BlindTest, ResultFile
+from vaelens.errors import CheckFailedError, UsageError
 from vaelens.files import is_temporary, remove_leftovers, write_atomic
 from vaelens.runs.lock import LOCK, acquire_folder
 from vaelens.runs.outputs import RECORD_NAME, read_output, write_outputs
 from vaelens.runtime import Notify, silent
 from vaelens.text.numbers import counted
 from vaelens.text.paths import explained, reason, user_path
-from vaelens.web.job import ID, Job, job_text, read_job
+from vaelens.web.job import BLIND_RESULTS, ID, Job, blind_test_of, job_text, read_job
 from vaelens.web.uploads import Uploads
 
 MARKER = ".vaelens-serve"
-JOB, RESULT, UPLOAD = "job.json", "result", "upload"
+JOB, RESULT, UPLOAD, BLIND = "job.json", "result", "upload", "blind"
 PAGE, SHEET, RECORD, THUMBNAIL = "page.html", "sheet.png", RECORD_NAME, "thumbnail.png"
 
 
@@ -74,7 +78,7 @@ class Store:
                 job = read_job(file.read_bytes())
                 if job["id"] != place.name:
                     raise ValueError("it is another job's")
-                found.append(job)
+                found.append(job | {BLIND_RESULTS: self._blind_size(place.name)})
             except (OSError, ValueError) as error:
                 damaged.append(f"{file}: {reason(error)}")
         if damaged:
@@ -111,6 +115,33 @@ class Store:
         """One image of a job's result. Raises as `result`."""
         return self.result(job, f"{number:d}.png")
 
+    def has_blind_result(self, job: str, run: str) -> bool:
+        """Whether the result of that blind test is stored."""
+        return self._blind(job, run).exists()
+
+    def write_blind_result(self, job: str, run: str, content: bytes) -> None:
+        """Store the result file of a blind test. Raises what writing raises."""
+        write_atomic(self._blind(job, run), content)
+
+    def blind_result(self, job: Job, run: str) -> bytes | None:
+        """The result file of one blind test. Raises as `blind_results`."""
+        read = self._read_blind(job, self._blind(job["id"], run))
+        return read and read[0]
+
+    def blind_results(self, job: Job) -> list[ResultFile]:
+        """The results of the job's blind tests, in the order in which they ended.
+
+        Raises CheckFailedError for a file that isn't as it was written.
+        """
+        found: list[ResultFile] = []
+        for path in self._blind_files(job["id"]):
+            if (read := self._read_blind(job, path)) is None:
+                continue
+            content, test = read
+            name = f"blind-{test.test}-{test.run[:8]}.json"  # as the page calls the file that it saves
+            found.append(ResultFile(name, hashlib.sha256(content).hexdigest(), test))
+        return sorted(found, key=lambda one: (datetime.fromisoformat(one.test.finished), one.test.run))
+
     def delete_job(self, job: str) -> None:
         """Remove a job's folder with its result."""
         _remove(self._job(job))
@@ -129,6 +160,34 @@ class Store:
         with suppress(OSError):
             return next((self._job(job) / UPLOAD).iterdir(), None)
         return None
+
+    def _blind(self, job: str, run: str) -> Path:
+        if not ID.fullmatch(run):
+            raise ValueError("not a test's id")
+        return self._job(job) / BLIND / f"{run}.json"
+
+    def _blind_files(self, job: str) -> list[Path]:
+        files = (self._job(job) / BLIND).glob("*.json")
+        return sorted(path for path in files if ID.fullmatch(path.stem) and path.is_file())
+
+    def _blind_size(self, job: str) -> dict[str, int]:
+        files = self._blind_files(job)
+        return {"count": len(files), "bytes": sum(path.stat().st_size for path in files)}
+
+    def _read_blind(self, job: Job, path: Path) -> tuple[bytes, BlindTest] | None:
+        try:
+            with path.open("rb") as file:
+                content = file.read(SIZE_LIMIT + 1)
+            test = blind_test_of(job, content)
+            if test.run != path.stem:
+                raise ValueError("it is another test's")
+        except FileNotFoundError:  # none of that name, or the job is being deleted
+            return None
+        except (OSError, ValueError) as error:
+            raise CheckFailedError(
+                f"{path} isn't the result that was stored: {reason(error)}. Check the disk, or remove the file."
+            ) from error
+        return content, test
 
     def _job(self, job: str) -> Path:
         if not ID.fullmatch(job):

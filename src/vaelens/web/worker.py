@@ -13,6 +13,7 @@ from vaelens.comparison.results import Comparison
 from vaelens.errors import BadInputError, ResourceError
 from vaelens.images.writing import encode_png
 from vaelens.loading import open_vae
+from vaelens.report.panels import blind_data, panels_data
 from vaelens.resources import out_of_memory
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.text.private_paths import without_folders
@@ -28,9 +29,12 @@ THUMBNAIL_SIDE = 264  # pixels: twice the side that the history shows, for high-
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job's result: panels for the viewer, whose layers name images by number; notes; its size on disk in bytes."""
+    """A job's result: panels for the viewer, whose layers name images by number; what a blind test of them records, see
+    `blind_data`; notes; its size on disk in bytes.
+    """
 
     panels: list[dict[str, Any]]
+    blind: dict[str, Any] | None
     notes: list[str]
     size: int
 
@@ -152,17 +156,8 @@ class JobRunner:
 
     def _save(self, job: str, comparison: Comparison) -> Outcome:
         gallery = comparison.gallery()
-        panels: list[dict[str, Any]] = []
-        images: list[bytes] = []
-        for row in gallery.rows:
-            h, w = row.cells[0].pixels.shape[:2]
-            layers: list[dict[str, Any]] = []
-            for cell in row.cells:
-                if cell.blank:  # the job was stopped before this decoder's turn
-                    continue
-                layers.append({"name": cell.name, "note": cell.note, "image": len(images)})
-                images.append(encode_png(cell.pixels, cell.text))
-            panels.append({"title": row.title, "note": row.note, "width": w, "height": h, "layers": layers})
+        panels = gallery.panels()
+        images = [layer.png for panel in panels for layer in panel.layers]
         last = [cell for cell in gallery.rows[0].cells if not cell.blank][-1]
         files = {
             PAGE: gallery.page(),
@@ -171,7 +166,10 @@ class JobRunner:
         }
         size = self.store.write_result(job, comparison.record, files, images)
         notes = [self.without_paths(sentence) for sentence in (*comparison.notes, *comparison.warnings())]
-        return Outcome(panels, notes, size)
+        data = panels_data(panels, [str(number) for number in range(len(images))])
+        for panel in data:
+            panel["layers"] = [{"image": int(layer.pop("src")), **layer} for layer in panel["layers"]]
+        return Outcome(data, blind_data(panels), notes, size)
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:

@@ -30,6 +30,28 @@ MEANS = """() => [...document.querySelectorAll('.stage canvas')].map(canvas => {
   return sums.map(sum => (4 * sum) / data.length);
 })"""
 
+# What a page and its owner can see of itself, but for the pixels.
+SEEN = """() => ({
+  html: document.documentElement.outerHTML,
+  title: document.title,
+  address: location.href,
+  history: history.length,
+  cookies: document.cookie,
+  local: { ...localStorage },
+  session: { ...sessionStorage },
+  resources: performance.getEntriesByType('resource').map(({ name }) => name),
+  globals: Object.keys(window).filter(key => !isFinite(key)),
+  styles: [...document.querySelectorAll('.stage *')].map(e => {
+    const { cursor, transition, animation, opacity, filter } = getComputedStyle(e);
+    return [cursor, transition, animation, opacity, filter].join();
+  }),
+  boxes: [...document.querySelectorAll('.stage canvas')].map(e => {
+    const { left, top } = e.getBoundingClientRect();
+    return [e.width, e.height, e.style.cssText, left, top];
+  }),
+  images: document.images.length,
+})"""
+
 
 def noise(seed: int, without: int | None = None) -> np.ndarray:
     """Coloured noise, so that each place of each image is like no other; a channel may be missing."""
@@ -88,6 +110,18 @@ def recognise(view: View) -> dict[str, str]:
         name: known[next((i for i, mean in enumerate(means) if mean == 0), 3)]
         for name, means in zip(names, view.page.evaluate(MEANS), strict=True)
     }
+
+
+def seen(view: View) -> dict[str, Any]:
+    """Everything but pixels, with the tree that assistive technology gets."""
+    found = view.page.evaluate(SEEN)
+    session = view.page.context.new_cdp_session(view.page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    session.detach()
+    found["accessible"] = [
+        [node.get(key) for key in ("role", "name", "description", "value", "properties")] for node in nodes
+    ]
+    return found
 
 
 def right_answer(view: View) -> str:

@@ -155,6 +155,9 @@ GOOD: dict[str, Any] = {
 }
 
 
+NO_RESULTS = {"blind_results": {"count": 0, "bytes": 0}}  # of a job in memory: its file doesn't hold them
+
+
 LAYER = {"name": "v", "note": "", "image": 0}
 
 

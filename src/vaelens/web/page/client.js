@@ -1,6 +1,8 @@
 // Requests to the server, uploads, and helpers to make elements.
 
-const $ = (id) => document.getElementById(id);
+// The page's content. A blind test takes it out of the document for a while; events find its elements all the same.
+const content = document.getElementById("content");
+const $ = (id) => content.querySelector(`#${id}`);
 
 const make = (tag, className, text) => {
   const element = document.createElement(tag);
@@ -81,6 +83,7 @@ function removeUpload() {
 const holdsImage = (data) => Boolean(data?.types.includes("Files")) && !data.types.includes("text/plain");
 
 function onPaste(event) {
+  if (!content.isConnected) return; // during a blind test
   if (!holdsImage(event.clipboardData) || !event.clipboardData.files[0]) return;
   event.preventDefault();
   upload(event.clipboardData.files[0]);
@@ -88,7 +91,7 @@ function onPaste(event) {
 
 function onDrag(event) {
   const data = event.dataTransfer;
-  const image = holdsImage(data);
+  const image = holdsImage(data) && content.isConnected; // a blind test takes none
   $("drop").classList.toggle("over", image && event.type === "dragover");
   if (event.type === "dragleave" || !data?.types.includes("Files")) return; // text is dropped as usual
   if (image || !event.target.closest?.("textarea, input")) event.preventDefault(); // or the browser would open the file

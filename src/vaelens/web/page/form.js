@@ -6,7 +6,7 @@ let uploaded = null; // { id, name, url }
 let ticked = new Set(); // ids of VAEs
 let unticked = new Set(); // ids of VAEs that the user has unticked
 
-const model = () => choices.models.find((one) => one.id === document.querySelector("[name=model]:checked")?.value);
+const model = () => choices.models.find((one) => one.id === content.querySelector("[name=model]:checked")?.value);
 
 // The latent space that an upload is compared in: that of the first ticked VAE.
 const tickedSpace = () => choices.vaes.find((vae) => ticked.has(vae.id))?.space;
@@ -188,7 +188,7 @@ function showFormError(error) {
 function useSettings(job) {
   removeUpload();
   const { request, summary } = job;
-  const radio = [...document.querySelectorAll("[name=model]")].find((one) => one.value === request.model);
+  const radio = [...content.querySelectorAll("[name=model]")].find((one) => one.value === request.model);
   if (radio) radio.checked = true;
   $("prompt").value = request.prompt ?? "";
   $("seeds").value = summary.seeds ?? "0";

@@ -69,15 +69,18 @@ function showJob() {
   const layers = (panel) => panel.layers.map((layer) => ({ ...layer, src: src(layer) }));
   const note = (panel) => (panel.note === job.summary.prompt ? "" : panel.note);
   const panels = job.panels.map((panel) => ({ ...panel, note: note(panel), layers: layers(panel) }));
-  window.vaelensViewer.show($("viewer"), panels);
+  const save = (text) => send("POST", `/api/jobs/${job.id}/blind`, text);
+  window.vaelensViewer.show($("viewer"), panels, job.blind ?? null, save);
 }
 
 function showDownloads(job) {
-  const key = [language(), job.id, job.state, job.panels.length].join(" ");
+  const { count } = job.blind_results;
+  const key = [language(), job.id, job.state, job.panels.length, count].join(" ");
   if ($("downloads").dataset.key === key) return;
   $("downloads").dataset.key = key;
   const link = (text, path) => Object.assign(make("a", "button", text), { href: path, download: "" });
   const all = ["page", "sheet", "record"].map((what) => link(say(what), `/api/jobs/${job.id}/${what}`));
+  if (count) all.push(link(say("blindResults", { count }), `/api/jobs/${job.id}/blind`));
   const several = job.panels.length > 1;
   for (const panel of job.panels)
     for (const layer of panel.layers)

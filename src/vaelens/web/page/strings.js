@@ -11,5 +11,5 @@ function say(name, values = {}) {
 }
 
 function translatePage() {
-  for (const element of document.querySelectorAll("[data-say]")) element.textContent = say(element.dataset.say);
+  for (const element of content.querySelectorAll("[data-say]")) element.textContent = say(element.dataset.say);
 }
