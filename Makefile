@@ -16,6 +16,7 @@ demo: .venv/product.stamp
 	@echo
 	@echo "One latent, three decoders, a generated image and a photo:"
 	@echo "  the page (slider, flicker, heat map):  demo/index.html   (open it in a browser)"
+	@echo "  can you tell the decoders apart?       the blind test at the top of that page"
 	@echo "  the labelled sheet:                    demo/sheet.png"
 	@echo "  what was run, with fingerprints:       demo/run.json"
 	@echo "Measured on 24 synthetic images:           demo/evaluation/report.html"

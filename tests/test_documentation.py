@@ -170,6 +170,16 @@ def test_the_figures_of_the_blind_test_are_right() -> None:
     assert f"make it about {number(100 * people.by_chance, 0)}." in text
 
 
+def test_the_figures_of_the_japanese_readme_are_right() -> None:
+    text = "".join((ROOT / "README.ja.md").read_text("utf-8").split())
+    for hits in (11, 12):
+        assert f"16回中{hits}回正解（{p_text(proportion(hits, 16, 'greater').p)}）".replace(" ", "") in text  # noqa: RUF001
+    unsure = proportion(11, 16, "greater")
+    assert f"95%信頼区間は{percent(unsure.low)}から{percent(unsure.high)}".replace(" ", "") in text
+    chances = "、".join(f"{trials}回なら{percent(power(trials, 0.75))}" for trials in (16, 40))
+    assert chances.replace(" ", "") in text
+
+
 def passing_on_the_way(first: int, last: int) -> float:
     """The probability that guesses reach p <= 0.05 after one of these numbers of trials, when each is looked at."""
     still, passed = {0: 1.0}, 0.0  # hits -> the probability to have them without having passed
