@@ -23,6 +23,7 @@ from vaelens.blind.result_file import read_result
 from vaelens.report.panels import page_id
 
 TRIALS = 40
+NBSP = "\N{NO-BREAK SPACE}"
 OTHER = {"A": "B", "B": "A"}
 
 
@@ -34,7 +35,7 @@ def told(hits: int, trials: int = TRIALS) -> list[bool]:
 def interval(hits: int, trials: int) -> str:
     """A share with its interval, as the page writes it."""
     found = binomtest(hits, trials).proportion_ci(0.95, "exact")
-    share, low, high = (f"{math.floor(100 * value + 0.5)} %" for value in (hits / trials, found.low, found.high))
+    share, low, high = (f"{math.floor(100 * value + 0.5)}{NBSP}%" for value in (hits / trials, found.low, found.high))
     return f"{share} ({low} – {high})"  # noqa: RUF001
 
 

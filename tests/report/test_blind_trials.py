@@ -34,6 +34,7 @@ from vaelens.metrics.bradley_terry import bradley_terry
 from vaelens.report.panels import Panel
 from vaelens.report.tables import interval, number
 
+NBSP = "\N{NO-BREAK SPACE}"
 DASH = "\N{EN DASH}"
 
 
@@ -231,11 +232,13 @@ def test_wrong_settings_are_refused_in_a_sentence(open_page: Open, settings: dic
 def test_the_hint_says_how_probable_a_proof_is(open_page: Open) -> None:
     view = open_page(blind_page())
     view.page.click(".begin")
-    assert f"16 trials show it (p ≤ 0.05) with a probability of {round(100 * power(16, 0.75))} %" in view.text(".power")
+    assert f"16 trials show it (p ≤ 0.05) with a probability of {round(100 * power(16, 0.75))}{NBSP}%" in view.text(
+        ".power"
+    )
     choose(view, trials=40)
-    assert f"probability of {round(100 * power(40, 0.75))} %" in view.text(".power")
+    assert f"probability of {round(100 * power(40, 0.75))}{NBSP}%" in view.text(".power")
     choose(view, test="better", trials=40)
-    assert f"probability of {round(100 * power(40, 0.75, 0.025))} %" in view.text(".power")
+    assert f"probability of {round(100 * power(40, 0.75, 0.025))}{NBSP}%" in view.text(".power")
     assert "5 more" in view.text(".power")
 
 

@@ -30,6 +30,7 @@ def test_the_viewer_uses_every_text_and_no_other() -> None:
     used |= {name for file in MARKUP for name in re.findall(r"data-(?:text|label)=\"(\w+)\"", package_file(file))}
     assert used <= english.keys()
     named = {name for script in scripts for name in re.findall(r"\"(\w+)\"", script)} | set(TRANSLATED.values())
+    named |= {f"{name}About" for name in ("pOneSided", "pTwoSided")}
     of_tests = {
         f"{test}{part}" for test in ("abx", "better", "closer") for part in ("Question", "Answer", "Shown", "NotShown")
     }

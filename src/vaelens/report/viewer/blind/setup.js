@@ -49,7 +49,7 @@ function showSetup(subject, before) {
     const pairs = pairsShown(subject.panels, chosen("decoder").map(Number), test);
     return {
       test, pairs, kinds: chosen("kind"), count, zoom: Number(part("magnification").value),
-      decoders: chosen("decoder").map(Number), person: part("person").value.trim(),
+      decoders: chosen("decoder").map(Number), person: wholeCharacters(part("person").value.trim()),
     };
   }
 
@@ -95,6 +95,9 @@ function showSetup(subject, before) {
 
   return { root, relabel, done, close: () => root.remove() };
 }
+
+// A browser may cut what is pasted in the middle of a character.
+const wholeCharacters = (text) => text.replace(/\p{Surrogate}/gu, "");
 
 function powerHint({ test, count, pairs }) {
   const each = Math.floor(count / pairs.length);

@@ -1,8 +1,9 @@
 // Numbers and tables of a blind test as text and elements.
 
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 const shareText = ({ rate, low, high }) => (Number.isNaN(rate) ? "–" : `${percent(rate)} (${percent(low)} – ${percent(high)})`);
 const pText = (p) => (p < 0.001 ? "< 0.001" : p.toFixed(3));
+const pSentence = (p) => (p < 0.001 ? "p\u00a0<\u00a00.001" : `p\u00a0=\u00a0${p.toFixed(3)}`);
 
 // Two digits with a sign, as `vaelens blind` writes them; never a negative zero.
 function signed(value) {
@@ -40,8 +41,8 @@ function folded(title, content) {
   return details;
 }
 
-function sentence(text) {
-  return Object.assign(document.createElement("p"), { textContent: text });
+function sentence(text, className = "") {
+  return Object.assign(document.createElement("p"), { textContent: text, className });
 }
 
 // What the result says, as elements in order: a sentence for each pair, then the tables.
@@ -56,7 +57,7 @@ function describe(result) {
   const parts = found.pairs.map((row) => sentence(verdict(row, name, result.test)));
   const pairRows = found.pairs.map((row) => [versus(row.pair), ...cells(row)]);
   if (found.together) pairRows.push([say("together"), ...cells(found.together)]);
-  if (pairRows.length) parts.push(tableOf([say("pair"), ...head.map((key) => say(key))], pairRows));
+  if (pairRows.length) parts.push(tableOf([say("pair"), ...head.map((key) => say(key))], pairRows), sentence(say(`${head[2]}About`), "hint"));
   if (found.scores) parts.push(heading(say("scores")), ...describeScores(found.scores, name));
   const kinds = found.kinds.map((row) => [row.pair ? `${kindName(row.kind)}, ${versus(row.pair)}` : kindName(row.kind), ...cells(row)]);
   if (kinds.length > 1) parts.push(folded(say("byKind"), tableOf([say("place"), ...head.map((key) => say(key))], kinds)));
@@ -69,10 +70,10 @@ function verdict({ pair, hits, trials, p }, name, test) {
   const [first, second] = [name(pair[0]), name(pair[1])];
   if (test === "abx") {
     const chance = percent(power(trials, 0.75));
-    return say(shown ? "abxShown" : "abxNotShown", { hits, trials, p: pText(p), first, second, chance });
+    return say(shown ? "abxShown" : "abxNotShown", { hits, trials, p: pSentence(p), first, second, chance });
   }
   const more = 2 * hits >= trials;
-  const values = { hits: more ? hits : trials - hits, trials, p: pText(p), winner: more ? first : second, first, second };
+  const values = { hits: more ? hits : trials - hits, trials, p: pSentence(p), winner: more ? first : second, first, second };
   return say(`${test}${shown ? "Shown" : "NotShown"}`, values);
 }
 

@@ -54,7 +54,7 @@ function showTrials(test, images) {
     figures.forEach((figure, i) => {
       const { from, region } = sources[i];
       const canvas = figure.firstElementChild;
-      Object.assign(canvas, { width: exactSide(region.width * by), height: exactSide(region.height * by) });
+      Object.assign(canvas, { width: exactLength(region.width * by), height: exactLength(region.height * by) });
       Object.assign(canvas.style, { width: `${canvas.width / devicePixelRatio}px`, height: `${canvas.height / devicePixelRatio}px` });
       const context = canvas.getContext("2d");
       context.imageSmoothingEnabled = false;
@@ -64,11 +64,16 @@ function showTrials(test, images) {
     fitColumns();
   }
 
+  // CSS px in a row of images.
+  function room() {
+    const mat = part("mat");
+    return mat.clientWidth - 2 * parseFloat(getComputedStyle(mat).paddingLeft);
+  }
+
   // Beside each other: A and B always in one row or one column; the original between them or above.
   function fitColumns() {
     const each = figures[0].firstElementChild.width / devicePixelRatio + GAP;
-    const room = Math.floor(((part("mat").clientWidth || innerWidth) - GAP) / each);
-    stage.dataset.columns = Math.max(1, Math.min(figures.length, room));
+    stage.dataset.columns = clamp(Math.floor((room() + GAP) / each), 1, figures.length);
     alignToScreen();
   }
 
@@ -77,14 +82,14 @@ function showTrials(test, images) {
     const images = figures.map((figure) => figure.firstElementChild);
     for (const image of images) Object.assign(image.style, { left: "", top: "" });
     const places = images.map((image) => image.getBoundingClientRect());
-    const missing = (at) => `${Math.round(at * devicePixelRatio) / devicePixelRatio - at}px`;
+    const missing = (at) => `${exactLength(Math.round(at * devicePixelRatio)) / devicePixelRatio - at}px`;
     images.forEach((image, i) => Object.assign(image.style, { left: missing(places[i].left), top: missing(places[i].top) }));
   }
 
   function zoomBy(step) {
     const next = ZOOMS[ZOOMS.indexOf(zoom) + step];
     const width = (sources[0].region.width * devicePixels(next)) / devicePixelRatio;
-    if (!next || (step > 0 && width > innerWidth - 2 * GAP)) return;
+    if (!next || (step > 0 && width > room())) return;
     zoom = next;
     draw();
   }
@@ -220,9 +225,9 @@ function showTrials(test, images) {
 // Device pixels for an image's pixel at a magnification.
 const devicePixels = (zoom) => zoom * Math.max(1, Math.round(devicePixelRatio));
 
-// The browser lays out lengths in 64ths of a CSS pixel. This is the next number of device pixels that is such a length:
-// a canvas of another one would be resampled. What it has beyond its image is empty.
-function exactSide(pixels) {
+// The browser lays out in 64ths of a CSS pixel. This is the next number of device pixels that is such a length: a canvas
+// of another side, or at another place, would be resampled. What it has beyond its image is empty.
+function exactLength(pixels) {
   const parts = (side) => (64 * side) / devicePixelRatio;
   const isExact = (side) => Math.abs(parts(side) - Math.round(parts(side))) < 1e-6;
   for (let side = pixels; side < pixels + 64; side++) if (isExact(side)) return side;
