@@ -125,6 +125,6 @@ def test_forty_trials_by_touch(open_page: Open, tmp_path: Path) -> None:
     same = len(result["trials"]) - TRIALS
     assert same == 5
     assert rows(view)[0] == ["mellow – crisp", "13 of 40", interval(13, TRIALS), f"{binomtest(13, TRIALS).pvalue:.3f}"]  # noqa: RUF001
-    assert f"A chosen {same} of {same} times" in view.page.locator(".found").inner_text()
+    assert f"A was chosen in {same} of {same} trials" in view.page.locator(".found").inner_text()
     (pooled,) = pool_blind_results(tmp_path / "result.json").as_dict()["tests"]
     assert shown_as(pooled["pairs"][0]) == rows(view)[0]

@@ -124,7 +124,7 @@ def _pair(counts: Counts, names: Sequence[str]) -> tuple[str, str]:
 
 
 def _count_columns(outcome: Outcome) -> tuple[Column, ...]:
-    heads = ("right", "trials", "hit rate, %") if outcome.test == ABX else ("first preferred", "trials", "share, %")
+    heads = ("correct", "trials", "hit rate, %") if outcome.test == ABX else ("first preferred", "trials", "share, %")
     return tuple(map(Column, (*heads, "95 % interval, %", "p")))
 
 
