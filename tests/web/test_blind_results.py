@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from html import unescape
 from pathlib import Path
@@ -54,8 +55,7 @@ def stored(store: Path) -> list[Path]:
 
 def test_a_jobs_results_pool_with_those_of_its_downloaded_page(server: Served) -> None:
     _, upload = server.upload(image())
-    jobs = [server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": vaes})[1]["id"] for vaes in [server.vaes]]
-    job = server.wait(jobs[0])
+    job = server.wait(server.ask("POST", "/api/jobs", {"upload": upload["id"], "vaes": server.vaes})[1]["id"])
     page = json.loads(Parsed(server.raw("GET", f"/api/jobs/{job['id']}/page")[2].decode()).texts["data"])
     assert job["blind"] == page["blind"]
     assert [one["name"] for one in job["blind"]["decoders"]] == ["vae-0", "vae-1"]
@@ -163,6 +163,23 @@ def test_what_cant_be_written_isnt_counted(served: Served, store: Path, monkeypa
     status, answer = send(served, file_text(GOOD_RESULT))
     assert (status, "the disk is full" in answer["error"], str(store) in answer["error"]) == (503, True, False)
     assert served.job(JOB)["blind_results"] == NONE
+
+
+def test_a_job_deleted_while_a_result_is_written_leaves_nothing(
+    served: Served, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, deleted = storing.write_atomic, list[int]()
+    delete = threading.Thread(target=lambda: deleted.append(served.ask("DELETE", f"/api/jobs/{JOB}")[0]))
+
+    def late(path: Path, content: bytes) -> Path:
+        delete.start()
+        served.until(lambda: served.raw("GET", f"/api/jobs/{JOB}")[0] == 404)
+        return write(path, content)
+
+    monkeypatch.setattr(storing, "write_atomic", late)
+    assert send(served, file_text(GOOD_RESULT))[0] == 404
+    delete.join()
+    assert (deleted, (store / "jobs" / JOB).exists(), served.first_of_events()["ended"]) == ([204], False, 1)
 
 
 def test_a_stored_result_that_has_changed_is_said(served: Served, store: Path) -> None:

@@ -12,6 +12,7 @@ from vaelens.blind.result_file import read_result
 
 TRIALS = 4
 HELD = "window.held = document.querySelector('#content')"  # the page's content, out of the document during a test
+TICKED = "[...document.querySelectorAll('#content :checked:not(option)')].map(input => input.value)"
 
 
 def open_job(visit: Callable[..., View], server: Served, refused: str = "(?!)") -> tuple[View, str]:
@@ -27,6 +28,8 @@ def test_a_test_goes_on_while_events_arrive_and_is_stored(visit: Callable[..., V
     view, job = open_job(visit, server)
     requested: list[str] = []
     view.page.on("request", lambda request: requested.append(request.url))
+    view.page.locator("#vaes").get_by_label("vae-1").uncheck()
+    form = view.page.evaluate(TICKED)
     view.page.click(".begin")
     display = "getComputedStyle(document.querySelector('.setup')).display"
     assert view.page.evaluate(display) == "block", "the style of the page's form isn't that of the test's"
@@ -71,6 +74,8 @@ def test_a_test_goes_on_while_events_arrive_and_is_stored(visit: Callable[..., V
     view.until("document.querySelector('#content .panel')")
     assert view.page.locator("#ended .ended").count() == 2
     assert view.text("#run") == "実行"
+    assert view.page.evaluate(TICKED) == form
+    assert len(form) == 2, "a model and a VAE"
     with view.page.expect_download() as download:
         view.page.get_by_role("link", name="ブラインドテストの結果（1）").click()  # noqa: RUF001
     assert download.value.suggested_filename == f"vaelens-{job[:8]}-blind.html"
