@@ -97,7 +97,8 @@ def test_images_follow_the_prompt(script: Callable[[str], ModuleType], scene: Sc
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_gives_an_image_without_noise(scheduler: str) -> None:
     """Its highest noise level is above Stable Diffusion's, where Karras' spacing rounds to equal timesteps."""
-    pixels = generate("the letter A", scheduler=scheduler).images[0].decoded[0].pixels
+    steps = None if scheduler.endswith("-karras") else 8  # the model's own number, where the spacing is the point
+    pixels = generate("the letter A", scheduler=scheduler, steps=steps).images[0].decoded[0].pixels
     assert pixels.std() > 20
     assert np.abs(np.diff(pixels.astype(int), axis=0)).mean() < 8
 

@@ -16,6 +16,7 @@ import torch
 from support.training import (
     DECODER,
     SIZE,
+    SMALL_CONFIG,
     adversarial,
     batch,
     changed_by,
@@ -26,6 +27,7 @@ from support.training import (
     state,
     step,
 )
+from support.vaes import random_vae
 from vaelens.errors import UsageError
 from vaelens.finetuning.initialization import check_vae, initialize
 from vaelens.finetuning.losses import box_weights, load_perceptual
@@ -43,7 +45,7 @@ WEIGHTED = {"loss__box_weight": 2.0}
 CONTINUES = {key: value for key, value in DECODER.items() if key != "model__space"}
 FREE = {key: value for key, value in DECODER.items() if key != "model__trainable"}
 RUN = {f"run__{field}": 4 for field in ("steps", "evaluate_every", "checkpoint_every", "log_every", "held_out")}
-RUN |= {"run__preset": "small"}
+RUN |= {"run__preset": "small"} | DECODER
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def files_of_a_run(name: str) -> Seen:
     def see(r: Recipe) -> Any:
         run = Path(PLACE[0]) / r.sha256()[:16]
         if not (run / "run.json").exists():
-            finetune(None, PLACE[1], recipe=r, output=run, device="cpu", threads=1)
+            finetune(PLACE[2], PLACE[1], recipe=r, output=run, device="cpu", threads=1)
         lines, evaluations = json_lines(run / "log.jsonl"), json_lines(run / "evaluations.jsonl")
         plan = json.loads((run / "report" / "plan.json").read_text())
         return {
@@ -228,9 +230,10 @@ CASES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _place(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A folder of images to train on, and one for runs."""
+    """A folder for runs, one of images to train on, and a narrow VAE: building one from scratch takes longer."""
     where = tmp_path_factory.mktemp("runs")
-    PLACE[:] = [where, folder(where / "images", 16, side=48)]
+    vae = random_vae(SMALL_CONFIG).save(where / "narrow.safetensors")
+    PLACE[:] = [where, folder(where / "images", 16, side=48), vae]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.field}: {case.observable}")

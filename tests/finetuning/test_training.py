@@ -49,7 +49,7 @@ def test_the_command_saves_at_a_signal(photos: Path, run: Path) -> None:
 
 
 def test_a_training_that_diverges_is_stopped_and_rolled_back(narrow: Path, photos: Path, run: Path) -> None:
-    divergent = {"optimizer.lr": 1e18, "optimizer.max_grad_norm": 0.0, "optimizer.warmup_steps": 16}
+    divergent = {"optimizer.lr": 1e18, "optimizer.max_grad_norm": 0.0, "optimizer.warmup_steps": 8}
     with pytest.raises(CheckFailedError, match=r"NaN or infinite.*after step \d+\. Change the recipe") as error:
         train(narrow, photos, run, overrides=divergent)
     record = json.loads((run / "run.json").read_text())
@@ -148,15 +148,15 @@ def test_an_image_that_changes_during_a_training_is_reported(narrow: Path, tmp_p
 def test_a_rollback_skips_damaged_checkpoints(narrow: Path, photos: Path, run: Path, monkeypatch: Any) -> None:
 
     def stop(_self: EarlyStopping, step: int, _values: dict[str, float]) -> StopReason | None:
-        if step == 12:
-            (run / "checkpoints" / "000000010" / "manifest.json").write_text("[")
-            return StopReason("a made-up reason.", 11)
+        if step == 8:
+            (run / "checkpoints" / "000000006" / "manifest.json").write_text("[")
+            return StopReason("a made-up reason.", 7)
         return None
 
     monkeypatch.setattr(EarlyStopping, "check_log", stop)
-    with pytest.raises(CheckFailedError, match=r"a made-up reason.*after step 5\."):
+    with pytest.raises(CheckFailedError, match=r"a made-up reason.*after step 3\."):
         train(narrow, photos, run)
-    assert json.loads((run / "run.json").read_text())["steps"] == 5
+    assert json.loads((run / "run.json").read_text())["steps"] == 3
 
 
 def test_the_card_has_the_scores_of_the_released_vae(narrow: Path, photos: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def whole(narrow: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def assert_same(run: Path, whole: Path) -> None:
     """Weights, EMA, optimizers, log, evaluations, samples and the released VAE: bit for bit."""
-    for name in ("checkpoints/000000020/state.safetensors", "log.jsonl", "evaluations.jsonl"):
+    for name in ("checkpoints/000000012/state.safetensors", "log.jsonl", "evaluations.jsonl"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     assert vl.load(run, device="cpu").fingerprint == vl.load(whole, device="cpu").fingerprint
     for strip in (whole / "samples").iterdir():
@@ -49,15 +49,15 @@ def test_a_training_writes_vaes_checkpoints_logs_and_a_report(whole: Path, narro
     assert raw.fingerprint.decoder not in (after.fingerprint.decoder, before.fingerprint.decoder)
     assert vl.load(whole / "vae-ldm.safetensors", device="cpu").fingerprint == after.fingerprint
     lines = json_lines(whole / "log.jsonl")
-    assert [line["step"] for line in lines] == list(range(1, 21))
-    assert ["generator_loss" in line for line in lines] == [False] * 6 + [True] * 14
-    assert sorted(int(p.name) for p in (whole / "checkpoints").iterdir()) == [0, 10, 15, 20]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert ["generator_loss" in line for line in lines] == [False] * 6 + [True] * 6
+    assert sorted(int(p.name) for p in (whole / "checkpoints").iterdir()) == [0, 6, 9, 12]
     record = json.loads((whole / "run.json").read_text())
-    assert (record["command"], record["steps"], record["stopped"]) == ("finetune", 20, None)
+    assert (record["command"], record["steps"], record["stopped"]) == ("finetune", 12, None)
     assert record["settings"]["recipe"]["loss"]["pixel"] == "l1"
     assert record["vaes"][0]["weights"] == after.fingerprint.short
     evaluations = json_lines(whole / "evaluations.jsonl")
-    expected = [(step, weights) for step in (0, 10, 20) for weights in ("raw", "released")]
+    expected = [(step, weights) for step in (0, 6, 12) for weights in ("raw", "released")]
     assert [(one["step"], one["weights"]) for one in evaluations] == expected
     assert set(evaluations[-1]["held_out"]) == {"fd_small", "psnr", "ssim", "psim_small"}
     scores = json.loads((whole / "report" / "results.json").read_text())["scores"]["run"]
@@ -82,10 +82,10 @@ def test_diffusers_takes_it(whole: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_training_resumes_bit_for_bit(whole: Path, narrow: Path, photos: Path, run: Path) -> None:
-    code = train_script(narrow, photos, run, kill_at=13)
+    code = train_script(narrow, photos, run, kill_at=8)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == -9, ended.stderr
-    assert (run / "log.jsonl").read_text().count("\n") == 13
+    assert (run / "log.jsonl").read_text().count("\n") == 8
     train(narrow, photos, run)
     assert_same(run, whole)
 
@@ -96,26 +96,26 @@ def test_an_interruption_is_saved(whole: Path, narrow: Path, photos: Path, run: 
     assert (run / "checkpoints" / "000000007").is_dir()
     notices: list[str] = []
     train(narrow, photos, run, notify=notices.append)
-    assert "Resuming after step 7 of 20." in notices
+    assert "Resuming after step 7 of 12." in notices
     assert_same(run, whole)
     before = (run / "run.json").stat().st_mtime_ns
     train(narrow, photos, run, notify=notices.append)  # nothing is trained again
-    assert "Already finished (step 20 of 20)." in notices
+    assert "Already finished (step 12 of 12)." in notices
     assert_same(run, whole)
     assert (run / "run.json").stat().st_mtime_ns != before
 
 
 def test_a_damaged_checkpoint_is_skipped(whole: Path, narrow: Path, photos: Path, run: Path) -> None:
     with pytest.raises(Interrupted):
-        train(narrow, photos, run, should_stop=stop_after(12))
-    newest = run / "checkpoints" / "000000012" / "state.safetensors"
+        train(narrow, photos, run, should_stop=stop_after(8))
+    newest = run / "checkpoints" / "000000008" / "state.safetensors"
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
     notices: list[str] = []
     train(narrow, photos, run, notify=notices.append)
     assert any("is damaged: its sha256 is wrong. Using the checkpoint before it." in line for line in notices)
-    assert "Resuming after step 10 of 20." in notices
+    assert "Resuming after step 6 of 12." in notices
     assert_same(run, whole)
     for checkpoint in (run / "checkpoints").iterdir():
         (checkpoint / "manifest.json").write_text("[")
@@ -126,14 +126,14 @@ def test_a_damaged_checkpoint_is_skipped(whole: Path, narrow: Path, photos: Path
 @pytest.mark.slow
 def test_a_full_disk_at_a_checkpoint_loses_nothing(whole: Path, narrow: Path, photos: Path, run: Path) -> None:
     with pytest.raises(Interrupted):
-        train(narrow, photos, run, should_stop=stop_after(12))
-    limit = (run / "checkpoints" / "000000012" / "state.safetensors").stat().st_size // 2
+        train(narrow, photos, run, should_stop=stop_after(8))
+    limit = (run / "checkpoints" / "000000008" / "state.safetensors").stat().st_size // 2
     full = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
     full += train_script(narrow, photos, run)
     ended = subprocess.run([sys.executable, "-c", full], capture_output=True, text=True, check=False)
     assert "ResourceError" in ended.stderr
     assert "the disk is full" in ended.stderr
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {"000000000", "000000010", "000000012"}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"000000000", "000000006", "000000008"}
     train(narrow, photos, run)
     assert_same(run, whole)
 

@@ -47,8 +47,8 @@ ADVERSARIAL: dict[str, Any] = {
 }  # fmt: skip
 SHORT_RUN: dict[str, Any] = {
     "model.space": "sd1", "gan.start": 6, "gan.warmup_steps": 3, "gan.width": 16, "gan.layers": 2,
-    "optimizer.warmup_steps": 2, "optimizer.decay_steps": 4, "data.size": 32, "data.batch_size": 4, "run.steps": 20,
-    "run.evaluate_every": 10, "run.checkpoint_every": 5, "run.log_every": 1, "run.held_out": 4, "run.preset": "small",
+    "optimizer.warmup_steps": 2, "optimizer.decay_steps": 4, "data.size": 32, "data.batch_size": 4, "run.steps": 12,
+    "run.evaluate_every": 6, "run.checkpoint_every": 3, "run.log_every": 1, "run.held_out": 4, "run.preset": "small",
 }  # fmt: skip
 SIX_STEPS: dict[str, Any] = {"run.steps": 6, "run.evaluate_every": 6}
 TRAIN_SCRIPT = """
@@ -67,8 +67,8 @@ with small_presets():
 
 @contextmanager
 def small_presets() -> Generator[None]:
-    """In this context there are presets for squares of 64 and 48 pixels: a run's evaluations take a second."""
-    added = {name: replace(PRESETS["offline"], name=name, side=side) for name, side in (("small", 64), ("smaller", 48))}
+    """In this context there are presets for squares of 32 and 24 pixels: a run's evaluations take half a second."""
+    added = {name: replace(PRESETS["offline"], name=name, side=side) for name, side in (("small", 32), ("smaller", 24))}
     PRESETS.update(added)
     try:
         yield

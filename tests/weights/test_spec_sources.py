@@ -15,9 +15,23 @@ from vaelens.families.kl import to_ldm
 from vaelens.files import sha256_file
 from vaelens.vae import VAE
 from vaelens.weights.reading import read_vae
-from vaelens.weights.registry import PublishedFile, registry
+from vaelens.weights.registry import PublishedFile, Registry, registry
 
 Rewrite = Callable[..., Path]
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """The registry with narrow networks for sd1, sdxl and flux1: real ones have 160 MB."""
+    narrow = {"block_out_channels": [4, 8, 16, 16], "norm_num_groups": 4}
+    configs = {name: {**registry().configs[name], **narrow} for name in ("sd", "sd16")}
+    return use(registry().model_copy(update={"configs": {**registry().configs, **configs}}), monkeypatch)
+
+
+def use(known: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    for module in ("reading", "spec_sources"):
+        monkeypatch.setattr(f"vaelens.weights.{module}.registry", lambda: known)
+    return known
 
 
 def without_metadata(file: Path, rewrite: Rewrite) -> Path:
@@ -30,16 +44,16 @@ def test_values_that_shapes_do_not_tell_are_never_guessed(vae_file: Path, rewrit
         read_vae(without_metadata(vae_file, rewrite))
 
 
-def test_full_size_shapes_name_the_spaces_that_fit(tmp_path: Path) -> None:
+def test_shapes_name_the_spaces_that_fit(known: Registry, tmp_path: Path) -> None:
     """Both SD 1.x and SDXL have these shapes; only the caller can say which."""
     with torch.device("meta"):
-        names = to_ldm(build_network(registry().spec("kl-f8").config).state_dict())
+        names = to_ldm(build_network(known.spec("kl-f8").config).state_dict())
     tensors = {n: torch.zeros(t.shape, dtype=torch.float16) for n, t in names.items()}
     file = tmp_path / "someones.safetensors"
     save_file(tensors, file)
     with pytest.raises(BadInputError, match="its shapes fit sd1 and sdxl"):
         read_vae(file)
-    assert read_vae(file, space="sdxl").spec == registry().space_spec("sdxl")
+    assert read_vae(file, space="sdxl").spec == known.space_spec("sdxl")
     with pytest.raises(BadInputError, match=r"latent_channels is 4 by the tensors' shapes, but 16 by the space named"):
         read_vae(file, space="flux1")
     with pytest.raises(UsageError, match="no latent space is called 'sd2'"):
@@ -56,19 +70,12 @@ def test_full_size_shapes_name_the_spaces_that_fit(tmp_path: Path) -> None:
 
 
 def test_a_published_file_is_recognised_by_its_content(
-    vae_file: Path, rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch
+    vae_file: Path, rewrite: Rewrite, known: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = without_metadata(vae_file, rewrite)
-    known = registry().model_copy(
-        update={
-            "configs": {**registry().configs, "sd": {**registry().configs["sd"], "block_out_channels": [4, 8, 16, 16],
-                                                     "norm_num_groups": 4}},
-            "vaes": {**registry().vaes, "ft-mse": registry().vaes["ft-mse"].model_copy(
-                update={"other_files": (PublishedFile(name="x", sha256=sha256_file(file)),)})},
-        }
-    )  # fmt: skip
-    for module in ("reading", "spec_sources"):
-        monkeypatch.setattr(f"vaelens.weights.{module}.registry", lambda: known)
+    published = (PublishedFile(name="x", sha256=sha256_file(file)),)
+    vae = known.vaes["ft-mse"].model_copy(update={"other_files": published})
+    use(known.model_copy(update={"vaes": {**known.vaes, "ft-mse": vae}}), monkeypatch)
     read = read_vae(file)
     assert (read.known_as, read.spec.latent_space) == ("ft-mse", "sd1")
     assert "sha256 is ft-mse's" in read.source_of["scaling_factor"]
