@@ -69,6 +69,17 @@ def test_each_pixel_is_a_square_of_whole_pixels_of_the_screen(
     assert len(at) == 1, "a browser rounds where an image begins, not how large its pixels are"
 
 
+def test_a_page_zoomed_during_a_trial_is_drawn_again(open_page: Open) -> None:
+    view = open_page(blind_page())
+    begin(view, trials=4)
+    width = "Number(document.querySelector('.stage canvas').width)"
+    before = view.page.evaluate(width)
+    zoomed = {"width": 667, "height": 867, "deviceScaleFactor": 1.5, "mobile": False}
+    view.page.context.new_cdp_session(view.page).send("Emulation.setDeviceMetricsOverride", zoomed)
+    view.until(f"{width} === {2 * before}")
+    assert len(set(look(view).values())) == 2, "and shows its images"
+
+
 def test_regions_lie_where_their_kind_says(open_page: Open, tmp_path: Path) -> None:
     view = open_page(blind_page())
     begin(view, test="better", trials=24, zoom=12)

@@ -19,7 +19,7 @@ function showTrials(test, images) {
   let view = test.test === "abx" || innerWidth < NARROW ? "flicker" : "beside";
   let divider = 50;
   let [shown, sides] = [0, 0]; // what flicker and slider show: indices of keys and sliderPairs
-  let seen, startedAt, sources;
+  let seen, startedAt, sources, drawnFor;
   let finish;
   const done = new Promise((resolve) => (finish = resolve));
 
@@ -51,6 +51,7 @@ function showTrials(test, images) {
   // Each image's pixel is a square of whole device pixels.
   function draw() {
     const by = devicePixels(zoom);
+    drawnFor = devicePixelRatio;
     figures.forEach((figure, i) => {
       const { from, region } = sources[i];
       const canvas = figure.firstElementChild;
@@ -209,7 +210,7 @@ function showTrials(test, images) {
   part("out").addEventListener("click", () => zoomBy(-1));
   part("stop").addEventListener("click", stop);
   for (const button of answerButtons) button.addEventListener("click", () => answer(button.dataset.answer));
-  const observer = new ResizeObserver(fitColumns);
+  const observer = new ResizeObserver(() => (drawnFor === devicePixelRatio ? fitColumns() : draw())); // the page was zoomed
   observer.observe(part("mat"));
   translate(root);
 
