@@ -19,17 +19,19 @@ DECODERS = {
     name: Decoder(f"{number}e" * 32, f"{number}d" * 32) for number, name in enumerate(("mellow", "crisp", "quirky"))
 }
 BOXES = (Box("eye", 20, 30, 60, 60), Box("A", 200, 100, 220, 130, glyph=True), Box("badge", 100, 150, 180, 220))
-# What the canvases of a trial show: as a URL, and the mean of each channel.
-CANVASES = "() => [...document.querySelectorAll('.stage canvas')].map(canvas => canvas.toDataURL())"
-MEANS = """() => [...document.querySelectorAll('.stage canvas')].map(canvas => {
+# What the canvases of a trial show: for each the mean of its channels, and a hash of its pixels (FNV-1a).
+CANVASES = """() => [...document.querySelectorAll('.stage canvas')].map(canvas => {
   const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
   copy.drawImage(canvas, 0, 0);
   const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
-  const sums = [0, 0, 0];
-  data.forEach((value, i) => i % 4 < 3 && (sums[i % 4] += value));
-  return sums.map(sum => (4 * sum) / data.length);
+  const [sums, pixels] = [[0, 0, 0], new Uint32Array(data.buffer)];
+  let hash = 2166136261;
+  for (const pixel of pixels) {
+    for (let i = 0; i < 3; i++) sums[i] += (pixel >>> (8 * i)) & 255;
+    hash = Math.imul(hash ^ pixel, 16777619);
+  }
+  return { means: sums.map(sum => sum / pixels.length), hash };
 })"""
-
 # What a page and its owner can see of itself, but for the pixels.
 SEEN = """() => ({
   html: document.documentElement.outerHTML,
@@ -96,10 +98,10 @@ def choose(view: View, test: str = "abx", **settings: Any) -> None:
             view.page.fill(f".{name}", str(value))
 
 
-def look(view: View) -> dict[str, str]:
-    """What each image of the trial shows, by its name: its pixels as a URL."""
+def look(view: View) -> dict[str, int]:
+    """What each image of the trial shows, by its name: a hash of its pixels."""
     names = view.page.locator(".stage figcaption").all_text_contents()
-    return dict(zip(names, view.page.evaluate(CANVASES), strict=True))
+    return dict(zip(names, (one["hash"] for one in view.page.evaluate(CANVASES)), strict=True))
 
 
 def recognise(view: View) -> dict[str, str]:
@@ -107,8 +109,8 @@ def recognise(view: View) -> dict[str, str]:
     names = view.page.locator(".stage figcaption").all_text_contents()
     known = [*DECODERS, "original"]
     return {
-        name: known[next((i for i, mean in enumerate(means) if mean == 0), 3)]
-        for name, means in zip(names, view.page.evaluate(MEANS), strict=True)
+        name: known[next((i for i, mean in enumerate(one["means"]) if mean == 0), 3)]
+        for name, one in zip(names, view.page.evaluate(CANVASES), strict=True)
     }
 
 
