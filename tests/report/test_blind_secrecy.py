@@ -91,6 +91,10 @@ def test_a_page_for_a_blind_test_opens_in_it_and_holds_no_readable_name(open_pag
     take(view, lambda _: "A")
     assert "mellow" in view.page.locator(".found").inner_text(), "the names appear at the end"
     view.page.click(".outcome .leave")
+    view.page.get_by_role("dialog").get_by_role("button", name="Keep it").click()
+    assert view.page.locator(".outcome").count() == 1, "an unsaved result isn't lost by one click"
+    view.page.click(".outcome .leave")
+    view.page.get_by_role("dialog").get_by_role("button", name="Discard").click()
     view.until("document.querySelectorAll('.row figure').length == 4")
     assert view.page.title() == view.text("h1") == "Photos"
     assert view.page.locator(".row .name").all_inner_texts() == ["original", "mellow", "crisp", "quirky"]

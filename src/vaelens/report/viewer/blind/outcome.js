@@ -33,16 +33,36 @@ function showOutcome(result, save, sealed) {
   part("save").hidden = part("kept").hidden = !result.trials.length;
   part("save").addEventListener("click", () => {
     saveText(text, `blind-${result.test}-${result.run.slice(0, 8)}.json`);
-    if (kept === "notKept") kept = "saved";
+    if (kept !== "stored") kept = "saved";
     guardResult(false);
     relabel();
   });
-  part("again").addEventListener("click", () => finish("again"));
-  part("leave").addEventListener("click", () => finish("leave"));
+  async function leave(how) {
+    const isLost = result.trials.length && !["saved", "stored"].includes(kept);
+    if (!isLost || (await confirmed("discardTitle", "discardAbout", "discardStay", "discard"))) finish(how);
+  }
+
+  part("again").addEventListener("click", () => leave("again"));
+  part("leave").addEventListener("click", () => leave("leave"));
   translate(root);
   relabel();
   if (save && result.trials.length) store();
   return { root, relabel, done, close: () => root.remove() };
+}
+
+// Whether the person says yes. The arguments are names of texts: title, explanation, and the two answers.
+function confirmed(title, about, no, yes) {
+  if (document.querySelector("dialog[open]")) return Promise.resolve(false);
+  const dialog = document.getElementById("blind-confirm").content.firstElementChild.cloneNode(true);
+  [...dialog.querySelectorAll("h2, p, button")].forEach((element, i) => (element.textContent = say([title, about, no, yes][i])));
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+  });
 }
 
 const askBeforeLeaving = (event) => event.preventDefault();

@@ -70,10 +70,10 @@ function verdict({ pair, hits, trials, p }, name, test) {
   const [first, second] = [name(pair[0]), name(pair[1])];
   if (test === "abx") {
     const chance = percent(power(trials, 0.75));
-    return say(shown ? "abxShown" : "abxNotShown", { hits, trials, p: pSentence(p), first, second, chance });
+    return say(shown ? "abxShown" : "abxNotShown", { hits, trials, p: pSentence(p), first, second, chance, guessed: percent(p) });
   }
   const more = 2 * hits >= trials;
-  const values = { hits: more ? hits : trials - hits, trials, p: pSentence(p), winner: more ? first : second, first, second };
+  const values = { hits: more ? hits : trials - hits, trials, p: pSentence(p), winner: more ? first : second, first, second, guessed: percent(p) };
   return say(`${test}${shown ? "Shown" : "NotShown"}`, values);
 }
 

@@ -63,6 +63,7 @@ function showTrials(test, images) {
     });
     part("scale").textContent = `${zoom}×`;
     fitColumns();
+    for (const [name, step] of [["in", 1], ["out", -1]]) part(name).disabled = !zoomAfter(step);
   }
 
   // CSS px in a row of images.
@@ -87,11 +88,16 @@ function showTrials(test, images) {
     images.forEach((image, i) => Object.assign(image.style, { left: missing(places[i].left), top: missing(places[i].top) }));
   }
 
-  function zoomBy(step) {
+  // The next magnification up or down, if the image still fits.
+  function zoomAfter(step) {
     const next = ZOOMS[ZOOMS.indexOf(zoom) + step];
-    const width = (sources[0].region.width * devicePixels(next)) / devicePixelRatio;
-    if (!next || (step > 0 && width > room())) return;
-    zoom = next;
+    const fits = next && (sources[0].region.width * devicePixels(next)) / devicePixelRatio <= room();
+    return step < 0 || fits ? next : undefined;
+  }
+
+  function zoomBy(step) {
+    if (!zoomAfter(step)) return;
+    zoom = zoomAfter(step);
     draw();
   }
 
@@ -104,6 +110,8 @@ function showTrials(test, images) {
     if (choices.children.length !== list.length)
       choices.replaceChildren(...list.map(() => Object.assign(document.createElement("button"), { type: "button" })));
     [...choices.children].forEach((button, i) => (button.textContent = list[i]));
+    const hint = view === "slider" ? "sliderKeys" : "trialKeys";
+    root.querySelector(".hint").textContent = say(hint, { keys: keys.map((key) => key[0].toUpperCase()).join(" ") });
     show();
     alignToScreen();
   }
@@ -148,7 +156,7 @@ function showTrials(test, images) {
   }
 
   async function stop() {
-    if (await confirmStop()) finish(answers);
+    if (await confirmed("stopTitle", "stopAbout", "stopStay", "stop")) finish(answers);
     else stage.focus({ preventScroll: true });
   }
 
@@ -191,7 +199,6 @@ function showTrials(test, images) {
     });
     for (const button of answerButtons)
       button.firstElementChild.textContent = say(`${test.test}Answer`, { name: SHOWN_KEYS[button.dataset.answer] });
-    root.querySelector(".hint").textContent = say("trialKeys", { keys: keys.map((key) => key[0].toUpperCase()).join(" ") });
     if (sources) enter(view);
   }
 
@@ -233,19 +240,4 @@ function exactLength(pixels) {
   const isExact = (side) => Math.abs(parts(side) - Math.round(parts(side))) < 1e-6;
   for (let side = pixels; side < pixels + 64; side++) if (isExact(side)) return side;
   return pixels;
-}
-
-// Whether the person wants to stop before the last trial.
-function confirmStop() {
-  if (document.querySelector("dialog[open]")) return Promise.resolve(false);
-  const dialog = document.getElementById("blind-stop").content.firstElementChild.cloneNode(true);
-  translate(dialog);
-  document.body.append(dialog);
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      dialog.remove();
-      resolve(dialog.returnValue === "stop");
-    });
-  });
 }
