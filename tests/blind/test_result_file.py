@@ -119,14 +119,17 @@ def test_each_field_has_to_be_there(key: str) -> None:
 
 WHOLE = file_text(result(abx_trials(3, 4)))
 FORGED = json.dumps(result(abx_trials(3, 4))).encode()
+REFORMATTED = "it was reformatted or edited after it was saved"
 NOT_RESULTS = [
-    (WHOLE.replace(b'"answer": "a"', b'"answer": "b"', 1), "it has changed since it was written"),
-    (WHOLE.replace(b"\n", b"\r\n"), "it has no checksum"),
-    (WHOLE + b"\n", "it has changed since it was written"),
+    (WHOLE.replace(b'"answer": "a"', b'"answer": "b"', 1), REFORMATTED),
+    (WHOLE.replace(b"\n", b"\r\n"), REFORMATTED),
+    (WHOLE + b"\n", REFORMATTED),
+    (json.dumps(json.loads(WHOLE), indent=4).encode(), REFORMATTED + ".* Use the file as the page saved it"),
+    (json.dumps(json.loads(WHOLE)).encode(), REFORMATTED),
     (WHOLE[:-100], "it is cut off, or isn't JSON"),
     (FORGED, "it has no checksum"),
     (b"", "it is empty"),
-    (b"\x89PNG\r\n\x1a\n", "it isn't UTF-8"),
+    (b"{\xff}", "it isn't UTF-8"),
     (b"[1, 2]", "it isn't of the kind"),
     (b'"text"', "it isn't of the kind"),
     (b'{"command": "compare"}', "it isn't of the kind"),
@@ -149,6 +152,29 @@ def test_what_is_no_whole_result_is_refused(content: bytes, says: str, tmp_path:
         read_result(path)
 
 
+SAVE_RESULT = 'Name the .json file that "Save result" on the test\'s page wrote.'
+LONG = b" " * SIZE_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "advice"),
+    [
+        (b"\x89PNG\r\n\x1a\n", "a PNG image", SAVE_RESULT),
+        (b"\xff\xd8\xff" + LONG, "a JPEG image", SAVE_RESULT),
+        (b'<!doctype html>\n<html lang="en">' + LONG, "an HTML page", SAVE_RESULT),
+        (b"PK\x03\x04" + b"\0" * 99, "a zip archive", "Unpack it first."),
+        (b'{"error": "this job doesn\'t exist"}', "a server's error message", SAVE_RESULT),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_another_kind_of_file_is_called_by_its_name(content: bytes, kind: str, advice: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    with pytest.raises(BadInputError) as refused:
+        read_result(path)
+    assert str(refused.value) == f"{path} is {kind}, not a result of the blind test. {advice}"
+
+
 def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     with path.open("wb") as file:
@@ -160,8 +186,12 @@ def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
 def test_a_path_without_a_readable_file(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"no\.json: there is no such file\. Check the path\."):
         read_result(tmp_path / "no.json")
-    with pytest.raises(BadInputError, match="can't be read as a result of the blind test: Is a directory"):
+    with pytest.raises(BadInputError) as refused:
         read_result(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path} is a folder, not a result of the blind test. Name the files in it: `vaelens blind` takes "
+        f"{tmp_path}/*.json, `vaelens evaluate` one with each --blind-results."
+    )
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(BadInputError, match="is a device, pipe or socket"):

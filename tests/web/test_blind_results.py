@@ -122,7 +122,7 @@ GOOD_RESULT = result(abx_trials(3, 4), page=PAGE)
         (GOOD_RESULT | {"page": sha256("other")}, JOB, 422, "it is of other images than this job's."),
         (GOOD_RESULT | {"decoders": decoders()[::-1]}, JOB, 422, "its decoders aren't this job's."),
         (GOOD_RESULT | {"zoom": 0}, JOB, 422, "field 'zoom'"),
-        (file_text(GOOD_RESULT).replace(b'"ms": 1500', b'"ms": 1501', 1), JOB, 422, "it has changed since it was"),
+        (file_text(GOOD_RESULT).replace(b'"ms": 1500', b'"ms": 1501', 1), JOB, 422, "it was reformatted or edited"),
         (b'{"kind": "vaelens blind te', JOB, 422, "it"),
         (b"", JOB, 422, "it"),
         (GOOD_RESULT, UNTESTED, 422, "this job has no image of two decoders, so there is no test of it."),
@@ -188,7 +188,7 @@ def test_a_stored_result_that_has_changed_is_said(served: Served, store: Path) -
     path = store / "jobs" / JOB / "blind" / f"{runs[0]}.json"
     foreign = file_text(result(abx_trials(2, 4), page=sha256("other"), run=runs[0]))
     reasons = {
-        texts[0].replace(b'"planned": 4', b'"planned": 5'): "it has changed since it was written",
+        texts[0].replace(b'"planned": 4', b'"planned": 5'): "it was reformatted or edited after it was saved",
         texts[1]: "it is another test's",
         foreign: "it is of other images than this job's",
     }

@@ -13,9 +13,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vaelens.errors import BadInputError
-from vaelens.files import StrPath, read_checked_json
+from vaelens.files import CHECKSUM, StrPath, read_checked_json
 from vaelens.json_reading import parse_json, quoted
-from vaelens.text.paths import exists, reason, user_path, why_unreadable
+from vaelens.text.file_kinds import EMPTY, HEAD, TEXT, file_kind
+from vaelens.text.paths import exists, is_folder, reason, user_path, why_unreadable
 from vaelens.text.wrong_fields import explain_error
 
 KIND = "vaelens blind test"
@@ -191,7 +192,12 @@ def parse_result(content: bytes) -> BlindTest:
     found = parse_json(content, limit=SIZE_LIMIT, values=VALUES_LIMIT)
     if not isinstance(found, dict) or "kind" not in found or found["kind"] != KIND:
         raise ValueError(f"it isn't of the kind {quoted(KIND)}")
-    values = read_checked_json(content)
+    try:
+        values = read_checked_json(content)
+    except ValueError as error:
+        if CHECKSUM not in found:
+            raise
+        raise ValueError("it was reformatted or edited after it was saved, so its checksum is wrong") from error
     if values.get("schema") != 1:
         raise ValueError(f"it is of the schema {quoted(values.get('schema'))}, and this vaelens reads 1")
     try:
@@ -210,11 +216,20 @@ def read_result(path: StrPath) -> ResultFile:
         raise BadInputError(f"{path}: there is no such file. Check the path.")
     if what := why_unreadable(file):
         raise BadInputError(f"{path} is {what}, not a result file of the blind test. Name a file.")
+    if is_folder(file):
+        raise BadInputError(
+            f"{path} is a folder, not a result of the blind test. Name the files in it: `vaelens blind` takes "
+            f"{Path(path) / '*.json'}, `vaelens evaluate` one with each --blind-results."
+        )
+    content = b""
     try:
         with file.open("rb") as opened:
             content = opened.read(SIZE_LIMIT + 1)
         test = parse_result(content)
     except (OSError, ValueError) as error:
+        kind = file_kind(content[:HEAD])
+        if kind and kind not in {EMPTY, TEXT}:
+            raise BadInputError(kind.instead_of_result(path)) from error
         raise BadInputError(
             f"{path} can't be read as a result of the blind test: {reason(error)}. Use the file as the page saved it."
         ) from error

@@ -12,6 +12,7 @@ SAFETENSORS_HEADER = 100_000_000  # bytes, as the format limits it
 DOWNLOAD = "Download the file itself again."
 DOWNLOAD_AGAIN = "If this was a download, it may have failed: download it again."
 UNPACK = "Unpack it first."
+SAVE_RESULT = 'Name the .json file that "Save result" on the test\'s page wrote.'
 CONVERT = "Convert it to PNG or JPEG first."
 
 Use = Literal["image", "unread image", "weights", "latents", "pickle", "none"]
@@ -45,6 +46,11 @@ class FileKind:
         advice = "Name a file of weights; `vaelens reconstruct` takes images." if is_image else self.advice
         advice = advice or "Name the file of weights itself."
         return f"{file} is {self.name}, not a file of weights. {advice} {self.hint}".rstrip()
+
+    def instead_of_result(self, file: object) -> str:
+        """The sentences that refuse it as a result of the blind test."""
+        advice = UNPACK if self.advice == UNPACK else SAVE_RESULT
+        return f"{file} is {self.name}, not a result of the blind test. {advice}"
 
 
 EMPTY = FileKind("empty", advice="Copy or download it again.")
@@ -88,7 +94,7 @@ _BY_START: tuple[tuple[bytes, FileKind], ...] = (
     (b"\x28\xb5\x2f\xfd", FileKind("a Zstandard archive", advice=UNPACK)),
     (b"\x1aE\xdf\xa3", _VIDEO),
 )
-_HTML = FileKind("an HTML page, most likely of a download that failed or needs a login", advice=DOWNLOAD)
+_HTML = FileKind("an HTML page", advice=f"The download may have failed, or needs a login. {DOWNLOAD}")
 _SVG = FileKind("an SVG drawing", "unread image", _UNDRAWN)
 _ERROR = FileKind("a server's error message", advice=DOWNLOAD)
 _HEIF = FileKind("a HEIC or HEIF image", "unread image", CONVERT)
