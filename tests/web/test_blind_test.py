@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from support.blind_results import abx_trials, file_text, result
 from support.browser.blind import begin, look, right_answer, save, seen, take
 from support.browser.served import Served
 from support.browser.viewing import View
@@ -81,6 +82,24 @@ def test_a_test_goes_on_while_events_arrive_and_is_stored(visit: Callable[..., V
     assert download.value.suggested_filename == f"vaelens-{job[:8]}-blind.html"
     view.page.get_by_role("button", name="EN").click()
     assert view.page.get_by_role("link", name="Blind test results (1)").is_visible()
+
+
+def test_deleting_a_job_says_what_is_lost(visit: Callable[..., View], server: Served) -> None:
+    view, job = open_job(visit, server)
+    other = server.wait(server.start())["id"]
+    own = server.job(job)["blind"]
+    text = file_text(result(abx_trials(1, 2), page=own["page"], decoders=own["decoders"]))
+    assert server.raw("POST", f"/api/jobs/{job}/blind", text, Content_Type="application/json")[0] == 201
+    view.until(f"document.querySelector('#downloads a[href=\"/api/jobs/{job}/blind\"]')")
+    asked: list[str] = []
+    view.page.on("dialog", lambda dialog: asked.append(dialog.message))
+    for left, one in ((1, job), (0, other)):
+        view.page.locator(f"#ended .ended:has(a[href='#{one}']) .bin").click()
+        view.until(f"document.querySelectorAll('#ended .ended').length == {left}")
+    assert asked == [
+        "Delete this result, its files and its blind test results (1)?",
+        "Delete this result and its files?",
+    ]
 
 
 def test_a_job_deleted_meanwhile_leaves_the_result_to_be_saved(

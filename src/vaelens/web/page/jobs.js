@@ -115,7 +115,7 @@ function showHistory() {
   $("older").hidden = all.length >= total.ended;
   const known = new Map([...$("ended").children].map((line) => [line.dataset.key, line]));
   const lines = all.map((job) => {
-    const key = [language(), job.id, job.state, job.panels.length].join(" ");
+    const key = [language(), job.id, job.state, job.panels.length, job.blind_results.count].join(" ");
     const line = known.get(key) ?? historyLine(job);
     line.dataset.key = key;
     line.firstElementChild.setAttribute("aria-current", String(job === current()));
@@ -137,7 +137,9 @@ function historyLine(job) {
     image.src = `/api/jobs/${job.id}/thumbnail`;
   }
   link.append(make("span", "caption", titleOf(job)));
-  const bin = line.appendChild(button("×", () => confirm(say("confirmDelete")) && attempt("DELETE", `/api/jobs/${job.id}`), "bin"));
+  const { count } = job.blind_results;
+  const question = count ? say("confirmDeleteBlind", { count }) : say("confirmDelete");
+  const bin = line.appendChild(button("×", () => confirm(question) && attempt("DELETE", `/api/jobs/${job.id}`), "bin"));
   bin.setAttribute("aria-label", `${say("delete")}: ${titleOf(job)}`);
   return line;
 }
