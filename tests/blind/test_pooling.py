@@ -111,7 +111,7 @@ def test_the_same_test_counts_once_whatever_its_file_is_called(tmp_path: Path) -
 def test_an_edited_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(file_text(result(abx_trials(3, 8))).replace(b'"answer": "a"', b'"answer": "b"', 1))
-    with pytest.raises(BadInputError, match=r"a\.json can't be read .* it has changed since it was written"):
+    with pytest.raises(BadInputError, match=r"a\.json can't be read .* it was reformatted or edited"):
         pool_blind_results(path)
     with pytest.raises(UsageError, match="no result file named"):
         pool_blind_results([])
@@ -135,6 +135,8 @@ def test_a_plain_sentence_says_what_was_found(tmp_path: Path) -> None:
     assert (
         three[1].findings[0].startswith("The 3 people's hit rates range from 56 % to 100 %. Their standard deviation")
     )
+    quick = pooled(tmp_path, result(abx_trials(3, 8, ms=30))).parts()[0].findings
+    assert quick[0] == "1 test: 8 of 8 planned trials answered; half of the answers took less than 0.1 s."
     none = pooled(tmp_path, result([], planned=9)).parts()[0]
     assert none.findings == ("1 test: 0 of 9 planned trials answered, 1 stopped early.",)
 
@@ -144,14 +146,16 @@ def test_kinds_of_region_and_differences_between_people_have_tables(tmp_path: Pa
         eyes, letters = abx_trials(hits, 8, kind="eye"), abx_trials(hits - 1, 8, (1, 2), kind="letters")
         return result([*eyes, *letters], names=NAMES, person=person)
 
-    parts = {part.heading: part for part in pooled(tmp_path, answers(6, "Anna"), answers(4, "Ben")).parts()}
+    both = pooled(tmp_path, answers(6, "Anna"), answers(4, "Ben"))
+    parts = {part.heading: part for part in both.parts()}
     assert list(parts) == ["ABX", "ABX: by person", "ABX: between people", "ABX: by kind of region", "Tests"]
     assert [row[:5] for row in parts["ABX: by kind of region"].table.rows] == [
-        (*NAMES[:2], "eye", "10", "16"),
+        (*NAMES[:2], "eyes", "10", "16"),
         (*NAMES[1:], "letters", "8", "16"),
-        ("all pairs", "", "eye", "10", "16"),
+        ("all pairs", "", "eyes", "10", "16"),
         ("all pairs", "", "letters", "8", "16"),
     ]
+    assert list(both.as_dict()["tests"][0]["together"]["kinds"]) == ["eye", "letters"], "as the files call them"
     assert [row[:5] for row in parts["ABX: between people"].table.rows] == [
         (*NAMES[:2], "2", "50.0", "75.0"),
         (*NAMES[1:], "2", "37.5", "62.5"),
@@ -176,7 +180,7 @@ def test_a_preference_is_said_of_the_one_preferred(tmp_path: Path) -> None:
     )
     assert said(4, 16).endswith("The 95 % interval of the true share is 48 % to 93 %.")
     assert said(14, 16).startswith("tiny-ft-ema was preferred to tiny-ft-mse in 14 of 16 trials: p = 0.004. Without a")
-    assert "So few trials show no preference" in said(5, 5)
+    assert "So few trials can't show a preference, even where all answers agree." in said(5, 5)
 
 
 def test_a_name_can_not_turn_a_sentence_round(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from vaelens.blind import sentences
 from vaelens.blind.counting import Counts, Outcome, Preference
@@ -49,7 +50,7 @@ def _parts(outcome: Outcome, names: Sequence[str]) -> Iterator[Part]:
         if len(questions) > 1:
             yield _between(outcome, names)
     if any(len(counts.kinds) > 1 for counts in questions):
-        rows = _broken_down(outcome, names, "kind of region", lambda counts: counts.kinds)
+        rows = _broken_down(outcome, names, "kind of region", lambda counts: counts.kinds, sentences.KINDS)
         yield Part(f"{title}: by kind of region", (), rows, (sentences.BY_CHANCE,))
     if outcome.preference:
         if outcome.preference.scores:
@@ -79,11 +80,15 @@ def _between(outcome: Outcome, names: Sequence[str]) -> Part:
 
 
 def _broken_down(
-    outcome: Outcome, names: Sequence[str], what: str, of: Callable[[Counts], Mapping[str, Proportion]]
+    outcome: Outcome,
+    names: Sequence[str],
+    what: str,
+    of: Callable[[Counts], Mapping[str, Proportion]],
+    shown: Mapping[str, str] = MappingProxyType({}),
 ) -> Table:
-    """One row per pair and person, or kind of region."""
+    """One row per pair and person, or kind of region; what isn't in `shown` is shown as it is."""
     rows = [
-        (*_pair(counts, names), name, *_count(count))
+        (*_pair(counts, names), shown.get(name, name), *_count(count))
         for counts in outcome.questions
         for name, count in of(counts).items()
     ]

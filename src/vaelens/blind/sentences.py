@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from vaelens.blind.counting import Between, Counts, Outcome, Preference
-from vaelens.blind.result_file import ABX, BETTER, CLOSER
+from vaelens.blind.result_file import ABX, BETTER, CLOSER, RANDOM
 from vaelens.metrics.binomial import CHANCE, SIGNIFICANT, Proportion, fewest_hits, power, proportion
 from vaelens.metrics.statistics import FEWEST
 from vaelens.report.tables import number
@@ -21,6 +21,15 @@ HOW = {
     "least as lopsided where neither is preferred.",
 }
 PREFERRED = {BETTER: "preferred to", CLOSER: "found closer to the original than"}
+KINDS = {  # of regions, as the page calls them; the others are users' labels
+    "eye": "eyes",
+    "iris": "irises",
+    "mouth": "mouths",
+    "face": "faces",
+    "letters": "letters",
+    "difference": "largest differences",
+    RANDOM: "random regions",
+}
 NOTICED = 0.75  # the true rate whose power a sentence gives: 3 times out of 4
 LONGEST_NAME = 60
 ALIKE = "Every trial counts alike, whoever answered it: the intervals don't say how other people would do."
@@ -47,7 +56,8 @@ def answered(outcome: Outcome) -> str:
     if outcome.stopped_early:
         text += f", {outcome.stopped_early} stopped early"
     if math.isfinite(outcome.seconds):
-        text += f"; half of the answers took no longer than {outcome.seconds:.1f} s"
+        took = "less than 0.1 s" if outcome.seconds < 0.1 else f"no longer than {outcome.seconds:.1f} s"
+        text += f"; half of the answers took {took}"
     return f"{text}."
 
 
@@ -87,7 +97,7 @@ def _preference(count: Proportion, first: str, second: str, verb: str) -> str:
     if count.p <= SIGNIFICANT:
         return f"{text} Without a preference, counts are rarely so lopsided: there is one for {first} here. {interval}"
     if (fewest := fewest_hits(n, SIGNIFICANT / 2)) is None:
-        return f"{text} So few trials show no preference, even where all answers agree. {interval}"
+        return f"{text} So few trials can't show a preference, even where all answers agree. {interval}"
     return (
         f"{text} No preference is shown. With {n} trials, {fewest} for one of them would have shown it; a true share "
         f"of 3 in 4 reaches that with a probability of {power(n, NOTICED, SIGNIFICANT / 2):.2f}. {interval}"
@@ -97,6 +107,11 @@ def _preference(count: Proportion, first: str, second: str, verb: str) -> str:
 def difference(found: Between, test: str) -> str:
     """How people differ in one question."""
     what = "hit rates" if test == ABX else "shares"
+    if found.lowest == found.highest:
+        same = f"The {found.people} people's {what} are the same: {percent(found.lowest)}."
+        if found.by_chance == 0:
+            return same
+        return f"{same} By chance alone, their standard deviation would be about {points(found.by_chance)}."
     text = (
         f"The {found.people} people's {what} range from {percent(found.lowest)} to {percent(found.highest)}. Their "
         f"standard deviation is {points(found.std)}; if all had the same true rate, chance alone would make it about "

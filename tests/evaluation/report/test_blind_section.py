@@ -82,12 +82,12 @@ def test_the_report_has_a_section_and_every_format_the_numbers(
     for plots in ("_distributions", "_pairs"):  # which take seconds
         monkeypatch.setattr(f"vaelens.evaluation.report.html.{plots}", lambda *_: "")
     page = report_html(results, [])
-    assert page.count('<section class="results" id="blind-test">') == 1
+    assert page.count('<section class="results" id="blind-test-results">') == 1
     assert "14 of 16 right:" in page
-    assert "<b>" not in page.partition('id="blind-test"')[2].partition("</section>")[0]
+    assert "<b>" not in page.partition('id="blind-test-results"')[2].partition("</section>")[0]
     files = report_files(results, [])
     markdown = files["report.md"].decode()
-    assert "## Blind test\n\n2 tests by 2 people. What people saw" in markdown
+    assert "## Blind test results\n\n2 tests by 2 people. What people saw" in markdown
     assert "### Looks better\n" in markdown
     assert "<b>" not in markdown
     found = json.loads(files["results.json"])["blind_test"]
@@ -145,9 +145,9 @@ def test_a_finished_evaluation_only_gets_another_report(
         "run": json.loads(answers.read_bytes())["run"],
     }
     assert len(record["calls"]) == 1, "nothing was measured"
-    assert "## Blind test" in (copied / "report.md").read_text()
+    assert "## Blind test results" in (copied / "report.md").read_text()
     assert measure(output=copied).blind is None
-    assert "## Blind test" not in (copied / "report.md").read_text()
+    assert "## Blind test results" not in (copied / "report.md").read_text()
 
 
 @pytest.mark.usefixtures("small_runs")

@@ -20,7 +20,7 @@ from vaelens.report.tables import MINUS, Column, Table, escaped, interval, markd
 from vaelens.text.numbers import counted
 from vaelens.weights.names import distinct_names
 
-HEADING = "Blind test"
+HEADING = "Blind test results"
 LEAD = (
     "What people saw without knowing which decoder is which, beside what was measured. The metrics are of this "
     "dataset, the answers of the images and regions of the blind test's page. A difference that is measured need not "
