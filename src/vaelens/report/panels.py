@@ -79,13 +79,13 @@ def panels_data(panels: Sequence[Panel], sources: Sequence[str]) -> list[dict[st
     source = iter(sources)
     return [
         {
-            "title": panel.title,
+            "title": _well_formed(panel.title),
             "note": panel.note,
             "width": panel.width,
             "height": panel.height,
             "layers": [
                 {
-                    "name": layer.name,
+                    "name": _well_formed(layer.name),
                     "note": layer.note,
                     "src": next(source),
                     "decoder": None if layer.decoder is None else number[layer.name],
@@ -93,7 +93,7 @@ def panels_data(panels: Sequence[Panel], sources: Sequence[str]) -> list[dict[st
                 }
                 for layer in panel.layers
             ],
-            "boxes": [asdict(box) for box in panel.boxes],
+            "boxes": [asdict(box) | {"label": _well_formed(box.label)} for box in panel.boxes],
         }
         for panel in panels
     ]
@@ -111,7 +111,7 @@ def blind_data(panels: Sequence[Panel]) -> dict[str, Any] | None:
     """
     if not any(sum(layer.decoder is not None for layer in panel.layers) > 1 for panel in panels):
         return None
-    decoders = [{"name": name, **asdict(decoder)} for name, decoder in _decoders(panels).items()]
+    decoders = [{"name": _well_formed(name), **asdict(decoder)} for name, decoder in _decoders(panels).items()]
     return {"page": page_id(panels), "vaelens": versions()["vaelens"], "decoders": decoders}
 
 
@@ -129,6 +129,11 @@ def page_id(panels: Sequence[Panel]) -> str:
         for panel in panels
     ]
     return hashlib.sha256(json.dumps([PAGE_SCHEMA, content]).encode()).hexdigest()
+
+
+def _well_formed(text: str) -> str:
+    """Without lone surrogates, as a file's name may hold: no result with one could be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _decoders(panels: Sequence[Panel]) -> dict[str, Decoder]:

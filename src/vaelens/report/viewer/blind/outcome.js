@@ -23,16 +23,17 @@ function showOutcome(result, save, sealed) {
     try {
       await save(text);
       kept = "stored";
-      guardResult(false);
+      if (root.isConnected) guardResult(false); // otherwise another test may have begun
     } catch (error) {
-      [kept, reason] = ["notStored", error.message];
+      [kept, reason] = ["notStored", error.message.replace(/\.$/, "")];
     }
     relabel();
   }
 
-  part("save").hidden = part("kept").hidden = !result.trials.length;
+  for (const name of ["save", "kept", "pool"]) part(name).hidden = !result.trials.length;
   part("save").addEventListener("click", () => {
-    saveText(text, `blind-${result.test}-${result.run.slice(0, 8)}.json`);
+    const person = result.person.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-");
+    saveText(text, ["blind", person, result.test, result.run.slice(0, 8)].filter(Boolean).join("-") + ".json");
     if (kept !== "stored") kept = "saved";
     guardResult(false);
     relabel();

@@ -2,6 +2,8 @@
 // differ most, or anywhere.
 
 const PLACES = 12; // of largest difference, for an image and a pair; and random ones, drawn at a time
+const FEW = 4; // of them in an image, where there are enough images
+const MOST_CELLS = 256; // along a side of a map of differences
 const MUCH = 0.25; // of the largest sum of differences in a window: where they sum up to less, there is little to see
 
 // The side of a window in an image's pixels is `side`, or less in an image that is smaller.
@@ -42,10 +44,10 @@ function randomWindow(panel, side) {
 
 // The windows with the largest sum of differences, the largest first; none overlaps another by more than a half of its
 // side. Equal ones come in random order, so that two equal versions give random windows. levels: of `differences`.
-function differingWindows(panel, side, levels) {
-  const step = Math.max(1, side >> 2);
+function differingWindows(panel, side, levels, most) {
+  const step = Math.max(1, side >> 2, Math.ceil(Math.max(panel.width, panel.height) / MOST_CELLS));
   const sums = cellSums(panel, levels, step);
-  const across = 4; // cells of a window
+  const across = Math.max(1, Math.round(side / step)); // cells of a window
   const [columns, rows] = [sums.columns, sums.rows];
   const all = [];
   for (let y = 0; y <= Math.max(0, rows - across); y++)
@@ -58,7 +60,7 @@ function differingWindows(panel, side, levels) {
   const chosen = [];
   const sorted = shuffled(all).sort((a, b) => b.sum - a.sum);
   for (const one of sorted) {
-    if (chosen.length === PLACES || one.sum < MUCH * sorted[0].sum) break;
+    if (chosen.length === most || one.sum < MUCH * sorted[0].sum) break;
     const apart = (other) => Math.abs(one.x - other.x) >= side / 2 || Math.abs(one.y - other.y) >= side / 2;
     if (chosen.every(apart)) chosen.push(one);
   }
@@ -82,7 +84,13 @@ function placeFinder(panels, images, { test, zoom }) {
   const side = windowSide(test, zoom);
   return (kind, pair) => {
     const suited = panels.map((_, image) => image).filter((image) => images[image] && suits(panels[image], pair, test));
-    const found = suited.flatMap((image) => regionsOf(kind, panels[image], side, pair.map(images[image])).map((region) => ({ image, region, kind })));
+    const most = Math.max(FEW, Math.ceil(PLACES / suited.length));
+    const found = [];
+    for (const image of shuffled(suited)) {
+      if (kind === "difference" && found.length >= PLACES) break; // a map takes a moment
+      const regions = regionsOf(kind, panels[image], side, pair.map(images[image]), most);
+      found.push(...regions.map((region) => ({ image, region, kind })));
+    }
     if (found.length) return found;
     return Array.from({ length: PLACES }, () => {
       const image = suited[randomBelow(suited.length)];
@@ -92,9 +100,9 @@ function placeFinder(panels, images, { test, zoom }) {
 }
 
 // The regions of a kind in one image; none of random ones, which are drawn over all images.
-function regionsOf(kind, panel, side, [first, second]) {
+function regionsOf(kind, panel, side, [first, second], most) {
   if (kind === "random") return [];
   if (kind !== "difference") return (panel.boxes ?? []).filter((box) => kindOf(box) === kind).map((box) => windowAt(panel, side, box));
   const [a, b] = [first, second].map((image) => bytesOf(image, panel.width, panel.height));
-  return differingWindows(panel, side, differences(a, b));
+  return differingWindows(panel, side, differences(a, b), most);
 }

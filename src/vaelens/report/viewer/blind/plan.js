@@ -2,7 +2,8 @@
 //
 // Which decoder is called A is balanced over a pair's trials, and so are the kinds of places. X of an ABX trial is a coin
 // of its own: were it balanced, too, someone who says "A" exactly as often as "B" would be right too often (12 of 16 or
-// more in 6.6 % of all tests instead of 3.8 %), and the binomial test wouldn't hold.
+// more in 6.6 % of all tests instead of 3.8 %), and the binomial test wouldn't hold. In a preference test the balance
+// keeps a liking for one side out of the count, and p is exact for whoever doesn't balance the answers on purpose.
 
 const SAME_EVERY = 8; // trials of a preference test for each that shows one decoder twice
 

@@ -6,7 +6,7 @@ const DEFAULT_ZOOM = 4;
 const TRIALS = { least: 4, most: 200, usual: 16 }; // the last for each pair
 const OFTEN = 0.75; // right, or of one mind: three times out of four
 const NARROW = 720; // CSS px of a window in which images beside each other would be too small
-const VIEW = { least: 160, most: 480, widest: 1080, beside: 48, around: 330 }; // CSS px of a trial's images, and around them
+const VIEW = { least: 160, most: 480, widest: 1080, beside: 40, around: 350, aroundNarrow: 430 }; // CSS px of a trial's images, and around them
 
 // subject: see `openBlindTest`. Returns { root, relabel, close, done }: done() gives { test, pairs, decoders, kinds, zoom, count,
 // person }, or null for someone who leaves.
@@ -79,12 +79,12 @@ function showSetup(subject, before) {
     part("refusal").textContent = bad;
     if (bad) return;
     part("primary").disabled = true; // until the images are loaded
+    part("power").textContent = say("loadingImages");
     finish(settings);
   });
   part("leave").addEventListener("click", () => finish(null));
   translate(root);
   relabel();
-
 
   // The next settings; `refused` says why the last ones couldn't be used.
   function done(refused = "") {
@@ -99,12 +99,16 @@ function showSetup(subject, before) {
 // A browser may cut what is pasted in the middle of a character.
 const wholeCharacters = (text) => text.replace(/\p{Surrogate}/gu, "");
 
+// The one-sided p to reach: a preference may go either way.
+const levelOf = (test) => (test === "abx" ? 0.05 : 0.025);
+
 function powerHint({ test, count, pairs }) {
   const each = Math.floor(count / pairs.length);
   const abx = test === "abx";
-  const chance = percent(power(each, OFTEN, abx ? 0.05 : 0.025)); // a preference may go either way
+  const chance = percent(power(each, OFTEN, levelOf(test)));
   const values = { count: each, chance, same: sameCount(test, count) };
-  const hint = say(abx ? "abxPower" : "preferencePower", values);
+  const tooFew = fewestHits(each, levelOf(test)) === null;
+  const hint = say(tooFew ? "tooFewPower" : abx ? "abxPower" : "preferencePower", values);
   return [pairs.length > 1 ? say("pairsOf", { pairs: pairs.length, count: each }) : "", hint, abx ? "" : say("sameAbout", values)].filter(Boolean).join(" ");
 }
 
@@ -117,8 +121,10 @@ const pairsShown = (panels, decoders, test) => pairsOf(decoders).filter((pair) =
 // The side of the windows to show, in an image's pixels: so that a test's images fit beside each other, where the window
 // is wide, or one of them alone.
 function windowSide(test, zoom) {
-  const across = innerWidth < NARROW ? 1 : { abx: 1, better: 2, closer: 3 }[test];
-  const room = (Math.min(innerWidth, VIEW.widest) - VIEW.beside) / across - GAP;
-  const side = clamp(Math.min(room, innerHeight - VIEW.around), VIEW.least, VIEW.most);
+  const narrow = innerWidth < NARROW;
+  const across = narrow ? 1 : { abx: 1, better: 2, closer: 3 }[test];
+  const row = Math.min(innerWidth - 2 * clamp(0.03 * innerWidth, 12, 40), VIEW.widest) - VIEW.beside; // as body in viewer.css
+  const room = (row - GAP * (across - 1)) / across;
+  const side = clamp(Math.min(room, innerHeight - (narrow ? VIEW.aroundNarrow : VIEW.around)), VIEW.least, VIEW.most);
   return Math.max(8, Math.floor((side * devicePixelRatio) / devicePixels(zoom)));
 }

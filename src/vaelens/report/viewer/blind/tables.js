@@ -56,8 +56,12 @@ function describe(result) {
   const head = abx ? ["hits", "hitRate", "pOneSided"] : ["firstPreferred", "share", "pTwoSided"];
   const parts = found.pairs.map((row) => sentence(verdict(row, name, result.test)));
   const pairRows = found.pairs.map((row) => [versus(row.pair), ...cells(row)]);
-  if (found.together) pairRows.push([say("together"), ...cells(found.together)]);
-  if (pairRows.length) parts.push(tableOf([say("pair"), ...head.map((key) => say(key))], pairRows), sentence(say(`${head[2]}About`), "hint"));
+  if (found.together) {
+    const { hits, trials, p } = found.together;
+    parts.push(sentence(say(p <= 0.05 ? "togetherShown" : "togetherNotShown", { hits, trials, p: pSentence(p) })));
+    pairRows.push([say("together"), ...cells(found.together)]);
+  }
+  if (pairRows.length) parts.push(tableOf([say("pair"), ...head.map((key) => say(key))], pairRows), sentence([say(`${head[2]}About`), found.pairs.length > 1 ? say("severalTests") : ""].join(" "), "hint"));
   if (found.scores) parts.push(heading(say("scores")), ...describeScores(found.scores, name));
   const kinds = found.kinds.map((row) => [row.pair ? `${kindName(row.kind)}, ${versus(row.pair)}` : kindName(row.kind), ...cells(row)]);
   if (kinds.length > 1) parts.push(folded(say("byKind"), tableOf([say("place"), ...head.map((key) => say(key))], kinds)));
@@ -68,6 +72,7 @@ function describe(result) {
 function verdict({ pair, hits, trials, p }, name, test) {
   const shown = p <= 0.05;
   const [first, second] = [name(pair[0]), name(pair[1])];
+  if (fewestHits(trials, levelOf(test)) === null) return say("tooFew", { hits, trials, p: pSentence(p), first, second });
   if (test === "abx") {
     const chance = percent(power(trials, 0.75));
     return say(shown ? "abxShown" : "abxNotShown", { hits, trials, p: pSentence(p), first, second, chance, guessed: percent(p) });

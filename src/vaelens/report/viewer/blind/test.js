@@ -24,7 +24,6 @@ async function openBlindTest(subject) {
     leaveScreen(trials);
     if (!test.answers.length) guardResult(false);
     const outcome = enterScreen(screen, showOutcome(makeResult(test, only), subject.save, subject.sealed));
-    outcome.root.querySelector("h1").focus();
     again = (await outcome.done) === "again";
     leaveScreen(outcome);
     guardResult(false);
@@ -40,7 +39,7 @@ async function prepared(setup, subject) {
     try {
       return await makeTest(settings, subject);
     } catch (error) {
-      refused = say("notLoaded", { reason: error.message });
+      refused = say("notLoaded", { reason: error.message.replace(/\.$/, "") });
     }
   }
 }
@@ -55,6 +54,7 @@ function enterScreen(place, screen) {
   relabels.add(screen.relabel);
   place.replaceChildren(screen.root);
   scrollTo(0, 0);
+  screen.root.querySelector("h1").focus({ preventScroll: true });
   return screen;
 }
 

@@ -23,7 +23,6 @@ function showTrials(test, images) {
   let finish;
   const done = new Promise((resolve) => (finish = resolve));
 
-  root.querySelector("[data-view=beside]").hidden = test.test === "abx";
   const figures = keys.map(() => {
     const figure = stage.appendChild(document.createElement("figure"));
     figure.append(document.createElement("canvas"), document.createElement("figcaption"));
@@ -63,7 +62,7 @@ function showTrials(test, images) {
     });
     part("scale").textContent = `${zoom}×`;
     fitColumns();
-    for (const [name, step] of [["in", 1], ["out", -1]]) part(name).disabled = !zoomAfter(step);
+    enter(view);
   }
 
   // CSS px in a row of images.
@@ -75,7 +74,10 @@ function showTrials(test, images) {
   // Beside each other: A and B always in one row or one column; the original between them or above.
   function fitColumns() {
     const each = figures[0].firstElementChild.width / devicePixelRatio + GAP;
-    stage.dataset.columns = clamp(Math.floor((room() + GAP) / each), 1, figures.length);
+    const columns = Math.floor((room() + GAP) / each);
+    stage.dataset.columns = clamp(columns, 1, figures.length);
+    root.querySelector("[data-view=beside]").hidden = test.test === "abx" || columns < 2;
+    if (view === "beside" && columns < 2) enter("flicker");
     alignToScreen();
   }
 
@@ -88,11 +90,24 @@ function showTrials(test, images) {
     images.forEach((image, i) => Object.assign(image.style, { left: missing(places[i].left), top: missing(places[i].top) }));
   }
 
+  function fits(magnification) {
+    const width = (sources[0].region.width * devicePixels(magnification)) / devicePixelRatio;
+    return (view === "beside" ? 2 * width + GAP : width) <= room();
+  }
+
   // The next magnification up or down, if the image still fits.
   function zoomAfter(step) {
     const next = ZOOMS[ZOOMS.indexOf(zoom) + step];
-    const fits = next && (sources[0].region.width * devicePixels(next)) / devicePixelRatio <= room();
-    return step < 0 || fits ? next : undefined;
+    return step < 0 || (next && fits(next)) ? next : undefined;
+  }
+
+  // After the window has changed.
+  function refit() {
+    if (!sources) return;
+    const before = zoom;
+    while (view !== "beside" && !fits(zoom) && zoomAfter(-1)) zoom = zoomAfter(-1);
+    if (drawnFor === devicePixelRatio && zoom === before) fitColumns();
+    else draw();
   }
 
   function zoomBy(step) {
@@ -102,7 +117,7 @@ function showTrials(test, images) {
   }
 
   function enter(next) {
-    if (next === "beside" && test.test === "abx") return;
+    if (next === "beside" && root.querySelector("[data-view=beside]").hidden) return;
     [view, root.dataset.view] = [next, next];
     for (const button of root.querySelectorAll(".views button")) button.setAttribute("aria-pressed", button.dataset.view === view);
     const list = view === "slider" ? sliderPairs.map((pair) => pair.map(label).join(" | ")) : keys.map(label);
@@ -110,10 +125,12 @@ function showTrials(test, images) {
     if (choices.children.length !== list.length)
       choices.replaceChildren(...list.map(() => Object.assign(document.createElement("button"), { type: "button" })));
     [...choices.children].forEach((button, i) => (button.textContent = list[i]));
-    const hint = view === "slider" ? "sliderKeys" : "trialKeys";
+    const byTouch = matchMedia("(pointer: coarse)").matches;
+    const hint = view === "slider" ? (byTouch ? "dragHint" : "sliderKeys") : byTouch ? "tapHint" : "trialKeys";
     root.querySelector(".hint").textContent = say(hint, { keys: keys.map((key) => key[0].toUpperCase()).join(" ") });
     show();
     alignToScreen();
+    for (const [name, step] of [["in", 1], ["out", -1]]) part(name).disabled = !zoomAfter(step);
   }
 
   // Shows what the view has chosen; only that counts as seen.
@@ -216,13 +233,18 @@ function showTrials(test, images) {
   part("in").addEventListener("click", () => zoomBy(1));
   part("out").addEventListener("click", () => zoomBy(-1));
   part("stop").addEventListener("click", stop);
-  for (const button of answerButtons) button.addEventListener("click", () => answer(button.dataset.answer));
-  const observer = new ResizeObserver(() => (drawnFor === devicePixelRatio ? fitColumns() : draw())); // the page was zoomed
+  // The second click of a double click would answer a trial that nobody has seen.
+  for (const button of answerButtons) button.addEventListener("click", ({ detail }) => detail < 2 && answer(button.dataset.answer));
+  // After a click the keys work again: space on a focused button would press it once more.
+  root.addEventListener("click", ({ detail, target }) => detail && !target.closest("dialog, .stop") && stage.focus({ preventScroll: true }));
+  const observer = new ResizeObserver(refit);
   observer.observe(part("mat"));
+  addEventListener("resize", refit); // a page that is zoomed in a wide window keeps the width of its parts
   translate(root);
 
   function close() {
     observer.disconnect();
+    removeEventListener("resize", refit);
     document.removeEventListener("keydown", onKey);
     root.remove();
   }
@@ -237,7 +259,7 @@ const devicePixels = (zoom) => zoom * Math.max(1, Math.round(devicePixelRatio));
 // of another side, or at another place, would be resampled. What it has beyond its image is empty.
 function exactLength(pixels) {
   const parts = (side) => (64 * side) / devicePixelRatio;
-  const isExact = (side) => Math.abs(parts(side) - Math.round(parts(side))) < 1e-6;
+  const isExact = (side) => Math.abs(parts(side) - Math.round(parts(side))) < 1e-3; // a ratio such as 1.1 is a rounded number
   for (let side = pixels; side < pixels + 64; side++) if (isExact(side)) return side;
   return pixels;
 }
