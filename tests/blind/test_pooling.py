@@ -307,3 +307,8 @@ def test_the_decoders_may_be_called_otherwise(tmp_path: Path) -> None:
     other = dataclasses.replace(found, decoders=tuple(renamed))
     assert other.parts()[0].table.rows[0][:2] == ("my tiny-ft-ema", "my tiny-ft-mse")
     assert repr(other) == "PooledResults(my tiny-ft-ema and my tiny-ft-mse; 1 person; 16 answers to abx)"
+
+
+def test_a_name_is_one_however_its_accents_are_written(tmp_path: Path) -> None:
+    files = [result(abx_trials(3, 8), person=person, run=run * 32) for person, run in (("é", "1"), ("e\u0301", "2"))]
+    assert [person.name for person in pool_blind_results(save_all(tmp_path, files)).people] == ["é"]

@@ -5,6 +5,7 @@ vaelens blind anna.json ben.json -o blind.html
 
 import os
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -248,7 +249,7 @@ def _fingerprint(decoder: Decoder) -> dict[str, dict[str, str]]:
 def _people_of(files: Sequence[ResultFile]) -> list[Person]:
     found: dict[tuple[str, int], list[ResultFile]] = {}
     for number, file in enumerate(files):
-        name = " ".join(file.test.person.split())
+        name = " ".join(unicodedata.normalize("NFC", file.test.person).split())  # systems write é in two ways
         found.setdefault((name, -1) if name else ("", number), []).append(file)
     names = distinct_names([name or of_person[0].name for (name, _), of_person in found.items()])
     return [Person(name, tuple(of_person)) for name, of_person in zip(names, found.values(), strict=True)]

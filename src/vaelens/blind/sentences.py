@@ -32,7 +32,10 @@ KINDS = {  # of regions, as the page calls them; the others are users' labels
 }
 NOTICED = 0.75  # the true rate whose power a sentence gives: 3 times out of 4
 LONGEST_NAME = 60
-ALIKE = "Every trial counts alike, whoever answered it: the intervals don't say how other people would do."
+ALIKE = (
+    "Every trial counts alike, whoever answered it: one person's answers alone can make p small, and the intervals "
+    "don't say how other people would do."
+)
 BY_CHANCE = "Of twenty rows that are mere guesses, about one has a p of 0.05 or less."
 BETWEEN = (
     "The standard deviation of people's rates, beside the one that chance alone would give on average if all had the "
