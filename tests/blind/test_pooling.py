@@ -312,3 +312,10 @@ def test_the_decoders_may_be_called_otherwise(tmp_path: Path) -> None:
 def test_a_name_is_one_however_its_accents_are_written(tmp_path: Path) -> None:
     files = [result(abx_trials(3, 8), person=person, run=run * 32) for person, run in (("é", "1"), ("e\u0301", "2"))]
     assert [person.name for person in pool_blind_results(save_all(tmp_path, files)).people] == ["é"]
+
+
+def test_a_low_count_of_guesses_is_no_reversed_answer(tmp_path: Path) -> None:
+    """4 of 16 is rare on its side alone (3.8 %), but half lies within the two-sided interval."""
+    said = pooled(tmp_path, result(abx_trials(4, 16))).parts()[0].findings[1]
+    assert "Not shown that" in said
+    assert "wrong way round" not in said

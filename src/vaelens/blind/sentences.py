@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from vaelens.blind.counting import Between, Counts, Outcome, Preference
 from vaelens.blind.result_file import ABX, BETTER, CLOSER, RANDOM
-from vaelens.metrics.binomial import CHANCE, SIGNIFICANT, Proportion, fewest_hits, power, proportion
+from vaelens.metrics.binomial import CHANCE, SIGNIFICANT, Proportion, fewest_hits, power
 from vaelens.metrics.statistics import FEWEST
 from vaelens.report.tables import number
 from vaelens.text.display import escaped, shortened
@@ -83,8 +83,8 @@ def _abx(count: Proportion, lead: str, both: str) -> str:
         return f"{text} Guesses would rarely give so many: {both} were told apart here. {interval}"
     if (fewest := fewest_hits(n)) is None:
         return f"{text} So few trials show nothing: guessing may well get all of them right. {interval}"
-    if proportion(n - count.hits, n, "greater").p <= SIGNIFICANT:
-        return f"{text} Guesses would rarely give so few: the answers may have been the wrong way round. {interval}"
+    if count.high < CHANCE:
+        interval += " Guesses would rarely give so few: the answers may have been the wrong way round."
     return (
         f"{text} Not shown that {both} can be told apart here. With {n} trials, {fewest} right would have shown it; "
         f"someone who is right 3 times out of 4 reaches that with a probability of {power(n, NOTICED):.2f}. {interval}"
