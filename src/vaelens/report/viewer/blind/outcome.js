@@ -32,7 +32,7 @@ function showOutcome(result, save, sealed) {
 
   for (const name of ["save", "kept", "pool"]) part(name).hidden = !result.trials.length;
   part("save").addEventListener("click", () => {
-    const person = result.person.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-");
+    const person = result.person.toLowerCase().match(/[\p{L}\p{N}]+/gu)?.join("-");
     saveText(text, ["blind", person, result.test, result.run.slice(0, 8)].filter(Boolean).join("-") + ".json");
     if (kept !== "stored") kept = "saved";
     guardResult(false);
