@@ -172,6 +172,8 @@ for name, call in calls.items():
     assert changes(before, process_state() | random_state()) == []
     assert "torchvision" not in sys.modules
 from vaelens.cli.main import main  # the process is the command's from here on
+
+pytestmark = pytest.mark.slow
 sys.argv = ["vaelens", "generate", "the letter R", "--steps", "1", "--device", "cpu", "-o", "image.png"]
 main()
 """

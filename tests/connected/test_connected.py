@@ -76,6 +76,7 @@ def steps_run(called: Any) -> list[str]:
     return re.findall(r"^\[\d+ of \d+\] ([^:]+): ", called.output, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_plan_names_sizes_and_time_and_downloads_no_weights(story: Story) -> None:
     assert story.plan.code == 0
     assert story.plan.report == {}

@@ -15,6 +15,7 @@ from vaelens.weights.registry import embedded_paths, registry
 TRIO = ["tiny-kl-f8", "tiny-ft-ema", "tiny-ft-mse"]
 
 
+@pytest.mark.slow
 def test_each_vae_beats_bicubic_by_1_db_on_every_held_out_photo(
     script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
 ) -> None:

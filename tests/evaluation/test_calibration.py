@@ -20,6 +20,8 @@ from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
 from vaelens.metrics import pretrained
 
+pytestmark = pytest.mark.slow
+
 FAST = {"take": 3, "batch": 2, "threads": 1, "offline": True}
 OPTIONS = ["--batch", "2", "--threads", "1", "--offline", "--device", "cpu"]
 TRUTH = ("pillow_bicubic", "mode", "truncate", "valid")

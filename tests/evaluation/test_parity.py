@@ -34,6 +34,8 @@ from vaelens.images.faces import draw_face
 from vaelens.images.writing import encode_png
 from vaelens.loading import load
 
+pytestmark = pytest.mark.slow
+
 CARD, MODERN = PRESETS["card-2022"], PRESETS["modern"]
 BATCH, SEED, MODERN_COUNT = 2, 5, 3
 Pixels = NDArray[np.uint8]  # [h,w,3]

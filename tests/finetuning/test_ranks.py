@@ -36,6 +36,8 @@ from support.training import batch, first_step, small_presets, stop_after, two_p
 from vaelens.errors import UsageError
 from vaelens.finetuning.training import Interrupted, finetune
 from vaelens.runs import ranks
+
+pytestmark = pytest.mark.slow
 ranks.TIMEOUT = timedelta(seconds=60)  # if one ends alone, the other one doesn't wait for it
 here, found = Path({here!r}), {{}}
 number = ranks.join_ranks("cpu").number

@@ -38,6 +38,8 @@ from vaelens.images.crops import Crops, random_square
 from vaelens.images.drawing import Box
 from vaelens.runtime import Runtime
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.usefixtures("plain_report")
 
 Seen = Callable[[Recipe], Any]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from support.browser.blind import (
     DECODERS,
@@ -78,6 +79,7 @@ def test_only_images_with_an_original_ask_what_is_closer_to_it(open_page: Open, 
     assert not view.page.locator("[value=closer]").is_visible()
 
 
+@pytest.mark.slow
 def test_a_test_shows_some_of_many_images(open_page: Open, tmp_path: Path) -> None:
     panel = blind_panel()
     view = open_page(blind_page(*(replace(panel, title=f"{number}.png") for number in range(40))))

@@ -112,6 +112,7 @@ def test_hits_sides_and_positions_are_even(guessed: np.ndarray) -> None:
     assert is_even(np.bincount((2 * shown[:, :-1] + shown[:, 1:]).ravel())), "nor does the trial before"
 
 
+@pytest.mark.slow
 def test_preferences_of_an_observer_who_sees_nothing(play: Any) -> None:
     found = play(test="better")
     assert found.shape[1] == TRIALS + 2

@@ -20,7 +20,10 @@ REPEATABLE = """() => {
 }"""
 
 
-@pytest.mark.parametrize("test", ["abx", "better", "closer"])
+PREFERENCES = [pytest.param(test, marks=pytest.mark.slow) for test in ("better", "closer")]
+
+
+@pytest.mark.parametrize("test", ["abx", *PREFERENCES])
 def test_pages_with_the_decoders_exchanged_look_the_same(open_page: Open, test: str) -> None:
     """The same draws on two pages, whose decoders are exchanged: what is A on one page is B on the other."""
     shown: list[list[dict[str, Any]]] = []

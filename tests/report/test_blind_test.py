@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from scipy.stats import binomtest
 
 from support.browser.blind import (
@@ -97,6 +98,7 @@ def test_forty_trials_by_keys_alone(open_page: Open, tmp_path: Path) -> None:
     view.until("document.querySelector('.panel')")
 
 
+@pytest.mark.slow
 def test_forty_trials_by_touch(open_page: Open, tmp_path: Path) -> None:
     view = open_page(blind_page(), width=390, height=844, has_touch=True, is_mobile=True, device_scale_factor=2)
     view.page.locator(".begin").tap()

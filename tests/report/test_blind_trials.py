@@ -39,8 +39,12 @@ def screen_of(view: View, selector: str) -> np.ndarray:
     return whole[top - 1 : top + round(height * ratio) + 1, left - 1 : left + round(width * ratio) + 1]
 
 
+MORE_SCREENS = [(1, 1), (1.5, 3), (2, 6), (2.625, 1), (1.35, 3)]
+
+
 @pytest.mark.parametrize(
-    ("ratio", "zoom"), [(1, 4), (1, 1), (1.5, 3), (2, 6), (1.25, 2), (2.625, 1), (1.1, 4), (1.35, 3)]
+    ("ratio", "zoom"),
+    [(1, 4), (1.25, 2), (1.1, 4), *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE_SCREENS)],
 )
 def test_each_pixel_is_a_square_of_whole_pixels_of_the_screen(
     open_page: Open, tmp_path: Path, ratio: float, zoom: int
