@@ -25,6 +25,8 @@ from support.vaes import random_vae
 from vaelens.files import CHECKSUM
 from vaelens.finetuning.training import Interrupted
 
+pytestmark = pytest.mark.slow
+
 TESTS = str(Path(__file__).parents[1])
 TWO_PROCESSES = """
 import json, sys
@@ -37,7 +39,6 @@ from vaelens.errors import UsageError
 from vaelens.finetuning.training import Interrupted, finetune
 from vaelens.runs import ranks
 
-pytestmark = pytest.mark.slow
 ranks.TIMEOUT = timedelta(seconds=60)  # if one ends alone, the other one doesn't wait for it
 here, found = Path({here!r}), {{}}
 number = ranks.join_ranks("cpu").number
