@@ -173,7 +173,6 @@ for name, call in calls.items():
     assert "torchvision" not in sys.modules
 from vaelens.cli.main import main  # the process is the command's from here on
 
-pytestmark = pytest.mark.slow
 sys.argv = ["vaelens", "generate", "the letter R", "--steps", "1", "--device", "cpu", "-o", "image.png"]
 main()
 """

@@ -38,9 +38,7 @@ from vaelens.images.crops import Crops, random_square
 from vaelens.images.drawing import Box
 from vaelens.runtime import Runtime
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.usefixtures("plain_report")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_report")]
 
 Seen = Callable[[Recipe], Any]
 WEIGHTED = {"loss__box_weight": 2.0}

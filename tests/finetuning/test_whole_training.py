@@ -18,9 +18,7 @@ from support.training import OTHER_FIELDS, SIX_STEPS, json_lines, stop_after, tr
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.finetuning.training import Interrupted
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.usefixtures("plain_report")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_report")]
 
 
 @pytest.fixture(scope="module")

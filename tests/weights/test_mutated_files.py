@@ -25,9 +25,7 @@ from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.text.file_kinds import LATENTS_KEY
 from vaelens.weights.reading import read_vae
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.properties
+pytestmark = [pytest.mark.slow, pytest.mark.properties]
 
 SMALL = AutoencoderKLConfig(block_out_channels=(4, 4), norm_num_groups=2, layers_per_block=1)
 SPEC = "vaelens"  # the key of the metadata that hold a VAE's spec
