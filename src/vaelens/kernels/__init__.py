@@ -1,0 +1,1 @@
+"""Convolutions and their normalisation, native or in torch operations, behind plain functions."""
