@@ -4,6 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# What an installation is made of; the package's Python files are used where they are.
+INSTALLED := pyproject.toml constraints.txt setup.py $(wildcard src/vaelens/kernels/native/*)
+
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: demo connected test test-all test-order test-alone lint clean
@@ -51,11 +54,11 @@ lint: .venv/test.stamp
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/product.stamp: .venv/python.stamp pyproject.toml constraints.txt
+.venv/product.stamp: .venv/python.stamp $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 
-.venv/test.stamp: .venv/python.stamp pyproject.toml constraints.txt
+.venv/test.stamp: .venv/python.stamp $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	@touch $@ .venv/product.stamp
 

@@ -8,9 +8,15 @@
 
 #include <stdint.h>
 
+// The library is compiled with hidden visibility: what follows is all that it shows.
+#pragma GCC visibility push(default)
+
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+// Of the structures and functions below; whoever changes them counts it up.
+#define VAELENS_INTERFACE_VERSION 1
 
 // How products are made. SPLIT_BF16: three products of bf16 halves, as exact as fp32 within 1e-5. BF16: one product.
 enum vaelens_arithmetic { VAELENS_FP32 = 0, VAELENS_SPLIT_BF16 = 1, VAELENS_BF16 = 2 };
@@ -45,6 +51,8 @@ struct vaelens_strip {
   double *moments;  // [out_rows, out_channels, 2]: mean and sum of squared deviations of each row; or NULL
 };
 
+// VAELENS_INTERFACE_VERSION of the sources that the library was built from.
+int32_t vaelens_interface_version(void);
 // Bytes of packed weights, 64-byte aligned by the caller; -1 where the kernel isn't supported.
 int64_t vaelens_packed_bytes(const struct vaelens_kernel *kernel);
 // Weights [out, in, height, width] in fp32 to the layout that the kernel reads.
@@ -64,4 +72,7 @@ void vaelens_use_openmp(void *gomp_parallel);
 #ifdef __cplusplus
 }
 #endif
+
+#pragma GCC visibility pop
+
 #endif

@@ -15,20 +15,45 @@ namespace {
 
 using vaelens::Path;
 
+// A path that the build left out: setup.py says why.
+#ifdef VAELENS_WITHOUT_FP32_PORTABLE
+const Path *const fp32_portable = nullptr;
+#else
+const Path *const fp32_portable = &vaelens::fp32_portable;
+#endif
+#ifdef VAELENS_WITHOUT_SPLIT_PORTABLE
+const Path *const split_portable = nullptr;
+#else
+const Path *const split_portable = &vaelens::split_portable;
+#endif
+#if defined(VAELENS_WITHOUT_FP32_AVX2) || !defined(__x86_64__)
+const Path *const fp32_avx2 = nullptr;
+#else
+const Path *const fp32_avx2 = &vaelens::fp32_avx2;
+#endif
+#if defined(VAELENS_WITHOUT_FP32_AVX512) || !defined(__x86_64__)
+const Path *const fp32_avx512 = nullptr;
+#else
+const Path *const fp32_avx512 = &vaelens::fp32_avx512;
+#endif
+#if defined(VAELENS_WITHOUT_SPLIT_AMX) || !defined(__x86_64__)
+const Path *const split_amx = nullptr;
+#else
+const Path *const split_amx = &vaelens::split_amx;
+#endif
+
 const Path *path_of(const vaelens_kernel &kernel) {
   const bool fp32 = kernel.arithmetic == VAELENS_FP32;
   if (!fp32 && kernel.arithmetic != VAELENS_SPLIT_BF16 && kernel.arithmetic != VAELENS_BF16) return nullptr;
   switch (kernel.instructions) {
     case VAELENS_PORTABLE:
-      return fp32 ? &vaelens::fp32_portable : &vaelens::split_portable;
-#if defined(__x86_64__)
+      return fp32 ? fp32_portable : split_portable;
     case VAELENS_AVX2:
-      return fp32 ? &vaelens::fp32_avx2 : nullptr;
+      return fp32 ? fp32_avx2 : nullptr;
     case VAELENS_AVX512:
-      return fp32 ? &vaelens::fp32_avx512 : nullptr;
+      return fp32 ? fp32_avx512 : nullptr;
     case VAELENS_AMX:
-      return fp32 ? nullptr : &vaelens::split_amx;
-#endif
+      return fp32 ? nullptr : split_amx;
     default:
       return nullptr;
   }
@@ -61,6 +86,8 @@ bool has_amx() {
 
 extern "C" {
 
+int32_t vaelens_interface_version(void) { return VAELENS_INTERFACE_VERSION; }
+
 int64_t vaelens_packed_bytes(const vaelens_kernel *kernel) {
   const Path *path = path_of(*kernel);
   return path ? path->packed_bytes(*kernel) : -1;
@@ -88,8 +115,9 @@ int vaelens_convolve(const vaelens_kernel *kernel, const vaelens_strip *strip) {
 
 int32_t vaelens_instructions(int32_t arithmetic) {
 #if defined(__x86_64__)
-  if (arithmetic != VAELENS_FP32) return has_amx() ? VAELENS_AMX : VAELENS_PORTABLE;
-  return has_avx512() ? VAELENS_AVX512 : has_avx2() ? VAELENS_AVX2 : VAELENS_PORTABLE;
+  if (arithmetic != VAELENS_FP32) return split_amx && has_amx() ? VAELENS_AMX : VAELENS_PORTABLE;
+  if (fp32_avx512 && has_avx512()) return VAELENS_AVX512;
+  return fp32_avx2 && has_avx2() ? VAELENS_AVX2 : VAELENS_PORTABLE;
 #else
   (void)arithmetic;
   return VAELENS_PORTABLE;
