@@ -70,12 +70,13 @@ class Compiler:
     def knows_amx(self) -> bool:
         """Whether compiler and assembler know the tile instructions and their flags."""
         probe, assembled = OBJECTS / "amx.cpp", OBJECTS / "amx.o"
+        assembled.unlink(missing_ok=True)
         probe.write_text('void probe() { __asm__("tdpbf16ps %tmm0, %tmm1, %tmm2"); }\n')
         try:
-            self._run([*X86_64["split_amx"], "-c", str(probe), "-o", str(assembled)])
+            self._run([*self.flags, *X86_64["split_amx"], "-c", probe.as_posix(), "-o", str(assembled)], assembled)
         except NotBuiltError:
             return False
-        return assembled.is_file()
+        return True
 
     def compile(self, source: Path, flags: list[str]) -> Path:
         """The object file of a source, compiled only where the one kept is of other contents or another command."""
@@ -99,10 +100,18 @@ class Compiler:
 
     def _run(self, arguments: list[str], result: Path | None = None) -> str:
         try:
-            ran = subprocess.run([*self.command, *arguments], capture_output=True, text=True, check=False)
+            ran = subprocess.run(
+                [*self.command, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                env=os.environ | {"LC_ALL": "C"},  # "error" is looked for in what it says
+            )
         except OSError as error:
             raise NotBuiltError(f"the compiler {self.command[0]} can't be run ({error.strerror})") from error
-        if ran.stderr and result:
+        if ran.stderr:
             print(ran.stderr, file=sys.stderr)
         if ran.returncode != 0 or (result and not result.is_file()):
             errors = [line for line in ran.stderr.splitlines() if "error" in line or "undefined" in line]
@@ -176,7 +185,7 @@ class BuildNative(build_ext):
             if left_out := build_library(library):
                 said = f"Left out of the native kernels: the AMX paths, because {left_out}."
                 note.write_text(left_out + "\n", "utf-8")
-        except NotBuiltError as error:
+        except (NotBuiltError, OSError) as error:  # OSError: a full disk, say
             self.not_built = str(error)
             said = f"The native kernels weren't built, because {error}."
             library.parent.mkdir(parents=True, exist_ok=True)
@@ -198,23 +207,24 @@ class NativeWheel(bdist_wheel):
         platform = super().get_tag()[2]
         if self.get_finalized_command("build_ext").not_built:
             return "py3", "none", "any"
-        # Python for both architectures of macOS says universal2; the library is of one.
-        return "py3", "none", platform.replace("universal2", os.uname().machine) if os.name == "posix" else platform
+        if platform.endswith("universal2"):  # the Python for both architectures of macOS; the library is of one
+            named = shlex.split(os.environ.get("ARCHFLAGS", ""))
+            platform = platform.replace("universal2", named[-1] if named else os.uname().machine)
+        return "py3", "none", platform
 
 
-if os.environ.get("VAELENS_NATIVE", "") not in ("", "required", "skip"):
-    raise SystemExit(f"VAELENS_NATIVE={os.environ['VAELENS_NATIVE']}: it may be `required` or `skip`.")
-
-setup(
-    ext_modules=[
-        Extension(
-            NAME,
-            sources=[
-                f"{NATIVE.as_posix()}/{name}.cpp" for name in (*BASELINE, *X86_64) if (NATIVE / f"{name}.cpp").is_file()
-            ],
-            depends=sorted(path.as_posix() for kind in ("*.h", "*.inl") for path in NATIVE.glob(kind)),
-            optional=True,
-        )
-    ],
-    cmdclass={"build_ext": BuildNative, "bdist_wheel": NativeWheel},
-)
+if __name__ == "__main__":
+    if os.environ.get("VAELENS_NATIVE", "") not in ("", "required", "skip"):
+        raise SystemExit(f"VAELENS_NATIVE={os.environ['VAELENS_NATIVE']}: it may be `required` or `skip`.")
+    sources = [NATIVE / f"{name}.cpp" for name in (*BASELINE, *X86_64)]
+    setup(
+        ext_modules=[
+            Extension(
+                NAME,
+                sources=[path.as_posix() for path in sources if path.is_file()],
+                depends=sorted(path.as_posix() for kind in ("*.h", "*.inl") for path in NATIVE.glob(kind)),
+                optional=True,
+            )
+        ],
+        cmdclass={"build_ext": BuildNative, "bdist_wheel": NativeWheel},
+    )
