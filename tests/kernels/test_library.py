@@ -16,6 +16,7 @@ NATIVE = Path(library.__file__).with_name("native")
 HEADER = NATIVE / "convolution.h"
 COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 needs_compiler = pytest.mark.skipif(COMPILER is None or sys.platform == "win32", reason="no C++ compiler")
+not_windows = pytest.mark.skipif(sys.platform == "win32", reason="there is no library")
 needs_library = pytest.mark.skipif(library.unavailable() is not None, reason="no native library")
 
 
@@ -86,6 +87,7 @@ def test_the_openmp_library_is_the_one_that_pytorch_loaded() -> None:
     assert "omp" in Path(holders.pop()).name
 
 
+@not_windows
 def test_a_library_that_was_not_built_is_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "PATH", tmp_path / "_native.so")
     assert f"there is no _native.so in {tmp_path}" in str(library.unavailable())
@@ -101,11 +103,20 @@ def test_a_library_that_was_not_built_is_named_with_the_reason(tmp_path: Path, m
         library.load()
 
 
+@not_windows
 def test_a_file_that_is_no_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "PATH", tmp_path / "_native.so")
     (tmp_path / "_native.so").write_bytes(b"no library")
     assert str(library.unavailable()).startswith("The native kernels can't be loaded, because ")
     assert library.left_out() is None
+
+
+def test_on_windows_nobody_is_told_to_build_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "PATH", tmp_path / "_native.so")
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert library.unavailable() == (
+        "There are no native kernels for Windows. PyTorch's operations serve, which are slower."
+    )
 
 
 @needs_compiler

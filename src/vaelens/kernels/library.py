@@ -18,7 +18,7 @@ from vaelens.errors import UsageError
 
 INTERFACE_VERSION = 1  # VAELENS_INTERFACE_VERSION, which must be the library's
 PATH = Path(__file__).with_name("_native.dylib" if sys.platform == "darwin" else "_native.so")
-BUILD = "To build them, install GCC 11 or Clang 12 (or later) and install vaelens again; see docs/building.md."
+BUILD = "To build them, install GCC 11 or Clang 12 (or later), then vaelens from its sources; see docs/building.md."
 
 
 class Arithmetic(IntEnum):
@@ -119,6 +119,8 @@ def left_out() -> str | None:
 
 @functools.cache
 def _loaded(path: Path) -> tuple[ctypes.CDLL | None, str | None]:
+    if sys.platform == "win32":
+        return None, "There are no native kernels for Windows. PyTorch's operations serve, which are slower."
     if not path.is_file():
         why = _note(path) or f"there is no {path.name} in {path.parent}"
         return None, f"The native kernels weren't built, because {why}. {BUILD}"
