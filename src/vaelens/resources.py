@@ -24,6 +24,10 @@ from vaelens.process import Shared
 PAUSE = 0.002  # seconds between two readings of the process' memory
 STATM = Path("/proc/self/statm")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_USE = Path("/sys/fs/cgroup/memory.current")
+CGROUP_STAT = Path("/sys/fs/cgroup/memory.stat")
+FILE_CACHE = ("active_file", "inactive_file")  # of a container's use, what is given back when it is needed
+MEMINFO = Path("/proc/meminfo")
 MAX_THREADS = 1024
 
 
@@ -228,3 +232,22 @@ def peak_memory() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory(device: torch.device) -> int | None:
+    """The bytes that can be had now without swapping: of a CUDA device, or of this machine and its container.
+
+    None where the system doesn't report it.
+    """
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        lines = MEMINFO.read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        cache = sum(int(n) for name, n in map(str.split, CGROUP_STAT.read_text().splitlines()) if name in FILE_CACHE)
+        free = min(free, int(CGROUP_LIMIT.read_text()) - int(CGROUP_USE.read_text()) + cache)
+    return max(0, free)

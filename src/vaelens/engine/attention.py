@@ -1,0 +1,64 @@
+"""Attention over a whole map, a chunk of queries at a time: exact, and never with all scores in memory.
+
+The products with the tokens are 1x1 convolutions whose weights are the tokens, so that they take the path of all
+others. They are fp32 in every dtype of the network: half the digits of a score are digits of its exponential.
+"""
+
+import torch
+from torch import Tensor
+
+from vaelens.kernels.convolution import POINTWISE, Affine, Convolution
+from vaelens.kernels.moments import row_moments
+from vaelens.kernels.paths import choose_kernel
+
+SCORES = 2**23  # of a chunk: 32 MB in fp32
+FEWEST = 64  # queries of a chunk: with fewer, each product reads all tokens for too little work
+
+
+def chunk_size(tokens: int) -> int:
+    """Queries of a chunk. It depends on the number of tokens alone, so that no budget changes a bit."""
+    return min(tokens, max(FEWEST, SCORES // tokens))
+
+
+def attend(x: Tensor, affine: Affine, query: Convolution, output: Convolution, moments: bool) -> Tensor | None:
+    """Add attention over each image of the map [b,h,w,c] to it, in place; the moments of its rows [b,h,c,2].
+
+    `query` and `output` are the folded projections of `architecture.Attend`.
+    """
+    for i in range(len(x)):
+        _attend_image(x[i], affine.image(i), query, output)
+    return torch.cat([row_moments(x[:, y : y + 1]) for y in range(x.shape[1])], dim=1) if moments else None
+
+
+def attention_bytes(height: int, width: int, channels: int, device: torch.device) -> int:
+    """What `attend` takes beside the map and the projections."""
+    tokens = height * width
+    chunk = chunk_size(tokens)
+    scores = choose_kernel(POINTWISE, channels, tokens, torch.float32, device)
+    mixed = choose_kernel(POINTWISE, tokens, channels, torch.float32, device)
+    packed = scores.packed_bytes + mixed.packed_bytes
+    scratch = max(scores.scratch_bytes(chunk), mixed.scratch_bytes(chunk))
+    return 4 * (2 * tokens * channels + chunk * (2 * tokens + 4 * channels)) + packed + scratch
+
+
+def _attend_image(x: Tensor, affine: Affine, query: Convolution, output: Convolution) -> None:
+    """One image [h,w,c]."""
+    flat = x.view(-1, x.shape[2])
+    n, c = flat.shape
+    tokens = ((flat.float() - affine.mean) * affine.scale).add_(affine.shift)
+    scoring = choose_kernel(POINTWISE, c, n, torch.float32, x.device).prepare(tokens[:, :, None, None], None)
+    mixing = choose_kernel(POINTWISE, n, c, torch.float32, x.device).prepare(tokens.T[:, :, None, None], None)
+    for first in range(0, n, chunk_size(n)):
+        chunk = tokens[first : first + chunk_size(n)]
+        scores = _product(scoring, _product(query, chunk))
+        scores.sub_(scores.amax(dim=1, keepdim=True)).exp_()
+        total = scores.sum(dim=1, keepdim=True)
+        mixed = _product(mixing, scores).div_(total)
+        flat[first : first + len(chunk)] += _product(output, mixed).to(x.dtype)
+
+
+def _product(convolution: Convolution, rows: Tensor) -> Tensor:
+    """Rows [n,ci] through a 1x1 convolution, [n,co]."""
+    out = rows.new_empty((1, 1, len(rows), convolution.kernel.out_channels))
+    convolution.run(rows[None, None], 0, 1, rows=(0, 1), out=out)
+    return out[0, 0]

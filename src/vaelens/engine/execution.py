@@ -1,0 +1,121 @@
+"""A plan carried out: the steps of a network one after the other, each map made where the plan puts it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vaelens.engine.architecture import Attend, Convolve, Layer, Norm, Resnet, Step
+from vaelens.engine.attention import attend
+from vaelens.engine.maps import MemoryMap, ParkedMap
+from vaelens.engine.packed_weights import prepare
+from vaelens.engine.plan import Place, StepPlan
+from vaelens.engine.sources import Convolved, Pass, Planes, PlanesOut, Sink, Source, Stored
+from vaelens.kernels.convolution import Affine, Convolution
+from vaelens.kernels.moments import MapMoments, merge_rows
+from vaelens.kernels.paths import choose_kernel
+
+
+def reads_moments(step: Step | None) -> bool:
+    """Whether a step normalises the map that it reads."""
+    return isinstance(step, Resnet | Attend) or (isinstance(step, Convolve) and step.norm is not None)
+
+
+def run(
+    steps: Sequence[Step], plans: Sequence[StepPlan], image: Tensor, out: Tensor, *, dtype: torch.dtype, keep: bool
+) -> None:
+    """The steps on an image [b,c,h,w] into `out` [b,c,H,W]; `keep` packed weights for later calls."""
+    execution = _Execution(image, out, dtype, keep)
+    for step, plan, following in zip(steps, plans, [*steps[1:], None], strict=True):
+        execution.step(step, plan, reads_moments(following))
+
+
+class _Execution:
+    """The map that the next step reads, and its moments."""
+
+    def __init__(self, image: Tensor, out: Tensor, dtype: torch.dtype, keep: bool) -> None:
+        self._dtype, self._device, self._keep, self._out = dtype, out.device, keep, out
+        self._source: Source = Planes(image, dtype, out.device)
+        self._moments: MapMoments | None = None
+
+    def step(self, step: Step, plan: StepPlan, moments: bool) -> None:
+        """Replaces the source by the step's output."""
+        if isinstance(step, Attend):
+            self._attend(step, moments)
+        elif isinstance(step, Resnet):
+            self._resnet(step, plan, moments)
+        else:
+            affine = None if step.norm is None else self._affine(step.norm)
+            convolved = Convolved(self._source, self._convolution(step.layer), affine, step.activation)
+            self._source, self._moments = self._made(
+                convolved, plan.place, plan.rows, moments=moments, last=[self._source]
+            )
+
+    def _resnet(self, step: Resnet, plan: StepPlan, moments: bool) -> None:
+        x, rows = self._source, plan.rows
+        first = Convolved(x, self._convolution(step.conv1), self._affine(step.norm1), "silu")
+        hidden, found = self._made(first, plan.hidden or "memory", rows, moments=True)
+        assert found is not None
+        residual = x if step.shortcut is None else Convolved(x, self._convolution(step.shortcut))
+        affine = step.norm2.affine(found)
+        second = Convolved(hidden, self._convolution(step.conv2), affine, "silu", residual)
+        over = x.map if step.shortcut is None and isinstance(x, Stored) and _place(x) == plan.place else None
+        last = [hidden] if over is not None else [hidden, *_stored(x)]
+        self._source, self._moments = self._made(second, plan.place, rows, moments=moments, last=last, over=over)
+
+    def _attend(self, step: Attend, moments: bool) -> None:
+        assert isinstance(self._source, Stored)
+        assert isinstance(self._source.map, MemoryMap)
+        values = self._source.map.values
+        query, output = (self._convolution(layer, torch.float32) for layer in (step.query, step.output))
+        found = attend(values, self._affine(step.norm), query, output, moments)
+        self._moments = None if found is None else merge_rows(found, values.shape[2])
+
+    def _made(
+        self,
+        convolved: Convolved,
+        place: Place,
+        rows: int,
+        *,
+        moments: bool,
+        last: Sequence[Source] = (),
+        over: MemoryMap | ParkedMap | None = None,
+    ) -> tuple[Source, MapMoments | None]:
+        """The output of a convolution at its place, a new map or `over` one that is there, and its moments.
+
+        `last` are the sources that are read for the last time.
+        """
+        target: MemoryMap | Sink | None = over
+        made: Source = convolved
+        if place == "output":
+            target = PlanesOut(self._out)
+        elif place != "recomputed":
+            kind = MemoryMap if place == "memory" else ParkedMap
+            stored = over or kind(convolved.shape, self._dtype, self._device)
+            target, made = stored, Stored(stored)
+        elif not moments:
+            return convolved, None
+        else:
+            last = ()
+        found = Pass(convolved, rows, self._dtype, self._device, last).run(target, moments)
+        return made, None if found is None else merge_rows(found, convolved.shape[2])
+
+    def _affine(self, norm: Norm) -> Affine:
+        assert self._moments is not None
+        return norm.affine(self._moments)
+
+    def _convolution(self, layer: Layer, dtype: torch.dtype | None = None) -> Convolution:
+        channels = layer.in_channels, layer.out_channels
+        kernel = choose_kernel(layer.geometry, *channels, dtype or self._dtype, self._device)
+        return prepare(layer, kernel, self._keep)
+
+
+def _stored(source: Source) -> list[Source]:
+    """The stored map that a source is computed from, itself included."""
+    if isinstance(source, Convolved):
+        return _stored(source.source)
+    return [source]
+
+
+def _place(source: Stored) -> Place:
+    return "memory" if isinstance(source.map, MemoryMap) else "parked"

@@ -1,0 +1,75 @@
+"""A plan: where each map of a run lies, how high its strips are, and what memory and time that is estimated to take."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Place = Literal["memory", "parked", "recomputed", "output"]
+PLACES = {
+    "memory": "in memory, whole",
+    "parked": "in a temporary file; of a GPU, in the machine's memory",
+    "recomputed": "never whole: its rows are computed each time they are read",
+    "output": "the result",
+}
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step: the place of its output and, of a residual block, that of the map between its two convolutions.
+
+    `rows` is the height of a strip of the output; `peak_bytes` and `seconds` are estimates.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    place: Place
+    hidden: Place | None
+    rows: int
+    peak_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is run on images of one size.
+
+    `size` is (height, width) of the input, latents or pixels. `images` of the batch are run at once. `max_memory` is
+    the budget in bytes, None for what is free; `smallest` is the smallest one that can be met. `keep_weights`: packed
+    weights stay for the next call; else each is packed when it is used. `path` names the kernels.
+    """
+
+    direction: Literal["decode", "encode"]
+    size: tuple[int, int]
+    batch: int
+    images: int
+    path: str
+    dtype: str
+    max_memory: int | None
+    smallest: int
+    keep_weights: bool
+    peak_bytes: int
+    seconds: float
+    steps: tuple[StepPlan, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `run.json`."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """For people: one line for each step."""
+        head = f"{'step':<34}{'map':>17}  {'place':<11}{'hidden map':<12}{'rows':>6}{'peak MB':>9}{'seconds':>9}"
+        lines = [head]
+        for step in self.steps:
+            size = f"{step.height}x{step.width}x{step.channels}"
+            lines.append(
+                f"{step.name:<34}{size:>17}  {step.place:<11}{step.hidden or '':<12}{step.rows:>6}"
+                f"{step.peak_bytes / 1e6:>9.0f}{step.seconds:>9.2f}"
+            )
+        budget = "what is free" if self.max_memory is None else f"{self.max_memory / 1e6:.0f} MB"
+        weights = "kept" if self.keep_weights else "packed for each use"
+        lines.append(
+            f"Peak {self.peak_bytes / 1e6:.0f} MB of {budget}; smallest possible {self.smallest / 1e6:.0f} MB. "
+            f"Packed weights are {weights}; path {self.path}; {self.images} of {self.batch} images at once."
+        )
+        return "\n".join(lines)
