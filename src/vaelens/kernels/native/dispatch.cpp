@@ -60,6 +60,8 @@ const Path *path_of(const vaelens_kernel &kernel) {
 }
 
 #if defined(__x86_64__)
+bool built(const Path *path) { return path; }
+
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 bool has_avx512() {
@@ -115,9 +117,9 @@ int vaelens_convolve(const vaelens_kernel *kernel, const vaelens_strip *strip) {
 
 int32_t vaelens_instructions(int32_t arithmetic) {
 #if defined(__x86_64__)
-  if (arithmetic != VAELENS_FP32) return split_amx && has_amx() ? VAELENS_AMX : VAELENS_PORTABLE;
-  if (fp32_avx512 && has_avx512()) return VAELENS_AVX512;
-  return fp32_avx2 && has_avx2() ? VAELENS_AVX2 : VAELENS_PORTABLE;
+  if (arithmetic != VAELENS_FP32) return built(split_amx) && has_amx() ? VAELENS_AMX : VAELENS_PORTABLE;
+  if (built(fp32_avx512) && has_avx512()) return VAELENS_AVX512;
+  return built(fp32_avx2) && has_avx2() ? VAELENS_AVX2 : VAELENS_PORTABLE;
 #else
   (void)arithmetic;
   return VAELENS_PORTABLE;

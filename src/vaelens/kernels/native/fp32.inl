@@ -1,0 +1,105 @@
+// fp32 convolutions for one set of instructions: the file that includes this one names the path, its vectors' width and
+// how many rows of sums its registers hold. Everything here is of this path alone (an unnamed namespace, and no inline
+// function of the standard library), so that no code for newer processors takes the place of another path's.
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "convolution.h"
+#include "parallel.h"
+#include "paths.h"
+
+namespace vaelens {
+namespace {
+
+#include "fp32_vectors.inl"
+
+#include "fp32_loading.inl"
+
+#include "fp32_products.inl"
+
+#include "fp32_epilogue.inl"
+
+#include "fp32_winograd.inl"
+
+#include "fp32_direct.inl"
+
+bool supported(const vaelens_kernel &kernel) {
+  return kernel.in_channels > 0 && kernel.out_channels > 0 && kernel.height > 0 && kernel.width > 0 &&
+         int64_t(kernel.height) * kernel.width <= kMostTaps && (kernel.stride == 1 || kernel.stride == 2) &&
+         (kernel.upsample == 1 || kernel.upsample == 2) && kernel.pad_top >= 0 && kernel.pad_left >= 0;
+}
+
+// Winograd saves 108 of 144 products per tile, input and output channel, and pays about 250 operations per tile and
+// channel for the transforms: worth it unless there are few input channels.
+bool uses_winograd(const vaelens_kernel &kernel) {
+  return kernel.height == 3 && kernel.width == 3 && kernel.stride == 1 && kernel.in_channels >= 16;
+}
+
+int64_t packed_bytes(const vaelens_kernel &kernel) {
+  if (!supported(kernel)) return -1;
+  const int64_t taps = uses_winograd(kernel) ? kFrequencies : int64_t(kernel.height) * kernel.width;
+  return taps * kernel.in_channels * Panels(kernel.out_channels).padded() * int64_t(sizeof(float));
+}
+
+// To [panels, taps or frequencies, in_channels, width of the panel]; channels behind the last get zeros.
+int pack(const vaelens_kernel &kernel, const float *weights, void *packed) {
+  const bool winograd = uses_winograd(kernel);
+  const Panels out(kernel.out_channels);
+  const int64_t taps = int64_t(kernel.height) * kernel.width, frequencies = winograd ? kFrequencies : taps;
+  float *to = static_cast<float *>(packed);
+  memset(to, 0, static_cast<size_t>(packed_bytes(kernel)));
+  for (int64_t o = 0; o < kernel.out_channels; ++o) {
+    const int64_t panel = o / kPanel, width = out.width(panel);
+    float *column = to + frequencies * kernel.in_channels * panel * kPanel + o % kPanel;
+    for (int64_t i = 0; i < kernel.in_channels; ++i, weights += taps) {
+      double g[9], u[kFrequencies];
+      if (winograd) {
+        for (int tap = 0; tap < 9; ++tap) g[tap] = weights[tap];
+        filter_to_frequencies(g, u);
+      }
+      for (int64_t f = 0; f < frequencies; ++f)
+        column[(f * kernel.in_channels + i) * width] = winograd ? static_cast<float>(u[f]) : weights[f];
+    }
+  }
+  return VAELENS_OK;
+}
+
+int64_t scratch_bytes(const vaelens_kernel &kernel, int64_t, int64_t out_width) {
+  return uses_winograd(kernel) ? WinogradPlan(kernel, out_width).bytes() : DirectPlan(kernel, out_width).bytes();
+}
+
+int32_t row_alignment(const vaelens_kernel &kernel) { return uses_winograd(kernel) ? kOut : 1; }
+
+// Items of at most `most` rows, as many on each thread. What a row becomes doesn't depend on the item it is in.
+int64_t item_count(int64_t rows, int64_t most, int threads) {
+  const int64_t rounds = quotient_up(rows, most * threads);
+  return smaller(rows, rounds * threads);
+}
+
+int convolve(const vaelens_kernel &kernel, const vaelens_strip &strip) {
+  if (strip.out_rows <= 0 || strip.out_width <= 0) return VAELENS_OK;
+  const int threads = strip.threads > 1 ? strip.threads : 1;
+  bool done;
+  if (uses_winograd(kernel)) {
+    const WinogradPlan plan(kernel, strip.out_width);
+    WinogradWork work = {&kernel, &strip, &plan,
+                         item_count(quotient_up(strip.out_rows, kOut), plan.tile_rows, threads)};
+    done = parallel(threads, work.items, winograd_item, &work);
+  } else {
+    const DirectPlan plan(kernel, strip.out_width);
+    DirectWork work = {&kernel, &strip, &plan, item_count(strip.out_rows, plan.rows, threads)};
+    done = parallel(threads, work.items, direct_item, &work);
+  }
+  return done ? VAELENS_OK : VAELENS_NO_MEMORY;
+}
+
+}  // namespace
+
+extern const Path VAELENS_PATH = {packed_bytes, pack, scratch_bytes, row_alignment, convolve};
+
+}  // namespace vaelens
