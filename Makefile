@@ -9,7 +9,7 @@ INSTALLED := pyproject.toml constraints.txt setup.py $(wildcard src/vaelens/kern
 
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo connected test test-all test-order test-alone lint clean
+.PHONY: demo connected test test-all test-order test-alone lint sanitize clean
 
 demo: .venv/product.stamp
 	@$(BIN)/vaelens compare "a smiling face with blue eyes and red hair on a yellow background" --seed 0 \
@@ -48,6 +48,10 @@ lint: .venv/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, over many shapes: minutes.
+sanitize: .venv/test.stamp
+	$(BIN)/python tests/native/sanitize.py
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vaelens needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Try: make $(MAKECMDGOALS) PYTHON=python3.11")'

@@ -46,7 +46,9 @@ class NotBuiltError(Exception):
 class Compiler:
     """The C++ compiler that CXX or CC name, else Python's own or the first of the usual ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, objects: Path = OBJECTS) -> None:
+        self.objects = objects
+        objects.mkdir(parents=True, exist_ok=True)
         self.command, self.libraries = _compiler_command()
         environment = os.environ
         architectures = shlex.split(environment.get("ARCHFLAGS", ""))
@@ -58,7 +60,7 @@ class Compiler:
             *shlex.split(environment.get("CPPFLAGS", "")),
             *shlex.split(environment.get("CXXFLAGS", "")),
         ]
-        self.link_flags = ["-shared", "-pthread", *architectures, *shlex.split(environment.get("LDFLAGS", ""))]
+        self.link_flags = ["-pthread", *architectures, *shlex.split(environment.get("LDFLAGS", ""))]
         if sys.platform != "darwin":  # where it is the default
             self.link_flags.append("-Wl,-z,defs")
         macros = self._run([*self.flags, "-dM", "-E", "-x", "c++", os.devnull])
@@ -69,7 +71,7 @@ class Compiler:
 
     def knows_amx(self) -> bool:
         """Whether compiler and assembler know the tile instructions and their flags."""
-        probe, assembled = OBJECTS / "amx.cpp", OBJECTS / "amx.o"
+        probe, assembled = self.objects / "amx.cpp", self.objects / "amx.o"
         assembled.unlink(missing_ok=True)
         probe.write_text('void probe() { __asm__("tdpbf16ps %tmm0, %tmm1, %tmm2"); }\n')
         try:
@@ -84,7 +86,7 @@ class Compiler:
         digest = hashlib.sha256("\0".join([self.identity, *self.command, *command]).encode())
         for path in _with_includes(source):
             digest.update(path.read_bytes())
-        kept, key = OBJECTS / f"{source.stem}.o", OBJECTS / f"{source.stem}.key"
+        kept, key = self.objects / f"{source.stem}.o", self.objects / f"{source.stem}.key"
         if kept.is_file() and key.is_file() and key.read_text() == digest.hexdigest():
             return kept
         key.unlink(missing_ok=True)
@@ -93,10 +95,26 @@ class Compiler:
         key.write_text(digest.hexdigest())
         return kept
 
-    def link(self, objects: list[Path], library: Path) -> None:
-        library.parent.mkdir(parents=True, exist_ok=True)
+    def compile_all(self) -> tuple[list[Path], str | None]:
+        """The objects of the library, and why something had to be left out of it, in words."""
+        flags = {name: list(own) for name, own in X86_64.items()} if self.x86_64 else {}
+        flags |= {name: [] for name in BASELINE}
+        for name in [name for name in flags if not (NATIVE / f"{name}.cpp").is_file()]:
+            del flags[name]
+            flags["dispatch"].append(f"-DVAELENS_WITHOUT_{name.upper()}")
+        left_out = None
+        if "split_amx" in flags and not self.knows_amx():
+            del flags["split_amx"]
+            flags["dispatch"].append("-DVAELENS_WITHOUT_SPLIT_AMX")
+            left_out = f"the compiler {shlex.join(self.command)} doesn't know the AMX instructions"
+        with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+            objects = list(pool.map(lambda name: self.compile(NATIVE / f"{name}.cpp", flags[name]), flags))
+        return objects, left_out
+
+    def link(self, objects: list[Path], result: Path, flags: list[str]) -> None:
+        result.parent.mkdir(parents=True, exist_ok=True)
         names = [path.as_posix() for path in objects]
-        self._run([*self.link_flags, *names, "-o", str(library), *self.libraries], library)
+        self._run([*flags, *self.link_flags, *names, "-o", str(result), *self.libraries], result)
 
     def _run(self, arguments: list[str], result: Path | None = None) -> str:
         try:
@@ -138,8 +156,8 @@ def _with_includes(source: Path) -> list[Path]:
     found = [source]
     for path in found:  # grows
         for name in re.findall(r'^\s*#\s*include "(.+)"', path.read_text("utf-8"), re.MULTILINE):
-            if (other := path.parent / name).is_file() and other not in found:
-                found.append(other)
+            candidates = (path.parent / name, NATIVE / name)
+            found += [other for other in candidates if other.is_file() and other not in found][:1]
     return found
 
 
@@ -149,21 +167,9 @@ def build_library(library: Path) -> str | None:
         raise NotBuiltError("VAELENS_NATIVE=skip was set")
     if sys.platform == "win32":
         raise NotBuiltError("they aren't built on Windows")
-    OBJECTS.mkdir(parents=True, exist_ok=True)
     compiler = Compiler()
-    flags = {name: list(own) for name, own in X86_64.items()} if compiler.x86_64 else {}
-    flags |= {name: [] for name in BASELINE}
-    for name in [name for name in flags if not (NATIVE / f"{name}.cpp").is_file()]:
-        del flags[name]
-        flags["dispatch"].append(f"-DVAELENS_WITHOUT_{name.upper()}")
-    left_out = None
-    if "split_amx" in flags and not compiler.knows_amx():
-        del flags["split_amx"]
-        flags["dispatch"].append("-DVAELENS_WITHOUT_SPLIT_AMX")
-        left_out = f"the compiler {shlex.join(compiler.command)} doesn't know the AMX instructions"
-    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        objects = list(pool.map(lambda name: compiler.compile(NATIVE / f"{name}.cpp", flags[name]), flags))
-    compiler.link(objects, library)
+    objects, left_out = compiler.compile_all()
+    compiler.link(objects, library, ["-shared"])
     return left_out
 
 
