@@ -5,12 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from vaelens.errors import UsageError
 from vaelens.kernels import library
+from vaelens.resources import using_threads
 
 NATIVE = Path(library.__file__).with_name("native")
 HEADER = NATIVE / "convolution.h"
@@ -141,3 +144,65 @@ def test_what_was_left_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert library.left_out() is None
     copy.with_suffix(".txt").write_text("the compiler g++ doesn't know the AMX instructions\n", "utf-8")
     assert library.left_out() == "the compiler g++ doesn't know the AMX instructions"
+
+
+class Example:
+    """A convolution of a random image on the portable path, ready to be computed on any number of threads."""
+
+    def __init__(self) -> None:
+        self.native = library.load()
+        self.kernel = library.Kernel(library.Arithmetic.FP32, library.Instructions.PORTABLE, 16, 16, 3, 3, 1, 1, 1, 1)
+        self.weights, self.image = torch.randn(16, 16, 3, 3), torch.randn(64, 64, 16)
+        self.packed = torch.empty(self.native.vaelens_packed_bytes(self.kernel) + 64, dtype=torch.uint8)
+        self.aligned = self.packed.data_ptr() + -self.packed.data_ptr() % 64
+        assert self.native.vaelens_pack(self.kernel, self.weights.data_ptr(), self.aligned) == library.Status.OK
+
+    def compute(self, threads: int) -> torch.Tensor:
+        output = torch.empty(64, 64, 16)
+        strip = library.Strip(
+            input=self.image.data_ptr(),
+            in_rows=64,
+            in_height=64,
+            in_width=64,
+            threads=threads,
+            weights=self.aligned,
+            output=output.data_ptr(),
+            out_rows=64,
+            out_width=64,
+        )
+        assert self.native.vaelens_convolve(self.kernel, strip) == library.Status.OK
+        return output
+
+
+@needs_library
+def test_strips_are_shared_among_the_threads_of_the_openmp_library_given() -> None:
+    """The team here is one thread that says how many were asked for, and the values are the same."""
+    example, asked = Example(), []
+
+    @ctypes.CFUNCTYPE(None, ctypes.CFUNCTYPE(None, ctypes.c_void_p), ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def team(function: Callable[[int], None], data: int, threads: int, _: int) -> None:
+        asked.append(threads)
+        function(data)
+
+    alone = example.compute(1)
+    example.native.vaelens_use_openmp(ctypes.cast(team, ctypes.c_void_p))
+    try:
+        shared = example.compute(3)
+    finally:
+        example.native.vaelens_use_openmp(library._gomp_parallel())
+    assert asked == [3]
+    assert torch.equal(alone, shared)
+    expected = torch.nn.functional.conv2d(example.image.permute(2, 0, 1)[None], example.weights, padding=1)
+    assert torch.allclose(alone, expected[0].permute(1, 2, 0), atol=1e-4)
+
+
+@needs_library
+@pytest.mark.skipif(library._gomp_parallel() is None, reason="PyTorch has another OpenMP library")
+def test_no_second_pool_of_threads_is_started() -> None:
+    """OpenMP's threads stay: PyTorch's two are there after its operation, and no more after ours."""
+    example, threads = Example(), Path("/proc/self/task")
+    with using_threads(2):
+        torch.randn(1000, 1000).mul_(2)
+        before = len(list(threads.iterdir()))
+        assert torch.equal(example.compute(2), example.compute(1))
+        assert len(list(threads.iterdir())) == before
