@@ -1,0 +1,24 @@
+// Split-bf16 convolutions on AMX's matrix unit.
+#include <immintrin.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "parallel.h"
+#include "paths.h"
+
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of GCC 12's own headers (its bug 105593)
+
+namespace vaelens {
+namespace {
+#include "tiles_amx.h"
+
+#include "split_loading.inl"
+#include "split_packing.inl"
+
+#include "split.inl"
+}  // namespace
+
+const Path split_amx = {packed_bytes, pack, scratch_bytes, row_alignment, convolve};
+
+}  // namespace vaelens

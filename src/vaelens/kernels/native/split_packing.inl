@@ -1,0 +1,114 @@
+// A kernel as taps of one or four phases, and its weights as tiles.
+//
+// Nearest x2 and a 3x3 convolution are four 2x2 convolutions, one for each phase (row and column modulo 2) of the
+// output, on the small map: taps that fall on the same input pixel add up. That is exact, also at the borders.
+
+constexpr int kTile = 512;      // bf16 values of a tile of weights: 16 pairs of input channels x 16 output channels x 2
+constexpr int kMostTaps = 128;  // of one phase
+
+struct Phase {
+  int row, column;         // of the output, where it is enlarged
+  int taps;
+  int8_t dy[kMostTaps], dx[kMostTaps];  // of the input, from the pixel at `stride` times the output's place
+};
+
+struct Taps {
+  int count;  // of phases
+  Phase phases[4];
+  int total;  // taps of all phases
+  int top, left, bottom, right;  // how far the taps reach from that pixel: dy in [-top, bottom], dx in [-left, right]
+};
+
+inline bool supported(const vaelens_kernel &k) {
+  if (k.in_channels < 1 || k.out_channels < 1 || k.height < 1 || k.width < 1 || k.height * k.width > kMostTaps) return false;
+  if (k.stride < 1 || k.stride > 4 || k.pad_top < 0 || k.pad_left < 0 || k.pad_top >= 64 || k.pad_left >= 64) return false;
+  if (k.upsample == 1) return true;
+  return k.upsample == 2 && k.height == 3 && k.width == 3 && k.stride == 1 && k.pad_top == 1 && k.pad_left == 1;
+}
+
+// Which of two taps of a phase a tap of the 3x3 kernel falls on.
+inline int merged_tap(int phase, int tap) { return phase ? tap / 2 : (tap + 1) / 2; }
+
+inline void set_taps(const vaelens_kernel &k, Taps &taps) {
+  const bool enlarged = k.upsample == 2;
+  taps.count = enlarged ? 4 : 1;
+  taps.total = 0;
+  for (int p = 0; p < taps.count; ++p) {
+    Phase &phase = taps.phases[p];
+    phase.row = p / 2, phase.column = p % 2, phase.taps = 0;
+    const int height = enlarged ? 2 : k.height, width = enlarged ? 2 : k.width;
+    for (int y = 0; y < height; ++y)
+      for (int x = 0; x < width; ++x, ++phase.taps) {
+        phase.dy[phase.taps] = static_cast<int8_t>(enlarged ? y - 1 + phase.row : y - k.pad_top);
+        phase.dx[phase.taps] = static_cast<int8_t>(enlarged ? x - 1 + phase.column : x - k.pad_left);
+      }
+    taps.total += phase.taps;
+  }
+  taps.top = enlarged ? 1 : k.pad_top, taps.left = enlarged ? 1 : k.pad_left;
+  taps.bottom = enlarged ? 1 : k.height - 1 - k.pad_top, taps.right = enlarged ? 1 : k.width - 1 - k.pad_left;
+}
+
+inline int64_t blocks(int64_t channels) { return (channels + kBlock - 1) / kBlock; }
+inline int tiles_of(const vaelens_kernel &k) { return k.arithmetic == VAELENS_SPLIT_BF16 ? 4 : 2; }
+
+int64_t packed_bytes(const vaelens_kernel &k) {
+  if (!supported(k)) return -1;
+  const int64_t taps = k.upsample == 2 ? 16 : static_cast<int64_t>(k.height) * k.width;
+  return blocks(k.out_channels) * blocks(k.in_channels) * taps * tiles_of(k) * kTile * 2;
+}
+
+struct Packing {
+  const vaelens_kernel *kernel;
+  const Taps *taps;
+  const float *weights;
+  uint16_t *packed;
+};
+
+// The weight of one tap of a phase: of a 3x3 kernel on an enlarged map, the sum of those that fall on it.
+inline float tap_weight(const vaelens_kernel &k, const Phase &phase, int tap, const float *weights) {
+  if (k.upsample == 1) return weights[tap];
+  double sum = 0;
+  for (int y = 0; y < 3; ++y)
+    for (int x = 0; x < 3; ++x)
+      if (merged_tap(phase.row, y) == tap / 2 && merged_tap(phase.column, x) == tap % 2) sum += weights[3 * y + x];
+  return static_cast<float>(sum);
+}
+
+// Packs 32 output channels: [phase][block of input channels][tap][high, high, low, low][pair][channel][2].
+bool pack_block(void *context, int64_t block, int) {
+  const Packing &packing = *static_cast<const Packing *>(context);
+  const vaelens_kernel &k = *packing.kernel;
+  const int tiles = tiles_of(k), area = k.height * k.width;
+  const int64_t in_blocks = blocks(k.in_channels);
+  uint16_t *to = packing.packed + block * packing.taps->total * in_blocks * tiles * kTile;
+  for (int p = 0; p < packing.taps->count; ++p) {
+    const Phase &phase = packing.taps->phases[p];
+    for (int64_t in_block = 0; in_block < in_blocks; ++in_block)
+      for (int tap = 0; tap < phase.taps; ++tap, to += tiles * kTile)
+        for (int half = 0; half < 2; ++half)
+          for (int n = 0; n < 16; ++n) {
+            const int64_t out = block * kBlock + half * 16 + n;
+            alignas(64) float row[kBlock] = {};
+            for (int i = 0; i < kBlock && out < k.out_channels && in_block * kBlock + i < k.in_channels; ++i)
+              row[i] = tap_weight(k, phase, tap, packing.weights + (out * k.in_channels + in_block * kBlock + i) * area);
+            alignas(64) uint16_t high[kBlock], low[kBlock];
+            const Vector a = load(row), b = load(row + 16);
+            to_bf16(a, b, high);
+            to_bf16(a - from_bf16(high), b - from_bf16(high + 16), low);
+            for (int i = 0; i < kBlock; ++i) {
+              const int place = i / 2 * 32 + n * 2 + i % 2;
+              to[half * kTile + place] = high[i];
+              if (tiles == 4) to[(2 + half) * kTile + place] = low[i];
+            }
+          }
+  }
+  return true;
+}
+
+int pack(const vaelens_kernel &kernel, const float *weights, void *packed) {
+  Taps taps;
+  set_taps(kernel, taps);
+  Packing packing = {&kernel, &taps, weights, static_cast<uint16_t *>(packed)};
+  parallel(1, blocks(kernel.out_channels), pack_block, &packing);
+  return VAELENS_OK;
+}
