@@ -36,7 +36,7 @@ X86_64 = {  # the slowest to compile first
 }
 # -ffp-contract stays at the compiler's default, and neither -march nor fast-math is given: what a path computes must
 # depend on the path alone.
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi")
 
 
 class NotBuiltError(Exception):

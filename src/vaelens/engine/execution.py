@@ -13,7 +13,7 @@ from vaelens.engine.plan import Place, StepPlan
 from vaelens.engine.sources import Convolved, Pass, Planes, PlanesOut, Sink, Source, Stored
 from vaelens.kernels.convolution import Affine, Convolution
 from vaelens.kernels.moments import MapMoments, merge_rows
-from vaelens.kernels.paths import choose_kernel
+from vaelens.kernels.paths import choose_kernel, map_dtype
 
 
 def reads_moments(step: Step | None) -> bool:
@@ -35,7 +35,8 @@ class _Execution:
 
     def __init__(self, image: Tensor, out: Tensor, dtype: torch.dtype, keep: bool) -> None:
         self._dtype, self._device, self._keep, self._out = dtype, out.device, keep, out
-        self._source: Source = Planes(image, dtype, out.device)
+        self._map_dtype = map_dtype(dtype, out.device)
+        self._source: Source = Planes(image, self._map_dtype, out.device)
         self._moments: MapMoments | None = None
 
     def step(self, step: Step, plan: StepPlan, moments: bool) -> None:
@@ -91,13 +92,13 @@ class _Execution:
             target = PlanesOut(self._out)
         elif place != "recomputed":
             kind = MemoryMap if place == "memory" else ParkedMap
-            stored = over or kind(convolved.shape, self._dtype, self._device)
+            stored = over or kind(convolved.shape, self._map_dtype, self._device)
             target, made = stored, Stored(stored)
         elif not moments:
             return convolved, None
         else:
             last = ()
-        found = Pass(convolved, rows, self._dtype, self._device, last).run(target, moments)
+        found = Pass(convolved, rows, self._map_dtype, self._device, last).run(target, moments)
         return made, None if found is None else merge_rows(found, convolved.shape[2])
 
     def _affine(self, norm: Norm) -> Affine:

@@ -7,6 +7,7 @@ import torch
 
 from vaelens.engine.architecture import Attend, Resnet, Step
 from vaelens.engine.plan import Plan, StepPlan
+from vaelens.kernels.paths import choose_path
 
 
 def make_plan(
@@ -28,4 +29,17 @@ def make_plan(
         hidden = "memory" if isinstance(step, Resnet) else None
         plans.append(StepPlan(step.name, layer.out_channels, h, w, place, hidden, h, 0, 0.0))
     images = 1 if device.type == "cpu" else batch
-    return Plan(direction, size, batch, images, "torch", str(dtype), max_memory, 0, True, 0, 0.0, tuple(plans))
+    return Plan(
+        direction,
+        size,
+        batch,
+        images,
+        choose_path(dtype, device),
+        str(dtype),
+        max_memory,
+        0,
+        True,
+        0,
+        0.0,
+        tuple(plans),
+    )

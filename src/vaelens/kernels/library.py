@@ -16,7 +16,7 @@ import torch
 
 from vaelens.errors import UsageError
 
-INTERFACE_VERSION = 1  # VAELENS_INTERFACE_VERSION, which must be the library's
+INTERFACE_VERSION = 2  # VAELENS_INTERFACE_VERSION, which must be the library's
 PATH = Path(__file__).with_name("_native.dylib" if sys.platform == "darwin" else "_native.so")
 BUILD = "To build them, install GCC 11 or Clang 12 (or later), then vaelens from its sources; see docs/building.md."
 
@@ -80,6 +80,7 @@ class Strip(ctypes.Structure):
         ("in_rows", c_int64),
         ("in_height", c_int64),
         ("in_width", c_int64),
+        ("in_stride", c_int64),
         ("mean", c_void_p),
         ("scale", c_void_p),
         ("shift", c_void_p),

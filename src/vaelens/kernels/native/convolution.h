@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 // Of the structures and functions below; whoever changes them counts it up.
-#define VAELENS_INTERFACE_VERSION 1
+#define VAELENS_INTERFACE_VERSION 2
 
 // How products are made. SPLIT_BF16: three products of bf16 halves, as exact as fp32 within 1e-5. BF16: one product.
 enum vaelens_arithmetic { VAELENS_FP32 = 0, VAELENS_SPLIT_BF16 = 1, VAELENS_BF16 = 2 };
@@ -40,6 +40,7 @@ struct vaelens_kernel {
 struct vaelens_strip {
   const float *input;  // rows [in_first, in_first + in_rows) of a map of in_height rows; the others of it aren't read
   int64_t in_first, in_rows, in_height, in_width;
+  int64_t in_stride;  // floats from one input pixel to the next, at least in_channels
   const float *mean, *scale, *shift;  // per input channel, (x - mean) * scale + shift; or all NULL
   int32_t activation;                 // after that; zeros around the map stay zeros
   int32_t threads;

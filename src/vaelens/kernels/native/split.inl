@@ -218,7 +218,7 @@ int convolve(const vaelens_kernel &kernel, const vaelens_strip &original) {
   if (out_pixels <= 0) return VAELENS_OK;
   if (kernel.height == 1 && kernel.width == 1 && kernel.stride == 1 && kernel.upsample == 1 && !strip.moments) {
     // Pixels don't touch each other: any number is a map of full windows.
-    strip.input += (strip.out_first - strip.in_first) * strip.in_width * kernel.in_channels;
+    strip.input += (strip.out_first - strip.in_first) * strip.in_width * strip.in_stride;
     in_pixels = out_pixels;
     strip.in_first = strip.out_first = 0;
     strip.in_width = strip.out_width = 64;

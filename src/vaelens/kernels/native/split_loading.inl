@@ -100,11 +100,11 @@ class Loading {
       clear_block(high);
       if (split) clear_block(low);
     } else if (left >= kBlock) {
-      prefetch_input(strip_.input + (index + strip_.in_width) * channels_ + first);
-      load_block<normalised, activation, split>(strip_.input + index * channels_ + first, norm_, first, high, low);
+      prefetch_input(strip_.input + (index + strip_.in_width) * strip_.in_stride + first);
+      load_block<normalised, activation, split>(strip_.input + index * strip_.in_stride + first, norm_, first, high, low);
     } else {
       alignas(64) float padded[kBlock] = {};
-      for (int i = 0; i < left; ++i) padded[i] = strip_.input[index * channels_ + first + i];
+      for (int i = 0; i < left; ++i) padded[i] = strip_.input[index * strip_.in_stride + first + i];
       load_block<normalised, activation, split>(padded, norm_, first, high, low);
     }
     if (left > kBlock) {
