@@ -272,7 +272,7 @@ Result compute(const Map &map, const vaelens_kernel &kernel, int64_t rows, int t
     Floats apart(map.residual == 2 ? 0 : count * row);
     Floats &output = map.residual == 2 ? *added : apart;
     Block<double> moments(map.moments ? count * co * 2 : 0);
-    const vaelens_strip strip = {input->data(), begin, end - begin, map.in_height, map.in_width,
+    const vaelens_strip strip = {input->data(), begin, end - begin, map.in_height, map.in_width, ci,
                                  map.normalised ? mean->data() : nullptr, map.normalised ? scale->data() : nullptr,
                                  map.normalised ? shift->data() : nullptr, map.activation, threads, packed.data(),
                                  map.bias.empty() ? nullptr : bias->data(), map.residual ? added->data() : nullptr,

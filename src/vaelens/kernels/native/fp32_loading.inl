@@ -25,12 +25,12 @@ inline Vector loaded(Vector x, const Normalisation &normalisation, int part) {
 // One row: pixels [first, last) of the map to `to`, each `upsample` times but for what lies outside [begin, end) of the
 // enlarged row; blocks of channels are `block_step` floats apart.
 template <bool affine, int activation>
-void load_row(const float *row, int64_t channels, int64_t block, int64_t blocks, const Normalisation *normalisations,
+void load_row(const float *row, int64_t stride, int64_t channels, int64_t block, int64_t blocks, const Normalisation *normalisations,
               int64_t begin, int64_t end, int upsample, float *to, int64_t block_step) {
   for (int64_t x = begin; x < end;) {
     const int64_t source = upsample == 1 ? x : x / upsample;
     const int64_t next = smaller(end, upsample == 1 ? x + 1 : (source + 1) * upsample);
-    const float *pixel = row + source * channels;
+    const float *pixel = row + source * stride;
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t channel = (block + b) * kBlock;
       float *at = to + b * block_step + (x - begin) * kBlock;
@@ -48,8 +48,8 @@ void load_row(const float *row, int64_t channels, int64_t block, int64_t blocks,
   }
 }
 
-using LoadRow = void (*)(const float *, int64_t, int64_t, int64_t, const Normalisation *, int64_t, int64_t, int, float *,
-                         int64_t);
+using LoadRow = void (*)(const float *, int64_t, int64_t, int64_t, int64_t, const Normalisation *, int64_t, int64_t, int,
+                         float *, int64_t);
 
 template <bool affine>
 LoadRow row_loader(int activation) {
@@ -102,8 +102,8 @@ inline void load_window(const vaelens_kernel &kernel, const vaelens_strip &strip
         }
       }
       if (inside && !repeated)
-        load_one(strip.input + (y / upsample - strip.in_first) * strip.in_width * channels, channels, block + b, count,
-                 normalisations, begin, end, upsample, at + (begin - window.column) * kBlock, block_step);
+        load_one(strip.input + (y / upsample - strip.in_first) * strip.in_width * strip.in_stride, strip.in_stride, channels,
+                 block + b, count, normalisations, begin, end, upsample, at + (begin - window.column) * kBlock, block_step);
     }
   }
 }

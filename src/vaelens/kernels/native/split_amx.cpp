@@ -7,7 +7,11 @@
 #include "parallel.h"
 #include "paths.h"
 
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of GCC 12's own headers (its bug 105593)
+// Of GCC 12's own headers (its bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 namespace vaelens {
 namespace {
