@@ -27,8 +27,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import instruction_sets
+import machine_records
 import numpy as np
 import torch
+from aims import evaluate_aims
 from obvious_stack import ObviousStack
 from PIL import Image
 from result_tables import OURS, THEIRS, Result, as_markdown, part_as_markdown
@@ -80,6 +83,7 @@ Networks = dict[str, MetricNetwork]
 
 def main() -> None:
     options = parsed()
+    instruction_sets.restart_with(options.isa)
     torch.set_num_threads(options.threads)
     torch.manual_seed(SEED)
     with tempfile.TemporaryDirectory() as temporary:
@@ -110,6 +114,10 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         (folder / "evaluate.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         (folder / "evaluate.md").write_text(as_markdown(found), encoding="utf-8")
+    if "full" in found:
+        full = {name: found[name] for name in ("conditions", "full")}
+        part = {"times": found["full"]["times_as_fast"], "table": as_markdown(full)}
+        print(machine_records.keep(options.isa, "evaluate", part, options.write, evaluate_aims()))
 
 
 def parsed() -> argparse.Namespace:
@@ -119,6 +127,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    best = instruction_sets.best()
+    parser.add_argument(
+        "--isa", choices=instruction_sets.choices(), default=best, help=f"instructions; default: {best}"
+    )
     parser.add_argument("--only", action="append", choices=["small", "full", "ranks", "frechet"])
     parser.add_argument("--no-write", dest="write", action="store_false", help="print only")
     return parser.parse_args()
@@ -323,13 +335,9 @@ def free_port() -> str:
 
 
 def conditions(options: argparse.Namespace) -> Result:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "threads": options.threads, "batch_size": options.batch_size,
+        "cpu": instruction_sets.cpu(), "instructions": instruction_sets.NAMES[options.isa], "cores": os.cpu_count(),
+        "threads": options.threads, "batch_size": options.batch_size,
         "dtype": "float32", "seed": SEED, "rounds": options.rounds, "load_at_the_start": round(os.getloadavg()[0], 2),
         "preset": f"as {PRESETS['card-2022'].name}, SSIM of whole windows",
         "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},

@@ -21,9 +21,9 @@ def part_as_markdown(name: str, part: Result) -> str:
 def _conditions(of: Result) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in of["versions"].items())
     return (
-        f"{of['cpu']}, {of['cores']} cores, {of['threads']} threads, load average {of['load_at_the_start']} at the "
-        f"start; {of['dtype']}, batch size {of['batch_size']}, seed {of['seed']}, medians of {of['rounds']} rounds in "
-        f"turns. {versions}."
+        f"{of['cpu']}, {of['instructions']}, {of['cores']} cores, {of['threads']} threads, load average "
+        f"{of['load_at_the_start']} at the start; {of['dtype']}, batch size {of['batch_size']}, seed {of['seed']}, "
+        f"medians of {of['rounds']} rounds in turns. {versions}."
     )
 
 
@@ -76,10 +76,14 @@ def finetune_markdown(of: Result) -> str:
         ("images per second", *(f"{of['images_per_second'][stack]:.3g}" for stack in (OURS, USUAL))),
         ("peak memory, GB", *(f"{of['peak_memory_bytes'][stack] / 1e9:.2f}" for stack in (OURS, USUAL))),
     ]
+    if of["activation_memory_bytes"][OURS] is not None:
+        rows.append(
+            ("activations, GB", *(f"{of['activation_memory_bytes'][stack] / 1e9:.2f}" for stack in (OURS, USUAL)))
+        )
     return (
-        f"{on['cpu']}, {on['threads']} thread{'s' * (on['threads'] > 1)}; "
-        f"{on['dtype']}, batch size {on['batch_size']}, 256x256, seed {on['seed']}, "
-        f"medians of {on['rounds']} rounds of {on['steps']} steps in turns. {versions}.\n\n"
+        f"{on['cpu']}, {on['instructions']}, {on['threads']} thread{'s' * (on['threads'] > 1)}, load average "
+        f"{on['load_at_the_start']} at the start; {on['recipe']}, {on['dtype']}, batch size {on['batch_size']}, "
+        f"256x256, seed {on['seed']}, medians of {on['rounds']} rounds of {on['steps']} steps in turns. {versions}.\n\n"
         f"**A decoder-only step: {of['times_as_fast']:.2f} times as fast.** Relative differences between the two: "
         f"{differences}.\n\n" + _table(("", OURS, USUAL), rows) + "\n"
     )
