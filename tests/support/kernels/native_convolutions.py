@@ -116,22 +116,27 @@ class NativeConvolution:
             out.copy_(case.residual[first:end])
         moments = torch.full((end - first, channels, 2), torch.nan, dtype=torch.float64)
         pointers = [values.contiguous() for values in case.affine or ()]
+        mean, scale, shift = [values.data_ptr() for values in pointers] or [None] * 3
         strip = library.Strip(
-            window.data_ptr(),
-            begin,
-            len(window),
-            *case.map.shape[:2],
-            *([values.data_ptr() for values in pointers] or [None] * 3),
-            case.activation,
-            threads,
-            self.packed.data_ptr(),
-            None if case.bias is None else case.bias.data_ptr(),
-            None if case.residual is None else out.data_ptr(),
-            out.data_ptr(),
-            first,
-            end - first,
-            columns,
-            moments.data_ptr(),
+            input=window.data_ptr(),
+            in_first=begin,
+            in_rows=len(window),
+            in_height=case.map.shape[0],
+            in_width=case.map.shape[1],
+            in_stride=case.map.shape[2],
+            mean=mean,
+            scale=scale,
+            shift=shift,
+            activation=case.activation,
+            threads=threads,
+            weights=self.packed.data_ptr(),
+            bias=None if case.bias is None else case.bias.data_ptr(),
+            residual=None if case.residual is None else out.data_ptr(),
+            output=out.data_ptr(),
+            out_first=first,
+            out_rows=end - first,
+            out_width=columns,
+            moments=moments.data_ptr(),
         )
         assert self.native.vaelens_convolve(self.kernel, ctypes.byref(strip)) == Status.OK
         return out, moments

@@ -6,6 +6,9 @@ struct Window {
   int64_t pixels() const { return rows * columns; }
 };
 
+// Blocks of channels that are loaded together: two are 128 bytes of each pixel, which the cache fetches at once.
+constexpr int kBlocksAtOnce = 2;
+
 // (x - mean) * scale + shift of one block of channels; channels behind the last are zeros.
 struct Normalisation {
   float mean[kBlock], scale[kBlock], shift[kBlock];
@@ -25,12 +28,15 @@ inline Vector loaded(Vector x, const Normalisation &normalisation, int part) {
 // One row: pixels [first, last) of the map to `to`, each `upsample` times but for what lies outside [begin, end) of the
 // enlarged row; blocks of channels are `block_step` floats apart.
 template <bool affine, int activation>
-void load_row(const float *row, int64_t stride, int64_t channels, int64_t block, int64_t blocks, const Normalisation *normalisations,
-              int64_t begin, int64_t end, int upsample, float *to, int64_t block_step) {
+void load_row(const float *row, int64_t stride, int64_t channels, int64_t block, int64_t blocks,
+              const Normalisation *normalisations, int64_t begin, int64_t end, int upsample, float *to,
+              int64_t block_step) {
   for (int64_t x = begin; x < end;) {
     const int64_t source = upsample == 1 ? x : x / upsample;
     const int64_t next = smaller(end, upsample == 1 ? x + 1 : (source + 1) * upsample);
     const float *pixel = row + source * stride;
+    // The next blocks of this pixel are read when the whole window has been, too far away for the processor to foresee.
+    for (int b = 0; b < kBlocksAtOnce; ++b) __builtin_prefetch(pixel + (block + kBlocksAtOnce + b) * kBlock, 0, 2);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t channel = (block + b) * kBlock;
       float *at = to + b * block_step + (x - begin) * kBlock;
@@ -48,8 +54,8 @@ void load_row(const float *row, int64_t stride, int64_t channels, int64_t block,
   }
 }
 
-using LoadRow = void (*)(const float *, int64_t, int64_t, int64_t, int64_t, const Normalisation *, int64_t, int64_t, int,
-                         float *, int64_t);
+using LoadRow = void (*)(const float *, int64_t, int64_t, int64_t, int64_t, const Normalisation *, int64_t, int64_t,
+                         int, float *, int64_t);
 
 template <bool affine>
 LoadRow row_loader(int activation) {
@@ -57,8 +63,6 @@ LoadRow row_loader(int activation) {
   if (activation == VAELENS_RELU) return load_row<affine, VAELENS_RELU>;
   return load_row<affine, VAELENS_LINEAR>;
 }
-
-constexpr int kBlocksAtOnce = 4;
 
 // Blocks [block, block + blocks) of a window to `to`: [blocks, rows, columns, 16], blocks `block_step` floats apart.
 inline void load_window(const vaelens_kernel &kernel, const vaelens_strip &strip, const Window &window, int64_t block,
@@ -102,8 +106,9 @@ inline void load_window(const vaelens_kernel &kernel, const vaelens_strip &strip
         }
       }
       if (inside && !repeated)
-        load_one(strip.input + (y / upsample - strip.in_first) * strip.in_width * strip.in_stride, strip.in_stride, channels,
-                 block + b, count, normalisations, begin, end, upsample, at + (begin - window.column) * kBlock, block_step);
+        load_one(strip.input + (y / upsample - strip.in_first) * strip.in_width * strip.in_stride, strip.in_stride,
+                 channels, block + b, count, normalisations, begin, end, upsample,
+                 at + (begin - window.column) * kBlock, block_step);
     }
   }
 }

@@ -21,7 +21,8 @@ struct Factors {
   int64_t block_step;       // floats
   int64_t last_channels;    // in the last block
   const float *b;           // [taps, in_channels, width of the panel]
-  const float *next;        // what a later product reads: it is fetched meanwhile; or NULL
+  const float *next;        // what a later product reads: it is fetched meanwhile
+  bool more;                // c holds the sum over earlier channels
 };
 
 // Rows of `a` are `row_step` floats apart: 16 for neighbouring pixels, 32 for a stride of 2.
@@ -31,7 +32,7 @@ void multiply(const Factors &factors, float *c) {
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) sums[r][v] = Vector{};
+    for (int v = 0; v < vectors; ++v) sums[r][v] = factors.more ? load(c + (r * vectors + v) * kLanes) : Vector{};
   const float *b = factors.b;
   const float *next = factors.next;
   for (int64_t tap = 0; tap < factors.tap_count; ++tap) {
@@ -43,7 +44,7 @@ void multiply(const Factors &factors, float *c) {
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) column[v] = load(b + v * kLanes);
         b += vectors * kLanes;
-        __builtin_prefetch(next);
+        __builtin_prefetch(next, 0, 2);  // to the second-level cache: the first holds what is read now
         next += kLanes;
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
@@ -77,7 +78,8 @@ struct ByRows<vectors, row_step, 1> {
 // `count` rows, in equal parts: each row's sum is made in the same order whatever part it falls in.
 inline void multiply_rows(Factors factors, int64_t count, int width, int stride, float *c) {
   const int64_t parts = quotient_up(count, kRows);
-  const float *a = factors.a;
+  const float *a = factors.a, *next = factors.next;
+  const int64_t depth = factors.tap_count * ((factors.blocks - 1) * kBlock + factors.last_channels);
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t first = part * count / parts, rows = (part + 1) * count / parts - first;
     Multiply call;
@@ -86,6 +88,7 @@ inline void multiply_rows(Factors factors, int64_t count, int width, int stride,
     else
       call = width == kPanel ? ByRows<2, 2 * kBlock>::of(rows) : ByRows<1, 2 * kBlock>::of(rows);
     factors.a = a + first * stride * kBlock;
+    factors.next = next + part % 2 * depth * kLanes;
     call(factors, c + first * width);
   }
 }

@@ -1,7 +1,7 @@
 // Winograd's F(4x4,3x3): 36 products for 16 outputs instead of 144 (Lavin and Gray 2016).
 //
-// Interpolation points 0, +-sqrt(1/2), +-sqrt(2) and infinity: half the rounding error of the usual 0, +-1, +-2, because
-// the powers of the points stay near 1; their squares are exact.
+// Interpolation points 0, +-sqrt(1/2), +-sqrt(2) and infinity: half the rounding error of the usual 0, +-1, +-2,
+// because the powers of the points stay near 1; their squares are exact.
 constexpr float kNear = 0.70710678118654752f, kFar = 1.41421356237309505f;
 constexpr int kOut = 4, kIn = 6, kFrequencies = kIn * kIn;
 
@@ -71,41 +71,56 @@ inline void transform_input(const float *pixels, int64_t row_step, float *to, in
   }
 }
 
-// kLanes channels of one tile: 36 sums, `step` floats apart, to 4x4 outputs, of which rows x columns are written.
-inline void transform_output(const float *sums, int64_t step, Vector bias, const Output &output, int64_t row_step,
-                             int64_t pixel_step, int64_t rows, int64_t columns, int lanes) {
+// Where one tile's outputs go: rows x columns of its 4x4 pixels, with their sums for the moments, or without.
+struct TileOutput {
+  float *at;              // of the first pixel and channel
+  const float *residual;  // there, or NULL
+  int64_t row_step, pixel_step, rows, columns;
+  const RowSums *sums;  // of four rows, or NULL
+  bool begins;          // the tile is the first of its rows
+};
+
+// kLanes channels of one tile: 36 sums, `step` floats apart, to 4x4 outputs. `channel` counts from the first one that
+// is written.
+inline void transform_output(const float *from, int64_t step, Vector bias, const TileOutput &output, int64_t channel,
+                             int lanes) {
   Vector half[kOut * kIn];
 #pragma GCC unroll 6
   for (int j = 0; j < kIn; ++j) {
     Vector m[kIn], y[kOut];
 #pragma GCC unroll 6
-    for (int i = 0; i < kIn; ++i) m[i] = load(sums + (i * kIn + j) * step);
+    for (int i = 0; i < kIn; ++i) m[i] = load(from + (i * kIn + j) * step);
     to_outputs(m, 1, y);
 #pragma GCC unroll 4
     for (int i = 0; i < kOut; ++i) half[i * kIn + j] = y[i];
   }
 #pragma GCC unroll 4
   for (int i = 0; i < kOut; ++i) {
-    if (i >= rows) return;
+    if (i >= output.rows) return;
     Vector y[kOut];
     to_outputs(half + i * kIn, 1, y);
 #pragma GCC unroll 4
     for (int j = 0; j < kOut; ++j)
-      if (j < columns) output.put(i * row_step + j * pixel_step, y[j] + bias, lanes);
+      if (j < output.columns) {
+        const int64_t offset = i * output.row_step + j * output.pixel_step + channel;
+        y[j] = put(output.at + offset, output.residual ? output.residual + offset : nullptr, y[j] + bias, lanes);
+      }
+    if (output.sums) output.sums[i].add<kOut>(channel, y, static_cast<int>(output.columns), output.begins);
   }
 }
 
 // How many tiles a thread holds in its cache.
 struct WinogradPlan {
   Columns columns;
-  int64_t blocks, tile_rows, tiles, window, values, panels, sums;  // window, values, sums: floats
+  int64_t blocks, tile_rows, tiles, panels;
+  int64_t window, values, sums, row_sums;  // floats
 
   WinogradPlan(const vaelens_kernel &kernel, int64_t out_width)
       : columns(out_width, kOut), blocks(quotient_up(kernel.in_channels, kBlock)) {
     const Panels out(kernel.out_channels);
     // Each transformed weight is read from memory once for all tiles of an item: the more weights, the more tiles it
-    // takes until the arithmetic outweighs the reading. The tiles' values then leave the second-level cache, which costs
-    // less.
+    // takes until the arithmetic outweighs the reading. The tiles' values then leave the second-level cache, which
+    // costs less.
     const int64_t weights = int64_t(kernel.in_channels) * kernel.out_channels;
     const int64_t wanted = weights >= 256 * 384 ? 64 : 32;
     tile_rows = larger(1, wanted / columns.widest());
@@ -116,8 +131,9 @@ struct WinogradPlan {
     const int64_t panel = kFrequencies * tiles * kPanel;
     panels = smaller(out.count(), larger(1, (512 << 10) / 4 / panel));
     sums = panels * panel;
+    row_sums = kOut * RowSums::floats(panels * kPanel);
   }
-  int64_t bytes() const { return (window + values + sums) * int64_t(sizeof(float)); }
+  int64_t bytes() const { return (window + values + sums + row_sums) * int64_t(sizeof(float)); }
 };
 
 struct WinogradWork {
@@ -152,6 +168,10 @@ inline void winograd_values(const WinogradWork &work, const TileArea &area, floa
   }
 }
 
+// Blocks of input channels that are multiplied with all tiles before the next: their weights (16 KB with AVX-512) stay
+// in the first-level cache meanwhile.
+constexpr int64_t kDepth = 8;
+
 inline void winograd_products(const WinogradWork &work, const TileArea &area, int64_t first_panel, int64_t panels,
                               const float *values, float *sums) {
   const WinogradPlan &plan = *work.plan;
@@ -164,53 +184,63 @@ inline void winograd_products(const WinogradWork &work, const TileArea &area, in
   };
   for (int64_t frequency = 0; frequency < kFrequencies; ++frequency)
     for (int64_t panel = 0; panel < panels; ++panel) {
-      const bool last = panel + 1 == panels;
-      const Factors factors = {values + frequency * frequency_step,
-                               &no_shift,
-                               1,
-                               plan.blocks,
-                               kFrequencies * frequency_step,
-                               in_channels - (plan.blocks - 1) * kBlock,
-                               panel_at(first_panel + panel, frequency),
-                               last ? panel_at(first_panel, smaller(frequency + 1, kFrequencies - 1))
-                                    : panel_at(first_panel + panel + 1, frequency)};
+      const bool last_panel = panel + 1 == panels;
       const int width = out.width(first_panel + panel);
-      multiply_rows(factors, area.count(), width, 1,
-                    sums + (panel * kFrequencies + frequency) * plan.tiles * kPanel);
+      const float *b = panel_at(first_panel + panel, frequency);
+      const float *next = last_panel ? panel_at(first_panel, smaller(frequency + 1, kFrequencies - 1))
+                                     : panel_at(first_panel + panel + 1, frequency);
+      for (int64_t block = 0; block < plan.blocks; block += kDepth) {
+        const bool last = block + kDepth >= plan.blocks;
+        const int64_t block_step = kFrequencies * frequency_step;
+        const Factors factors = {values + frequency * frequency_step + block * block_step,
+                                 &no_shift,
+                                 1,
+                                 last ? plan.blocks - block : kDepth,
+                                 block_step,
+                                 last ? in_channels - (plan.blocks - 1) * kBlock : kBlock,
+                                 b + block * kBlock * width,
+                                 last ? next : b + (block + kDepth) * kBlock * width,
+                                 block > 0};
+        multiply_rows(factors, area.count(), width, 1,
+                      sums + (panel * kFrequencies + frequency) * plan.tiles * kPanel);
+      }
     }
 }
 
 inline void winograd_outputs(const WinogradWork &work, const TileArea &area, int64_t first_panel, int64_t panels,
-                             const float *sums) {
+                             const float *sums, float *row_sums) {
   const WinogradPlan &plan = *work.plan;
   const vaelens_strip &strip = *work.strip;
   const int64_t channels = work.kernel->out_channels, row_step = strip.out_width * channels;
-  const Panels out(channels);
+  const int64_t first_channel = first_panel * kPanel, written = smaller(panels * kPanel, channels - first_channel);
   const int64_t end = smaller(strip.out_width, area.column + area.columns * kOut);
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    const int width = out.width(first_panel + panel);
-    const float *panel_sums = sums + panel * kFrequencies * plan.tiles * kPanel;
-    for (int64_t y = 0; y < area.rows; ++y) {
-      const int64_t row = area.row + y * kOut - strip.out_first, rows = smaller(kOut, strip.out_rows - row);
-      const int64_t offset = (row * strip.out_width + area.column) * channels;
-      for (int part = 0; part < width; part += kLanes) {
-        const int64_t channel = (first_panel + panel) * kPanel + part;
-        const int lanes = lanes_at(channel, channels);
-        if (lanes <= 0) break;
-        const Vector bias = strip.bias ? load_some(strip.bias + channel, lanes) : Vector{};
-        const float *from = panel_sums + y * area.columns * width + part;
-        for (int64_t x = 0; x < area.columns; ++x) {
-          const int64_t at = offset + x * kOut * channels + channel;
-          const Output output = {strip.output + at, strip.residual ? strip.residual + at : nullptr};
-          transform_output(from + x * width, plan.tiles * kPanel, bias, output, row_step, channels, rows,
-                           smaller(kOut, end - area.column - x * kOut), lanes);
-        }
-        if (!strip.moments) continue;
-        for (int64_t r = 0; r < rows; ++r)
-          add_moments(strip.output + offset + r * row_step + channel, end - area.column, channels, lanes, area.column,
-                      strip.moments + 2 * ((row + r) * channels + channel));
+  RowSums of_rows[kOut] = {{row_sums, 0}, {row_sums, 0}, {row_sums, 0}, {row_sums, 0}};
+  for (int i = 0; i < kOut; ++i)
+    of_rows[i] = RowSums(row_sums + i * RowSums::floats(panels * kPanel), panels * kPanel);
+  for (int64_t y = 0; y < area.rows; ++y) {
+    const int64_t row = area.row + y * kOut - strip.out_first, rows = smaller(kOut, strip.out_rows - row);
+    for (int64_t x = 0; x < area.columns; ++x) {
+      const int64_t at = (row * strip.out_width + area.column + x * kOut) * channels + first_channel;
+      const TileOutput output = {strip.output + at,
+                                 strip.residual ? strip.residual + at : nullptr,
+                                 row_step,
+                                 channels,
+                                 rows,
+                                 smaller(kOut, end - area.column - x * kOut),
+                                 strip.moments ? of_rows : nullptr,
+                                 x == 0};
+      for (int64_t channel = 0; channel < written; channel += kLanes) {
+        const int64_t panel = channel / kPanel, width = Panels(channels).width(first_panel + panel);
+        const int lanes = lanes_at(channel, written);
+        const Vector bias = strip.bias ? load_some(strip.bias + first_channel + channel, lanes) : Vector{};
+        const float *from = sums + panel * kFrequencies * plan.tiles * kPanel + (y * area.columns + x) * width;
+        transform_output(from + channel % kPanel, plan.tiles * kPanel, bias, output, channel, lanes);
       }
     }
+    if (!strip.moments) continue;
+    for (int64_t r = 0; r < rows; ++r)
+      merge_moments(of_rows[r], written, end - area.column, area.column,
+                    strip.moments + 2 * ((row + r) * channels + first_channel));
   }
 }
 
@@ -220,7 +250,8 @@ bool winograd_item(void *context, int64_t item, int) {
   const vaelens_strip &strip = *work.strip;
   float *memory = static_cast<float *>(scratch(plan.bytes()));
   if (!memory) return false;
-  float *values = memory, *sums = values + plan.values, *window = sums + plan.sums;
+  float *values = memory, *sums = values + plan.values;
+  float *row_sums = sums + plan.sums, *window = row_sums + plan.row_sums;
   const int64_t tile_rows = quotient_up(strip.out_rows, kOut), panels = Panels(work.kernel->out_channels).count();
   const int64_t first = item * tile_rows / work.items, last = (item + 1) * tile_rows / work.items;
   for (int64_t block = 0; block < plan.columns.count(); ++block) {
@@ -230,7 +261,7 @@ bool winograd_item(void *context, int64_t item, int) {
     for (int64_t panel = 0; panel < panels; panel += plan.panels) {
       const int64_t count = smaller(plan.panels, panels - panel);
       winograd_products(work, area, panel, count, values, sums);
-      winograd_outputs(work, area, panel, count, sums);
+      winograd_outputs(work, area, panel, count, sums, row_sums);
     }
   }
   return true;
