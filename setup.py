@@ -99,13 +99,10 @@ class Compiler:
         """The objects of the library, and why something had to be left out of it, in words."""
         flags = {name: list(own) for name, own in X86_64.items()} if self.x86_64 else {}
         flags |= {name: [] for name in BASELINE}
-        for name in [name for name in flags if not (NATIVE / f"{name}.cpp").is_file()]:
-            del flags[name]
-            flags["dispatch"].append(f"-DVAELENS_WITHOUT_{name.upper()}")
         left_out = None
         if "split_amx" in flags and not self.knows_amx():
             del flags["split_amx"]
-            flags["dispatch"].append("-DVAELENS_WITHOUT_SPLIT_AMX")
+            flags["dispatch"].append("-DVAELENS_WITHOUT_AMX")
             left_out = f"the compiler {shlex.join(self.command)} doesn't know the AMX instructions"
         with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
             objects = list(pool.map(lambda name: self.compile(NATIVE / f"{name}.cpp", flags[name]), flags))
@@ -222,12 +219,11 @@ class NativeWheel(bdist_wheel):
 if __name__ == "__main__":
     if os.environ.get("VAELENS_NATIVE", "") not in ("", "required", "skip"):
         raise SystemExit(f"VAELENS_NATIVE={os.environ['VAELENS_NATIVE']}: it may be `required` or `skip`.")
-    sources = [NATIVE / f"{name}.cpp" for name in (*BASELINE, *X86_64)]
     setup(
         ext_modules=[
             Extension(
                 NAME,
-                sources=[path.as_posix() for path in sources if path.is_file()],
+                sources=[(NATIVE / f"{name}.cpp").as_posix() for name in (*BASELINE, *X86_64)],
                 depends=sorted(path.as_posix() for kind in ("*.h", "*.inl") for path in NATIVE.glob(kind)),
                 optional=True,
             )

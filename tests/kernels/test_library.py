@@ -164,6 +164,7 @@ class Example:
             in_rows=64,
             in_height=64,
             in_width=64,
+            in_stride=16,
             threads=threads,
             weights=self.aligned,
             output=output.data_ptr(),

@@ -11,57 +11,37 @@
 #endif
 #endif
 
+// setup.py leaves that path out where the compiler doesn't know its instructions.
+#if defined(__x86_64__) && !defined(VAELENS_WITHOUT_AMX)
+#define VAELENS_AMX_BUILT
+#endif
+
 namespace {
 
 using vaelens::Path;
-
-// A path that the build left out: setup.py says why.
-#ifdef VAELENS_WITHOUT_FP32_PORTABLE
-const Path *const fp32_portable = nullptr;
-#else
-const Path *const fp32_portable = &vaelens::fp32_portable;
-#endif
-#ifdef VAELENS_WITHOUT_SPLIT_PORTABLE
-const Path *const split_portable = nullptr;
-#else
-const Path *const split_portable = &vaelens::split_portable;
-#endif
-#if defined(VAELENS_WITHOUT_FP32_AVX2) || !defined(__x86_64__)
-const Path *const fp32_avx2 = nullptr;
-#else
-const Path *const fp32_avx2 = &vaelens::fp32_avx2;
-#endif
-#if defined(VAELENS_WITHOUT_FP32_AVX512) || !defined(__x86_64__)
-const Path *const fp32_avx512 = nullptr;
-#else
-const Path *const fp32_avx512 = &vaelens::fp32_avx512;
-#endif
-#if defined(VAELENS_WITHOUT_SPLIT_AMX) || !defined(__x86_64__)
-const Path *const split_amx = nullptr;
-#else
-const Path *const split_amx = &vaelens::split_amx;
-#endif
 
 const Path *path_of(const vaelens_kernel &kernel) {
   const bool fp32 = kernel.arithmetic == VAELENS_FP32;
   if (!fp32 && kernel.arithmetic != VAELENS_SPLIT_BF16 && kernel.arithmetic != VAELENS_BF16) return nullptr;
   switch (kernel.instructions) {
     case VAELENS_PORTABLE:
-      return fp32 ? fp32_portable : split_portable;
+      return fp32 ? &vaelens::fp32_portable : &vaelens::split_portable;
+#if defined(__x86_64__)
     case VAELENS_AVX2:
-      return fp32 ? fp32_avx2 : nullptr;
+      return fp32 ? &vaelens::fp32_avx2 : nullptr;
     case VAELENS_AVX512:
-      return fp32 ? fp32_avx512 : nullptr;
+      return fp32 ? &vaelens::fp32_avx512 : nullptr;
+#endif
+#if defined(VAELENS_AMX_BUILT)
     case VAELENS_AMX:
-      return fp32 ? nullptr : split_amx;
+      return fp32 ? nullptr : &vaelens::split_amx;
+#endif
     default:
       return nullptr;
   }
 }
 
 #if defined(__x86_64__)
-bool built(const Path *path) { return path; }
-
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 bool has_avx512() {
@@ -70,7 +50,7 @@ bool has_avx512() {
 }
 
 bool has_amx() {
-#if defined(__linux__)
+#if defined(VAELENS_AMX_BUILT) && defined(__linux__)
   unsigned a, b, c, d;
   if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   const bool tiles = d >> 24 & 1, tile_bf16 = d >> 22 & 1;
@@ -117,9 +97,9 @@ int vaelens_convolve(const vaelens_kernel *kernel, const vaelens_strip *strip) {
 
 int32_t vaelens_instructions(int32_t arithmetic) {
 #if defined(__x86_64__)
-  if (arithmetic != VAELENS_FP32) return built(split_amx) && has_amx() ? VAELENS_AMX : VAELENS_PORTABLE;
-  if (built(fp32_avx512) && has_avx512()) return VAELENS_AVX512;
-  return built(fp32_avx2) && has_avx2() ? VAELENS_AVX2 : VAELENS_PORTABLE;
+  if (arithmetic != VAELENS_FP32) return has_amx() ? VAELENS_AMX : VAELENS_PORTABLE;
+  if (has_avx512()) return VAELENS_AVX512;
+  return has_avx2() ? VAELENS_AVX2 : VAELENS_PORTABLE;
 #else
   (void)arithmetic;
   return VAELENS_PORTABLE;

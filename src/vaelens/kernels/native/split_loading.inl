@@ -96,7 +96,9 @@ class Loading {
     const int64_t index = (y - strip_.in_first) * strip_.in_width + x;
     const int first = block_ * kBlock, left = channels_ - first;
     uint16_t *high = planes_.high + offset, *low = planes_.low + offset;
-    if (y < 0 || y >= strip_.in_height || x < 0 || x >= strip_.in_width || index >= pixels_) {
+    // Rows that weren't given are read for output rows that aren't asked for: half of an enlarged row's two, say.
+    const bool given = index >= 0 && index < pixels_;
+    if (y < 0 || y >= strip_.in_height || x < 0 || x >= strip_.in_width || !given) {
       clear_block(high);
       if (split) clear_block(low);
     } else if (left >= kBlock) {
