@@ -52,7 +52,7 @@ def measured(device: torch.device) -> Generator[Usage]:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        _give_back()
+        give_back_memory()
     before = torch.cuda.memory_allocated(device) if cuda else _resident()
     reader = None if cuda or before is None else _PeakReader(before)
     start = time.perf_counter()
@@ -120,7 +120,7 @@ class _PeakReader:
             self._peak = max(self._peak, _resident() or 0)
 
 
-def _give_back() -> None:
+def give_back_memory() -> None:
     """Ask glibc for its free memory, which would otherwise be taken again unseen.
 
     Garbage isn't collected: that takes a third of a second once diffusers is loaded, and tensors are freed without.

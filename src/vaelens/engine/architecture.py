@@ -49,6 +49,7 @@ class Layer:
     owner: nn.Module
     parameters: tuple[Tensor | None, ...]
     weights: Callable[[], tuple[Tensor, Tensor | None]]
+    dtype: torch.dtype | None = None  # in which it is computed, where that isn't the network's
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class Attend:
 
 
 Step = Convolve | Resnet | Attend
+
+
+def reads_moments(step: Step | None) -> bool:
+    """Whether a step normalises the map that it reads."""
+    return isinstance(step, Resnet | Attend) or (isinstance(step, Convolve) and step.norm is not None)
 
 
 def decoder_steps(network: nn.Module) -> list[Step]:
@@ -172,7 +178,7 @@ def _attention(module: nn.Module, name: str) -> Attend:
         return _pointwise(weight @ v.weight.double(), bias if out_bias is None else bias + out_bias.double())
 
     def layer(part: str, parameters: tuple[Tensor | None, ...], weights: Callable[..., Any]) -> Layer:
-        return Layer(f"{name}.{part}", POINTWISE, width, width, module, parameters, weights)
+        return Layer(f"{name}.{part}", POINTWISE, width, width, module, parameters, weights, torch.float32)
 
     return Attend(
         name,

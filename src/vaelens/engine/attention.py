@@ -7,11 +7,11 @@ others. They are fp32 in every dtype of the network: half the digits of a score 
 import torch
 from torch import Tensor
 
-from vaelens.kernels.convolution import POINTWISE, Affine, Convolution
+from vaelens.kernels.convolution import POINTWISE, Affine, Convolution, Kernel
 from vaelens.kernels.moments import row_moments
 from vaelens.kernels.paths import choose_kernel
 
-SCORES = 2**23  # of a chunk: 32 MB in fp32
+SCORES = 2**22  # of a chunk: 16 MB in fp32
 FEWEST = 64  # queries of a chunk: with fewer, each product reads all tokens for too little work
 
 
@@ -30,15 +30,24 @@ def attend(x: Tensor, affine: Affine, query: Convolution, output: Convolution, m
     return torch.cat([row_moments(x[:, y : y + 1]) for y in range(x.shape[1])], dim=1) if moments else None
 
 
-def attention_bytes(height: int, width: int, channels: int, device: torch.device) -> int:
-    """What `attend` takes beside the map and the projections."""
-    tokens = height * width
+def attention_bytes(tokens: int, channels: int, device: torch.device) -> int:
+    """What `attend` takes beside the map, and the projections' packed weights and scratch."""
     chunk = chunk_size(tokens)
-    scores = choose_kernel(POINTWISE, channels, tokens, torch.float32, device)
-    mixed = choose_kernel(POINTWISE, tokens, channels, torch.float32, device)
-    packed = scores.packed_bytes + mixed.packed_bytes
-    scratch = max(scores.scratch_bytes(chunk), mixed.scratch_bytes(chunk))
-    return 4 * (2 * tokens * channels + chunk * (2 * tokens + 4 * channels)) + packed + scratch
+    products = _products(tokens, channels, device)
+    packed = sum(kernel.packed_bytes for kernel in products)
+    scratch = max(kernel.scratch_bytes(chunk) for kernel in products)
+    return 4 * (2 * tokens * channels + chunk * (tokens + 4 * channels)) + packed + scratch
+
+
+def attention_operations(tokens: int, channels: int) -> int:
+    """Of the products of one image."""
+    return 2 * tokens * (2 * tokens * channels + 2 * channels**2)
+
+
+def _products(tokens: int, channels: int, device: torch.device) -> tuple[Kernel, Kernel]:
+    """Scores of queries with each token, and means of the tokens by their scores."""
+    scoring = choose_kernel(POINTWISE, channels, tokens, torch.float32, device)
+    return scoring, choose_kernel(POINTWISE, tokens, channels, torch.float32, device)
 
 
 def _attend_image(x: Tensor, affine: Affine, query: Convolution, output: Convolution) -> None:
@@ -46,8 +55,8 @@ def _attend_image(x: Tensor, affine: Affine, query: Convolution, output: Convolu
     flat = x.view(-1, x.shape[2])
     n, c = flat.shape
     tokens = ((flat.float() - affine.mean) * affine.scale).add_(affine.shift)
-    scoring = choose_kernel(POINTWISE, c, n, torch.float32, x.device).prepare(tokens[:, :, None, None], None)
-    mixing = choose_kernel(POINTWISE, n, c, torch.float32, x.device).prepare(tokens.T[:, :, None, None], None)
+    score, mix = _products(n, c, x.device)
+    scoring, mixing = score.prepare(tokens[:, :, None, None], None), mix.prepare(tokens.T[:, :, None, None], None)
     for first in range(0, n, chunk_size(n)):
         chunk = tokens[first : first + chunk_size(n)]
         scores = _product(scoring, _product(query, chunk))

@@ -5,29 +5,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vaelens.engine.architecture import Attend, Convolve, Layer, Norm, Resnet, Step
+from vaelens.engine.architecture import Attend, Layer, Norm, Resnet, Step, reads_moments
 from vaelens.engine.attention import attend
 from vaelens.engine.maps import MemoryMap, ParkedMap
 from vaelens.engine.packed_weights import prepare
-from vaelens.engine.plan import Place, StepPlan
+from vaelens.engine.plan import Place, Plan, StepPlan
 from vaelens.engine.sources import Convolved, Pass, Planes, PlanesOut, Sink, Source, Stored
 from vaelens.kernels.convolution import Affine, Convolution
 from vaelens.kernels.moments import MapMoments, merge_rows
 from vaelens.kernels.paths import choose_kernel, map_dtype
+from vaelens.resources import give_back_memory
 
 
-def reads_moments(step: Step | None) -> bool:
-    """Whether a step normalises the map that it reads."""
-    return isinstance(step, Resnet | Attend) or (isinstance(step, Convolve) and step.norm is not None)
-
-
-def run(
-    steps: Sequence[Step], plans: Sequence[StepPlan], image: Tensor, out: Tensor, *, dtype: torch.dtype, keep: bool
-) -> None:
-    """The steps on an image [b,c,h,w] into `out` [b,c,H,W]; `keep` packed weights for later calls."""
-    execution = _Execution(image, out, dtype, keep)
-    for step, plan, following in zip(steps, plans, [*steps[1:], None], strict=True):
-        execution.step(step, plan, reads_moments(following))
+def run(steps: Sequence[Step], plan: Plan, image: Tensor, out: Tensor, dtype: torch.dtype) -> None:
+    """The steps on an image [b,c,h,w] into `out` [b,c,H,W]."""
+    execution = _Execution(image, out, dtype, plan.keep_weights)
+    for step, choice, following in zip(steps, plan.steps, [*steps[1:], None], strict=True):
+        execution.step(step, choice, reads_moments(following))
+        if plan.gives_back:
+            give_back_memory()
 
 
 class _Execution:
@@ -49,7 +45,7 @@ class _Execution:
             affine = None if step.norm is None else self._affine(step.norm)
             convolved = Convolved(self._source, self._convolution(step.layer), affine, step.activation)
             self._source, self._moments = self._made(
-                convolved, plan.place, plan.rows, moments=moments, last=[self._source]
+                convolved, plan.place, plan.rows, moments=moments, last=_stored(self._source)
             )
 
     def _resnet(self, step: Resnet, plan: StepPlan, moments: bool) -> None:
@@ -57,6 +53,7 @@ class _Execution:
         first = Convolved(x, self._convolution(step.conv1), self._affine(step.norm1), "silu")
         hidden, found = self._made(first, plan.hidden or "memory", rows, moments=True)
         assert found is not None
+        del first  # and its packed weights, unless the hidden map is recomputed
         residual = x if step.shortcut is None else Convolved(x, self._convolution(step.shortcut))
         affine = step.norm2.affine(found)
         second = Convolved(hidden, self._convolution(step.conv2), affine, "silu", residual)
@@ -68,7 +65,7 @@ class _Execution:
         assert isinstance(self._source, Stored)
         assert isinstance(self._source.map, MemoryMap)
         values = self._source.map.values
-        query, output = (self._convolution(layer, torch.float32) for layer in (step.query, step.output))
+        query, output = (self._convolution(layer) for layer in (step.query, step.output))
         found = attend(values, self._affine(step.norm), query, output, moments)
         self._moments = None if found is None else merge_rows(found, values.shape[2])
 
@@ -105,9 +102,9 @@ class _Execution:
         assert self._moments is not None
         return norm.affine(self._moments)
 
-    def _convolution(self, layer: Layer, dtype: torch.dtype | None = None) -> Convolution:
+    def _convolution(self, layer: Layer) -> Convolution:
         channels = layer.in_channels, layer.out_channels
-        kernel = choose_kernel(layer.geometry, *channels, dtype or self._dtype, self._device)
+        kernel = choose_kernel(layer.geometry, *channels, layer.dtype or self._dtype, self._device)
         return prepare(layer, kernel, self._keep)
 
 

@@ -4,6 +4,7 @@ import math
 import mmap
 import os
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -66,6 +67,7 @@ class ParkedMap:
                 f"{room / 1e9:.2f} GB can be used. Set TMPDIR to a folder on a disk with more, or allow more memory."
             )
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (as long as the map)
+        weakref.finalize(self, self._file.close)
 
     def read(self, r0: int, r1: int, into: Tensor) -> None:
         """Copy the rows [r0,r1) to `into`, [b,r1-r0,w,c]."""
@@ -88,7 +90,10 @@ class ParkedMap:
             data = memoryview(cast(Any, values[image].view(torch.uint8).flatten().numpy()))
             offset = (image * self.shape[1] + row) * self._row
             while data:
-                done = call(file.fileno(), [data], offset)
+                try:
+                    done = call(file.fileno(), [data], offset)
+                except OSError as error:
+                    raise ResourceError(f"{tempfile.gettempdir()}: a temporary file: {error.strerror}.") from error
                 data, offset = data[done:], offset + done
 
 

@@ -1,8 +1,10 @@
 """A plan: where each map of a run lies, how high its strips are, and what memory and time that is estimated to take."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+Direction = Literal["decode", "encode"]
 Place = Literal["memory", "parked", "recomputed", "output"]
 PLACES = {
     "memory": "in memory, whole",
@@ -39,7 +41,7 @@ class Plan:
     weights stay for the next call; else each is packed when it is used. `path` names the kernels.
     """
 
-    direction: Literal["decode", "encode"]
+    direction: Direction
     size: tuple[int, int]
     batch: int
     images: int
@@ -52,9 +54,22 @@ class Plan:
     seconds: float
     steps: tuple[StepPlan, ...]
 
+    @property
+    def gives_back(self) -> bool:
+        """Whether memory that a step has freed is given back to the system before the next one, which takes time."""
+        return self.max_memory is not None or not self.keep_weights
+
     def to_json(self) -> dict[str, Any]:
         """For `run.json`."""
         return asdict(self)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Plan":
+        """From what `to_json` gave, read back."""
+        values: dict[str, Any] = dict(record)
+        values["size"] = tuple(record["size"])
+        values["steps"] = tuple(StepPlan(**step) for step in record["steps"])
+        return cls(**values)
 
     def table(self) -> str:
         """For people: one line for each step."""

@@ -1,18 +1,78 @@
-"""The fastest plan within a budget of memory, by estimates of what each choice takes."""
+"""The fastest plan within a budget of memory.
 
-from collections.abc import Sequence
-from typing import Literal
+After each step the map is in memory, parked, or still to be computed. What a step takes depends on that form of its
+input and on its own choices alone, and the budget must hold in each pass by itself: so the fastest plan is the shortest
+way through the forms, found step by step.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from vaelens.engine.architecture import Attend, Resnet, Step
-from vaelens.engine.plan import Plan, StepPlan
+from vaelens.engine.architecture import Step
+from vaelens.engine.choices import HEIGHTS, WHOLE, Choice, Shapes, choices, step_shapes
+from vaelens.engine.costs import PACKING, Form, Machine, Whole
+from vaelens.engine.maps import Shape, parking_room
+from vaelens.engine.plan import Direction, Plan, StepPlan
+from vaelens.errors import UsageError
 from vaelens.kernels.paths import choose_path
+from vaelens.resources import free_memory
+
+RESERVE = 0.1  # of the free memory, for what else the machine does
+CACHED = 32  # plans of each kind that are remembered
+ROOM_STEP = 2**28  # in which the room for parking is counted, so that a plan is found again while a disk fills
+SLACK_BYTES, SLACK = 24 * 2**20, 0.03  # what the allocator keeps beyond what is in use, and what isn't counted
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be planned: the steps on an input [b,h,w,c], of a batch of images; `room` bytes can be parked."""
+
+    steps: tuple[Shapes, ...]
+    input: Shape
+    batch: int
+    machine: Machine
+    room: int
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of all weights."""
+        return sum(kernel.packed_bytes for step in self.steps for kernel in step.present)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A plan as far as some step, and the form of the map that it leaves."""
+
+    form: Form
+    steps: tuple[StepPlan, ...] = ()
+    peak: int = 0
+    seconds: float = 0.0
+
+    def extended(self, choice: Choice) -> "Way":
+        """By one step."""
+        step = choice.plan
+        peak, seconds = max(self.peak, step.peak_bytes), self.seconds + step.seconds
+        return Way(choice.form, (*self.steps, step), peak, seconds)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A whole way, with the peak of a run and the seconds for the batch."""
+
+    way: Way
+    images: int
+    keep_weights: bool
+    peak: int
+    seconds: float
 
 
 def make_plan(
-    direction: Literal["decode", "encode"],
-    steps: Sequence[Step],
+    direction: Direction,
+    steps: list[Step],
     size: tuple[int, int],
     batch: int,
     *,
@@ -20,26 +80,139 @@ def make_plan(
     device: torch.device,
     max_memory: int | None,
 ) -> Plan:
-    """The plan of a network's steps for a batch of images of a size (height, width)."""
-    (h, w), plans = size, list[StepPlan]()
-    for i, step in enumerate(steps):
-        layer = step.conv2 if isinstance(step, Resnet) else step.output if isinstance(step, Attend) else step.layer
-        h, w = layer.geometry.output_size(h, w)
-        place = "output" if i == len(steps) - 1 else "memory"
-        hidden = "memory" if isinstance(step, Resnet) else None
-        plans.append(StepPlan(step.name, layer.out_channels, h, w, place, hidden, h, 0, 0.0))
-    images = 1 if device.type == "cpu" else batch
+    """The plan of a network's steps for a batch of images of a size (height, width).
+
+    Raises UsageError where `max_memory` is less than the smallest plan takes, or the input is too small.
+    Where it is None and not even the smallest plan's memory is free, that plan is given all the same.
+    """
+    machine = Machine.of(dtype, device)
+    shapes = step_shapes(steps, machine)
+    if min(_output_size(shapes, size)) < 1:
+        raise UsageError(f"an input of {size[0]}x{size[1]} is too small: the network makes nothing of it.")
+    channels, room = shapes[0].present[0].in_channels, parking_room(device) // ROOM_STEP * ROOM_STEP
+    problems = [Problem(shapes, (n, *size, channels), batch, machine, room) for n in _images_at_once(batch, device)]
+    budget = _budget(max_memory, device)
+    found = [one for problem in problems if (one := _fastest(problem, budget)) is not None]
+    smallest = _smallest(problems[-1])
+    if not found and max_memory is not None:
+        least = math.ceil(smallest.peak / 1e6)
+        raise UsageError(
+            f"{direction[:-1]}ing an input of {size[0]}x{size[1]} takes at least {least} MB of memory, and "
+            f"{max_memory // 10**6} MB are allowed. Allow {least} MB or more."
+        )
+    best = min(found, key=lambda one: one.seconds, default=smallest)
     return Plan(
-        direction,
-        size,
-        batch,
-        images,
-        choose_path(dtype, device),
-        str(dtype),
-        max_memory,
-        0,
-        True,
-        0,
-        0.0,
-        tuple(plans),
+        direction=direction,
+        size=size,
+        batch=batch,
+        images=best.images,
+        path=choose_path(dtype, device),
+        dtype=str(dtype).removeprefix("torch."),
+        max_memory=max_memory,
+        smallest=smallest.peak,
+        keep_weights=best.keep_weights,
+        peak_bytes=best.peak,
+        seconds=best.seconds,
+        steps=best.way.steps,
     )
+
+
+def _budget(max_memory: int | None, device: torch.device) -> float:
+    if max_memory is not None:
+        return max_memory
+    free = free_memory(device)
+    return math.inf if free is None else free * (1 - RESERVE)
+
+
+def _images_at_once(batch: int, device: torch.device) -> list[int]:
+    """On the CPU one, so that an image is the same alone and in company; else the batch, its half, and so on to one."""
+    counts = [1 if device.type == "cpu" else batch]
+    while counts[-1] > 1:
+        counts.append(counts[-1] // 2)
+    return counts
+
+
+def _fastest(problem: Problem, budget: float) -> Candidate | None:
+    """Whole maps and kept weights where they fit, which nothing beats; else the best of what does."""
+    ample = _ample(problem)
+    return ample if ample.peak <= budget else _within(problem, budget)
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _ample(problem: Problem) -> Candidate:
+    """Whole maps in memory, and the packed weights kept."""
+    way = _search(problem, math.inf, heights=[WHOLE], whole=True, packed=False)
+    return _candidate(problem, way, keep=True)
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _within(problem: Problem, budget: float) -> Candidate | None:
+    """The fastest that fits, with packed weights kept or not."""
+    ways = list[Candidate]()
+    for keep in (True, False):
+        limit = (budget - _fixed_bytes(problem, keep=keep)) / (1 + SLACK)
+        if (way := _search(problem, limit, packed=not keep)) is not None:
+            ways.append(_candidate(problem, way, keep=keep))
+    return min(ways, key=lambda one: one.seconds, default=None)
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _smallest(problem: Problem) -> Candidate:
+    """The one whose peak is the smallest: in the lowest strips, and nothing kept."""
+    return _candidate(problem, _search(problem, math.inf, _by_peak, heights=HEIGHTS[-1:], packed=True), keep=False)
+
+
+def _by_seconds(way: Way) -> tuple[float, float]:
+    return way.seconds, way.peak
+
+
+def _by_peak(way: Way) -> tuple[float, float]:
+    return way.peak, way.seconds
+
+
+def _search(
+    problem: Problem,
+    limit: float,
+    rank: Callable[[Way], tuple[float, float]] = _by_seconds,
+    *,
+    packed: bool,
+    whole: bool = False,
+    heights: Sequence[int] = HEIGHTS,
+) -> Way | None:
+    """The first way by its rank whose every pass is within the limit, each step in its tallest strips that are."""
+    start = Whole(problem.input, "given")
+    ways: dict[Form, Way] = {start: Way(start)}
+    for step in problem.steps:
+        longer: dict[Form, Way] = {}
+        for way in ways.values():
+            for strips in choices(
+                step, way.form, problem.machine, problem.room, packed=packed, whole=whole, heights=heights
+            ):
+                choice = next((one for one in strips if one.plan.peak_bytes <= limit), None)
+                if choice is not None:
+                    one = way.extended(choice)
+                    longer[one.form] = min(longer.get(one.form, one), one, key=rank)
+        ways = longer
+    return min(ways.values(), key=rank, default=None)
+
+
+def _candidate(problem: Problem, way: Way | None, *, keep: bool) -> Candidate:
+    assert way is not None
+    images = problem.input[0]
+    peak = _fixed_bytes(problem, keep=keep) + math.ceil(way.peak * (1 + SLACK))
+    seconds = way.seconds + (0.0 if keep else problem.packed_bytes / PACKING)
+    return Candidate(way, images, keep, peak, -(-problem.batch // images) * seconds)
+
+
+def _fixed_bytes(problem: Problem, *, keep: bool) -> int:
+    """What is there throughout: the result in fp32, the kept weights, and what the allocator keeps."""
+    h, w = _output_size(problem.steps, problem.input[1:3])
+    result = problem.batch * problem.steps[-1].present[-1].out_channels * h * w * 4
+    return result + (problem.packed_bytes if keep else 0) + SLACK_BYTES
+
+
+def _output_size(steps: Sequence[Shapes], size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the result. Only the first kernel of a step may change those of a map."""
+    for step in steps:
+        size = step.present[0].geometry.output_size(*size)
+    return size

@@ -61,6 +61,7 @@ class Convolved:
         return b, *kernel.geometry.output_size(h, w), kernel.out_channels
 
 
+SPARE_ROWS = 8  # of a window: its first strip has no rows above it, and later ones keep some
 Source = Stored | Planes | Convolved
 Fill = Callable[[int, int, Tensor], object]  # writes the rows [r0,r1) to a tensor [b,r1-r0,w,c]
 
@@ -180,14 +181,14 @@ class _Resident:
 
     def __init__(self, stored: MemoryMap, last: bool) -> None:
         self._map, self._last = stored, last
-        self.readers = list[_Reader]()
+        self.positions = list[int]()  # of the readers: rows before them are asked for no more
 
     def rows(self, r0: int, r1: int) -> Tensor:
         return self._map.values[:, r0:r1]
 
     def release(self) -> None:
         if self._last:
-            self._map.release(min(reader.position for reader in self.readers))
+            self._map.release(min(self.positions))
 
 
 class _Window:
@@ -204,7 +205,7 @@ class _Window:
         self._fill, self._alignment, self._shape = fill, alignment, shape
         self._first = self._last = 0
         self._buffer = torch.empty((shape[0], 0, *shape[2:]), dtype=dtype, device=device)
-        self.readers = list[_Reader]()
+        self.positions = list[int]()  # of the readers: rows before them are asked for no more
 
     def rows(self, r0: int, r1: int) -> Tensor:
         if r1 > self._last:
@@ -215,12 +216,12 @@ class _Window:
 
     def _extend(self, end: int) -> None:
         """Rows up to `end`, and of the present ones those that are still read."""
-        first = min(self._last, *(reader.position for reader in self.readers))
+        first = min(self._last, *self.positions)
         kept = self._buffer[:, first - self._first : self._last - self._first]
         n = kept.shape[1]
         if end - first > self._buffer.shape[1]:
             b, _, w, c = self._shape
-            buffer = self._buffer.new_empty((b, end - first, w, c))
+            buffer = self._buffer.new_empty((b, min(self._shape[1], end - first + SPARE_ROWS), w, c))
             buffer[:, :n] = kept
             self._buffer = buffer
         elif first > self._first and n:
@@ -231,18 +232,21 @@ class _Window:
 
 
 class _Reader:
-    """One reader of a window; it asks for rows further and further down."""
+    """One reader of a window; it asks for rows further and further down.
+
+    The window doesn't know it: in a circle they would outlive the pass, with all the rows that they hold.
+    """
 
     def __init__(self, window: _Window | _Resident) -> None:
         self._window = window
-        self.position = 0  # rows before this one are asked for no more
-        window.readers.append(self)
+        self._index = len(window.positions)
+        window.positions.append(0)
 
     def rows(self, r0: int, r1: int, following: int) -> Tensor:
         """Rows [r0,r1), valid until the next call of a reader of this pass; the next call begins at `following`."""
-        self.position = r0
+        self._window.positions[self._index] = r0
         rows = self._window.rows(r0, r1)
-        self.position = following
+        self._window.positions[self._index] = following
         return rows
 
 

@@ -43,23 +43,24 @@ class TorchKernel:
 
     def block_rows(self, width: int, batch: int) -> int:
         """Output rows that are computed at once, at least one step of the alignment."""
-        size = torch.finfo(self.dtype).bits // 8
         out_width = self.geometry.output_size(1, width)[1]
         scale = self.geometry.upsample / self.geometry.stride
-        row = max(out_width * self.out_channels, int(width * self.in_channels / scale)) * size * batch
+        row = max(out_width * self.out_channels, int(width * self.in_channels / scale)) * self.dtype.itemsize * batch
         rows = BLOCK_BYTES.get(self.device_type, DEVICE_BLOCK_BYTES) // max(1, row)
         return max(1, rows // self.row_alignment) * self.row_alignment
 
     def scratch_bytes(self, width: int, batch: int = 1) -> int:
-        """The prepared input, the convolution's result and the differences for the moments, of one block."""
+        """Of one block: the loaded input, its padded copy, the result and, for the moments, its differences."""
         rows = self.block_rows(width, batch)
         read = (rows - 1) * self.geometry.stride // self.geometry.upsample + self.geometry.kernel[0]
-        size = torch.finfo(self.dtype).bits // 8
-        prepared = batch * (read + 2) * (width + 2) * self.in_channels * (size if size >= 4 else size + 8)
-        out_width = self.geometry.output_size(1, width)[1]
-        result = batch * rows * out_width * self.out_channels * max(size, 4)
-        reordered = 2 * self._weight_bytes  # oneDNN's own copy of the weights
-        return 2 * prepared + 3 * result + reordered
+        exact = self.dtype.itemsize >= 4
+        loaded = batch * read * width * self.in_channels * (4 if exact else 10)
+        result = batch * rows * self.geometry.output_size(1, width)[1] * self.out_channels * (4 if exact else 6)
+        if self.geometry.kernel == (1, 1):
+            return loaded + result
+        padded = batch * (read + 2) * (width + 2) * self.in_channels * self.dtype.itemsize
+        reordered = 2 * self._weight_bytes  # oneDNN's and cuDNN's own copies
+        return loaded + padded + 2 * result + reordered
 
     def prepare(self, weight: Tensor, bias: Tensor | None) -> "TorchConvolution":
         """See `Kernel`."""
@@ -76,7 +77,7 @@ class TorchKernel:
     @property
     def _weight_bytes(self) -> int:
         taps = 16 if self.geometry.upsample > 1 else self.geometry.kernel[0] * self.geometry.kernel[1]
-        return self.in_channels * self.out_channels * taps * torch.finfo(self.dtype).bits // 8
+        return self.in_channels * self.out_channels * taps * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
