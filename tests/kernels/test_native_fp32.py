@@ -102,9 +102,10 @@ def test_the_padding_may_lie_on_one_side(path: Instructions, in_channels: int) -
 
 
 @each_path
-@pytest.mark.parametrize("channels", [384, 512])
-def test_wide_layers(path: Instructions, channels: int) -> None:
-    case = Case(torch.randn(9, 6, channels), random_weight(64, channels, 3, 3), torch.randn(64))
+@pytest.mark.parametrize(("channels", "out_channels"), [(512, 64), (400, 250)])
+def test_wide_layers(path: Instructions, channels: int, out_channels: int) -> None:
+    """The second one's weights are so many that they are transformed while it computes."""
+    case = Case(torch.randn(9, 6, channels), random_weight(out_channels, channels, 3, 3), torch.randn(out_channels))
     case.affine, case.activation = random_affine(channels), Activation.SILU
     check(case, path)
     case.stride, case.output_size = 2, (5, 3)

@@ -24,6 +24,8 @@ namespace {
 
 #include "fp32_epilogue.inl"
 
+#include "fp32_transforms.inl"
+
 #include "fp32_winograd.inl"
 
 #include "fp32_direct.inl"
@@ -42,29 +44,33 @@ bool uses_winograd(const vaelens_kernel &kernel) {
 
 int64_t packed_bytes(const vaelens_kernel &kernel) {
   if (!supported(kernel)) return -1;
-  const int64_t taps = uses_winograd(kernel) ? kFrequencies : int64_t(kernel.height) * kernel.width;
-  return taps * kernel.in_channels * Panels(kernel.out_channels).padded() * int64_t(sizeof(float));
+  const bool frequencies = uses_winograd(kernel) && transforms_early(kernel);
+  const int64_t values = frequencies ? kFrequencies : int64_t(kernel.height) * kernel.width;
+  return values * kernel.in_channels * Panels(kernel.out_channels).padded() * int64_t(sizeof(float));
 }
 
-// To [panels, taps or frequencies, in_channels, width of the panel]; channels behind the last get zeros.
+// Direct: to [panels, taps, in_channels, width of the panel]; Winograd, early: the same with 36 values for nine taps;
+// late: [panels, in_channels, taps, width]. Channels behind the last get zeros.
 int pack(const vaelens_kernel &kernel, const float *weights, void *packed) {
-  const bool winograd = uses_winograd(kernel);
+  const bool winograd = uses_winograd(kernel), early = winograd && transforms_early(kernel);
   const Panels out(kernel.out_channels);
-  const int64_t taps = int64_t(kernel.height) * kernel.width, frequencies = winograd ? kFrequencies : taps;
+  const int64_t taps = int64_t(kernel.height) * kernel.width, in_channels = kernel.in_channels;
   float *to = static_cast<float *>(packed);
-  memset(to, 0, static_cast<size_t>(packed_bytes(kernel)));
-  for (int64_t o = 0; o < kernel.out_channels; ++o) {
-    const int64_t panel = o / kPanel, width = out.width(panel);
-    float *column = to + frequencies * kernel.in_channels * panel * kPanel + o % kPanel;
-    for (int64_t i = 0; i < kernel.in_channels; ++i, weights += taps) {
-      double g[9], u[kFrequencies];
-      if (winograd) {
-        for (int tap = 0; tap < 9; ++tap) g[tap] = weights[tap];
-        filter_to_frequencies(g, u);
-      }
-      for (int64_t f = 0; f < frequencies; ++f)
-        column[(f * kernel.in_channels + i) * width] = winograd ? static_cast<float>(u[f]) : weights[f];
+  for (int64_t panel = 0; panel < out.count(); ++panel) {
+    const int64_t width = out.width(panel), channels = smaller(width, kernel.out_channels - panel * kPanel);
+    for (int64_t i = 0; i < in_channels; ++i) {
+      float nine[9 * kPanel];
+      float *at = early ? nine : winograd ? to + i * taps * width : to + i * width;
+      const int64_t tap_step = winograd ? width : in_channels * width;
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t o = 0; o < width; ++o)
+          at[tap * tap_step + o] =
+              o < channels ? weights[((panel * kPanel + o) * in_channels + i) * taps + tap] : 0.0f;
+      if (early)
+        for (int64_t part = 0; part < width; part += kLanes)
+          transform_filter(nine + part, width, to + i * width + part, in_channels * width);
     }
+    to += (early ? kFrequencies : taps) * in_channels * width;
   }
   return VAELENS_OK;
 }

@@ -37,8 +37,8 @@ struct PixelArea {
   int64_t row, rows, column, columns;
 };
 
-// Sums [rows, columns, width of the panel] of one panel over all taps and channels. A part of these is multiplied with all
-// pixels before the next, so that its weights stay in the first-level cache.
+// Sums [rows, columns, width of the panel] of one panel over all taps and channels. A part of these is multiplied with
+// all pixels before the next, so that its weights stay in the first-level cache.
 inline void direct_products(const DirectWork &work, const PixelArea &area, const int64_t *taps, const float *window,
                             int64_t window_row, int64_t block_step, int64_t panel, float *sums) {
   const DirectPlan &plan = *work.plan;
