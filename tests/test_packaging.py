@@ -103,7 +103,7 @@ def test_the_sdist_builds_the_native_library(sdist: Path, tmp_path: Path) -> Non
     assert "-py3-none-" in wheel.name
     assert not wheel.name.endswith("-any.whl")
     with zipfile.ZipFile(wheel) as opened:
-        native = [name for name in opened.namelist() if "native" in name]
+        native = [name for name in opened.namelist() if "_native." in name or "/native/" in name]
     assert [Path(name).stem for name in native] == ["_native"], "the sources, or a note of what is missing"
     said = run(sys.executable, "-c", SAY, cwd=tmp_path, **install(wheel, tmp_path / "site"))
     assert said == "None\n"
