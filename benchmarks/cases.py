@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import instruction_sets
 from peers.job import Job
 from peers.process import PeerFailedError, PeerProcess
 from peers.table import DEFAULT, LOW_PRECISION, OURS, OURS_BF16, REFERENCE
@@ -106,8 +107,7 @@ class Reference:
         if not self.path.exists() and not self.failed:
             try:
                 job = _checked(self._case, self.made_by)
-                environment = {name: value for name, value in self._case.environment.items() if "ISA" not in name}
-                with PeerProcess(job, environment) as process:
+                with PeerProcess(job, instruction_sets.environment(instruction_sets.best())) as process:
                     process.call()
                     process.save(self.path)
             except PeerFailedError as error:

@@ -25,7 +25,7 @@ from engine_parts import budgets, growth, inexact, photo
 from engine_tables import case_as_markdown
 from peers.job import Job
 from peers.table import DEFAULT, LOW_PRECISION, OURS, PEERS
-from realistic import SEED, prepare
+from realistic import SEED, VERSION, prepare
 
 SIZES = ((256, 256), (512, 512), (520, 776), (1024, 1024), (2048, 2048))
 IN_TURNS = 520 * 776  # pixels up to which all peers take turns; above, each runs once
@@ -114,7 +114,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--work",
-        default=str(Path(tempfile.gettempdir()) / "vaelens-benchmark"),
+        default=str(Path(tempfile.gettempdir()) / f"vaelens-benchmark-{VERSION}"),
         help="VAE, conversions and references stay here",
     )
     parser.add_argument("--no-write", dest="write", action="store_false", help="print only")

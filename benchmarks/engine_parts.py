@@ -13,7 +13,7 @@ from aims import EXACT
 from cases import Reference, Result, case_of, first_call
 from engine_tables import power, table
 from peers.job import Job
-from peers.process import PeerProcess
+from peers.process import PeerFailedError, PeerProcess
 from peers.table import OURS
 from PIL import Image
 from realistic import write_photo
@@ -46,15 +46,16 @@ def _decode(job: Job, environment: dict[str, str], plans: dict[str, float], roun
     reference = Reference(case_of(job, environment))
     try:
         for name, budget in budget_of.items():
-            one = replace(job, peer=OURS, max_memory=None if budget is None else int(budget))
-            process = processes[name] = PeerProcess(one, environment)
-            values[name] = first_call(process, reference)
-            if "relative_error" not in values[name]:  # no memory for diffusers: the unbudgeted output serves
-                other = reference.path.with_suffix(".unbudgeted.pt")
-                if budget is None:
-                    process.save(other)
-                else:
-                    values[name] |= process.compare(other)
+            limited = replace(job, peer=OURS, max_memory=None if budget is None else int(budget))
+            try:
+                process = processes[name] = PeerProcess(limited, environment)
+                values[name] = first_call(process, reference)
+            except PeerFailedError as error:
+                processes.pop(name, None)
+                found[f"{name} memory"] = float("inf")
+                found["rows"].append((f"decode {job.height}x{job.width}, {name}", f"failed: {error}", "", "", "", ""))
+                continue
+            _compare_with_unbudgeted(process, values[name], reference.path)
             values[name]["seconds"] = [] if rounds else [values[name]["first_seconds"]]
             if not rounds:
                 process.__exit__(None, None, None)
@@ -64,10 +65,10 @@ def _decode(job: Job, environment: dict[str, str], plans: dict[str, float], roun
     finally:
         for process in processes.values():
             process.__exit__(None, None, None)
-    plain = float(np.median(values["none"]["seconds"]))
-    for name, budget in budget_of.items():
-        seconds, memory = float(np.median(values[name]["seconds"])), values[name]["memory"]
-        error = values[name].get("relative_error")
+    plain = float(np.median(values["none"]["seconds"])) if "none" in values else float("nan")
+    for name, one in values.items():
+        seconds, memory = float(np.median(one["seconds"])), one["memory"]
+        budget, error = budget_of[name], one.get("relative_error")
         if budget is not None:
             found[f"{name} time"] = seconds / plain
             found[f"{name} memory"] = None if memory is None else memory / budget
@@ -77,6 +78,15 @@ def _decode(job: Job, environment: dict[str, str], plans: dict[str, float], roun
         row = (f"decode {job.height}x{job.width} {which}", f"{seconds:.2f}", f"{seconds / plain:.2f}", known)
         against = "the unbudgeted decode" if reference.failed else reference.made_by
         found["rows"].append((*row, "" if error is None else f"{error:.1e}", "" if error is None else against))
+
+
+def _compare_with_unbudgeted(process: PeerProcess, values: Result, reference: Path) -> None:
+    """Where there's no memory for diffusers, the unbudgeted output serves as the reference."""
+    output = reference.with_suffix(".unbudgeted.pt")
+    if process.job.max_memory is None:
+        process.save(output)
+    elif "relative_error" not in values:
+        values |= process.compare(output)
 
 
 def growth(job: Job, environment: dict[str, str], rounds: int, sides: tuple[int, int] = (512, 2048)) -> Result:
