@@ -1,8 +1,8 @@
-// Winograd's way: tiles of the loaded window become 36 values each, these are multiplied, and the sums become 4x4 pixels.
+// Winograd's way: tiles of the loaded window become 36 values each, which are multiplied; sums become 4x4 pixels.
 
-// Whether the transformed weights are kept: they are four times as large as the weights. Where these are many, that would
-// be hundreds of megabytes in a network, which no cache holds, and transforming them for each item costs little beside
-// the products with its many tiles.
+// Whether the transformed weights are kept: they are four times as large as the weights. Where these are many, that
+// would be hundreds of megabytes in a network, which no cache holds, and transforming them for each item costs little
+// beside the products with its many tiles.
 bool transforms_early(const vaelens_kernel &kernel) {
   return int64_t(kernel.in_channels) * kernel.out_channels < 256 * 384;
 }
