@@ -2,9 +2,9 @@
 
 | path | maps | products | where |
 |---|---|---|---|
-| `amx` | fp32 | three of bf16 halves, as exact as fp32 in another order | the rule for fp32 with AMX |
-| `amx-bf16` | fp32 | one of bf16 | the rule for bfloat16 with AMX |
-| `avx512`, `avx2` | fp32 | fp32 | the rule for fp32 without AMX |
+| `amx` | fp32 | three of bf16 halves, as exact as fp32 in another order; fp32 for narrow layers | fp32 with AMX |
+| `amx-bf16` | fp32 | one of bf16; three for 1x1 kernels, fp32 for narrow layers | bfloat16 with AMX |
+| `avx512`, `avx2` | fp32 | fp32 | fp32 without AMX |
 | `portable` | fp32 | fp32, in plain C++ | for tests |
 | `tiles`, `tiles-bf16` | fp32 | those of `amx` and `amx-bf16`, in plain C++ | for tests |
 | `torch` | the network's dtype | PyTorch's | everything else |
@@ -25,6 +25,9 @@ from vaelens.kernels.torch_convolution import TorchKernel
 
 VARIABLE = "VAELENS_KERNELS"
 TORCH = "torch"
+TILE_CHANNELS = 32
+# The path in fp32 that every processor of a path has too.
+FP32_BESIDE = {"amx": "avx512", "amx-bf16": "avx512", "tiles": "portable", "tiles-bf16": "portable"}
 
 
 def choose_kernel(
@@ -34,7 +37,7 @@ def choose_kernel(
     path = choose_path(dtype, device)
     if path == TORCH:
         return TorchKernel(geometry, in_channels, out_channels, dtype, device.type)
-    return NativeKernel(geometry, in_channels, out_channels, path)
+    return NativeKernel(geometry, in_channels, out_channels, _layer_path(path, geometry, in_channels, out_channels))
 
 
 def choose_path(dtype: torch.dtype, device: torch.device) -> str:
@@ -54,6 +57,15 @@ def choose_path(dtype: torch.dtype, device: torch.device) -> str:
         return TORCH
     # Plain C++ is slower than PyTorch's operations; it is there for tests.
     return {Instructions.AVX512: "avx512", Instructions.AVX2: "avx2"}.get(best_instructions(Arithmetic.FP32), TORCH)
+
+
+def _layer_path(path: str, geometry: Geometry, in_channels: int, out_channels: int) -> str:
+    """The path of one layer: the few products that matter most for the digits are made in more of them."""
+    if path in FP32_BESIDE and min(in_channels, out_channels) < TILE_CHANNELS:
+        return FP32_BESIDE[path]  # most of a tile would be zeros
+    if geometry.kernel == (1, 1):
+        return path.removesuffix("-bf16")  # a ninth of the products, also of sums that nothing normalises
+    return path
 
 
 def map_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
