@@ -1,13 +1,12 @@
 // A convolution as sums of matrix products on tiles of bf16.
 //
 // A band of output rows is cut into windows of columns. For each, the input is loaded, normalised and split once, into
-// planes that fit the second-level cache; then each block of 32 output channels is accumulated over all input channels
-// and taps for 32 pixels at a time, in the same order wherever a pixel lies.
+// planes that fit the second-level cache; then each block of 16 output channels is accumulated over all input channels
+// and taps for some pixels at a time, in the same order wherever a pixel lies.
 
 // Every processor with AMX has 2 MB of second-level cache for each core.
 constexpr int64_t kPlaneBytes = 768 * 1024;   // of a window
 constexpr int64_t kCacheBytes = 1792 * 1024;  // of two windows and the weights of a block of output channels
-constexpr int kPixels = 32;                  // that are accumulated at a time
 
 // The size of a window in output pixels (before enlarging), and what it takes.
 struct Layout {
@@ -23,16 +22,17 @@ inline int64_t plane_pixels(const vaelens_kernel &k, const Taps &taps, int64_t r
 
 // The columns depend on the shapes alone, as the blocks of the moments do; the rows only decide who computes what.
 inline Layout layout(const vaelens_kernel &k, const Taps &taps, int64_t width, int64_t rows, int threads) {
-  const int64_t pixel_bytes = blocks(k.in_channels) * kBlock * tiles_of(k);  // tiles_of: 2 or 4 bytes for each value
+  const int64_t pixel_bytes = in_blocks(k) * kBlock * halves(k) * 2;
   Layout found = {16, 64, 0, 1, 0};
   if (plane_pixels(k, taps, 8, 64) * pixel_bytes > kPlaneBytes) found.columns = 32;
+  if (k.stride > 1) found.columns = kPixels;  // runs don't cross rows then, and shorter ones would be filled with junk
   if (width < found.columns) found.columns = static_cast<int>(width);
   while (found.rows > 1 && plane_pixels(k, taps, found.rows, found.columns) * pixel_bytes > kPlaneBytes) found.rows /= 2;
   while (found.rows > 4 && found.rows * 2 * threads > rows) found.rows /= 2;
-  // Tiles read 32 pixels, also where fewer are left: the planes end later by as many.
+  // Tiles read whole runs of pixels, also where fewer are left: the planes end later by as many.
   found.plane_values = (plane_pixels(k, taps, found.rows, found.columns) + kPixels * k.stride) * kBlock;
-  const int64_t planes = found.plane_values * blocks(k.in_channels) * tiles_of(k);
-  const int64_t weights = taps.total * blocks(k.in_channels) * tiles_of(k) * kTile * 2;
+  const int64_t planes = found.plane_values * in_blocks(k) * halves(k) * 2;
+  const int64_t weights = taps.total * in_blocks(k) * halves(k) * kTile * 2;
   found.buffers = 2 * planes + weights <= kCacheBytes ? 2 : 1;
   found.bytes = found.buffers * planes;
   return found;
@@ -45,7 +45,7 @@ template <bool normalised, int activation, bool split>
 class Worker {
  public:
   Worker(const Convolution &all, uint16_t *planes)
-      : all_(all), in_blocks_(blocks(all.kernel.in_channels)), tiles_(tiles_of(all.kernel)), loading_(all.strip, all.kernel.in_channels, all.norm, all.in_pixels), writing_(all), planes_(planes) {}
+      : all_(all), in_blocks_(in_blocks(all.kernel)), loading_(all.strip, all.kernel.in_channels, all.norm, all.in_pixels), writing_(all), planes_(planes) {}
 
   void run(int64_t first_band, int64_t end_band, int64_t first_block, int64_t end_block) {
     Tile tile = {};
@@ -61,8 +61,10 @@ class Worker {
       more = tile.left + all_.layout.columns < all_.width ? set_tile(next, band, tile.left + all_.layout.columns, end_band)
                                                           : set_tile(next, band + 1, 0, end_band);
       if (more && all_.layout.buffers == 2) begin_loading(next, 1 - buffer);
+      // The next window is loaded by the time that this one's products are made.
+      const int64_t products = (end_block - first_block) * all_.taps.count * runs_of(tile, planes).count * in_blocks_;
+      loads_ = more && all_.layout.buffers == 2 ? (loading_.parts() + products - 1) / products : 0;
       for (int64_t block = first_block; block < end_block; ++block) multiply(tile, planes, block);
-      writing_.begin(Run());
       writing_.finish();
       finish_block();
       if (all_.layout.buffers == 2)
@@ -74,6 +76,8 @@ class Worker {
   }
 
  private:
+  static constexpr int kHalves = split ? 2 : 1;
+
   bool set_tile(Tile &tile, int64_t band, int64_t left, int64_t end_band) const {
     if (band >= end_band) return false;
     tile.top = all_.first + band * all_.layout.rows, tile.left = left;
@@ -92,7 +96,7 @@ class Worker {
 
   Planes planes_of(const Tile &tile, int buffer) const {
     const int64_t values = in_blocks_ * all_.layout.plane_values;
-    uint16_t *high = planes_ + buffer * values * tiles_ / 2;
+    uint16_t *high = planes_ + buffer * values * kHalves;
     return {high, high + (split ? values : 0), all_.layout.plane_values, window_of(tile).columns};
   }
 
@@ -103,33 +107,40 @@ class Worker {
     written_block_ = -1;
   }
 
+  struct Runs {
+    int count, row_length;
+  };
+
+  // Without a stride, pixels may be counted along the planes' rows and across their ends: narrow tiles fill the runs.
+  Runs runs_of(const Tile &tile, const Planes &planes) const {
+    const int along = ((tile.rows - 1) * planes.columns + tile.columns + kPixels - 1) / kPixels;
+    const int per_row = (tile.columns + kPixels - 1) / kPixels;
+    if (all_.kernel.stride == 1 && along < per_row * tile.rows) return {along, planes.columns};
+    return {per_row * tile.rows, per_row * kPixels};
+  }
+
   // One block of output channels of a whole tile.
   void multiply(const Tile &tile, const Planes &planes, int64_t block) {
     const uint16_t *weights =
-        static_cast<const uint16_t *>(all_.strip.weights) + block * all_.taps.total * in_blocks_ * tiles_ * kTile;
+        static_cast<const uint16_t *>(all_.strip.weights) + block * all_.taps.total * in_blocks_ * kHalves * kTile;
     const int stride = all_.kernel.stride;
-    // Without a stride, pixels may be counted along the planes' rows and across their ends: narrow tiles fill the runs.
-    const int along = stride == 1 ? ((tile.rows - 1) * planes.columns + tile.columns + kPixels - 1) / kPixels : 0;
-    const int per_row = (tile.columns + kPixels - 1) / kPixels;
-    const bool across = stride == 1 && along < per_row * tile.rows;
-    const int row_length = across ? planes.columns : per_row * kPixels, runs = across ? along : per_row * tile.rows;
+    const Runs runs = runs_of(tile, planes);
     for (int p = 0; p < all_.taps.count; ++p) {
       const Phase &phase = all_.taps.phases[p];
       int64_t offsets[kMostTaps];
       for (int t = 0; t < phase.taps; ++t)
         offsets[t] = (static_cast<int64_t>(phase.dy[t] + all_.taps.top) * planes.columns + phase.dx[t] + all_.taps.left) * kBlock;
-      for (int run = 0; run < runs; ++run) {
+      for (int run = 0; run < runs.count; ++run) {
         const int place = run * kPixels;
-        const int64_t row = place / row_length, column = place % row_length;
-        writing_.begin(Run(phase, tile, block, place, row_length));
+        const int64_t row = place / runs.row_length, column = place % runs.row_length;
+        writing_.begin(Run(phase, tile, block, place, runs.row_length));
         accumulate(phase, offsets, planes, (row * stride * planes.columns + column * stride) * kBlock, weights);
-        writing_.finish();
         if (p == 0 && run == 0) finish_block();
         sums_ = 1 - sums_;
         accumulators_.write(sum_[sums_]);
         writing_.end(sum_[sums_]);
       }
-      weights += phase.taps * in_blocks_ * tiles_ * kTile;
+      weights += phase.taps * in_blocks_ * kHalves * kTile;
     }
     written_block_ = block, written_tile_ = tile;
   }
@@ -140,26 +151,27 @@ class Worker {
     for (int64_t in = 0; in < in_blocks_; ++in) {
       const uint16_t *high = planes.high + in * planes.block_stride + origin;
       const uint16_t *low = planes.low + in * planes.block_stride + origin;
-      for (int t = 0; t < phase.taps; ++t, weights += tiles_ * kTile) {
+      for (int t = 0; t < phase.taps; ++t, weights += kHalves * kTile) {
         if (split)
           accumulators_.add_split(high + offsets[t], low + offsets[t], pixels, weights);
         else
           accumulators_.add_bf16(high + offsets[t], pixels, weights);
-        if (!writing_.done()) writing_.step();
-        if (!loading_.done()) loading_.step();
       }
+      writing_.fetch(in, in_blocks_);
+      if (in == 0) writing_.finish();
+      loading_.load_parts(loads_);
     }
   }
 
   const Convolution &all_;
   const int64_t in_blocks_;
-  const int tiles_;
   Loading<normalised, activation, split> loading_;
   Writing writing_;
   uint16_t *planes_;
   Accumulators accumulators_;
   int sums_ = 0;
-  alignas(64) float sum_[2][4 * 256];
+  int64_t loads_ = 0;  // parts of the next window, for each block of input channels of a run
+  alignas(64) float sum_[2][kPixels * kOutBlock];
   int64_t written_block_ = -1;
   Tile written_tile_ = {};
 };
@@ -169,11 +181,11 @@ bool convolve_part(void *context, int64_t item, int) {
   const Convolution &all = *static_cast<const Convolution *>(context);
   uint16_t *planes = static_cast<uint16_t *>(scratch(all.layout.bytes));
   if (!planes) return false;
-  const int64_t part = item / all.groups, group = item % all.groups, out_blocks = blocks(all.kernel.out_channels);
+  const int64_t part = item / all.groups, group = item % all.groups, last = out_blocks(all.kernel);
   const int64_t end = (group + 1) * all.per_group;
   Worker<normalised, activation, split> worker(all, planes);
   begin_tiles();
-  worker.run(part * all.bands / all.parts, (part + 1) * all.bands / all.parts, group * all.per_group, end < out_blocks ? end : out_blocks);
+  worker.run(part * all.bands / all.parts, (part + 1) * all.bands / all.parts, group * all.per_group, end < last ? end : last);
   end_tiles();
   return true;
 }
@@ -192,7 +204,7 @@ Task task(bool normalised, int activation, bool split) {
 
 // The caller's normalisation and bias, padded with zeros to whole blocks. NULL where memory runs out.
 float *padded_vectors(const vaelens_kernel &k, const vaelens_strip &strip) {
-  const int64_t in = blocks(k.in_channels) * kBlock, out = blocks(k.out_channels) * kBlock;
+  const int64_t in = in_blocks(k) * kBlock, out = out_blocks(k) * kOutBlock;
   float *padded = static_cast<float *>(calloc(static_cast<size_t>(3 * in + out), sizeof(float)));
   if (!padded) return nullptr;
   if (strip.mean) {
@@ -226,7 +238,7 @@ int convolve(const vaelens_kernel &kernel, const vaelens_strip &original) {
   }
   float *padded = padded_vectors(kernel, strip);
   if (!padded) return VAELENS_NO_MEMORY;
-  const int64_t in = blocks(kernel.in_channels) * kBlock, out_blocks = blocks(kernel.out_channels);
+  const int64_t in = in_blocks(kernel) * kBlock, all_blocks = out_blocks(kernel);
   Convolution all = {kernel, strip, {}, {}, {nullptr, nullptr, nullptr}, padded + 3 * in, 0, 0, 0, in_pixels, out_pixels, 0, 0, 1, 0};
   if (strip.mean) all.norm = {padded, padded + in, padded + 2 * in};
   set_taps(kernel, all.taps);
@@ -238,8 +250,8 @@ int convolve(const vaelens_kernel &kernel, const vaelens_strip &original) {
   all.bands = (all.rows + all.layout.rows - 1) / all.layout.rows;
   // Where there are fewer bands than would keep all threads busy, they also share the output channels.
   const int64_t wanted = all.bands >= 2 * threads ? 1 : (2 * threads + all.bands - 1) / all.bands;
-  all.per_group = threads == 1 || wanted == 1 ? out_blocks : (out_blocks + wanted - 1) / wanted;
-  all.groups = (out_blocks + all.per_group - 1) / all.per_group;
+  all.per_group = threads == 1 || wanted == 1 ? all_blocks : (all_blocks + wanted - 1) / wanted;
+  all.groups = (all_blocks + all.per_group - 1) / all.per_group;
   all.parts = all.bands < 6 * threads ? all.bands : 6 * threads;
   const Task work = task(strip.mean != nullptr, strip.activation, kernel.arithmetic == VAELENS_SPLIT_BF16);
   const bool done = parallel(threads, all.parts * all.groups, work, &all);

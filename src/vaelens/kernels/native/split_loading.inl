@@ -4,42 +4,14 @@
 // weights' halves, three of the four products give fp32's accuracy in another order; low * low, the fourth, is as
 // small as the error.
 
-typedef float Vector __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
 typedef float LooseVector __attribute__((vector_size(64), aligned(4), may_alias));
 
 inline Vector load(const float *from) { return *reinterpret_cast<const LooseVector *>(from); }
 inline void store(float *to, Vector value) { *reinterpret_cast<LooseVector *>(to) = value; }
 
-constexpr int kBlock = 32;  // channels of a block: a tile's row of bf16
-
-// exp(x) for x in [-87, 88]: 2^n * exp(r), |r| <= ln(2)/2, by Taylor's polynomial of degree 7 (relative error 6e-8 with
-// rounding). NaN stays NaN.
-inline Vector exponential(Vector x) {
-  const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which stands in the lowest bits
-  const Vector shifted = x * 1.44269504f + shifter;
-  const Vector n = shifted - shifter;
-  Vector r = x - n * 0.693359375f;  // ln(2) in two parts, the first exact in products with n
-  r = r + n * 2.12194440e-4f;
-  Vector p = r * 1.98412698e-4f + 1.38888889e-3f;
-  p = p * r + 8.33333333e-3f;
-  p = p * r + 4.16666667e-2f;
-  p = p * r + 1.66666667e-1f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  return (Vector)((Ints)p + ((Ints)shifted << 23));
-}
-
-inline Vector clamped(Vector x, float low, float high) {
-  const Vector lows = Vector{} + low, highs = Vector{} + high;
-  x = x < lows ? lows : x;
-  return x > highs ? highs : x;
-}
-
 template <int activation>
 inline Vector activated(Vector x) {
-  if (activation == VAELENS_SILU) return x * reciprocal(exponential(clamped(-x, -87.0f, 88.0f)) + 1.0f);
+  if (activation == VAELENS_SILU) return silu(x);
   if (activation == VAELENS_RELU) return x < Vector{} ? Vector{} : x;
   return x;
 }
@@ -76,55 +48,65 @@ struct Planes {
   int columns;           // of a row, at least the window's
 };
 
-// Loads a window one pixel's block at a time, so that the loads of the next window can be spread among the products of
-// this one: the matrix unit and the vector units then work at the same time.
+// Loads a window in small parts, so that those of the next window can be spread among the products of this one: the
+// matrix unit and the vector units then work at the same time.
 template <bool normalised, int activation, bool split>
 class Loading {
  public:
   Loading(const vaelens_strip &strip, int channels, const Normalisation &norm, int64_t pixels)
-      : strip_(strip), norm_(norm), channels_(channels), pixels_(pixels) {}
+      : strip_(strip), norm_(norm), channels_(channels), blocks_((channels + kBlock - 1) / kBlock), pixels_(pixels) {}
 
   void begin(const Window &window, const Planes &planes) {
     window_ = window, planes_ = planes, row_ = 0, column_ = 0, block_ = 0;
   }
 
-  bool done() const { return row_ >= window_.rows; }
+  // Parts of a window: up to kAtOnce blocks of a pixel each.
+  int64_t parts() const {
+    return static_cast<int64_t>(window_.rows) * window_.columns * ((blocks_ + kAtOnce - 1) / kAtOnce);
+  }
 
-  void step() {
-    const int64_t offset = block_ * planes_.block_stride + (static_cast<int64_t>(row_) * planes_.columns + column_) * kBlock;
+  void load_parts(int64_t parts) {
+    for (; parts > 0 && row_ < window_.rows; --parts) load_part();
+  }
+
+  void finish() {
+    while (row_ < window_.rows) load_part();
+  }
+
+ private:
+  static constexpr int kAtOnce = 4;
+
+  void load_part() {
     const int64_t y = window_.top + row_, x = window_.left + column_;
     const int64_t index = (y - strip_.in_first) * strip_.in_width + x;
-    const int first = block_ * kBlock, left = channels_ - first;
+    const bool inside = y >= 0 && y < strip_.in_height && x >= 0 && x < strip_.in_width && index < pixels_;
+    const float *pixel = strip_.input + index * strip_.in_stride;
+    const int64_t offset = block_ * planes_.block_stride + (static_cast<int64_t>(row_) * planes_.columns + column_) * kBlock;
     uint16_t *high = planes_.high + offset, *low = planes_.low + offset;
-    // Rows that weren't given are read for output rows that aren't asked for: half of an enlarged row's two, say.
-    const bool given = index >= 0 && index < pixels_;
-    if (y < 0 || y >= strip_.in_height || x < 0 || x >= strip_.in_width || !given) {
-      clear_block(high);
-      if (split) clear_block(low);
-    } else if (left >= kBlock) {
-      prefetch_input(strip_.input + (index + strip_.in_width) * strip_.in_stride + first);
-      load_block<normalised, activation, split>(strip_.input + index * strip_.in_stride + first, norm_, first, high, low);
-    } else {
-      alignas(64) float padded[kBlock] = {};
-      for (int i = 0; i < left; ++i) padded[i] = strip_.input[index * strip_.in_stride + first + i];
-      load_block<normalised, activation, split>(padded, norm_, first, high, low);
+    const int end = blocks_ - block_ < kAtOnce ? blocks_ : block_ + kAtOnce;
+    for (; block_ < end; ++block_, high += planes_.block_stride, low += planes_.block_stride) {
+      const int first = block_ * kBlock, left = channels_ - first;
+      if (!inside) {
+        clear_block(high);
+        if (split) clear_block(low);
+      } else if (left >= kBlock) {
+        prefetch_input(pixel + strip_.in_width * strip_.in_stride + first);  // the next row's
+        load_block<normalised, activation, split>(pixel + first, norm_, first, high, low);
+      } else {
+        alignas(64) float padded[kBlock] = {};
+        for (int i = 0; i < left; ++i) padded[i] = pixel[first + i];
+        load_block<normalised, activation, split>(padded, norm_, first, high, low);
+      }
     }
-    if (left > kBlock) {
-      ++block_;
-    } else {
+    if (block_ == blocks_) {
       block_ = 0;
       if (++column_ == window_.columns) column_ = 0, ++row_;
     }
   }
 
-  void finish() {
-    while (!done()) step();
-  }
-
- private:
   const vaelens_strip &strip_;
   const Normalisation &norm_;
-  const int channels_;
+  const int channels_, blocks_;
   const int64_t pixels_;
   Window window_ = {};
   Planes planes_ = {};

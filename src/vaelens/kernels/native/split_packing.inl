@@ -3,7 +3,6 @@
 // Nearest x2 and a 3x3 convolution are four 2x2 convolutions, one for each phase (row and column modulo 2) of the
 // output, on the small map: taps that fall on the same input pixel add up. That is exact, also at the borders.
 
-constexpr int kTile = 512;      // bf16 values of a tile of weights: 16 pairs of input channels x 16 output channels x 2
 constexpr int kMostTaps = 128;  // of one phase
 
 struct Phase {
@@ -48,13 +47,15 @@ inline void set_taps(const vaelens_kernel &k, Taps &taps) {
   taps.bottom = enlarged ? 1 : k.height - 1 - k.pad_top, taps.right = enlarged ? 1 : k.width - 1 - k.pad_left;
 }
 
-inline int64_t blocks(int64_t channels) { return (channels + kBlock - 1) / kBlock; }
-inline int tiles_of(const vaelens_kernel &k) { return k.arithmetic == VAELENS_SPLIT_BF16 ? 4 : 2; }
+inline int64_t in_blocks(const vaelens_kernel &k) { return (k.in_channels + kBlock - 1) / kBlock; }
+inline int64_t out_blocks(const vaelens_kernel &k) { return (k.out_channels + kOutBlock - 1) / kOutBlock; }
+// The halves of each value, and so the tiles of 32 input and 16 output channels.
+inline int halves(const vaelens_kernel &k) { return k.arithmetic == VAELENS_SPLIT_BF16 ? 2 : 1; }
 
 int64_t packed_bytes(const vaelens_kernel &k) {
   if (!supported(k)) return -1;
   const int64_t taps = k.upsample == 2 ? 16 : static_cast<int64_t>(k.height) * k.width;
-  return blocks(k.out_channels) * blocks(k.in_channels) * taps * tiles_of(k) * kTile * 2;
+  return out_blocks(k) * in_blocks(k) * taps * halves(k) * kTile * 2;
 }
 
 struct Packing {
@@ -74,33 +75,31 @@ inline float tap_weight(const vaelens_kernel &k, const Phase &phase, int tap, co
   return static_cast<float>(sum);
 }
 
-// Packs 32 output channels: [phase][block of input channels][tap][high, high, low, low][pair][channel][2].
+// Packs 16 output channels: [phase][block of input channels][tap][high, low][pair][channel][2].
 bool pack_block(void *context, int64_t block, int) {
   const Packing &packing = *static_cast<const Packing *>(context);
   const vaelens_kernel &k = *packing.kernel;
-  const int tiles = tiles_of(k), area = k.height * k.width;
-  const int64_t in_blocks = blocks(k.in_channels);
-  uint16_t *to = packing.packed + block * packing.taps->total * in_blocks * tiles * kTile;
+  const int tiles = halves(k), area = k.height * k.width;
+  uint16_t *to = packing.packed + block * packing.taps->total * in_blocks(k) * tiles * kTile;
   for (int p = 0; p < packing.taps->count; ++p) {
     const Phase &phase = packing.taps->phases[p];
-    for (int64_t in_block = 0; in_block < in_blocks; ++in_block)
+    for (int64_t in = 0; in < in_blocks(k); ++in)
       for (int tap = 0; tap < phase.taps; ++tap, to += tiles * kTile)
-        for (int half = 0; half < 2; ++half)
-          for (int n = 0; n < 16; ++n) {
-            const int64_t out = block * kBlock + half * 16 + n;
-            alignas(64) float row[kBlock] = {};
-            for (int i = 0; i < kBlock && out < k.out_channels && in_block * kBlock + i < k.in_channels; ++i)
-              row[i] = tap_weight(k, phase, tap, packing.weights + (out * k.in_channels + in_block * kBlock + i) * area);
-            alignas(64) uint16_t high[kBlock], low[kBlock];
-            const Vector a = load(row), b = load(row + 16);
-            to_bf16(a, b, high);
-            to_bf16(a - from_bf16(high), b - from_bf16(high + 16), low);
-            for (int i = 0; i < kBlock; ++i) {
-              const int place = i / 2 * 32 + n * 2 + i % 2;
-              to[half * kTile + place] = high[i];
-              if (tiles == 4) to[(2 + half) * kTile + place] = low[i];
-            }
+        for (int n = 0; n < kOutBlock; ++n) {
+          const int64_t out = block * kOutBlock + n;
+          alignas(64) float row[kBlock] = {};
+          for (int i = 0; i < kBlock && out < k.out_channels && in * kBlock + i < k.in_channels; ++i)
+            row[i] = tap_weight(k, phase, tap, packing.weights + (out * k.in_channels + in * kBlock + i) * area);
+          alignas(64) uint16_t high[kBlock], low[kBlock];
+          const Vector a = load(row), b = load(row + 16);
+          to_bf16(a, b, high);
+          to_bf16(a - from_bf16(high), b - from_bf16(high + 16), low);
+          for (int i = 0; i < kBlock; ++i) {
+            const int place = i / 2 * 32 + n * 2 + i % 2;
+            to[place] = high[i];
+            if (tiles == 2) to[kTile + place] = low[i];
           }
+        }
   }
   return true;
 }
@@ -109,6 +108,6 @@ int pack(const vaelens_kernel &kernel, const float *weights, void *packed) {
   Taps taps;
   set_taps(kernel, taps);
   Packing packing = {&kernel, &taps, weights, static_cast<uint16_t *>(packed)};
-  parallel(1, blocks(kernel.out_channels), pack_block, &packing);
+  parallel(1, out_blocks(kernel), pack_block, &packing);
   return VAELENS_OK;
 }

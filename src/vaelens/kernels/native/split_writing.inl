@@ -18,7 +18,7 @@ struct Tile {  // of the output, before enlarging
   int rows, columns;
 };
 
-// The output pixels of a run: of 32 that are accumulated together. They are counted along the planes' rows, so that a run
+// The output pixels of a run: of those that are accumulated together. They are counted along the planes' rows, so that a run
 // may cross into the next row; those between rows are junk.
 class Run {
  public:
@@ -28,90 +28,83 @@ class Run {
 
   int64_t block() const { return block_; }
 
-  // Where the present pixel's block begins in the output; -1 for junk and rows of other strips.
-  int64_t offset(const Convolution &all) const {
-    if (!phase_) return -1;
+  // Calls each(pixel, offset) for the next `pixels` that the strip asks for: `offset` is where the pixel's block begins in
+  // the output, `pixel` counts from the run's first.
+  template <class Each>
+  void for_pixels(const Convolution &all, int pixels, const Each &each) {
     const vaelens_strip &strip = all.strip;
     const int up = all.kernel.upsample;
-    const int64_t y = (tile_.top + row_) * up + phase_->row - strip.out_first, x = (tile_.left + column_) * up + phase_->column;
-    const int64_t index = y * strip.out_width + x;
-    const bool wanted = row_ < tile_.rows && column_ < tile_.columns && y >= 0 && y < strip.out_rows &&
-                        x < strip.out_width && index < all.out_pixels;
-    return wanted ? index * all.kernel.out_channels + block_ * kBlock : -1;
-  }
-
-  void advance() {
-    if (++column_ == row_length_) column_ = 0, ++row_;
+    const int64_t channels = all.kernel.out_channels;
+    for (const int end = pixel_ + pixels; pixel_ < end && row_ < tile_.rows;) {
+      const int count = end - pixel_ < row_length_ - column_ ? end - pixel_ : row_length_ - column_;
+      const int64_t y = (tile_.top + row_) * up + phase_->row - strip.out_first;
+      const int64_t x = (tile_.left + column_) * up + phase_->column, index = y * strip.out_width + x;
+      const int64_t left = (strip.out_width - x + up - 1) / up, rest = (all.out_pixels - index + up - 1) / up;
+      int64_t wanted = tile_.columns - column_ < count ? tile_.columns - column_ : count;
+      wanted = left < wanted ? left : wanted;
+      wanted = rest < wanted ? rest : wanted;
+      if (y >= 0 && y < strip.out_rows)
+        for (int i = 0; i < wanted; ++i) each(pixel_ + i, (index + i * up) * channels + block_ * kOutBlock);
+      pixel_ += count, column_ += count;
+      if (column_ == row_length_) column_ = 0, ++row_;
+    }
   }
 
  private:
   const Phase *phase_ = nullptr;
   Tile tile_ = {};
   int64_t block_ = 0;
-  int row_length_ = 1, row_ = 0, column_ = 0;
+  int row_length_ = 1, row_ = 0, column_ = 0, pixel_ = 0;
 };
 
-// Adds bias and residual to the sums of a run and writes them, one pixel at a time: like the loads, between the products
-// of the next run, whose places in memory are fetched meanwhile.
+// Adds bias and residual to the sums of a run and writes them, once the products of the next run have begun. Its places in
+// memory are fetched while its own products are made.
 class Writing {
  public:
   explicit Writing(const Convolution &all) : all_(all) {}
 
-  // The products of a run begin; those before it can be written.
-  void begin(const Run &run) { first_ = coming_ = run, pixel_ = 0; }
+  // The products of a run begin.
+  void begin(const Run &run) { begun_ = coming_ = run; }
 
-  // The products of that run have ended.
-  void end(const float *sums) {
-    written_ = first_, sums_ = sums;
-    bias_[0] = load(all_.bias + written_.block() * kBlock), bias_[1] = load(all_.bias + written_.block() * kBlock + 16);
+  // A part of so many parts of those products is done.
+  void fetch(int64_t part, int64_t parts) {
+    const int count = static_cast<int>((part + 1) * kPixels / parts - part * kPixels / parts);
+    const float *output = all_.strip.output, *residual = all_.strip.residual == output ? nullptr : all_.strip.residual;
+    coming_.for_pixels(all_, count, [=](int, int64_t offset) {
+      prefetch_output(output + offset);
+      if (residual) prefetch_output(residual + offset);
+    });
   }
 
-  bool done() const { return pixel_ >= kPixels; }
+  // All of them are done.
+  void end(const float *sums) { written_ = begun_, sums_ = sums; }
 
-  void step() {
-    const int64_t coming = coming_.offset(all_);
-    if (coming >= 0) {
-      prefetch_output(all_.strip.output + coming);
-      if (all_.strip.residual && all_.strip.residual != all_.strip.output) prefetch_input(all_.strip.residual + coming);
-    }
-    coming_.advance();
-    if (sums_) {
-      const int64_t offset = written_.offset(all_);
-      if (offset >= 0) write(offset, sums_ + pixel_ / 16 * 512 + pixel_ % 16 * 16);
-      written_.advance();
-    }
-    ++pixel_;
-  }
-
+  // Writes what has ended and wasn't written yet.
   void finish() {
-    while (!done()) step();
+    if (!sums_) return;
+    const Vector bias = load(all_.bias + written_.block() * kOutBlock);
+    const int64_t left = all_.kernel.out_channels - written_.block() * kOutBlock;
+    float *output = all_.strip.output;
+    const float *residual = all_.strip.residual, *sums = sums_;
+    if (left < kOutBlock)
+      written_.for_pixels(all_, kPixels, [=](int pixel, int64_t offset) {
+        const Vector value = load(sums + pixel * kOutBlock) + bias;
+        for (int n = 0; n < left; ++n) output[offset + n] = residual ? value[n] + residual[offset + n] : value[n];
+      });
+    else if (residual)
+      written_.for_pixels(all_, kPixels, [=](int pixel, int64_t offset) {
+        store(output + offset, load(sums + pixel * kOutBlock) + bias + load(residual + offset));
+      });
+    else
+      written_.for_pixels(all_, kPixels,
+                          [=](int pixel, int64_t offset) { store(output + offset, load(sums + pixel * kOutBlock) + bias); });
     sums_ = nullptr;
   }
 
  private:
-  void write(int64_t offset, const float *values) const {
-    const float *residual = all_.strip.residual ? all_.strip.residual + offset : nullptr;
-    float *output = all_.strip.output + offset;
-    const int64_t left = all_.kernel.out_channels - written_.block() * kBlock;
-    if (left >= kBlock) {
-      for (int half = 0; half < 2; ++half) {
-        Vector value = load(values + half * 256) + bias_[half];
-        if (residual) value += load(residual + half * 16);
-        store(output + half * 16, value);
-      }
-    } else {
-      for (int n = 0; n < left; ++n) {
-        const float value = values[n / 16 * 256 + n % 16] + all_.bias[written_.block() * kBlock + n];
-        output[n] = residual ? value + residual[n] : value;
-      }
-    }
-  }
-
   const Convolution &all_;
-  Run first_, coming_, written_;
-  int pixel_ = kPixels;
+  Run begun_, coming_, written_;
   const float *sums_ = nullptr;
-  Vector bias_[2] = {};
 };
 
 // Merges the tile's columns of one block into the moments of its rows (Chan, Golub, LeVeque 1979). Within a row's piece
@@ -124,11 +117,12 @@ inline void add_moments(const Convolution &all, const Tile &tile, int64_t block)
   for (int r = 0; r < tile.rows * up; ++r) {
     const int64_t y = tile.top * up + r - strip.out_first;
     if (y < 0 || y >= strip.out_rows) continue;
-    for (int64_t c = block * kBlock; c < channels && c < (block + 1) * kBlock; c += 16) {
-      const int lanes = channels - c < 16 ? static_cast<int>(channels - c) : 16;
+    {
+      const int64_t c = block * kOutBlock;
+      const int lanes = channels - c < kOutBlock ? static_cast<int>(channels - c) : kOutBlock;
       const float *values = strip.output + (y * strip.out_width + begin) * channels + c;
-      alignas(64) float first[16] = {}, sum[16] = {}, square[16] = {};
-      if (lanes == 16) {
+      alignas(64) float first[kOutBlock] = {}, sum[kOutBlock] = {}, square[kOutBlock] = {};
+      if (lanes == kOutBlock) {
         const Vector origin = load(values);
         Vector s = {}, q = {};
         for (int64_t x = 0; x < count; ++x) {

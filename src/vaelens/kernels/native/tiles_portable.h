@@ -12,38 +12,39 @@ inline float widened(uint16_t half) {
 }
 
 struct Accumulators {
-  float sums[4][16][16];
+  float sums[kPixels / 16][16][16];
 
   void clear() { memset(sums, 0, sizeof sums); }
   void write(float *to) const { memcpy(to, sums, sizeof sums); }
 
-  // sums[pixel][channel] += the product of 16 pixels and one tile of weights.
-  static void multiply(float (&sums)[16][16], const uint16_t *left, int64_t pixels, const uint16_t *right) {
-    for (int m = 0; m < 16; ++m)
+  // sums[pixel][channel] += the product of pixels and one tile of weights.
+  void add_bf16(const uint16_t *left, int64_t distance, const uint16_t *right) {
+    for (int m = 0; m < kPixels; ++m)
       for (int pair = 0; pair < 16; ++pair) {
-        const float even = widened(left[m * pixels + 2 * pair]), odd = widened(left[m * pixels + 2 * pair + 1]);
+        const float even = widened(left[m * distance + 2 * pair]), odd = widened(left[m * distance + 2 * pair + 1]);
         for (int n = 0; n < 16; ++n)
-          sums[m][n] += even * widened(right[pair * 32 + 2 * n]) + odd * widened(right[pair * 32 + 2 * n + 1]);
+          sums[m / 16][m % 16][n] += even * widened(right[pair * 32 + 2 * n]) + odd * widened(right[pair * 32 + 2 * n + 1]);
       }
   }
 
-  void add_bf16(const uint16_t *high, int64_t pixels, const uint16_t *weights) {
-    multiply(sums[0], high, pixels, weights);
-    multiply(sums[1], high, pixels, weights + 512);
-    multiply(sums[2], high + 16 * pixels, pixels, weights);
-    multiply(sums[3], high + 16 * pixels, pixels, weights + 512);
-  }
-
-  void add_split(const uint16_t *high, const uint16_t *low, int64_t pixels, const uint16_t *weights) {
-    add_bf16(low, pixels, weights);
-    add_bf16(high, pixels, weights);
-    add_bf16(high, pixels, weights + 1024);
+  void add_split(const uint16_t *high, const uint16_t *low, int64_t distance, const uint16_t *weights) {
+    add_bf16(low, distance, weights);
+    add_bf16(high, distance, weights);
+    add_bf16(high, distance, weights + 512);
   }
 };
 
-typedef float NativeVector __attribute__((vector_size(64)));
+typedef float Vector __attribute__((vector_size(64)));
 
-inline NativeVector reciprocal(NativeVector x) { return 1.0f / x; }
+inline Vector silu(Vector x) {
+  for (int i = 0; i < 16; ++i) {
+    const float t = x[i] * -1.44269504f < 126.0f ? x[i] * -1.44269504f : x[i] == x[i] ? 126.0f : x[i];
+    const float whole = floorf(t), f = t - whole;
+    const float power = ((((kPower[5] * f + kPower[4]) * f + kPower[3]) * f + kPower[2]) * f + kPower[1]) * f + kPower[0];
+    x[i] /= 1.0f + ldexpf(power, whole < -200.0f ? -200 : static_cast<int>(whole == whole ? whole : 0.0f));
+  }
+  return x;
+}
 
 inline uint16_t nearest_bf16(float value) {
   uint32_t bits;
@@ -52,12 +53,12 @@ inline uint16_t nearest_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-inline void to_bf16(NativeVector a, NativeVector b, uint16_t *to) {
+inline void to_bf16(Vector a, Vector b, uint16_t *to) {
   for (int i = 0; i < 16; ++i) to[i] = nearest_bf16(a[i]), to[16 + i] = nearest_bf16(b[i]);
 }
 
-inline NativeVector from_bf16(const uint16_t *from) {
-  NativeVector values;
+inline Vector from_bf16(const uint16_t *from) {
+  Vector values;
   for (int i = 0; i < 16; ++i) values[i] = widened(from[i]);
   return values;
 }
