@@ -40,7 +40,7 @@ struct vaelens_kernel {
 struct vaelens_strip {
   const float *input;  // rows [in_first, in_first + in_rows) of a map of in_height rows; the others of it aren't read
   int64_t in_first, in_rows, in_height, in_width;
-  int64_t in_stride;  // floats from one input pixel to the next, at least in_channels
+  int64_t in_stride;                  // floats from one input pixel to the next, at least in_channels
   const float *mean, *scale, *shift;  // per input channel, (x - mean) * scale + shift; or all NULL
   int32_t activation;                 // after that; zeros around the map stay zeros
   int32_t threads;

@@ -1,4 +1,5 @@
-// What dispatch.cpp calls: the shared implementations, compiled once for each instruction set in a namespace of its own.
+// What dispatch.cpp calls: the shared implementations, compiled once for each instruction set in a namespace of its
+// own.
 #ifndef VAELENS_PATHS_H
 #define VAELENS_PATHS_H
 

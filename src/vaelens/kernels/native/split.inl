@@ -27,7 +27,8 @@ inline Layout layout(const vaelens_kernel &k, const Taps &taps, int64_t width, i
   if (plane_pixels(k, taps, 8, 64) * pixel_bytes > kPlaneBytes) found.columns = 32;
   if (k.stride > 1) found.columns = kPixels;  // runs don't cross rows then, and shorter ones would be filled with junk
   if (width < found.columns) found.columns = static_cast<int>(width);
-  while (found.rows > 1 && plane_pixels(k, taps, found.rows, found.columns) * pixel_bytes > kPlaneBytes) found.rows /= 2;
+  while (found.rows > 1 && plane_pixels(k, taps, found.rows, found.columns) * pixel_bytes > kPlaneBytes)
+    found.rows /= 2;
   while (found.rows > 4 && found.rows * 2 * threads > rows) found.rows /= 2;
   // Tiles read whole runs of pixels, also where fewer are left: the planes end later by as many.
   found.plane_values = (plane_pixels(k, taps, found.rows, found.columns) + kPixels * k.stride) * kBlock;
@@ -45,7 +46,11 @@ template <bool normalised, int activation, bool split>
 class Worker {
  public:
   Worker(const Convolution &all, uint16_t *planes)
-      : all_(all), in_blocks_(in_blocks(all.kernel)), loading_(all.strip, all.kernel.in_channels, all.norm, all.in_pixels), writing_(all), planes_(planes) {}
+      : all_(all),
+        in_blocks_(in_blocks(all.kernel)),
+        loading_(all.strip, all.kernel.in_channels, all.norm, all.in_pixels),
+        writing_(all),
+        planes_(planes) {}
 
   void run(int64_t first_band, int64_t end_band, int64_t first_block, int64_t end_block) {
     Tile tile = {};
@@ -58,8 +63,9 @@ class Worker {
       const Planes planes = planes_of(tile, buffer);
       Tile next = {};
       const int64_t band = (tile.top - all_.first) / all_.layout.rows;
-      more = tile.left + all_.layout.columns < all_.width ? set_tile(next, band, tile.left + all_.layout.columns, end_band)
-                                                          : set_tile(next, band + 1, 0, end_band);
+      more = tile.left + all_.layout.columns < all_.width
+                 ? set_tile(next, band, tile.left + all_.layout.columns, end_band)
+                 : set_tile(next, band + 1, 0, end_band);
       if (more && all_.layout.buffers == 2) begin_loading(next, 1 - buffer);
       // The next window is loaded by the time that this one's products are made.
       const int64_t products = (end_block - first_block) * all_.taps.count * runs_of(tile, planes).count * in_blocks_;
@@ -90,7 +96,8 @@ class Worker {
   Window window_of(const Tile &tile) const {
     const int stride = all_.kernel.stride;
     const Taps &taps = all_.taps;
-    return {tile.top * stride - taps.top, tile.left * stride - taps.left, (tile.rows - 1) * stride + taps.top + taps.bottom + 1,
+    return {tile.top * stride - taps.top, tile.left * stride - taps.left,
+            (tile.rows - 1) * stride + taps.top + taps.bottom + 1,
             (tile.columns - 1) * stride + taps.left + taps.right + 1};
   }
 
@@ -129,7 +136,9 @@ class Worker {
       const Phase &phase = all_.taps.phases[p];
       int64_t offsets[kMostTaps];
       for (int t = 0; t < phase.taps; ++t)
-        offsets[t] = (static_cast<int64_t>(phase.dy[t] + all_.taps.top) * planes.columns + phase.dx[t] + all_.taps.left) * kBlock;
+        offsets[t] =
+            (static_cast<int64_t>(phase.dy[t] + all_.taps.top) * planes.columns + phase.dx[t] + all_.taps.left) *
+            kBlock;
       for (int run = 0; run < runs.count; ++run) {
         const int place = run * kPixels;
         const int64_t row = place / runs.row_length, column = place % runs.row_length;
@@ -145,7 +154,8 @@ class Worker {
     written_block_ = block, written_tile_ = tile;
   }
 
-  void accumulate(const Phase &phase, const int64_t *offsets, const Planes &planes, int64_t origin, const uint16_t *weights) {
+  void accumulate(const Phase &phase, const int64_t *offsets, const Planes &planes, int64_t origin,
+                  const uint16_t *weights) {
     const int64_t pixels = all_.kernel.stride * kBlock;
     accumulators_.clear();
     for (int64_t in = 0; in < in_blocks_; ++in) {
@@ -185,7 +195,8 @@ bool convolve_part(void *context, int64_t item, int) {
   const int64_t end = (group + 1) * all.per_group;
   Worker<normalised, activation, split> worker(all, planes);
   begin_tiles();
-  worker.run(part * all.bands / all.parts, (part + 1) * all.bands / all.parts, group * all.per_group, end < last ? end : last);
+  worker.run(part * all.bands / all.parts, (part + 1) * all.bands / all.parts, group * all.per_group,
+             end < last ? end : last);
   end_tiles();
   return true;
 }
@@ -198,7 +209,8 @@ Task task_of_activation(int activation) {
 }
 
 Task task(bool normalised, int activation, bool split) {
-  if (normalised) return split ? task_of_activation<true, true>(activation) : task_of_activation<true, false>(activation);
+  if (normalised)
+    return split ? task_of_activation<true, true>(activation) : task_of_activation<true, false>(activation);
   return split ? task_of_activation<false, true>(activation) : task_of_activation<false, false>(activation);
 }
 
@@ -239,7 +251,8 @@ int convolve(const vaelens_kernel &kernel, const vaelens_strip &original) {
   float *padded = padded_vectors(kernel, strip);
   if (!padded) return VAELENS_NO_MEMORY;
   const int64_t in = in_blocks(kernel) * kBlock, all_blocks = out_blocks(kernel);
-  Convolution all = {kernel, strip, {}, {}, {nullptr, nullptr, nullptr}, padded + 3 * in, 0, 0, 0, in_pixels, out_pixels, 0, 0, 1, 0};
+  Convolution all = {
+      kernel, strip, {}, {}, {nullptr, nullptr, nullptr}, padded + 3 * in, 0, 0, 0, in_pixels, out_pixels, 0, 0, 1, 0};
   if (strip.mean) all.norm = {padded, padded + in, padded + 2 * in};
   set_taps(kernel, all.taps);
   const int up = kernel.upsample, threads = strip.threads < 1 ? 1 : strip.threads;

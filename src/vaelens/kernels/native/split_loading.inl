@@ -79,9 +79,12 @@ class Loading {
   void load_part() {
     const int64_t y = window_.top + row_, x = window_.left + column_;
     const int64_t index = (y - strip_.in_first) * strip_.in_width + x;
-    const bool inside = y >= 0 && y < strip_.in_height && x >= 0 && x < strip_.in_width && index < pixels_;
+    // Rows that weren't given are read for output rows that aren't asked for: half of an enlarged row's two, say.
+    const bool given = index >= 0 && index < pixels_;
+    const bool inside = given && y >= 0 && y < strip_.in_height && x >= 0 && x < strip_.in_width;
     const float *pixel = strip_.input + index * strip_.in_stride;
-    const int64_t offset = block_ * planes_.block_stride + (static_cast<int64_t>(row_) * planes_.columns + column_) * kBlock;
+    const int64_t place = static_cast<int64_t>(row_) * planes_.columns + column_;
+    const int64_t offset = block_ * planes_.block_stride + place * kBlock;
     uint16_t *high = planes_.high + offset, *low = planes_.low + offset;
     const int end = blocks_ - block_ < kAtOnce ? blocks_ : block_ + kAtOnce;
     for (; block_ < end; ++block_, high += planes_.block_stride, low += planes_.block_stride) {

@@ -6,7 +6,7 @@
 constexpr int kMostTaps = 128;  // of one phase
 
 struct Phase {
-  int row, column;         // of the output, where it is enlarged
+  int row, column;  // of the output, where it is enlarged
   int taps;
   int8_t dy[kMostTaps], dx[kMostTaps];  // of the input, from the pixel at `stride` times the output's place
 };
@@ -14,13 +14,15 @@ struct Phase {
 struct Taps {
   int count;  // of phases
   Phase phases[4];
-  int total;  // taps of all phases
+  int total;                     // taps of all phases
   int top, left, bottom, right;  // how far the taps reach from that pixel: dy in [-top, bottom], dx in [-left, right]
 };
 
 inline bool supported(const vaelens_kernel &k) {
-  if (k.in_channels < 1 || k.out_channels < 1 || k.height < 1 || k.width < 1 || k.height * k.width > kMostTaps) return false;
-  if (k.stride < 1 || k.stride > 4 || k.pad_top < 0 || k.pad_left < 0 || k.pad_top >= 64 || k.pad_left >= 64) return false;
+  if (k.in_channels < 1 || k.out_channels < 1 || k.height < 1 || k.width < 1 || k.height * k.width > kMostTaps)
+    return false;
+  if (k.stride < 1 || k.stride > 4 || k.pad_top < 0 || k.pad_left < 0 || k.pad_top >= 64 || k.pad_left >= 64)
+    return false;
   if (k.upsample == 1) return true;
   return k.upsample == 2 && k.height == 3 && k.width == 3 && k.stride == 1 && k.pad_top == 1 && k.pad_left == 1;
 }

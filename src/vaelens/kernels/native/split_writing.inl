@@ -6,11 +6,11 @@ struct Convolution {
   Taps taps;
   Layout layout;
   Normalisation norm;
-  const float *bias;                 // padded to whole blocks
-  int64_t first, rows, width;        // of the output before enlarging
-  int64_t in_pixels, out_pixels;     // that the strip's memory holds
-  int64_t bands, parts;       // of rows; of the work, several bands each
-  int64_t groups, per_group;  // of blocks of output channels, and the blocks of one
+  const float *bias;              // padded to whole blocks
+  int64_t first, rows, width;     // of the output before enlarging
+  int64_t in_pixels, out_pixels;  // that the strip's memory holds
+  int64_t bands, parts;           // of rows; of the work, several bands each
+  int64_t groups, per_group;      // of blocks of output channels, and the blocks of one
 };
 
 struct Tile {  // of the output, before enlarging
@@ -18,18 +18,23 @@ struct Tile {  // of the output, before enlarging
   int rows, columns;
 };
 
-// The output pixels of a run: of those that are accumulated together. They are counted along the planes' rows, so that a run
-// may cross into the next row; those between rows are junk.
+// The output pixels of a run: of those that are accumulated together. They are counted along the planes' rows, so that
+// a run may cross into the next row; those between rows are junk.
 class Run {
  public:
   Run() = default;
   Run(const Phase &phase, const Tile &tile, int64_t block, int place, int row_length)
-      : phase_(&phase), tile_(tile), block_(block), row_length_(row_length), row_(place / row_length), column_(place % row_length) {}
+      : phase_(&phase),
+        tile_(tile),
+        block_(block),
+        row_length_(row_length),
+        row_(place / row_length),
+        column_(place % row_length) {}
 
   int64_t block() const { return block_; }
 
-  // Calls each(pixel, offset) for the next `pixels` that the strip asks for: `offset` is where the pixel's block begins in
-  // the output, `pixel` counts from the run's first.
+  // Calls each(pixel, offset) for the next `pixels` that the strip asks for: `offset` is where the pixel's block begins
+  // in the output, `pixel` counts from the run's first.
   template <class Each>
   void for_pixels(const Convolution &all, int pixels, const Each &each) {
     const vaelens_strip &strip = all.strip;
@@ -57,8 +62,8 @@ class Run {
   int row_length_ = 1, row_ = 0, column_ = 0, pixel_ = 0;
 };
 
-// Adds bias and residual to the sums of a run and writes them, once the products of the next run have begun. Its places in
-// memory are fetched while its own products are made.
+// Adds bias and residual to the sums of a run and writes them, once the products of the next run have begun. Its places
+// in memory are fetched while its own products are made.
 class Writing {
  public:
   explicit Writing(const Convolution &all) : all_(all) {}
@@ -96,8 +101,9 @@ class Writing {
         store(output + offset, load(sums + pixel * kOutBlock) + bias + load(residual + offset));
       });
     else
-      written_.for_pixels(all_, kPixels,
-                          [=](int pixel, int64_t offset) { store(output + offset, load(sums + pixel * kOutBlock) + bias); });
+      written_.for_pixels(all_, kPixels, [=](int pixel, int64_t offset) {
+        store(output + offset, load(sums + pixel * kOutBlock) + bias);
+      });
     sums_ = nullptr;
   }
 
@@ -156,4 +162,3 @@ inline void add_moments(const Convolution &all, const Tile &tile, int64_t block)
     }
   }
 }
-

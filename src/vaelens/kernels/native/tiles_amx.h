@@ -2,8 +2,8 @@
 //
 // A tile has 16 rows of 64 bytes. 4 and 5 accumulate 16 pixels x 16 output channels each, in fp32; 0 holds 16 pixels
 // of 32 input channels, 2 holds 32 input channels of 16 output channels. The others stay as they are configured, on
-// purpose: a processor renames tiles from a small pool, which two threads of one core share, and an unused tile leaves it
-// one more. With all eight in use, a core whose other thread is busy multiplies at half the speed.
+// purpose: a processor renames tiles from a small pool, which two threads of one core share, and an unused tile leaves
+// it one more. With all eight in use, a core whose other thread is busy multiplies at half the speed.
 
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};

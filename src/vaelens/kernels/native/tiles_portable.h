@@ -23,7 +23,8 @@ struct Accumulators {
       for (int pair = 0; pair < 16; ++pair) {
         const float even = widened(left[m * distance + 2 * pair]), odd = widened(left[m * distance + 2 * pair + 1]);
         for (int n = 0; n < 16; ++n)
-          sums[m / 16][m % 16][n] += even * widened(right[pair * 32 + 2 * n]) + odd * widened(right[pair * 32 + 2 * n + 1]);
+          sums[m / 16][m % 16][n] +=
+              even * widened(right[pair * 32 + 2 * n]) + odd * widened(right[pair * 32 + 2 * n + 1]);
       }
   }
 
@@ -40,7 +41,8 @@ inline Vector silu(Vector x) {
   for (int i = 0; i < 16; ++i) {
     const float t = x[i] * -1.44269504f < 126.0f ? x[i] * -1.44269504f : x[i] == x[i] ? 126.0f : x[i];
     const float whole = floorf(t), f = t - whole;
-    const float power = ((((kPower[5] * f + kPower[4]) * f + kPower[3]) * f + kPower[2]) * f + kPower[1]) * f + kPower[0];
+    const float power =
+        ((((kPower[5] * f + kPower[4]) * f + kPower[3]) * f + kPower[2]) * f + kPower[1]) * f + kPower[0];
     x[i] /= 1.0f + ldexpf(power, whole < -200.0f ? -200 : static_cast<int>(whole == whole ? whole : 0.0f));
   }
   return x;
