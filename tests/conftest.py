@@ -16,6 +16,7 @@ from support.browser.viewing import browser, open_page, open_path  # noqa: F401 
 from support.process_state import changes, process_state
 from support.vaes import random_vae
 from vaelens.evaluation.results import Results
+from vaelens.kernels.paths import TORCH, VARIABLE
 from vaelens.vae import VAE
 
 torch.set_num_threads(1)  # the same sums in the same order, in one process or in several at once
@@ -59,6 +60,12 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     if changed := changes(item.stash[STATE], process_state()):
         pytest.fail("the process was left changed:\n" + "\n".join(changed), pytrace=False)
     return result
+
+
+@pytest.fixture
+def torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's path of PyTorch's operations: where a test compares more closely than the native ones compute."""
+    monkeypatch.setenv(VARIABLE, TORCH)
 
 
 @pytest.fixture

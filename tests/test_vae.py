@@ -16,6 +16,7 @@ from vaelens.report.record import vae_record
 from vaelens.vae import VAE
 
 
+@pytest.mark.usefixtures("torch_kernels")
 def test_encode_and_decode_follow_diffusers_conventions() -> None:
     """[0,1] to [-1,1], (z - shift) * scale, and a seed's meaning, against the calls of a diffusers pipeline."""
     vae = random_vae(space="sd3", scale=1.5305, shift=0.0609)

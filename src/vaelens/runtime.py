@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vaelens.errors import UsageError
+from vaelens.json_reading import quoted
+from vaelens.text.numbers import parse_bytes
 
 if TYPE_CHECKING:  # what only downloads and checks has no need of torch
     import torch
@@ -42,13 +44,14 @@ class Runtime:
     """The surroundings of a call.
 
     `device_name` and `dtype_name` are where and in which precision VAEs run; `offline` allows only what is on this
-    machine. `notify` gets notices, a sentence each; `progress` gets (done, total, what) before each step; `should_stop`
-    is called between steps.
+    machine. `max_memory` is by how many bytes a VAE may let memory grow, None for what is free. `notify` gets notices,
+    a sentence each; `progress` gets (done, total, what) before each step; `should_stop` is called between steps.
     """
 
     device_name: str = "cpu"
     dtype_name: str = "float32"
     offline: bool = False
+    max_memory: int | None = None
     notify: Notify = log
     progress: Progress = silent
     should_stop: ShouldStop = never
@@ -60,14 +63,18 @@ class Runtime:
         device: str = "auto",
         dtype: str = "float32",
         offline: bool = False,
+        max_memory: int | str | None = None,
         notify: Notify | None = None,
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> "Runtime":
-        """From what a caller names. Raises UsageError for a device or dtype that can't be had here."""
-        name = dtype_name(find_dtype(dtype))
+        """From what a caller names.
+
+        Raises UsageError for a device or dtype that can't be had here, and for a `max_memory` that isn't an amount.
+        """
+        name, budget = dtype_name(find_dtype(dtype)), bytes_of(max_memory)
         found = str(find_device(device))
-        return cls(found, name, offline, notify or log, progress or silent, should_stop or never)
+        return cls(found, name, offline, budget, notify or log, progress or silent, should_stop or never)
 
     @property
     def device(self) -> "torch.device":
@@ -136,6 +143,19 @@ def find_dtype(dtype: str) -> "torch.dtype":
 def dtype_name(dtype: "torch.dtype") -> str:
     """float32, bfloat16, ...: as options and records write it."""
     return str(dtype).removeprefix("torch.")
+
+
+def bytes_of(max_memory: int | str | None) -> int | None:
+    """A budget of memory in bytes, from bytes or a text such as "2GB"; None for None. Raises UsageError."""
+    if max_memory is None:
+        return None
+    try:
+        return parse_bytes(str(max_memory))
+    except ValueError as error:
+        raise UsageError(
+            f"max_memory (--max-memory) {quoted(str(max_memory))} is {error}. Write 2GB (10^9 bytes each), 1.5GiB "
+            "(2^30), 512MB, or bytes."
+        ) from None
 
 
 def _count(kind: str) -> int:

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vaelens.engine.calls import EngineCalls
+from vaelens.engine.plan import Direction
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.discovery import build_network
 from vaelens.families.family import DiffusersFamily
 from vaelens.families.spec import VAESpec
 from vaelens.files import write_atomic
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
+from vaelens.runtime import Notify, bytes_of, log
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.writing import safetensors_bytes
 from vaelens.text.numbers import counted
@@ -91,7 +94,8 @@ class VAE:
 
     Images are [b,3,h,w] in [0,1], float32, of any size from 1x1 up; latents [b,c,h/f,w/f] are scaled.
     `network` is the plain network on raw pixels and raw z, for training and research; `spec.family` knows how it is
-    called. Raises UsageError for the network of another config.
+    called. An AutoencoderKL is run by the engine, which gives its values within the tolerance of docs/exactness.md.
+    `engine` holds its budget of memory and its plans. Raises UsageError for the network of another config.
     """
 
     def __init__(
@@ -100,12 +104,16 @@ class VAE:
         spec: VAESpec,
         name: str,
         fingerprint: Fingerprint | None = None,
+        *,
+        max_memory: int | None = None,
+        notify: Notify = log,
     ) -> None:
         if not spec.family.is_network(network, spec.config):
             raise UsageError(f"{name}: the network's config isn't the spec's.")
         self.network: Any = network.eval()
         self.spec = spec
         self.name = name
+        self.engine = EngineCalls(network, max_memory, notify)
         self._identified: tuple[Checksum, Fingerprint] | None = None
         if fingerprint is not None:
             self._identified = checksum(network.state_dict()), fingerprint
@@ -120,6 +128,8 @@ class VAE:
         device: torch.device,
         dtype: torch.dtype,
         fingerprint: Fingerprint | None = None,
+        max_memory: int | None = None,
+        notify: Notify = log,
         build: Callable[[Any], nn.Module] = build_network,
     ) -> "VAE":
         """A VAE from tensors under their diffusers names: exactly those of the network that `build` gives."""
@@ -127,7 +137,7 @@ class VAE:
             network = build(spec.config)
         cast = {n: t.to(device=device, dtype=dtype) for n, t in tensors.items()}
         network.load_state_dict(cast, strict=True, assign=True)
-        return cls(network, spec, name, fingerprint)
+        return cls(network, spec, name, fingerprint, max_memory=max_memory, notify=notify)
 
     def __repr__(self) -> str:
         where = f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}"
@@ -153,12 +163,14 @@ class VAE:
         return self._identified[1]
 
     @torch.no_grad()
-    def encode(self, image: Tensor) -> Encoded:
+    def encode(self, image: Tensor, max_memory: int | str | None = None) -> Encoded:
         """Image [b,3,h,w] in [0,1] to its posterior and latents.
 
         Sizes that aren't a multiple of the factor are padded at the right and bottom by repeating the
-        edge. Raises UsageError for another shape or values outside [0,1]; CheckFailedError where the
-        network's output isn't finite.
+        edge. `max_memory`: by how much memory may grow beyond the loaded VAE, in bytes or as "2GB"; the values are the
+        same. Raises UsageError for another shape or values outside [0,1], for a `max_memory` that is too little (it
+        names the least) or of a VAE that the engine doesn't run; CheckFailedError where the network's output isn't
+        finite; ResourceError where memory runs out.
         """
         check_rgb(self.spec, self.name)
         h, w = self._checked_image(image)
@@ -167,18 +179,26 @@ class VAE:
         image = image.to(self.device, torch.float32).contiguous()
         padded = F.pad(image, (0, -w % factor, 0, -h % factor), mode="replicate")
         low, high = self.spec.pixel_range
-        posterior = self.spec.family.encode(self.network, (padded * (high - low) + low).to(self.dtype))
+        pixels = (padded * (high - low) + low).to(self.dtype)
+        moments = self._run("encode", pixels, max_memory)
+        if moments is None:
+            posterior = self.spec.family.encode(self.network, pixels)
+        else:  # in the VAE's precision, in which diffusers draws the noise of a seed
+            posterior = DiagonalGaussian.from_moments(moments.to(self.dtype))
         self._check_finite(posterior.mean, "encoding")
         return Encoded(posterior, (h, w), lambda z: self.spec.family.to_latents(z, self.spec, self.network))
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def decode(
+        self, latents: Tensor, size: tuple[int, int] | None = None, max_memory: int | str | None = None
+    ) -> Tensor:
         """Scaled latents [b,c,h/f,w/f] to an image [b,3,h,w] in [0,1], float32.
 
         `size` (height, width) of the image that was encoded crops away its padding. A decoder that enlarges gives its
         own, larger size; where `size` is given, it is averaged down to that, so that it can be compared with the
-        original. Raises UsageError for the wrong number of channels or a size larger than the latents give;
-        CheckFailedError where the output isn't finite.
+        original. `max_memory` is as in `encode`. Raises UsageError for the wrong number of channels, a size larger than
+        the latents give and as `encode` does for `max_memory`; CheckFailedError where the output isn't finite;
+        ResourceError where memory runs out.
         """
         check_rgb(self.spec, self.name)
         family, factor = self.spec.family, self.spec.factor
@@ -195,7 +215,9 @@ class VAE:
             )
         enlarged = self.spec.decoded_factor // factor
         z = family.to_z(latents.to(self.device, self.dtype).contiguous(), self.spec, self.network)
-        pixels = family.decode(self.network, z)
+        pixels = self._run("decode", z, max_memory)
+        if pixels is None:
+            pixels = family.decode(self.network, z)
         self._check_finite(pixels, "decoding")
         low, high = self.spec.pixel_range
         image = ((pixels[..., : h * enlarged, : w * enlarged].float() - low) / (high - low)).clamp(0, 1)
@@ -210,12 +232,21 @@ class VAE:
             network = nn.Module.to(copy.deepcopy(self.network), dtype)  # diffusers' own `to` prints a warning
             return VAE(network, self.spec, self.name)
         tensors = {n: t.to(dtype, copy=True) for n, t in self.network.state_dict().items()}
-        return VAE.from_tensors(tensors, self.spec, self.name, device=self.device, dtype=dtype)
+        where: dict[str, Any] = {"device": self.device, "dtype": dtype}
+        return VAE.from_tensors(tensors, self.spec, self.name, **where, **self._budget)
 
-    def reconstruct(self, image: Tensor, seed: int | None = None) -> Tensor:
+    def named(self, name: str) -> "VAE":
+        """The same network, spec and budget under another name."""
+        return self if name == self.name else VAE(self.network, self.spec, name, self.fingerprint, **self._budget)
+
+    @property
+    def _budget(self) -> dict[str, Any]:
+        return {"max_memory": self.engine.max_memory, "notify": self.engine.notify}
+
+    def reconstruct(self, image: Tensor, seed: int | None = None, max_memory: int | str | None = None) -> Tensor:
         """decode(encode(image)), of the same size: of the posterior's mode, or of a sample where a seed is given."""
-        encoded = self.encode(image)
-        return self.decode(encoded.mode() if seed is None else encoded.sample(seed), encoded.size)
+        encoded = self.encode(image, max_memory)
+        return self.decode(encoded.mode() if seed is None else encoded.sample(seed), encoded.size, max_memory)
 
     def save(
         self,
@@ -252,6 +283,12 @@ class VAE:
         write_atomic(target / WEIGHT_NAMES[0], weights)
         write_atomic(target / "config.json", json.dumps(config, indent=2, sort_keys=True).encode())
         return target
+
+    def _run(self, direction: Direction, values: Tensor, max_memory: int | str | None) -> Tensor | None:
+        """Through the engine; None where the network has to run as it is."""
+        if max_memory is not None:
+            self.engine.check_budget(self.name)
+        return self.engine.run(direction, values, bytes_of(max_memory))
 
     def _checked_image(self, image: Tensor) -> tuple[int, int]:
         if image.dim() != 4 or image.shape[1] != 3 or 0 in image.shape or not image.is_floating_point():

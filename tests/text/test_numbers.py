@@ -8,6 +8,7 @@ from support.commands import invoke
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.boxes import read_boxes
 from vaelens.sampling import Sampling, parse_size
+from vaelens.text.numbers import parse_bytes
 
 LAX = ["1_0", " 10", "10 ", "\u0663", "\uff11\uff10", "True", "0x10", "1" * 5000]
 NOT_FINITE = ["nan", "inf", "-Infinity", "1e999"]
@@ -82,3 +83,28 @@ def test_sampling_with_huge_numbers_is_refused_for_what_it_is(values: dict[str, 
 def test_a_size_is_written_in_ascii_digits(text: str) -> None:
     with pytest.raises(UsageError, match="a size is one side"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2GB", 2 * 10**9), ("2 gb", 2 * 10**9), ("1.5GiB", 3 * 2**29), ("512MiB", 2**29), ("512mb", 512 * 10**6),
+        ("8kB", 8000), ("1KiB", 1024), ("1TB", 10**12), ("1TiB", 2**40), ("123", 123), ("123B", 123), ("0.1GB", 10**8),
+    ],
+)  # fmt: skip
+def test_an_amount_of_memory_is_bytes(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", [*LAX, *NOT_FINITE, "", "GB", "2G", "2GBs", "-1GB", "+1", "1,5GB", "1e9", "2  GB", "2GB "]
+)
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(ValueError, match="not an amount of memory"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["0", "0GB", "0.1B", "0.0000000001GB"])
+def test_less_than_a_byte_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(ValueError, match="less than a byte"):
+        parse_bytes(text)

@@ -1,0 +1,149 @@
+"""VAEs through the engine: the plain network's values, budgets, and which networks run as they are."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from support.vaes import TINY, random_vae
+from vaelens.engine.calls import PLAIN
+from vaelens.engine.eligibility import obstacle
+from vaelens.errors import UsageError
+from vaelens.kernels.paths import available_paths, choose_path
+from vaelens.vae import VAE
+
+IMAGE = torch.rand(2, 3, 40, 24, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def plain(vae: VAE) -> Tensor:
+    """decode(encode(IMAGE)) by the network itself."""
+    z = vae.network.posterior(IMAGE * 2 - 1).mode()
+    return (vae.network.decode(z) / 2 + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("path", available_paths())
+def test_the_engine_gives_the_plain_network_s_pixels(vae: VAE, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAELENS_KERNELS", path)
+    monkeypatch.setattr(type(vae.network), "decode", lambda *_: pytest.fail("the plain network decodes"))
+    again = vae.reconstruct(IMAGE)
+    monkeypatch.undo()
+    one_product = path.endswith("bf16")
+    assert (again - plain(vae)).abs().max() < (0.1 if one_product else 1e-4)
+    assert [plan.direction for plan in vae.engine.plans.values()] == ["encode", "decode"]
+
+
+def test_the_path_is_that_of_the_kernels(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vae.engine.path == choose_path(torch.float32, vae.device) != PLAIN
+    assert random_vae(TINY).engine.path == PLAIN
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    assert vae.engine.path == "torch"
+
+
+@pytest.mark.parametrize("budget", ["2GB", 2 * 10**9, "2000MB"])
+def test_a_budget_is_bytes_or_a_text(vae: VAE, budget: Any) -> None:
+    vae.reconstruct(IMAGE, max_memory=budget)
+    assert [plan.max_memory for plan in vae.engine.plans.values()] == [2 * 10**9] * 2
+
+
+def test_a_vae_s_own_budget_holds_where_a_call_names_none(vae: VAE) -> None:
+    held = VAE(vae.network, vae.spec, "held", max_memory=10**9)
+    for one in (held, held.named("other"), held.to(torch.bfloat16)):
+        one.decode(torch.zeros(1, 4, 2, 2))
+        assert [plan.max_memory for plan in one.engine.plans.values()] == [10**9]
+    held.decode(torch.zeros(1, 4, 2, 2), max_memory="3GB")
+    assert held.engine.plans["decode", (2, 2)].max_memory == 3 * 10**9
+
+
+@pytest.mark.parametrize("budget", ["much", "2 apples", "", -1, 0, True])
+def test_what_is_no_budget(vae: VAE, budget: Any) -> None:
+    with pytest.raises(UsageError, match=r"max_memory \(--max-memory\) .* is .*\. Write 2GB"):
+        vae.decode(torch.zeros(1, 4, 2, 2), max_memory=budget)
+
+
+def test_a_vae_that_the_engine_does_not_run_takes_no_budget() -> None:
+    tiny = random_vae(TINY)
+    message = "random can't be held to max_memory, because the engine runs AutoencoderKL networks, and this one is Tiny"
+    with pytest.raises(UsageError, match=message):
+        tiny.encode(IMAGE, max_memory="2GB")
+    with pytest.raises(UsageError, match=message):
+        tiny.decode(torch.zeros(1, 4, 2, 2), max_memory="2GB")
+
+
+def test_a_pinned_plan_is_the_one_that_runs(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = vae.engine.plan("decode", (2, 2))
+    assert plan is not None
+    vae.engine.pin([plan])
+    monkeypatch.setattr("vaelens.engine.autoencoder.make_plan", lambda *_, **__: pytest.fail("planned again"))
+    vae.decode(torch.zeros(1, 4, 2, 2))
+    assert vae.engine.plans["decode", (2, 2)] is plan
+
+
+def circular(network: Any) -> None:
+    network.decoder.conv_in.padding_mode = "circular"  # what makes images that tile
+
+
+def replaced(network: Any) -> None:
+    inner = network.decoder.conv_out
+
+    class Adapter(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return inner(x) + 1
+
+    network.decoder.conv_out = Adapter()
+
+
+def other_forward(network: Any) -> None:
+    network.encoder.conv_in.forward = lambda x: x
+
+
+def compiled(network: Any) -> None:
+    network.decoder._compiled_call_impl = network.decoder._call_impl  # what `compile` sets; it takes seconds to load
+
+
+CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "hook": (lambda n: n.decoder.register_forward_hook(lambda *_: None), "decoder has hooks"),
+    "inner hook": (lambda n: n.encoder.conv_in.register_forward_pre_hook(lambda *_: None), "encoder.conv_in has hooks"),
+    "padding": (circular, "decoder.conv_in is a convolution with other padding"),
+    "adapter": (replaced, "decoder.conv_out is .*Adapter"),
+    "parametrization": (lambda n: parametrizations.weight_norm(n.decoder.conv_in), "decoder.conv_in is .*Parametrized"),
+    "forward": (other_forward, "encoder.conv_in has another forward"),
+    "compiled": (compiled, "decoder is compiled"),
+    "dtypes": (lambda n: n.decoder.half(), "in several dtypes"),
+    "precision": (lambda n: n.double(), "its weights are float64"),
+    "device": (lambda n: n.to("meta"), "it is on the device meta"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_network_with_something_added_runs_as_it_is(vae: VAE, change: str) -> None:
+    apply, why = CHANGES[change]
+    with torch.no_grad():
+        assert obstacle(vae.network) is None
+        apply(vae.network)
+        found = obstacle(vae.network)
+    assert re.search(why, str(found)), found
+
+
+def test_hooks_on_a_layer_see_every_call(vae: VAE) -> None:
+    seen = list[str]()
+    vae.network.decoder.conv_out.register_forward_hook(lambda *_: seen.append("decoded"))
+    assert (vae.reconstruct(IMAGE) - plain(vae)).abs().max() < 2e-5
+    assert seen == ["decoded"] * 2
+    assert vae.engine.path == PLAIN
+
+
+def test_gradients_autocast_and_global_hooks_take_the_plain_network(vae: VAE) -> None:
+    assert "gradients are on" in str(obstacle(vae.network))
+    vae.network.requires_grad_(False)
+    assert obstacle(vae.network) is None
+    assert "gradients are on" in str(obstacle(vae.network, torch.zeros(1, requires_grad=True)))
+    with torch.autocast("cpu"):
+        assert obstacle(vae.network) == "autocast is on"
+    with nn.modules.module.register_module_forward_hook(lambda *_: None):
+        assert obstacle(vae.network) == "there are hooks on all modules"
+    assert obstacle(vae.network) is None
