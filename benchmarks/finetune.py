@@ -121,15 +121,18 @@ def child(options: argparse.Namespace) -> Result:
     pixels = np.stack([draw_face(seed).pixels for seed in range(options.batch_size)])
     image = torch.as_tensor(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
     step: Callable[[], dict[str, float]]
+    trained: torch.nn.Module
     if options.child == OURS:
-        step = ours(state, recipe, distance, image, autocast)
+        step, trained = ours(state, recipe, distance, image, autocast), network
     else:
-        step = PlainStep(state, recipe, (vgg, heads), SEED, autocast).step_on(image)
+        plain = PlainStep(state, recipe, (vgg, heads), SEED, autocast)
+        step, trained = plain.step_on(image), plain.vae
         del state, network
     seconds: list[float] = []
     activations: int | None = None
     first = step()
     for _ in range(options.steps):
+        trained.zero_grad()  # else the last step's gradients would hide as many bytes of this one's activations
         resident = settled()
         started = time.perf_counter()
         step()

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -15,9 +15,12 @@ from vaelens.finetuning.data import Batch
 from vaelens.finetuning.losses import discriminator_loss, generator_loss, reconstruction_loss
 from vaelens.finetuning.state import Ema, State
 from vaelens.finetuning.step import learning_rate, noise_seed, train_step
+from vaelens.kernels.paths import VARIABLE, available_paths
+from vaelens.networks import memory_saving
 from vaelens.networks.autoencoder_kl import AutoencoderKL
 
 F64 = torch.float64
+CONVOLUTIONS = (".conv", ".conv1", ".conv2", ".conv_shortcut", ".conv_in", ".conv_out")
 
 
 def reconstructed(network: AutoencoderKL, made: Batch) -> tuple[Tensor, Tensor]:
@@ -60,6 +63,35 @@ def test_the_gradient_is_that_of_two_backward_passes(form: str) -> None:
         torch.testing.assert_close(gradient, dict(plain.network.named_parameters())[name].grad, rtol=1e-9, atol=1e-13)
         compared += float(gradient.norm()) > 0
     assert compared > 20
+
+
+@pytest.mark.parametrize("path", ["portable", "torch"])
+@pytest.mark.parametrize("part", ["decoder", "all"])
+def test_the_gradient_of_float32_on_native_paths_is_the_plain_network_s(
+    part: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every convolution but the discriminator's and the quantising ones runs so that little memory is kept."""
+    if path not in available_paths():
+        pytest.skip("this build has no native library")
+    monkeypatch.setenv(VARIABLE, path)
+    calls = list[tuple[int, ...]]()
+    real = memory_saving.trained_convolution
+    monkeypatch.setattr(
+        memory_saving, "trained_convolution", lambda x, w, *a, **k: calls.append(w.shape) or real(x, w, *a, **k)
+    )
+    # Noise and the sign of a difference depend on the dtype.
+    smooth = {"model__posterior": "mode", "loss__pixel": "mse", "optimizer__max_grad_norm": 0.0}
+    recipe = adversarial(**(DECODER if part == "decoder" else {}) | smooth)
+    trained, plain = state(recipe), state(recipe, F64)
+    step(trained, recipe)
+    counted = sum(m.weight.ndim == 4 for n, m in trained.network.named_modules() if n.endswith(CONVOLUTIONS))
+    assert len(calls) == counted > 20
+    monkeypatch.setattr("vaelens.finetuning.step.memory_saving", nullcontext)
+    step(plain, recipe)
+    expected = gradients(plain)
+    for name, gradient in gradients(trained).items():
+        if "to_k.bias" not in name:  # 0 but for rounding
+            assert (gradient - expected[name]).norm() < 1e-4 * expected[name].norm(), name
 
 
 def test_the_discriminator_gets_its_own_gradient_and_the_generator_none_of_it() -> None:

@@ -6,8 +6,8 @@ through the decoder then carries their weighted sum: exact, and one pass less th
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from vaelens.finetuning.losses import (
 from vaelens.finetuning.recipe import Optimizer, Recipe
 from vaelens.finetuning.state import State
 from vaelens.networks.autoencoder_kl import AutoencoderKL, DiagonalGaussian
+from vaelens.networks.memory_saving import memory_saving
 from vaelens.runs.ranks import mean_over_ranks
 
 
@@ -44,9 +45,11 @@ class StepConfig:
     ranks: int = 1
     autocast: torch.dtype | None = None
 
-    def autocast_on(self, device: torch.device) -> AbstractContextManager[object]:
+    @contextmanager
+    def running_on(self, device: torch.device) -> Generator[None]:
         """In this context networks run; losses and weights stay in float32."""
-        return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
+        with memory_saving(), nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast):
+            yield
 
 
 def train_step(
@@ -99,7 +102,7 @@ def _accumulate(
     weight = next(network.parameters())
     original = (batch.image.to(weight.device, weight.dtype) * 2 - 1).contiguous()
     pixel_weights = box_weights(recipe.loss, batch.boxes, recipe.data.size)
-    with config.autocast_on(weight.device):
+    with config.running_on(weight.device):
         if posterior is None:
             with torch.set_grad_enabled(recipe.model.trainable == "all"):
                 posterior = network.posterior(original)
@@ -110,14 +113,14 @@ def _accumulate(
         reconstruction = network.decode(z).to(weight.dtype)
 
     image = reconstruction.detach().requires_grad_()
-    with config.autocast_on(weight.device):
+    with config.running_on(weight.device):
         loss, parts = reconstruction_loss(
             recipe.loss, image, original, config.perceptual, None if pixel_weights is None else pixel_weights.to(weight)
         )
     (gradient,) = torch.autograd.grad(loss, image)
     log = {"loss": loss, **parts}
     if state.discriminator is not None and recipe.gan.trains_generator(state.step):
-        with config.autocast_on(weight.device):
+        with config.running_on(weight.device):
             adversarial_loss = generator_loss(state.discriminator(image).to(weight.dtype))
         (adversarial,) = torch.autograd.grad(adversarial_loss, image)
         gan_weight = _gan_weight(state, reconstruction, gradient, adversarial, config)
@@ -132,7 +135,7 @@ def _accumulate(
             gradients.append(torch.full_like(kl, recipe.loss.kl_weight / count))
     torch.autograd.backward(roots, gradients)
     if state.discriminator is not None and recipe.gan.trains_discriminator(state.step):
-        with config.autocast_on(weight.device):
+        with config.running_on(weight.device):
             real, fake = (state.discriminator(x).to(weight.dtype) for x in (original, reconstruction.detach()))
         hinge = discriminator_loss(real, fake)
         torch.autograd.backward([hinge], [torch.full_like(hinge, 1 / count)])
@@ -198,7 +201,7 @@ class PosteriorCache:
             key = (sample.id, sample.sha256)
             if key not in self._moments:
                 pixels = batch.image[number : number + 1].to(weight) * 2 - 1
-                with self._config.autocast_on(weight.device):
+                with self._config.running_on(weight.device):
                     self._moments[key] = self._network.moments(pixels).cpu()
         found = torch.cat([self._moments[sample.id, sample.sha256] for sample in batch.samples])
         return DiagonalGaussian.from_moments(found.to(weight))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vaelens.networks.memory_saving import convolve, norm_silu_conv, recomputed, upsample_conv
+
 
 @dataclass(frozen=True)
 class AutoencoderKLConfig:
@@ -122,9 +124,9 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        h = norm_silu_conv(x, self.norm1, self.conv1)
+        skip = x if self.conv_shortcut is None else convolve(x, self.conv_shortcut)
+        return norm_silu_conv(h, self.norm2, self.conv2, skip)
 
 
 class Attention(nn.Module):
@@ -139,9 +141,12 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])  # a list, for diffusers' name to_out.0
 
     def forward(self, x: Tensor) -> Tensor:
+        return x + recomputed(self._mixed, x.contiguous())
+
+    def _mixed(self, x: Tensor) -> Tensor:
         tokens = self.group_norm(x).flatten(2).transpose(1, 2).unsqueeze(1)  # [b,1,h*w,c]
         mixed = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
-        return x + self.to_out[0](mixed).squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+        return self.to_out[0](mixed).squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class MidBlock(nn.Module):
@@ -168,7 +173,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return convolve(x, self.conv, pad_after=1)
 
 
 class Upsample(nn.Module):
@@ -179,7 +184,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return upsample_conv(x, self.conv)
 
 
 class DownBlock(nn.Module):
@@ -226,8 +231,8 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _through(self.conv_in(x), self.down_blocks)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        x = _through(convolve(x, self.conv_in), self.down_blocks)
+        return norm_silu_conv(self.mid_block(x), self.conv_norm_out, self.conv_out)
 
 
 class Decoder(nn.Module):
@@ -244,8 +249,8 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = _through(self.mid_block(self.conv_in(z)), self.up_blocks)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        x = _through(self.mid_block(convolve(z, self.conv_in)), self.up_blocks)
+        return norm_silu_conv(x, self.conv_norm_out, self.conv_out)
 
 
 class AutoencoderKL(nn.Module):

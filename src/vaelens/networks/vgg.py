@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from vaelens.networks.memory_saving import convolve
+
 # Widths of the 3x3 convolutions, each followed by a ReLU; a 2x2 max pool stands between two blocks.
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -39,7 +41,7 @@ class VGG16(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         tapped: list[Tensor] = []
         for i, layer in enumerate(self.features):
-            x = layer(x)
+            x = convolve(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
             if i in self.taps:
                 tapped.append(x)
         return tapped
