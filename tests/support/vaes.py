@@ -35,7 +35,7 @@ def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def narrow_config(space: str, widths: tuple[int, ...], groups: int) -> AutoencoderKLConfig:
-    """The config of a latent space with fewer channels."""
+    """The config of a latent space with fewer channels. A group of few values at 1x1 would enlarge rounding."""
     config = registry().space_spec(space).config
     assert isinstance(config, AutoencoderKLConfig)
     return dataclasses.replace(config, block_out_channels=widths, norm_num_groups=groups)
@@ -44,9 +44,9 @@ def narrow_config(space: str, widths: tuple[int, ...], groups: int) -> Autoencod
 # In the shapes of each latent space: attention, quant_conv, levels; channels that aren't powers of two too.
 CONFIGS = {
     "sd1": narrow_config("sd1", (16, 32, 64, 64), 8),
-    "sdxl": narrow_config("sdxl", (16, 32, 32, 64), 16),
-    "sd3": narrow_config("sd3", (8, 16, 24, 24), 8),
-    "flux1": narrow_config("flux1", (24, 24, 24, 96), 12),
+    "sdxl": narrow_config("sdxl", (16, 32, 32, 64), 8),
+    "sd3": narrow_config("sd3", (8, 16, 24, 24), 2),
+    "flux1": narrow_config("flux1", (24, 24, 24, 96), 4),
     "no attention": AutoencoderKLConfig(
         block_out_channels=(8, 24), layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False
     ),

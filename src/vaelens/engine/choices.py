@@ -8,7 +8,7 @@ from vaelens.engine.architecture import Attend, Layer, Resnet, Step, reads_momen
 from vaelens.engine.attention import attention_bytes, attention_operations, chunk_size
 from vaelens.engine.costs import Computed, Cost, Form, Machine, Whole, pass_cost
 from vaelens.engine.maps import Shape
-from vaelens.engine.plan import Place, StepPlan
+from vaelens.engine.plan import Place, StepPlan, early_shortcut
 from vaelens.kernels.convolution import Kernel
 from vaelens.kernels.paths import choose_kernel
 
@@ -127,10 +127,14 @@ class _Task:
         assert conv1 is not None
         assert conv2 is not None
         first = self._computed(conv1, self.x)
-        cost = self._pass(first, None if hidden == "recomputed" else hidden, rows)
+        residual: Form = self.x if shortcut is None else self._computed(shortcut, self.x)
         source = first if hidden == "recomputed" else Whole(first.shape, hidden, "hidden")
-        residual = self.x if shortcut is None else self._computed(shortcut, self.x)
         over = shortcut is None and isinstance(self.x, Whole) and self.x.place == place
+        if isinstance(residual, Computed) and shortcut is not None and early_shortcut(hidden, place):
+            cost = self._pass(first, hidden, rows, last=[_root(self.x)], also=residual)
+            residual, over = Whole(residual.shape, place, "output"), True
+        else:
+            cost = self._pass(first, None if hidden == "recomputed" else hidden, rows)
         last = [source] if over else [source, _root(self.x)]
         made = self._computed(conv2, source, residual)
         second = self._pass(made, place, rows, last=last, over=over)
@@ -150,9 +154,16 @@ class _Task:
         yield self._choice(self.x, "memory", None, h, Cost(peak, seconds))
 
     def _pass(
-        self, made: Computed, place: Place | None, rows: int, last: Sequence[Form] = (), *, over: bool = False
+        self,
+        made: Computed,
+        place: Place | None,
+        rows: int,
+        last: Sequence[Form] = (),
+        *,
+        over: bool = False,
+        also: Computed | None = None,
     ) -> Cost:
-        return pass_cost(made, place, rows, self.machine, last=last, over=over, packed=self.packed)
+        return pass_cost(made, place, rows, self.machine, last=last, over=over, also=also, packed=self.packed)
 
     def _computed(self, kernel: Kernel, source: Form, residual: Form | None = None) -> Computed:
         return Computed(_shape(source.shape, kernel), kernel, source, residual)

@@ -90,26 +90,33 @@ def pass_cost(
     *,
     last: Collection[Form] = (),
     over: bool = False,
+    also: Computed | None = None,
     packed: bool = True,
 ) -> Cost:
     """Computing all rows of a form, `rows` at a time, to a place ("output" for the result; None: only for the moments).
 
-    `last` are read for the last time; `over`: the target's memory is there already. `packed`: the weights of the pass
-    count, else they are kept by the caller.
+    `last` are read for the last time; `over`: the target's memory is there already; `also` is
+    made beside it, in memory. `packed`: the weights of the pass count, else they are kept by the caller.
     """
     found: dict[Form, tuple[int, int]] = {}
     height = form.shape[1]
     rows = min(rows, height)
     _touch(form, 0, rows, found)
     del found[form]
+    made = [form]
+    if also is not None:
+        _touch(also, 0, rows, found)
+        del found[also]
+        made.append(also)
     windows = sum(_window(one, extent, machine) for one, extent in found.items())
-    kernels = {one.kernel: one.source for one in [form, *found] if isinstance(one, Computed)}
+    kernels = {one.kernel: one.source for one in [*made, *found] if isinstance(one, Computed)}
     scratch = max(kernel.scratch_bytes(source.shape[2], source.shape[0]) for kernel, source in kernels.items())
     weights = sum(kernel.packed_bytes for kernel in kernels) if packed else 0
     moments = 2 * ROW_BYTES * height * form.shape[3] * form.shape[0]
     strip = 0 if target == "memory" else machine.bytes(form.shape) * rows // height
     resident = [one for one in found if isinstance(one, Whole) and one.place == "memory"]
     new = machine.bytes(form.shape) if target == "memory" and not over else 0
+    new += 0 if also is None else machine.bytes(also.shape)
     dying = sum(machine.bytes(one.shape) for one in resident if one in last)
     living = sum(machine.bytes(one.shape) for one in resident if one not in last)
     if rows < height and can_release(machine.device) and form.shape[0] == 1:
@@ -119,7 +126,7 @@ def pass_cost(
         maps = living + min(new + dying, max(new, dying) + overlap)
     else:
         maps = living + new + dying
-    seconds = sum(_seconds(one, machine) for one in [form, *found]) + STRIP * -(-height // rows)
+    seconds = sum(_seconds(one, machine) for one in [*made, *found]) + STRIP * -(-height // rows)
     if target == "parked":
         write = DISK_WRITE if machine.device.type == "cpu" else DEVICE_TRANSFER
         seconds += machine.bytes(form.shape) / write

@@ -9,7 +9,7 @@ from vaelens.engine.architecture import Attend, Layer, Norm, Resnet, Step, reads
 from vaelens.engine.attention import attend
 from vaelens.engine.maps import MemoryMap, ParkedMap
 from vaelens.engine.packed_weights import prepare
-from vaelens.engine.plan import Place, Plan, StepPlan
+from vaelens.engine.plan import Place, Plan, StepPlan, early_shortcut
 from vaelens.engine.sources import Convolved, Pass, Planes, PlanesOut, Sink, Source, Stored
 from vaelens.kernels.convolution import Affine, Convolution
 from vaelens.kernels.moments import MapMoments, merge_rows
@@ -51,13 +51,18 @@ class _Execution:
     def _resnet(self, step: Resnet, plan: StepPlan, moments: bool) -> None:
         x, rows = self._source, plan.rows
         first = Convolved(x, self._convolution(step.conv1), self._affine(step.norm1), "silu")
-        hidden, found = self._made(first, plan.hidden or "memory", rows, moments=True)
+        residual = x if step.shortcut is None else Convolved(x, self._convolution(step.shortcut))
+        also, read = None, list[Source]()
+        if isinstance(residual, Convolved) and residual is not x and early_shortcut(plan.hidden, plan.place):
+            also, read = (residual, MemoryMap(residual.shape, self._map_dtype, self._device)), _stored(x)
+        hidden, found = self._made(first, plan.hidden or "memory", rows, moments=True, last=read, also=also)
         assert found is not None
         del first  # and its packed weights, unless the hidden map is recomputed
-        residual = x if step.shortcut is None else Convolved(x, self._convolution(step.shortcut))
-        affine = step.norm2.affine(found)
-        second = Convolved(hidden, self._convolution(step.conv2), affine, "silu", residual)
-        over = x.map if step.shortcut is None and isinstance(x, Stored) and _place(x) == plan.place else None
+        if also is not None:  # the input isn't read again
+            self._source = x = residual = Stored(also[1])
+            also, read = None, []
+        second = Convolved(hidden, self._convolution(step.conv2), step.norm2.affine(found), "silu", residual)
+        over = x.map if residual is x and isinstance(x, Stored) and _place(x) == plan.place else None
         last = [hidden] if over is not None else [hidden, *_stored(x)]
         self._source, self._moments = self._made(second, plan.place, rows, moments=moments, last=last, over=over)
 
@@ -78,10 +83,11 @@ class _Execution:
         moments: bool,
         last: Sequence[Source] = (),
         over: MemoryMap | ParkedMap | None = None,
+        also: tuple[Convolved, MemoryMap] | None = None,
     ) -> tuple[Source, MapMoments | None]:
         """The output of a convolution at its place, a new map or `over` one that is there, and its moments.
 
-        `last` are the sources that are read for the last time.
+        `last` are the sources that are read for the last time, `also` is made in the same pass.
         """
         target: MemoryMap | Sink | None = over
         made: Source = convolved
@@ -95,7 +101,7 @@ class _Execution:
             return convolved, None
         else:
             last = ()
-        found = Pass(convolved, rows, self._map_dtype, self._device, last).run(target, moments)
+        found = Pass(convolved, rows, self._map_dtype, self._device, last=last, also=also).run(target, moments)
         return made, None if found is None else merge_rows(found, convolved.shape[2])
 
     def _affine(self, norm: Norm) -> Affine:

@@ -14,6 +14,14 @@ PLACES = {
 }
 
 
+def early_shortcut(hidden: Place | None, place: Place) -> bool:
+    """Whether a block that changes the width makes its shortcut beside its hidden map, where its output will be.
+
+    Its input is read no more then, and the second convolution is added in place.
+    """
+    return hidden in ("memory", "parked") and place == "memory"
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """One step: the place of its output and, of a residual block, that of the map between its two convolutions.

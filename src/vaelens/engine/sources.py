@@ -87,6 +87,7 @@ class Pass:
     """One reading of a source from top to bottom, `rows` rows of it at a time.
 
     The stored maps `last` are read for the last time: their rows are given back to the system once they were read.
+    `also` is a second source of as many rows that is made in the same pass, and its map.
     """
 
     def __init__(
@@ -95,7 +96,9 @@ class Pass:
         rows: int,
         dtype: torch.dtype,
         device: torch.device,
+        *,
         last: Collection[Source | None] = (),
+        also: "tuple[Convolved, MemoryMap] | None" = None,
     ) -> None:
         self._last = last
         self._dtype, self._device = dtype, device
@@ -104,6 +107,7 @@ class Pass:
         self._shape = source.shape
         self._step = min(self._shape[1], max(align, rows // align * align))
         self._rows = _Rows(self, source)
+        self._also = None if also is None else (_Rows(self, also[0]), also[1])
 
     def run(self, target: MemoryMap | Sink | None, moments: bool) -> Tensor | None:
         """Compute all rows into the target, if any; the rows' moments [b,h,c,2]."""
@@ -120,6 +124,8 @@ class Pass:
             part = self._rows.compute(y0, y1, out, moments=moments)
             if part is not None:
                 found.append(part)
+            if self._also is not None:
+                self._also[0].compute(y0, y1, self._also[1].values[:, y0:y1], moments=False)
             if target is not None and not isinstance(target, MemoryMap):
                 target.write(y0, out)
             for window in self._windows.values():
