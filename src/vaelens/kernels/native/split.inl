@@ -49,8 +49,9 @@ class Worker {
       : all_(all),
         in_blocks_(in_blocks(all.kernel)),
         loading_(all.strip, all.kernel.in_channels, all.norm, all.in_pixels),
-        writing_(all),
-        planes_(planes) {}
+        planes_(planes),
+        depth_(depth(all.taps)),
+        depths_((in_blocks_ + depth_ - 1) / depth_) {}
 
   void run(int64_t first_band, int64_t end_band, int64_t first_block, int64_t end_block) {
     Tile tile = {};
@@ -68,10 +69,9 @@ class Worker {
                  : set_tile(next, band + 1, 0, end_band);
       if (more && all_.layout.buffers == 2) begin_loading(next, 1 - buffer);
       // The next window is loaded by the time that this one's products are made.
-      const int64_t products = (end_block - first_block) * all_.taps.count * runs_of(tile, planes).count * in_blocks_;
+      const int64_t products = (end_block - first_block) * all_.taps.count * runs_of(tile, planes).count * depths_;
       loads_ = more && all_.layout.buffers == 2 ? (loading_.parts() + products - 1) / products : 0;
       for (int64_t block = first_block; block < end_block; ++block) multiply(tile, planes, block);
-      writing_.finish();
       finish_block();
       if (all_.layout.buffers == 2)
         buffer = 1 - buffer;
@@ -83,6 +83,20 @@ class Worker {
 
  private:
   static constexpr int kHalves = split ? 2 : 1;
+  // With the weights of depth_ blocks, and the input of a run, the sums of so many runs fit the first-level cache.
+  static constexpr int kGroup = split ? 4 : 8;
+
+  struct Group {
+    int count;
+    Run runs[kGroup];
+    int64_t origins[kGroup];  // in the planes
+  };
+
+  // About nine taps of 32 channels: fewer would read and write the sums too often.
+  static int64_t depth(const Taps &taps) {
+    const int phase = taps.phases[0].taps;
+    return phase >= 9 ? 1 : (8 + phase) / phase;
+  }
 
   bool set_tile(Tile &tile, int64_t band, int64_t left, int64_t end_band) const {
     if (band >= end_band) return false;
@@ -109,9 +123,16 @@ class Worker {
 
   void begin_loading(const Tile &tile, int buffer) { loading_.begin(window_of(tile), planes_of(tile, buffer)); }
 
+  // Writes the sums that are left, and takes the moments of a block that is whole then.
   void finish_block() {
+    while (written_ < ended_.count) write_next();
     if (written_block_ >= 0 && all_.strip.moments) add_moments(all_, written_tile_, written_block_);
     written_block_ = -1;
+  }
+
+  void write_next() {
+    write(all_, ended_.runs[written_], sums_[1 - begun_][written_]);
+    ++written_;
   }
 
   struct Runs {
@@ -139,49 +160,69 @@ class Worker {
         offsets[t] =
             (static_cast<int64_t>(phase.dy[t] + all_.taps.top) * planes.columns + phase.dx[t] + all_.taps.left) *
             kBlock;
-      for (int run = 0; run < runs.count; ++run) {
-        const int place = run * kPixels;
-        const int64_t row = place / runs.row_length, column = place % runs.row_length;
-        writing_.begin(Run(phase, tile, block, place, runs.row_length));
-        accumulate(phase, offsets, planes, (row * stride * planes.columns + column * stride) * kBlock, weights);
-        if (p == 0 && run == 0) finish_block();
-        sums_ = 1 - sums_;
-        accumulators_.write(sum_[sums_]);
-        writing_.end(sum_[sums_]);
+      for (int run = 0; run < runs.count; run += kGroup) {
+        Group group = {};
+        for (; group.count < kGroup && run + group.count < runs.count; ++group.count) {
+          const int place = (run + group.count) * kPixels;
+          const int64_t row = place / runs.row_length, column = place % runs.row_length;
+          group.runs[group.count] = Run(phase, tile, block, place, runs.row_length);
+          group.origins[group.count] = (row * planes.columns + column) * stride * kBlock;
+        }
+        accumulate(group, phase, offsets, planes, weights, p == 0 && run == 0);
       }
       weights += phase.taps * in_blocks_ * kHalves * kTile;
     }
     written_block_ = block, written_tile_ = tile;
   }
 
-  void accumulate(const Phase &phase, const int64_t *offsets, const Planes &planes, int64_t origin,
-                  const uint16_t *weights) {
-    const int64_t pixels = all_.kernel.stride * kBlock;
-    accumulators_.clear();
-    for (int64_t in = 0; in < in_blocks_; ++in) {
-      const uint16_t *high = planes.high + in * planes.block_stride + origin;
-      const uint16_t *low = planes.low + in * planes.block_stride + origin;
-      for (int t = 0; t < phase.taps; ++t, weights += kHalves * kTile) {
-        if (split)
-          accumulators_.add_split(high + offsets[t], low + offsets[t], pixels, weights);
+  // The products of a group of runs, a few blocks of input channels at a time: their weights are read from the
+  // second-level cache once for the group, and the sums wait in the first-level one. Meanwhile those of the group
+  // before are written, and a part of the next window is loaded.
+  void accumulate(const Group &group, const Phase &phase, const int64_t *offsets, const Planes &planes,
+                  const uint16_t *weights, bool first_of_block) {
+    const int64_t distance = all_.kernel.stride * kBlock;
+    for (int64_t in = 0; in < in_blocks_; in += depth_) {
+      const int64_t end = in + depth_ < in_blocks_ ? in + depth_ : in_blocks_;
+      for (int i = 0; i < group.count; ++i) {
+        const uint16_t *at = weights + in * phase.taps * kHalves * kTile;
+        if (in == 0)
+          accumulators_.clear();
         else
-          accumulators_.add_bf16(high + offsets[t], pixels, weights);
+          accumulators_.read(sums_[begun_][i]);
+        for (int64_t block = in; block < end; ++block) {
+          const uint16_t *high = planes.high + block * planes.block_stride + group.origins[i];
+          const uint16_t *low = planes.low + block * planes.block_stride + group.origins[i];
+          for (int t = 0; t < phase.taps; ++t, at += kHalves * kTile) {
+            if (split)
+              accumulators_.add_split(high + offsets[t], low + offsets[t], distance, at);
+            else
+              accumulators_.add_bf16(high + offsets[t], distance, at);
+          }
+        }
+        accumulators_.write(sums_[begun_][i]);
+        if (end == in_blocks_) fetch(all_, group.runs[i]);
+        if (in == 0 && written_ < ended_.count) write_next();
+        loading_.load_parts(loads_);
       }
-      writing_.fetch(in, in_blocks_);
-      if (in == 0) writing_.finish();
-      loading_.load_parts(loads_);
+      if (in == 0) {
+        while (written_ < ended_.count) write_next();
+        if (first_of_block) finish_block();
+      }
     }
+    ended_ = group, written_ = 0, begun_ = 1 - begun_;
   }
 
   const Convolution &all_;
   const int64_t in_blocks_;
   Loading<normalised, activation, split> loading_;
-  Writing writing_;
   uint16_t *planes_;
   Accumulators accumulators_;
-  int sums_ = 0;
-  int64_t loads_ = 0;  // parts of the next window, for each block of input channels of a run
-  alignas(64) float sum_[2][kPixels * kOutBlock];
+  const int64_t depth_, depths_;  // blocks of input channels at a time, and how often
+  int64_t loads_ = 0;             // parts of the next window that are loaded at a time
+  alignas(64) float sums_[2][kGroup][kPixels * kOutBlock];
+  int begun_ = 0;  // which of the two are accumulated; the other ones are written
+  Group ended_ = {};
+  int written_ = 0;  // of its runs
   int64_t written_block_ = -1;
   Tile written_tile_ = {};
 };

@@ -31,6 +31,11 @@ struct Accumulators {
     _tile_stored(5, to + 256, 64);
   }
 
+  void read(const float *from) {
+    _tile_loadd(4, from, 64);
+    _tile_loadd(5, from + 256, 64);
+  }
+
   // Three products of 32 input channels: low * high + high * high + high * low. `distance` is that of two pixels in
   // values; `weights` are two tiles, high and low.
   void add_split(const uint16_t *high, const uint16_t *low, int64_t distance, const uint16_t *weights) {

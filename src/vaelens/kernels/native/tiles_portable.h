@@ -16,6 +16,7 @@ struct Accumulators {
 
   void clear() { memset(sums, 0, sizeof sums); }
   void write(float *to) const { memcpy(to, sums, sizeof sums); }
+  void read(const float *from) { memcpy(sums, from, sizeof sums); }
 
   // sums[pixel][channel] += the product of pixels and one tile of weights.
   void add_bf16(const uint16_t *left, int64_t distance, const uint16_t *right) {
