@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vaelens.adapters.as_diffusers import as_diffusers
+    from vaelens.adapters.speed_up import speed_up, undo_speed_up
     from vaelens.blind.pooling import pool_blind_results
     from vaelens.comparison.workflow import compare, generate
     from vaelens.errors import VaelensError
@@ -44,7 +45,9 @@ __all__ = [
     "psnr",
     "read_image",
     "reconstruct",
+    "speed_up",
     "ssim",
+    "undo_speed_up",
 ]
 
 _HOMES = {
@@ -62,7 +65,9 @@ _HOMES = {
     "psnr": "vaelens.metrics.psnr",
     "read_image": "vaelens.images.reading",
     "reconstruct": "vaelens.reconstruction",
+    "speed_up": "vaelens.adapters.speed_up",
     "ssim": "vaelens.metrics.ssim",
+    "undo_speed_up": "vaelens.adapters.speed_up",
 }
 
 

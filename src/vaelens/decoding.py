@@ -48,8 +48,8 @@ def decode(
     """
     h, w = (side * vae.spec.decoded_factor for side in latents.shape[-2:])
     message = (
-        f"out of memory on {vae.device} decoding {w}x{h} pixels with {vae.name}. Make a smaller image, use --dtype "
-        "bfloat16, or run where there is more memory."
+        f"out of memory on {vae.device} decoding {w}x{h} pixels with {vae.name}. Close other programs, make a smaller "
+        "image, or run where there is more memory."
     )
     retried = False
     with out_of_memory(message):

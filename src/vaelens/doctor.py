@@ -1,20 +1,86 @@
-"""What this machine can run, and whether its devices make the same pixels."""
+"""What this machine can run, whether its devices make the same pixels, and how well the engine does with a VAE."""
 
+import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from vaelens.download.hub import access
-from vaelens.loading import load
+from vaelens.engine.eligibility import obstacle
+from vaelens.errors import UsageError
+from vaelens.files import StrPath
+from vaelens.images.datasets.synthetic import EVALUATION_FIRST
+from vaelens.images.faces import draw_face
+from vaelens.images.writing import from_uint8
+from vaelens.kernels import library
+from vaelens.kernels.paths import available_paths, choose_path
+from vaelens.loading import load, open_vae
+from vaelens.resources import full_precision, measured
 from vaelens.runs.versions import versions
-from vaelens.runtime import DTYPES, available_devices
+from vaelens.runtime import DTYPES, Notify, Runtime, available_devices, dtype_name, find_dtype
+from vaelens.vae import VAE
 from vaelens.weights.registry import registry
 
 SIDE = 64
 # The largest difference from float32 on the CPU, in [0,1], that a round trip may show. float32 on a GPU may use TF32 in
 # convolutions (10 bits of mantissa); 0.1 in half precision would be seen as banding.
 TOLERANCES = {"float32": 5e-3, "float16": 0.02, "bfloat16": 0.1}
+CHECKED_SIDE = 256  # pixels; the reference in fp64 takes a full VAE some ten seconds and a GB
+EXACT = 1e-4  # docs/exactness.md: the largest difference of a pixel in [0,1], in float32
+
+
+@dataclass(frozen=True)
+class NativeKernels:
+    """The engine's kernels: the paths that there are, those chosen on the CPU by precision, and why some are missing.
+
+    `unavailable` says why there is no native kernel at all, `left_out` why those for AMX weren't built.
+    """
+
+    paths: tuple[str, ...]
+    chosen: dict[str, str]
+    unavailable: str | None
+    left_out: str | None
+
+
+@dataclass(frozen=True)
+class Half:
+    """Encoding or decoding one image by the engine and by the network as it is.
+
+    Errors are relative L2 distances to the network in fp64: of the posterior's means, of pixels in [0,1].
+    `difference` is the largest to fp64, in [0,1] for pixels. Seconds and bytes (None where the system doesn't report
+    them) are those of a second run: the first one packs weights.
+    """
+
+    error: float
+    plain_error: float
+    difference: float
+    seconds: float
+    plain_seconds: float
+    memory: int | None
+    plain_memory: int | None
+
+
+@dataclass(frozen=True)
+class VAECheck:
+    """A VAE on this machine, with a synthetic face of `side` pixels; `why_plain` says why its path is "plain"."""
+
+    name: str
+    device: str
+    dtype: str
+    path: str
+    why_plain: str | None
+    side: int
+    max_memory: int | None
+    encode: Half
+    decode: Half
+
+    @property
+    def exact(self) -> bool:
+        """Whether float32 keeps to the tolerance; of half precision the errors are only reported."""
+        return self.dtype != "float32" or self.decode.difference < EXACT
 
 
 @dataclass(frozen=True)
@@ -43,6 +109,7 @@ class Diagnosis:
     versions: dict[str, str]
     hub: dict[str, str | bool]
     threads: int
+    kernels: NativeKernels
     round_trips: tuple[RoundTrip, ...]
 
     @property
@@ -67,4 +134,88 @@ def diagnose() -> Diagnosis:
             except Exception as error:  # noqa: BLE001  (whatever a driver raises is part of the diagnosis)
                 problem = f"{type(error).__name__}: {error}".splitlines()[0]
             trips.append(RoundTrip(device, dtype, difference, round(time.perf_counter() - start, 3), problem))
-    return Diagnosis(versions(), access(), torch.get_num_threads(), tuple(trips))
+    return Diagnosis(versions(), access(), torch.get_num_threads(), native_kernels(), tuple(trips))
+
+
+def native_kernels() -> NativeKernels:
+    """What the library of native kernels offers here. Raises UsageError where VAELENS_KERNELS names another path."""
+    chosen = {dtype: choose_path(find_dtype(dtype), torch.device("cpu")) for dtype in DTYPES}
+    return NativeKernels(tuple(available_paths()), chosen, library.unavailable(), library.left_out())
+
+
+@torch.no_grad()
+def check_vae(
+    source: StrPath,
+    *,
+    side: int = CHECKED_SIDE,
+    device: str = "auto",
+    dtype: str = "float32",
+    space: str | None = None,
+    offline: bool = False,
+    max_memory: int | str | None = None,
+    notify: Notify | None = None,
+) -> VAECheck:
+    """Encode and decode a synthetic face by the engine, by the plain network, and in fp64 on the CPU.
+
+    The options are `load`'s; `side` is the image's, in pixels. Raises UsageError for a side below 64, and what loading
+    and running raise.
+    """
+    if side < SIDE:
+        raise UsageError(f"the side of the image must be at least {SIDE} pixels, not {side}.")
+    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, max_memory=max_memory, notify=notify)
+    vae = open_vae(source, runtime, space=space)
+    family, spec, factor = vae.spec.family, vae.spec, vae.spec.factor
+    drawing = draw_face(EVALUATION_FIRST, -(-side // factor) * factor)
+    image = from_uint8(torch.as_tensor(drawing.pixels).permute(2, 0, 1)[None]).to(vae.device)
+    low, high = spec.pixel_range
+    pixels = (image * (high - low) + low).to(vae.dtype)
+    wide = nn.Module.to(copy.deepcopy(vae.network), "cpu", torch.float64)
+    with full_precision(vae.device):
+        latents = vae.encode(image).mode()
+        z = family.to_z(latents.to(vae.dtype), spec, vae.network)
+        encode = _half(
+            vae,
+            family.encode(wide, pixels.cpu().double()).mean,
+            lambda: vae.encode(image).posterior.mean,
+            lambda: family.encode(vae.network, pixels).mean,
+        )
+        decode = _half(
+            vae,
+            ((family.decode(wide, z.cpu().double()) - low) / (high - low)).clamp(0, 1),
+            lambda: vae.decode(latents),
+            lambda: ((family.decode(vae.network, z).float() - low) / (high - low)).clamp(0, 1),
+        )
+    return VAECheck(
+        vae.name,
+        str(vae.device),
+        dtype_name(vae.dtype),
+        vae.engine.path,
+        obstacle(vae.network),
+        image.shape[-1],
+        runtime.max_memory,
+        encode,
+        decode,
+    )
+
+
+def _half(vae: VAE, reference: Tensor, engine: Callable[[], Tensor], plain: Callable[[], Tensor]) -> Half:
+    engine()  # packs weights
+    with measured(vae.device) as usage:
+        found = engine()
+    plain()
+    with measured(vae.device) as plain_usage:
+        other = plain()
+    found, other = found.cpu().double(), other.cpu().double()
+    return Half(
+        error=_relative(found, reference),
+        plain_error=_relative(other, reference),
+        difference=float((found - reference).abs().max()),
+        seconds=round(usage.seconds, 3),
+        plain_seconds=round(plain_usage.seconds, 3),
+        memory=usage.memory,
+        plain_memory=plain_usage.memory,
+    )
+
+
+def _relative(found: Tensor, reference: Tensor) -> float:
+    return float(((found - reference).square().sum() / reference.square().sum()).sqrt())

@@ -8,6 +8,7 @@ from typing import Any
 from vaelens.adapters.autoencoders import build_network
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch, is_inner
 from vaelens.download.hub_addresses import HubAddress, is_address, parse_hub_address
+from vaelens.engine.calls import PLAIN
 from vaelens.errors import BadInputError, UsageError
 from vaelens.families.spec import spec_values
 from vaelens.files import StrPath, sha256_file
@@ -31,6 +32,7 @@ def load(
     space: str | None = None,
     subfolder: str | None = None,
     offline: bool = False,
+    max_memory: int | str | None = None,
     notify: Notify | None = None,
 ) -> VAE:
     """The VAE that `source` names: a name of the registry, a file or folder, a hub id `owner/name`, or a hub's address.
@@ -38,10 +40,11 @@ def load(
     An existing path wins over a name. A folder is a VAE's or a whole pipeline's; `subfolder` is the one in it, or in
     the hub's repository, that holds the VAE where that isn't vae/. `device` is auto, cpu, cuda, cuda:N or mps; `dtype`
     is float32, float16 or bfloat16, the precision it runs in. `space` is the latent space of a file that doesn't say
-    it. `offline` uses only what is on this machine; `notify` is called with a sentence before a download. Raises
-    UsageError for an unknown name, device or dtype, and what reading and downloading raise.
+    it. `offline` uses only what is on this machine; `max_memory` ("2GB") is the budget of calls that name none, where
+    the engine runs the VAE; `notify` is called with a sentence before a download. Raises UsageError for an unknown
+    name, device or dtype, and what reading and downloading raise.
     """
-    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify)
+    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, max_memory=max_memory, notify=notify)
     return _vae(*read(source, runtime, space=space, subfolder=subfolder), runtime)
 
 
@@ -55,16 +58,32 @@ def open_vae(source: StrPath, runtime: Runtime, *, space: str | None = None) -> 
     return _vae(weights, name, runtime)
 
 
+def vae_of(source: StrPath | VAE, runtime: Runtime, *, space: str | None = None) -> VAE:
+    """An open VAE, held to the runtime's budget where it has one; any other source as `open_vae` opens it."""
+    if not isinstance(source, VAE):
+        return open_vae(source, runtime, space=space)
+    return source if runtime.max_memory is None else _within_budget(source.within(runtime.max_memory), runtime)
+
+
+def _within_budget(vae: VAE, runtime: Runtime) -> VAE:
+    if runtime.max_memory is not None and vae.engine.path == PLAIN:
+        runtime.notify(f"Note: {vae.name} isn't an AutoencoderKL, so it runs whole, whatever --max-memory says.")
+    return vae
+
+
 def _vae(weights: VAEWeights, name: str, runtime: Runtime) -> VAE:
-    return VAE.from_tensors(
+    vae = VAE.from_tensors(
         weights.tensors,
         weights.spec,
         name,
         device=runtime.device,
         dtype=runtime.dtype,
         fingerprint=weights.fingerprint,
+        max_memory=runtime.max_memory,
+        notify=runtime.notify,
         build=build_network,
     )
+    return _within_budget(vae, runtime)
 
 
 def read(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PositiveInt, ValidationError
 
 from vaelens.decoding import Decoded
 from vaelens.errors import BadInputError, UsageError
@@ -38,6 +38,14 @@ SCHEDULE_TYPES = {  # what it calls the spacing of the noise levels, by diffuser
 }
 
 
+class EngineFacts(BaseModel):
+    """How the VAE was run, as `EngineCalls.record` gives it."""
+
+    path: str
+    max_memory: PositiveInt | None
+    budgets: dict[str, PositiveInt]
+
+
 class VAEFacts(BaseModel):
     """The VAE that decoded an image."""
 
@@ -47,6 +55,7 @@ class VAEFacts(BaseModel):
     fingerprint: Any
     dtype: str
     device: str
+    engine: EngineFacts
 
 
 class PngMetadata(BaseModel):

@@ -18,7 +18,7 @@ from vaelens.files import StrPath, json_text
 from vaelens.images.datasets.folders import image_files
 from vaelens.images.reading import DecodedImage, decode_file, read_size
 from vaelens.images.writing import from_uint8, to_pixels, to_uint8
-from vaelens.loading import check_source, open_vae
+from vaelens.loading import check_source, vae_of
 from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.report import gallery
@@ -165,6 +165,7 @@ def reconstruct(
     dtype: str = "float32",
     space: str | None = None,
     offline: bool = False,
+    max_memory: int | str | None = None,
     notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
@@ -173,8 +174,9 @@ def reconstruct(
     `photos` are files, or folders for all images in them.
     `posterior` says what is decoded: its mode, or a sample with the noise of `seed`. `max_side` shrinks larger photos
     first; the smaller one then counts as the original. Each VAE encodes and decodes by itself, so VAEs of different
-    latent spaces may stand side by side. The other options are `load`'s; `progress` gets (done, total, what) before
-    each image. Raises what reading, loading and running raise; ResourceError when memory runs out.
+    latent spaces may stand side by side. `max_memory` ("2GB") is by how much running a VAE may let memory grow. The
+    other options are `load`'s; `progress` gets (done, total, what) before each image. Raises what reading, loading and
+    running raise; ResourceError when memory runs out.
     """
     start = time.perf_counter()
     photos = image_files([photos] if isinstance(photos, str | os.PathLike) else photos)
@@ -186,7 +188,9 @@ def reconstruct(
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side must be at least 1 pixel, not {max_side}.")
     check_seed(seed)
-    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify, progress=progress)
+    runtime = Runtime.of(
+        device=device, dtype=dtype, offline=offline, max_memory=max_memory, notify=notify, progress=progress
+    )
     for source in vaes:
         if not isinstance(source, VAE):
             check_source(source)
@@ -194,14 +198,14 @@ def reconstruct(
         h, w = read_size(photo, max_side)
         if h * w > LARGE and max_side is None and runtime.device.type == "cpu":
             runtime.notify(
-                f"Note: {photo} has {h * w / 1e6:.0f} megapixels, which take minutes and many GB of memory on a CPU. "
-                "--max-side 1024 is faster."
+                f"Note: {photo} has {h * w / 1e6:.0f} megapixels, which take minutes on a CPU. --max-side 1024 is "
+                "faster."
             )
     originals = [_photo(decode_file(photo, max_side=max_side)) for photo in photos]
     by_vae: list[list[Row]] = []
     records: list[dict[str, Any]] = []
     for source in vaes:
-        vae = source if isinstance(source, VAE) else open_vae(source, runtime, space=space)
+        vae = vae_of(source, runtime, space=space)
         name = distinct_names([*(r["name"] for r in records), vae.name], vaes)[-1]
         rows: list[Row] = []
         for number, original in enumerate(originals):
@@ -214,6 +218,7 @@ def reconstruct(
             vae_record(vae) | {"name": name, "source": source.name if isinstance(source, VAE) else public_name(source)}
         )
     settings = {"posterior": posterior, "seed": seed, "max_side": max_side, "space": space, "offline": offline}
+    settings["max_memory"] = runtime.max_memory
     record = run_record("reconstruct", settings, records, time.perf_counter() - start)
     rows = [by_vae[v][p] for p in range(len(originals)) for v in range(len(by_vae))]
     record["images"] = [
@@ -238,8 +243,8 @@ def _photo(image: DecodedImage) -> Photo:
 def _row(photo: Photo, original: Tensor, vae: VAE, name: str, seed: int | None) -> Row:
     h, w = photo.size
     message = (
-        f"{photo.path}: out of memory on {vae.device} with {w}x{h} pixels through {name}. Shrink it with --max-side, "
-        "or run where there is more memory."
+        f"{photo.path}: out of memory on {vae.device} with {w}x{h} pixels through {name}. Close other programs, "
+        "shrink it with --max-side, or run where there is more memory."
     )
     start = time.perf_counter()
     with out_of_memory(message):

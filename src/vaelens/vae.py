@@ -239,6 +239,17 @@ class VAE:
         """The same network, spec and budget under another name."""
         return self if name == self.name else VAE(self.network, self.spec, name, self.fingerprint, **self._budget)
 
+    def settle(self, size: tuple[int, int], before: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Pin how images of a size (height, width) are encoded and decoded; see `EngineCalls.settle`."""
+        factor = self.spec.factor
+        h, w = (-(-side // factor) for side in size)
+        return self.engine.settle([("encode", (h * factor, w * factor)), ("decode", (h, w))], before)
+
+    def within(self, max_memory: int) -> "VAE":
+        """The same network and spec, held to a budget in bytes."""
+        notify = self.engine.notify
+        return VAE(self.network, self.spec, self.name, self.fingerprint, max_memory=max_memory, notify=notify)
+
     @property
     def _budget(self) -> dict[str, Any]:
         return {"max_memory": self.engine.max_memory, "notify": self.engine.notify}

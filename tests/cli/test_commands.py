@@ -16,7 +16,6 @@ from support.commands import invoke, vaelens
 from support.comparisons import face_photo
 from support.standins.hub import HubStandin
 from support.vaes import random_vae
-from vaelens import doctor
 from vaelens.cli import main, output
 from vaelens.evaluation import run
 from vaelens.images.faces import draw_face
@@ -259,22 +258,6 @@ def test_inspect_shows_each_field_with_its_source(vae_file: Path) -> None:
     found = json.loads(invoke("inspect", vae_file, "--json").stdout)
     assert found["fingerprint"] == random_vae().fingerprint.as_dict()
     assert found["spec"]["latent_space"] == {"value": "sd1", "source": "the file's metadata"}
-
-
-def test_doctor_checks_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
-    ran = invoke("doctor", "--json")
-    found = json.loads(ran.stdout)
-    assert found["healthy"] is True
-    assert [t["difference"] for t in found["round_trips"] if (t["device"], t["dtype"]) == ("cpu", "float32")] == [0.0]
-    assert found["hub"]["token"] is True
-    assert "hf_secret" not in ran.stdout + ran.stderr
-    assert "agrees with the CPU" in invoke("doctor").stdout
-
-
-def test_doctor_fails_when_a_device_disagrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.TOLERANCES, "float32", -1.0)
-    assert not doctor.diagnose().healthy
 
 
 def test_help_needs_no_torch_and_answers_at_once() -> None:

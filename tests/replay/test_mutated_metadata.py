@@ -56,6 +56,7 @@ METADATA: dict[str, Any] = {
         "fingerprint": {"encoder": {}},
         "dtype": "float32",
         "device": "cpu",
+        "engine": {"path": "torch", "max_memory": None, "budgets": {"decode 2x2": 10**9}},
     },
     "decoded_in": "float32",
     "latent_space": "sd1",

@@ -14,10 +14,11 @@ def as_diffusers(vae: VAE) -> Any:
     """The VAE as diffusers' AutoencoderKL or AutoencoderTiny (or the class that its architecture has there).
 
     It is what that class's `from_pretrained` gives for the saved VAE: nothing is added or replaced, so that all that
-    diffusers does with its own VAEs works. Its parameters are those of `vae.network`, not copies: `.to(device)`,
-    `.to(dtype)` and training change both. Inputs and outputs are as in diffusers: pixels in [-1,1]; raw z, which
-    pipelines scale by `config`; nothing is padded or clamped. Raises UsageError for a network that diffusers doesn't
-    have, BadInputError where diffusers refuses the VAE's config, TypeError for anything but a VAE.
+    diffusers does with its own VAEs works, and values are diffusers' bit for bit; `speed_up` makes it fast. Its
+    parameters are those of `vae.network`, not copies: `.to(device)`, `.to(dtype)` and training change both. Inputs and
+    outputs are as in diffusers: pixels in [-1,1]; raw z, which pipelines scale by `config`; nothing is padded or
+    clamped. Raises UsageError for a network that diffusers doesn't have, BadInputError where diffusers refuses the
+    VAE's config, TypeError for anything but a VAE.
     """
     if not isinstance(vae, VAE):  # pyright: ignore[reportUnnecessaryIsInstance]  (a name is what one tries first)
         raise TypeError(f"as_diffusers takes a VAE, vaelens.load({vae!r}), not a {type(vae).__name__}.")

@@ -56,6 +56,15 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip images that can'
 Batch = Annotated[
     int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size. Default: 4 on a CPU, 16 elsewhere.")
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Memory that running a VAE may take beyond its weights: 2GB, 512MiB ... The image stays the same. "
+        "Default: what is free.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads. Default: all cores.")]
 Networks = Annotated[
     list[str] | None,
@@ -99,9 +108,16 @@ class RuntimeOptions(TypedDict):
     dtype: Dtype
     space: Space
     offline: Offline
+    max_memory: MaxMemory
 
 
-RUNTIME_DEFAULTS: RuntimeOptions = {"device": "auto", "dtype": "float32", "space": None, "offline": False}
+RUNTIME_DEFAULTS: RuntimeOptions = {
+    "device": "auto",
+    "dtype": "float32",
+    "space": None,
+    "offline": False,
+    "max_memory": None,
+}
 
 
 def with_runtime_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -32,7 +32,7 @@ from vaelens.files import StrPath
 from vaelens.images.datasets.folders import image_files
 from vaelens.images.reading import read_size
 from vaelens.latents import Latent, read_latents
-from vaelens.loading import open_vae
+from vaelens.loading import open_vae, vae_of
 from vaelens.report.record import file_record, public_name
 from vaelens.runtime import Notify, Progress, Runtime, ShouldStop
 from vaelens.sampling import Sampling, Size
@@ -63,6 +63,7 @@ def compare(
     dtype: str = "float32",
     space: str | None = None,
     offline: bool = False,
+    max_memory: int | str | None = None,
     notify: Notify | None = None,
     progress: Progress | None = None,
     should_stop: ShouldStop | None = None,
@@ -75,7 +76,8 @@ def compare(
     options of sampling are those of `Sampling`; None means the model's own. A photo is encoded once, by the first VAE's
     encoder, to its posterior's mode; `max_side` shrinks larger ones first. Default VAEs: those known for the latent
     space, or with `use_model_vae` the model's own. `boxes` is a file of labelled regions (`images.boxes`) that the
-    page's viewer jumps to; ids are photos' file names, or `seed 0`.
+    page's viewer jumps to; ids are photos' file names, or `seed 0`. `max_memory` ("2GB") is by how much memory running
+    a VAE may let memory grow.
 
     `notify` gets notices, `progress` (done, total, what); `should_stop` is called at each step. If it or an interrupt
     stops the work, or an error occurs, the result holds what was finished; it is `interrupted`, and holds the error
@@ -86,7 +88,13 @@ def compare(
     """
     start = time.perf_counter()
     runtime = Runtime.of(
-        device=device, dtype=dtype, offline=offline, notify=notify, progress=progress, should_stop=should_stop
+        device=device,
+        dtype=dtype,
+        offline=offline,
+        max_memory=max_memory,
+        notify=notify,
+        progress=progress,
+        should_stop=should_stop,
     )
     options: dict[str, Any] = {
         "negative_prompt": negative_prompt, "steps": steps, "guidance_scale": guidance_scale, "size": size,
@@ -123,9 +131,9 @@ def compare(
         space=space,
     )
 
-    loaded = [one if isinstance(one, VAE) else open_vae(one, runtime, space=space) for one in selection.vaes]
+    loaded = [vae_of(one, runtime, space=space) for one in selection.vaes]
     own_names = [vae.name for vae in loaded]
-    loaded = [_named(vae, name) for vae, name in zip(loaded, distinct_names(own_names, selection.vaes), strict=True)]
+    loaded = [vae.named(name) for vae, name in zip(loaded, distinct_names(own_names, selection.vaes), strict=True)]
     decoders = Decoders(loaded, lambda i: _in_float32(selection.vaes[i], runtime, space))
     generator = None
     if selection.model is not None and requested is not None:
@@ -156,6 +164,7 @@ def compare(
         "max_side": max_side,
         "space": space,
         "offline": offline,
+        "max_memory": runtime.max_memory,
         "latents": None if latents is None else file_record(latents),
     }
     record = comparison_record(
@@ -211,10 +220,6 @@ def _in_float32(source: VAESource, runtime: Runtime, space: str | None) -> VAE:
     if isinstance(source, VAE):
         return source.to(torch.float32)
     return open_vae(source, runtime.using("float32"), space=space)
-
-
-def _named(vae: VAE, name: str) -> VAE:
-    return vae if vae.name == name else VAE(vae.network, vae.spec, name, vae.fingerprint)
 
 
 def _encoder_notes(vaes: Sequence[VAE]) -> list[str]:

@@ -1,6 +1,6 @@
 """The one place that calls the engine: `VAE` and `speed_up` go through it, and nothing else does."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from vaelens.engine import autoencoder
 from vaelens.engine.eligibility import obstacle
 from vaelens.engine.plan import Direction, Plan
 from vaelens.errors import UsageError
-from vaelens.kernels.paths import choose_path
+from vaelens.kernels.paths import TORCH, choose_path
 from vaelens.runtime import Notify, log
 
 PLAIN = "plain"  # the path of a network that runs as it is
@@ -23,14 +23,15 @@ class EngineCalls:
     """A network's calls of the engine, and what is kept between them.
 
     `max_memory` is the budget in bytes of calls that name none; None: what is free. `notify` hears where memory runs
-    out and a smaller plan follows. `plans` are those of the last call for each direction and size.
+    out and a smaller plan follows. `plans` are those of the last call for each direction and size. `pinned` are bytes
+    for single calls, as `budgets` gives them.
     """
 
     network: Any
     max_memory: int | None = None
     notify: Notify = log
     plans: dict[Call, Plan] = field(default_factory=dict[Call, Plan])
-    pinned: dict[Call, Plan] = field(default_factory=dict[Call, Plan])
+    pinned: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def path(self) -> str:
@@ -61,12 +62,32 @@ class EngineCalls:
         """How `run` takes inputs of that height and width; None where the network has to run as it is."""
         return None if obstacle(self.network) else self._plan(direction, size, batch, None)
 
-    def pin(self, plans: Iterable[Plan]) -> None:
-        """Run by these plans from now on, for their directions and sizes, where a call has no budget of its own.
+    @property
+    def budgets(self) -> dict[str, int]:
+        """The bytes of each call's plan, "decode 64x64", where the last bits depend on it: PyTorch's kernels on a CPU.
 
-        On the path "torch" the last bits depend on the plan, so that only the same plan gives the same bits.
+        Planned within as many bytes, a call is computed in the same strips, to the same bits: see `pinned`.
         """
-        self.pinned |= {(plan.direction, plan.size): plan for plan in plans}
+        if self.path != TORCH or next(self.network.parameters()).device.type != "cpu":
+            return {}
+        return {_name(*call): plan.peak_bytes for call, plan in self.plans.items()}
+
+    def settle(self, calls: Iterable[Call], before: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Pin how these calls run, for the plan of a run that is resumed: by `before`, what this gave the first time.
+
+        Gives the path and the budgets.
+        """
+        if before and before["path"] == self.path:
+            self.pinned |= before["budgets"]
+        for direction, size in calls:
+            if (plan := self.plan(direction, size)) is not None:
+                self.plans[direction, size] = plan
+        self.pinned |= self.budgets
+        return {"path": self.path, "budgets": self.budgets}
+
+    def record(self) -> dict[str, Any]:
+        """For `run.json`, after the calls: how they ran."""
+        return {"path": self.path, "max_memory": self.max_memory, "budgets": self.budgets}
 
     @torch.no_grad()
     def check_budget(self, name: str) -> None:
@@ -75,7 +96,11 @@ class EngineCalls:
             raise UsageError(f"{name} can't be held to max_memory, because {why}. Leave max_memory out.")
 
     def _plan(self, direction: Direction, size: tuple[int, int], batch: int, max_memory: int | None) -> Plan:
-        if max_memory is None and (direction, size) in self.pinned:
-            return self.pinned[direction, size]
+        if max_memory is None:
+            max_memory = self.pinned.get(_name(direction, size), self.max_memory)
         planned = autoencoder.plan_decode if direction == "decode" else autoencoder.plan_encode
-        return planned(self.network, size, batch, self.max_memory if max_memory is None else max_memory)
+        return planned(self.network, size, batch, max_memory)
+
+
+def _name(direction: Direction, size: tuple[int, int]) -> str:
+    return f"{direction} {size[1]}x{size[0]}"

@@ -171,6 +171,7 @@ def calibrate(
     dtype: str = "float32",
     space: str | None = None,
     offline: bool = False,
+    max_memory: int | str | None = None,
     notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -182,7 +183,7 @@ def calibrate(
     folders. Raises as `evaluate` does; UsageError where nothing is published for a VAE, or under torchrun;
     BadInputError for a file that isn't a table of figures.
     """
-    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify)
+    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, max_memory=max_memory, notify=notify)
     check_name(source)
     check_apart(output, paths_of(source), holds_images=False)
     check_outputs(Path(output) / RESULT, [])
@@ -199,8 +200,8 @@ def calibrate(
         folder = Path(output) / f"{preset.resize}-{preset.posterior}-{preset.rounding}"
         results = evaluate(
             sources, source, preset=preset, output=folder, take=take, skip_bad=skip_bad, batch=batch, threads=threads,
-            networks=networks, device=device, dtype=dtype, space=space, offline=offline, notify=runtime.notify,
-            progress=progress,
+            networks=networks, device=device, dtype=dtype, space=space, offline=offline, max_memory=max_memory,
+            notify=runtime.notify, progress=progress,
         )  # fmt: skip
         assert results is not None  # one process, no shards
         found.append(results)

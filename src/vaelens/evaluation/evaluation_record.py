@@ -1,4 +1,4 @@
-"""run.json: what a run measured, in which calls, in what time, on how many ranks."""
+"""run.json: what a run measured, in which calls, in what time, on how many ranks, and how its VAEs ran."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,10 +7,26 @@ from typing import Any
 
 from vaelens.resources import peak_memory
 from vaelens.runs.outputs import RECORD_NAME, read_record
+from vaelens.runs.ranks import Ranks
+from vaelens.vae import VAE
 
 COUNTS = ("images", "reconstructions")
 
 Call = Mapping[str, Any]
+Records = dict[str, dict[str, Any]]  # of VAEs, by name
+
+
+def settled(
+    models: dict[str, VAE], records: Records, side: int, found: Mapping[str, Any], ranks: Ranks
+) -> tuple[dict[str, VAE], Records]:
+    """The VAEs, pinned to how they ran by the folder's plan, else to how the first rank runs them: free memory differs.
+
+    The records say how.
+    """
+    for name, vae in models.items():
+        own = vae.settle((side, side), found.get("vaes", {}).get(name, {}).get("engine"))
+        records[name]["engine"] |= vae.settle((side, side), ranks.gather(own)[0])
+    return models, records
 
 
 def rank_record(measured: Mapping[str, float]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vaelens.download.web_files import cache_folder
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.aggregation import aggregate
 from vaelens.evaluation.evaluation_folder import COMMAND, EvaluationFolder, check_folder
-from vaelens.evaluation.evaluation_record import call_record, earlier_calls, rank_record, totals
+from vaelens.evaluation.evaluation_record import Records, call_record, earlier_calls, rank_record, settled, totals
 from vaelens.evaluation.feature_files import OriginalsCache
 from vaelens.evaluation.loaded_preset import LoadedPreset, check_networks, load_preset, with_metrics
 from vaelens.evaluation.measurement import Measurement
@@ -35,7 +35,7 @@ from vaelens.images.datasets.opening import check_name, open_dataset
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.images.resizing import opencv
 from vaelens.json_reading import quoted
-from vaelens.loading import check_source, is_published, open_vae
+from vaelens.loading import check_source, is_published, vae_of
 from vaelens.report.record import public_name, run_record, vae_record
 from vaelens.resources import processor, using_threads
 from vaelens.runs.lock import folder_lock, removed_if_unused
@@ -52,8 +52,6 @@ from vaelens.weights.names import distinct_names
 BATCH = {"cpu": 4}  # images per chunk; a full VAE takes about half a GB per image of 256x256
 BATCH_ON_DEVICE = 16
 ONLY_IN_PLAN = {"schema", "command", "vaes", "versions"}  # the record says these elsewhere
-
-Records = dict[str, dict[str, Any]]
 
 
 def evaluate(
@@ -78,6 +76,7 @@ def evaluate(
     dtype: str = "float32",
     space: str | None = None,
     offline: bool = False,
+    max_memory: int | str | None = None,
     notify: Notify | None = None,
     progress: Progress | None = None,
     on_unfinished: Callable[[dict[str, Any]], None] | None = None,
@@ -90,6 +89,8 @@ def evaluate(
     The same call again resumes an interrupted run, or adds a VAE. shard "2/3" measures the second third of the chunks;
     under torchrun the ranks share them.
     batch: images per chunk; threads: of the CPU; both are part of the plan, since they change the last bits.
+    max_memory: by how much running a VAE may let memory grow, "2GB"; where the last bits depend on how it is met, the
+    first call's plan holds for all.
     networks: files to use in place of the published metric networks, by name.
     blind_results: files of a blind test of these VAEs, which the report shows beside the measured differences; a
     finished run called again with them only writes its report again.
@@ -103,7 +104,9 @@ def evaluate(
     part = _parse_shard(shard)
     pooled = pool_blind_results(blind_results) if blind_results else None
     check_seed(seed)
-    runtime = Runtime.of(device=device, dtype=dtype, offline=offline, notify=notify, progress=progress)
+    runtime = Runtime.of(
+        device=device, dtype=dtype, offline=offline, max_memory=max_memory, notify=notify, progress=progress
+    )
     sources = _check_vaes(vaes)
     path, kind = Path(output), runtime.device.type
     _check_call(protocol, source, path, batch, threads)
@@ -119,7 +122,7 @@ def evaluate(
             runtime=runtime,
     )  # fmt: skip
         loaded = load_preset(protocol, networks or {}, runtime)
-        models, records = _load_vaes(sources, space, runtime)
+        models, records = settled(*_load_vaes(sources, space, runtime), protocol.side, found, ranks)
         pooled = pooled and evaluated(pooled, records)
         plan = _plan(dataset, loaded, models, records, batch=batch, seed=seed, runtime=runtime)
         if ranks.is_first:
@@ -201,7 +204,7 @@ def _on_own_device(runtime: Runtime, ranks: Ranks, shard: str | None) -> Runtime
 
 def _load_vaes(sources: Sequence[StrPath | VAE], space: str | None, runtime: Runtime) -> tuple[dict[str, VAE], Records]:
     """The VAEs by distinct names, and what the record says of each."""
-    loaded = [one if isinstance(one, VAE) else open_vae(one, runtime, space=space) for one in sources]
+    loaded = [vae_of(one, runtime, space=space) for one in sources]
     models = dict(zip(distinct_names([vae.name for vae in loaded], sources), loaded, strict=True))
     records = {
         name: vae_record(vae)
@@ -238,7 +241,9 @@ def _plan(
         "networks": loaded.networks,
         "versions": {k: v for k, v in versions().items() if k in DECISIVE},
         "vaes": {
-            name: {key: record[key] for key in ("weights", "dtype")} | {"spec": spec_values(models[name].spec)}
+            name: {key: record[key] for key in ("weights", "dtype")}
+            | {"spec": spec_values(models[name].spec)}
+            | {"engine": {key: record["engine"][key] for key in ("path", "budgets")}}
             for name, record in records.items()
         },
     }

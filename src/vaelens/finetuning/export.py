@@ -92,7 +92,7 @@ def release(
     name = path.resolve().name
     if recipe.model.trainable == "all":  # the latent space has changed
         spec = dataclasses.replace(spec, latent_space=None, scaling_factor=_scaling_factor(t), shift_factor=0.0)
-    tuned, raw = released_vae(t.state, spec), raw_vae(t.state, spec)
+    tuned, raw = released_vae(t, spec), raw_vae(t, spec)
     tuned.name, raw.name = name, f"{name} (raw)"
     notes = {
         "recipe": recipe.name,
@@ -109,7 +109,7 @@ def release(
             raw.save(path / RAW_FOLDER, notes=notes | {"weights": "raw"})
     vaes = [raw, tuned] if t.state.ema is not None else [tuned]
     if before:  # under a name that differs from the new VAE's
-        vaes.insert(0, VAE(before.network, before.spec, f"{before.name} (before)", before.fingerprint))
+        vaes.insert(0, before.named(f"{before.name} (before)"))
     results = evaluate(
         vaes, t.held_out, preset=t.preset.preset, output=path / REPORT, seed=t.config.seed, skip_bad=True,
         threads=torch.get_num_threads(), networks=networks, device=str(tuned.device), offline=offline,
@@ -123,7 +123,7 @@ def release(
 @torch.no_grad()
 def _scaling_factor(t: Training) -> float:
     """1 / the standard deviation of training images' latents, so that a diffusion model sees unit variance."""
-    vae = released_vae(t.state, t.spec)
+    vae = released_vae(t, t.spec)
     found = [
         vae.encode(from_uint8(chunk.pixels)).posterior.mode().flatten().double().cpu()
         for chunk in t.training_sample.read(t.preset.preset)

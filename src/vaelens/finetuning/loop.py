@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -128,7 +128,7 @@ def evaluate(t: Training) -> StopReason | None:
     t.evaluated = [*t.evaluated, step][-STORED:]
     reason = None
     if t.ranks.is_first:
-        released, raw = released_vae(t.state, t.spec), raw_vae(t.state, t.spec)
+        released, raw = released_vae(t, t.spec), raw_vae(t, t.spec)
         preset = t.preset.preset
         training = score(released, t.training_sample.chunks(preset, CHUNK), t.preset, seed)
         held_out = score(released, readable_chunks(t.held_out, preset), t.preset, seed)
@@ -170,17 +170,19 @@ def roll_back(t: Training, reason: StopReason) -> None:
         raise CheckFailedError(f"{t.folder.path}: {reason.message} There is no good checkpoint to return to.")
 
 
-def raw_vae(state: State, spec: VAESpec) -> VAE:
+def raw_vae(t: Training, spec: VAESpec) -> VAE:
     """With the current weights."""
-    return VAE(state.network, spec, "raw")
+    return VAE(t.state.network, spec, "raw", max_memory=t.runtime.max_memory, notify=t.runtime.notify)
 
 
-def released_vae(state: State, spec: VAESpec) -> VAE:
+def released_vae(t: Training, spec: VAESpec) -> VAE:
     """With the EMA weights, where there are any."""
-    if state.ema is None:
-        return raw_vae(state, spec)
-    weight = next(state.network.parameters())
-    return VAE.from_tensors(state.averaged(), spec, RELEASED, device=weight.device, dtype=weight.dtype)
+    if t.state.ema is None:
+        return raw_vae(t, spec)
+    weight = next(t.state.network.parameters())
+    where: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+    budget: dict[str, Any] = {"max_memory": t.runtime.max_memory, "notify": t.runtime.notify}
+    return VAE.from_tensors(t.state.averaged(), spec, RELEASED, **where, **budget)
 
 
 def log_values(log: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, float]:

@@ -111,6 +111,7 @@ def finetune(
     dtype: str | None = None,
     space: str | None = None,
     offline: bool = False,
+    max_memory: int | str | None = None,
     notify: Notify | None = None,
     progress: Progress | None = None,
     on_log: OnLog | None = None,
@@ -130,6 +131,7 @@ def finetune(
     micro_batch_size: images per forward and backward pass, over all processes; the gradient of a batch is accumulated
     dtype: of the networks, float32 or bfloat16 (autocast; the default on cuda). Weights, losses and averages are
     float32 in any case
+    max_memory: by how much an evaluation on held-out images may let memory grow, "2GB"; training itself takes more
     on_log: called with (steps done, of how many, values) for each log line; should_stop: called after each step
 
     The same call resumes an interrupted training. Raises what reading, loading and downloading raise; UsageError for
@@ -155,6 +157,7 @@ def finetune(
     runtime = Runtime.of(
         device=f"cuda:{os.environ['LOCAL_RANK']}" if ranks.count > 1 and kind == "cuda" else device,
         offline=offline,
+        max_memory=max_memory,
         notify=(notify or log) if ranks.is_first else silent,
         progress=progress,
         should_stop=should_stop,

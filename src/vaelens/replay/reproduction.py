@@ -87,14 +87,17 @@ def replay(
     download: bool = False,
     device: str | None = None,
     space: str | None = None,
+    max_memory: int | str | None = None,
     notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Replay:
     """Make the image again, with its thread count and precision, on the CPU if it was made there.
 
     `model` and `vae` replace names that aren't found here; `photo` and `latents` name the image's source if that isn't
-    a prompt. Names in the image's metadata are looked up on this machine only, unless `download` allows more. `notify`
-    gets notices, among them the size and number of steps before denoising starts; `progress` (done, total, what).
+    a prompt. Names in the image's metadata are looked up on this machine only, unless `download` allows more.
+    `max_memory` ("2GB") is by how much running the VAE may let memory grow; without it the image's own budget holds
+    where the last bits depend on it. `notify` gets notices, among them the size and number of steps before denoising
+    starts; `progress` (done, total, what).
 
     Raises BadInputError for an image without usable metadata, UsageError naming what is missing here, and what
     generating and decoding raise.
@@ -109,12 +112,14 @@ def replay(
     runtime = Runtime.of(
         device=device or ("cpu" if old.vae.device == "cpu" else "auto"),
         offline=not download,
+        max_memory=max_memory,
         notify=notify,
         progress=progress,
     )
     given = _Replacements(model, vae, photo, latents, download, space, runtime)
     with using_threads(min(max(1, old.threads), os.cpu_count() or 1)) as threads:
         decoder = _vae(old, given)
+        decoder.engine.pinned |= {} if given.runtime.max_memory else old.vae.engine.budgets
         latent, size, safety_checker, notes = _latent(old, decoder, given)
         decoded = decode(
             decoder,
@@ -263,6 +268,11 @@ def _differences(old: PngMetadata, new: PngMetadata) -> list[str]:
         notes.append(f"the VAE's weights are {new.vae.weights} here; the image was made with {old.vae.weights}.")
     if new.vae.device.partition(":")[0] != old.vae.device.partition(":")[0]:
         notes.append(f"the device is {new.vae.device} here; the image was made on {old.vae.device}.")
+    if new.vae.engine.path != old.vae.engine.path:
+        notes.append(
+            f"the VAE is computed by the path {new.vae.engine.path} here; the image was made with "
+            f"{old.vae.engine.path} (VAELENS_KERNELS={old.vae.engine.path} takes it where it is there)."
+        )
     if new.threads != old.threads:
         notes.append(
             f"{counted(new.threads, 'thread')} {'is' if new.threads == 1 else 'are'} used here; the image was made "

@@ -32,7 +32,6 @@ def run_record(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": dict(settings),
         "vaes": list(vaes),
-        "engine": "plain",
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 3),
@@ -53,7 +52,7 @@ def file_record(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def vae_record(vae: VAE) -> dict[str, Any]:
-    """One VAE in a record, identified by its fingerprint, not only by its name."""
+    """One VAE in a record, identified by its fingerprint, not only by its name; and how the engine has run it."""
     fingerprint = vae.fingerprint
     return {
         "name": vae.name,
@@ -64,6 +63,7 @@ def vae_record(vae: VAE) -> dict[str, Any]:
         "fingerprint": fingerprint.as_dict(),
         "device": str(vae.device),
         "dtype": dtype_name(vae.dtype),
+        "engine": vae.engine.record(),
     }
 
 

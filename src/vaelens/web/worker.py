@@ -75,7 +75,8 @@ class VAECache:
 class JobRunner:
     """What all jobs share: storage, choices and settings. Jobs always run offline.
 
-    Of `runtime` only the precision counts. `report` gets unexpected errors, of which a page sees only the type.
+    Of `runtime` only the precision and the budget of memory count. `report` gets unexpected errors, of which a page
+    sees only the type.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class JobRunner:
         report: Report | None = None,
     ) -> None:
         self.store, self.choices, self.safety_checker, self.space = store, choices, safety_checker, space
-        self.runtime = Runtime(dtype_name=runtime.dtype_name, offline=True)
+        self.runtime = Runtime(dtype_name=runtime.dtype_name, offline=True, max_memory=runtime.max_memory)
         self.report: Report = report or (lambda error: None)
 
     def warm_up(self) -> None:

@@ -1,27 +1,64 @@
 """`vaelens doctor`: what this machine can run, and whether its devices agree."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from vaelens.cli import options
-from vaelens.cli.output import result, result_json, result_table
-from vaelens.errors import CheckFailedError
+from vaelens.cli.output import notice, result, result_json, result_table
+from vaelens.errors import CheckFailedError, UsageError
+
+if TYPE_CHECKING:
+    from vaelens.doctor import NativeKernels, VAECheck
 
 
-def doctor(json: options.Json = False) -> None:
-    """Show versions, devices and hub settings, and check that each device gives the same pixels as the CPU."""
+def doctor(
+    vae: Annotated[
+        str | None,
+        typer.Option(
+            "--vae",
+            metavar="VAE",
+            help="Compare this VAE through the engine with its plain network: error, time and memory.",
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    space: options.Space = None,
+    offline: options.Offline = False,
+    max_memory: options.MaxMemory = None,
+    json: options.Json = False,
+) -> None:
+    """Show versions, devices, kernels and hub settings, and check that each device gives the same pixels as the CPU.
+
+    With --vae, check that VAE instead: by which path it runs, its error against float64, time and memory.
+    """
+    if vae is not None:
+        from vaelens.doctor import check_vae
+
+        _show_check(
+            check_vae(
+                vae, device=device, dtype=dtype, space=space, offline=offline, max_memory=max_memory, notify=notice
+            ),
+            as_json=json,
+        )
+        return
+    if (device, dtype, space, offline, max_memory) != ("auto", "float32", None, False, None):
+        raise UsageError("--device, --dtype, --space, --offline and --max-memory go with --vae. Name a VAE.")
+    _show_machine(as_json=json)
+
+
+def _show_machine(*, as_json: bool) -> None:
     from vaelens.doctor import TOLERANCES, diagnose
     from vaelens.report.tables import Column, Table
 
     found = diagnose()
-    if json:
+    if as_json:
         result_json(asdict(found) | {"healthy": found.healthy})
     else:
-        facts = (
-            found.versions | {"threads": found.threads} | {f"hub {name}": value for name, value in found.hub.items()}
-        )
-        width = max(map(len, facts))
-        for name, value in facts.items():
-            result(f"{name:<{width}} {'yes' if value is True else 'no' if value is False else value}")
+        facts = found.versions | {"threads": found.threads} | _kernel_facts(found.kernels)
+        _show_facts(facts | {f"hub {name}": value for name, value in found.hub.items()})
         result()
         rows = tuple(
             (
@@ -39,3 +76,45 @@ def doctor(json: options.Json = False) -> None:
         raise CheckFailedError(
             "a device and the CPU give different pixels in float32 (see the table). Use --device cpu or another driver."
         )
+
+
+def _kernel_facts(kernels: "NativeKernels") -> dict[str, str]:
+    facts = {"kernels": ", ".join(kernels.paths)}
+    facts |= {f"kernels for {dtype}": path for dtype, path in kernels.chosen.items()}
+    missing = {"no native kernels": kernels.unavailable, "no AMX kernels": kernels.left_out}
+    return facts | {name: why for name, why in missing.items() if why}
+
+
+def _show_check(found: "VAECheck", *, as_json: bool) -> None:
+    from vaelens.doctor import EXACT
+    from vaelens.report.tables import Column, Table
+
+    if as_json:
+        result_json(asdict(found) | {"exact": found.exact})
+    else:
+        path = found.path + (f", because {found.why_plain}" if found.why_plain else "")
+        _show_facts({"VAE": found.name, "runs": f"{found.dtype} on {found.device}", "path": path})
+        result()
+        rows = list[tuple[str, ...]]()
+        for name, half in (("encode", found.encode), ("decode", found.decode)):
+            what, difference = f"{name} {found.side}x{found.side}", f"{half.difference:.1e}"
+            rows.append((what, "engine", f"{half.error:.1e}", difference, f"{half.seconds:.2f}", _mb(half.memory)))
+            plain = f"{half.plain_error:.1e}", "", f"{half.plain_seconds:.2f}", _mb(half.plain_memory)
+            rows.append((what, "plain network", *plain))
+        names = ("", "by", "error (fp64)", "largest difference", "seconds", "memory MB")
+        result_table(Table(tuple(map(Column, names)), tuple(rows)))
+    if not found.exact:
+        raise CheckFailedError(
+            f"{found.name}: a decoded pixel differs by {found.decode.difference:.1e} from the network in float64, and "
+            f"{EXACT:.0e} is the tolerance. VAELENS_KERNELS=torch runs it by PyTorch's operations."
+        )
+
+
+def _show_facts(facts: Mapping[str, object]) -> None:
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        result(f"{name:<{width}} {'yes' if value is True else 'no' if value is False else value}")
+
+
+def _mb(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.0f}"

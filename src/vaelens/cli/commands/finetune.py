@@ -92,6 +92,15 @@ def finetune(
     ] = None,
     space: options.Space = None,
     offline: options.Offline = False,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Memory that evaluating held-out images may take beyond the weights: 2GB, 512MiB ... Training takes "
+            "more. Default: what is free.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Train a better decoder for a VAE, or a VAE from scratch, by a recipe.
@@ -150,6 +159,7 @@ def finetune(
                 dtype=dtype,
                 space=space,
                 offline=offline,
+                max_memory=max_memory,
                 notify=notice,
                 progress=step,
                 on_log=on_log,

@@ -34,6 +34,7 @@ def replay(
         typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps. Default: as the image was made."),
     ] = None,
     space: options.Space = None,
+    max_memory: options.MaxMemory = None,
     json: options.Json = False,
 ) -> None:
     """Make FILE.png again from its metadata, and print the largest difference between the two images.
@@ -59,6 +60,7 @@ def replay(
             download=download,
             device=device,
             space=space,
+            max_memory=max_memory,
             notify=notice,
             progress=step,
         )

@@ -51,13 +51,14 @@ def serve(
     no_safety_checker: options.NoSafetyChecker = False,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
     offline: options.Offline = False,
+    max_memory: options.MaxMemory = None,
 ) -> None:
     """Serve the web page: prompt or upload, a choice of VAEs, a queue, the viewer, the history. Ctrl-C stops it.
 
     The page offers the named models and VAEs, the embedded ones, and the known ones in the cache. It never downloads
     any. Example: vaelens serve --model sd-v1-4
     """
-    from vaelens.runtime import Runtime
+    from vaelens.runtime import Runtime, bytes_of
     from vaelens.web.access import AccessPolicy, is_loopback
     from vaelens.web.choices import collect_choices
     from vaelens.web.server import distinct_devices, prepare
@@ -69,7 +70,7 @@ def serve(
     devices = distinct_devices(device or ["auto"])
     if len(devices) < len(device or ["auto"]):
         notice(f"Some --device options name the same device, which runs one job at a time. Using {', '.join(devices)}.")
-    runtime = Runtime(offline=offline, notify=notice).using(dtype)
+    runtime = Runtime(offline=offline, max_memory=bytes_of(max_memory), notify=notice).using(dtype)
     choices = collect_choices(
         model or [], vae or [], safety_checker=not no_safety_checker, space=space, runtime=runtime
     )
