@@ -18,6 +18,11 @@ GEOMETRIES = {"3x3": Geometry(), "1x1": POINTWISE, "down": DOWN, "up": Geometry(
 SIZES = [(1, 1), (2, 3), (7, 5), (12, 9)]
 
 
+@pytest.fixture(autouse=True)
+def torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+
+
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """The definition: enlarge, pad, convolve. x [b,c,h,w]."""
     (top, left), (bottom, right) = geometry.padding, geometry.padding_after
