@@ -89,7 +89,8 @@ class _TrainedConvolution(torch.autograd.Function):
         (gradient,) = grad_outputs
         needs = ctx.needs_input_grad
         of_bias = gradient.sum(dim=(0, 2, 3)) if needs[4] else None
-        of_input, of_weight = (_native_backward if ctx.how.native else _torch_backward)(ctx, gradient)
+        with torch.autocast(gradient.device.type, enabled=False):
+            of_input, of_weight = (_native_backward if ctx.how.native else _torch_backward)(ctx, gradient)
         return *of_input, of_weight, of_bias, gradient if needs[5] else None, None
 
 
@@ -213,8 +214,11 @@ def _convolution_backward(
     """Gradients of a convolution's input s [b,ci,h,w] and weight by PyTorch, None where not asked for."""
     backward, geometry, mask = torch.ops.aten.convolution_backward, how.geometry, [*asked, False]
     g, read = gradient.to(how.dtype), s.to(how.dtype)
+    if not asked[0]:  # the weight's own gradient takes its shape alone; in this layout it isn't copied
+        weight = torch.empty_like(weight, memory_format=torch.channels_last)
     if geometry.upsample > 1:
-        kernel = enlarged_weight(weight).to(how.dtype)
+        kernel = enlarged_weight(weight) if asked[0] else weight.new_empty((weight.shape[1], len(weight), 4, 4))
+        kernel = kernel.to(how.dtype)
         of_s, of_kernel, _ = backward(g, read, kernel, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, mask)
         return of_s, None if of_kernel is None else _gradient_of_enlarged(of_kernel.to(weight.dtype))
     padding, padded = _padding(read, geometry)
@@ -240,18 +244,19 @@ def enlarged_weight(weight: Tensor) -> Tensor:
     Its stride is 2 and its padding 1: row y of the small map goes to the rows 2y - 1 to 2y + 2. Of the kernel's rows
     the first of these reads the last, the second the last two, and so on.
     """
-    for axis in (2, 3):
-        first, second, third = weight.unbind(axis)
-        weight = torch.stack([third, second + third, first + second, first], dim=axis)
-    return weight.transpose(0, 1)
+    return (weight.flatten(2) @ _sums(weight)).view(*weight.shape[:2], 4, 4).transpose(0, 1)
 
 
 def _gradient_of_enlarged(gradient: Tensor) -> Tensor:
     """The transpose of `enlarged_weight`: from [i,o,4,4] to [o,i,3,3]."""
-    for axis in (2, 3):
-        a, b, c, d = gradient.unbind(axis)
-        gradient = torch.stack([c + d, b + c, a + b], dim=axis)
-    return gradient.transpose(0, 1).contiguous()
+    found = gradient.contiguous().flatten(2) @ _sums(gradient).T
+    return found.view(*gradient.shape[:2], 3, 3).transpose(0, 1)
+
+
+def _sums(like: Tensor) -> Tensor:
+    """Which taps of a 3x3 kernel are added for each of 4x4, [9,16] of 0 and 1."""
+    rows = like.new_tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
+    return torch.kron(rows, rows)
 
 
 def _affine(normal: Affine, parameters: _Parameters) -> Affine:
