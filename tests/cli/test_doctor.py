@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from support.commands import invoke
+from support.comparisons import face_photo
 from support.vaes import TINY, random_vae
 from vaelens import doctor
 from vaelens.kernels import library
@@ -62,3 +63,16 @@ def test_doctor_refuses_a_vae_that_is_not_exact(vae_file: Path, monkeypatch: pyt
 def test_doctor_fails_when_a_device_disagrees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(doctor.TOLERANCES, "float32", -1.0)
     assert not doctor.diagnose().healthy
+
+
+def test_max_memory_reaches_the_vae_and_the_record(vae_file: Path, tmp_path: Path) -> None:
+    photo = face_photo(tmp_path / "photo.png", 40, 36)
+    for command in (("reconstruct", photo), ("compare", "--photo", photo)):
+        out = tmp_path / command[0]
+        invoke(*command, "--vae", vae_file, "--max-memory", "1GB", "-o", out)
+        record = json.loads((out / "run.json").read_text())
+        assert (record["settings"]["max_memory"], record["vaes"][0]["engine"]["max_memory"]) == (10**9, 10**9)
+        refused = invoke(*command, "--vae", vae_file, "--max-memory", "1kB", "-o", tmp_path / "other", code=2)
+        assert "takes at least" in refused.stderr
+        wrong = invoke(*command, "--vae", vae_file, "--max-memory", "lots", "-o", tmp_path / "other", code=2)
+        assert "max_memory (--max-memory) 'lots' is not an amount of memory" in wrong.stderr

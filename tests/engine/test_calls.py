@@ -147,3 +147,30 @@ def test_gradients_autocast_and_global_hooks_take_the_plain_network(vae: VAE) ->
     with nn.modules.module.register_module_forward_hook(lambda *_: None):
         assert obstacle(vae.network) == "there are hooks on all modules"
     assert obstacle(vae.network) is None
+
+
+def test_a_settled_run_keeps_its_strips_whatever_is_free(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bits depend on them: the first call's memory decides, and later calls plan within as much."""
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    monkeypatch.setattr("vaelens.engine.planner.free_memory", lambda _: 2**25)
+    first = vae.settle((256, 256), None)
+    assert sorted(first["budgets"]) == ["decode 32x32", "encode 256x256"]
+    tight = vae.engine.plan("decode", (32, 32))
+    monkeypatch.setattr("vaelens.engine.planner.free_memory", lambda _: 2**34)
+    other = vae.named("another process")
+    ample = other.engine.plan("decode", (32, 32))
+    assert other.settle((256, 256), first) == first
+    again = other.engine.plan("decode", (32, 32))
+    assert tight is not None
+    assert ample is not None
+    assert again is not None
+    assert [step.rows for step in again.steps] == [step.rows for step in tight.steps]
+    assert [step.rows for step in ample.steps] != [step.rows for step in tight.steps]
+
+
+def test_native_paths_keep_their_name_alone(vae: VAE) -> None:
+    if vae.engine.path == "torch":
+        pytest.skip("this machine has no native kernels")
+    assert vae.settle((64, 64), None) == {"path": vae.engine.path, "budgets": {}}
+    vae.reconstruct(IMAGE)
+    assert vae.engine.record() == {"path": vae.engine.path, "max_memory": None, "budgets": {}}
