@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from support.small_run import SMALL, Run
 from support.vaes import random_vae
@@ -12,6 +13,7 @@ from vaelens.errors import BadInputError, NetworkError, UsageError, VaelensError
 from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.results import Results
 from vaelens.files import checked_json
+from vaelens.kernels.paths import available_paths, choose_fp32_path
 
 pytestmark = pytest.mark.usefixtures("small_runs")
 Measure = Callable[..., Results]
@@ -72,6 +74,20 @@ def test_other_settings_are_refused_by_name(
     with pytest.raises(UsageError, match=message):
         measure(output=whole.folder, **change)
     assert (whole.folder / "rows.jsonl").read_bytes() == before
+
+
+def test_other_kernels_of_the_networks_are_refused_by_name(
+    whole: Run, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They change the last digits of the scores, so that rows of both never stand in one folder."""
+    used = whole.results.record["settings"]["networks"]["fd-small"]["kernels"]
+    assert used == choose_fp32_path(torch.device("cpu"))
+    other = next((path for path in available_paths() if path in ("portable", "torch") and path != used), None)
+    if other is None:
+        pytest.skip("there is no other path here")
+    monkeypatch.setenv("VAELENS_KERNELS", other)
+    with pytest.raises(UsageError, match=rf'networks\.fd-small\.kernels was "{used}", now "{other}"'):
+        measure(output=whole.folder)
 
 
 def test_another_vae_of_the_same_name_is_refused(whole: Run, tmp_path: Path, measure: Measure) -> None:

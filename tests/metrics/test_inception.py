@@ -11,6 +11,7 @@ from support import oracles
 from support.random_trunks import random_inception
 from vaelens.metrics.inception_input import PREPROCESSINGS, pytorch_fid, torch_fidelity
 from vaelens.metrics.pretrained import read_network
+from vaelens.networks.native_layers import NativeConv2d, use_native_convolutions
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,13 @@ def without_gradients() -> Generator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def inception(weights: Path) -> nn.Module:
-    return read_network("inception", weights).module
+@pytest.fixture(scope="module", params=["torch", "native"])
+def inception(weights: Path, request: pytest.FixtureRequest) -> nn.Module:
+    """On PyTorch's operations, as the oracles are, and as `evaluate` runs it on this machine."""
+    network = read_network("inception", weights).module
+    if request.param == "native":
+        use_native_convolutions(network, torch.device("cpu"))
+    return network
 
 
 def bytes_of(*shape: int, seed: int = 0) -> Tensor:
@@ -40,6 +45,12 @@ def smooth(size: int, count: int = 2) -> Tensor:
     small = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     large = torch.nn.functional.interpolate(small, size=(size, size), mode="bicubic").clamp(0, 1)
     return (large * 200 + bytes_of(count, 3, size, size) / 5).to(torch.uint8)
+
+
+@pytest.fixture
+def tolerance(inception: nn.Module) -> float:
+    """In another order of sums: of these features any fp32 network is 1e-5 off one in float64, the oracles too."""
+    return 3e-5 if any(isinstance(layer, NativeConv2d) for layer in inception.modules()) else 1e-6
 
 
 def relative(measured: Tensor, expected: Tensor) -> float:
@@ -58,21 +69,25 @@ def by_pytorch_fid(weights: Path) -> nn.Module:
     return oracles.pytorch_fid_inception(weights)
 
 
-def test_the_trunk_against_both(inception: nn.Module, by_torch_fidelity: nn.Module, by_pytorch_fid: nn.Module) -> None:
+def test_the_trunk_against_both(
+    inception: nn.Module, by_torch_fidelity: nn.Module, by_pytorch_fid: nn.Module, tolerance: float
+) -> None:
     images = smooth(299)
     x = (images.float() - 128) / 128  # both resize 299 pixels to what they were
     measured = inception(x)
     assert measured.shape == (2, 2048)
-    assert relative(measured, by_torch_fidelity(images)[0]) < 1e-6
-    assert relative(measured, by_pytorch_fid((x + 1) / 2)[0].flatten(1)) < 1e-6
+    assert relative(measured, by_torch_fidelity(images)[0]) < tolerance
+    assert relative(measured, by_pytorch_fid((x + 1) / 2)[0].flatten(1)) < tolerance
 
 
-def test_features_of_bytes(inception: nn.Module, by_torch_fidelity: nn.Module, by_pytorch_fid: nn.Module) -> None:
+def test_features_of_bytes(
+    inception: nn.Module, by_torch_fidelity: nn.Module, by_pytorch_fid: nn.Module, tolerance: float
+) -> None:
     images = smooth(256)
     one = inception(torch_fidelity(images))
-    assert relative(one, by_torch_fidelity(images)[0]) < 1e-5
+    assert relative(one, by_torch_fidelity(images)[0]) < max(1e-5, tolerance)
     other = inception(pytorch_fid(images))
-    assert relative(other, by_pytorch_fid(images / 255)[0].flatten(1)) < 1e-5
+    assert relative(other, by_pytorch_fid(images / 255)[0].flatten(1)) < max(1e-5, tolerance)
     assert relative(other, one) > 1e-4, "the two ways must stay two"
 
 

@@ -13,6 +13,7 @@ from support.random_trunks import random_alexnet, random_heads, random_vgg16
 from vaelens.metrics.lpips import LPIPSHeads, lpips
 from vaelens.metrics.psim import normalised, psim, psim_maps
 from vaelens.networks.alexnet import AlexNet
+from vaelens.networks.native_layers import use_native_convolutions
 from vaelens.networks.vgg import VGG16
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -36,9 +37,21 @@ def images() -> tuple[Tensor, Tensor]:
     return torch.rand(2, 3, 64, 72, generator=generator), torch.rand(2, 3, 64, 72, generator=generator)
 
 
+@pytest.fixture(scope="module", params=["torch", "native"])
+def kernels(request: pytest.FixtureRequest) -> Callable[[nn.Module], nn.Module]:
+    """A network on PyTorch's operations, and as `evaluate` runs it on this machine."""
+
+    def prepared(network: nn.Module) -> nn.Module:
+        if request.param == "native":
+            use_native_convolutions(network, torch.device("cpu"))
+        return network
+
+    return prepared
+
+
 @pytest.fixture(scope="module")
-def vgg() -> nn.Module:
-    return filled(VGG16, random_vgg16())
+def vgg(kernels: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return kernels(filled(VGG16, random_vgg16()))
 
 
 def test_psim_is_half_the_lpips_baseline(vgg: nn.Module, images: tuple[Tensor, Tensor]) -> None:
@@ -53,12 +66,14 @@ def test_psim_is_half_the_lpips_baseline(vgg: nn.Module, images: tuple[Tensor, T
 
 
 @pytest.mark.parametrize("net", ["vgg", "alex"])
-def test_lpips_against_lpips(net: Literal["vgg", "alex"], images: tuple[Tensor, Tensor]) -> None:
+def test_lpips_against_lpips(
+    net: Literal["vgg", "alex"], images: tuple[Tensor, Tensor], kernels: Callable[[nn.Module], nn.Module]
+) -> None:
     build, random_trunk = NETWORKS[net]
     x, y = images
     state, heads = random_trunk(), random_heads(build.WIDTHS)
     expected = oracles.lpips_model(net, state, heads)(2 * x - 1, 2 * y - 1).flatten().double()
-    network = filled(build, state)
+    network = kernels(filled(build, state))
     measured = lpips(network(normalised(x)), network(normalised(y)), heads_of(build))
     assert expected.min() > 1
     torch.testing.assert_close(measured, expected, rtol=0, atol=1e-6)

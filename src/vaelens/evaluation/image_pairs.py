@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vaelens.images.writing import from_uint8
+from vaelens.kernels.paths import TORCH
 from vaelens.metrics.ssim import Padding, ssim_map
 
 Taps = list[Tensor]
@@ -19,12 +20,14 @@ class Network:
 
     run: images [b,3,h,w] in [0,1] to taps; for a feature extractor, uint8 [b,3,h,w] to features [b,d]
     source: published, given, shipped or hub
+    kernels: the path of its convolutions (`kernels.paths`), which decides the last digits
     """
 
     module: Any
     run: Callable[[Tensor], Any]
     sha256: str
     source: str
+    kernels: str = TORCH
 
 
 class ImageBatch:

@@ -14,6 +14,7 @@ from vaelens.evaluation.image_pairs import ImageBatch, Network
 from vaelens.evaluation.metric_table import METRICS, dataset_metrics, find_metric, networks_of
 from vaelens.evaluation.presets import Preset
 from vaelens.files import StrPath, sha256_file
+from vaelens.kernels.paths import TORCH
 from vaelens.metrics.inception_input import PREPROCESSINGS
 from vaelens.metrics.pretrained import load_networks, missing, network_files
 from vaelens.metrics.psim import normalised
@@ -24,6 +25,7 @@ from vaelens.metrics.small import (
     perceptual_taps,
     small_weights,
 )
+from vaelens.networks.native_layers import use_native_convolutions
 from vaelens.resources import full_precision
 from vaelens.runtime import Runtime
 
@@ -50,8 +52,9 @@ class LoadedPreset:
 
     @property
     def networks(self) -> dict[str, dict[str, str]]:
-        """Which weights the networks have, for a record."""
-        return {name: {"sha256": one.sha256, "source": one.source} for name, one in self._networks.items()}
+        """Which weights the networks have and what computes them, for a plan and a record."""
+        fields = ("sha256", "source", "kernels")
+        return {name: {field: getattr(one, field) for field in fields} for name, one in self._networks.items()}
 
     @property
     def extractors(self) -> list[str]:
@@ -129,18 +132,17 @@ def load_preset(preset: Preset, paths: Mapping[str, StrPath], runtime: Runtime) 
         published = load_networks(published_networks(preset), given, device, runtime)
         for name in names:
             if name in published:
-                one = published[name]
-                networks[name] = Network(one.module, _run(name, one.module, preset), one.sha256, one.source)
+                module, sha256, source = published[name].module, published[name].sha256, published[name].source
             elif name in SHIPPED:
-                module = SHIPPED[name]().to(device)
-                networks[name] = Network(
-                    module, _run(name, module, preset), sha256_file(small_weights(name)), "shipped"
-                )
+                module, sha256, source = SHIPPED[name]().to(device), sha256_file(small_weights(name)), "shipped"
             else:
                 from vaelens.adapters.dinov2 import load_dinov2  # noqa: PLC0415  (transformers takes seconds to import)
 
                 dinov2 = load_dinov2(device, runtime=runtime)
                 networks[name] = Network(dinov2.model, dinov2.features, dinov2.sha256, "the hub")
+                continue
+            kernels = use_native_convolutions(module, device) if name in RUNS else TORCH
+            networks[name] = Network(module, _run(name, module, preset), sha256, source, kernels)
     except NetworkError as error:
         raise NetworkError(f"{error} {NO_DOWNLOAD}") from error
     return LoadedPreset(preset, networks, device)

@@ -59,6 +59,15 @@ def choose_path(dtype: torch.dtype, device: torch.device) -> str:
     return {Instructions.AVX512: "avx512", Instructions.AVX2: "avx2"}.get(best_instructions(Arithmetic.FP32), TORCH)
 
 
+def choose_fp32_path(device: torch.device) -> str:
+    """The path on a device of networks that are defined in fp32, as those of the metrics: of fp32 products alone.
+
+    Raises as `choose_path` does.
+    """
+    path = choose_path(torch.float32, device)
+    return FP32_BESIDE.get(path, path)
+
+
 def _layer_path(path: str, geometry: Geometry, in_channels: int, out_channels: int) -> str:
     """The path of one layer: the few products that matter most for the digits are made in more of them."""
     if path in FP32_BESIDE and min(in_channels, out_channels) < TILE_CHANNELS:

@@ -39,21 +39,28 @@ def norm_silu_conv(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, residual: Ten
         out = conv(F.silu(norm(x)))
         return out if residual is None else out + residual
     normalised = GroupNormSilu(norm.num_groups, norm.eps, norm.weight, norm.bias)
-    return trained_convolution(x, conv.weight, conv.bias, _geometry(conv), norm=normalised, residual=residual)
+    return trained_convolution(x, conv.weight, conv.bias, geometry_of(conv), norm=normalised, residual=residual)
 
 
 def convolve(x: Tensor, conv: nn.Conv2d, pad_after: int = 0) -> Tensor:
     """conv(x), with so many zeros more below and right: [b,c,h,w]."""
     if not (_active.get() and _is_usual(conv)):
         return conv(F.pad(x, (0, pad_after, 0, pad_after)) if pad_after else x)
-    return trained_convolution(x, conv.weight, conv.bias, _geometry(conv, pad_after=pad_after))
+    return trained_convolution(x, conv.weight, conv.bias, geometry_of(conv, pad_after=pad_after))
 
 
 def upsample_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """conv of x enlarged by nearest x2: [b,c,2h,2w]. The convolution is 3x3 with padding 1."""
     if not (_active.get() and _is_usual(conv)):
         return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-    return trained_convolution(x, conv.weight, conv.bias, _geometry(conv, upsample=2))
+    return trained_convolution(x, conv.weight, conv.bias, geometry_of(conv, upsample=2))
+
+
+def geometry_of(conv: nn.Conv2d, *, upsample: int = 1, pad_after: int = 0) -> Geometry:
+    """What a convolution reads, where its map is enlarged first or zeros are added below and right."""
+    (height, width), (top, left) = conv.kernel_size, cast(tuple[int, int], conv.padding)
+    after = (top + pad_after, left + pad_after)
+    return Geometry((height, width), conv.stride[0], upsample, (top, left), after)
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -62,12 +69,6 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return function(x)
     once_more = cast(Callable[..., Tensor], checkpoint)
     return once_more(function, x, use_reentrant=False, preserve_rng_state=False)
-
-
-def _geometry(conv: nn.Conv2d, *, upsample: int = 1, pad_after: int = 0) -> Geometry:
-    (height, width), (top, left) = conv.kernel_size, cast(tuple[int, int], conv.padding)
-    after = (top + pad_after, left + pad_after)
-    return Geometry((height, width), conv.stride[0], upsample, (top, left), after)
 
 
 def _is_usual(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from vaelens.evaluation.metric_table import METRICS, REGION_METRICS
 from vaelens.evaluation.presets import Preset
 from vaelens.evaluation.report.score_tables import letters_table, pairs_table, regions_table
 from vaelens.evaluation.results import Results
+from vaelens.kernels.paths import TORCH
 from vaelens.report.tables import Table
 from vaelens.text.numbers import counted
 
@@ -115,7 +116,9 @@ def facts(results: Results) -> dict[str, str]:
         network = _mapping(found_network)
         source = {"published": "the published weights", "given": "other weights than the published ones"}
         kind = source.get(str(network.get("source")), "")
-        found[f"network {name}"] = ", ".join(filter(None, (kind, f"sha256 {network.get('sha256', '?')}")))
+        path = str(network.get("kernels", TORCH))
+        kernels = f"{path} kernels" if path != TORCH else ""
+        found[f"network {name}"] = ", ".join(filter(None, (kind, f"sha256 {network.get('sha256', '?')}", kernels)))
     found |= {
         name: str(settings[field])
         for name, field in (
