@@ -239,11 +239,11 @@ class VAE:
         """The same network, spec and budget under another name."""
         return self if name == self.name else VAE(self.network, self.spec, name, self.fingerprint, **self._budget)
 
-    def settle(self, size: tuple[int, int], before: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Pin how images of a size (height, width) are encoded and decoded; see `EngineCalls.settle`."""
+    def settle(self, size: tuple[int, int], before: Mapping[str, Any] | None, batch: int = 1) -> dict[str, Any]:
+        """Pin how batches of images of a size (height, width) are encoded and decoded; see `EngineCalls.settle`."""
         factor = self.spec.factor
         h, w = (-(-side // factor) for side in size)
-        return self.engine.settle([("encode", (h * factor, w * factor)), ("decode", (h, w))], before)
+        return self.engine.settle([("encode", (h * factor, w * factor)), ("decode", (h, w))], before, batch)
 
     def within(self, max_memory: int) -> "VAE":
         """The same network and spec, held to a budget in bytes."""

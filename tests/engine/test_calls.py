@@ -74,15 +74,6 @@ def test_a_vae_that_the_engine_does_not_run_takes_no_budget() -> None:
         tiny.decode(torch.zeros(1, 4, 2, 2), max_memory="2GB")
 
 
-def test_a_pinned_plan_is_the_one_that_runs(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = vae.engine.plan("decode", (2, 2))
-    assert plan is not None
-    vae.engine.pin([plan])
-    monkeypatch.setattr("vaelens.engine.autoencoder.make_plan", lambda *_, **__: pytest.fail("planned again"))
-    vae.decode(torch.zeros(1, 4, 2, 2))
-    assert vae.engine.plans["decode", (2, 2)] is plan
-
-
 def circular(network: Any) -> None:
     network.decoder.conv_in.padding_mode = "circular"  # what makes images that tile
 
@@ -166,6 +157,14 @@ def test_a_settled_run_keeps_its_strips_whatever_is_free(vae: VAE, monkeypatch: 
     assert again is not None
     assert [step.rows for step in again.steps] == [step.rows for step in tight.steps]
     assert [step.rows for step in ample.steps] != [step.rows for step in tight.steps]
+
+
+def test_a_settled_run_has_room_for_its_batches(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest plan of one small image has no room for the pixels of four."""
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    monkeypatch.setattr("vaelens.engine.planner.free_memory", lambda _: 2**20)
+    vae.settle((64, 64), None, 4)
+    vae.encode(IMAGE.new_zeros(4, 3, 64, 64))
 
 
 def test_native_paths_keep_their_name_alone(vae: VAE) -> None:

@@ -72,15 +72,15 @@ class EngineCalls:
             return {}
         return {_name(*call): plan.peak_bytes for call, plan in self.plans.items()}
 
-    def settle(self, calls: Iterable[Call], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    def settle(self, calls: Iterable[Call], before: Mapping[str, Any] | None, batch: int = 1) -> dict[str, Any]:
         """Pin how these calls run, for the plan of a run that is resumed: by `before`, what this gave the first time.
 
-        Gives the path and the budgets.
+        `batch` is the most images of a call. Gives the path and the budgets.
         """
         if before and before["path"] == self.path:
             self.pinned |= before["budgets"]
         for direction, size in calls:
-            if (plan := self.plan(direction, size)) is not None:
+            if (plan := self.plan(direction, size, batch)) is not None:
                 self.plans[direction, size] = plan
         self.pinned |= self.budgets
         return {"path": self.path, "budgets": self.budgets}

@@ -17,15 +17,16 @@ Records = dict[str, dict[str, Any]]  # of VAEs, by name
 
 
 def settled(
-    models: dict[str, VAE], records: Records, side: int, found: Mapping[str, Any], ranks: Ranks
+    models: dict[str, VAE], records: Records, side: int, found: Mapping[str, Any], ranks: Ranks, *, batch: int
 ) -> tuple[dict[str, VAE], Records]:
     """The VAEs, pinned to how they ran by the folder's plan, else to how the first rank runs them: free memory differs.
 
     The records say how.
     """
+    before: Mapping[str, Any] = found.get("vaes", {}) if found.get("batch") == batch else {}  # else refused later
     for name, vae in models.items():
-        own = vae.settle((side, side), found.get("vaes", {}).get(name, {}).get("engine"))
-        records[name]["engine"] |= vae.settle((side, side), ranks.gather(own)[0])
+        own = vae.settle((side, side), before.get(name, {}).get("engine"), batch)
+        records[name]["engine"] |= vae.settle((side, side), ranks.gather(own)[0], batch)
     return models, records
 
 

@@ -122,7 +122,7 @@ def evaluate(
             runtime=runtime,
     )  # fmt: skip
         loaded = load_preset(protocol, networks or {}, runtime)
-        models, records = settled(*_load_vaes(sources, space, runtime), protocol.side, found, ranks)
+        models, records = settled(*_load_vaes(sources, space, runtime), protocol.side, found, ranks, batch=batch)
         pooled = pooled and evaluated(pooled, records)
         plan = _plan(dataset, loaded, models, records, batch=batch, seed=seed, runtime=runtime)
         if ranks.is_first:
