@@ -33,6 +33,7 @@ def replaced(network: AutoencoderKL) -> None:
 
 CHANGES: dict[str, Callable[[AutoencoderKL], object]] = {
     "in place": lambda network: network.decoder.up_blocks[0].upsamplers[0].conv.weight.mul_(2),
+    "in place, uncounted": lambda network: network.decoder.up_blocks[0].upsamplers[0].conv.weight.data.mul_(2),
     "the bias": lambda network: network.decoder.up_blocks[0].upsamplers[0].conv.bias.zero_(),
     "another tensor": replaced,
     "another dtype": lambda network: network.bfloat16(),

@@ -29,6 +29,7 @@ CASES = {  # geometry, channels in and out, height and width
     "downsampled": (DOWN, 64, 64, 16, 66),
     "downsampled odd channels": (DOWN, 17, 33, 6, 4),
     "pointwise": (POINTWISE, 64, 64, 5, 77),
+    "pointwise, padded": (Geometry(kernel=(1, 1)), 40, 16, 4, 9),
     "a row": (Geometry(kernel=(1, 7), padding=(0, 3), padding_after=(0, 3)), 33, 17, 9, 40),
     "strided 5x5": (Geometry(kernel=(5, 5), stride=2, padding=(2, 2), padding_after=(2, 2)), 16, 16, 15, 21),
     "without padding": (Geometry(padding=(0, 0), padding_after=(0, 0)), 20, 40, 9, 11),
@@ -115,6 +116,19 @@ def test_neither_strips_nor_threads_change_a_bit(path: str) -> None:
         check_bits(path, name)
 
 
+@pytest.mark.parametrize("path", NATIVE)
+@pytest.mark.parametrize("name", ["pointwise", "pointwise, padded"])
+def test_a_pointwise_convolution_without_moments_is_the_same(path: str, name: str) -> None:
+    case = Case(name, "silu")
+    convolution = case.convolution(path)
+    expected, _ = case.run(convolution)
+    out = case.residual.clone()
+    convolution.run(
+        case.x, 0, case.h, rows=(0, case.size[0]), out=out, affine=case.affine, activation="silu", residual=out
+    )
+    assert torch.equal(out, expected)
+
+
 def check_bits(path: str, name: str) -> None:
     case = Case(name, "silu")
     convolution = case.convolution(path)
@@ -172,6 +186,14 @@ def test_pointwise_convolutions_of_very_many_channels_are_sums_of_parts(path: st
     expected = x.double() @ weight.double()[:, :, 0, 0].T
     assert len(convolution.packed) == 2
     assert float((out - expected).norm() / expected.norm()) <= TOLERANCES.get(path, 2e-6)
+
+
+def test_maps_of_another_dtype_or_size_are_refused() -> None:
+    convolution = NativeKernel(POINTWISE, 4, 4, NATIVE[-1]).prepare(torch.zeros(4, 4, 1, 1), None)
+    x, out = torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 4)
+    for window, target in ((x.double(), out), (x, out.bfloat16()), (x, out[:, :1]), (x, out[..., :3])):
+        with pytest.raises(ValueError, match=r"native convolutions compute|can't be"):
+            convolution.run(window, 0, 2, rows=(0, 2), out=target)
 
 
 def test_scratch_and_weights_take_what_the_kernel_says() -> None:

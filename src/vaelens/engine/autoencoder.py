@@ -79,7 +79,8 @@ class _Call:
         size = image.shape[2], image.shape[3]
         plan = plan or self.plan(size, len(image), max_memory)
         last = plan.steps[-1]
-        out = torch.empty((len(image), last.channels, last.height, last.width), device=self._device)
+        shape = len(image), last.channels, last.height, last.width
+        out = torch.empty(shape, dtype=torch.float32, device=self._device)
         first = 0
         while first < len(image):
             some = slice(first, first + plan.images)

@@ -116,7 +116,8 @@ class NativeConvolution:
     ) -> Tensor | None:
         """See `Convolution`. Raises MemoryError where a thread's scratch can't be allocated."""
         batch, _, width, channels = out.shape
-        found = torch.empty((batch, out.shape[1], channels, 2), dtype=torch.float64) if moments else None
+        shape = batch, out.shape[1], channels, 2
+        found = torch.empty(shape, dtype=torch.float64, device="cpu") if moments else None
         parts = self.kernel.part_channels
         for i in range(batch):
             one = None if affine is None else affine.image(i)
@@ -151,11 +152,18 @@ class NativeConvolution:
         moments: Tensor | None,
     ) -> None:
         """One image: window [n,w,ci], out [y1-y0,ow,co]; the bias comes with the first part."""
+        given = [window, out, residual, *(() if affine is None else (affine.mean, affine.scale, affine.shift))]
+        if wrong := [t for t in given if t is not None and (t.dtype != torch.float32 or t.device.type != "cpu")]:
+            raise ValueError(
+                f"native convolutions compute in fp32 on the CPU, not {wrong[0].dtype} on {wrong[0].device}"
+            )
         for tensor in (out, residual):
-            if tensor is not None and not tensor.is_contiguous():
+            if tensor is not None and (not tensor.is_contiguous() or tensor.shape != out.shape):
                 raise ValueError(
-                    f"rows of the output and the residual must be contiguous, not strides {tensor.stride()}"
+                    f"{list(tensor.shape)} with strides {tensor.stride()} can't be rows of {list(out.shape)}"
                 )
+        if out.shape != (rows[1] - rows[0], width, self.kernel.out_channels):
+            raise ValueError(f"rows {rows} can't be written to {list(out.shape)}")
         stride = window.stride(1) if window.shape[1] > 1 else max(window.shape[2], window.stride(1))
         if window.stride(2) != 1 or (window.shape[0] > 1 and window.stride(0) != window.shape[1] * stride):
             raise ValueError(f"the pixels of an input must lie at equal distances, not strides {window.stride()}")
@@ -208,7 +216,7 @@ def _packed_bytes(part: library.Kernel) -> int:
 
 def _packed(part: library.Kernel, weight: Tensor) -> Tensor:
     """The weights as the library reads them."""
-    buffer = torch.empty(_packed_bytes(part), dtype=torch.uint8)
+    buffer = torch.empty(_packed_bytes(part), dtype=torch.uint8, device="cpu")
     packed = buffer[-buffer.data_ptr() % ALIGNMENT :]
     status = library.load().vaelens_pack(part, weight.data_ptr(), packed.data_ptr())
     if status != Status.OK:

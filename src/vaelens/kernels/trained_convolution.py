@@ -104,7 +104,8 @@ def _native_forward(x: Tensor, parameters: _Parameters, residual: Tensor | None,
     height, width = maps.shape[1:3]
     size = how.geometry.output_size(height, width)
     # Not a view of a map [b,h,w,c]: who comes next may write into it.
-    out = torch.empty((len(maps), len(weight), *size), memory_format=torch.channels_last)
+    shape = len(maps), len(weight), *size
+    out = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
     normal = group_statistics(maps, how.groups, how.eps) if how.groups else None
     kernel = choose_kernel(how.geometry, weight.shape[1], len(weight), how.dtype, weight.device)
     kernel.prepare(weight, parameters.bias).run(

@@ -29,7 +29,8 @@ class NativeConv2d(nn.Module):
         """See the class. A map that isn't channels last is copied."""
         kernel, (batch, _, height, width) = self.convolution.kernel, x.shape
         rows, columns = kernel.geometry.output_size(height, width)
-        out = torch.empty((batch, rows, columns, kernel.out_channels))
+        shape = batch, rows, columns, kernel.out_channels
+        out = torch.empty(shape, dtype=torch.float32, device="cpu")
         self.convolution.run(x.permute(0, 2, 3, 1).contiguous(), 0, height, rows=(0, rows), out=out)
         return out.permute(0, 3, 1, 2)
 

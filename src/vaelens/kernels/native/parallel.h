@@ -13,7 +13,7 @@ using Task = bool (*)(void *context, int64_t item, int thread);
 bool parallel(int threads, int64_t items, Task task, void *context);
 
 // A block of at least `bytes` that belongs to the calling thread, 64-byte aligned, NULL where memory runs out. Its
-// contents last until the thread's next call. `release_scratch` in parallel.cpp frees those of ended calls.
+// contents last until the thread's next call.
 void *scratch(int64_t bytes);
 
 }  // namespace vaelens

@@ -281,7 +281,9 @@ int convolve(const vaelens_kernel &kernel, const vaelens_strip &original) {
   vaelens_strip strip = original;
   int64_t in_pixels = strip.in_rows * strip.in_width, out_pixels = strip.out_rows * strip.out_width;
   if (out_pixels <= 0) return VAELENS_OK;
-  if (kernel.height == 1 && kernel.width == 1 && kernel.stride == 1 && kernel.upsample == 1 && !strip.moments) {
+  const bool pointwise = kernel.height == 1 && kernel.width == 1 && kernel.stride == 1 && kernel.upsample == 1 &&
+                         kernel.pad_top == 0 && kernel.pad_left == 0 && strip.in_width == strip.out_width;
+  if (pointwise && !strip.moments) {
     // Pixels don't touch each other: any number is a map of full windows.
     strip.input += (strip.out_first - strip.in_first) * strip.in_width * strip.in_stride;
     in_pixels = out_pixels;
