@@ -30,10 +30,8 @@ from vaelens.weights.registry import Entry, registry
 
 KIND = "vaes"
 PHOTO, SIDE = "astronaut.png", 256
-# The largest relative difference ||ours - theirs|| / ||theirs||, in float32 without TF32. Other devices add in another
-# order in each of our and their calls.
-TOLERANCES = {"cpu": 1e-5}
-OTHER_TOLERANCE = 1e-4
+# The largest relative difference, ||ours - theirs|| / ||theirs||, in float32 without TF32: as docs/exactness.md says.
+TOLERANCE = 1e-4
 
 
 def vae_steps(device: str) -> list[Step]:
@@ -109,12 +107,11 @@ def _check(name: str, devices: Sequence[str], run: Run) -> Finding:
     for device in devices:
         there = vae if device == "cpu" else vl.load(name, device=device)
         found = differences(there, theirs.to(device), image)
-        tolerance = TOLERANCES.get(device, OTHER_TOLERANCE)
-        details["differences"][device] = {"tolerance": tolerance, **found}
+        details["differences"][device] = {"tolerance": TOLERANCE, **found}
         problems += [
-            f"{name} on {device}: {what} differ from diffusers' by {value:.2g}, more than {tolerance:g}."
+            f"{name} on {device}: {what} differ from diffusers' by {value:.2g}, more than {TOLERANCE:g}."
             for what, value in found.items()
-            if not value <= tolerance
+            if not value <= TOLERANCE
         ]
     return Finding(details, tuple(problems))
 

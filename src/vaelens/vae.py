@@ -177,9 +177,9 @@ class VAE:
         factor = self.spec.factor
         # Contiguous: on the CPU torch's group norm loses about three digits on channels-last input.
         image = image.to(self.device, torch.float32).contiguous()
-        padded = F.pad(image, (0, -w % factor, 0, -h % factor), mode="replicate")
         low, high = self.spec.pixel_range
-        pixels = (padded * (high - low) + low).to(self.dtype)
+        pixels = F.pad(image, (0, -w % factor, 0, -h % factor), mode="replicate")
+        pixels = pixels.mul_(high - low).add_(low).to(self.dtype)  # F.pad copies: one image in memory, not two
         moments = self._run("encode", pixels, max_memory)
         if moments is None:
             posterior = self.spec.family.encode(self.network, pixels)
@@ -230,7 +230,7 @@ class VAE:
         """
         if isinstance(self.spec.family, DiffusersFamily):  # only adapters/ can build it
             network = nn.Module.to(copy.deepcopy(self.network), dtype)  # diffusers' own `to` prints a warning
-            return VAE(network, self.spec, self.name)
+            return VAE(network, self.spec, self.name, **self._budget)
         tensors = {n: t.to(dtype, copy=True) for n, t in self.network.state_dict().items()}
         where: dict[str, Any] = {"device": self.device, "dtype": dtype}
         return VAE.from_tensors(tensors, self.spec, self.name, **where, **self._budget)

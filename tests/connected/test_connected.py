@@ -48,7 +48,7 @@ def story(new_world: Any) -> Story:
         right = registry().vaes["taesd"].files
         world.change("taesd", files=(right[0].model_copy(update={"sha256": "0" * 64}),))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(vae_check.TOLERANCES, "cpu", -1.0)
+            patch.setattr(vae_check, "TOLERANCE", -1.0)
             faulty = world.call(*WITHOUT_SCORES)
         world.change("taesd", files=right)
         told = Story(plan, interrupted, faulty, world.call(*WITHOUT_SCORES), world.call(*WITHOUT_SCORES))
@@ -113,7 +113,7 @@ def test_a_step_goes_on_when_another_failed_and_its_sentence_is_in_the_report(st
     assert "## vae gated: no access" in faulty.markdown
     assert "the repository is gated. Accept its licence on http://127" in faulty.markdown
     assert f"sha256 {'0' * 64} expected" in faulty.markdown
-    assert "ft-ema on cpu: means differ from diffusers' by 0, more than -1." in faulty.markdown
+    assert re.search(r"ft-ema on cpu: means differ from diffusers' by [\d.e-]+, more than -1\.", faulty.markdown)
 
 
 def test_the_same_command_runs_only_what_failed_and_ends_with_0(story: Story) -> None:

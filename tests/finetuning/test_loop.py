@@ -152,11 +152,11 @@ def test_an_evaluation_that_is_not_finite_stops_a_training(narrow: Path, photos:
     def poison(done: int, _: int, numbers: dict[str, float]) -> None:
         if done == 2 and "loss" in numbers:
             t.state.averaged()["decoder.conv_out.weight"].view(-1)[0] = torch.nan
-            made = loop.released_vae(t.state, t.spec)
+            made = loop.released_vae(t, t.spec)
             assert not score(made, readable_chunks(t.held_out, t.preset.preset), t.preset, 0).finite
 
     t.on_log = poison
-    assert score(loop.released_vae(t.state, t.spec), readable_chunks(t.held_out, t.preset.preset), t.preset, 0).finite
+    assert score(loop.released_vae(t, t.spec), readable_chunks(t.held_out, t.preset.preset), t.preset, 0).finite
     ended = loop.train(t)
     assert isinstance(ended, StopReason)
     assert "NaN or infinite" in ended.message

@@ -160,7 +160,7 @@ def test_files_of_other_vaes_and_damaged_ones_are_refused_before_any_work(
     ):
         measure(blind_results=[other])
     (tmp_path / "cut.json").write_bytes(other.read_bytes()[:-9])
-    monkeypatch.setattr("vaelens.evaluation.run.open_vae", None)
+    monkeypatch.setattr("vaelens.evaluation.run.vae_of", None)
     with pytest.raises(BadInputError, match=r"cut\.json can't be read as a result of the blind test"):
         measure(blind_results=[tmp_path / "cut.json"])
     assert not (tmp_path / "run").exists()
