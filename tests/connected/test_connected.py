@@ -168,9 +168,9 @@ def test_each_vae_is_checked_and_compared_with_diffusers_own_reading_of_it(story
     assert file["commit"] == file["registry"]["revision"]
     assert of["diffusers"] == "AutoencoderKL, from the repository's config.json and weights"
     found = of["differences"]["cpu"]
-    assert found.pop("tolerance") == 1e-5
+    assert found.pop("tolerance") == 1e-4
     assert found.keys() == {"means", "log-variances", "decoded pixels"}
-    assert max(found.values()) <= 1e-5
+    assert max(found.values()) <= 1e-4
     assert story.mended.step("vae taesd")["details"]["differences"]["cpu"].keys() >= {"latents", "decoded pixels"}
     assert story.mended.step("vae pooled")["details"]["diffusers"] == "not compared: diffusers has no such network"
     assert file["sha256"] in story.mended.markdown
