@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import torch
@@ -23,10 +23,14 @@ from vaelens.process import Shared
 
 PAUSE = 0.002  # seconds between two readings of the process' memory
 STATM = Path("/proc/self/statm")
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-CGROUP_USE = Path("/sys/fs/cgroup/memory.current")
-CGROUP_STAT = Path("/sys/fs/cgroup/memory.stat")
-FILE_CACHE = ("active_file", "inactive_file")  # of a container's use, what is given back when it is needed
+CGROUPS = Path("/proc/self/cgroup")
+MOUNTS = Path("/proc/self/mountinfo")
+# Of each version of control groups: the files of limit and use, and which parts of the use are cached files, which are
+# given back when they are needed.
+CGROUP_FILES = {
+    "cgroup2": ("memory.max", "memory.current", ("active_file", "inactive_file")),
+    "cgroup": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
+}
 MEMINFO = Path("/proc/meminfo")
 MAX_THREADS = 1024
 
@@ -214,13 +218,12 @@ def processor(device: str) -> str:
 
 
 def total_memory() -> int | None:
-    """The bytes of memory that this machine has, or what a container (cgroup 2) allows; None where it isn't known."""
+    """The bytes of memory that this machine has, or what a container (cgroup) allows; None where it isn't known."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # AttributeError: Windows
         return None
-    with contextlib.suppress(OSError, ValueError):  # "max": no limit
-        total = min(total, int(CGROUP_LIMIT.read_text()))
+    total = min([total, *(allowed for allowed, _ in _container_limits())])
     return total if total > 0 else None
 
 
@@ -235,7 +238,7 @@ def peak_memory() -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """The bytes that can be had now without swapping: of a CUDA device, or of this machine and its container.
+    """The bytes that can be had now without swapping: of a CUDA device, or of this machine within the process' limits.
 
     None where the system doesn't report it.
     """
@@ -247,7 +250,48 @@ def free_memory(device: torch.device) -> int | None:
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, ValueError, StopIteration):
         return None
-    with contextlib.suppress(OSError, ValueError):  # "max": no limit
-        cache = sum(int(n) for name, n in map(str.split, CGROUP_STAT.read_text().splitlines()) if name in FILE_CACHE)
-        free = min(free, int(CGROUP_LIMIT.read_text()) - int(CGROUP_USE.read_text()) + cache)
-    return max(0, free)
+    rooms = [allowed - used for allowed, used in _container_limits()]
+    return max(0, min([free, *rooms, *_address_space()]))
+
+
+def _container_limits() -> list[tuple[int, int]]:
+    """What each control group around this process allows, and what its processes use but for cached files, in bytes."""
+    found = list[tuple[int, int]]()
+    for folder, (limit, use, cached) in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit; no file: at the root, or without memory
+            allowed, used = (int((folder / name).read_text()) for name in (limit, use))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            found.append((allowed, used - sum(int(stat.get(name, 0)) for name in cached)))
+    return found
+
+
+def _control_groups() -> Generator[tuple[Path, tuple[str, str, tuple[str, str]]]]:
+    """The folders of this process' groups that may limit memory, and of those around them, with their files' names."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        groups = [line.split(":", 2) for line in CGROUPS.read_text().splitlines()]
+        for line in MOUNTS.read_text().splitlines():
+            fields = line.split()
+            kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
+            controller = "memory" if kind == "cgroup" else ""
+            if kind not in CGROUP_FILES or (controller and controller not in options):
+                continue
+            own = next((path for _, names, path in groups if controller in names.split(",")), "/")
+            root, mounted = PurePosixPath(fields[3]), Path(fields[4])
+            # A container may be shown the whole tree, or only its own part of it under another name.
+            inner = PurePosixPath(own).relative_to(root) if PurePosixPath(own).is_relative_to(root) else PurePosixPath()
+            for group in [inner, *inner.parents]:
+                yield mounted / group, CGROUP_FILES[kind]
+
+
+def _address_space() -> list[int]:
+    """What `ulimit -v` leaves of the process' addresses, in bytes; empty without a limit."""
+    if os.name != "posix":
+        return []
+    import resource  # noqa: PLC0415  (POSIX only)
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    try:
+        used = int(STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return []
+    return [] if limit == resource.RLIM_INFINITY else [limit - used]

@@ -47,19 +47,40 @@ def test_partial_transfers_are_continued(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_disk_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "parking_room", lambda device: 10**6)
     with pytest.raises(
-        ResourceError, match=r"a temporary file of 0.01 GB has no room there; 0.00 GB can be used. Set TMPDIR"
+        ResourceError,
+        match=r"parked in /.*, in a temporary file of 0.01 GB: 0.00 GB can be used there\. Set TMPDIR",
     ):
         ParkedMap((1, 100, 100, 250), torch.float32, CPU)
 
 
-def test_a_full_disk_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["pwritev", "preadv"])
+def test_a_disk_that_fails_is_a_resource_error(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    parked = ParkedMap((1, 2, 2, 2), torch.float32, CPU)
-    monkeypatch.setattr(os, "pwritev", full)
-    with pytest.raises(ResourceError, match=r"a temporary file: No space left on device\."):
-        parked.write(0, torch.zeros(1, 2, 2, 2))
+    parked, rows = ParkedMap((1, 2, 2, 2), torch.float32, CPU), torch.zeros(1, 2, 2, 2)
+    for answer, why in ((full, "No space left on device"), (lambda *_: 0, "the system transfers no more of it")):
+        monkeypatch.setattr(os, call, answer)
+        with pytest.raises(ResourceError, match=rf"can't be parked in /.*: {why}\. Set TMPDIR"):
+            parked.write(0, rows) if call == "pwritev" else parked.read(0, 2, rows)
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is gone since the process found it; one that nothing can be written to; none at all."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert maps.parking_room(CPU) == 0
+    monkeypatch.setattr(maps, "parking_room", lambda device: 10**9)
+    with pytest.raises(ResourceError, match=r"can't be parked in .*gone, .*: No such file or directory\. Set TMPDIR"):
+        ParkedMap((1, 2, 2, 2), torch.float32, CPU)
+    monkeypatch.undo()
+
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    assert maps.parking_room(CPU) == 0
+    with pytest.raises(ResourceError, match=r"can't be parked anywhere, .*: 0.00 GB can be used there\. Set TMPDIR"):
+        ParkedMap((1, 2, 2, 2), torch.float32, CPU)
 
 
 @pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="Linux tells the type of a file system")

@@ -99,3 +99,17 @@ def test_reduced_precision_normalises_in_fp32() -> None:
     convolution = choose_kernel(POINTWISE, 4, 4, torch.bfloat16, CPU).prepare(eye, None)
     convolution.run(x, 0, 8, rows=(0, 8), out=out, affine=affine)
     assert torch.equal(out, (x.float() - 200.3).bfloat16())
+
+
+def test_what_the_library_has_no_code_for_is_computed_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAELENS_KERNELS")
+    wide = Geometry(stride=5)
+    for dtype in (torch.float32, torch.bfloat16):  # maps between native layers are fp32 in both
+        kernel = choose_kernel(wide, 40, 40, dtype, CPU)
+        assert kernel.path == "torch"
+        weight, x = torch.randn(40, 40, 3, 3).to(dtype), torch.randn(1, 7, 7, 40)
+        x = x if choose_kernel(Geometry(), 40, 40, dtype, CPU).path != "torch" else x.to(dtype)
+        out = x.new_empty(1, 2, 2, 40)
+        kernel.prepare(weight, None).run(x, 0, 7, rows=(0, 2), out=out)
+        wanted = plain(x.permute(0, 3, 1, 2), weight.to(x.dtype), None, wide)
+        torch.testing.assert_close(out.permute(0, 3, 1, 2), wanted)

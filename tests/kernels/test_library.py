@@ -157,8 +157,8 @@ class Example:
         self.aligned = self.packed.data_ptr() + -self.packed.data_ptr() % 64
         assert self.native.vaelens_pack(self.kernel, self.weights.data_ptr(), self.aligned) == library.Status.OK
 
-    def compute(self, threads: int) -> torch.Tensor:
-        output = torch.empty(64, 64, 16)
+    def compute(self, threads: int, rows: int = 64) -> torch.Tensor:
+        output = torch.empty(rows, 64, 16)
         strip = library.Strip(
             input=self.image.data_ptr(),
             in_rows=64,
@@ -168,7 +168,7 @@ class Example:
             threads=threads,
             weights=self.aligned,
             output=output.data_ptr(),
-            out_rows=64,
+            out_rows=rows,
             out_width=64,
         )
         assert self.native.vaelens_convolve(self.kernel, strip) == library.Status.OK
@@ -177,7 +177,10 @@ class Example:
 
 @needs_library
 def test_strips_are_shared_among_the_threads_of_the_openmp_library_given() -> None:
-    """The team here is one thread that says how many were asked for, and the values are the same."""
+    """The team here is one thread that says how many were asked for, and the values are the same.
+
+    It is asked for all of them where there is work for two: a smaller team would end threads of PyTorch's.
+    """
     example, asked = Example(), []
 
     @ctypes.CFUNCTYPE(None, ctypes.CFUNCTYPE(None, ctypes.c_void_p), ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
@@ -188,11 +191,12 @@ def test_strips_are_shared_among_the_threads_of_the_openmp_library_given() -> No
     alone = example.compute(1)
     example.native.vaelens_use_openmp(ctypes.cast(team, ctypes.c_void_p))
     try:
-        shared = example.compute(3)
+        shared, low = example.compute(3), example.compute(3, rows=8)
     finally:
         example.native.vaelens_use_openmp(library._gomp_parallel())
-    assert asked == [3]
+    assert asked == [3, 3]
     assert torch.equal(alone, shared)
+    assert torch.equal(alone[:8], low)
     expected = torch.nn.functional.conv2d(example.image.permute(2, 0, 1)[None], example.weights, padding=1)
     assert torch.allclose(alone, expected[0].permute(1, 2, 0), atol=1e-4)
 

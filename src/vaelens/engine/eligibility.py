@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vaelens.engine.architecture import DTYPES, decoder_steps, encoder_steps
 from vaelens.errors import UsageError
 from vaelens.networks import autoencoder_kl as ours
+from vaelens.networks.memory_saving import HOOKS
 
 DEVICES = ("cpu", "cuda")
 LAYERS = (nn.Conv2d, nn.GroupNorm, nn.Linear, nn.SiLU, nn.Dropout, nn.Identity, nn.ModuleList)
@@ -28,7 +29,6 @@ DIFFUSERS_BLOCKS = {
 DIFFUSERS_PROCESSORS = {"AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor"}
 # Kernel, stride and padding of the convolutions that there are.
 CONVOLUTIONS = {((3, 3), (1, 1), (1, 1)), ((3, 3), (2, 2), (0, 0)), ((1, 1), (1, 1), (0, 0))}
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def obstacle(network: Any, *inputs: Tensor) -> str | None:

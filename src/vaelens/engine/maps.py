@@ -51,23 +51,24 @@ class MemoryMap:
 class ParkedMap:
     """A map outside the device's memory. A file of it has no name, so that nothing stays behind.
 
-    Raises ResourceError where the folder for temporary files is memory itself or hasn't the room.
+    Raises ResourceError where the folder for temporary files is memory itself, hasn't the room or can't be used; so do
+    reading and writing where the disk fails.
     """
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
         self.shape = shape
         self._row = math.prod(shape[2:]) * dtype.itemsize
+        self._bytes = self._row * shape[0] * shape[1]
         self._host = self._file = None
         if device.type != "cpu":
             self._host = torch.empty(shape, dtype=dtype)
             return
-        size = self._row * shape[0] * shape[1]
-        if (room := parking_room(device)) < size:
-            raise ResourceError(
-                f"{tempfile.gettempdir()}: a temporary file of {size / 1e9:.2f} GB has no room there; "
-                f"{room / 1e9:.2f} GB can be used. Set TMPDIR to a folder on a disk with more, or allow more memory."
-            )
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (as long as the map)
+        if (room := parking_room(device)) < self._bytes:
+            raise self._failed(f"{room / 1e9:.2f} GB can be used there")
+        try:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (as long as the map)
+        except OSError as error:
+            raise self._failed(str(error.strerror)) from error
         weakref.finalize(self, self._file.close)
 
     def read(self, r0: int, r1: int, into: Tensor) -> None:
@@ -94,8 +95,17 @@ class ParkedMap:
                 try:
                     done = call(file.fileno(), [data], offset)
                 except OSError as error:
-                    raise ResourceError(f"{tempfile.gettempdir()}: a temporary file: {error.strerror}.") from error
+                    raise self._failed(str(error.strerror)) from error
+                if done == 0:
+                    raise self._failed("the system transfers no more of it")
                 data, offset = data[done:], offset + done
+
+    def _failed(self, why: str) -> ResourceError:
+        where = f"in {folder}" if (folder := _folder()) else "anywhere"
+        return ResourceError(
+            f"activations can't be parked {where}, in a temporary file of {self._bytes / 1e9:.2f} GB: {why}. Set "
+            "TMPDIR to a folder on a disk with more room, or allow more memory."
+        )
 
 
 class _Call(Protocol):
@@ -110,16 +120,27 @@ def can_release(device: torch.device) -> bool:
 
 
 def parking_room(device: torch.device) -> int:
-    """Bytes that can be parked: of the disk of temporary files, none where it is memory itself."""
+    """Bytes that can be parked: of the disk of temporary files, none where it is memory itself or can't be used."""
     if device.type != "cpu":
         return free_memory(torch.device("cpu")) or 0
-    if not hasattr(os, "preadv"):  # Windows
+    folder = _folder()
+    if folder is None or not hasattr(os, "preadv"):  # Windows has none
         return 0
-    folder = Path(tempfile.gettempdir())
-    if _file_system(folder) in VOLATILE:
+    try:
+        if _file_system(folder) in VOLATILE:
+            return 0
+        usage = os.statvfs(folder)
+    except OSError:
         return 0
-    usage = os.statvfs(folder)
     return int(usage.f_bavail * usage.f_frsize * DISK_SHARE)
+
+
+def _folder() -> Path | None:
+    """Of temporary files; None where the system has none that can be written to."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        return None
 
 
 def _file_system(folder: Path) -> str | None:

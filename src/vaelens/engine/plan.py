@@ -1,17 +1,12 @@
 """A plan: where each map of a run lies, how high its strips are, and what memory and time that is estimated to take."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 Direction = Literal["decode", "encode"]
+# In memory; in a temporary file, of a GPU in the machine's memory; never whole: its rows are computed each time they
+# are read; the result.
 Place = Literal["memory", "parked", "recomputed", "output"]
-PLACES = {
-    "memory": "in memory, whole",
-    "parked": "in a temporary file; of a GPU, in the machine's memory",
-    "recomputed": "never whole: its rows are computed each time they are read",
-    "output": "the result",
-}
 
 
 def early_shortcut(hidden: Place | None, place: Place) -> bool:
@@ -66,18 +61,6 @@ class Plan:
     def gives_back(self) -> bool:
         """Whether memory that a step has freed is given back to the system before the next one, which takes time."""
         return self.max_memory is not None or not self.keep_weights
-
-    def to_json(self) -> dict[str, Any]:
-        """For `run.json`."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Plan":
-        """From what `to_json` gave, read back."""
-        values: dict[str, Any] = dict(record)
-        values["size"] = tuple(record["size"])
-        values["steps"] = tuple(StepPlan(**step) for step in record["steps"])
-        return cls(**values)
 
     def table(self) -> str:
         """For people: one line for each step."""

@@ -33,11 +33,15 @@ FP32_BESIDE = {"amx": "avx512", "amx-bf16": "avx512", "tiles": "portable", "tile
 def choose_kernel(
     geometry: Geometry, in_channels: int, out_channels: int, dtype: torch.dtype, device: torch.device
 ) -> Kernel:
-    """The kernel for these shapes and a network's dtype on this device. Raises as `choose_path` does."""
+    """The kernel for these shapes and a network's dtype on this device. Raises as `choose_path` does.
+
+    On a native path PyTorch's operations compute what the library has no code for.
+    """
     path = choose_path(dtype, device)
     if path == TORCH:
         return TorchKernel(geometry, in_channels, out_channels, dtype, device.type)
-    return NativeKernel(geometry, in_channels, out_channels, _layer_path(path, geometry, in_channels, out_channels))
+    kernel = NativeKernel(geometry, in_channels, out_channels, _layer_path(path, geometry, in_channels, out_channels))
+    return kernel if supported(kernel) else TorchKernel(geometry, in_channels, out_channels, torch.float32, device.type)
 
 
 def choose_path(dtype: torch.dtype, device: torch.device) -> str:

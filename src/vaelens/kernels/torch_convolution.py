@@ -63,12 +63,12 @@ class TorchKernel:
         return loaded + padded + 2 * result + reordered
 
     def prepare(self, weight: Tensor, bias: Tensor | None) -> "TorchConvolution":
-        """See `Kernel`."""
+        """See `Kernel`. The weights may be of any dtype."""
         if self.geometry.upsample > 1:
             weight = phase_weights(weight)
         elif not self._as_given:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        return TorchConvolution(self, weight, bias)
+        return TorchConvolution(self, weight.to(self.dtype), None if bias is None else bias.to(self.dtype))
 
     @property
     def _as_given(self) -> bool:
