@@ -38,10 +38,10 @@ def prepare(layer: Layer, kernel: Kernel, keep: bool) -> Convolution:
 
 
 def _key(layer: Layer, kernel: Kernel) -> Key:
-    return kernel, *(_identity(parameter) for parameter in layer.parameters)
+    return kernel, *(identity(parameter) for parameter in layer.parameters)
 
 
-def _identity(parameter: Tensor | None) -> Hashable:
+def identity(parameter: Tensor | None) -> Hashable:
     """What tells one state of a parameter from another.
 
     On the CPU its bytes are summed up, because torch doesn't count every change in place: through `.data`, as EMAs and

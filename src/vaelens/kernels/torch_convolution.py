@@ -107,7 +107,7 @@ class TorchConvolution:
         for y0 in range(rows[0], rows[1], step):
             y1 = min(rows[1], y0 + step)
             r0, r1 = geometry.input_rows(y0, y1, height)
-            block = _loaded(window[:, r0 - first_row : r1 - first_row], affine, activation)
+            block = loaded(window[:, r0 - first_row : r1 - first_row], affine, activation)
             target = out[:, y0 - rows[0] : y1 - rows[0]]
             added = None if residual is None else residual[:, y0 - rows[0] : y1 - rows[0]]
             if geometry.upsample > 1:
@@ -171,7 +171,7 @@ def phase_weights(weight: Tensor) -> Tensor:
     return torch.cat(phases).to(weight.dtype)
 
 
-def _loaded(block: Tensor, affine: Affine | None, activation: Activation | None) -> Tensor:
+def loaded(block: Tensor, affine: Affine | None, activation: Activation | None) -> Tensor:
     """The block after affine and activation, computed in fp32; a new tensor unless neither is given."""
     if affine is None and activation is None:
         return block

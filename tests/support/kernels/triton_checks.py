@@ -1,8 +1,9 @@
-"""Triton's group norm under its interpreter, against PyTorch's in float64; prints the errors of each case as JSON.
+"""Triton's kernels under its interpreter, against PyTorch in float64; writes the errors of each case as JSON.
 
 It runs in a process of its own: Triton reads TRITON_INTERPRET once, when it is imported.
 """
 
+import copy
 import json
 import os
 import sys
@@ -17,6 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from support.vaes import CONFIGS, random_network, relative
+from vaelens.engine.gpu import whole_network
+from vaelens.engine.gpu.ways import Way
 from vaelens.kernels.triton_group_norm import CHUNKS, norm_affine, normalise
 
 EPS = 1e-6
@@ -68,11 +72,24 @@ def cases() -> dict[str, Case]:
     }
 
 
+def network_errors() -> dict[str, float]:
+    """Of a network run on whole maps with these norms."""
+    network, way = random_network(CONFIGS["no attention"]), Way(triton=True)
+    z, pixels = torch.randn(1, 4, 3, 2), torch.rand(1, 3, 4, 6)
+    wide = copy.deepcopy(network).double()
+    decoded, encoded = (whole_network.run(network, d, x, way) for d, x in (("decode", z), ("encode", pixels)))
+    return {
+        "decode": relative(decoded, wide.decode(z.double())),
+        "encode": relative(encoded, wide.moments(pixels.double())),
+    }
+
+
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     with np.errstate(over="ignore"):  # exp(-y) of a large negative y is infinite, and y / inf is 0
         found = {name: case.errors() for name, case in cases().items()}
+        found["network"] = network_errors()
     Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
 
 
