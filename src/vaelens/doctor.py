@@ -168,22 +168,23 @@ def check_vae(
     drawing = draw_face(EVALUATION_FIRST, -(-side // factor) * factor)
     image = from_uint8(torch.as_tensor(drawing.pixels).permute(2, 0, 1)[None]).to(vae.device)
     low, high = spec.pixel_range
-    pixels = (image * (high - low) + low).to(vae.dtype)
+    pixels = (image * (high - low) + low).to(vae.weight_dtype)
     wide = nn.Module.to(copy.deepcopy(vae.network), "cpu", torch.float64)
+    plain = vae.network if vae.weight_dtype == vae.dtype else nn.Module.to(copy.deepcopy(vae.network), vae.dtype)
     with full_precision(vae.device):
         latents = vae.encode(image).mode()
-        z = family.to_z(latents.to(vae.dtype), spec, vae.network)
+        z = family.to_z(latents.to(vae.weight_dtype), spec, vae.network)
         encode = _half(
             vae,
             family.encode(wide, pixels.cpu().double()).mean,
             lambda: vae.encode(image).posterior.mean,
-            lambda: family.encode(vae.network, pixels).mean,
+            lambda: family.encode(plain, pixels.to(vae.dtype)).mean,
         )
         decode = _half(
             vae,
             ((family.decode(wide, z.cpu().double()) - low) / (high - low)).clamp(0, 1),
             lambda: vae.decode(latents),
-            lambda: ((family.decode(vae.network, z).float() - low) / (high - low)).clamp(0, 1),
+            lambda: ((family.decode(plain, z.to(vae.dtype)).float() - low) / (high - low)).clamp(0, 1),
         )
     return VAECheck(
         vae.name,

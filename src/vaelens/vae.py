@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vaelens.engine.calls import EngineCalls
+from vaelens.engine.calls import EngineCalls, weight_dtype
 from vaelens.engine.plan import Direction
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.discovery import build_network
@@ -95,7 +96,8 @@ class VAE:
     Images are [b,3,h,w] in [0,1], float32, of any size from 1x1 up; latents [b,c,h/f,w/f] are scaled.
     `network` is the plain network on raw pixels and raw z, for training and research; `spec.family` knows how it is
     called. An AutoencoderKL is run by the engine, which gives its values within the tolerance of docs/exactness.md.
-    `engine` holds its budget of memory and its plans. Raises UsageError for the network of another config.
+    `engine` holds its budget of memory and its plans. `dtype` is the precision that it runs in, by default that of the
+    weights; `engine.calls.weight_dtype` says which they need. Raises UsageError for the network of another config.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class VAE:
         name: str,
         fingerprint: Fingerprint | None = None,
         *,
+        dtype: torch.dtype | None = None,
         max_memory: int | None = None,
         notify: Notify = log,
     ) -> None:
@@ -113,7 +116,7 @@ class VAE:
         self.network: Any = network.eval()
         self.spec = spec
         self.name = name
-        self.engine = EngineCalls(network, max_memory, notify)
+        self.engine = EngineCalls(network, max_memory, notify, dtype)
         self._identified: tuple[Checksum, Fingerprint] | None = None
         if fingerprint is not None:
             self._identified = checksum(network.state_dict()), fingerprint
@@ -135,9 +138,10 @@ class VAE:
         """A VAE from tensors under their diffusers names: exactly those of the network that `build` gives."""
         with torch.device("meta"):
             network = build(spec.config)
-        cast = {n: t.to(device=device, dtype=dtype) for n, t in tensors.items()}
+        kept = weight_dtype(network, dtype, device)
+        cast = {n: t.to(device=device, dtype=kept) for n, t in tensors.items()}
         network.load_state_dict(cast, strict=True, assign=True)
-        return cls(network, spec, name, fingerprint, max_memory=max_memory, notify=notify)
+        return cls(network, spec, name, fingerprint, dtype=dtype, max_memory=max_memory, notify=notify)
 
     def __repr__(self) -> str:
         where = f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}"
@@ -150,7 +154,12 @@ class VAE:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that it runs in."""
+        """The precision that it runs in. The weights of `network` may have more digits; see docs/exactness.md."""
+        return self.engine.dtype
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """The precision of the weights of `network`, and of the z and pixels that it takes."""
         return next(self.network.parameters()).dtype
 
     @property
@@ -159,7 +168,7 @@ class VAE:
         tensors = self.network.state_dict()
         present = checksum(tensors)
         if self._identified is None or self._identified[0] != present:
-            self._identified = present, fingerprint(tensors, self.spec.family)
+            self._identified = present, fingerprint(self.tensors(), self.spec.family)
         return self._identified[1]
 
     @torch.no_grad()
@@ -179,10 +188,11 @@ class VAE:
         image = image.to(self.device, torch.float32).contiguous()
         low, high = self.spec.pixel_range
         pixels = F.pad(image, (0, -w % factor, 0, -h % factor), mode="replicate")
-        pixels = pixels.mul_(high - low).add_(low).to(self.dtype)  # F.pad copies: one image in memory, not two
+        pixels = pixels.mul_(high - low).add_(low).to(self.weight_dtype)  # F.pad copies: one image in memory, not two
         moments = self._run("encode", pixels, max_memory)
         if moments is None:
-            posterior = self.spec.family.encode(self.network, pixels)
+            with self._precision():
+                posterior = self.spec.family.encode(self.network, pixels)
         else:  # in the VAE's precision, in which diffusers draws the noise of a seed
             posterior = DiagonalGaussian.from_moments(moments.to(self.dtype))
         self._check_finite(posterior.mean, "encoding")
@@ -214,30 +224,34 @@ class VAE:
                 f"an image of {h}x{w} can't be cropped from {full[0]}x{full[1]}, which these latents give."
             )
         enlarged = self.spec.decoded_factor // factor
-        z = family.to_z(latents.to(self.device, self.dtype).contiguous(), self.spec, self.network)
+        z = family.to_z(latents.to(self.device, self.weight_dtype).contiguous(), self.spec, self.network)
         pixels = self._run("decode", z, max_memory)
         if pixels is None:
-            pixels = family.decode(self.network, z)
+            with self._precision():
+                pixels = family.decode(self.network, z)
         self._check_finite(pixels, "decoding")
         low, high = self.spec.pixel_range
         image = ((pixels[..., : h * enlarged, : w * enlarged].float() - low) / (high - low)).clamp(0, 1)
         return F.avg_pool2d(image, enlarged) if size and enlarged > 1 else image
 
     def to(self, dtype: torch.dtype) -> "VAE":
-        """A copy in another precision. What a narrower one rounded away doesn't come back in a wider one.
+        """A copy in another precision. What the weights lost in a narrower one doesn't come back in a wider one.
 
         Hooks aren't copied, except with the network of a `DiffusersFamily`.
         """
         if isinstance(self.spec.family, DiffusersFamily):  # only adapters/ can build it
             network = nn.Module.to(copy.deepcopy(self.network), dtype)  # diffusers' own `to` prints a warning
             return VAE(network, self.spec, self.name, **self._budget)
-        tensors = {n: t.to(dtype, copy=True) for n, t in self.network.state_dict().items()}
+        kept = weight_dtype(self.network, dtype, self.device)
+        tensors = {n: t.to(kept, copy=True) for n, t in self.network.state_dict().items()}
         where: dict[str, Any] = {"device": self.device, "dtype": dtype}
         return VAE.from_tensors(tensors, self.spec, self.name, **where, **self._budget)
 
     def named(self, name: str) -> "VAE":
         """The same network, spec and budget under another name."""
-        return self if name == self.name else VAE(self.network, self.spec, name, self.fingerprint, **self._budget)
+        if name == self.name:
+            return self
+        return VAE(self.network, self.spec, name, self.fingerprint, dtype=self.dtype, **self._budget)
 
     def settle(self, size: tuple[int, int], before: Mapping[str, Any] | None, batch: int = 1) -> dict[str, Any]:
         """Pin how batches of images of a size (height, width) are encoded and decoded; see `EngineCalls.settle`."""
@@ -247,8 +261,8 @@ class VAE:
 
     def within(self, max_memory: int) -> "VAE":
         """The same network and spec, held to a budget in bytes."""
-        notify = self.engine.notify
-        return VAE(self.network, self.spec, self.name, self.fingerprint, max_memory=max_memory, notify=notify)
+        given: dict[str, Any] = {**self._budget, "max_memory": max_memory}
+        return VAE(self.network, self.spec, self.name, self.fingerprint, dtype=self.dtype, **given)
 
     @property
     def _budget(self) -> dict[str, Any]:
@@ -282,7 +296,7 @@ class VAE:
             raise UsageError(f"{target}: vaelens writes no pickled files. End the name in .safetensors.")
         if notes and {SPEC_KEY, "format"} & set(notes):
             raise UsageError(f"notes can't be called {SPEC_KEY!r} or 'format': the file's own metadata are.")
-        tensors = {n: t.detach().cpu() for n, t in self.network.state_dict().items()}
+        tensors = {n: t.detach().cpu() for n, t in self.tensors().items()}
         tensors = {n: t.contiguous() for n, t in layouts[layout](tensors).items()}
         metadata = {"format": "pt", SPEC_KEY: metadata_text(self.spec), **(notes or {})}
         weights = safetensors_bytes(tensors, metadata)
@@ -294,6 +308,17 @@ class VAE:
         write_atomic(target / WEIGHT_NAMES[0], weights)
         write_atomic(target / "config.json", json.dumps(config, indent=2, sort_keys=True).encode())
         return target
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by their diffusers names in the VAE's precision, as `save` writes them."""
+        tensors: dict[str, Tensor] = self.network.state_dict()
+        return tensors if self.dtype == self.weight_dtype else {n: t.to(self.dtype) for n, t in tensors.items()}
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """That of the VAE, where the network runs as it is on weights with more digits."""
+        if self.dtype == self.weight_dtype:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def _run(self, direction: Direction, values: Tensor, max_memory: int | str | None) -> Tensor | None:
         """Through the engine; None where the network has to run as it is."""

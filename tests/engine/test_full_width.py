@@ -1,5 +1,7 @@
 """kl-f8 at its full width, against float64: the path that the rule takes on this machine, and the others."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -37,3 +39,8 @@ def test_a_full_size_vae_is_that_of_float64(monkeypatch: pytest.MonkeyPatch) -> 
         encoded = encode(network, image, max_memory=2**29)
         error = float((encoded - moments).norm() / moments.norm())
         assert error < LARGEST["encode"], f"{path}: {error:.1e}"
+    if "amx-bf16" in available_paths():
+        monkeypatch.setenv("VAELENS_KERNELS", "amx")
+        decoded = decode(network, z, dtype=torch.bfloat16)
+        theirs = copy.deepcopy(network).bfloat16().decode(z.bfloat16()).double()
+        assert (decoded - pixels).norm() < 0.5 * (theirs - pixels).norm()

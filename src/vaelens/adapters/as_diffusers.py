@@ -15,10 +15,11 @@ def as_diffusers(vae: VAE) -> Any:
 
     It is what that class's `from_pretrained` gives for the saved VAE: nothing is added or replaced, so that all that
     diffusers does with its own VAEs works, and values are diffusers' bit for bit; `speed_up` makes it fast. Its
-    parameters are those of `vae.network`, not copies: `.to(device)`, `.to(dtype)` and training change both. Inputs and
-    outputs are as in diffusers: pixels in [-1,1]; raw z, which pipelines scale by `config`; nothing is padded or
-    clamped. Raises UsageError for a network that diffusers doesn't have, BadInputError where diffusers refuses the
-    VAE's config, TypeError for anything but a VAE.
+    parameters are those of `vae.network`, not copies: `.to(device)`, `.to(dtype)` and training change both. Of a
+    bfloat16 VAE that keeps float32 weights (docs/exactness.md) they are rounded copies. Inputs and outputs are as in
+    diffusers: pixels in [-1,1]; raw z, which pipelines scale by `config`; nothing is padded or clamped. Raises
+    UsageError for a network that diffusers doesn't have, BadInputError where diffusers refuses the VAE's config,
+    TypeError for anything but a VAE.
     """
     if not isinstance(vae, VAE):  # pyright: ignore[reportUnnecessaryIsInstance]  (a name is what one tries first)
         raise TypeError(f"as_diffusers takes a VAE, vaelens.load({vae!r}), not a {type(vae).__name__}.")
@@ -29,8 +30,9 @@ def as_diffusers(vae: VAE) -> Any:
             "and decode."
         )
     model = model_of(family.to_config_json(vae.spec), vae.name)
-    tensors = vae.network.state_dict(keep_vars=True)
+    own = vae.network.state_dict(keep_vars=True)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(tensors[name].requires_grad)  # which load_state_dict gives to what it takes over
+        parameter.requires_grad_(own[name].requires_grad)  # which load_state_dict gives to what it takes over
+    tensors = own if vae.dtype == vae.weight_dtype else vae.tensors()
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.eval()

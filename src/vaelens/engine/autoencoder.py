@@ -2,8 +2,9 @@
 
 `network` is vaelens' AutoencoderKL or diffusers', in fp32, bf16 or fp16. `max_memory` is in bytes: by how much memory
 may grow beyond the loaded network and the input, the result and packed weights included (of a GPU: memory there). None:
-what is free. Each call raises UsageError for a network of another kind, for an input that is too small for it, and
-where `max_memory` is less than the smallest plan takes.
+what is free. `dtype` is the precision of the products, by default that of the weights; for another one the weights have
+to be in the dtype that `kernels.paths.map_dtype` gives for it. Each call raises UsageError for a network of another
+kind, for an input that is too small for it, and where `max_memory` is less than the smallest plan takes.
 """
 
 import torch
@@ -20,14 +21,26 @@ from vaelens.runtime import Notify, log
 SMALLER = 0.7  # of the memory of a plan that ran out of it: what the next one may take
 
 
-def plan_decode(network: nn.Module, size: tuple[int, int], batch: int = 1, max_memory: int | None = None) -> Plan:
+def plan_decode(
+    network: nn.Module,
+    size: tuple[int, int],
+    batch: int = 1,
+    max_memory: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Plan:
     """How `decode` runs z of a size (height, width)."""
-    return _Call("decode", network).plan(size, batch, max_memory)
+    return _Call("decode", network, dtype).plan(size, batch, max_memory)
 
 
-def plan_encode(network: nn.Module, size: tuple[int, int], batch: int = 1, max_memory: int | None = None) -> Plan:
+def plan_encode(
+    network: nn.Module,
+    size: tuple[int, int],
+    batch: int = 1,
+    max_memory: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Plan:
     """How `encode` runs images of a size (height, width)."""
-    return _Call("encode", network).plan(size, batch, max_memory)
+    return _Call("encode", network, dtype).plan(size, batch, max_memory)
 
 
 def decode(
@@ -36,6 +49,7 @@ def decode(
     *,
     max_memory: int | None = None,
     plan: Plan | None = None,
+    dtype: torch.dtype | None = None,
     notify: Notify = log,
 ) -> Tensor:
     """Raw z [b,c,h/f,w/f] to raw pixels [b,3,h,w], float32.
@@ -43,7 +57,7 @@ def decode(
     By a plan of `plan_decode`, else by a new one. Where memory runs out, `notify` hears of it, and a smaller plan
     follows. Raises ResourceError where none is left.
     """
-    return _Call("decode", network).run(z, plan, max_memory, notify)
+    return _Call("decode", network, dtype).run(z, plan, max_memory, notify)
 
 
 def encode(
@@ -52,20 +66,21 @@ def encode(
     *,
     max_memory: int | None = None,
     plan: Plan | None = None,
+    dtype: torch.dtype | None = None,
     notify: Notify = log,
 ) -> Tensor:
     """Raw pixels [b,3,h,w] to moments [b,2c,h/f,w/f], float32; h and w are multiples of f. Else as `decode`."""
-    return _Call("encode", network).run(pixels, plan, max_memory, notify)
+    return _Call("encode", network, dtype).run(pixels, plan, max_memory, notify)
 
 
 class _Call:
     """One half of a network, to be run."""
 
-    def __init__(self, direction: Direction, network: nn.Module) -> None:
+    def __init__(self, direction: Direction, network: nn.Module, dtype: torch.dtype | None) -> None:
         self._direction: Direction = direction
         self._steps: list[Step] = decoder_steps(network) if direction == "decode" else encoder_steps(network)
         parameter = next(network.parameters())
-        self._dtype, self._device = parameter.dtype, parameter.device
+        self._dtype, self._device = dtype or parameter.dtype, parameter.device
 
     def plan(self, size: tuple[int, int], batch: int, max_memory: int | None) -> Plan:
         """The fastest plan within the memory."""

@@ -8,14 +8,23 @@ import torch
 from torch import Tensor
 
 from vaelens.engine import autoencoder
-from vaelens.engine.eligibility import obstacle
+from vaelens.engine.eligibility import is_autoencoder_kl, obstacle
 from vaelens.engine.plan import Direction, Plan
 from vaelens.errors import UsageError
-from vaelens.kernels.paths import TORCH, choose_path
+from vaelens.kernels.paths import TORCH, choose_path, map_dtype
 from vaelens.runtime import Notify, log
 
 PLAIN = "plain"  # the path of a network that runs as it is
 Call = tuple[Direction, tuple[int, int]]  # what is run, and the height and width of its input
+
+
+def weight_dtype(network: Any, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """In which dtype a network's weights are kept to be computed in `dtype` on a device.
+
+    float32 where the engine's kernels round as they load what they multiply: biases, norms and attention keep all
+    their digits.
+    """
+    return map_dtype(dtype, device) if is_autoencoder_kl(network) else dtype
 
 
 @dataclass
@@ -23,15 +32,24 @@ class EngineCalls:
     """A network's calls of the engine, and what is kept between them.
 
     `max_memory` is the budget in bytes of calls that name none; None: what is free. `notify` hears where memory runs
-    out and a smaller plan follows. `plans` are those of the last call for each direction and size. `pinned` are bytes
-    for single calls, as `budgets` gives them.
+    out and a smaller plan follows. `computed_in` is the precision that the weights are kept for; None: their own.
+    `plans` are those of the last call for each direction and size. `pinned` are bytes for single calls, as `budgets`
+    gives them.
     """
 
     network: Any
     max_memory: int | None = None
     notify: Notify = log
+    computed_in: torch.dtype | None = None
     plans: dict[Call, Plan] = field(default_factory=dict[Call, Plan])
     pinned: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision: that of the weights, unless they are kept for `computed_in`; see `weight_dtype`."""
+        weight = next(self.network.parameters())
+        wanted = self.computed_in or weight.dtype
+        return wanted if weight.dtype == weight_dtype(self.network, wanted, weight.device) else weight.dtype
 
     @property
     def path(self) -> str:
@@ -39,8 +57,7 @@ class EngineCalls:
         with torch.no_grad():
             if obstacle(self.network):
                 return PLAIN
-        parameter = next(self.network.parameters())
-        return choose_path(parameter.dtype, parameter.device)
+        return choose_path(self.dtype, next(self.network.parameters()).device)
 
     def run(self, direction: Direction, image: Tensor, max_memory: int | None = None) -> Tensor | None:
         """Raw z [b,c,h/f,w/f] to raw pixels, or raw pixels [b,3,h,w] to moments, float32; without gradients.
@@ -53,7 +70,7 @@ class EngineCalls:
         size = image.shape[2], image.shape[3]
         plan = self._plan(direction, size, len(image), max_memory)
         run = autoencoder.decode if direction == "decode" else autoencoder.encode
-        result = run(self.network, image, plan=plan, notify=self.notify)
+        result = run(self.network, image, plan=plan, dtype=self.dtype, notify=self.notify)
         self.plans[direction, size] = plan
         return result
 
@@ -99,7 +116,7 @@ class EngineCalls:
         if max_memory is None:
             max_memory = self.pinned.get(_name(direction, size), self.max_memory)
         planned = autoencoder.plan_decode if direction == "decode" else autoencoder.plan_encode
-        return planned(self.network, size, batch, max_memory)
+        return planned(self.network, size, batch, max_memory, self.dtype)
 
 
 def _name(direction: Direction, size: tuple[int, int]) -> str:

@@ -10,7 +10,6 @@ from vaelens.engine.costs import Computed, Cost, Form, Machine, Whole, pass_cost
 from vaelens.engine.maps import Shape
 from vaelens.engine.plan import Place, StepPlan, early_shortcut
 from vaelens.kernels.convolution import Kernel
-from vaelens.kernels.paths import choose_kernel
 
 WHOLE = 2**62  # rows of a strip that is the whole map
 HEIGHTS = (WHOLE, 128, 64, 32, 16, 8, 4)
@@ -48,10 +47,7 @@ def step_shapes(steps: list[Step], machine: Machine) -> tuple[Shapes, ...]:
     """What the planner needs of the steps."""
 
     def kernel(layer: Layer | None) -> Kernel | None:
-        if layer is None:
-            return None
-        channels = layer.in_channels, layer.out_channels
-        return choose_kernel(layer.geometry, *channels, layer.dtype or machine.dtype, machine.device)
+        return None if layer is None else layer.kernel(machine.dtype, machine.device)
 
     found = list[Shapes]()
     for step, following in zip(steps, [*steps[1:], None], strict=True):

@@ -13,7 +13,7 @@ from vaelens.engine.plan import Place, Plan, StepPlan, early_shortcut
 from vaelens.engine.sources import Convolved, Pass, Planes, PlanesOut, Sink, Source, Stored
 from vaelens.kernels.convolution import Affine, Convolution
 from vaelens.kernels.moments import MapMoments, merge_rows
-from vaelens.kernels.paths import choose_kernel, map_dtype
+from vaelens.kernels.paths import map_dtype
 from vaelens.resources import give_back_memory
 
 
@@ -109,9 +109,7 @@ class _Execution:
         return norm.affine(self._moments)
 
     def _convolution(self, layer: Layer) -> Convolution:
-        channels = layer.in_channels, layer.out_channels
-        kernel = choose_kernel(layer.geometry, *channels, layer.dtype or self._dtype, self._device)
-        return prepare(layer, kernel, self._keep)
+        return prepare(layer, layer.kernel(self._dtype, self._device), self._keep)
 
 
 def _stored(source: Source) -> list[Source]:
