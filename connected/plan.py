@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from connected.steps import Download, Step
 from vaelens.download.hub import access
-from vaelens.download.web_files import cache_folder
 from vaelens.errors import VaelensError
 from vaelens.report.tables import Column, Table
 from vaelens.resources import full_precision
+from vaelens.text.paths import cache_folder
 
 CHANNELS, SIDE, ROUNDS = 128, 128, 3  # of the convolution by which a device's speed is measured
 MEGABITS = 100  # per second: for an idea of how long a download takes

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vaelens as vl
 from support.comparisons import face_photo
 from support.vaes import random_vae
+from vaelens.decoding import decode
 from vaelens.errors import ResourceError, UsageError
 from vaelens.images.writing import to_pixels
 from vaelens.vae import VAE
@@ -19,6 +21,23 @@ from vaelens.vae import VAE
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     return face_photo(tmp_path / "photo.png", 96, 90)
+
+
+def test_images_leave_a_device_as_bytes(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it is the copy that takes time."""
+    copied, own, vae = set[torch.dtype](), torch.Tensor.cpu, random_vae()
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() > 10_000:
+            copied.add(tensor.dtype)
+        return own(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", counted)
+    vl.reconstruct(photo, [vae], device="cpu")
+    assert copied == {torch.uint8}
+    copied.clear()
+    decode(vae, torch.zeros(1, 4, 8, 8))
+    assert copied == {torch.uint8}
 
 
 def test_it_gives_the_vaes_own_pixels_and_their_scores(photo: Path, tmp_path: Path) -> None:

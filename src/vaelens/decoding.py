@@ -64,5 +64,5 @@ def decode(
             with measured(vae.device) as usage:
                 image = vae.decode(latents, size)
     image, flagged = safety_checker(image) if safety_checker else (image, False)
-    pixels = to_pixels(image.cpu())
+    pixels = to_pixels(image)  # of a GPU's image: rounded there, so that a quarter of the bytes is copied
     return Decoded(pixels, usage.seconds, usage.memory, dtype_name(vae.dtype), retried, flagged)

@@ -10,9 +10,10 @@ from huggingface_hub import close_session, constants
 from support.standins.downloads import SHA256, WEB_CONTENT, WEB_PROGRAM, names, start_from_web
 from support.standins.web import WebStandin
 from vaelens.download import failures
-from vaelens.download.web_files import WebFile, cache_folder, fetch_web
+from vaelens.download.web_files import WebFile, fetch_web
 from vaelens.errors import BadInputError, CheckFailedError, NetworkError, ResourceError
 from vaelens.runtime import Runtime
+from vaelens.text.paths import cache_folder
 
 MD5 = hashlib.md5(WEB_CONTENT).hexdigest()
 

@@ -13,7 +13,7 @@ from huggingface_hub import close_session, constants
 from support.standins.downloads import CHUNK, SHA256, WEB_CONTENT, WaitUntil, names, start_from_web
 from support.standins.web import SIGNATURE, WebStandin
 from vaelens.download import web_files
-from vaelens.download.web_files import WebFile, cache_folder, cached_web, fetch_web
+from vaelens.download.web_files import WebFile, cached_web, fetch_web
 from vaelens.errors import BadInputError, CheckFailedError, NetworkError
 from vaelens.runtime import Runtime
 
@@ -249,16 +249,3 @@ def test_a_cache_that_cannot_be_written_can_still_be_read(file: WebFile, monkeyp
 
     monkeypatch.setattr(web_files, "write_atomic", refuse)
     assert fetch_web(file) == path
-
-
-def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("VAELENS_CACHE", "~/elsewhere")
-    assert cache_folder() == Path.home() / "elsewhere"
-    monkeypatch.delenv("VAELENS_CACHE")
-    assert cache_folder() == tmp_path / "vaelens"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "vaelens"
-    monkeypatch.setattr(web_files.sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert cache_folder() == tmp_path / "local" / "vaelens"

@@ -10,7 +10,8 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.images.datasets import open_dataset
 from vaelens.latents import read_latents
 from vaelens.tensors.safetensors_file import open_safetensors
-from vaelens.text.paths import user_path
+from vaelens.text import paths
+from vaelens.text.paths import cache_folder, user_path
 
 READERS = {
     "user_path": user_path,
@@ -43,3 +44,16 @@ def test_homes_are_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_weights_file_of_an_impossible_name_is_refused() -> None:
     with pytest.raises(BadInputError, match="can't be read: embedded null byte"):
         open_safetensors(Path("a\0.safetensors"))
+
+
+def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("VAELENS_CACHE", "~/elsewhere")
+    assert cache_folder() == Path.home() / "elsewhere"
+    monkeypatch.delenv("VAELENS_CACHE")
+    assert cache_folder() == tmp_path / "vaelens"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "vaelens"
+    monkeypatch.setattr(paths.sys, "platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    assert cache_folder() == tmp_path / "local" / "vaelens"

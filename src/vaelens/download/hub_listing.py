@@ -23,11 +23,11 @@ from vaelens.download.hub import (
     page_of,
     repo_name,
 )
-from vaelens.download.web_files import cache_folder
 from vaelens.errors import NetworkError, VaelensError
 from vaelens.files import checked_json, read_checked_json, write_atomic
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.text.numbers import counted
+from vaelens.text.paths import cache_folder
 
 
 @dataclass(frozen=True)

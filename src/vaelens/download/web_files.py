@@ -5,8 +5,6 @@ its name when it has been checked. A copy downloaded elsewhere may be put there 
 """
 
 import hashlib
-import os
-import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -31,9 +29,8 @@ from vaelens.download.failures import (
 from vaelens.errors import CheckFailedError, NetworkError, VaelensError
 from vaelens.files import checked_json, read_checked_json, write_atomic
 from vaelens.runtime import DEFAULT, Notify, Runtime
-from vaelens.text.paths import user_path
+from vaelens.text.paths import CACHE_VARIABLE, cache_folder
 
-VARIABLE = "VAELENS_CACHE"
 ABSENT = "not there"
 CHUNK = 1 << 20  # bytes; a transfer that breaks loses the chunk it was in
 
@@ -81,7 +78,7 @@ def fetch_web(file: WebFile, runtime: Runtime = DEFAULT) -> Path:
                 runtime.notify(f"{file.name}: the cached copy was damaged, {flaw}. It is removed and downloaded again.")
             _download(file, path, runtime)
     except OSError as error:
-        raise not_written(error, file.name, path.parent, VARIABLE) from None
+        raise not_written(error, file.name, path.parent, CACHE_VARIABLE) from None
     return path
 
 
@@ -91,18 +88,7 @@ def cached_web(file: WebFile) -> Path | None:
     try:
         return path if _flaw(file, path) is None else None
     except OSError as error:
-        raise not_written(error, file.name, path.parent, VARIABLE) from None
-
-
-def cache_folder() -> Path:
-    """Where vaelens keeps what doesn't come from the hub; VAELENS_CACHE names another folder.
-
-    Otherwise `vaelens` in XDG_CACHE_HOME or ~/.cache, on Windows in LOCALAPPDATA. The folder may not exist yet.
-    """
-    if named := os.environ.get(VARIABLE):
-        return user_path(named).absolute()
-    place = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return (Path(place) if place else Path.home() / ".cache") / "vaelens"
+        raise not_written(error, file.name, path.parent, CACHE_VARIABLE) from None
 
 
 def _download(file: WebFile, path: Path, runtime: Runtime) -> None:
@@ -110,7 +96,7 @@ def _download(file: WebFile, path: Path, runtime: Runtime) -> None:
     part = path.with_name(f"{path.name}.part")
     received = _size(part)
     announced = f"{file.name}{in_words(file.size)}"
-    check_room(announced, path.parent, file.size - received, VARIABLE)
+    check_room(announced, path.parent, file.size - received, CACHE_VARIABLE)
     resumed = f", resumed after {received / 1e6:.0f} MB" if received else ""
     runtime.notify(f"downloading {announced}, from {host(file.urls[0])}{resumed}")
     errors: dict[str, VaelensError] = {}

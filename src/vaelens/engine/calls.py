@@ -9,6 +9,9 @@ from torch import Tensor
 
 from vaelens.engine import autoencoder
 from vaelens.engine.eligibility import is_autoencoder_kl, obstacle
+from vaelens.engine.gpu import whole_network
+from vaelens.engine.gpu.verdicts import WayOf, verified_way
+from vaelens.engine.gpu.ways import Way
 from vaelens.engine.plan import Direction, Plan
 from vaelens.errors import UsageError
 from vaelens.kernels.paths import TORCH, choose_path, map_dtype
@@ -34,7 +37,8 @@ class EngineCalls:
     `max_memory` is the budget in bytes of calls that name none; None: what is free. `notify` hears where memory runs
     out and a smaller plan follows. `computed_in` is the precision that the weights are kept for; None: their own.
     `plans` are those of the last call for each direction and size. `pinned` are bytes for single calls, as `budgets`
-    gives them.
+    gives them. `way_of` tells how a GPU runs the network: as whole maps where that was verified on this card, else, and
+    where they don't fit, by plans; `planned` are the calls that ran by plans there.
     """
 
     network: Any
@@ -43,6 +47,8 @@ class EngineCalls:
     computed_in: torch.dtype | None = None
     plans: dict[Call, Plan] = field(default_factory=dict[Call, Plan])
     pinned: dict[str, int] = field(default_factory=dict[str, int])
+    way_of: WayOf = verified_way
+    planned: set[str] = field(default_factory=set[str])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -53,10 +59,15 @@ class EngineCalls:
 
     @property
     def path(self) -> str:
-        """How calls are computed: the engine's path of kernels (`kernels.paths`), or "plain": by the network itself."""
+        """How calls are computed: the engine's path of kernels (`kernels.paths`), or "plain": by the network itself.
+
+        Of a GPU that was tuned, a way of `engine.gpu.ways`.
+        """
         with torch.no_grad():
             if obstacle(self.network):
                 return PLAIN
+        if (way := self._way()) is not None:
+            return way.name
         return choose_path(self.dtype, next(self.network.parameters()).device)
 
     def run(self, direction: Direction, image: Tensor, max_memory: int | None = None) -> Tensor | None:
@@ -68,6 +79,12 @@ class EngineCalls:
         if obstacle(self.network, image):
             return None
         size = image.shape[2], image.shape[3]
+        if (way := self._way()) is not None:
+            budget = self.max_memory if max_memory is None else max_memory
+            whole = whole_network.run(self.network, direction, image, way, max_memory=budget, notify=self.notify)
+            if whole is not None:
+                return whole
+            self.planned.add(_name(direction, size))
         plan = self._plan(direction, size, len(image), max_memory)
         run = autoencoder.decode if direction == "decode" else autoencoder.encode
         result = run(self.network, image, plan=plan, dtype=self.dtype, notify=self.notify)
@@ -104,13 +121,17 @@ class EngineCalls:
 
     def record(self) -> dict[str, Any]:
         """For `run.json`, after the calls: how they ran."""
-        return {"path": self.path, "max_memory": self.max_memory, "budgets": self.budgets}
+        planned = {"planned": sorted(self.planned)} if self.planned else {}
+        return {"path": self.path, "max_memory": self.max_memory, "budgets": self.budgets} | planned
 
     @torch.no_grad()
     def check_budget(self, name: str) -> None:
         """Raises UsageError where the network can't be run within a budget."""
         if why := obstacle(self.network):
             raise UsageError(f"{name} can't be held to max_memory, because {why}. Leave max_memory out.")
+
+    def _way(self) -> Way | None:
+        return self.way_of(next(self.network.parameters()).device, self.dtype, self.notify)
 
     def _plan(self, direction: Direction, size: tuple[int, int], batch: int, max_memory: int | None) -> Plan:
         if max_memory is None:

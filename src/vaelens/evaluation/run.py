@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from vaelens.blind.pooling import file_records, pool_blind_results
-from vaelens.download.web_files import cache_folder
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.aggregation import aggregate
 from vaelens.evaluation.evaluation_folder import COMMAND, EvaluationFolder, check_folder
@@ -45,6 +44,7 @@ from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, silent
 from vaelens.text.numbers import counted
+from vaelens.text.paths import cache_folder
 from vaelens.text.private_paths import without_folders
 from vaelens.vae import VAE, check_seed
 from vaelens.weights.names import distinct_names

@@ -5,8 +5,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 LIBRARIES = (
-    "vaelens", "torch", "numpy", "pillow", "opencv-python-headless", "safetensors", "huggingface_hub", "diffusers",
-    "transformers",
+    "vaelens", "torch", "triton", "numpy", "pillow", "opencv-python-headless", "safetensors", "huggingface_hub",
+    "diffusers", "transformers",
 )  # fmt: skip
 
 # Their versions change the numbers.

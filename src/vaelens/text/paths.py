@@ -1,13 +1,18 @@
-"""Paths that users name: whether a file can have such a name, and what the system's refusals mean to a user."""
+"""Paths that users name: whether a file can have such a name, and what the system's refusals mean to a user.
+
+And the folder of vaelens' cache, which they may name.
+"""
 
 import errno
 import os
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 from vaelens.errors import BadInputError, ResourceError, UsageError
 
+CACHE_VARIABLE = "VAELENS_CACHE"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SCARCE = {errno.EMFILE: "open files", errno.ENFILE: "open files", errno.ENOMEM: "memory"}
 WRONG_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL, errno.ELOOP}
@@ -64,6 +69,17 @@ def user_path(source: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise explained(error, Path(source), "can't be used") from error
     return path
+
+
+def cache_folder() -> Path:
+    """Where vaelens keeps what doesn't come from the hub; VAELENS_CACHE names another folder.
+
+    Otherwise `vaelens` in XDG_CACHE_HOME or ~/.cache, on Windows in LOCALAPPDATA. The folder may not exist yet.
+    """
+    if named := os.environ.get(CACHE_VARIABLE):
+        return user_path(named).absolute()
+    place = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return (Path(place) if place else Path.home() / ".cache") / "vaelens"
 
 
 def check_writable(path: Path, folder: Path) -> None:
