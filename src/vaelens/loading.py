@@ -8,7 +8,6 @@ from typing import Any
 from vaelens.adapters.autoencoders import build_network
 from vaelens.download.hub import HUB_ID, RemoteFile, fetch, is_inner
 from vaelens.download.hub_addresses import HubAddress, is_address, parse_hub_address
-from vaelens.engine.calls import PLAIN
 from vaelens.errors import BadInputError, UsageError
 from vaelens.families.spec import spec_values
 from vaelens.files import StrPath, sha256_file
@@ -59,15 +58,18 @@ def open_vae(source: StrPath, runtime: Runtime, *, space: str | None = None) -> 
 
 
 def vae_of(source: StrPath | VAE, runtime: Runtime, *, space: str | None = None) -> VAE:
-    """An open VAE, held to the runtime's budget where it has one; any other source as `open_vae` opens it."""
+    """An open VAE, held to the runtime's budget where it has one; any other source as `open_vae` opens it.
+
+    The network of an open VAE is shared, but what is settled and recorded of its calls stays with the one given here.
+    """
     if not isinstance(source, VAE):
         return open_vae(source, runtime, space=space)
-    return source if runtime.max_memory is None else _within_budget(source.within(runtime.max_memory), runtime)
+    return _within_budget(source.within(runtime.max_memory), runtime)
 
 
 def _within_budget(vae: VAE, runtime: Runtime) -> VAE:
-    if runtime.max_memory is not None and vae.engine.path == PLAIN:
-        runtime.notify(f"Note: {vae.name} isn't an AutoencoderKL, so it runs whole, whatever --max-memory says.")
+    if runtime.max_memory is not None and (why := vae.engine.why_plain):
+        runtime.notify(f"Note: {vae.name} runs whole, whatever --max-memory says, because {why}.")
     return vae
 
 

@@ -111,12 +111,10 @@ class VAE:
         max_memory: int | None = None,
         notify: Notify = log,
     ) -> None:
-        if not spec.family.is_network(network, spec.config):
-            raise UsageError(f"{name}: the network's config isn't the spec's.")
-        self.network: Any = network.eval()
         self.spec = spec
         self.name = name
-        self.engine = EngineCalls(network, max_memory, notify, dtype)
+        self.engine = EngineCalls(None, max_memory, notify, dtype, counts_input=True)
+        self.network = network
         self._identified: tuple[Checksum, Fingerprint] | None = None
         if fingerprint is not None:
             self._identified = checksum(network.state_dict()), fingerprint
@@ -142,6 +140,17 @@ class VAE:
         cast = {n: t.to(device=device, dtype=kept) for n, t in tensors.items()}
         network.load_state_dict(cast, strict=True, assign=True)
         return cls(network, spec, name, fingerprint, dtype=dtype, max_memory=max_memory, notify=notify)
+
+    @property
+    def network(self) -> Any:
+        """The one that runs; another of the same config may be set."""
+        return self.engine.network
+
+    @network.setter
+    def network(self, network: Any) -> None:
+        if not self.spec.family.is_network(network, self.spec.config):
+            raise UsageError(f"{self.name}: the network's config isn't the spec's.")
+        self.engine.use(network.eval())
 
     def __repr__(self) -> str:
         where = f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}"
@@ -183,12 +192,11 @@ class VAE:
         """
         check_rgb(self.spec, self.name)
         h, w = self._checked_image(image)
-        factor = self.spec.factor
-        # Contiguous: on the CPU torch's group norm loses about three digits on channels-last input.
-        image = image.to(self.device, torch.float32).contiguous()
-        low, high = self.spec.pixel_range
-        pixels = F.pad(image, (0, -w % factor, 0, -h % factor), mode="replicate")
-        pixels = pixels.mul_(high - low).add_(low).to(self.weight_dtype)  # F.pad copies: one image in memory, not two
+        factor, (low, high) = self.spec.factor, self.spec.pixel_range
+        padding = 0, -w % factor, 0, -h % factor
+        # Contiguous: on the CPU torch's group norm loses about three digits on channels-last input. F.pad copies.
+        pixels = F.pad(image.to(self.device, torch.float32).contiguous(), padding, mode="replicate")
+        pixels = pixels.mul_(high - low).add_(low).to(self.weight_dtype)
         moments = self._run("encode", pixels, max_memory)
         if moments is None:
             with self._precision():
@@ -231,7 +239,7 @@ class VAE:
                 pixels = family.decode(self.network, z)
         self._check_finite(pixels, "decoding")
         low, high = self.spec.pixel_range
-        image = ((pixels[..., : h * enlarged, : w * enlarged].float() - low) / (high - low)).clamp(0, 1)
+        image = (pixels[..., : h * enlarged, : w * enlarged].float() - low).div_(high - low).clamp_(0, 1)
         return F.avg_pool2d(image, enlarged) if size and enlarged > 1 else image
 
     def to(self, dtype: torch.dtype) -> "VAE":
@@ -249,9 +257,7 @@ class VAE:
 
     def named(self, name: str) -> "VAE":
         """The same network, spec and budget under another name."""
-        if name == self.name:
-            return self
-        return VAE(self.network, self.spec, name, self.fingerprint, dtype=self.dtype, **self._budget)
+        return self if name == self.name else self.within(None, name)
 
     def settle(self, size: tuple[int, int], before: Mapping[str, Any] | None, batch: int = 1) -> dict[str, Any]:
         """Pin how batches of images of a size (height, width) are encoded and decoded; see `EngineCalls.settle`."""
@@ -259,10 +265,12 @@ class VAE:
         h, w = (-(-side // factor) for side in size)
         return self.engine.settle([("encode", (h * factor, w * factor)), ("decode", (h, w))], before, batch)
 
-    def within(self, max_memory: int) -> "VAE":
-        """The same network and spec, held to a budget in bytes."""
-        given: dict[str, Any] = {**self._budget, "max_memory": max_memory}
-        return VAE(self.network, self.spec, self.name, self.fingerprint, dtype=self.dtype, **given)
+    def within(self, max_memory: int | None, name: str | None = None) -> "VAE":
+        """The same network and spec, held to a budget in bytes or to its own; `settle` changes one alone."""
+        budget: dict[str, Any] = self._budget | ({} if max_memory is None else {"max_memory": max_memory})
+        other = VAE(self.network, self.spec, name or self.name, dtype=self.engine.computed_in, **budget)
+        other._identified = self._identified
+        return other
 
     @property
     def _budget(self) -> dict[str, Any]:

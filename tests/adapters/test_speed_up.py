@@ -111,7 +111,7 @@ def test_a_budget_holds_until_another_one_is_set(model: Any, monkeypatch: pytest
     there_and_back(vl.speed_up(model, "2GB"))
     there_and_back(vl.speed_up(model))
     assert budgets == [2 * 10**9] * 2 + [None] * 2
-    with pytest.raises(UsageError, match=r"takes at least .* MB"):
+    with pytest.raises(UsageError, match=r"needs at least .* MB"):
         there_and_back(vl.speed_up(model, 1000))
 
 

@@ -51,7 +51,7 @@ def test_doctor_says_why_a_vae_runs_as_it_is(tmp_path: Path) -> None:
     file = random_vae(TINY).save(tmp_path / "tiny.safetensors")
     ran = invoke("doctor", "--vae", file, "--space", "sd1", "--max-memory", "1GB")
     assert "path plain, because the engine runs AutoencoderKL networks" in ran.stdout
-    assert "so it runs whole, whatever --max-memory says" in ran.stderr
+    assert "runs whole, whatever --max-memory says, because the engine runs AutoencoderKL networks" in ran.stderr
 
 
 def test_doctor_refuses_a_vae_that_is_not_exact(vae_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +73,6 @@ def test_max_memory_reaches_the_vae_and_the_record(vae_file: Path, tmp_path: Pat
         record = json.loads((out / "run.json").read_text())
         assert (record["settings"]["max_memory"], record["vaes"][0]["engine"]["max_memory"]) == (10**9, 10**9)
         refused = invoke(*command, "--vae", vae_file, "--max-memory", "1kB", "-o", tmp_path / "other", code=2)
-        assert "takes at least" in refused.stderr
+        assert "needs at least" in refused.stderr
         wrong = invoke(*command, "--vae", vae_file, "--max-memory", "lots", "-o", tmp_path / "other", code=2)
         assert "max_memory (--max-memory) 'lots' is not an amount of memory" in wrong.stderr

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from support.vaes import TINY, random_vae
+from vaelens.engine import autoencoder
 from vaelens.engine.calls import PLAIN
 from vaelens.engine.eligibility import obstacle
+from vaelens.engine.plan import Plan
 from vaelens.errors import UsageError
 from vaelens.kernels.paths import available_paths, choose_path
 from vaelens.vae import VAE
@@ -72,6 +74,44 @@ def test_a_vae_that_the_engine_does_not_run_takes_no_budget() -> None:
         tiny.encode(IMAGE, max_memory="2GB")
     with pytest.raises(UsageError, match=message):
         tiny.decode(torch.zeros(1, 4, 2, 2), max_memory="2GB")
+
+
+def test_another_network_is_used_once_it_is_set(vae: VAE) -> None:
+    z, other = torch.randn(1, 4, 3, 3), random_vae(seed=1)
+    vae.decode(z)
+    vae.network = other.network
+    assert torch.equal(vae.decode(z), other.decode(z))
+    assert vae.fingerprint == other.fingerprint
+    with pytest.raises(UsageError, match=r"random: the network's config isn't the spec's"):
+        vae.network = random_vae(TINY).network
+    assert vae.network is other.network
+
+
+def test_the_record_names_the_plan_that_ran(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failure of memory that is a smaller one than the first."""
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    z, run, failed = torch.zeros(1, 4, 24, 24), autoencoder.run, list[Plan]()
+
+    def failing_once(steps: Any, plan: Plan, *rest: Any) -> None:
+        if not failed:
+            failed.append(plan)
+            raise MemoryError
+        run(steps, plan, *rest)
+
+    monkeypatch.setattr(autoencoder, "run", failing_once)
+    vae.decode(z)
+    ran = vae.engine.plans["decode", (24, 24)]
+    assert ran.peak_bytes < failed[0].peak_bytes
+    assert vae.engine.record()["budgets"] == {"decode 24x24": ran.peak_bytes}
+
+
+def test_the_copy_that_encode_makes_counts_in_its_budget(vae: VAE) -> None:
+    vae.encode(IMAGE)
+    (plan,) = vae.engine.plans.values()
+    assert plan.counts_input
+    with pytest.raises(UsageError, match="needs at least"):
+        vae.encode(IMAGE, max_memory=plan.smallest - 1)
+    vae.encode(IMAGE, max_memory=plan.smallest)
 
 
 def circular(network: Any) -> None:
@@ -157,6 +197,24 @@ def test_a_settled_run_keeps_its_strips_whatever_is_free(vae: VAE, monkeypatch: 
     assert again is not None
     assert [step.rows for step in again.steps] == [step.rows for step in tight.steps]
     assert [step.rows for step in ample.steps] != [step.rows for step in tight.steps]
+
+
+def test_what_is_settled_yields_to_a_named_budget_and_to_what_this_machine_can_do(
+    vae: VAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorded plan is no limit: where it can't be had the call runs all the same, and a record says how."""
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    ample = vae.engine.plan("decode", (32, 32))
+    assert ample is not None
+    vae.engine.pinned = {"decode 32x32": 1000}  # of a machine that could park more, say
+    assert vae.engine.plan("decode", (32, 32)) == ample
+    found = vae.settle((256, 256), {"path": "torch", "budgets": {"decode 32x32": 1000}})
+    assert found["budgets"]["decode 32x32"] == ample.peak_bytes
+    held = vae.within(ample.smallest)
+    held.engine.pinned = {"decode 32x32": ample.peak_bytes}
+    within = held.engine.plan("decode", (32, 32))
+    assert within is not None
+    assert within.peak_bytes <= ample.smallest
 
 
 def test_a_settled_run_has_room_for_its_batches(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Packed weights: used again while the parameters are the same, and no longer than the network lives."""
 
+import dataclasses
 import gc
 import weakref
 from collections.abc import Callable
@@ -10,9 +11,11 @@ import torch
 
 from support.vaes import CONFIGS, random_network
 from vaelens import engine
+from vaelens.engine import packed_weights, planner
 from vaelens.engine.architecture import Convolve, decoder_steps
 from vaelens.engine.packed_weights import prepare
 from vaelens.kernels.convolution import Convolution
+from vaelens.kernels.paths import available_paths
 from vaelens.kernels.torch_convolution import TorchKernel
 from vaelens.networks.autoencoder_kl import AutoencoderKL
 
@@ -53,6 +56,79 @@ def test_weights_are_packed_again_when_a_parameter_changes(name: str) -> None:
 def test_nothing_stays_where_it_is_not_kept() -> None:
     network = random_network(CONFIGS["sd1"])
     assert upsample(network, keep=False) is not upsample(network, keep=False)
+
+
+def made(network: AutoencoderKL, budget: int | None = None) -> None:
+    engine.decode(network, torch.zeros(1, 4, 2, 2), max_memory=budget)
+
+
+def held(network: AutoencoderKL) -> int:
+    """Bytes that packed weights of a network take."""
+    owners = set(network.modules())
+    return sum(
+        one.bytes for owner, entries in packed_weights._kept.items() if owner in owners for one in entries.values()
+    )
+
+
+@pytest.fixture
+def packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a path that packs all weights; and what earlier tests left is gone."""
+    if "portable" not in available_paths():
+        pytest.skip("this machine has no native kernels")
+    monkeypatch.setenv("VAELENS_KERNELS", "portable")
+    monkeypatch.setattr(packed_weights, "_kept", weakref.WeakKeyDictionary())
+
+
+@pytest.mark.usefixtures("packing")
+def test_weights_of_earlier_calls_go_where_a_budget_has_no_room_beside_them() -> None:
+    first, second = random_network(CONFIGS["sd1"]), random_network(CONFIGS["sd1"])
+    made(first)
+    engine.encode(second, torch.zeros(1, 3, 16, 16))
+    of_first, of_encoder = held(first), held(second)
+    ample = engine.plan_decode(second, (2, 2))
+    assert ample.keep_weights
+    made(second, ample.peak_bytes + of_first + of_encoder)  # they all fit
+    of_both = held(second)
+    assert held(first) == of_first
+    assert of_both > of_encoder
+    made(second, ample.peak_bytes + of_first + of_encoder - 1)
+    assert (held(first), held(second)) == (0, of_both - of_encoder)
+    made(second, ample.smallest)  # a plan that keeps none
+    assert held(second) == 0
+    made(first)
+    engine.decode(second, torch.zeros(1, 4, 2, 2), plan=dataclasses.replace(ample, max_memory=1))
+    assert held(first) == 0
+
+
+@pytest.mark.usefixtures("packing")
+def test_weights_of_another_path_are_not_kept_beside_those_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_network(CONFIGS["sd1"])
+    made(network)
+    before = held(network)
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    made(network)
+    assert 0 < held(network) < before  # PyTorch's kernels pack those of upsampling alone
+    monkeypatch.setenv("VAELENS_KERNELS", "portable")
+    made(network)
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    made(network, engine.plan_decode(network, (2, 2)).peak_bytes)
+    assert held(network) == sum(
+        layer.kernel(torch.float32, torch.device("cpu")).packed_bytes
+        for step in decoder_steps(network)
+        for layer in step.layers
+    )
+
+
+@pytest.mark.usefixtures("packing")
+def test_without_a_budget_what_is_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run would be cramped by weights that it may drop."""
+    first, second = random_network(CONFIGS["sd1"]), random_network(CONFIGS["sd1"])
+    ample = engine.plan_decode(second, (2, 2))
+    made(first)
+    monkeypatch.setattr(planner, "free_memory", lambda _: (ample.peak_bytes - held(first)) / 0.9 + 10)
+    assert engine.plan_decode(second, (2, 2)) == ample
+    made(second)
+    assert held(first) == 0
 
 
 def test_packed_weights_go_with_their_network() -> None:

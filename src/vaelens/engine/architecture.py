@@ -68,6 +68,11 @@ class Convolve:
     norm: Norm | None = None
     activation: Activation | None = None
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Its only one."""
+        return (self.layer,)
+
 
 @dataclass(frozen=True)
 class Resnet:
@@ -79,6 +84,11 @@ class Resnet:
     norm2: Norm
     conv2: Layer
     shortcut: Layer | None
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The convolutions in the order in which they are named here, the shortcut's where there is one."""
+        return (self.conv1, self.conv2, *([] if self.shortcut is None else [self.shortcut]))
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,11 @@ class Attend:
     norm: Norm
     query: Layer
     output: Layer
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The projections."""
+        return self.query, self.output
 
 
 Step = Convolve | Resnet | Attend

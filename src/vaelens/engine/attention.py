@@ -31,12 +31,9 @@ def attend(x: Tensor, affine: Affine, query: Convolution, output: Convolution, m
 
 
 def attention_bytes(tokens: int, channels: int, device: torch.device) -> int:
-    """What `attend` takes beside the map, and the projections' packed weights and scratch."""
-    chunk = chunk_size(tokens)
-    products = _products(tokens, channels, device)
-    packed = sum(kernel.packed_bytes for kernel in products)
-    scratch = max(kernel.scratch_bytes(chunk) for kernel in products)
-    return 4 * (2 * tokens * channels + chunk * (tokens + 4 * channels)) + packed + scratch
+    """What `attend` takes beside the map, all scratch, and the projections' packed weights."""
+    packed = sum(kernel.packed_bytes for kernel in products(tokens, channels, device))
+    return 4 * (2 * tokens * channels + chunk_size(tokens) * (tokens + 4 * channels)) + packed
 
 
 def attention_operations(tokens: int, channels: int) -> int:
@@ -44,7 +41,7 @@ def attention_operations(tokens: int, channels: int) -> int:
     return 2 * tokens * (2 * tokens * channels + 2 * channels**2)
 
 
-def _products(tokens: int, channels: int, device: torch.device) -> tuple[Kernel, Kernel]:
+def products(tokens: int, channels: int, device: torch.device) -> tuple[Kernel, Kernel]:
     """Scores of queries with each token, and means of the tokens by their scores."""
     scoring = choose_kernel(POINTWISE, channels, tokens, torch.float32, device)
     return scoring, choose_kernel(POINTWISE, tokens, channels, torch.float32, device)
@@ -55,7 +52,7 @@ def _attend_image(x: Tensor, affine: Affine, query: Convolution, output: Convolu
     flat = x.view(-1, x.shape[2])
     n, c = flat.shape
     tokens = ((flat.float() - affine.mean) * affine.scale).add_(affine.shift)
-    score, mix = _products(n, c, x.device)
+    score, mix = products(n, c, x.device)
     scoring, mixing = score.prepare(tokens[:, :, None, None], None), mix.prepare(tokens.T[:, :, None, None], None)
     for first in range(0, n, chunk_size(n)):
         chunk = tokens[first : first + chunk_size(n)]

@@ -1,7 +1,8 @@
 """The one place that calls the engine: `VAE` and `speed_up` go through it, and nothing else does."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,15 +37,17 @@ class EngineCalls:
 
     `max_memory` is the budget in bytes of calls that name none; None: what is free. `notify` hears where memory runs
     out and a smaller plan follows. `computed_in` is the precision that the weights are kept for; None: their own.
-    `plans` are those of the last call for each direction and size. `pinned` are bytes for single calls, as `budgets`
-    gives them. `way_of` tells how a GPU runs the network: as whole maps where that was verified on this card, else, and
-    where they don't fit, by plans; `planned` are the calls that ran by plans there.
+    `counts_input`: the inputs are copies that the caller makes for the calls, so their bytes count. `plans` are those
+    that ran last for each direction and size. `pinned` are bytes for single calls, as `budgets` gives them. `way_of`
+    tells how a GPU runs the network: as whole maps where that was verified on this card, else, and where they don't
+    fit, by plans; `planned` are the calls that ran by plans there.
     """
 
     network: Any
     max_memory: int | None = None
     notify: Notify = log
     computed_in: torch.dtype | None = None
+    counts_input: bool = False
     plans: dict[Call, Plan] = field(default_factory=dict[Call, Plan])
     pinned: dict[str, int] = field(default_factory=dict[str, int])
     way_of: WayOf = verified_way
@@ -63,38 +66,49 @@ class EngineCalls:
 
         Of a GPU that was tuned, a way of `engine.gpu.ways`.
         """
+        if self.why_plain:
+            return PLAIN
+        way = self._way()
+        return choose_path(self.dtype, self._device) if way is None else way.name
+
+    @property
+    def why_plain(self) -> str | None:
+        """Why the network has to run as it is, also without gradients, in words that follow "because"; else None."""
         with torch.no_grad():
-            if obstacle(self.network):
-                return PLAIN
-        if (way := self._way()) is not None:
-            return way.name
-        return choose_path(self.dtype, next(self.network.parameters()).device)
+            return obstacle(self.network)
+
+    def use(self, network: Any) -> None:
+        """Run another network from now on."""
+        self.network = network
+        self.plans.clear()
+        self.planned.clear()
 
     def run(self, direction: Direction, image: Tensor, max_memory: int | None = None) -> Tensor | None:
         """Raw z [b,c,h/f,w/f] to raw pixels, or raw pixels [b,3,h,w] to moments, float32; without gradients.
 
         None where the network has to run as it is, which `engine.eligibility` decides. `max_memory` is this call's own
-        budget. Raises UsageError where a budget is too little.
+        budget. Raises UsageError where a budget is too little, ResourceError where memory runs out.
         """
         if obstacle(self.network, image):
             return None
-        size = image.shape[2], image.shape[3]
+        call = direction, (image.shape[2], image.shape[3])
         if (way := self._way()) is not None:
             budget = self.max_memory if max_memory is None else max_memory
             whole = whole_network.run(self.network, direction, image, way, max_memory=budget, notify=self.notify)
             if whole is not None:
                 return whole
-            self.planned.add(_name(direction, size))
-        plan = self._plan(direction, size, len(image), max_memory)
+            self.planned.add(_name(*call))
+        plan = self.plans[call] = self._plan(*call, len(image), max_memory)
         run = autoencoder.decode if direction == "decode" else autoencoder.encode
-        result = run(self.network, image, plan=plan, dtype=self.dtype, notify=self.notify)
-        self.plans[direction, size] = plan
-        return result
 
-    @torch.no_grad()
+        def replanned(smaller: Plan) -> None:
+            self.plans[call] = smaller
+
+        return run(self.network, image, plan=plan, dtype=self.dtype, notify=self.notify, replanned=replanned)
+
     def plan(self, direction: Direction, size: tuple[int, int], batch: int = 1) -> Plan | None:
         """How `run` takes inputs of that height and width; None where the network has to run as it is."""
-        return None if obstacle(self.network) else self._plan(direction, size, batch, None)
+        return None if self.why_plain else self._plan(direction, size, batch, None)
 
     @property
     def budgets(self) -> dict[str, int]:
@@ -102,14 +116,15 @@ class EngineCalls:
 
         Planned within as many bytes, a call is computed in the same strips, to the same bits: see `pinned`.
         """
-        if self.path != TORCH or next(self.network.parameters()).device.type != "cpu":
+        if self.path != TORCH or self._device.type != "cpu":
             return {}
         return {_name(*call): plan.peak_bytes for call, plan in self.plans.items()}
 
     def settle(self, calls: Iterable[Call], before: Mapping[str, Any] | None, batch: int = 1) -> dict[str, Any]:
         """Pin how these calls run, for the plan of a run that is resumed: by `before`, what this gave the first time.
 
-        `batch` is the most images of a call. Gives the path and the budgets.
+        `batch` is the most images of a call. Gives the path and the budgets, which are others than those of `before`
+        where its path or plans can't be had here.
         """
         if before and before["path"] == self.path:
             self.pinned |= before["budgets"]
@@ -124,20 +139,29 @@ class EngineCalls:
         planned = {"planned": sorted(self.planned)} if self.planned else {}
         return {"path": self.path, "max_memory": self.max_memory, "budgets": self.budgets} | planned
 
-    @torch.no_grad()
     def check_budget(self, name: str) -> None:
         """Raises UsageError where the network can't be run within a budget."""
-        if why := obstacle(self.network):
+        if why := self.why_plain:
             raise UsageError(f"{name} can't be held to max_memory, because {why}. Leave max_memory out.")
 
     def _way(self) -> Way | None:
-        return self.way_of(next(self.network.parameters()).device, self.dtype, self.notify)
+        return self.way_of(self._device, self.dtype, self.notify)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def _plan(self, direction: Direction, size: tuple[int, int], batch: int, max_memory: int | None) -> Plan:
-        if max_memory is None:
-            max_memory = self.pinned.get(_name(direction, size), self.max_memory)
+        """Within the call's own budget; else within the pinned one, where that can be and keeps to `max_memory`."""
+        pinned = self.pinned.get(_name(direction, size))
+        if max_memory is None and pinned is not None and pinned <= (self.max_memory or pinned):
+            with contextlib.suppress(UsageError):  # what fitted elsewhere doesn't here: less can be parked, say
+                return replace(self._planned(direction, size, batch, pinned), max_memory=self.max_memory)
+        return self._planned(direction, size, batch, self.max_memory if max_memory is None else max_memory)
+
+    def _planned(self, direction: Direction, size: tuple[int, int], batch: int, max_memory: int | None) -> Plan:
         planned = autoencoder.plan_decode if direction == "decode" else autoencoder.plan_encode
-        return planned(self.network, size, batch, max_memory, self.dtype)
+        return planned(self.network, size, batch, max_memory, self.dtype, counts_input=self.counts_input)
 
 
 def _name(direction: Direction, size: tuple[int, int]) -> str:

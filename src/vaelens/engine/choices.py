@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vaelens.engine.architecture import Attend, Layer, Resnet, Step, reads_moments
-from vaelens.engine.attention import attention_bytes, attention_operations, chunk_size
-from vaelens.engine.costs import Computed, Cost, Form, Machine, Whole, pass_cost
+from vaelens.engine.architecture import Attend, Resnet, Step, reads_moments
+from vaelens.engine.attention import attention_bytes, attention_operations, chunk_size, products
+from vaelens.engine.costs import Computed, Cost, Form, Machine, Whole, pass_cost, passing_scratch
 from vaelens.engine.maps import Shape
 from vaelens.engine.plan import Place, StepPlan, early_shortcut
 from vaelens.kernels.convolution import Kernel
@@ -18,21 +18,16 @@ PLACES: tuple[Place, ...] = ("memory", "parked", "recomputed")
 
 @dataclass(frozen=True)
 class Shapes:
-    """A step without its weights: its kernels, in the order of `architecture`, None for a shortcut that isn't there.
+    """A step without its weights: the kernels of its layers, in the order of `architecture`.
 
     `normalised`: the next step reads the moments of its output. `final`: its output is the result.
     """
 
     name: str
     kind: type[Step]
-    kernels: tuple[Kernel | None, ...]
+    kernels: tuple[Kernel, ...]
     normalised: bool
     final: bool
-
-    @property
-    def present(self) -> list[Kernel]:
-        """The kernels that are there."""
-        return [kernel for kernel in self.kernels if kernel is not None]
 
 
 @dataclass(frozen=True)
@@ -45,19 +40,31 @@ class Choice:
 
 def step_shapes(steps: list[Step], machine: Machine) -> tuple[Shapes, ...]:
     """What the planner needs of the steps."""
-
-    def kernel(layer: Layer | None) -> Kernel | None:
-        return None if layer is None else layer.kernel(machine.dtype, machine.device)
-
     found = list[Shapes]()
     for step, following in zip(steps, [*steps[1:], None], strict=True):
-        if isinstance(step, Resnet):
-            layers = step.conv1, step.conv2, step.shortcut
-        else:
-            layers = (step.query, step.output) if isinstance(step, Attend) else (step.layer,)
-        kernels = tuple(kernel(layer) for layer in layers)
+        kernels = tuple(layer.kernel(machine.dtype, machine.device) for layer in step.layers)
         found.append(Shapes(step.name, type(step), kernels, reads_moments(following), following is None))
     return tuple(found)
+
+
+def output_size(steps: Sequence[Shapes], size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of what the steps make of an input. Only a step's first kernel may change those of a map."""
+    for step in steps:
+        size = step.kernels[0].geometry.output_size(*size)
+    return size
+
+
+def kept_scratch(steps: Sequence[Shapes], size: tuple[int, int], machine: Machine) -> int:
+    """What threads keep when the steps have run: the most scratch that a kernel of that kind takes."""
+    found = [0]
+    for number, step in enumerate(steps):
+        height, width = output_size(steps[:number], size)
+        kernels = step.kernels
+        if step.kind is Attend:
+            kernels = (*kernels, *products(height * width, kernels[0].in_channels, machine.device))
+            width = chunk_size(height * width)
+        found += [kernel.scratch_bytes(width) for kernel in kernels if kernel.keeps_scratch]
+    return max(found)
 
 
 def choices(
@@ -107,11 +114,11 @@ class _Task:
         """Bytes that are parked at once, at most: the input or what it is computed from, and the maps made."""
         root = _root(self.x)
         stays = self.machine.bytes(root.shape) if root.place == "parked" else 0
-        made = self.machine.bytes(_shape(self.x.shape, self.step.present[0]))
+        made = self.machine.bytes(_shape(self.x.shape, self.step.kernels[0]))
         return stays + made * ((hidden == "parked") + (place == "parked"))
 
     def convolve(self, place: Place, rows: int) -> Choice:
-        made = self._computed(self.step.present[0], self.x)
+        made = self._computed(self.step.kernels[0], self.x)
         if place == "recomputed":
             cost = self._pass(made, None, rows) if self.step.normalised else Cost(0, 0.0)
             return self._choice(made, place, None, rows, cost)
@@ -119,9 +126,8 @@ class _Task:
         return self._choice(Whole(made.shape, place), place, None, rows, cost)
 
     def resnet(self, hidden: Place, place: Place, rows: int) -> Choice:
-        conv1, conv2, shortcut = self.step.kernels
-        assert conv1 is not None
-        assert conv2 is not None
+        conv1, conv2, *shortcuts = self.step.kernels
+        shortcut = shortcuts[0] if shortcuts else None
         first = self._computed(conv1, self.x)
         residual: Form = self.x if shortcut is None else self._computed(shortcut, self.x)
         source = first if hidden == "recomputed" else Whole(first.shape, hidden, "hidden")
@@ -142,8 +148,9 @@ class _Task:
         if not isinstance(self.x, Whole) or self.x.place != "memory":
             return
         b, h, w, c = self.x.shape
-        kernels = self.step.present
-        scratch = max(kernel.scratch_bytes(chunk_size(h * w)) for kernel in kernels)
+        kernels = self.step.kernels
+        used = (*kernels, *products(h * w, c, self.machine.device))
+        scratch = max(passing_scratch(kernel, chunk_size(h * w), 1) for kernel in used)
         weights = sum(kernel.packed_bytes for kernel in kernels) if self.packed else 0
         seconds = b * attention_operations(h * w, c) / self.machine.rate(kernels[0].path)
         peak = self.machine.bytes(self.x.shape) + attention_bytes(h * w, c, self.machine.device) + scratch + weights

@@ -82,6 +82,11 @@ class Cost:
     seconds: float
 
 
+def passing_scratch(kernel: Kernel, width: int, batch: int) -> int:
+    """The scratch of one run of a kernel that is free after it; what threads keep counts once for all."""
+    return 0 if kernel.keeps_scratch else kernel.scratch_bytes(width, batch)
+
+
 def pass_cost(
     form: Computed,
     target: str | None,
@@ -110,7 +115,7 @@ def pass_cost(
         made.append(also)
     windows = sum(_window(one, extent, machine) for one, extent in found.items())
     kernels = {one.kernel: one.source for one in [*made, *found] if isinstance(one, Computed)}
-    scratch = max(kernel.scratch_bytes(source.shape[2], source.shape[0]) for kernel, source in kernels.items())
+    scratch = max(passing_scratch(kernel, source.shape[2], source.shape[0]) for kernel, source in kernels.items())
     weights = sum(kernel.packed_bytes for kernel in kernels) if packed else 0
     moments = 2 * ROW_BYTES * height * form.shape[3] * form.shape[0]
     strip = 0 if target == "memory" else machine.bytes(form.shape) * rows // height

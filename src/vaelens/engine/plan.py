@@ -9,6 +9,11 @@ Direction = Literal["decode", "encode"]
 Place = Literal["memory", "parked", "recomputed", "output"]
 
 
+def sides(size: tuple[int, int]) -> str:
+    """Height and width in pixels as people write them."""
+    return f"{size[1]}x{size[0]} pixels"
+
+
 def early_shortcut(hidden: Place | None, place: Place) -> bool:
     """Whether a block that changes the width makes its shortcut beside its hidden map, where its output will be.
 
@@ -40,8 +45,9 @@ class Plan:
     """How a network is run on images of one size.
 
     `size` is (height, width) of the input, latents or pixels. `images` of the batch are run at once. `max_memory` is
-    the budget in bytes, None for what is free; `smallest` is the smallest one that can be met. `keep_weights`: packed
-    weights stay for the next call; else each is packed when it is used. `path` names the kernels.
+    the budget in bytes, None for what is free; `smallest` is the smallest one that can be met. `counts_input`: the
+    input is a copy made for the call, so its bytes count. `keep_weights`: packed weights stay for the next call; else
+    each is packed when it is used. `path` names the kernels.
     """
 
     direction: Direction
@@ -52,10 +58,16 @@ class Plan:
     dtype: str
     max_memory: int | None
     smallest: int
+    counts_input: bool
     keep_weights: bool
     peak_bytes: int
     seconds: float
     steps: tuple[StepPlan, ...]
+
+    @property
+    def pixels(self) -> str:
+        """The image's size in words: of the input where it is encoded, of the result where it is decoded."""
+        return sides(self.size if self.direction == "encode" else (self.steps[-1].height, self.steps[-1].width))
 
     @property
     def gives_back(self) -> bool:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from vaelens.engine.architecture import Step
-from vaelens.engine.choices import HEIGHTS, WHOLE, Choice, Shapes, choices, step_shapes
+from vaelens.engine.choices import HEIGHTS, WHOLE, Choice, Shapes, choices, kept_scratch, output_size, step_shapes
 from vaelens.engine.costs import PACKING, Form, Machine, Whole
 from vaelens.engine.maps import Shape, parking_room
-from vaelens.engine.plan import Direction, Plan, StepPlan
+from vaelens.engine.packed_weights import kept_bytes
+from vaelens.engine.plan import Direction, Plan, StepPlan, sides
 from vaelens.errors import UsageError
 from vaelens.kernels.paths import choose_path
 from vaelens.resources import free_memory
@@ -36,11 +37,12 @@ class Problem:
     batch: int
     machine: Machine
     room: int
+    counts_input: bool
 
     @property
     def packed_bytes(self) -> int:
         """Of all weights."""
-        return sum(kernel.packed_bytes for step in self.steps for kernel in step.present)
+        return sum(kernel.packed_bytes for step in self.steps for kernel in step.kernels)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def make_plan(
     dtype: torch.dtype,
     device: torch.device,
     max_memory: int | None,
+    counts_input: bool = False,
 ) -> Plan:
     """The plan of a network's steps for a batch of images of a size (height, width).
 
@@ -87,18 +90,24 @@ def make_plan(
     """
     machine = Machine.of(dtype, device)
     shapes = step_shapes(steps, machine)
-    if min(_output_size(shapes, size)) < 1:
+    made = output_size(shapes, size)
+    if min(made) < 1:
         raise UsageError(f"an input of {size[0]}x{size[1]} is too small: the network makes nothing of it.")
-    channels, room = shapes[0].present[0].in_channels, parking_room(device) // ROOM_STEP * ROOM_STEP
-    problems = [Problem(shapes, (n, *size, channels), batch, machine, room) for n in _images_at_once(batch, device)]
-    budget = _budget(max_memory, device)
+    channels, room = shapes[0].kernels[0].in_channels, parking_room(device) // ROOM_STEP * ROOM_STEP
+    problems = [
+        Problem(shapes, (n, *size, channels), batch, machine, room, counts_input)
+        for n in _images_at_once(batch, device)
+    ]
+    budget = free_budget(device) if max_memory is None else max_memory
     found = [one for problem in problems if (one := _fastest(problem, budget)) is not None]
     smallest = _smallest(problems[-1])
     if not found and max_memory is not None:
-        least = math.ceil(smallest.peak / 1e6)
+        image = sides(size if direction == "encode" else made)
+        images = f"{batch} images of " if batch > 1 else ""
+        least = shown_bytes(smallest.peak)
         raise UsageError(
-            f"{direction[:-1]}ing an input of {size[0]}x{size[1]} takes at least {least} MB of memory, and "
-            f"{max_memory // 10**6} MB are allowed. Allow {least} MB or more."
+            f"{direction[:-1]}ing {images}{image} needs at least {least} of memory, and max_memory (--max-memory) is "
+            f"{max_memory / 1e6:.4g} MB. Allow {least} or more."
         )
     best = min(found, key=lambda one: one.seconds, default=smallest)
     return Plan(
@@ -110,6 +119,7 @@ def make_plan(
         dtype=str(dtype).removeprefix("torch."),
         max_memory=max_memory,
         smallest=smallest.peak,
+        counts_input=counts_input,
         keep_weights=best.keep_weights,
         peak_bytes=best.peak,
         seconds=best.seconds,
@@ -117,11 +127,15 @@ def make_plan(
     )
 
 
-def _budget(max_memory: int | None, device: torch.device) -> float:
-    if max_memory is not None:
-        return max_memory
+def free_budget(device: torch.device) -> float:
+    """The bytes that a run may take where no budget is given: what is free, or is once kept weights are dropped."""
     free = free_memory(device)
-    return math.inf if free is None else free * (1 - RESERVE)
+    return math.inf if free is None else free * (1 - RESERVE) + kept_bytes(device)
+
+
+def shown_bytes(size: int) -> str:
+    """Rounded up, so that a budget of what is shown is enough."""
+    return f"{math.ceil(size / 1e7) / 100:g} GB" if size > 999e6 else f"{math.ceil(size / 1e6)} MB"
 
 
 def _images_at_once(batch: int, device: torch.device) -> list[int]:
@@ -150,7 +164,7 @@ def _within(problem: Problem, budget: float) -> Candidate | None:
     """The fastest that fits, with packed weights kept or not."""
     ways = list[Candidate]()
     for keep in (True, False):
-        limit = (budget - _fixed_bytes(problem, keep=keep)) / (1 + SLACK)
+        limit = budget - _fixed_bytes(problem, keep=keep)
         if (way := _search(problem, limit, packed=not keep)) is not None:
             ways.append(_candidate(problem, way, keep=keep))
     return min(ways, key=lambda one: one.seconds, default=None)
@@ -188,7 +202,7 @@ def _search(
             for strips in choices(
                 step, way.form, problem.machine, problem.room, packed=packed, whole=whole, heights=heights
             ):
-                choice = next((one for one in strips if one.plan.peak_bytes <= limit), None)
+                choice = next((one for one in strips if _with_slack(one.plan.peak_bytes) <= limit), None)
                 if choice is not None:
                     one = way.extended(choice)
                     longer[one.form] = min(longer.get(one.form, one), one, key=rank)
@@ -199,20 +213,23 @@ def _search(
 def _candidate(problem: Problem, way: Way | None, *, keep: bool) -> Candidate:
     assert way is not None
     images = problem.input[0]
-    peak = _fixed_bytes(problem, keep=keep) + math.ceil(way.peak * (1 + SLACK))
+    peak = _fixed_bytes(problem, keep=keep) + _with_slack(way.peak)
     seconds = way.seconds + (0.0 if keep else problem.packed_bytes / PACKING)
     return Candidate(way, images, keep, peak, -(-problem.batch // images) * seconds)
 
 
+def _with_slack(peak: int) -> int:
+    return math.ceil(peak * (1 + SLACK))
+
+
 def _fixed_bytes(problem: Problem, *, keep: bool) -> int:
-    """What is there throughout: the result in fp32, the kept weights, and what the allocator keeps."""
-    h, w = _output_size(problem.steps, problem.input[1:3])
-    result = problem.batch * problem.steps[-1].present[-1].out_channels * h * w * 4
-    return result + (problem.packed_bytes if keep else 0) + SLACK_BYTES
+    """What is there throughout.
 
-
-def _output_size(steps: Sequence[Shapes], size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the result. Only the first kernel of a step may change those of a map."""
-    for step in steps:
-        size = step.present[0].geometry.output_size(*size)
-    return size
+    The result in fp32, the input where it counts, kept weights and scratch, and what the allocator keeps.
+    """
+    _, h, w, channels = problem.input
+    rows, columns = output_size(problem.steps, (h, w))
+    result = problem.batch * rows * columns * problem.steps[-1].kernels[-1].out_channels * 4
+    given = problem.batch * h * w * channels * problem.machine.itemsize if problem.counts_input else 0
+    scratch = kept_scratch(problem.steps, (h, w), problem.machine)
+    return result + given + scratch + (problem.packed_bytes if keep else 0) + SLACK_BYTES

@@ -84,6 +84,11 @@ class Kernel(Protocol):
         """What `prepare` takes beyond the weights that it is given."""
         ...
 
+    @property
+    def keeps_scratch(self) -> bool:
+        """Whether threads keep the scratch for later runs, of any kernel."""
+        ...
+
     def scratch_bytes(self, width: int, batch: int = 1) -> int:
         """The most that one `run` takes beside its arguments, over all threads, for an input of this width."""
         ...

@@ -41,6 +41,7 @@ class NativeKernel:
     in_channels: int
     out_channels: int
     path: str
+    keeps_scratch: bool = True
 
     @property
     def row_alignment(self) -> int:

@@ -30,6 +30,7 @@ class TorchKernel:
     dtype: torch.dtype
     device_type: str
     path: str = "torch"
+    keeps_scratch: bool = False
 
     @property
     def row_alignment(self) -> int:
