@@ -24,6 +24,7 @@ CASES = {  # geometry, channels in and out, height and width
     "to few channels": (Geometry(), 40, 3, 20, 70),
     "one pixel": (Geometry(), 24, 24, 1, 1),
     "wide windows": (Geometry(), 160, 33, 18, 97),
+    "pairs of rows": (Geometry(), 128, 80, 21, 70),
     "upsampled": (Geometry(upsample=2), 48, 48, 9, 33),
     "one pixel upsampled": (Geometry(upsample=2), 32, 32, 1, 1),
     "downsampled": (DOWN, 64, 64, 16, 66),

@@ -4,87 +4,72 @@
 // planes that fit the second-level cache; then each block of 16 output channels is accumulated over all input channels
 // and taps for some pixels at a time, in the same order wherever a pixel lies.
 
-// Every processor with AMX has 2 MB of second-level cache for each core.
-constexpr int64_t kPlaneBytes = 768 * 1024;   // of a window
-constexpr int64_t kCacheBytes = 1792 * 1024;  // of two windows and the weights of a block of output channels
+constexpr int64_t kPlaneBytes = 768 * 1024;  // of a window: the second-level cache of an AMX processor's core has 2 MB
 
-// The size of a window in output pixels (before enlarging), and what it takes.
+// The size of a window in phases' pixels, and what it takes.
 struct Layout {
   int rows, columns;
   int64_t plane_values;  // of one block of input channels
-  int buffers;           // 2: the next window is loaded while this one is multiplied
   int64_t bytes;         // of scratch
 };
 
 inline int64_t plane_pixels(const vaelens_kernel &k, const Taps &taps, int64_t rows, int64_t columns) {
-  return ((rows - 1) * k.stride + taps.top + taps.bottom + 1) * ((columns - 1) * k.stride + taps.left + taps.right + 1);
+  const int64_t plane_rows = taps.planes > 1 ? taps.planes * rows : (rows - 1) * k.stride + taps.top + taps.bottom + 1;
+  return plane_rows * ((columns - 1) * k.stride + taps.left + taps.right + 1);
 }
 
 // The columns depend on the shapes alone, as the blocks of the moments do; the rows only decide who computes what.
 inline Layout layout(const vaelens_kernel &k, const Taps &taps, int64_t width, int64_t rows, int threads) {
   const int64_t pixel_bytes = in_blocks(k) * kBlock * halves(k) * 2;
-  Layout found = {16, 64, 0, 1, 0};
-  if (plane_pixels(k, taps, 8, 64) * pixel_bytes > kPlaneBytes) found.columns = 32;
+  const int fewest = taps.planes > 1 ? 2 : 4;
+  Layout found = {4 * fewest, 64, 0, 0};
+  if (plane_pixels(k, taps, 2 * fewest, 64) * pixel_bytes > kPlaneBytes) found.columns = 32;
   if (k.stride > 1) found.columns = kPixels;  // runs don't cross rows then, and shorter ones would be filled with junk
   if (width < found.columns) found.columns = static_cast<int>(width);
   while (found.rows > 1 && plane_pixels(k, taps, found.rows, found.columns) * pixel_bytes > kPlaneBytes)
     found.rows /= 2;
-  while (found.rows > 4 && found.rows * 2 * threads > rows) found.rows /= 2;
+  while (found.rows > fewest && found.rows * 2 * threads > rows) found.rows /= 2;
   // Tiles read whole runs of pixels, also where fewer are left: the planes end later by as many.
   found.plane_values = (plane_pixels(k, taps, found.rows, found.columns) + kPixels * k.stride) * kBlock;
-  const int64_t planes = found.plane_values * in_blocks(k) * halves(k) * 2;
-  const int64_t weights = taps.total * in_blocks(k) * halves(k) * kTile * 2;
-  found.buffers = 2 * planes + weights <= kCacheBytes ? 2 : 1;
-  found.bytes = found.buffers * planes;
+  found.bytes = found.plane_values * in_blocks(k) * halves(k) * 2;
   return found;
 }
 
 #include "split_writing.inl"
 
-// A thread's part of a strip: several bands, one window after the other, with loads and writes among the products.
+// A thread's part of a strip: several bands, one window after the other.
+//
+// Loading a window, multiplying and writing follow each other. Spreading the loads and writes among the products gains
+// nothing: where the matrix unit is busy, its products are what takes the time.
 template <bool normalised, int activation, bool split>
 class Worker {
  public:
   Worker(const Convolution &all, uint16_t *planes)
       : all_(all),
         in_blocks_(in_blocks(all.kernel)),
-        loading_(all.strip, all.kernel.in_channels, all.norm, all.in_pixels),
+        loading_(all.strip, all.kernel.in_channels, all.norm, all.in_pixels, all.taps.planes > 1),
         planes_(planes),
-        depth_(depth(all.taps)),
-        depths_((in_blocks_ + depth_ - 1) / depth_) {}
+        depth_(depth(all.taps)) {}
 
   void run(int64_t first_band, int64_t end_band, int64_t first_block, int64_t end_block) {
-    Tile tile = {};
-    bool more = set_tile(tile, first_band, 0, end_band);
-    int buffer = 0;
-    begin_loading(tile, buffer);
-    while (more) {
-      loading_.finish();
-      __asm__ volatile("" ::: "memory");  // GCC's tile loads don't say that they read memory
-      const Planes planes = planes_of(tile, buffer);
-      Tile next = {};
-      const int64_t band = (tile.top - all_.first) / all_.layout.rows;
-      more = tile.left + all_.layout.columns < all_.width
-                 ? set_tile(next, band, tile.left + all_.layout.columns, end_band)
-                 : set_tile(next, band + 1, 0, end_band);
-      if (more && all_.layout.buffers == 2) begin_loading(next, 1 - buffer);
-      // The next window is loaded by the time that this one's products are made.
-      const int64_t products = (end_block - first_block) * all_.taps.count * runs_of(tile, planes).count * depths_;
-      loads_ = more && all_.layout.buffers == 2 ? (loading_.parts() + products - 1) / products : 0;
-      for (int64_t block = first_block; block < end_block; ++block) multiply(tile, planes, block);
-      finish_block();
-      if (all_.layout.buffers == 2)
-        buffer = 1 - buffer;
-      else if (more)
-        begin_loading(next, 0);
-      tile = next;
-    }
+    for (int64_t band = first_band; band < end_band; ++band)
+      for (int64_t left = 0; left < all_.width; left += all_.layout.columns) {
+        const Tile tile = tile_of(band, left);
+        const Planes planes = planes_of(tile);
+        loading_.load_window(window_of(tile), planes);
+        __asm__ volatile("" ::: "memory");  // GCC's tile loads don't say that they read memory
+        for (int64_t block = first_block; block < end_block; ++block) {
+          multiply(tile, planes, block);
+          if (all_.strip.moments) add_moments(all_, tile, block);
+        }
+      }
   }
 
  private:
   static constexpr int kHalves = split ? 2 : 1;
   // With the weights of depth_ blocks, and the input of a run, the sums of so many runs fit the first-level cache.
   static constexpr int kGroup = split ? 4 : 8;
+  static constexpr int kPlanes = split ? 4 : 1;  // at most
 
   struct Group {
     int count;
@@ -98,41 +83,26 @@ class Worker {
     return phase >= 9 ? 1 : (8 + phase) / phase;
   }
 
-  bool set_tile(Tile &tile, int64_t band, int64_t left, int64_t end_band) const {
-    if (band >= end_band) return false;
-    tile.top = all_.first + band * all_.layout.rows, tile.left = left;
-    const int64_t rows = all_.first + all_.rows - tile.top, columns = all_.width - left;
-    tile.rows = static_cast<int>(rows < all_.layout.rows ? rows : all_.layout.rows);
-    tile.columns = static_cast<int>(columns < all_.layout.columns ? columns : all_.layout.columns);
-    return true;
+  Tile tile_of(int64_t band, int64_t left) const {
+    const int64_t top = all_.first + band * all_.layout.rows;
+    const int64_t rows = all_.first + all_.rows - top, columns = all_.width - left;
+    return {top, left, static_cast<int>(rows < all_.layout.rows ? rows : all_.layout.rows),
+            static_cast<int>(columns < all_.layout.columns ? columns : all_.layout.columns)};
   }
 
   Window window_of(const Tile &tile) const {
     const int stride = all_.kernel.stride;
     const Taps &taps = all_.taps;
+    if (taps.planes > 1)
+      return {2 * tile.top - 1, tile.left - taps.left, 2 * tile.rows + 2, tile.columns + taps.left + taps.right};
     return {tile.top * stride - taps.top, tile.left * stride - taps.left,
             (tile.rows - 1) * stride + taps.top + taps.bottom + 1,
             (tile.columns - 1) * stride + taps.left + taps.right + 1};
   }
 
-  Planes planes_of(const Tile &tile, int buffer) const {
-    const int64_t values = in_blocks_ * all_.layout.plane_values;
-    uint16_t *high = planes_ + buffer * values * kHalves;
-    return {high, high + (split ? values : 0), all_.layout.plane_values, window_of(tile).columns};
-  }
-
-  void begin_loading(const Tile &tile, int buffer) { loading_.begin(window_of(tile), planes_of(tile, buffer)); }
-
-  // Writes the sums that are left, and takes the moments of a block that is whole then.
-  void finish_block() {
-    while (written_ < ended_.count) write_next();
-    if (written_block_ >= 0 && all_.strip.moments) add_moments(all_, written_tile_, written_block_);
-    written_block_ = -1;
-  }
-
-  void write_next() {
-    write(all_, ended_.runs[written_], sums_[1 - begun_][written_]);
-    ++written_;
+  Planes planes_of(const Tile &tile) const {
+    uint16_t *low = planes_ + (split ? in_blocks_ * all_.layout.plane_values : 0);
+    return {planes_, low, all_.layout.plane_values, window_of(tile).columns};
   }
 
   struct Runs {
@@ -151,44 +121,44 @@ class Worker {
   void multiply(const Tile &tile, const Planes &planes, int64_t block) {
     const uint16_t *weights =
         static_cast<const uint16_t *>(all_.strip.weights) + block * all_.taps.total * in_blocks_ * kHalves * kTile;
-    const int stride = all_.kernel.stride;
+    const int stride = all_.kernel.stride, together = all_.taps.planes;
     const Runs runs = runs_of(tile, planes);
-    for (int p = 0; p < all_.taps.count; ++p) {
-      const Phase &phase = all_.taps.phases[p];
-      int64_t offsets[kMostTaps];
-      for (int t = 0; t < phase.taps; ++t)
-        offsets[t] =
-            (static_cast<int64_t>(phase.dy[t] + all_.taps.top) * planes.columns + phase.dx[t] + all_.taps.left) *
-            kBlock;
+    for (int p = 0; p < all_.taps.count; p += together) {
+      const Phase *phases = all_.taps.phases + p;
+      const int64_t values = phases->taps * in_blocks_ * kHalves * kTile;  // of a phase's weights
       for (int run = 0; run < runs.count; run += kGroup) {
         Group group = {};
         for (; group.count < kGroup && run + group.count < runs.count; ++group.count) {
           const int place = (run + group.count) * kPixels;
           const int64_t row = place / runs.row_length, column = place % runs.row_length;
-          group.runs[group.count] = Run(phase, tile, block, place, runs.row_length);
+          group.runs[group.count] = Run(tile, block, place, runs.row_length);
           group.origins[group.count] = (row * planes.columns + column) * stride * kBlock;
         }
-        accumulate(group, phase, offsets, planes, weights, p == 0 && run == 0);
+        for (int plane = 0; plane < together; ++plane)
+          accumulate(group, phases[plane], plane, plane * tile.rows, planes, weights + plane * values);
+        for (int i = 0; i < group.count; ++i) write_run(group.runs[i], *phases, i);
       }
-      weights += phase.taps * in_blocks_ * kHalves * kTile;
+      weights += together * values;
     }
-    written_block_ = block, written_tile_ = tile;
   }
 
-  // The products of a group of runs, a few blocks of input channels at a time: their weights are read from the
-  // second-level cache once for the group, and the sums wait in the first-level one. Meanwhile those of the group
-  // before are written, and a part of the next window is loaded.
-  void accumulate(const Group &group, const Phase &phase, const int64_t *offsets, const Planes &planes,
-                  const uint16_t *weights, bool first_of_block) {
+  // The products of a group of runs with the taps of one phase, a few blocks of input channels at a time: their weights
+  // are read from the second-level cache once for the group, and the sums wait in the first-level one.
+  void accumulate(const Group &group, const Phase &phase, int plane, int64_t plane_row, const Planes &planes,
+                  const uint16_t *weights) {
+    int64_t offsets[kMostTaps];
+    for (int t = 0; t < phase.taps; ++t)
+      offsets[t] = ((plane_row + phase.dy[t] + all_.taps.top) * planes.columns + phase.dx[t] + all_.taps.left) * kBlock;
     const int64_t distance = all_.kernel.stride * kBlock;
     for (int64_t in = 0; in < in_blocks_; in += depth_) {
       const int64_t end = in + depth_ < in_blocks_ ? in + depth_ : in_blocks_;
       for (int i = 0; i < group.count; ++i) {
+        float *sums = sums_[split ? plane : 0][i];
         const uint16_t *at = weights + in * phase.taps * kHalves * kTile;
         if (in == 0)
           accumulators_.clear();
         else
-          accumulators_.read(sums_[begun_][i]);
+          accumulators_.read(sums);
         for (int64_t block = in; block < end; ++block) {
           const uint16_t *high = planes.high + block * planes.block_stride + group.origins[i];
           const uint16_t *low = planes.low + block * planes.block_stride + group.origins[i];
@@ -199,17 +169,27 @@ class Worker {
               accumulators_.add_bf16(high + offsets[t], distance, at);
           }
         }
-        accumulators_.write(sums_[begun_][i]);
-        if (end == in_blocks_) fetch(all_, group.runs[i]);
-        if (in == 0 && written_ < ended_.count) write_next();
-        loading_.load_parts(loads_);
-      }
-      if (in == 0) {
-        while (written_ < ended_.count) write_next();
-        if (first_of_block) finish_block();
+        accumulators_.write(sums);
+        if (end == in_blocks_) fetch_outputs(group.runs[i], phase);
       }
     }
-    ended_ = group, written_ = 0, begun_ = 1 - begun_;
+  }
+
+  void write_run(const Run &run, const Phase &phase, int i) const {
+    const auto sum = [this, i](int plane, int pixel) { return load(sums_[plane][i] + pixel * kOutBlock); };
+    if (split && all_.taps.planes > 1) {
+      write(all_, run, 0, 0, [&](int pixel) { return sum(0, pixel) + sum(1, pixel) + sum(2, pixel); });
+      write(all_, run, 1, 0, [&](int pixel) { return sum(1, pixel) - sum(2, pixel) - sum(3, pixel); });
+    } else {
+      write(all_, run, phase.row, phase.column, [&](int pixel) { return sum(0, pixel); });
+    }
+  }
+
+  void fetch_outputs(const Run &run, const Phase &phase) const {
+    if (all_.taps.planes == 1)
+      fetch(all_, run, phase.row, phase.column);
+    else if (phase.row < 2)  // the two rows of a pair, while half of the planes are left
+      fetch(all_, run, phase.row, 0);
   }
 
   const Convolution &all_;
@@ -217,14 +197,8 @@ class Worker {
   Loading<normalised, activation, split> loading_;
   uint16_t *planes_;
   Accumulators accumulators_;
-  const int64_t depth_, depths_;  // blocks of input channels at a time, and how often
-  int64_t loads_ = 0;             // parts of the next window that are loaded at a time
-  alignas(64) float sums_[2][kGroup][kPixels * kOutBlock];
-  int begun_ = 0;  // which of the two are accumulated; the other ones are written
-  Group ended_ = {};
-  int written_ = 0;  // of its runs
-  int64_t written_block_ = -1;
-  Tile written_tile_ = {};
+  const int64_t depth_;  // blocks of input channels at a time
+  alignas(64) float sums_[kPlanes][kGroup][kPixels * kOutBlock];
 };
 
 template <bool normalised, int activation, bool split>
@@ -272,10 +246,10 @@ float *padded_vectors(const vaelens_kernel &k, const vaelens_strip &strip) {
 int64_t scratch_bytes(const vaelens_kernel &kernel, int64_t, int64_t out_width) {
   Taps taps;
   set_taps(kernel, taps);
-  return layout(kernel, taps, out_width / kernel.upsample, INT64_MAX / 4, 1).bytes;
+  return layout(kernel, taps, out_width / taps.column_step, INT64_MAX / 4, 1).bytes;
 }
 
-int32_t row_alignment(const vaelens_kernel &) { return 1; }
+int32_t row_alignment(const vaelens_kernel &kernel) { return in_pairs(kernel) ? 2 : 1; }
 
 int convolve(const vaelens_kernel &kernel, const vaelens_strip &original) {
   vaelens_strip strip = original;
@@ -298,10 +272,11 @@ int convolve(const vaelens_kernel &kernel, const vaelens_strip &original) {
       kernel, strip, {}, {}, {nullptr, nullptr, nullptr}, padded + 3 * in, 0, 0, 0, in_pixels, out_pixels, 0, 0, 1, 0};
   if (strip.mean) all.norm = {padded, padded + in, padded + 2 * in};
   set_taps(kernel, all.taps);
-  const int up = kernel.upsample, threads = strip.threads < 1 ? 1 : strip.threads;
-  all.first = strip.out_first / up;
-  all.rows = (strip.out_first + strip.out_rows + up - 1) / up - all.first;
-  all.width = (strip.out_width + up - 1) / up;
+  const int row_step = all.taps.row_step, column_step = all.taps.column_step;
+  const int threads = strip.threads < 1 ? 1 : strip.threads;
+  all.first = strip.out_first / row_step;
+  all.rows = (strip.out_first + strip.out_rows + row_step - 1) / row_step - all.first;
+  all.width = (strip.out_width + column_step - 1) / column_step;
   all.layout = layout(kernel, all.taps, all.width, all.rows, threads);
   all.bands = (all.rows + all.layout.rows - 1) / all.layout.rows;
   // Where there are fewer bands than would keep all threads busy, they also share the output channels.

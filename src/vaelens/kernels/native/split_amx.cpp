@@ -16,14 +16,7 @@
 namespace vaelens {
 namespace {
 
-constexpr int kBlock = 32;     // input channels of a tile
-constexpr int kOutBlock = 16;  // output channels of a tile
-constexpr int kTile = 512;     // bf16 values of a tile of weights: 16 pairs x 16 output channels x 2
-constexpr int kPixels = 32;    // that are accumulated at a time: two tiles of 16
-
-// 2^f on [0, 1), lowest power first: least relative error among polynomials of degree 5.
-constexpr float kPower[6] = {0.99999994f, 0.693153083f, 0.240153611f, 0.0558263175f, 0.00898934063f, 0.00187757658f};
-
+#include "split_sizes.inl"
 #include "tiles_amx.h"
 
 #include "split_loading.inl"

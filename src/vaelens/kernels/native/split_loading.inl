@@ -21,18 +21,29 @@ struct Normalisation {
   const float *mean, *scale, *shift;
 };
 
-// One pixel's 32 channels from `channel` on, into one row of the high and of the low plane.
-template <bool normalised, int activation, bool split>
-inline void load_block(const float *pixel, const Normalisation &norm, int channel, uint16_t *high, uint16_t *low) {
+struct Block {  // 32 channels of a pixel
+  Vector a, b;
+};
+
+inline Block operator+(Block x, Block y) { return {x.a + y.a, x.b + y.b}; }
+inline Block operator-(Block x, Block y) { return {x.a - y.a, x.b - y.b}; }
+
+// Splits a block into a row of the high and of the low plane.
+template <bool split>
+inline void store_block(Block x, uint16_t *high, uint16_t *low) {
+  to_bf16(x.a, x.b, high);
+  if (split) to_bf16(x.a - from_bf16(high), x.b - from_bf16(high + 16), low);
+}
+
+// One pixel's 32 channels from `channel` on.
+template <bool normalised, int activation>
+inline Block load_block(const float *pixel, const Normalisation &norm, int channel) {
   Vector a = load(pixel), b = load(pixel + 16);
   if (normalised) {
     a = (a - load(norm.mean + channel)) * load(norm.scale + channel) + load(norm.shift + channel);
     b = (b - load(norm.mean + channel + 16)) * load(norm.scale + channel + 16) + load(norm.shift + channel + 16);
   }
-  a = activated<activation>(a);
-  b = activated<activation>(b);
-  to_bf16(a, b, high);
-  if (split) to_bf16(a - from_bf16(high), b - from_bf16(high + 16), low);
+  return {activated<activation>(a), activated<activation>(b)};
 }
 
 // The input rows and columns that a tile of the output reads.
@@ -41,77 +52,85 @@ struct Window {
   int rows, columns;
 };
 
-// Planes of [block][row][column][32] bf16; the low plane follows the high one of all blocks.
+// Planes of [block][row][column][32] bf16, for pairs of rows [block][four of them][pair][column][32]; the low plane
+// follows the high one of all blocks.
 struct Planes {
   uint16_t *high, *low;
   int64_t block_stride;  // in values
   int columns;           // of a row, at least the window's
 };
 
-// Loads a window in small parts, so that those of the next window can be spread among the products of this one: the
-// matrix unit and the vector units then work at the same time.
+// Loads windows of the strip's input.
 template <bool normalised, int activation, bool split>
 class Loading {
  public:
-  Loading(const vaelens_strip &strip, int channels, const Normalisation &norm, int64_t pixels)
-      : strip_(strip), norm_(norm), channels_(channels), blocks_((channels + kBlock - 1) / kBlock), pixels_(pixels) {}
+  Loading(const vaelens_strip &strip, int channels, const Normalisation &norm, int64_t pixels, bool pairs)
+      : strip_(strip),
+        norm_(norm),
+        channels_(channels),
+        blocks_((channels + kBlock - 1) / kBlock),
+        pixels_(pixels),
+        pairs_(pairs) {}
 
-  void begin(const Window &window, const Planes &planes) {
-    window_ = window, planes_ = planes, row_ = 0, column_ = 0, block_ = 0;
-  }
-
-  // Parts of a window: up to kAtOnce blocks of a pixel each.
-  int64_t parts() const {
-    return static_cast<int64_t>(window_.rows) * window_.columns * ((blocks_ + kAtOnce - 1) / kAtOnce);
-  }
-
-  void load_parts(int64_t parts) {
-    for (; parts > 0 && row_ < window_.rows; --parts) load_part();
-  }
-
-  void finish() {
-    while (row_ < window_.rows) load_part();
+  void load_window(const Window &window, const Planes &planes) {
+    window_ = window, planes_ = planes;
+    // Down the columns for pairs, so that each row is read once; otherwise as the map lies in memory.
+    for (int row = 0; row < (pairs_ ? 1 : window_.rows); ++row)
+      for (column_ = 0; column_ < window_.columns; ++column_)
+        for (block_ = 0; block_ < blocks_; ++block_) {
+          if (pairs_)
+            load_pairs();
+          else
+            store_block<split>(block(row), place(high_plane(), row), place(low_plane(), row));
+        }
   }
 
  private:
-  static constexpr int kAtOnce = 4;
+  // A block of a column down the whole window, each row read once.
+  void load_pairs() {
+    const int pairs = (window_.rows - 2) / 2;
+    Block first = block(0), second = block(1);
+    for (int pair = 0; pair < pairs; ++pair) {
+      const Block third = block(2 * pair + 2), fourth = block(2 * pair + 3);
+      const Block planes[4] = {first - third, second + third, third - second, second - fourth};
+      for (int plane = 0; plane < 4; ++plane) {
+        const int row = plane * pairs + pair;
+        store_block<split>(planes[plane], place(high_plane(), row), place(low_plane(), row));
+      }
+      first = third, second = fourth;
+    }
+  }
 
-  void load_part() {
-    const int64_t y = window_.top + row_, x = window_.left + column_;
+  uint16_t *high_plane() const { return planes_.high + block_ * planes_.block_stride; }
+  uint16_t *low_plane() const { return planes_.low + block_ * planes_.block_stride; }
+  uint16_t *place(uint16_t *plane, int row) const {
+    return plane + (static_cast<int64_t>(row) * planes_.columns + column_) * kBlock;
+  }
+
+  // The block of the window's row in this column; zeros around the map.
+  Block block(int row) const {
+    const int64_t y = window_.top + row, x = window_.left + column_;
     const int64_t index = (y - strip_.in_first) * strip_.in_width + x;
     // Rows that weren't given are read for output rows that aren't asked for: half of an enlarged row's two, say.
     const bool given = index >= 0 && index < pixels_;
-    const bool inside = given && y >= 0 && y < strip_.in_height && x >= 0 && x < strip_.in_width;
-    const float *pixel = strip_.input + index * strip_.in_stride;
-    const int64_t place = static_cast<int64_t>(row_) * planes_.columns + column_;
-    const int64_t offset = block_ * planes_.block_stride + place * kBlock;
-    uint16_t *high = planes_.high + offset, *low = planes_.low + offset;
-    const int end = blocks_ - block_ < kAtOnce ? blocks_ : block_ + kAtOnce;
-    for (; block_ < end; ++block_, high += planes_.block_stride, low += planes_.block_stride) {
-      const int first = block_ * kBlock, left = channels_ - first;
-      if (!inside) {
-        clear_block(high);
-        if (split) clear_block(low);
-      } else if (left >= kBlock) {
-        prefetch_input(pixel + strip_.in_width * strip_.in_stride + first);  // the next row's
-        load_block<normalised, activation, split>(pixel + first, norm_, first, high, low);
-      } else {
-        alignas(64) float padded[kBlock] = {};
-        for (int i = 0; i < left; ++i) padded[i] = pixel[first + i];
-        load_block<normalised, activation, split>(padded, norm_, first, high, low);
-      }
+    if (!given || y < 0 || y >= strip_.in_height || x < 0 || x >= strip_.in_width) return {Vector{}, Vector{}};
+    const int first = block_ * kBlock, left = channels_ - first;
+    const float *pixel = strip_.input + index * strip_.in_stride + first;
+    if (left >= kBlock) {
+      prefetch_input(pixel + (pairs_ ? 1 : strip_.in_width) * strip_.in_stride);  // the next column's or row's
+      return load_block<normalised, activation>(pixel, norm_, first);
     }
-    if (block_ == blocks_) {
-      block_ = 0;
-      if (++column_ == window_.columns) column_ = 0, ++row_;
-    }
+    alignas(64) float padded[kBlock] = {};
+    for (int i = 0; i < left; ++i) padded[i] = pixel[i];
+    return load_block<normalised, activation>(padded, norm_, first);
   }
 
   const vaelens_strip &strip_;
   const Normalisation &norm_;
   const int channels_, blocks_;
   const int64_t pixels_;
+  const bool pairs_;  // of rows, for Winograd's planes
   Window window_ = {};
   Planes planes_ = {};
-  int row_ = 0, column_ = 0, block_ = 0;
+  int column_ = 0, block_ = 0;
 };

@@ -7,13 +7,13 @@ struct Convolution {
   Layout layout;
   Normalisation norm;
   const float *bias;              // padded to whole blocks
-  int64_t first, rows, width;     // of the output before enlarging
+  int64_t first, rows, width;     // of the output in phases' pixels
   int64_t in_pixels, out_pixels;  // that the strip's memory holds
   int64_t bands, parts;           // of rows; of the work, several bands each
   int64_t groups, per_group;      // of blocks of output channels, and the blocks of one
 };
 
-struct Tile {  // of the output, before enlarging
+struct Tile {  // of the output, in phases' pixels
   int64_t top, left;
   int rows, columns;
 };
@@ -23,28 +23,23 @@ struct Tile {  // of the output, before enlarging
 class Run {
  public:
   Run() = default;
-  Run(const Phase &phase, const Tile &tile, int64_t block, int place, int row_length)
-      : phase_(&phase),
-        tile_(tile),
-        block_(block),
-        row_length_(row_length),
-        row_(place / row_length),
-        column_(place % row_length) {}
+  Run(const Tile &tile, int64_t block, int place, int row_length)
+      : tile_(tile), block_(block), row_length_(row_length), row_(place / row_length), column_(place % row_length) {}
 
   int64_t block() const { return block_; }
 
-  // Calls each(pixel, offset) for the pixels that the strip asks for: `offset` is where the pixel's block begins in the
-  // output, `pixel` counts from the run's first.
+  // Calls each(pixel, offset) for the pixels of a phase that the strip asks for: `offset` is where the pixel's block
+  // begins in the output, `pixel` counts from the run's first.
   template <class Each>
-  void for_pixels(const Convolution &all, const Each &each) const {
+  void for_pixels(const Convolution &all, int phase_row, int phase_column, const Each &each) const {
     const vaelens_strip &strip = all.strip;
-    const int up = all.kernel.upsample;
+    const int up = all.taps.column_step;
     const int64_t channels = all.kernel.out_channels;
     int row = row_, column = column_;
     for (int pixel = 0; pixel < kPixels && row < tile_.rows; ++row, column = 0) {
       const int count = kPixels - pixel < row_length_ - column ? kPixels - pixel : row_length_ - column;
-      const int64_t y = (tile_.top + row) * up + phase_->row - strip.out_first;
-      const int64_t x = (tile_.left + column) * up + phase_->column, index = y * strip.out_width + x;
+      const int64_t y = (tile_.top + row) * all.taps.row_step + phase_row - strip.out_first;
+      const int64_t x = (tile_.left + column) * up + phase_column, index = y * strip.out_width + x;
       const int64_t left = (strip.out_width - x + up - 1) / up, rest = (all.out_pixels - index + up - 1) / up;
       int64_t wanted = tile_.columns - column < count ? tile_.columns - column : count;
       wanted = left < wanted ? left : wanted;
@@ -56,50 +51,49 @@ class Run {
   }
 
  private:
-  const Phase *phase_ = nullptr;
   Tile tile_ = {};
   int64_t block_ = 0;
   int row_length_ = 1, row_ = 0, column_ = 0;
 };
 
 // Brings a run's places in memory nearer.
-inline void fetch(const Convolution &all, Run run) {
+inline void fetch(const Convolution &all, Run run, int row, int column) {
   const float *output = all.strip.output, *residual = all.strip.residual == output ? nullptr : all.strip.residual;
-  run.for_pixels(all, [=](int, int64_t offset) {
+  run.for_pixels(all, row, column, [=](int, int64_t offset) {
     prefetch_output(output + offset);
     if (residual) prefetch_output(residual + offset);
   });
 }
 
-// Adds bias and residual to the sums of a run and writes them.
-inline void write(const Convolution &all, Run run, const float *sums) {
+// Adds bias and residual to a run's values, value(pixel), and writes them.
+template <class Value>
+void write(const Convolution &all, Run run, int row, int column, const Value &value) {
   const Vector bias = load(all.bias + run.block() * kOutBlock);
   const int64_t left = all.kernel.out_channels - run.block() * kOutBlock;
   float *output = all.strip.output;
   const float *residual = all.strip.residual;
   if (left < kOutBlock)
-    run.for_pixels(all, [=](int pixel, int64_t offset) {
-      const Vector value = load(sums + pixel * kOutBlock) + bias;
-      for (int n = 0; n < left; ++n) output[offset + n] = residual ? value[n] + residual[offset + n] : value[n];
+    run.for_pixels(all, row, column, [=](int pixel, int64_t offset) {
+      const Vector sum = value(pixel) + bias;
+      for (int n = 0; n < left; ++n) output[offset + n] = residual ? sum[n] + residual[offset + n] : sum[n];
     });
   else if (residual)
-    run.for_pixels(all, [=](int pixel, int64_t offset) {
-      store(output + offset, load(sums + pixel * kOutBlock) + bias + load(residual + offset));
+    run.for_pixels(all, row, column, [=](int pixel, int64_t offset) {
+      store(output + offset, value(pixel) + bias + load(residual + offset));
     });
   else
-    run.for_pixels(all,
-                   [=](int pixel, int64_t offset) { store(output + offset, load(sums + pixel * kOutBlock) + bias); });
+    run.for_pixels(all, row, column, [=](int pixel, int64_t offset) { store(output + offset, value(pixel) + bias); });
 }
 
 // Merges the tile's columns of one block into the moments of its rows (Chan, Golub, LeVeque 1979). Within a row's piece
 // sums are taken about its first value, in fp32; pieces are merged in double precision from left to right.
 inline void add_moments(const Convolution &all, const Tile &tile, int64_t block) {
   const vaelens_strip &strip = all.strip;
-  const int channels = all.kernel.out_channels, up = all.kernel.upsample;
+  const int channels = all.kernel.out_channels, up = all.taps.column_step;
   const int64_t begin = tile.left * up, rest = strip.out_width - begin;
   const int64_t count = tile.columns * up < rest ? tile.columns * up : rest;
-  for (int r = 0; r < tile.rows * up; ++r) {
-    const int64_t y = tile.top * up + r - strip.out_first;
+  for (int r = 0; r < tile.rows * all.taps.row_step; ++r) {
+    const int64_t y = tile.top * all.taps.row_step + r - strip.out_first;
     if (y < 0 || y >= strip.out_rows) continue;
     const int64_t c = block * kOutBlock;
     const int lanes = channels - c < kOutBlock ? static_cast<int>(channels - c) : kOutBlock;
