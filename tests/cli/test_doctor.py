@@ -1,5 +1,6 @@
 """`vaelens doctor`: devices, kernels, and one VAE through the engine beside its plain network."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_doctor_refuses_a_vae_that_is_not_exact(vae_file: Path, monkeypatch: pyt
     monkeypatch.setattr(doctor, "EXACT", 0.0)
     assert "a decoded pixel differs by" in invoke("doctor", "--vae", vae_file, code=7).stderr
     assert "go with --vae" in invoke("doctor", "--max-memory", "1GB", code=2).stderr
+
+
+@pytest.mark.parametrize("half", ["encode", "decode"])
+def test_both_halves_have_to_be_exact(half: str) -> None:
+    good = doctor.Half(
+        error=1e-6, plain_error=1e-6, difference=1e-6, seconds=1, plain_seconds=1, memory=1, plain_memory=1
+    )
+    bad = dataclasses.replace(good, error=2e-4, difference=2e-4)
+    check = doctor.VAECheck("a", "cpu", "float32", "amx", None, 256, None, good, good)
+    assert check.exact
+    assert not dataclasses.replace(check, **{half: bad}).exact
+    assert dataclasses.replace(check, **{half: bad}, dtype="bfloat16").exact
 
 
 def test_doctor_fails_when_a_device_disagrees(monkeypatch: pytest.MonkeyPatch) -> None:

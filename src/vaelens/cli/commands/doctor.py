@@ -105,8 +105,9 @@ def _show_check(found: "VAECheck", *, as_json: bool) -> None:
         result_table(Table(tuple(map(Column, names)), tuple(rows)))
     if not found.exact:
         raise CheckFailedError(
-            f"{found.name}: a decoded pixel differs by {found.decode.difference:.1e} from the network in float64, and "
-            f"{EXACT:.0e} is the tolerance. VAELENS_KERNELS=torch runs it by PyTorch's operations."
+            f"{found.name}: a decoded pixel differs by {found.decode.difference:.1e} from the network in float64, the "
+            f"moments by {found.encode.error:.1e} of their size, and {EXACT:.0e} is the tolerance of both. "
+            "VAELENS_KERNELS=torch runs it by PyTorch's operations."
         )
 
 
