@@ -11,7 +11,7 @@ import torch
 from support.commands import invoke
 from support.comparisons import face_photo
 from support.vaes import TINY, random_vae
-from vaelens import doctor
+from vaelens.doctor import checks
 from vaelens.kernels import library
 from vaelens.kernels.paths import available_paths, choose_path
 
@@ -43,7 +43,7 @@ def test_doctor_compares_a_vae_with_its_plain_network(vae_file: Path) -> None:
     for half in (found["encode"], found["decode"]):
         assert 0 < half["plain_error"] < 1e-5
         assert 0 < half["error"] < 1e-3
-    assert 0 < found["decode"]["difference"] < doctor.EXACT
+    assert 0 < found["decode"]["difference"] < checks.EXACT
     shown = invoke("doctor", "--vae", vae_file, "--max-memory", "1GB").stdout
     assert all(word in shown for word in ("decode 256x256", "engine", "plain network", "error (fp64)"))
 
@@ -56,26 +56,26 @@ def test_doctor_says_why_a_vae_runs_as_it_is(tmp_path: Path) -> None:
 
 
 def test_doctor_refuses_a_vae_that_is_not_exact(vae_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "EXACT", 0.0)
+    monkeypatch.setattr(checks, "EXACT", 0.0)
     assert "a decoded pixel differs by" in invoke("doctor", "--vae", vae_file, code=7).stderr
     assert "go with --vae" in invoke("doctor", "--max-memory", "1GB", code=2).stderr
 
 
 @pytest.mark.parametrize("half", ["encode", "decode"])
 def test_both_halves_have_to_be_exact(half: str) -> None:
-    good = doctor.Half(
+    good = checks.Half(
         error=1e-6, plain_error=1e-6, difference=1e-6, seconds=1, plain_seconds=1, memory=1, plain_memory=1
     )
     bad = dataclasses.replace(good, error=2e-4, difference=2e-4)
-    check = doctor.VAECheck("a", "cpu", "float32", "amx", None, 256, None, good, good)
+    check = checks.VAECheck("a", "cpu", "float32", "amx", None, 256, None, good, good)
     assert check.exact
     assert not dataclasses.replace(check, **{half: bad}).exact
     assert dataclasses.replace(check, **{half: bad}, dtype="bfloat16").exact
 
 
 def test_doctor_fails_when_a_device_disagrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.TOLERANCES, "float32", -1.0)
-    assert not doctor.diagnose().healthy
+    monkeypatch.setitem(checks.TOLERANCES, "float32", -1.0)
+    assert not checks.diagnose().healthy
 
 
 def test_max_memory_reaches_the_vae_and_the_record(vae_file: Path, tmp_path: Path) -> None:

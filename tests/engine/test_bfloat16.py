@@ -10,7 +10,7 @@ from torch import Tensor
 
 import vaelens as vl
 from support.vaes import CONFIGS, TINY, random_vae, relative, same_bytes
-from vaelens.doctor import check_vae
+from vaelens.doctor.checks import check_vae
 from vaelens.engine.architecture import decoder_steps
 from vaelens.kernels.paths import TORCH, VARIABLE, available_paths
 from vaelens.loading import describe

@@ -1,6 +1,7 @@
 """Whole maps, as a GPU runs them, against the plain network: on the CPU, with the norms of PyTorch's operations."""
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 from support.vaes import CONFIGS, random_network, relative
 from vaelens.engine.architecture import decoder_steps, encoder_steps
 from vaelens.engine.gpu import whole_network
+from vaelens.engine.gpu.norms import has_triton
 from vaelens.engine.gpu.ways import Way
 from vaelens.engine.gpu.whole_maps import WORKSPACE, whole_bytes
 from vaelens.engine.plan import Direction
@@ -104,6 +106,16 @@ def test_bytes_grow_with_the_maps() -> None:
         assert least > 3 * 128 * 128 * 8 * 2
         assert 3.5 < most / least < 4
     assert whole_bytes(steps, (128, 128), 1, torch.bfloat16, fp32_norms=True) - WORKSPACE > 2 * least
+
+
+def test_triton_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it weren't installed
+    monkeypatch.delitem(sys.modules, "vaelens.kernels.triton_group_norm", raising=False)
+    assert not has_triton()
+    network, z = random_network(CONFIGS["no attention"]), torch.randn(1, 4, 3, 3)
+    assert relative(run(network, "decode", z), network.decode(z)) < TOLERANCE
+    with pytest.raises(ImportError):
+        whole_network.run(network, "decode", z, Way(triton=True))
 
 
 def test_memory_that_runs_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from vaelens.cli.output import notice, result, result_json, result_table
 from vaelens.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
-    from vaelens.doctor import NativeKernels, VAECheck
+    from vaelens.doctor.checks import NativeKernels, VAECheck
+    from vaelens.engine.gpu.verdicts import Trial, Verdict
 
 
 def doctor(
@@ -28,14 +29,25 @@ def doctor(
     space: options.Space = None,
     offline: options.Offline = False,
     max_memory: options.MaxMemory = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Find out how each GPU here runs VAEs fastest with the right pixels, and keep to it."
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Show versions, devices, kernels and hub settings, and check that each device gives the same pixels as the CPU.
 
     With --vae, check that VAE instead: by which path it runs, its error against float64, time and memory.
     """
+    if tune and (vae, device, dtype, space, offline, max_memory) != (None, "auto", "float32", None, False, None):
+        raise UsageError("--tune looks at every GPU in every precision and downloads nothing. Give it no other option.")
+    if tune:
+        _tune(as_json=json)
+        return
     if vae is not None:
-        from vaelens.doctor import check_vae
+        from vaelens.doctor.checks import check_vae
 
         _show_check(
             check_vae(
@@ -50,15 +62,16 @@ def doctor(
 
 
 def _show_machine(*, as_json: bool) -> None:
-    from vaelens.doctor import TOLERANCES, diagnose
+    from vaelens.doctor.checks import TOLERANCES, diagnose
+    from vaelens.doctor.tuning import ways_in_use
     from vaelens.report.tables import Column, Table
 
-    found = diagnose()
+    found, gpus = diagnose(), ways_in_use()
     if as_json:
-        result_json(asdict(found) | {"healthy": found.healthy})
+        result_json(asdict(found) | {"gpus": gpus, "healthy": found.healthy})
     else:
         facts = found.versions | {"threads": found.threads} | _kernel_facts(found.kernels)
-        _show_facts(facts | {f"hub {name}": value for name, value in found.hub.items()})
+        _show_facts(facts | gpus | {f"hub {name}": value for name, value in found.hub.items()})
         result()
         rows = tuple(
             (
@@ -78,6 +91,33 @@ def _show_machine(*, as_json: bool) -> None:
         )
 
 
+def _tune(*, as_json: bool) -> None:
+    from vaelens.doctor.tuning import tune
+
+    verdicts = tune(notify=notice)
+    if as_json:
+        result_json([asdict(verdict) for verdict in verdicts])
+    elif not verdicts:
+        result("There is nothing to tune: PyTorch sees no CUDA device on this machine.")
+    for verdict in () if as_json else verdicts:
+        _show_verdict(verdict)
+
+
+def _show_verdict(verdict: "Verdict") -> None:
+    from vaelens.report.tables import Column, Table
+
+    result(f"{verdict.card.device}, {verdict.dtype}: {verdict.way} from now on")
+    names = ("way", "encode error", "decode error", f"encode {verdict.side} ms", f"decode {verdict.side} ms", "")
+    result_table(Table(tuple(map(Column, names)), tuple(_trial_row(trial, verdict.way) for trial in verdict.trials)))
+    result()
+
+
+def _trial_row(trial: "Trial", used: str) -> tuple[str, ...]:
+    errors = ("-" if error is None else f"{error:.1e}" for error in (trial.encode_error, trial.decode_error))
+    times = ("-" if s is None else f"{1000 * s:.2f}" for s in (trial.encode_seconds, trial.decode_seconds))
+    return trial.way, *errors, *times, trial.problem or ("used" if trial.way == used else "")
+
+
 def _kernel_facts(kernels: "NativeKernels") -> dict[str, str]:
     facts = {"kernels": ", ".join(kernels.paths)}
     facts |= {f"kernels for {dtype}": path for dtype, path in kernels.chosen.items()}
@@ -86,7 +126,7 @@ def _kernel_facts(kernels: "NativeKernels") -> dict[str, str]:
 
 
 def _show_check(found: "VAECheck", *, as_json: bool) -> None:
-    from vaelens.doctor import EXACT
+    from vaelens.doctor.checks import EXACT
     from vaelens.report.tables import Column, Table
 
     if as_json:
