@@ -55,7 +55,7 @@ class VAEFacts(BaseModel):
     fingerprint: Any
     dtype: str
     device: str
-    engine: EngineFacts
+    engine: EngineFacts | None = None  # of an image that was made before vaelens had one
 
 
 class PngMetadata(BaseModel):

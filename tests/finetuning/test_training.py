@@ -16,11 +16,14 @@ import vaelens as vl
 from support.commands import invoke
 from support.training import CONSTANT_LR, NO_GAN, SIX_STEPS, folder, json_lines, stop_after, train
 from support.vaes import random_vae
+from vaelens.engine import autoencoder
+from vaelens.engine.plan import Plan
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.finetuning import recipe_files
 from vaelens.finetuning.recipe_files import find_recipe
 from vaelens.finetuning.training import Interrupted, finetune
 from vaelens.finetuning.validation import EarlyStopping, StopReason
+from vaelens.kernels.paths import available_paths
 from vaelens.weights.registry import registry
 
 pytestmark = pytest.mark.usefixtures("plain_report")
@@ -260,6 +263,37 @@ def test_a_short_run_says_what_it_chose(narrow: Path, tmp_path: Path) -> None:
     card = (run / "README.md").read_text()
     assert "a quarter of the images at most" in card
     assert "follows the length of the run; 200 in the recipe" in card
+
+
+@pytest.mark.slow
+def test_a_training_keeps_its_kernels_and_the_strips_of_its_evaluations(
+    narrow: Path, photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call's memory decides; another path of kernels is refused."""
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    monkeypatch.setattr("vaelens.engine.planner.free_memory", lambda _: 2**20)
+    with pytest.raises(Interrupted):
+        train(narrow, photos, run, overrides=SIX_STEPS, should_stop=stop_after(1))
+    plan = json.loads((run / "plan.json").read_text())
+    budgets = plan["engine"]["budgets"]
+    assert (plan["kernels"], plan["engine"]["path"], len(budgets)) == ("torch", "torch", 2)
+    monkeypatch.setattr("vaelens.engine.planner.free_memory", lambda _: 2**34)
+    if len(available_paths()) > 1:
+        monkeypatch.setenv("VAELENS_KERNELS", available_paths()[0])
+        with pytest.raises(UsageError, match=r'kernels was "torch", now .* \(VAELENS_KERNELS=torch, where the machine'):
+            train(narrow, photos, run, overrides=SIX_STEPS)
+        monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    seen, decode = list[int](), autoencoder.decode
+
+    def seeing(*args: Any, plan: Plan, **options: Any) -> torch.Tensor:
+        seen.append(plan.peak_bytes)
+        return decode(*args, plan=plan, **options)
+
+    monkeypatch.setattr(autoencoder, "decode", seeing)
+    train(narrow, photos, run, overrides=SIX_STEPS)
+    assert seen[0] == next(
+        budgets[name] for name in budgets if name.startswith("decode")
+    )  # the report has its own plan
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from vaelens.comparison.workflow import compare, generate
 from vaelens.errors import BadInputError, UsageError
 from vaelens.images.writing import encode_png
 from vaelens.loading import load
-from vaelens.replay.reproduction import replay
+from vaelens.replay.reproduction import Replay, replay
 from vaelens.vae import VAE
 
 
@@ -156,6 +156,31 @@ def test_a_sheet_has_the_metadata_of_its_images(model: Path, vaes: list[VAE], tm
 def stored(path: Path, pixels: np.ndarray, **text: str) -> Path:
     path.write_bytes(encode_png(pixels, text))
     return path
+
+
+def test_only_a_named_budget_binds_a_replay(
+    model: Path, vaes: list[VAE], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorded plan is followed where it can be; it refuses nothing, nor does an image from before the engine."""
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    file = vaes[0].save(tmp_path / "narrow.safetensors")
+    (image, *_) = generate(PROMPT, str(file), model=str(model), steps=1).save_plain(tmp_path / "x.png")
+
+    def replayed(engine: dict[str, object] | None, **options: str) -> Replay:
+        metadata = json.loads(Image.open(image).text["vaelens"])
+        metadata["vae"] |= {"engine": metadata["vae"]["engine"] | engine} if engine else {}
+        if engine is None:
+            del metadata["vae"]["engine"]
+        changed = stored(tmp_path / "changed.png", np.asarray(Image.open(image)), vaelens=json.dumps(metadata))
+        return replay(changed, model=str(model), vae=str(file), **options)
+
+    assert replayed({}).notes == ()
+    elsewhere = replayed({"budgets": {"decode 8x8": 1000}})
+    assert elsewhere.largest <= 1
+    assert elsewhere.notes == ("the VAE is computed in other strips here than then, within another budget of memory.",)
+    assert replayed(None).notes == ("the image was made by a vaelens without the engine, which computes the VAE here.",)
+    with pytest.raises(UsageError, match="needs at least"):
+        replayed({}, max_memory="1kB")
 
 
 def test_replay_replaces_its_own_image_and_no_other(model: Path, vaes: list[VAE], tmp_path: Path) -> None:

@@ -97,3 +97,11 @@ def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="-o"):
         folder_lock(tmp_path / "file")
+
+
+def test_another_path_of_kernels_is_refused_with_the_one_to_take(tmp_path: Path) -> None:
+    plans = [{"vaes": {"a": {"engine": {"path": path, "budgets": {}}}}, "batch": 1} for path in ("amx", "torch")]
+    with pytest.raises(UsageError, match=r'engine.path was "amx", now "torch".*same settings \(VAELENS_KERNELS=amx, '):
+        refuse_differences(tmp_path, differences(*plans))
+    with pytest.raises(UsageError, match=r"batch was 1, now 2\. Resume it with the same settings, or"):
+        refuse_differences(tmp_path, differences({"batch": 1}, {"batch": 2}))

@@ -227,7 +227,7 @@ def _plan(
 ) -> dict[str, Any]:
     """All that rows depend on; of a VAE its weights, its whole spec and its precision."""
     return {
-        "schema": 1,
+        "schema": 2,  # 1: without `engine` in each of `vaes`
         "command": COMMAND,
         "preset": loaded.preset.as_dict(),
         "images": len(dataset.items),

@@ -39,7 +39,10 @@ STORED = OVERFIT_EVALUATIONS + 1  # evaluations whose checkpoints are stored: as
 
 @dataclass
 class Training:
-    """Everything that the loop works with. `micro_batch_size` is over all processes, and divides the batch size."""
+    """Everything that the loop works with. `micro_batch_size` is over all processes, and divides the batch size.
+
+    `pinned` are the bytes of the engine's plans for evaluations, as `EngineCalls.pinned`.
+    """
 
     folder: TrainingFolder
     state: State
@@ -52,6 +55,7 @@ class Training:
     micro_batch_size: int
     ranks: Ranks
     runtime: Runtime
+    pinned: dict[str, int] = field(default_factory=dict[str, int])
     cache: PosteriorCache | None = None
     on_log: OnLog = silent
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
@@ -172,7 +176,7 @@ def roll_back(t: Training, reason: StopReason) -> None:
 
 def raw_vae(t: Training, spec: VAESpec) -> VAE:
     """With the current weights."""
-    return VAE(t.state.network, spec, "raw", max_memory=t.runtime.max_memory, notify=t.runtime.notify)
+    return _settled(t, VAE(t.state.network, spec, "raw", max_memory=t.runtime.max_memory, notify=t.runtime.notify))
 
 
 def released_vae(t: Training, spec: VAESpec) -> VAE:
@@ -182,7 +186,12 @@ def released_vae(t: Training, spec: VAESpec) -> VAE:
     weight = next(t.state.network.parameters())
     where: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     budget: dict[str, Any] = {"max_memory": t.runtime.max_memory, "notify": t.runtime.notify}
-    return VAE.from_tensors(t.state.averaged(), spec, RELEASED, **where, **budget)
+    return _settled(t, VAE.from_tensors(t.state.averaged(), spec, RELEASED, **where, **budget))
+
+
+def _settled(t: Training, vae: VAE) -> VAE:
+    vae.engine.pinned |= t.pinned
+    return vae
 
 
 def log_values(log: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, float]:

@@ -37,9 +37,10 @@ from vaelens.finetuning.training_folder import (
     write_or_compare_plan,
 )
 from vaelens.finetuning.training_sample import TrainingSample
-from vaelens.finetuning.validation import StopReason
+from vaelens.finetuning.validation import CHUNK, StopReason
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.source_names import paths_of
+from vaelens.kernels.paths import choose_path
 from vaelens.loading import space_of
 from vaelens.report.record import run_record, vae_record
 from vaelens.resources import using_threads
@@ -131,7 +132,8 @@ def finetune(
     micro_batch_size: images per forward and backward pass, over all processes; the gradient of a batch is accumulated
     dtype: of the networks, float32 or bfloat16 (autocast; the default on cuda). Weights, losses and averages are
     float32 in any case
-    max_memory: by how much an evaluation on held-out images may let memory grow, "2GB"; training itself takes more
+    max_memory: by how much an evaluation on held-out images may let memory grow, "2GB"; training itself takes more.
+    Where the last bits depend on how it is met, the first call's plan holds for all
     on_log: called with (steps done, of how many, values) for each log line; should_stop: called after each step
 
     The same call resumes an interrupted training. Raises what reading, loading and downloading raise; UsageError for
@@ -247,7 +249,7 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         recipe = recipe.with_held_out(len(sources.held_out.items))
     if recipe.followed and not job.found:
         runtime.notify(_followed(recipe))
-    plan = {
+    plan: dict[str, Any] = {
         **_plan(recipe, initial, sources, loss_networks | loaded.networks),
         "seed": job.seed,
         "micro_batch_size": job.micro_batch_size,
@@ -255,6 +257,8 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         "device": runtime.device.type,
         "dtype": job.dtype,
         "cache": job.cache,
+        "kernels": choose_path(DTYPES[job.dtype] or torch.float32, runtime.device),  # of the training itself
+        "engine": _evaluations(initial, loaded.preset.side, job),
     }
     ranks.require_same(plan)
     refused = ranks.gather(write_or_compare_plan(job.path, job.found, plan) if ranks.is_first else None)[0]
@@ -270,6 +274,7 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         held_out=sources.held_out,
         training_sample=TrainingSample(sources.training, len(sources.held_out.items), job.seed),
         preset=loaded,
+        pinned=plan["engine"]["budgets"],
         micro_batch_size=job.micro_batch_size,
         ranks=ranks,
         runtime=runtime,
@@ -277,6 +282,13 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         on_log=job.on_log,
     )
     return training, initial, plan, metric_paths
+
+
+def _evaluations(initial: Initial, side: int, job: _Job) -> dict[str, Any]:
+    """How the engine runs the VAE on held-out images: as the run began, else as on the first rank."""
+    vae = VAE(initial.network, initial.spec, "", max_memory=job.runtime.max_memory, notify=job.runtime.notify)
+    own = vae.settle((side, side), job.found.get("engine"), CHUNK)
+    return vae.settle((side, side), job.ranks.gather(own)[0], CHUNK)
 
 
 def _followed(recipe: Recipe) -> str:

@@ -16,6 +16,7 @@ from vaelens import generation
 from vaelens.adapters.models import find_model
 from vaelens.decoding import SafetyChecker, decode
 from vaelens.download.hub import HUB_ID
+from vaelens.engine.calls import PLAIN
 from vaelens.errors import BadInputError, NetworkError, UsageError
 from vaelens.files import StrPath, sha256_file
 from vaelens.generation import LatentGenerator
@@ -23,7 +24,7 @@ from vaelens.images.reading import decode_file, read_text
 from vaelens.images.writing import to_pixels
 from vaelens.latents import Latent, PhotoProvenance, PromptProvenance, read_latents
 from vaelens.loading import open_vae
-from vaelens.png_metadata import PngMetadata, describe_image, read_png_metadata
+from vaelens.png_metadata import EngineFacts, PngMetadata, describe_image, read_png_metadata
 from vaelens.report.record import file_record, public_name, run_record, vae_record
 from vaelens.resources import using_threads
 from vaelens.runs.versions import versions
@@ -119,7 +120,8 @@ def replay(
     given = _Replacements(model, vae, photo, latents, download, space, runtime)
     with using_threads(min(max(1, old.threads), os.cpu_count() or 1)) as threads:
         decoder = _vae(old, given)
-        decoder.engine.pinned |= {} if given.runtime.max_memory else old.vae.engine.budgets
+        if old.vae.engine is not None and given.runtime.max_memory is None:
+            decoder.engine.pinned |= old.vae.engine.budgets
         latent, size, safety_checker, notes = _latent(old, decoder, given)
         decoded = decode(
             decoder,
@@ -268,11 +270,7 @@ def _differences(old: PngMetadata, new: PngMetadata) -> list[str]:
         notes.append(f"the VAE's weights are {new.vae.weights} here; the image was made with {old.vae.weights}.")
     if new.vae.device.partition(":")[0] != old.vae.device.partition(":")[0]:
         notes.append(f"the device is {new.vae.device} here; the image was made on {old.vae.device}.")
-    if new.vae.engine.path != old.vae.engine.path:
-        notes.append(
-            f"the VAE is computed by the path {new.vae.engine.path} here; the image was made with "
-            f"{old.vae.engine.path} (VAELENS_KERNELS={old.vae.engine.path} takes it where it is there)."
-        )
+    notes += _engine_differences(old.vae.engine, new.vae.engine)
     if new.threads != old.threads:
         notes.append(
             f"{counted(new.threads, 'thread')} {'is' if new.threads == 1 else 'are'} used here; the image was made "
@@ -283,6 +281,21 @@ def _differences(old: PngMetadata, new: PngMetadata) -> list[str]:
         f"{name} is {new.versions.get(name)} here; the image was made with {old.versions.get(name)}."
         for name in changed
     ]
+
+
+def _engine_differences(old: EngineFacts | None, new: EngineFacts | None) -> list[str]:
+    """How the VAE is computed here and was then; of plans, where the last bits depend on them."""
+    if old is None or new is None:
+        by_engine = new is not None and new.path != PLAIN
+        return ["the image was made by a vaelens without the engine, which computes the VAE here."] * by_engine
+    if new.path != old.path:
+        return [
+            f"the VAE is computed by the path {new.path} here; the image was made with {old.path} "
+            f"(VAELENS_KERNELS={old.path} takes it where it is there)."
+        ]
+    if any(old.budgets.get(call, size) != size for call, size in new.budgets.items()):
+        return ["the VAE is computed in other strips here than then, within another budget of memory."]
+    return []
 
 
 def _sides(size: tuple[int, ...]) -> str:

@@ -19,7 +19,7 @@ from vaelens.runtime import dtype_name
 from vaelens.text.paths import user_path
 from vaelens.vae import VAE
 
-SCHEMA = 1
+SCHEMA = 2  # 1: without `engine` in each of `vaes`
 
 
 def run_record(

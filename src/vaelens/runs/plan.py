@@ -15,6 +15,7 @@ Difference = tuple[str, object, object]  # name, in the folder, requested
 PLAN = "plan.json"
 CHOOSE_ANOTHER = "Choose another folder with -o."
 HASHES = {"manifest_sha256": "the images' hash", "boxes_sha256": "the boxes' hash"}
+KERNELS = {"kernels", "path"}  # the last parts of names of the engine's path
 LABELS = {"images": "the number of images", **HASHES}
 
 
@@ -80,9 +81,13 @@ def refuse_differences(path: Path, found: Sequence[Difference]) -> None:
         listed = "; ".join(
             f"{LABELS.get(name, name)} was {_shortened(old)}, now {_shortened(new)}" for name, old, new in found[:4]
         )
+        before = next(
+            (old for name, old, _ in found if name.rpartition(".")[2] in KERNELS and isinstance(old, str)), ""
+        )
+        hint = f" (VAELENS_KERNELS={before}, where the machine has that path)" if before else ""
         raise UsageError(
-            f"{path} holds a run with other settings: {listed}. Resume it with the same settings, or choose another "
-            "folder with -o."
+            f"{path} holds a run with other settings: {listed}. Resume it with the same settings{hint}, or choose "
+            "another folder with -o."
         )
 
 
