@@ -2,13 +2,13 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from vaelens.engine.architecture import decoder_steps, encoder_steps
+from vaelens.engine.architecture import Step, decoder_steps, encoder_steps
 from vaelens.engine.gpu.graphs import SHARE, Capture, CudaGraph, Graphs
 from vaelens.engine.gpu.norms import by_torch, by_triton
 from vaelens.engine.gpu.ways import Way
@@ -26,7 +26,9 @@ class _Kept:
     """What belongs to one state of a network's parameters."""
 
     state: tuple[Hashable, ...]
+    dtype: torch.dtype
     graphs: Graphs
+    steps: dict[Direction, list[Step]] = field(default_factory=dict[Direction, list[Step]])
     halves: dict[Direction, WholeMaps] = field(default_factory=dict[Direction, WholeMaps])
 
 
@@ -51,36 +53,45 @@ def run(
     is free), or memory ran out all the same, of which `notify` hears. With a `max_memory` nothing is captured, since
     graphs hold their memory. Raises UsageError for a network of another kind.
     """
-    steps = decoder_steps(network) if direction == "decode" else encoder_steps(network)
-    parameter = next(network.parameters())
+    kept = _kept_for(network, capture, image.device)
+    if direction not in kept.steps:
+        kept.steps[direction] = decoder_steps(network) if direction == "decode" else encoder_steps(network)
+    steps = kept.steps[direction]
     size = image.shape[2], image.shape[3]
     budget, count = _budget(max_memory, image.device), len(image)
-    while whole_bytes(steps, size, count, parameter.dtype, fp32_norms=not way.triton) > budget:
+    while whole_bytes(steps, size, count, kept.dtype, fp32_norms=not way.triton) > budget:
         if count == 1:
             return None
         count = -(-count // 2)
-    kept = _kept_for(network, capture, image.device)
-    normalise = by_triton if way.triton else by_torch
+    found = _attempt(kept, direction, torch.split(image, count), way if max_memory is None else Way(way.triton), notify)
+    if found is None:
+        kept.halves.clear()
+        kept.graphs.clear()
+        _forget(network)
+        doing = f"{direction[:-1]}ing {size[0]}x{size[1]}"
+        notify(f"Memory ran out while {doing} as a whole. It begins again within a plan.")
+    return found
+
+
+def _attempt(kept: _Kept, direction: Direction, images: Sequence[Tensor], way: Way, notify: Notify) -> Tensor | None:
+    """None where memory ran out. When this returns, all that the attempt held is free, but for what is kept."""
+    normalise, parts = by_triton if way.triton else by_torch, list[Tensor]()
     try:
         if direction not in kept.halves:
-            kept.halves[direction] = WholeMaps(steps, parameter.dtype)
+            kept.halves[direction] = WholeMaps(kept.steps[direction], kept.dtype)
         half = kept.halves[direction]
         function: Callable[[Tensor], Tensor] = lambda x: half.run(x, normalise)  # noqa: E731
-        parts = list[Tensor]()
-        for some in torch.split(image, count):
-            if way.graphs and max_memory is None:
-                key = direction, tuple(some.shape), some.dtype, some.device, way, _stream(some.device)
-                parts.append(kept.graphs.run(key, function, some, notify))
+        for image in images:
+            if way.graphs:
+                key = direction, tuple(image.shape), image.dtype, image.device, way, _stream(image.device)
+                parts.append(kept.graphs.run(key, function, image, notify))
             else:
-                parts.append(function(some))
+                parts.append(function(image))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-    _forget(network)
-    doing = f"{direction[:-1]}ing {size[0]}x{size[1]}"
-    notify(f"Memory ran out while {doing} as a whole. It begins again within a plan.")
-    return None
+        return None
 
 
 def _budget(max_memory: int | None, device: torch.device) -> float:
@@ -98,7 +109,7 @@ def _kept_for(network: nn.Module, capture: Capture, device: torch.device) -> _Ke
         found = _kept.get(network)
         if found is not None and found.state == state:
             return found
-        found = _Kept(state, Graphs(capture, _room(device)))
+        found = _Kept(state, parameters[0].dtype, Graphs(capture, _room(device)))
         if not any(parameter.is_inference() for parameter in parameters):  # those don't tell when they change
             _kept[network] = found
         else:
