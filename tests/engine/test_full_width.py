@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaelens.engine.autoencoder import decode, encode
+from vaelens.engine.autoencoder import decode, encode, plan_decode
 from vaelens.kernels.paths import available_paths
 from vaelens.networks.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 
@@ -44,3 +44,15 @@ def test_a_full_size_vae_is_that_of_float64(monkeypatch: pytest.MonkeyPatch) -> 
         decoded = decode(network, z, dtype=torch.bfloat16)
         theirs = copy.deepcopy(network).bfloat16().decode(z.bfloat16()).double()
         assert (decoded - pixels).norm() < 0.5 * (theirs - pixels).norm()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_full_size_vae_at_an_odd_size_in_the_least_memory() -> None:
+    """520x776 pixels, by the path of this machine, against the plain network."""
+    torch.manual_seed(0)
+    network = AutoencoderKL(AutoencoderKLConfig()).eval()
+    z = torch.randn(1, 4, 65, 97)
+    plain = network.decode(z)
+    for budget in (None, plan_decode(network, (65, 97)).smallest):
+        assert float((decode(network, z, max_memory=budget) - plain).abs().max()) / 2 < 1e-4

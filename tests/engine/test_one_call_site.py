@@ -68,8 +68,11 @@ def test_reconstruct(calls: list[str], tmp_path: Path) -> None:
 
 def test_evaluate(calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_run.patch_small_runs(monkeypatch, tmp_path)
-    evaluate([random_vae()], folder(tmp_path / "photos", 4, side=64), output=tmp_path / "run", **small_run.FAST)
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")  # where an evaluation pins plans
+    vae = random_vae()
+    evaluate([vae], folder(tmp_path / "photos", 4, side=64), output=tmp_path / "run", **small_run.FAST)
     assert calls == ["encode", "decode"] * 2  # 4 images in batches of 2
+    assert (vae.engine.pinned, vae.engine.plans) == ({}, {})  # the caller's VAE stays as it was
 
 
 def test_the_validation_of_finetune(calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

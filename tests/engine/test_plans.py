@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.vaes import CONFIGS, random_network, relative
+from support.vaes import CONFIGS, NARROW, random_network, relative
 from vaelens import engine
 from vaelens.engine import autoencoder, choices, execution, planner
 from vaelens.engine.architecture import decoder_steps, encoder_steps
@@ -120,6 +120,25 @@ def test_full_size_images_fit_into_small_budgets(
     assert plan.peak_bytes <= budget * 10**6 < ample.peak_bytes
     assert plan.seconds <= slower * ample.seconds
     assert "recomputed" in {step.place for step in plan.steps} | {step.hidden for step in plan.steps}
+
+
+def test_an_odd_size_of_a_photograph_in_ample_and_in_little_memory() -> None:
+    """520x776 pixels, as deep as kl-f8."""
+    network, z, pixels = random_network(NARROW), torch.randn(1, 4, 65, 97), torch.rand(1, 3, 520, 776)
+    image, moments = network.decode(z), network.moments(pixels)
+    for plan, run, given in (
+        (engine.plan_decode, engine.decode, z),
+        (engine.plan_encode, engine.encode, pixels),
+    ):
+        size = given.shape[2], given.shape[3]
+        least = plan(network, size).smallest
+        assert least < plan(network, size).peak_bytes
+        for budget in (None, least):
+            found = run(network, given, max_memory=budget)
+            if run is engine.decode:
+                assert (found - image).abs().max() / 2 < TOLERANCE
+            else:
+                assert relative(found, moments) < TOLERANCE
 
 
 @pytest.mark.usefixtures("close")

@@ -1,0 +1,51 @@
+"""`--max-memory` through a command: one that is too small, the smallest for an odd size, and memory that runs out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.commands import invoke
+from support.comparisons import face_photo
+from vaelens.engine import autoencoder
+from vaelens.engine.plan import Plan
+
+
+def pixels(folder: Path) -> np.ndarray:
+    (image,) = folder.glob("*narrow*.png")
+    return np.asarray(Image.open(image)).astype(int)
+
+
+@pytest.mark.usefixtures("torch_kernels")  # encoding, which comes first, needs more than decoding
+def test_the_budget_that_a_refusal_names_is_enough(vae_file: Path, tmp_path: Path) -> None:
+    photo = face_photo(tmp_path / "photo.png", 131, 77)
+    command = "reconstruct", photo, "--vae", vae_file
+    refused = invoke(*command, "--max-memory", "1MB", "-o", tmp_path / "little", code=2)
+    assert "encoding 136x80 pixels needs at least" in refused.stderr
+    budget = refused.stderr.split("Allow ")[1].split(" or more")[0].replace(" ", "")
+    invoke(*command, "--max-memory", budget, "-o", tmp_path / "little")
+    invoke(*command, "-o", tmp_path / "ample")
+    assert abs(pixels(tmp_path / "little") - pixels(tmp_path / "ample")).max() <= 1
+
+
+def test_where_memory_runs_out_in_mid_run_the_command_goes_on_and_says_so(
+    vae_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = face_photo(tmp_path / "photo.png", 203, 165)
+    invoke("reconstruct", photo, "--vae", vae_file, "-o", tmp_path / "ample")
+    run, failed = autoencoder.run, list[Plan]()
+
+    def failing_once(steps: Any, plan: Plan, *rest: Any) -> None:
+        if plan.direction == "decode" and not failed:
+            failed.append(plan)
+            raise MemoryError
+        run(steps, plan, *rest)
+
+    monkeypatch.setattr(autoencoder, "run", failing_once)
+    ran = invoke("reconstruct", photo, "--vae", vae_file, "-o", tmp_path / "again")
+    assert "Memory ran out while decoding 208x168 pixels. It begins again with a plan that takes" in ran.stderr
+    assert abs(pixels(tmp_path / "again") - pixels(tmp_path / "ample")).max() <= 1
+    assert json.loads((tmp_path / "again" / "run.json").read_text())["vaes"][0]["engine"]["path"] == failed[0].path
