@@ -131,3 +131,20 @@ def test_a_frozen_convolution_keeps_no_map() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         trained_convolution(x, torch.randn(16, 32, 3, 3), None, Geometry())
     assert [t.shape for t in kept] == [(16, 32, 3, 3)]
+
+
+@pytest.mark.parametrize("groups", [8, 0])
+def test_under_autocast_the_input_is_kept_in_bfloat16(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normalised where there is a norm: a mean of a thousand deviations would take all of bfloat16's digits."""
+    if "tiles" not in available_paths():
+        pytest.skip("this machine has no native kernels")
+    monkeypatch.setenv(VARIABLE, "tiles")
+    made = tensors(Geometry(), (2, 32, 6, 7), 16, False, offset=1000.0 if groups else 0.0)
+    expected, kept = gradients(plain, made, Geometry(), groups, torch.float64), list[Tensor]()
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t),
+    ):
+        found = gradients(trained, made, Geometry(), groups, torch.float32)
+    assert [t.dtype for t in kept if t.shape == made[0].shape] == [torch.bfloat16]
+    check(found, expected, 2e-2)

@@ -134,7 +134,10 @@ def test_vgg_s_gradient_is_the_plain_one_s() -> None:
         x = image.to(dtype).requires_grad_()
         return torch.autograd.grad(sum(tap.square().mean() for tap in net(x)), x)[0].double()
 
-    with memory_saving():
+    kept = list[torch.Size]()
+    with memory_saving(), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         found = gradient(vgg, torch.float32)
+    maps = [shape for shape in kept if len(shape) == 4 and shape[0] == 2]
+    assert len(maps) == 10, maps  # what each block is computed from again, and the squares' input
     expected = gradient(vgg.double(), torch.float64)
     assert (found - expected).norm() < 1e-4 * expected.norm()

@@ -35,6 +35,24 @@ def activated(maps: Tensor, affine: Affine) -> Tensor:
     return out
 
 
+def normalised(maps: Tensor, normal: Affine, dtype: torch.dtype) -> Tensor:
+    """(x - mean) * scale of maps [b,h,w,c] in fp32, rounded to a dtype; `normal` is of `group_statistics`."""
+    out = torch.empty_like(maps, dtype=dtype)
+    for image, rows in _blocks(maps):
+        block = maps.flatten(1, 2)[image, rows] - normal.mean[image]
+        out.flatten(1, 2)[image, rows] = block.mul_(normal.scale[image])
+    return out
+
+
+def denormalised(maps: Tensor, normal: Affine) -> Tensor:
+    """The maps that `normalised` was given, in fp32, but for its rounding."""
+    out = torch.empty_like(maps, dtype=torch.float32)
+    for image, rows in _blocks(maps):
+        block = torch.div(maps.flatten(1, 2)[image, rows], normal.scale[image], out=out.flatten(1, 2)[image, rows])
+        block.add_(normal.mean[image])
+    return out
+
+
 def norm_silu_backward(
     gradient: Tensor, maps: Tensor, normal: Affine, affine: Affine, groups: int
 ) -> tuple[Tensor, Tensor]:

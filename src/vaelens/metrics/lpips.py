@@ -6,12 +6,14 @@ positions; the sum over taps. 0 is equal; lower is better. The two networks' val
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vaelens.metrics.psim import NORM_EPS, check_taps, root
+from vaelens.networks.memory_saving import recomputed
 
 
 class LPIPSHeads(nn.Module):
@@ -40,9 +42,14 @@ def lpips(taps_x: Sequence[Tensor], taps_y: Sequence[Tensor], heads: LPIPSHeads)
     total = torch.zeros(taps_x[0].shape[0], dtype=torch.float64, device=taps_x[0].device)
     for x, y, weight in zip(taps_x, taps_y, heads.weights(), strict=True):
         # One image at a time: faster than a batch, whose differences leave the processor's cache.
-        maps = [torch.einsum("chw,c->hw", (_unit(a) - _unit(b)).square(), weight) for a, b in zip(x, y, strict=True)]
+        maps = [recomputed(partial(_weighted, b, weight), a) for a, b in zip(x, y, strict=True)]
         total = total + torch.stack(maps).mean(dim=(1, 2), dtype=torch.float64)
     return total
+
+
+def _weighted(y: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """The weighted differences of two images' tap, [h,w]."""
+    return torch.einsum("chw,c->hw", (_unit(x) - _unit(y)).square(), weight)
 
 
 def _unit(x: Tensor) -> Tensor:

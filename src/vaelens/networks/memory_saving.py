@@ -67,8 +67,13 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), which is called again in the backward pass. It draws no random numbers."""
     if not (_active.get() and torch.is_grad_enabled()):
         return function(x)
+
+    def in_the_same_way(x: Tensor) -> Tensor:
+        with memory_saving():  # the backward pass may start after the context
+            return function(x)
+
     once_more = cast(Callable[..., Tensor], checkpoint)
-    return once_more(function, x, use_reentrant=False, preserve_rng_state=False)
+    return once_more(in_the_same_way, x, use_reentrant=False, preserve_rng_state=False)
 
 
 def _is_usual(module: nn.Module) -> bool:
