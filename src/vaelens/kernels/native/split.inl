@@ -14,14 +14,13 @@ struct Layout {
 };
 
 inline int64_t plane_pixels(const vaelens_kernel &k, const Taps &taps, int64_t rows, int64_t columns) {
-  const int64_t plane_rows = taps.planes > 1 ? taps.planes * rows : (rows - 1) * k.stride + taps.top + taps.bottom + 1;
-  return plane_rows * ((columns - 1) * k.stride + taps.left + taps.right + 1);
+  return plane_rows(k, taps, rows) * ((columns - 1) * k.stride + taps.left + taps.right + 1);
 }
 
 // The columns depend on the shapes alone, as the blocks of the moments do; the rows only decide who computes what.
 inline Layout layout(const vaelens_kernel &k, const Taps &taps, int64_t width, int64_t rows, int threads) {
   const int64_t pixel_bytes = in_blocks(k) * kBlock * halves(k) * 2;
-  const int fewest = taps.planes > 1 ? 2 : 4;
+  const int fewest = taps.rows == Rows::pairs ? 2 : 4;
   Layout found = {4 * fewest, 64, 0, 0};
   if (plane_pixels(k, taps, 2 * fewest, 64) * pixel_bytes > kPlaneBytes) found.columns = 32;
   if (k.stride > 1) found.columns = kPixels;  // runs don't cross rows then, and shorter ones would be filled with junk
@@ -47,7 +46,7 @@ class Worker {
   Worker(const Convolution &all, uint16_t *planes)
       : all_(all),
         in_blocks_(in_blocks(all.kernel)),
-        loading_(all.strip, all.kernel.in_channels, all.norm, all.in_pixels, all.taps.planes > 1),
+        loading_(all.strip, all.kernel.in_channels, all.norm, all.in_pixels, all.taps.rows),
         planes_(planes),
         depth_(depth(all.taps)) {}
 
@@ -69,7 +68,7 @@ class Worker {
   static constexpr int kHalves = split ? 2 : 1;
   // With the weights of depth_ blocks, and the input of a run, the sums of so many runs fit the first-level cache.
   static constexpr int kGroup = split ? 4 : 8;
-  static constexpr int kPlanes = split ? 4 : 1;  // at most
+  static constexpr int kSums = split ? 4 : 3;  // at most
 
   struct Group {
     int count;
@@ -93,7 +92,7 @@ class Worker {
   Window window_of(const Tile &tile) const {
     const int stride = all_.kernel.stride;
     const Taps &taps = all_.taps;
-    if (taps.planes > 1)
+    if (taps.rows == Rows::pairs)
       return {2 * tile.top - 1, tile.left - taps.left, 2 * tile.rows + 2, tile.columns + taps.left + taps.right};
     return {tile.top * stride - taps.top, tile.left * stride - taps.left,
             (tile.rows - 1) * stride + taps.top + taps.bottom + 1,
@@ -121,7 +120,7 @@ class Worker {
   void multiply(const Tile &tile, const Planes &planes, int64_t block) {
     const uint16_t *weights =
         static_cast<const uint16_t *>(all_.strip.weights) + block * all_.taps.total * in_blocks_ * kHalves * kTile;
-    const int stride = all_.kernel.stride, together = all_.taps.planes;
+    const int stride = all_.kernel.stride, together = all_.taps.sums;
     const Runs runs = runs_of(tile, planes);
     for (int p = 0; p < all_.taps.count; p += together) {
       const Phase *phases = all_.taps.phases + p;
@@ -134,8 +133,8 @@ class Worker {
           group.runs[group.count] = Run(tile, block, place, runs.row_length);
           group.origins[group.count] = (row * planes.columns + column) * stride * kBlock;
         }
-        for (int plane = 0; plane < together; ++plane)
-          accumulate(group, phases[plane], plane, plane * tile.rows, planes, weights + plane * values);
+        for (int n = 0; n < together; ++n)
+          accumulate(group, phases[n], first_row(all_.taps, phases[n], tile.rows), planes, weights + n * values);
         for (int i = 0; i < group.count; ++i) write_run(group.runs[i], *phases, i);
       }
       weights += together * values;
@@ -144,16 +143,15 @@ class Worker {
 
   // The products of a group of runs with the taps of one phase, a few blocks of input channels at a time: their weights
   // are read from the second-level cache once for the group, and the sums wait in the first-level one.
-  void accumulate(const Group &group, const Phase &phase, int plane, int64_t plane_row, const Planes &planes,
-                  const uint16_t *weights) {
+  void accumulate(const Group &group, const Phase &phase, int64_t row, const Planes &planes, const uint16_t *weights) {
     int64_t offsets[kMostTaps];
     for (int t = 0; t < phase.taps; ++t)
-      offsets[t] = ((plane_row + phase.dy[t] + all_.taps.top) * planes.columns + phase.dx[t] + all_.taps.left) * kBlock;
+      offsets[t] = ((row + phase.rows[t]) * planes.columns + phase.columns[t]) * kBlock;
     const int64_t distance = all_.kernel.stride * kBlock;
     for (int64_t in = 0; in < in_blocks_; in += depth_) {
       const int64_t end = in + depth_ < in_blocks_ ? in + depth_ : in_blocks_;
       for (int i = 0; i < group.count; ++i) {
-        float *sums = sums_[split ? plane : 0][i];
+        float *sums = sums_[phase.sum][i];
         const uint16_t *at = weights + in * phase.taps * kHalves * kTile;
         if (in == 0)
           accumulators_.clear();
@@ -176,20 +174,21 @@ class Worker {
   }
 
   void write_run(const Run &run, const Phase &phase, int i) const {
-    const auto sum = [this, i](int plane, int pixel) { return load(sums_[plane][i] + pixel * kOutBlock); };
-    if (split && all_.taps.planes > 1) {
+    const auto sum = [this, i](int number, int pixel) { return load(sums_[number][i] + pixel * kOutBlock); };
+    if (split && all_.taps.rows == Rows::pairs) {
       write(all_, run, 0, 0, [&](int pixel) { return sum(0, pixel) + sum(1, pixel) + sum(2, pixel); });
       write(all_, run, 1, 0, [&](int pixel) { return sum(1, pixel) - sum(2, pixel) - sum(3, pixel); });
+    } else if (all_.taps.rows == Rows::enlarged) {
+      write(all_, run, 0, phase.column, [&](int pixel) { return sum(0, pixel) + sum(1, pixel); });
+      write(all_, run, 1, phase.column, [&](int pixel) { return sum(0, pixel) + sum(2, pixel); });
     } else {
-      write(all_, run, phase.row, phase.column, [&](int pixel) { return sum(0, pixel); });
+      write(all_, run, 0, 0, [&](int pixel) { return sum(0, pixel); });
     }
   }
 
+  // Of each of the rows, while one of the first sums is made.
   void fetch_outputs(const Run &run, const Phase &phase) const {
-    if (all_.taps.planes == 1)
-      fetch(all_, run, phase.row, phase.column);
-    else if (phase.row < 2)  // the two rows of a pair, while half of the planes are left
-      fetch(all_, run, phase.row, 0);
+    if (phase.sum < all_.taps.row_step) fetch(all_, run, phase.sum, phase.column);
   }
 
   const Convolution &all_;
@@ -198,7 +197,7 @@ class Worker {
   uint16_t *planes_;
   Accumulators accumulators_;
   const int64_t depth_;  // blocks of input channels at a time
-  alignas(64) float sums_[kPlanes][kGroup][kPixels * kOutBlock];
+  alignas(64) float sums_[kSums][kGroup][kPixels * kOutBlock];
 };
 
 template <bool normalised, int activation, bool split>
@@ -249,7 +248,7 @@ int64_t scratch_bytes(const vaelens_kernel &kernel, int64_t, int64_t out_width) 
   return layout(kernel, taps, out_width / taps.column_step, INT64_MAX / 4, 1).bytes;
 }
 
-int32_t row_alignment(const vaelens_kernel &kernel) { return in_pairs(kernel) ? 2 : 1; }
+int32_t row_alignment(const vaelens_kernel &kernel) { return rows_of(kernel) == Rows::pairs ? 2 : 1; }
 
 int convolve(const vaelens_kernel &kernel, const vaelens_strip &original) {
   vaelens_strip strip = original;

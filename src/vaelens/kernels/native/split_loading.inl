@@ -28,13 +28,6 @@ struct Block {  // 32 channels of a pixel
 inline Block operator+(Block x, Block y) { return {x.a + y.a, x.b + y.b}; }
 inline Block operator-(Block x, Block y) { return {x.a - y.a, x.b - y.b}; }
 
-// Splits a block into a row of the high and of the low plane.
-template <bool split>
-inline void store_block(Block x, uint16_t *high, uint16_t *low) {
-  to_bf16(x.a, x.b, high);
-  if (split) to_bf16(x.a - from_bf16(high), x.b - from_bf16(high + 16), low);
-}
-
 // One pixel's 32 channels from `channel` on.
 template <bool normalised, int activation>
 inline Block load_block(const float *pixel, const Normalisation &norm, int channel) {
@@ -52,8 +45,8 @@ struct Window {
   int rows, columns;
 };
 
-// Planes of [block][row][column][32] bf16, for pairs of rows [block][four of them][pair][column][32]; the low plane
-// follows the high one of all blocks.
+// Planes of [block][row][column][32] bf16; the low plane follows the high one of all blocks. The rows are those of the
+// window, or four planes of pairs, or the window's without its first and last, and then their differences.
 struct Planes {
   uint16_t *high, *low;
   int64_t block_stride;  // in values
@@ -64,47 +57,62 @@ struct Planes {
 template <bool normalised, int activation, bool split>
 class Loading {
  public:
-  Loading(const vaelens_strip &strip, int channels, const Normalisation &norm, int64_t pixels, bool pairs)
+  Loading(const vaelens_strip &strip, int channels, const Normalisation &norm, int64_t pixels, Rows rows)
       : strip_(strip),
         norm_(norm),
         channels_(channels),
         blocks_((channels + kBlock - 1) / kBlock),
         pixels_(pixels),
-        pairs_(pairs) {}
+        rows_(rows) {}
 
   void load_window(const Window &window, const Planes &planes) {
     window_ = window, planes_ = planes;
-    // Down the columns for pairs, so that each row is read once; otherwise as the map lies in memory.
-    for (int row = 0; row < (pairs_ ? 1 : window_.rows); ++row)
+    // Down the columns where rows are combined, so that each is read once; otherwise as the map lies in memory.
+    for (int row = 0; row < (rows_ == Rows::plain ? window_.rows : 1); ++row)
       for (column_ = 0; column_ < window_.columns; ++column_)
         for (block_ = 0; block_ < blocks_; ++block_) {
-          if (pairs_)
+          if (rows_ == Rows::pairs)
             load_pairs();
+          else if (rows_ == Rows::enlarged)
+            load_differences();
           else
-            store_block<split>(block(row), place(high_plane(), row), place(low_plane(), row));
+            place(row, block(row));
         }
   }
 
  private:
-  // A block of a column down the whole window, each row read once.
+  // A block of a column down the whole window.
   void load_pairs() {
     const int pairs = (window_.rows - 2) / 2;
     Block first = block(0), second = block(1);
     for (int pair = 0; pair < pairs; ++pair) {
       const Block third = block(2 * pair + 2), fourth = block(2 * pair + 3);
-      const Block planes[4] = {first - third, second + third, third - second, second - fourth};
-      for (int plane = 0; plane < 4; ++plane) {
-        const int row = plane * pairs + pair;
-        store_block<split>(planes[plane], place(high_plane(), row), place(low_plane(), row));
-      }
+      place(pair, first - third);
+      place(pairs + pair, second + third);
+      place(2 * pairs + pair, third - second);
+      place(3 * pairs + pair, second - fourth);
       first = third, second = fourth;
     }
   }
 
-  uint16_t *high_plane() const { return planes_.high + block_ * planes_.block_stride; }
-  uint16_t *low_plane() const { return planes_.low + block_ * planes_.block_stride; }
-  uint16_t *place(uint16_t *plane, int row) const {
-    return plane + (static_cast<int64_t>(row) * planes_.columns + column_) * kBlock;
+  void load_differences() {
+    const int rows = window_.rows - 2;
+    Block above = block(0);
+    for (int row = 0; row <= rows; ++row) {
+      const Block here = block(row + 1);
+      if (row < rows) place(row, here);
+      place(rows + row, here - above);
+      above = here;
+    }
+  }
+
+  // Splits a block into a row of the planes.
+  void place(int row, Block x) const {
+    const int64_t offset =
+        block_ * planes_.block_stride + (static_cast<int64_t>(row) * planes_.columns + column_) * kBlock;
+    uint16_t *high = planes_.high + offset, *low = planes_.low + offset;
+    to_bf16(x.a, x.b, high);
+    if (split) to_bf16(x.a - from_bf16(high), x.b - from_bf16(high + 16), low);
   }
 
   // The block of the window's row in this column; zeros around the map.
@@ -117,7 +125,8 @@ class Loading {
     const int first = block_ * kBlock, left = channels_ - first;
     const float *pixel = strip_.input + index * strip_.in_stride + first;
     if (left >= kBlock) {
-      prefetch_input(pixel + (pairs_ ? 1 : strip_.in_width) * strip_.in_stride);  // the next column's or row's
+      prefetch_input(pixel +
+                     (rows_ == Rows::plain ? strip_.in_width : 1) * strip_.in_stride);  // the next column's or row's
       return load_block<normalised, activation>(pixel, norm_, first);
     }
     alignas(64) float padded[kBlock] = {};
@@ -129,7 +138,7 @@ class Loading {
   const Normalisation &norm_;
   const int channels_, blocks_;
   const int64_t pixels_;
-  const bool pairs_;  // of rows, for Winograd's planes
+  const Rows rows_;
   Window window_ = {};
   Planes planes_ = {};
   int column_ = 0, block_ = 0;

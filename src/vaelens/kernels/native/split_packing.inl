@@ -1,29 +1,37 @@
-// A kernel as taps of one or four phases, and its weights as tiles.
+// A kernel as taps of phases, and its weights as tiles.
 //
-// Nearest x2 and a 3x3 convolution are four 2x2 convolutions, one for each phase (row and column modulo 2) of the
-// output, on the small map: taps that fall on the same input pixel add up. That is exact, also at the borders.
+// A plain kernel has one phase: all its taps. Two kinds of layers make two rows of the output of several sums instead,
+// each a phase with taps along one row of a plane; fewer products, exact but for rounding. With the kernel's rows g:
 //
-// A wide 3x3 kernel is applied to pairs of rows by Winograd's F(2,3), of four products for six (Lavin, Gray 2016). From
-// the four rows d that a pair reads, four planes are made, each with three taps along the row:
+// A wide 3x3 kernel goes by Winograd's F(2,3), four products for six (Lavin, Gray 2016). Of the four rows d that a pair
+// of rows reads, it takes
 //   m0 = (d0 - d2) g0, m1 = (d1 + d2) (g0 + g1 + g2)/2, m2 = (d2 - d1) (g0 - g1 + g2)/2, m3 = (d1 - d3) g2,
-// where g are the kernel's rows. The pair is m0 + m1 + m2 and m1 - m2 - m3. In both directions it would save more
-// products, but not enough to pay for the transforms, nor for the digits.
+// and the pair is m0 + m1 + m2 and m1 - m2 - m3. In both directions it would save more products, but not enough to pay
+// for the transforms, nor for the digits.
+//
+// Nearest x2 and a 3x3 kernel, on the small map: row x[i] becomes the rows g0 x[i-1] + (g1 + g2) x[i] and
+// (g0 + g1) x[i] + g2 x[i+1]. With m0 = (g0 + g1 + g2) x[i] they are m0 - g0 (x[i] - x[i-1]) and
+// m0 + g2 (x[i+1] - x[i]): three products for four. Along a row the two output columns are phases of two taps each,
+// since taps that fall on the same input pixel add up. That is exact at the borders too.
 
 constexpr int kMostTaps = 128;  // of one phase
+constexpr int kMostPhases = 6;
 
 struct Phase {
-  int row, column;  // of the output, where it is enlarged; `row` is the plane where there are several
+  int column;  // of the output, where it is enlarged
+  int sum;     // which of those that make two rows
   int taps;
-  int8_t dy[kMostTaps], dx[kMostTaps];  // of the input, from the pixel at `stride` times the output's place
+  uint8_t rows[kMostTaps], columns[kMostTaps];  // of its planes, from a pixel's place there
 };
 
 struct Taps {
-  int count;                  // of phases
-  int planes;                 // 4 for Winograd's, each with its phase; else 1
+  Rows rows;
+  int sums;                   // that make a row, or two: phases that follow each other
   int row_step, column_step;  // output rows and columns of a phase's pixel
-  Phase phases[4];
+  int count;                  // of phases
+  Phase phases[kMostPhases];
   int total;                     // taps of all phases
-  int top, left, bottom, right;  // how far the taps reach from that pixel: dy in [-top, bottom], dx in [-left, right]
+  int top, left, bottom, right;  // how many pixels the taps reach beyond one's own
 };
 
 inline bool supported(const vaelens_kernel &k) {
@@ -35,35 +43,45 @@ inline bool supported(const vaelens_kernel &k) {
   return k.upsample == 2 && k.height == 3 && k.width == 3 && k.stride == 1 && k.pad_top == 1 && k.pad_left == 1;
 }
 
-// Whether pairs of rows are made of four planes: a rule of shapes, so that results don't depend on a measurement.
-// Narrow layers and half precision, whose error would grow, aren't.
-inline bool in_pairs(const vaelens_kernel &k) {
-  return k.arithmetic == VAELENS_SPLIT_BF16 && k.height == 3 && k.width == 3 && k.stride == 1 && k.upsample == 1 &&
-         k.pad_top == 1 && k.in_channels >= 64 && k.out_channels >= 64;
+// A rule of shapes, so that results don't depend on a measurement. Narrow layers aren't made in pairs, nor is half
+// precision, whose error would grow.
+inline Rows rows_of(const vaelens_kernel &k) {
+  if (k.upsample == 2) return Rows::enlarged;
+  const bool pairs = k.arithmetic == VAELENS_SPLIT_BF16 && k.height == 3 && k.width == 3 && k.stride == 1 &&
+                     k.pad_top == 1 && k.in_channels >= 64 && k.out_channels >= 64;
+  return pairs ? Rows::pairs : Rows::plain;
 }
 
-// Which of two taps of a phase a tap of the 3x3 kernel falls on.
-inline int merged_tap(int phase, int tap) { return phase ? tap / 2 : (tap + 1) / 2; }
-
 inline void set_taps(const vaelens_kernel &k, Taps &taps) {
-  const bool enlarged = k.upsample == 2, pairs = in_pairs(k);
-  taps.count = enlarged || pairs ? 4 : 1;
-  taps.planes = pairs ? 4 : 1;
-  taps.row_step = enlarged || pairs ? 2 : 1, taps.column_step = enlarged ? 2 : 1;
-  taps.total = 0;
+  const bool plain = (taps.rows = rows_of(k)) == Rows::plain, enlarged = taps.rows == Rows::enlarged;
+  taps.sums = plain ? 1 : enlarged ? 3 : 4;
+  taps.row_step = plain ? 1 : 2, taps.column_step = enlarged ? 2 : 1;
+  taps.count = taps.sums * taps.column_step, taps.total = 0;
   for (int p = 0; p < taps.count; ++p) {
     Phase &phase = taps.phases[p];
-    phase.row = enlarged ? p / 2 : p, phase.column = enlarged ? p % 2 : 0, phase.taps = 0;
-    const int height = enlarged ? 2 : pairs ? 1 : k.height, width = enlarged ? 2 : k.width;
+    phase.column = p / taps.sums, phase.sum = p % taps.sums, phase.taps = 0;
+    const int height = plain ? k.height : 1, width = enlarged ? 2 : k.width;
     for (int y = 0; y < height; ++y)
       for (int x = 0; x < width; ++x, ++phase.taps) {
-        phase.dy[phase.taps] = static_cast<int8_t>(enlarged ? y - 1 + phase.row : y - k.pad_top);
-        phase.dx[phase.taps] = static_cast<int8_t>(enlarged ? x - 1 + phase.column : x - k.pad_left);
+        phase.rows[phase.taps] = static_cast<uint8_t>(y);
+        phase.columns[phase.taps] = static_cast<uint8_t>(x + phase.column);
       }
     taps.total += phase.taps;
   }
   taps.top = enlarged ? 1 : k.pad_top, taps.left = enlarged ? 1 : k.pad_left;
   taps.bottom = enlarged ? 1 : k.height - 1 - k.pad_top, taps.right = enlarged ? 1 : k.width - 1 - k.pad_left;
+}
+
+// The rows of the planes for so many rows, or pairs of them; and the first one that a phase reads for the first.
+inline int64_t plane_rows(const vaelens_kernel &k, const Taps &taps, int64_t rows) {
+  if (taps.rows == Rows::pairs) return 4 * rows;
+  if (taps.rows == Rows::enlarged) return 2 * rows + 1;  // one difference more than rows
+  return (rows - 1) * k.stride + taps.top + taps.bottom + 1;
+}
+
+inline int64_t first_row(const Taps &taps, const Phase &phase, int64_t rows) {
+  if (taps.rows == Rows::pairs) return phase.sum * rows;
+  return phase.sum == 0 ? 0 : rows + phase.sum - 1;
 }
 
 inline int64_t in_blocks(const vaelens_kernel &k) { return (k.in_channels + kBlock - 1) / kBlock; }
@@ -73,7 +91,7 @@ inline int halves(const vaelens_kernel &k) { return k.arithmetic == VAELENS_SPLI
 
 int64_t packed_bytes(const vaelens_kernel &k) {
   if (!supported(k)) return -1;
-  const int64_t taps = k.upsample == 2 ? 16 : in_pairs(k) ? 12 : static_cast<int64_t>(k.height) * k.width;
+  const int64_t taps = rows_of(k) == Rows::plain ? static_cast<int64_t>(k.height) * k.width : 12;
   return out_blocks(k) * in_blocks(k) * taps * halves(k) * kTile * 2;
 }
 
@@ -84,20 +102,23 @@ struct Packing {
   uint16_t *packed;
 };
 
-// The weight of one tap of a phase: of a 3x3 kernel on an enlarged map, the sum of those that fall on it; of a plane
-// for pairs of rows, the kernel's rows as they are combined there.
-inline float tap_weight(const vaelens_kernel &k, const Phase &phase, int tap, const float *weights) {
-  if (in_pairs(k)) {
-    const double first = weights[tap], second = weights[3 + tap], third = weights[6 + tap];
-    const double combined[4] = {first, (first + second + third) / 2, (first - second + third) / 2, third};
-    return static_cast<float>(combined[phase.row]);
+// What a sum multiplies: a combination of the kernel's rows, whose values in one column are given.
+inline double combined(Rows rows, int sum, double first, double second, double third) {
+  if (rows == Rows::enlarged) return sum == 0 ? first + second + third : sum == 1 ? -first : third;
+  if (sum == 0 || sum == 3) return sum == 0 ? first : third;
+  return (sum == 1 ? first + second + third : first - second + third) / 2;
+}
+
+// The weight of one tap of a phase, of a kernel's weights for two channels.
+inline float tap_weight(const Taps &taps, const Phase &phase, int tap, const float *weights) {
+  if (taps.rows == Rows::plain) return weights[tap];
+  double total = 0;
+  for (int x = 0; x < 3; ++x) {
+    // On an enlarged map the first of the output's columns has its first tap, the second its last one for itself.
+    const int place = taps.rows == Rows::pairs ? x : phase.column ? x / 2 : (x + 1) / 2;
+    if (place == tap) total += combined(taps.rows, phase.sum, weights[x], weights[3 + x], weights[6 + x]);
   }
-  if (k.upsample == 1) return weights[tap];
-  double sum = 0;
-  for (int y = 0; y < 3; ++y)
-    for (int x = 0; x < 3; ++x)
-      if (merged_tap(phase.row, y) == tap / 2 && merged_tap(phase.column, x) == tap % 2) sum += weights[3 * y + x];
-  return static_cast<float>(sum);
+  return static_cast<float>(total);
 }
 
 // Packs 16 output channels: [phase][block of input channels][tap][high, low][pair][channel][2].
@@ -114,7 +135,8 @@ bool pack_block(void *context, int64_t block, int) {
           const int64_t out = block * kOutBlock + n;
           alignas(64) float row[kBlock] = {};
           for (int i = 0; i < kBlock && out < k.out_channels && in * kBlock + i < k.in_channels; ++i)
-            row[i] = tap_weight(k, phase, tap, packing.weights + (out * k.in_channels + in * kBlock + i) * area);
+            row[i] =
+                tap_weight(*packing.taps, phase, tap, packing.weights + (out * k.in_channels + in * kBlock + i) * area);
           alignas(64) uint16_t high[kBlock], low[kBlock];
           const Vector a = load(row), b = load(row + 16);
           to_bf16(a, b, high);
