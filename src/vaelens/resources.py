@@ -22,6 +22,8 @@ from vaelens.errors import ResourceError, UsageError
 from vaelens.process import Shared
 
 PAUSE = 0.002  # seconds between two readings of the process' memory
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+LARGE_BLOCK = 4 * 2**20
 STATM = Path("/proc/self/statm")
 CGROUPS = Path("/proc/self/cgroup")
 MOUNTS = Path("/proc/self/mountinfo")
@@ -131,6 +133,26 @@ def give_back_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def large_blocks_apart() -> Generator[None]:
+    """Inside, glibc maps each large block by itself and gives it back when it is freed.
+
+    Else it takes blocks up to 32 MiB, as training's maps are, from a heap that grows around what is kept longer. The
+    thresholds at the end are those that glibc has come to after freeing such blocks.
+    """
+    _set_malloc(M_MMAP_THRESHOLD, LARGE_BLOCK)
+    try:
+        yield
+    finally:
+        _set_malloc(M_MMAP_THRESHOLD, 32 * 2**20)
+        _set_malloc(M_TRIM_THRESHOLD, 64 * 2**20)
+
+
+def _set_malloc(parameter: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def _resident() -> int | None:

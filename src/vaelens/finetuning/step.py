@@ -28,6 +28,7 @@ from vaelens.finetuning.recipe import Optimizer, Recipe
 from vaelens.finetuning.state import State
 from vaelens.networks.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 from vaelens.networks.memory_saving import memory_saving
+from vaelens.resources import large_blocks_apart
 from vaelens.runs.ranks import mean_over_ranks
 
 
@@ -67,7 +68,8 @@ def train_step(
     state.optimizer.zero_grad()
     if state.discriminator_optimizer is not None:
         state.discriminator_optimizer.zero_grad()
-    logs = [_accumulate(state, batch, posterior, count, config) for batch, posterior in micro_batches]
+    with large_blocks_apart():
+        logs = [_accumulate(state, batch, posterior, count, config) for batch, posterior in micro_batches]
     log = {key: torch.stack([one[key] for one in logs]).mean() for key in logs[0]}
 
     discriminator = state.discriminator if recipe.gan.trains_discriminator(state.step) else None
