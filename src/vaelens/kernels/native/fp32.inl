@@ -64,8 +64,7 @@ int pack(const vaelens_kernel &kernel, const float *weights, void *packed) {
       const int64_t tap_step = winograd ? width : in_channels * width;
       for (int64_t tap = 0; tap < taps; ++tap)
         for (int64_t o = 0; o < width; ++o)
-          at[tap * tap_step + o] =
-              o < channels ? weights[((panel * kPanel + o) * in_channels + i) * taps + tap] : 0.0f;
+          at[tap * tap_step + o] = o < channels ? weights[((panel * kPanel + o) * in_channels + i) * taps + tap] : 0.0f;
       if (early)
         for (int64_t part = 0; part < width; part += kLanes)
           transform_filter(nine + part, width, to + i * width + part, in_channels * width);

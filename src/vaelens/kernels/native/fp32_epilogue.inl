@@ -16,8 +16,7 @@ struct RowSums {
   float *first, *sum, *squares;
 
   static int64_t floats(int64_t channels) { return 3 * channels; }
-  RowSums(float *memory, int64_t channels)
-      : first(memory), sum(memory + channels), squares(memory + 2 * channels) {}
+  RowSums(float *memory, int64_t channels) : first(memory), sum(memory + channels), squares(memory + 2 * channels) {}
 
   // Adds `count` values of the channels from `channel` on; `begins`: they are the row's first.
   template <int count>

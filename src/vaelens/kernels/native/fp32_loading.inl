@@ -43,7 +43,7 @@ void load_row(const float *row, int64_t stride, int64_t channels, int64_t block,
       const bool whole = channels - channel >= kBlock;
       for (int part = 0; part < kParts; ++part) {
         const int64_t first = channel + part * kLanes;
-        const Vector x_in = whole            ? load(pixel + first)
+        const Vector x_in = whole              ? load(pixel + first)
                             : first < channels ? load_some(pixel + first, static_cast<int>(channels - first))
                                                : Vector{};
         const Vector value = loaded<affine, activation>(x_in, normalisations[b], part);

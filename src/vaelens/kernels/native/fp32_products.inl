@@ -14,15 +14,15 @@ struct Panels {
 
 // The factors of one product: c[row][column] = sum of a[tap][block][row][k] b[tap][block][k][column].
 struct Factors {
-  const float *a;           // of the first row and tap
-  const int64_t *taps;      // where each tap begins, from `a`
+  const float *a;       // of the first row and tap
+  const int64_t *taps;  // where each tap begins, from `a`
   int64_t tap_count;
-  int64_t blocks;           // of 16 input channels
-  int64_t block_step;       // floats
-  int64_t last_channels;    // in the last block
-  const float *b;           // [taps, in_channels, width of the panel]
-  const float *next;        // what a later product reads: it is fetched meanwhile
-  bool more;                // c holds the sum over earlier channels
+  int64_t blocks;         // of 16 input channels
+  int64_t block_step;     // floats
+  int64_t last_channels;  // in the last block
+  const float *b;         // [taps, in_channels, width of the panel]
+  const float *next;      // what a later product reads: it is fetched meanwhile
+  bool more;              // c holds the sum over earlier channels
 };
 
 // Rows of `a` are `row_step` floats apart: 16 for neighbouring pixels, 32 for a stride of 2.

@@ -71,7 +71,7 @@ inline void winograd_values(const WinogradWork &work, const TileArea &area, floa
 }
 
 inline void early_products(const WinogradWork &work, const TileArea &area, int64_t first_panel, int64_t panels,
-                              const float *values, float *sums) {
+                           const float *values, float *sums) {
   const WinogradPlan &plan = *work.plan;
   const int64_t in_channels = work.kernel->in_channels;
   const Panels out(work.kernel->out_channels);
@@ -99,8 +99,7 @@ inline void early_products(const WinogradWork &work, const TileArea &area, int64
                                  b + block * kBlock * width,
                                  last ? next : b + (block + kDepth) * kBlock * width,
                                  block > 0};
-        multiply_rows(factors, area.count(), width, 1,
-                      sums + (panel * kFrequencies + frequency) * plan.tiles * kPanel);
+        multiply_rows(factors, area.count(), width, 1, sums + (panel * kFrequencies + frequency) * plan.tiles * kPanel);
       }
     }
 }
@@ -148,8 +147,7 @@ inline void winograd_outputs(const WinogradWork &work, const TileArea &area, int
   const int64_t first_channel = first_panel * kPanel, written = smaller(panels * kPanel, channels - first_channel);
   const int64_t end = smaller(strip.out_width, area.column + area.columns * kOut);
   RowSums of_rows[kOut] = {{row_sums, 0}, {row_sums, 0}, {row_sums, 0}, {row_sums, 0}};
-  for (int i = 0; i < kOut; ++i)
-    of_rows[i] = RowSums(row_sums + i * RowSums::floats(panels * kPanel), panels * kPanel);
+  for (int i = 0; i < kOut; ++i) of_rows[i] = RowSums(row_sums + i * RowSums::floats(panels * kPanel), panels * kPanel);
   for (int64_t y = 0; y < area.rows; ++y) {
     const int64_t row = area.row + y * kOut - strip.out_first, rows = smaller(kOut, strip.out_rows - row);
     for (int64_t x = 0; x < area.columns; ++x) {

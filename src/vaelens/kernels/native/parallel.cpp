@@ -54,7 +54,8 @@ bool parallel(int threads, int64_t items, Task task, void *context) {
   if (count <= 1) {
     run(&work);
   } else if (openmp) {
-    // As many as PyTorch asks for, also where some find nothing to do: for another number OpenMP ends and starts threads.
+    // As many as PyTorch asks for, also where some find nothing to do: for another number OpenMP ends and starts
+    // threads.
     openmp(run, &work, static_cast<unsigned>(threads), 0);
   } else {
     std::vector<std::thread> others;
