@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,18 @@ def test_what_is_added_later_counts_as_well(model: Any, calls: list[str]) -> Non
     handle.remove()
     assert torch.equal(there_and_back(model), before)
     assert calls == ["encode", "decode"] * 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (1, 5, 4, 4), (4, 4, 4)])
+def test_the_model_says_what_is_wrong_with_an_input(model: Any, shape: tuple[int, ...], calls: list[str]) -> None:
+    wrong = {"decode": torch.zeros(shape), "encode": torch.zeros(1, shape[0] + 3, 16, 16)}
+    for name, image in wrong.items():
+        with pytest.raises(RuntimeError) as plain:
+            getattr(vl.undo_speed_up(model), name)(image)
+        with pytest.raises(RuntimeError, match=re.escape(str(plain.value))):
+            getattr(vl.speed_up(model), name)(image)
+    assert calls == []
 
 
 def test_gradients_flow_as_before(model: Any, calls: list[str]) -> None:

@@ -106,3 +106,27 @@ def test_maps_whose_mean_is_a_thousand_deviations() -> None:
 def test_inputs_that_are_too_small_are_refused() -> None:
     with pytest.raises(UsageError, match=r"an input of 1x9 is too small"):
         engine.encode(random_network(CONFIGS["sd1"]), torch.zeros(1, 3, 1, 9))
+
+
+def test_inputs_of_other_channels_are_refused() -> None:
+    network = random_network(CONFIGS["sd1"])
+    for shape in ((1, 3, 4, 4), (1, 5, 4, 4), (4, 4, 4)):
+        with pytest.raises(UsageError, match=r"this network decodes \[b,4,h,w\], not \["):
+            engine.decode(network, torch.zeros(shape))
+    with pytest.raises(UsageError, match=r"this network encodes \[b,3,h,w\], not \[1, 1, 16, 16\]"):
+        engine.encode(network, torch.zeros(1, 1, 16, 16))
+
+
+def test_a_plan_for_another_input_is_refused() -> None:
+    network, half = random_network(CONFIGS["sd1"]), random_network(CONFIGS["sd1"]).bfloat16()
+    z, plan = torch.zeros(2, 4, 16, 8), engine.plan_decode(network, (16, 8), batch=2)
+    others = {
+        "size": (z.transpose(2, 3), plan),
+        "batch": (torch.zeros(3, 4, 16, 8), plan),
+        "direction": (z, engine.plan_encode(network, (16, 8), batch=2)),
+        "dtype": (z, engine.plan_decode(half, (16, 8), batch=2)),
+    }
+    for image, other in others.values():
+        with pytest.raises(UsageError, match=r"the plan is to (de|en)code .* Make one for this input\."):
+            engine.decode(network, image, plan=other)
+    assert len(engine.decode(network, z[:1], plan=plan)) == 1

@@ -195,6 +195,9 @@ def test_maps_of_another_dtype_or_size_are_refused() -> None:
     for window, target in ((x.double(), out), (x, out.bfloat16()), (x, out[:, :1]), (x, out[..., :3])):
         with pytest.raises(ValueError, match=r"native convolutions compute|can't be"):
             convolution.run(window, 0, 2, rows=(0, 2), out=target)
+    for window, first in ((x[..., :3], 0), (torch.zeros(1, 2, 2, 8), 0), (x[:, :1], 0), (x, 1)):
+        with pytest.raises(ValueError, match=r"can't be read by|read more than the"):
+            convolution.run(window, first, 3, rows=(0, 2), out=out)
 
 
 def test_scratch_and_weights_take_what_the_kernel_says() -> None:

@@ -113,7 +113,7 @@ def _check(vae: object) -> None:
 def _run(direction: Direction, model: Any, image: Tensor) -> Tensor | None:
     """In the model's dtype; None where its own code has to run."""
     parameter = next(model.parameters())
-    fits = image.dim() == 4 and image.dtype == parameter.dtype and image.device == parameter.device
+    fits = image.dtype == parameter.dtype and image.device == parameter.device
     if model.use_tiling or not fits:  # of an input that doesn't fit the model's own code says what is wrong
         return None
     found = EngineCalls(model, getattr(model, BUDGET, None)).run(direction, image)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from vaelens.engine.plan import Direction
 from vaelens.errors import UsageError
 from vaelens.kernels.convolution import POINTWISE, Activation, Affine, Geometry, Kernel
 from vaelens.kernels.moments import MapMoments, group_affine
@@ -156,6 +157,16 @@ def encoder_steps(network: nn.Module) -> list[Step]:
     layer = _layer("encoder.conv_out", last, Geometry()) if after is None else _followed(last, after)
     steps.append(Convolve("encoder.conv_out", layer, _norm(_part(encoder, "conv_norm_out")), "silu"))
     return steps
+
+
+def input_channels(network: nn.Module, direction: Direction) -> int:
+    """Of z or of pixels. Raises UsageError for a network of another kind."""
+    if direction == "encode":
+        first = _part(_part(network, "encoder"), "conv_in")
+    else:
+        before = _optional(network, "post_quant_conv")
+        first = _part(_part(network, "decoder"), "conv_in") if before is None else before
+    return cast(nn.Conv2d, first).in_channels
 
 
 def _mid(half: nn.Module, name: str) -> Iterator[Step]:

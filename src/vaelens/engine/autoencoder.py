@@ -5,7 +5,8 @@ may grow beyond the loaded network, the result and all packed weights included (
 free. `counts_input`: so does the input, where it is a copy that was made for the call. `dtype` is the precision of the
 products, by default that of the weights; for another one the weights have to be in the dtype that
 `kernels.paths.map_dtype` gives for it. Each call raises UsageError for a network of another kind, for an input that is
-too small for it, and where `max_memory` is less than the smallest plan takes.
+too small for it, has other channels or isn't what a plan was made for, and where `max_memory` is less than the smallest
+plan takes.
 """
 
 import contextlib
@@ -107,6 +108,7 @@ class _Call:
         self, image: Tensor, plan: Plan | None, max_memory: int | None, notify: Notify, replanned: Replanned
     ) -> Tensor:
         """By a plan, and where memory runs out by smaller ones."""
+        self._check(image, plan)
         size = image.shape[2], image.shape[3]
         plan = plan or self.plan(size, len(image), max_memory)
         last = plan.steps[-1]
@@ -127,6 +129,20 @@ class _Call:
                     f"takes {shown_bytes(plan.peak_bytes)}."
                 )
         return out
+
+    def _check(self, image: Tensor, plan: Plan | None) -> None:
+        """Raises UsageError for what the network or the plan isn't made for: it would be read as something else."""
+        channels, shape = self._steps[0].layers[0].in_channels, list(image.shape)
+        if image.dim() != 4 or shape[1] != channels:
+            raise UsageError(f"this network {self._direction}s [b,{channels},h,w], not {shape}.")
+        if plan is not None:
+            dtype = str(self._dtype).removeprefix("torch.")
+            planned = plan.direction, *plan.size, plan.dtype
+            if planned != (self._direction, *shape[2:], dtype) or len(image) > plan.batch:
+                raise UsageError(
+                    f"the plan is to {plan.direction} [{plan.batch},c,{plan.size[0]},{plan.size[1]}] in {plan.dtype}, "
+                    f"not to {self._direction} {shape} in {dtype}. Make one for this input."
+                )
 
     def _make_room(self, plan: Plan) -> None:
         """Packed weights of earlier calls stay as far as they fit beside the plan; it counts its own alone."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vaelens.engine import autoencoder
+from vaelens.engine.architecture import input_channels
 from vaelens.engine.eligibility import is_autoencoder_kl, obstacle
 from vaelens.engine.gpu import whole_network
 from vaelens.engine.gpu.verdicts import WayOf, verified_way
@@ -86,10 +87,13 @@ class EngineCalls:
     def run(self, direction: Direction, image: Tensor, max_memory: int | None = None) -> Tensor | None:
         """Raw z [b,c,h/f,w/f] to raw pixels, or raw pixels [b,3,h,w] to moments, float32; without gradients.
 
-        None where the network has to run as it is, which `engine.eligibility` decides. `max_memory` is this call's own
-        budget. Raises UsageError where a budget is too little, ResourceError where memory runs out.
+        None where the network has to run as it is, which `engine.eligibility` decides, or takes no such input: it says
+        what is wrong. `max_memory` is this call's own budget. Raises UsageError where a budget is too little,
+        ResourceError where memory runs out.
         """
         if obstacle(self.network, image):
+            return None
+        if image.dim() != 4 or image.shape[1] != input_channels(self.network, direction):
             return None
         call = direction, (image.shape[2], image.shape[3])
         if (way := self._way()) is not None:

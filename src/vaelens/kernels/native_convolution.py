@@ -116,6 +116,11 @@ class NativeConvolution:
         moments: bool = False,
     ) -> Tensor | None:
         """See `Convolution`. Raises MemoryError where a thread's scratch can't be allocated."""
+        if window.shape[3] != self.kernel.in_channels:
+            raise ValueError(f"a map of {window.shape[3]} channels can't be read by {self.kernel}")
+        first, last = self.kernel.geometry.input_rows(*rows, height)
+        if first < first_row or last > first_row + window.shape[1]:
+            raise ValueError(f"rows {rows} read more than the {window.shape[1]} rows from {first_row} on")
         batch, _, width, channels = out.shape
         shape = batch, out.shape[1], channels, 2
         found = torch.empty(shape, dtype=torch.float64, device="cpu") if moments else None
