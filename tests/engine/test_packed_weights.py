@@ -34,9 +34,28 @@ def replaced(network: AutoencoderKL) -> None:
     layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
 
 
+def weight(network: AutoencoderKL) -> torch.Tensor:
+    return network.decoder.up_blocks[0].upsamplers[0].conv.weight
+
+
+def move(network: AutoencoderKL, axis: int) -> None:
+    """The same values in other places, which torch doesn't count."""
+    values = weight(network).data
+    values.copy_(values.roll(1, axis))
+
+
 CHANGES: dict[str, Callable[[AutoencoderKL], object]] = {
-    "in place": lambda network: network.decoder.up_blocks[0].upsamplers[0].conv.weight.mul_(2),
-    "in place, uncounted": lambda network: network.decoder.up_blocks[0].upsamplers[0].conv.weight.data.mul_(2),
+    "in place": lambda network: weight(network).mul_(2),
+    "in place, uncounted": lambda network: weight(network).data.mul_(2),
+    "output channels moved": lambda network: move(network, 0),
+    "input channels moved": lambda network: move(network, 1),
+    "rows moved": lambda network: move(network, 2),
+    "signs": lambda network: weight(network).data.neg_(),
+    "the bias moved": lambda network: (
+        network.decoder.up_blocks[0]
+        .upsamplers[0]
+        .conv.bias.data.copy_(network.decoder.up_blocks[0].upsamplers[0].conv.bias.flip(0))
+    ),
     "the bias": lambda network: network.decoder.up_blocks[0].upsamplers[0].conv.bias.zero_(),
     "another tensor": replaced,
     "another dtype": lambda network: network.bfloat16(),
@@ -51,6 +70,32 @@ def test_weights_are_packed_again_when_a_parameter_changes(name: str) -> None:
     assert upsample(network, keep=False) is first  # what is there is used
     CHANGES[name](network)
     assert upsample(network, keep=True) is not first
+
+
+def test_weights_in_another_layout_are_read_where_they_lie() -> None:
+    """`model.to(memory_format=torch.channels_last)` is usual: a copy of all weights for each call would be slow."""
+    given = torch.arange(2.0 * 3 * 4 * 5).view(2, 3, 4, 5)
+    for values in (given, given.to(memory_format=torch.channels_last), given.transpose(0, 3)):
+        assert packed_weights._as_stored(values).data_ptr() == values.data_ptr()
+    assert packed_weights._as_stored(given[:, 1:]).tolist() == given[:, 1:].flatten().tolist()
+
+
+UNCOUNTED: dict[str, Callable[[torch.Tensor], object]] = {
+    "one value": lambda w: w[3, 2].view(-1)[4].mul_(1.01),
+    "signs": lambda w: w.neg_(),
+    "output channels moved": lambda w: w.copy_(w.roll(1, 0)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", UNCOUNTED)
+def test_changes_on_a_gpu_are_found_by_its_own_sums(name: str, dtype: torch.dtype) -> None:
+    """Here of tensors on the CPU."""
+    parameters = [torch.randn(4, 3, 3, 3).to(dtype), torch.randn(4).to(dtype)]
+    before = packed_weights._content_on_device(parameters)
+    assert packed_weights._content_on_device([one.clone() for one in parameters]) == before
+    UNCOUNTED[name](parameters[0])
+    assert packed_weights._content_on_device(parameters) != before
 
 
 def test_nothing_stays_where_it_is_not_kept() -> None:

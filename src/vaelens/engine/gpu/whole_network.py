@@ -13,7 +13,7 @@ from vaelens.engine.gpu.graphs import SHARE, Capture, CudaGraph, Graphs
 from vaelens.engine.gpu.norms import by_torch, by_triton
 from vaelens.engine.gpu.ways import Way
 from vaelens.engine.gpu.whole_maps import WholeMaps, whole_bytes
-from vaelens.engine.packed_weights import identity
+from vaelens.engine.packed_weights import state
 from vaelens.engine.plan import Direction
 from vaelens.resources import free_memory, is_out_of_memory
 from vaelens.runtime import Notify, log
@@ -104,12 +104,12 @@ def _budget(max_memory: int | None, device: torch.device) -> float:
 def _kept_for(network: nn.Module, capture: Capture, device: torch.device) -> _Kept:
     """What is kept for the parameters as they are; what belongs to an earlier state is dropped."""
     parameters = list(network.parameters())
-    state = tuple(identity(parameter) for parameter in parameters)
+    present = state(parameters)
     with _lock:
         found = _kept.get(network)
-        if found is not None and found.state == state:
+        if found is not None and found.state == present:
             return found
-        found = _Kept(state, parameters[0].dtype, Graphs(capture, _room(device)))
+        found = _Kept(present, parameters[0].dtype, Graphs(capture, _room(device)))
         if not any(parameter.is_inference() for parameter in parameters):  # those don't tell when they change
             _kept[network] = found
         else:
