@@ -80,10 +80,12 @@ def test_weights_in_another_layout_are_read_where_they_lie() -> None:
     assert packed_weights._as_stored(given[:, 1:]).tolist() == given[:, 1:].flatten().tolist()
 
 
-UNCOUNTED: dict[str, Callable[[torch.Tensor], object]] = {
-    "one value": lambda w: w[3, 2].view(-1)[4].mul_(1.01),
-    "signs": lambda w: w.neg_(),
-    "output channels moved": lambda w: w.copy_(w.roll(1, 0)),
+UNCOUNTED: dict[str, Callable[[torch.Tensor, torch.Tensor], object]] = {
+    "one value": lambda w, b: w[3, 2].view(-1)[4].mul_(1.01),
+    "signs": lambda w, b: w.neg_(),
+    "output channels moved": lambda w, b: w.copy_(w.roll(1, 0)),
+    "one value of the bias": lambda w, b: b[2].mul_(1.01),
+    "the bias moved": lambda w, b: b.copy_(b.flip(0)),
 }
 
 
@@ -94,7 +96,7 @@ def test_changes_on_a_gpu_are_found_by_its_own_sums(name: str, dtype: torch.dtyp
     parameters = [torch.randn(4, 3, 3, 3).to(dtype), torch.randn(4).to(dtype)]
     before = packed_weights._content_on_device(parameters)
     assert packed_weights._content_on_device([one.clone() for one in parameters]) == before
-    UNCOUNTED[name](parameters[0])
+    UNCOUNTED[name](*parameters)
     assert packed_weights._content_on_device(parameters) != before
 
 

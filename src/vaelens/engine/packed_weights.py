@@ -114,13 +114,21 @@ def _content(parameter: Tensor) -> int:
 
 
 def _content_on_device(parameters: Sequence[Tensor]) -> int:
-    """A sum over all of them in which the places of output channels, of vectors of values, count."""
-    channels = [
-        _as_stored(one).view(INTEGERS[one.element_size()]).view(one.shape[0], -1).sum(dim=1, dtype=torch.int64)
-        for one in parameters
-    ]
-    sums = torch.cat(channels)
+    """A sum over all of them in which the places of output channels, of vectors of values, count; in few launches."""
+    found, vectors = list[Tensor](), list[Tensor]()
+    for one in parameters:
+        if one.dim() < 2:
+            vectors.append(one.detach().flatten())
+        else:
+            found.append(_integers(_as_stored(one)).view(one.shape[0], -1).sum(dim=1, dtype=torch.int64))
+    if vectors:
+        found.append(_integers(torch.cat(vectors)).to(torch.int64))
+    sums = torch.cat(found)
     return int((sums * torch.arange(1, 2 * len(sums), 2, device=sums.device)).sum())
+
+
+def _integers(values: Tensor) -> Tensor:
+    return values.view(INTEGERS[values.element_size()])
 
 
 def _as_stored(parameter: Tensor) -> Tensor:
