@@ -346,5 +346,5 @@ class VAE:
         if not bool(torch.isfinite(values).all()):
             raise CheckFailedError(
                 f"{self.name}: {doing} in {str(self.dtype).removeprefix('torch.')} gave NaN or infinite values. "
-                "Run it in float32 or bfloat16."
+                "Look for such values in its input and weights, or run it in float32 or bfloat16."
             )
