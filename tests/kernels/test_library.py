@@ -155,7 +155,7 @@ class Example:
         self.weights, self.image = torch.randn(16, 16, 3, 3), torch.randn(64, 64, 16)
         self.packed = torch.empty(self.native.vaelens_packed_bytes(self.kernel) + 64, dtype=torch.uint8)
         self.aligned = self.packed.data_ptr() + -self.packed.data_ptr() % 64
-        assert self.native.vaelens_pack(self.kernel, self.weights.data_ptr(), self.aligned) == library.Status.OK
+        assert self.native.vaelens_pack(self.kernel, self.weights.data_ptr(), 1, self.aligned) == library.Status.OK
 
     def compute(self, threads: int, rows: int = 64) -> torch.Tensor:
         output = torch.empty(rows, 64, 16)

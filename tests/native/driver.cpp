@@ -251,7 +251,7 @@ Result compute(const Map &map, const vaelens_kernel &kernel, int64_t rows, int t
   Block<char> packed(vaelens_packed_bytes(&kernel), 64);
   Floats weights(static_cast<int64_t>(map.weights.size()));
   memcpy(weights.data(), map.weights.data(), weights.bytes());
-  if ((result.status = vaelens_pack(&kernel, weights.data(), packed.data()))) return result;
+  if ((result.status = vaelens_pack(&kernel, weights.data(), threads, packed.data()))) return result;
   const auto copied = [](const std::vector<float> &from, int64_t begin, int64_t count) {
     auto made = std::make_unique<Floats>(count);
     if (count) memcpy(made->data(), from.data() + begin, made->bytes());
@@ -353,7 +353,7 @@ void check(const PathName &path, Map &map, bool required, Tally &tally) {
   if (vaelens_packed_bytes(&map.kernel) < 0) {
     ++tally.unsupported;
     if (required) fail(path, map, "not supported");
-    if (vaelens_pack(&map.kernel, map.weights.data(), nullptr) != VAELENS_UNSUPPORTED) fail(path, map, "packed all the same");
+    if (vaelens_pack(&map.kernel, map.weights.data(), 1, nullptr) != VAELENS_UNSUPPORTED) fail(path, map, "packed all the same");
     return;
   }
   ++tally.ran;

@@ -16,7 +16,7 @@ import torch
 
 from vaelens.errors import UsageError
 
-INTERFACE_VERSION = 2  # VAELENS_INTERFACE_VERSION, which must be the library's
+INTERFACE_VERSION = 3  # VAELENS_INTERFACE_VERSION, which must be the library's
 PATH = Path(__file__).with_name("_native.dylib" if sys.platform == "darwin" else "_native.so")
 BUILD = "To build them, install GCC 11 or Clang 12 (or later), then vaelens from its sources; see docs/building.md."
 
@@ -154,7 +154,7 @@ def _declare(library: ctypes.CDLL) -> None:
     kernel = POINTER(Kernel)
     for name, result, arguments in (
         ("packed_bytes", c_int64, (kernel,)),
-        ("pack", c_int, (kernel, c_void_p, c_void_p)),
+        ("pack", c_int, (kernel, c_void_p, c_int32, c_void_p)),
         ("scratch_bytes", c_int64, (kernel, c_int64, c_int64)),
         ("row_alignment", c_int32, (kernel,)),
         ("convolve", c_int, (kernel, POINTER(Strip))),

@@ -224,7 +224,7 @@ def _packed(part: library.Kernel, weight: Tensor) -> Tensor:
     """The weights as the library reads them."""
     buffer = torch.empty(_packed_bytes(part), dtype=torch.uint8, device="cpu")
     packed = buffer[-buffer.data_ptr() % ALIGNMENT :]
-    status = library.load().vaelens_pack(part, weight.data_ptr(), packed.data_ptr())
+    status = library.load().vaelens_pack(part, weight.data_ptr(), torch.get_num_threads(), packed.data_ptr())
     if status != Status.OK:
         raise ValueError(f"the native library doesn't pack weights {list(weight.shape)}")
     return packed

@@ -93,7 +93,7 @@ class NativeConvolution:
         memory = torch.empty(size + 63, dtype=torch.uint8)
         self.packed = memory[-memory.data_ptr() % 64 :][:size]
         weight = case.weight.contiguous()
-        assert self.native.vaelens_pack(self.kernel, weight.data_ptr(), self.packed.data_ptr()) == Status.OK
+        assert self.native.vaelens_pack(self.kernel, weight.data_ptr(), 2, self.packed.data_ptr()) == Status.OK
         self.row_alignment = self.native.vaelens_row_alignment(self.kernel)
 
     def run(self, rows: tuple[int, int] | None = None, *, threads: int = 1) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 // Of the structures and functions below; whoever changes them counts it up.
-#define VAELENS_INTERFACE_VERSION 2
+#define VAELENS_INTERFACE_VERSION 3
 
 // How products are made. SPLIT_BF16: three products of bf16 halves, as exact as fp32 within 1e-5. BF16: one product.
 enum vaelens_arithmetic { VAELENS_FP32 = 0, VAELENS_SPLIT_BF16 = 1, VAELENS_BF16 = 2 };
@@ -57,7 +57,7 @@ int32_t vaelens_interface_version(void);
 // Bytes of packed weights, 64-byte aligned by the caller; -1 where the kernel isn't supported.
 int64_t vaelens_packed_bytes(const struct vaelens_kernel *kernel);
 // Weights [out, in, height, width] in fp32 to the layout that the kernel reads.
-int vaelens_pack(const struct vaelens_kernel *kernel, const float *weights, void *packed);
+int vaelens_pack(const struct vaelens_kernel *kernel, const float *weights, int32_t threads, void *packed);
 // Bytes that each thread takes while it computes, for a map of this width.
 int64_t vaelens_scratch_bytes(const struct vaelens_kernel *kernel, int64_t in_width, int64_t out_width);
 // Strips of the output must begin at multiples of this many rows, so that their height changes no bit.

@@ -75,9 +75,9 @@ int64_t vaelens_packed_bytes(const vaelens_kernel *kernel) {
   return path ? path->packed_bytes(*kernel) : -1;
 }
 
-int vaelens_pack(const vaelens_kernel *kernel, const float *weights, void *packed) {
+int vaelens_pack(const vaelens_kernel *kernel, const float *weights, int32_t threads, void *packed) {
   if (vaelens_packed_bytes(kernel) < 0) return VAELENS_UNSUPPORTED;
-  return path_of(*kernel)->pack(*kernel, weights, packed);
+  return path_of(*kernel)->pack(*kernel, weights, threads < 1 ? 1 : threads, packed);
 }
 
 int64_t vaelens_scratch_bytes(const vaelens_kernel *kernel, int64_t in_width, int64_t out_width) {

@@ -49,28 +49,41 @@ int64_t packed_bytes(const vaelens_kernel &kernel) {
   return values * kernel.in_channels * Panels(kernel.out_channels).padded() * int64_t(sizeof(float));
 }
 
+struct Packing {
+  const vaelens_kernel *kernel;
+  const float *weights;
+  float *packed;
+};
+
 // Direct: to [panels, taps, in_channels, width of the panel]; Winograd, early: the same with 36 values for nine taps;
 // late: [panels, in_channels, taps, width]. Channels behind the last get zeros.
-int pack(const vaelens_kernel &kernel, const float *weights, void *packed) {
+bool pack_panel(void *context, int64_t panel, int) {
+  const Packing &packing = *static_cast<const Packing *>(context);
+  const vaelens_kernel &kernel = *packing.kernel;
   const bool winograd = uses_winograd(kernel), early = winograd && transforms_early(kernel);
-  const Panels out(kernel.out_channels);
   const int64_t taps = int64_t(kernel.height) * kernel.width, in_channels = kernel.in_channels;
-  float *to = static_cast<float *>(packed);
-  for (int64_t panel = 0; panel < out.count(); ++panel) {
-    const int64_t width = out.width(panel), channels = smaller(width, kernel.out_channels - panel * kPanel);
-    for (int64_t i = 0; i < in_channels; ++i) {
-      float nine[9 * kPanel];
-      float *at = early ? nine : winograd ? to + i * taps * width : to + i * width;
-      const int64_t tap_step = winograd ? width : in_channels * width;
-      for (int64_t tap = 0; tap < taps; ++tap)
-        for (int64_t o = 0; o < width; ++o)
-          at[tap * tap_step + o] = o < channels ? weights[((panel * kPanel + o) * in_channels + i) * taps + tap] : 0.0f;
-      if (early)
-        for (int64_t part = 0; part < width; part += kLanes)
-          transform_filter(nine + part, width, to + i * width + part, in_channels * width);
-    }
-    to += (early ? kFrequencies : taps) * in_channels * width;
+  // Only the last panel may be narrower.
+  float *to = packing.packed + panel * (early ? kFrequencies : taps) * in_channels * kPanel;
+  const int64_t width = Panels(kernel.out_channels).width(panel);
+  const int64_t channels = smaller(width, kernel.out_channels - panel * kPanel);
+  for (int64_t i = 0; i < in_channels; ++i) {
+    float nine[9 * kPanel];
+    float *at = early ? nine : winograd ? to + i * taps * width : to + i * width;
+    const int64_t tap_step = winograd ? width : in_channels * width;
+    const float *from = packing.weights + (panel * kPanel * in_channels + i) * taps;
+    for (int64_t tap = 0; tap < taps; ++tap)
+      for (int64_t o = 0; o < width; ++o)
+        at[tap * tap_step + o] = o < channels ? from[o * in_channels * taps + tap] : 0.0f;
+    if (early)
+      for (int64_t part = 0; part < width; part += kLanes)
+        transform_filter(nine + part, width, to + i * width + part, in_channels * width);
   }
+  return true;
+}
+
+int pack(const vaelens_kernel &kernel, const float *weights, int threads, void *packed) {
+  Packing packing = {&kernel, weights, static_cast<float *>(packed)};
+  parallel(threads, Panels(kernel.out_channels).count(), pack_panel, &packing);
   return VAELENS_OK;
 }
 

@@ -9,7 +9,7 @@ namespace vaelens {
 
 struct Path {
   int64_t (*packed_bytes)(const vaelens_kernel &);  // -1: not supported
-  int (*pack)(const vaelens_kernel &, const float *, void *);
+  int (*pack)(const vaelens_kernel &, const float *, int, void *);
   int64_t (*scratch_bytes)(const vaelens_kernel &, int64_t in_width, int64_t out_width);
   int32_t (*row_alignment)(const vaelens_kernel &);
   int (*convolve)(const vaelens_kernel &, const vaelens_strip &);

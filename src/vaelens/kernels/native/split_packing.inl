@@ -102,59 +102,74 @@ struct Packing {
   uint16_t *packed;
 };
 
-// What a sum multiplies: a combination of the kernel's rows, whose values in one column are given.
-inline double combined(Rows rows, int sum, double first, double second, double third) {
+// What a sum multiplies: a combination of the kernel's rows, given in one column.
+inline Vector combined(Rows rows, int sum, Vector first, Vector second, Vector third) {
   if (rows == Rows::enlarged) return sum == 0 ? first + second + third : sum == 1 ? -first : third;
   if (sum == 0 || sum == 3) return sum == 0 ? first : third;
-  return (sum == 1 ? first + second + third : first - second + third) / 2;
+  return (sum == 1 ? first + second + third : first - second + third) * 0.5f;
 }
 
-// The weight of one tap of a phase, of a kernel's weights for two channels.
-inline float tap_weight(const Taps &taps, const Phase &phase, int tap, const float *weights) {
-  if (taps.rows == Rows::plain) return weights[tap];
-  double total = 0;
+// 16 input channels of one output channel: a tap of a phase, of the kernel's taps, [kMostTaps][kBlock].
+inline Vector tap_weights(const Taps &taps, const Phase &phase, int tap, const float *kernel) {
+  if (taps.rows == Rows::plain) return load(kernel + tap * kBlock);
+  Vector total = {};
   for (int x = 0; x < 3; ++x) {
     // On an enlarged map the first of the output's columns has its first tap, the second its last one for itself.
     const int place = taps.rows == Rows::pairs ? x : phase.column ? x / 2 : (x + 1) / 2;
-    if (place == tap) total += combined(taps.rows, phase.sum, weights[x], weights[3 + x], weights[6 + x]);
+    if (place == tap)
+      total += combined(taps.rows, phase.sum, load(kernel + x * kBlock), load(kernel + (3 + x) * kBlock),
+                        load(kernel + (6 + x) * kBlock));
   }
-  return static_cast<float>(total);
+  return total;
+}
+
+// One row of a half of a tile: pairs of input channels, each beside those of the other output channels.
+inline void scatter(const uint16_t *row, uint16_t *tile) {
+  for (int pair = 0; pair < kBlock / 2; ++pair) memcpy(tile + pair * 32, row + pair * 2, 4);
 }
 
 // Packs 16 output channels: [phase][block of input channels][tap][high, low][pair][channel][2].
 bool pack_block(void *context, int64_t block, int) {
   const Packing &packing = *static_cast<const Packing *>(context);
   const vaelens_kernel &k = *packing.kernel;
-  const int tiles = halves(k), area = k.height * k.width;
-  uint16_t *to = packing.packed + block * packing.taps->total * in_blocks(k) * tiles * kTile;
-  for (int p = 0; p < packing.taps->count; ++p) {
-    const Phase &phase = packing.taps->phases[p];
-    for (int64_t in = 0; in < in_blocks(k); ++in)
-      for (int tap = 0; tap < phase.taps; ++tap, to += tiles * kTile)
-        for (int n = 0; n < kOutBlock; ++n) {
-          const int64_t out = block * kOutBlock + n;
-          alignas(64) float row[kBlock] = {};
-          for (int i = 0; i < kBlock && out < k.out_channels && in * kBlock + i < k.in_channels; ++i)
-            row[i] =
-                tap_weight(*packing.taps, phase, tap, packing.weights + (out * k.in_channels + in * kBlock + i) * area);
+  const Taps &taps = *packing.taps;
+  const int64_t values = halves(k) * kTile, area = k.height * k.width, of_block = taps.total * in_blocks(k) * values;
+  uint16_t *whole = packing.packed + block * of_block;
+  if ((block + 1) * kOutBlock > k.out_channels) memset(whole, 0, of_block * sizeof *whole);
+  for (int64_t in = 0; in < in_blocks(k); ++in)
+    for (int n = 0; n < kOutBlock && block * kOutBlock + n < k.out_channels; ++n) {
+      const int64_t out = block * kOutBlock + n;
+      alignas(64) float kernel[kMostTaps * kBlock];
+      const int64_t left = k.in_channels - in * kBlock, channels = left < kBlock ? left : kBlock;
+      const float *weights = packing.weights + (out * k.in_channels + in * kBlock) * area;
+      for (int64_t tap = 0; tap < area; ++tap) {
+        for (int64_t i = 0; i < channels; ++i) kernel[tap * kBlock + i] = weights[i * area + tap];
+        for (int64_t i = channels; i < kBlock; ++i) kernel[tap * kBlock + i] = 0;
+      }
+      uint16_t *of_phase = whole;
+      for (int p = 0; p < taps.count; ++p) {
+        const Phase &phase = taps.phases[p];
+        for (int tap = 0; tap < phase.taps; ++tap) {
           alignas(64) uint16_t high[kBlock], low[kBlock];
-          const Vector a = load(row), b = load(row + 16);
+          const Vector a = tap_weights(taps, phase, tap, kernel), b = tap_weights(taps, phase, tap, kernel + 16);
+          uint16_t *to = of_phase + (in * phase.taps + tap) * values + n * 2;
           to_bf16(a, b, high);
-          to_bf16(a - from_bf16(high), b - from_bf16(high + 16), low);
-          for (int i = 0; i < kBlock; ++i) {
-            const int place = i / 2 * 32 + n * 2 + i % 2;
-            to[place] = high[i];
-            if (tiles == 2) to[kTile + place] = low[i];
+          scatter(high, to);
+          if (values > kTile) {
+            to_bf16(a - from_bf16(high), b - from_bf16(high + 16), low);
+            scatter(low, to + kTile);
           }
         }
-  }
+        of_phase += in_blocks(k) * phase.taps * values;
+      }
+    }
   return true;
 }
 
-int pack(const vaelens_kernel &kernel, const float *weights, void *packed) {
+int pack(const vaelens_kernel &kernel, const float *weights, int threads, void *packed) {
   Taps taps;
   set_taps(kernel, taps);
   Packing packing = {&kernel, &taps, weights, static_cast<uint16_t *>(packed)};
-  parallel(1, out_blocks(kernel), pack_block, &packing);
+  parallel(threads, out_blocks(kernel), pack_block, &packing);
   return VAELENS_OK;
 }
