@@ -1,6 +1,8 @@
 """VAEs through the engine: the plain network's values, budgets, and which networks run as they are."""
 
+import gc
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from support.vaes import TINY, random_vae
-from vaelens.engine import autoencoder
+from vaelens.engine import autoencoder, eligibility
 from vaelens.engine.calls import PLAIN
 from vaelens.engine.eligibility import obstacle
 from vaelens.engine.plan import Plan
@@ -132,6 +134,21 @@ def other_forward(network: Any) -> None:
     network.encoder.conv_in.forward = lambda x: x
 
 
+def dilated(network: Any) -> None:
+    """By a convolution of the same class, in the place of one that is gone."""
+    width = network.decoder.conv_in.out_channels
+    network.decoder.conv_in = nn.Conv2d(4, width, 3, padding=2, dilation=2)
+
+
+class Louder(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
+
+
+def other_class(network: Any) -> None:
+    network.decoder.conv_in.__class__ = Louder
+
+
 def compiled(network: Any) -> None:
     network.decoder._compiled_call_impl = network.decoder._call_impl  # what `compile` sets; it takes seconds to load
 
@@ -143,6 +160,11 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "adapter": (replaced, "decoder.conv_out is .*Adapter"),
     "parametrization": (lambda n: parametrizations.weight_norm(n.decoder.conv_in), "decoder.conv_in is .*Parametrized"),
     "forward": (other_forward, "encoder.conv_in has another forward"),
+    "another layer": (dilated, "decoder.conv_in is a convolution with other padding, stride or dilation"),
+    "another class": (other_class, "decoder.conv_in is .*Louder"),
+    "one more module": (lambda n: n.decoder.add_module("adapter", nn.Bilinear(1, 1, 1)), "adapter is .*Bilinear"),
+    "one module less": (lambda n: delattr(n.decoder, "conv_norm_out"), "it has no conv_norm_out"),
+    "network compiled": (lambda n: setattr(n, "_compiled_call_impl", n._call_impl), "it is compiled"),
     "compiled": (compiled, "decoder is compiled"),
     "dtypes": (lambda n: n.decoder.half(), "in several dtypes"),
     "precision": (lambda n: n.double(), "its weights are float64"),
@@ -158,6 +180,31 @@ def test_a_network_with_something_added_runs_as_it_is(vae: VAE, change: str) -> 
         apply(vae.network)
         found = obstacle(vae.network)
     assert re.search(why, str(found)), found
+
+
+def test_a_network_is_examined_again_only_when_its_modules_changed(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    examined, modules = list[nn.Module](), eligibility._modules
+    monkeypatch.setattr(eligibility, "_modules", lambda network: (examined.append(network), modules(network))[1])
+    for _ in range(3):
+        vae.decode(torch.zeros(1, 4, 2, 2))
+    assert len(examined) == 1
+    vae.network.decoder.conv_in.padding_mode = "zeros".upper().lower()  # equal, and another object
+    del vae.network.decoder.training
+    vae.network.decoder.note = 1
+    assert vae.engine.why_plain is None
+    assert vae.engine.why_plain is None
+    assert len(examined) == 2
+
+
+def test_what_was_examined_is_not_kept_alive() -> None:
+    vae = random_vae()
+    vae.decode(torch.zeros(1, 4, 2, 2))
+    layer, network = weakref.ref(vae.network.encoder.conv_in), weakref.ref(vae.network)
+    del vae.network.encoder.conv_in
+    assert layer() is None
+    del vae
+    gc.collect()
+    assert network() is None
 
 
 def test_hooks_on_a_layer_see_every_call(vae: VAE) -> None:

@@ -4,6 +4,7 @@ Programs put hooks on modules, replace them by adapters (LoRA) or compiled ones,
 reads weights and calls no module, so it would pass over all that: such a network runs as it is.
 """
 
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelens.engine.architecture import DTYPES, decoder_steps, encoder_steps
+from vaelens.engine.examined_modules import ExaminedModules
 from vaelens.errors import UsageError
 from vaelens.networks import autoencoder_kl as ours
 from vaelens.networks.memory_saving import HOOKS
@@ -27,6 +29,8 @@ DIFFUSERS_BLOCKS = {
 }  # fmt: skip
 # They compute the same attention, each in its own way.
 DIFFUSERS_PROCESSORS = {"AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor"}
+# The modules of networks that the engine runs, as they were when that was found out.
+_clear: "weakref.WeakKeyDictionary[nn.Module, ExaminedModules]" = weakref.WeakKeyDictionary()
 # Kernel, stride and padding of the convolutions that there are.
 CONVOLUTIONS = {((3, 3), (1, 1), (1, 1)), ((3, 3), (2, 2), (0, 0)), ((1, 1), (1, 1), (0, 0))}
 
@@ -38,7 +42,17 @@ def obstacle(network: Any, *inputs: Tensor) -> str | None:
     """
     if not is_autoencoder_kl(network):
         return f"the engine runs AutoencoderKL networks, and this one is {type(network).__name__}"
-    return next(_now(network, inputs), None) or next(_modules(network), None) or _architecture(network)
+    if (why := next(_now(network, inputs), None)) is not None:
+        return why
+    if (known := _clear.get(network)) is not None and known.are_those_of(network):
+        return None
+    examined = ExaminedModules(network)  # before they are looked at: what changes meanwhile is seen by the next call
+    why = next(_modules(network), None) or _architecture(network)
+    if why is None:
+        _clear[network] = examined
+    else:
+        _clear.pop(network, None)
+    return why
 
 
 def is_autoencoder_kl(network: Any) -> bool:
@@ -48,10 +62,14 @@ def is_autoencoder_kl(network: Any) -> bool:
 
 
 def _now(network: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[str]:
-    """What depends on the moment, the parameters' whereabouts included."""
+    """What depends on the moment, the parameters' whereabouts included, and what is said of the network as a whole."""
     tensors = list(network.parameters())
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         yield "it is being compiled or traced"
+    if any(getattr(torch.nn.modules.module, f"_global{name}") for name in HOOKS):
+        yield "there are hooks on all modules"
+    if vars(network).get("_compiled_call_impl") is not None:
+        yield "it is compiled"
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, *inputs)):
         yield "gradients are on; torch.no_grad() turns them off"
     if any(type(tensor) not in (nn.Parameter, Tensor) for tensor in tensors):
@@ -69,8 +87,6 @@ def _now(network: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[str]:
 
 def _modules(network: nn.Module) -> Iterator[str]:
     """What was added to the modules inside, or replaced. Hooks of the network itself are called all the same."""
-    if any(getattr(torch.nn.modules.module, f"_global{name}") for name in HOOKS):
-        yield "there are hooks on all modules"
     for name, module in cast("Iterable[tuple[str, nn.Module]]", network.named_modules()):
         kind, values = type(module), vars(module)
         if module is not network:
@@ -79,7 +95,7 @@ def _modules(network: nn.Module) -> Iterator[str]:
             if "forward" in values:
                 yield f"{name} has another forward"
         if values.get("_compiled_call_impl") is not None:
-            yield f"{name or 'it'} is compiled"
+            yield f"{name} is compiled"
         if kind not in LAYERS and kind not in OUR_BLOCKS and not _is_block_of_diffusers(kind):
             yield f"{name} is {kind.__module__}.{kind.__name__}"
         if isinstance(module, nn.Conv2d) and not _is_plain(module):
