@@ -32,6 +32,14 @@ class Decoded:
     flagged: bool = False
 
 
+def check_budget(vae: VAE, size: tuple[int, int]) -> None:
+    """Raises UsageError where latents of this height and width can't be decoded within the VAE's budget of memory.
+
+    For those who have to make the latents first.
+    """
+    vae.engine.plan("decode", size)
+
+
 def decode(
     vae: VAE,
     latents: Tensor,

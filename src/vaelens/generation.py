@@ -16,7 +16,7 @@ from vaelens.images.prompts import PromptError, caption, parse
 from vaelens.latents import Latent, ModelFacts, PromptProvenance
 from vaelens.resources import out_of_memory
 from vaelens.runtime import Runtime, dtype_name
-from vaelens.sampling import Sampling, shortened
+from vaelens.sampling import CELL, Sampling, shortened
 from vaelens.vae import check_seed
 from vaelens.weights.registry import registry
 
@@ -51,6 +51,13 @@ class LatentGenerator:
             scheduler=pipe.scheduler,
             scheduler_options=pipe.scheduler_options,
         )
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        assert self.sampling.size is not None
+        height, width = self.sampling.size
+        return height // CELL, width // CELL
 
     def latents(self, seed: int, on_step: OnStep | None = None) -> Latent:
         """The latent of one seed, alone in its batch, as `DiffusionPipeline.latents` makes it.

@@ -57,7 +57,12 @@ def test_doctor_says_why_a_vae_runs_as_it_is(tmp_path: Path) -> None:
 
 def test_doctor_refuses_a_vae_that_is_not_exact(vae_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "EXACT", 0.0)
-    assert "a decoded pixel differs by" in invoke("doctor", "--vae", vae_file, code=7).stderr
+    monkeypatch.delenv("VAELENS_KERNELS", raising=False)
+    refused = invoke("doctor", "--vae", vae_file, code=7).stderr
+    assert "a decoded pixel differs by" in refused
+    assert "VAELENS_KERNELS=torch runs it by PyTorch's operations." in refused
+    monkeypatch.setenv("VAELENS_KERNELS", "torch")
+    assert "Leave VAELENS_KERNELS unset." in invoke("doctor", "--vae", vae_file, code=7).stderr
     assert "go with --vae" in invoke("doctor", "--max-memory", "1GB", code=2).stderr
 
 

@@ -10,8 +10,11 @@ from PIL import Image
 
 from support.commands import invoke
 from support.comparisons import face_photo
+from vaelens.adapters.pipelines import OnStep
 from vaelens.engine import autoencoder
 from vaelens.engine.plan import Plan
+from vaelens.generation import LatentGenerator
+from vaelens.latents import Latent
 
 
 def pixels(folder: Path) -> np.ndarray:
@@ -29,6 +32,25 @@ def test_the_budget_that_a_refusal_names_is_enough(vae_file: Path, tmp_path: Pat
     invoke(*command, "--max-memory", budget, "-o", tmp_path / "little")
     invoke(*command, "-o", tmp_path / "ample")
     assert abs(pixels(tmp_path / "little") - pixels(tmp_path / "ample")).max() <= 1
+
+
+def test_a_budget_too_small_for_decoding_is_refused_before_the_latents_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents, made = LatentGenerator.latents, list[int]()
+
+    def counted(self: LatentGenerator, seed: int, on_step: OnStep | None = None) -> Latent:
+        made.append(seed)
+        return latents(self, seed, on_step)
+
+    monkeypatch.setattr(LatentGenerator, "latents", counted)
+    command = "generate", "a smiling face", "--steps", 1, "-o", tmp_path / "face.png"
+    assert "decoding 256x256 pixels needs at least" in invoke(*command, "--max-memory", "1MB", code=2).stderr
+    assert made == []
+    invoke(*command)
+    refused = invoke("replay", tmp_path / "face.png", "--max-memory", "1MB", code=2)
+    assert "decoding 256x256 pixels needs at least" in refused.stderr
+    assert made == [0]
 
 
 def test_where_memory_runs_out_in_mid_run_the_command_goes_on_and_says_so(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from vaelens.comparison.comparison_record import comparison_record, vae_records
 from vaelens.comparison.labelled_boxes import LabelledBoxes
 from vaelens.comparison.results import Comparison
 from vaelens.comparison.selection import VAESource, select
+from vaelens.decoding import check_budget
 from vaelens.errors import UsageError, VaelensError
 from vaelens.files import StrPath
 from vaelens.images.datasets.folders import image_files
@@ -135,9 +137,9 @@ def compare(
     own_names = [vae.name for vae in loaded]
     loaded = [vae.named(name) for vae, name in zip(loaded, distinct_names(own_names, selection.vaes), strict=True)]
     decoders = Decoders(loaded, lambda i: _in_float32(selection.vaes[i], runtime, space))
-    generator = None
-    if selection.model is not None and requested is not None:
-        generator = generation.open_generator(selection.model, requested, runtime)
+    model_files = selection.model
+    generator = generation.open_generator(model_files, requested, runtime) if model_files and requested else None
+    _check_budgets(loaded, generator, stored)
     notes = (generator.notes() if generator else []) + (_encoder_notes(loaded) if photos else [])
     for note in notes:
         runtime.notify(note)
@@ -182,6 +184,12 @@ def compare(
 def generate(prompt: str, vae: VAESource | None = None, **options: Any) -> Comparison:
     """Images of a prompt, one per seed, by one VAE; default: the model's own. Options are `compare`'s."""
     return compare(prompt, None if vae is None else [vae], use_model_vae=True, **options)
+
+
+def _check_budgets(vaes: Sequence[VAE], generator: generation.LatentGenerator | None, stored: Sequence[Latent]) -> None:
+    sizes = {(latent.tensor.shape[2], latent.tensor.shape[3]) for latent in stored}
+    for vae, size in product(vaes, sizes if generator is None else {generator.latent_size} | sizes):
+        check_budget(vae, size)
 
 
 def _check_unused(options: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ def make_plan(
     shapes = step_shapes(steps, machine)
     made = output_size(shapes, size)
     if min(made) < 1:
-        raise UsageError(f"an input of {size[0]}x{size[1]} is too small: the network makes nothing of it.")
+        raise UsageError(f"an input of {size[1]}x{size[0]} is too small: the network makes nothing of it.")
     channels, room = shapes[0].kernels[0].in_channels, parking_room(device) // ROOM_STEP * ROOM_STEP
     problems = [
         Problem(shapes, (n, *size, channels), batch, machine, room, counts_input)

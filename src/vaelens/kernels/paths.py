@@ -105,6 +105,6 @@ def _forced(path: str, dtype: torch.dtype) -> str:
         raise UsageError(f"{VARIABLE}={path}: {why}")
     paths = available_paths()
     if path not in paths:
-        raise UsageError(f"{VARIABLE}={path}: this machine has the paths {', '.join(paths)}.")
+        raise UsageError(f"{VARIABLE}={path} isn't a path of this machine. Set {', '.join(paths)}, or leave it unset.")
     narrow = f"{path}-bf16"
     return narrow if dtype == torch.bfloat16 and narrow in PATHS else path

@@ -14,7 +14,7 @@ import numpy as np
 
 from vaelens import generation
 from vaelens.adapters.models import find_model
-from vaelens.decoding import SafetyChecker, decode
+from vaelens.decoding import SafetyChecker, check_budget, decode
 from vaelens.download.hub import HUB_ID
 from vaelens.engine.calls import PLAIN
 from vaelens.errors import BadInputError, NetworkError, UsageError
@@ -29,7 +29,7 @@ from vaelens.report.record import file_record, public_name, run_record, vae_reco
 from vaelens.resources import using_threads
 from vaelens.runs.versions import versions
 from vaelens.runtime import Notify, Progress, Runtime
-from vaelens.sampling import CELL, Size, shortened
+from vaelens.sampling import Size, shortened
 from vaelens.tensors.file_types import PICKLED
 from vaelens.text.numbers import counted
 from vaelens.text.paths import exists
@@ -200,14 +200,14 @@ def _latent(
 
 def _denoised(generator: LatentGenerator, seed: int, old: PngMetadata, decoder: VAE, runtime: Runtime) -> Latent:
     """The latent of the image's seed. Raises BadInputError before the work where the image couldn't be that large."""
-    assert generator.sampling.size is not None
     assert generator.sampling.steps is not None
-    height, width = (side // CELL * decoder.spec.decoded_factor for side in generator.sampling.size)
+    height, width = (side * decoder.spec.decoded_factor for side in generator.latent_size)
     if (height, width) != old.size:
         raise BadInputError(
             f"the image has {_sides(old.size)} pixels, but by its metadata it was made with {width}x{height}, so they "
             "were changed. Use the original image."
         )
+    check_budget(decoder, generator.latent_size)
     steps = counted(generator.sampling.steps, "step")
     runtime.notify(f"Making {width}x{height} pixels again, in {steps} with {generator.model.name}.")
     for note in generator.notes():

@@ -75,11 +75,17 @@ def cache_folder() -> Path:
     """Where vaelens keeps what doesn't come from the hub; VAELENS_CACHE names another folder.
 
     Otherwise `vaelens` in XDG_CACHE_HOME or ~/.cache, on Windows in LOCALAPPDATA. The folder may not exist yet.
+    Raises UsageError where there is no home folder.
     """
     if named := os.environ.get(CACHE_VARIABLE):
         return user_path(named).absolute()
     place = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return (Path(place) if place else Path.home() / ".cache") / "vaelens"
+    if place:
+        return Path(place) / "vaelens"
+    try:
+        return Path.home() / ".cache" / "vaelens"
+    except RuntimeError as error:
+        raise UsageError(f"there is no home folder for the cache. Name one: {CACHE_VARIABLE}=FOLDER.") from error
 
 
 def check_writable(path: Path, folder: Path) -> None:

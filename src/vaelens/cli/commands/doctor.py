@@ -1,5 +1,6 @@
 """`vaelens doctor`: what this machine can run, and whether its devices agree."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -127,6 +128,7 @@ def _kernel_facts(kernels: "NativeKernels") -> dict[str, str]:
 
 def _show_check(found: "VAECheck", *, as_json: bool) -> None:
     from vaelens.doctor.checks import EXACT
+    from vaelens.kernels.paths import VARIABLE
     from vaelens.report.tables import Column, Table
 
     if as_json:
@@ -144,10 +146,12 @@ def _show_check(found: "VAECheck", *, as_json: bool) -> None:
         names = ("", "by", "error (fp64)", "largest difference", "seconds", "memory MB")
         result_table(Table(tuple(map(Column, names)), tuple(rows)))
     if not found.exact:
+        forced = os.environ.get(VARIABLE)
+        advice = f"Leave {VARIABLE} unset." if forced else f"{VARIABLE}=torch runs it by PyTorch's operations."
         raise CheckFailedError(
             f"{found.name}: a decoded pixel differs by {found.decode.difference:.1e} from the network in float64, the "
             f"moments by {found.encode.error:.1e} of their size, and {EXACT:.0e} is the tolerance of both. "
-            "VAELENS_KERNELS=torch runs it by PyTorch's operations."
+            f"{advice}"
         )
 
 
