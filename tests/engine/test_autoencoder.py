@@ -104,7 +104,7 @@ def test_maps_whose_mean_is_a_thousand_deviations() -> None:
 
 
 def test_inputs_that_are_too_small_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"an input of 1x9 is too small"):
+    with pytest.raises(UsageError, match=r"an input of 9x1 is too small"):
         engine.encode(random_network(CONFIGS["sd1"]), torch.zeros(1, 3, 1, 9))
 
 
