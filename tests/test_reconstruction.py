@@ -94,6 +94,14 @@ def test_everything_cheap_is_checked_first(photo: Path) -> None:
             vl.reconstruct(*arguments, **options, progress=progress)  # type: ignore[arg-type]
 
 
+def test_progress_is_reported_within_an_image(photo: Path, vae: VAE) -> None:
+    heard: list[tuple[int, int, str]] = []
+    vl.reconstruct(photo, [vae, vae], device="cpu", max_side=40, progress=lambda *step: heard.append(step))
+    assert heard[0] == (0, 2, f"{photo.name}, {vae.name}")
+    assert heard[1] == (0, 2, f"{photo.name}, {vae.name}, encoding 0 %")
+    assert (1, 2, f"{photo.name}, {vae.name} (2), decoding 0 %") in heard
+
+
 def test_images_of_vaes_with_one_name_are_kept_apart(photo: Path, vae: VAE, tmp_path: Path) -> None:
     other = random_vae(seed=1)
     done = vl.reconstruct(photo, [vae, other, vae.save(tmp_path / "random.safetensors")], device="cpu", max_side=40)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,8 +176,8 @@ def reconstruct(
     `posterior` says what is decoded: its mode, or a sample with the noise of `seed`. `max_side` shrinks larger photos
     first; the smaller one then counts as the original. Each VAE encodes and decodes by itself, so VAEs of different
     latent spaces may stand side by side. `max_memory` ("2GB") is by how much running a VAE may let memory grow. The
-    other options are `load`'s; `progress` gets (done, total, what) before each image. Raises what reading, loading and
-    running raise; ResourceError when memory runs out.
+    other options are `load`'s; `progress` gets (done, total, what) before each image and between its layers. Raises
+    what reading, loading and running raise; ResourceError when memory runs out.
     """
     start = time.perf_counter()
     photos = image_files([photos] if isinstance(photos, str | os.PathLike) else photos)
@@ -210,9 +211,11 @@ def reconstruct(
         rows: list[Row] = []
         for number, original in enumerate(originals):
             done = len(by_vae) * len(originals) + number
-            runtime.progress(done, len(vaes) * len(originals), f"{original.path.name}, {name}")
+            report = partial(_report, runtime, done, len(vaes) * len(originals), f"{original.path.name}, {name}")
+            report()
             image = decode_file(original.path, max_side=max_side).image
-            rows.append(_row(original, image, vae, name, seed if posterior == "sample" else None))
+            with vae.engine.reporting(report):
+                rows.append(_row(original, image, vae, name, seed if posterior == "sample" else None))
         by_vae.append(rows)
         records.append(
             vae_record(vae) | {"name": name, "source": source.name if isinstance(source, VAE) else public_name(source)}
@@ -234,6 +237,10 @@ def check_output(
     """Raises UsageError where `Reconstruction.save` may not write, or not a `blind` test; called before any work."""
     check_blind(vaes, blind=blind)
     gallery.check_output(path, "reconstruct", SHEET_NAME, image_files(photos), folders=photos, blind=blind)
+
+
+def _report(runtime: Runtime, done: int, total: int, what: str, part: str = "") -> None:
+    runtime.progress(done, total, f"{what}, {part}" if part else what)
 
 
 def _photo(image: DecodedImage) -> Photo:

@@ -60,11 +60,11 @@ def test_where_memory_runs_out_in_mid_run_the_command_goes_on_and_says_so(
     invoke("reconstruct", photo, "--vae", vae_file, "-o", tmp_path / "ample")
     run, failed = autoencoder.run, list[Plan]()
 
-    def failing_once(steps: Any, plan: Plan, *rest: Any) -> None:
+    def failing_once(steps: Any, plan: Plan, *rest: Any, **options: Any) -> None:
         if plan.direction == "decode" and not failed:
             failed.append(plan)
             raise MemoryError
-        run(steps, plan, *rest)
+        run(steps, plan, *rest, **options)
 
     monkeypatch.setattr(autoencoder, "run", failing_once)
     ran = invoke("reconstruct", photo, "--vae", vae_file, "-o", tmp_path / "again")

@@ -210,6 +210,20 @@ def test_an_interrupt_leaves_what_was_finished(model: Path, vaes: list[VAE], tmp
         run(model, vaes[:2], should_stop=lambda: True)
 
 
+def test_a_stop_within_an_image_leaves_what_was_decoded(model: Path, vaes: list[VAE]) -> None:
+    heard: list[tuple[int, int, str]] = []
+
+    def should_stop() -> bool:
+        return bool(heard) and heard[-1][2].startswith("seed 0, v1, decoding")
+
+    made = run(model, vaes[:3], seeds=(0,), progress=lambda *step: heard.append(step), should_stop=should_stop)
+    assert made.interrupted
+    assert len(made.images[0].decoded) == 1
+    first = heard.index((4, 7, "seed 0, v0"))
+    assert heard[first + 1] == (4, 7, "seed 0, v0, decoding 0 %")
+    assert heard[-1] == (5, 7, "seed 0, v1, decoding 0 %")
+
+
 def test_a_stop_between_decoders_leaves_what_was_decoded(model: Path, vaes: list[VAE], tmp_path: Path) -> None:
     def progress(_done: int, _total: int, what: str) -> None:
         if what == "seed 2, v2":

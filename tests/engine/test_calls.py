@@ -54,6 +54,32 @@ def test_a_budget_is_bytes_or_a_text(vae: VAE, budget: Any) -> None:
     assert [plan.max_memory for plan in vae.engine.plans.values()] == [2 * 10**9] * 2
 
 
+def test_a_call_reports_how_far_it_is(vae: VAE) -> None:
+    heard: list[str] = []
+    with vae.engine.reporting(heard.append):
+        vae.reconstruct(IMAGE)
+    for what in ("encoding", "decoding"):
+        shares = [int(text.split()[1]) for text in heard if text.startswith(what)]
+        assert shares[0] == 0
+        assert shares == sorted(shares)
+        assert 50 < shares[-1] <= 100
+    count = len(heard)
+    vae.reconstruct(IMAGE)
+    assert len(heard) == count
+
+
+def test_what_a_report_raises_ends_the_call(vae: VAE) -> None:
+    before = vae.reconstruct(IMAGE)
+
+    def stop(text: str) -> None:
+        if text > "decoding 1":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), vae.engine.reporting(stop):
+        vae.reconstruct(IMAGE)
+    assert torch.equal(vae.reconstruct(IMAGE), before)
+
+
 def test_a_vae_s_own_budget_holds_where_a_call_names_none(vae: VAE) -> None:
     held = VAE(vae.network, vae.spec, "held", max_memory=10**9)
     for one in (held, held.named("other"), held.to(torch.bfloat16)):
@@ -94,11 +120,11 @@ def test_the_record_names_the_plan_that_ran(vae: VAE, monkeypatch: pytest.Monkey
     monkeypatch.setenv("VAELENS_KERNELS", "torch")
     z, run, failed = torch.zeros(1, 4, 24, 24), autoencoder.run, list[Plan]()
 
-    def failing_once(steps: Any, plan: Plan, *rest: Any) -> None:
+    def failing_once(steps: Any, plan: Plan, *rest: Any, **options: Any) -> None:
         if not failed:
             failed.append(plan)
             raise MemoryError
-        run(steps, plan, *rest)
+        run(steps, plan, *rest, **options)
 
     monkeypatch.setattr(autoencoder, "run", failing_once)
     vae.decode(z)

@@ -122,6 +122,23 @@ def test_full_size_images_fit_into_small_budgets(
     assert "recomputed" in {step.place for step in plan.steps} | {step.hidden for step in plan.steps}
 
 
+def test_strips_are_used_also_in_ample_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one strip has read becomes what the next one writes."""
+    network = random_network(NARROW)
+    with using_threads(2):
+        plan = engine.plan_decode(network, (100, 20))
+        assert {min(128, step.height) for step in plan.steps} == {step.rows for step in plan.steps}
+        assert {step.height for step in plan.steps} == {100, 200, 400, 800}
+        monkeypatch.setattr(planner, "strip_heights", lambda machine: [choices.WHOLE])
+        planner._ample.cache_clear()
+        try:
+            whole = engine.plan_decode(network, (100, 20))
+        finally:
+            planner._ample.cache_clear()
+    peak = lambda plan: max(step.peak_bytes for step in plan.steps if step.height == 800)  # noqa: E731
+    assert peak(plan) < 0.8 * peak(whole)
+
+
 def test_an_odd_size_of_a_photograph_in_ample_and_in_little_memory() -> None:
     """520x776 pixels, as deep as kl-f8."""
     network, z, pixels = random_network(NARROW), torch.randn(1, 4, 65, 97), torch.rand(1, 3, 520, 776)
@@ -260,7 +277,7 @@ def test_where_memory_runs_out_a_smaller_plan_goes_on_and_says_so(
 
 
 def test_where_no_smaller_plan_is_left_memory_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*_: object) -> None:
+    def failing(*_: object, **_options: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(autoencoder, "run", failing)
@@ -273,7 +290,7 @@ def test_where_no_smaller_plan_is_left_memory_is_out(monkeypatch: pytest.MonkeyP
 
 
 def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*_: object) -> None:
+    def failing(*_: object, **_options: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(autoencoder, "run", failing)

@@ -31,6 +31,7 @@ CASES = {  # geometry, channels in and out, height and width
     "downsampled odd channels": (DOWN, 17, 33, 6, 4),
     "pointwise": (POINTWISE, 64, 64, 5, 77),
     "pointwise, padded": (Geometry(kernel=(1, 1)), 40, 16, 4, 9),
+    "pointwise, a long row": (POINTWISE, 48, 40, 1, 150),
     "a row": (Geometry(kernel=(1, 7), padding=(0, 3), padding_after=(0, 3)), 33, 17, 9, 40),
     "strided 5x5": (Geometry(kernel=(5, 5), stride=2, padding=(2, 2), padding_after=(2, 2)), 16, 16, 15, 21),
     "without padding": (Geometry(padding=(0, 0), padding_after=(0, 0)), 20, 40, 9, 11),
@@ -118,7 +119,7 @@ def test_neither_strips_nor_threads_change_a_bit(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", NATIVE)
-@pytest.mark.parametrize("name", ["pointwise", "pointwise, padded"])
+@pytest.mark.parametrize("name", ["pointwise", "pointwise, padded", "pointwise, a long row"])
 def test_a_pointwise_convolution_without_moments_is_the_same(path: str, name: str) -> None:
     case = Case(name, "silu")
     convolution = case.convolution(path)

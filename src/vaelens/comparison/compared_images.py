@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +22,11 @@ from vaelens.metrics.psnr import psnr
 from vaelens.metrics.ssim import ssim
 from vaelens.vae import VAE
 
-Step = Callable[[str], None]  # gets what comes next, before it is done; it may raise to stop there
+
+class Step(Protocol):
+    """Gets what comes next, before it is done, or, with a `part`, how far what was begun is; it may raise to stop."""
+
+    def __call__(self, what: str, part: str | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,14 @@ class Decoders:
         try:
             for i, vae in enumerate(self.vaes):
                 step(f"{title}, {vae.name}")
-                image = decode(
-                    vae,
-                    latent.tensor,
-                    size,
-                    safety_checker=generator.check_safety if generator is not None and checks else None,
-                    load_float32=lambda i=i: self._in_float32(i),
-                )
+                with vae.engine.reporting(partial(step, f"{title}, {vae.name}")):
+                    image = decode(
+                        vae,
+                        latent.tensor,
+                        size,
+                        safety_checker=generator.check_safety if generator is not None and checks else None,
+                        load_float32=lambda i=i: self._in_float32(i),
+                    )
                 decoded.append(image)
         except (KeyboardInterrupt, Stopped, VaelensError) as error:
             if not decoded:
@@ -146,7 +153,8 @@ def decode_photo(decoders: Decoders, path: Path, max_side: int | None, step: Ste
     """A photo, encoded once by the first VAE to its posterior's mode, with scores against itself."""
     step(f"{path.name}, encoding")
     photo, encoder = decode_file(path, max_side=max_side), decoders.vaes[0]
-    encoded = encoder.encode(photo.image)
+    with encoder.engine.reporting(partial(step, path.name)):
+        encoded = encoder.encode(photo.image)
     provenance = PhotoProvenance(
         photo=path.name,
         photo_sha256=sha256_file(path),

@@ -246,14 +246,14 @@ def _encoder_notes(vaes: Sequence[VAE]) -> list[str]:
 
 
 def _step_counter(total: int, runtime: Runtime) -> Step:
-    done = 0
+    begun = 0
 
-    def step(what: str) -> None:
-        nonlocal done
+    def step(what: str, part: str | None = None) -> None:
+        nonlocal begun
         if runtime.should_stop():
             raise Stopped
-        runtime.progress(done, total, what)
-        done += 1
+        begun += part is None
+        runtime.progress(begun - 1, total, f"{what}, {part}" if part else what)
 
     return step
 

@@ -12,6 +12,9 @@ from vaelens.kernels.moments import row_moments
 from vaelens.kernels.paths import choose_kernel
 
 SCORES = 2**22  # of a chunk: 16 MB in fp32
+# Below the largest score, where exponentials are 2e-22 of its own: less than fp32 tells from zero, however many tokens
+# there are. Smaller ones would be denormal numbers, with which processors compute thirty times as slowly.
+LOWEST = -50.0
 FEWEST = 64  # queries of a chunk: with fewer, each product reads all tokens for too little work
 
 
@@ -57,7 +60,7 @@ def _attend_image(x: Tensor, affine: Affine, query: Convolution, output: Convolu
     for first in range(0, n, chunk_size(n)):
         chunk = tokens[first : first + chunk_size(n)]
         scores = _product(scoring, _product(query, chunk))
-        scores.sub_(scores.amax(dim=1, keepdim=True)).exp_()
+        scores.sub_(scores.amax(dim=1, keepdim=True)).clamp_(min=LOWEST).exp_()
         total = scores.sum(dim=1, keepdim=True)
         mixed = _product(mixing, scores).div_(total)
         flat[first : first + len(chunk)] += _product(output, mixed).to(x.dtype)

@@ -25,6 +25,7 @@ from vaelens.resources import free_memory, is_out_of_memory, out_of_memory
 from vaelens.runtime import Notify, log, silent
 
 Replanned = Callable[[Plan], object]
+Share = Callable[[float], object]  # gets how much of a call is done, of 1
 
 SMALLER = 0.7  # of the memory of a plan that ran out of it: what the next one may take
 
@@ -64,13 +65,17 @@ def decode(
     dtype: torch.dtype | None = None,
     notify: Notify = log,
     replanned: Replanned = silent,
+    progress: Share = silent,
 ) -> Tensor:
     """Raw z [b,c,h/f,w/f] to raw pixels [b,3,h,w], float32.
 
     By a plan of `plan_decode`, else by a new one. Where memory runs out, a smaller plan follows: `notify` hears of it,
-    and `replanned` gets it. Raises ResourceError where none is left.
+    and `replanned` gets it. `progress` gets the share that is done, by the plan's estimates, before each step; what it
+    raises ends the call. Raises ResourceError where no smaller plan is left.
     """
-    return _Call("decode", network, dtype).run(z, plan, max_memory, notify, replanned)
+    return _Call("decode", network, dtype).run(
+        z, plan, max_memory, notify=notify, replanned=replanned, progress=progress
+    )
 
 
 def encode(
@@ -82,9 +87,12 @@ def encode(
     dtype: torch.dtype | None = None,
     notify: Notify = log,
     replanned: Replanned = silent,
+    progress: Share = silent,
 ) -> Tensor:
     """Raw pixels [b,3,h,w] to moments [b,2c,h/f,w/f], float32; h and w are multiples of f. Else as `decode`."""
-    return _Call("encode", network, dtype).run(pixels, plan, max_memory, notify, replanned)
+    return _Call("encode", network, dtype).run(
+        pixels, plan, max_memory, notify=notify, replanned=replanned, progress=progress
+    )
 
 
 class _Call:
@@ -105,7 +113,14 @@ class _Call:
 
     @torch.no_grad()
     def run(
-        self, image: Tensor, plan: Plan | None, max_memory: int | None, notify: Notify, replanned: Replanned
+        self,
+        image: Tensor,
+        plan: Plan | None,
+        max_memory: int | None,
+        *,
+        notify: Notify,
+        replanned: Replanned,
+        progress: Share,
     ) -> Tensor:
         """By a plan, and where memory runs out by smaller ones."""
         self._check(image, plan)
@@ -119,7 +134,12 @@ class _Call:
         first = 0
         while first < len(image):
             some = slice(first, first + plan.images)
-            if self._attempt(plan, image[some], out[some]):
+            share = image[some].shape[0] / len(image)
+
+            def report(done: float, before: float = first / len(image), share: float = share) -> None:
+                progress(before + done * share)
+
+            if self._attempt(plan, image[some], out[some], report):
                 first += plan.images
             else:
                 plan = self._smaller(plan, size, len(image))
@@ -153,10 +173,10 @@ class _Call:
         else:
             make_room((), self._device, 0)
 
-    def _attempt(self, plan: Plan, image: Tensor, out: Tensor) -> bool:
+    def _attempt(self, plan: Plan, image: Tensor, out: Tensor, progress: Share) -> bool:
         """Whether memory was enough. When this returns, all that the attempt held is free."""
         try:
-            run(self._steps, plan, image, out, self._dtype)
+            run(self._steps, plan, image, out, self._dtype, progress=progress)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -1,7 +1,7 @@
 """The one place that calls the engine: `VAE` and `speed_up` go through it, and nothing else does."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from vaelens.engine.gpu.ways import Way
 from vaelens.engine.plan import Direction, Plan
 from vaelens.errors import UsageError
 from vaelens.kernels.paths import TORCH, choose_path, map_dtype
-from vaelens.runtime import Notify, log
+from vaelens.runtime import Notify, log, silent
 
 PLAIN = "plain"  # the path of a network that runs as it is
 Call = tuple[Direction, tuple[int, int]]  # what is run, and the height and width of its input
@@ -41,7 +41,8 @@ class EngineCalls:
     `counts_input`: the inputs are copies that the caller makes for the calls, so their bytes count. `plans` are those
     that ran last for each direction and size. `pinned` are bytes for single calls, as `budgets` gives them. `way_of`
     tells how a GPU runs the network: as whole maps where that was verified on this card, else, and where they don't
-    fit, by plans; `planned` are the calls that ran by plans there.
+    fit, by plans; `planned` are the calls that ran by plans there. `progress` hears before each step of a plan how far
+    the call is, "decoding 40 %"; see `reporting`.
     """
 
     network: Any
@@ -53,6 +54,7 @@ class EngineCalls:
     pinned: dict[str, int] = field(default_factory=dict[str, int])
     way_of: WayOf = verified_way
     planned: set[str] = field(default_factory=set[str])
+    progress: Callable[[str], object] = silent
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,7 +110,22 @@ class EngineCalls:
         def replanned(smaller: Plan) -> None:
             self.plans[call] = smaller
 
-        return run(self.network, image, plan=plan, dtype=self.dtype, notify=self.notify, replanned=replanned)
+        def report(share: float) -> None:
+            self.progress(f"{direction[:-1]}ing {share:.0%}".replace("%", " %"))
+
+        return run(
+            self.network, image,
+            plan=plan, dtype=self.dtype, notify=self.notify, replanned=replanned, progress=report,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def reporting(self, progress: Callable[[str], object]) -> Generator[None]:
+        """While it lasts, `progress` hears of calls; what it raises ends them."""
+        before, self.progress = self.progress, progress
+        try:
+            yield
+        finally:
+            self.progress = before
 
     def plan(self, direction: Direction, size: tuple[int, int], batch: int = 1) -> Plan | None:
         """How `run` takes inputs of that height and width; None where the network has to run as it is."""

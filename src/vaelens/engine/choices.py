@@ -12,7 +12,7 @@ from vaelens.engine.plan import Place, StepPlan, early_shortcut
 from vaelens.kernels.convolution import Kernel
 
 WHOLE = 2**62  # rows of a strip that is the whole map
-HEIGHTS = (WHOLE, 128, 64, 32, 16, 8, 4)
+LOWER_HEIGHTS = (64, 32, 16, 8, 4)
 PLACES: tuple[Place, ...] = ("memory", "parked", "recomputed")
 
 
@@ -47,6 +47,18 @@ def step_shapes(steps: list[Step], machine: Machine) -> tuple[Shapes, ...]:
     return tuple(found)
 
 
+def strip_heights(machine: Machine) -> tuple[int, ...]:
+    """The heights of strips to choose from, in rows, the tallest first.
+
+    On the CPU that isn't the whole map, however much memory there is: what a strip has read for the last time becomes
+    what the next one writes, and memory that wasn't in use takes the system longer to provide than the strips cost.
+    Each thread should get some rows of it.
+    """
+    if machine.device.type != "cpu":
+        return (WHOLE, 128, *LOWER_HEIGHTS)
+    return (max(128, 16 * machine.threads), *LOWER_HEIGHTS)
+
+
 def output_size(steps: Sequence[Shapes], size: tuple[int, int]) -> tuple[int, int]:
     """Height and width of what the steps make of an input. Only a step's first kernel may change those of a map."""
     for step in steps:
@@ -75,7 +87,7 @@ def choices(
     *,
     packed: bool,
     whole: bool = False,
-    heights: Sequence[int] = HEIGHTS,
+    heights: Sequence[int],
 ) -> Iterator[Iterator[Choice]]:
     """The choices of a step whose input has a form: for each way to place its maps those of strips, the tallest first.
 

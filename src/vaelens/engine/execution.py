@@ -1,6 +1,7 @@
 """A plan carried out: the steps of a network one after the other, each map made where the plan puts it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,10 +18,20 @@ from vaelens.kernels.paths import map_dtype
 from vaelens.resources import give_back_memory
 
 
-def run(steps: Sequence[Step], plan: Plan, image: Tensor, out: Tensor, dtype: torch.dtype) -> None:
-    """The steps on an image [b,c,h,w] into `out` [b,c,H,W]."""
+def run(
+    steps: Sequence[Step],
+    plan: Plan,
+    image: Tensor,
+    out: Tensor,
+    dtype: torch.dtype,
+    *,
+    progress: Callable[[float], object],
+) -> None:
+    """The steps on an image [b,c,h,w] into `out` [b,c,H,W]; `progress` gets the done share before each of them."""
     execution = _Execution(image, out, dtype, plan.keep_weights)
-    for step, choice, following in zip(steps, plan.steps, [*steps[1:], None], strict=True):
+    done = list(accumulate((choice.seconds for choice in plan.steps), initial=0.0))
+    for step, choice, following, seconds in zip(steps, plan.steps, [*steps[1:], None], done, strict=False):
+        progress(seconds / done[-1])
         execution.step(step, choice, reads_moments(following))
         if plan.gives_back:
             give_back_memory()

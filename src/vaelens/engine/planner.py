@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from vaelens.engine.architecture import Step
-from vaelens.engine.choices import HEIGHTS, WHOLE, Choice, Shapes, choices, kept_scratch, output_size, step_shapes
+from vaelens.engine.choices import Choice, Shapes, choices, kept_scratch, output_size, step_shapes, strip_heights
 from vaelens.engine.costs import PACKING, Form, Machine, Whole
 from vaelens.engine.maps import Shape, parking_room
 from vaelens.engine.packed_weights import kept_bytes
@@ -147,15 +147,15 @@ def _images_at_once(batch: int, device: torch.device) -> list[int]:
 
 
 def _fastest(problem: Problem, budget: float) -> Candidate | None:
-    """Whole maps and kept weights where they fit, which nothing beats; else the best of what does."""
+    """Maps in memory and kept weights where they fit, which nothing beats; else the best of what does."""
     ample = _ample(problem)
     return ample if ample.peak <= budget else _within(problem, budget)
 
 
 @functools.lru_cache(maxsize=CACHED)
 def _ample(problem: Problem) -> Candidate:
-    """Whole maps in memory, and the packed weights kept."""
-    way = _search(problem, math.inf, heights=[WHOLE], whole=True, packed=False)
+    """Maps in memory, computed in the tallest strips, and the packed weights kept."""
+    way = _search(problem, math.inf, heights=strip_heights(problem.machine)[:1], whole=True, packed=False)
     return _candidate(problem, way, keep=True)
 
 
@@ -173,7 +173,11 @@ def _within(problem: Problem, budget: float) -> Candidate | None:
 @functools.lru_cache(maxsize=CACHED)
 def _smallest(problem: Problem) -> Candidate:
     """The one whose peak is the smallest: in the lowest strips, and nothing kept."""
-    return _candidate(problem, _search(problem, math.inf, _by_peak, heights=HEIGHTS[-1:], packed=True), keep=False)
+    return _candidate(
+        problem,
+        _search(problem, math.inf, _by_peak, heights=strip_heights(problem.machine)[-1:], packed=True),
+        keep=False,
+    )
 
 
 def _by_seconds(way: Way) -> tuple[float, float]:
@@ -191,9 +195,13 @@ def _search(
     *,
     packed: bool,
     whole: bool = False,
-    heights: Sequence[int] = HEIGHTS,
+    heights: Sequence[int] | None = None,
 ) -> Way | None:
-    """The first way by its rank whose every pass is within the limit, each step in its tallest strips that are."""
+    """The first way by its rank whose every pass is within the limit, each step in its tallest strips that are.
+
+    `heights` are those of strips, by default all of `strip_heights`.
+    """
+    heights = heights or strip_heights(problem.machine)
     start = Whole(problem.input, "given")
     ways: dict[Form, Way] = {start: Way(start)}
     for step in problem.steps:

@@ -99,8 +99,33 @@ int64_t item_count(int64_t rows, int64_t most, int threads) {
   return smaller(rows, rounds * threads);
 }
 
+int convolve(const vaelens_kernel &kernel, const vaelens_strip &strip);
+
+// A product of many pixels with a matrix, as in attention, whatever rows they come in: pixels of a 1x1 kernel don't touch
+// each other. As rows of one block of columns they are shared among the threads.
+int multiply_pixels(const vaelens_kernel &kernel, vaelens_strip strip) {
+  const int64_t pixels = strip.out_rows * strip.out_width, whole = pixels / kMostColumns;
+  strip.input += (strip.out_first - strip.in_first) * strip.in_width * strip.in_stride;
+  strip.in_first = strip.out_first = 0;
+  const int64_t widths[] = {kMostColumns, pixels % kMostColumns};
+  for (int64_t width : widths) {
+    strip.in_width = strip.out_width = width;
+    strip.in_rows = strip.in_height = strip.out_rows = width == kMostColumns ? whole : 1;
+    const int result = convolve(kernel, strip);
+    if (result != VAELENS_OK) return result;
+    const int64_t done = strip.out_rows * width;
+    strip.input += done * strip.in_stride;
+    strip.output += done * kernel.out_channels;
+    if (strip.residual) strip.residual += done * kernel.out_channels;
+  }
+  return VAELENS_OK;
+}
+
 int convolve(const vaelens_kernel &kernel, const vaelens_strip &strip) {
   if (strip.out_rows <= 0 || strip.out_width <= 0) return VAELENS_OK;
+  const bool pointwise = kernel.height == 1 && kernel.width == 1 && kernel.stride == 1 && kernel.upsample == 1 &&
+                         kernel.pad_top == 0 && kernel.pad_left == 0 && strip.in_width == strip.out_width;
+  if (pointwise && !strip.moments && strip.out_width > kMostColumns) return multiply_pixels(kernel, strip);
   const int threads = strip.threads > 1 ? strip.threads : 1;
   bool done;
   if (uses_winograd(kernel)) {

@@ -59,12 +59,14 @@ __attribute__((noinline)) void merge_moments(const RowSums &sums, int64_t channe
   }
 }
 
-// Columns of the output in blocks of equal width, at most 64 pixels (16 tiles): what is loaded and transformed at once,
-// and what moments are summed over. They depend on the width alone.
+constexpr int64_t kMostColumns = 64;  // 16 tiles
+
+// Columns of the output in blocks of equal width, at most kMostColumns: what is loaded and transformed at once, and what
+// moments are summed over. They depend on the width alone.
 struct Columns {
   int64_t units, unit;  // tiles or pixels
   Columns(int64_t width, int64_t unit_width) : units(quotient_up(width, unit_width)), unit(unit_width) {}
-  int64_t count() const { return quotient_up(units * unit, 64); }
+  int64_t count() const { return quotient_up(units * unit, kMostColumns); }
   int64_t first(int64_t block) const { return block * units / count(); }
   int64_t widest() const { return quotient_up(units, count()); }
 };
