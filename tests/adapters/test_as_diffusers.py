@@ -134,7 +134,8 @@ def test_it_is_the_class_of_diffusers_with_all_its_config_and_our_tensors(name: 
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {
         n for n in own if not n.startswith("encoder.")
     }
-    assert torch.equal(there_and_back(model), there_and_back(expected))
+    # Not bit for bit: where weights lie in memory decides which way the CPU's libraries take.
+    torch.testing.assert_close(there_and_back(model), there_and_back(expected), rtol=0, atol=3e-5)
     if name == "flux1":
         assert (model.config.use_quant_conv, model.config.use_post_quant_conv) == (False, False)
 

@@ -308,10 +308,10 @@ from vaelens.resources import measured
 torch.set_num_threads(1)
 network = random_network(AutoencoderKLConfig(block_out_channels=(16, 32, 64, 64), norm_num_groups=8))
 engine.decode(network, torch.randn(1, 4, 2, 2))  # what is loaded at the first use
-ample = engine.plan_decode(network, (48, 56))
-plan = engine.plan_decode(network, (48, 56), 1, int(ample.smallest + 0.3 * (ample.peak_bytes - ample.smallest)))
+ample = engine.plan_decode(network, (96, 104))
+plan = engine.plan_decode(network, (96, 104), 1, int(ample.smallest + 0.3 * (ample.peak_bytes - ample.smallest)))
 with measured(torch.device("cpu")) as usage:
-    engine.decode(network, torch.randn(1, 4, 48, 56), plan=plan)
+    engine.decode(network, torch.randn(1, 4, 96, 104), plan=plan)
 print(plan.peak_bytes, usage.memory, ample.peak_bytes)
 """
 

@@ -88,9 +88,12 @@ def test_every_number_of_channels(path: Instructions, in_channels: int) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (13, 1), (5, 64), (4, 65), (23, 150)], ids=str)
 @pytest.mark.parametrize("in_channels", [8, 32])
 def test_every_size(path: Instructions, size: tuple[int, int], in_channels: int) -> None:
-    case = Case(torch.randn(*size, in_channels), random_weight(24, in_channels, 3, 3), torch.randn(24))
-    case.affine, case.activation = random_affine(in_channels), Activation.SILU
-    check(case, path)
+    for upsample in (1, 2):
+        case = Case(
+            torch.randn(*size, in_channels), random_weight(24, in_channels, 3, 3), torch.randn(24), upsample=upsample
+        )
+        case.affine, case.activation = random_affine(in_channels), Activation.SILU
+        check(case, path)
 
 
 @each_path
@@ -111,6 +114,10 @@ def test_wide_layers(path: Instructions, channels: int, out_channels: int) -> No
     case.affine, case.activation = random_affine(channels), Activation.SILU
     check(case, path)
     case.stride, case.output_size = 2, (5, 3)
+    check(case, path)
+    case.stride, case.upsample, case.output_size = 1, 2, (18, 12)
+    check(case, path)
+    case.output_size = (17, 11)  # of odd rows and columns there is one less
     check(case, path)
 
 

@@ -42,10 +42,15 @@ bool uses_winograd(const vaelens_kernel &kernel) {
   return kernel.height == 3 && kernel.width == 3 && kernel.stride == 1 && kernel.in_channels >= 16;
 }
 
+// Of nine taps, packed early.
+int64_t transformed_values(const vaelens_kernel &kernel) {
+  return in_phases(kernel) ? 4 * Tile<2>::frequencies : Tile<3>::frequencies;
+}
+
 int64_t packed_bytes(const vaelens_kernel &kernel) {
   if (!supported(kernel)) return -1;
   const bool frequencies = uses_winograd(kernel) && transforms_early(kernel);
-  const int64_t values = frequencies ? kFrequencies : int64_t(kernel.height) * kernel.width;
+  const int64_t values = frequencies ? transformed_values(kernel) : int64_t(kernel.height) * kernel.width;
   return values * kernel.in_channels * Panels(kernel.out_channels).padded() * int64_t(sizeof(float));
 }
 
@@ -55,15 +60,15 @@ struct Packing {
   float *packed;
 };
 
-// Direct: to [panels, taps, in_channels, width of the panel]; Winograd, early: the same with 36 values for nine taps;
-// late: [panels, in_channels, taps, width]. Channels behind the last get zeros.
+// Direct: to [panels, taps, in_channels, width of the panel]; Winograd, early: the same with the values of each phase
+// for nine taps; late: [panels, in_channels, taps, width]. Channels behind the last get zeros.
 bool pack_panel(void *context, int64_t panel, int) {
   const Packing &packing = *static_cast<const Packing *>(context);
   const vaelens_kernel &kernel = *packing.kernel;
   const bool winograd = uses_winograd(kernel), early = winograd && transforms_early(kernel);
   const int64_t taps = int64_t(kernel.height) * kernel.width, in_channels = kernel.in_channels;
   // Only the last panel may be narrower.
-  float *to = packing.packed + panel * (early ? kFrequencies : taps) * in_channels * kPanel;
+  float *to = packing.packed + panel * (early ? transformed_values(kernel) : taps) * in_channels * kPanel;
   const int64_t width = Panels(kernel.out_channels).width(panel);
   const int64_t channels = smaller(width, kernel.out_channels - panel * kPanel);
   for (int64_t i = 0; i < in_channels; ++i) {
@@ -74,9 +79,17 @@ bool pack_panel(void *context, int64_t panel, int) {
     for (int64_t tap = 0; tap < taps; ++tap)
       for (int64_t o = 0; o < width; ++o)
         at[tap * tap_step + o] = o < channels ? from[o * in_channels * taps + tap] : 0.0f;
-    if (early)
-      for (int64_t part = 0; part < width; part += kLanes)
-        transform_filter(nine + part, width, to + i * width + part, in_channels * width);
+    if (!early) continue;
+    for (int64_t part = 0; part < width; part += kLanes) {
+      float *values = to + i * width + part;
+      const int64_t step = in_channels * width;
+      if (!in_phases(kernel)) {
+        transform_filter<3>(nine + part, width, {0, 0}, values, step);
+        continue;
+      }
+      for (int phase = 0; phase < 4; ++phase, values += Tile<2>::frequencies * step)
+        transform_filter<2>(nine + part, width, {phase / 2, phase % 2}, values, step);
+    }
   }
   return true;
 }
@@ -91,7 +104,9 @@ int64_t scratch_bytes(const vaelens_kernel &kernel, int64_t, int64_t out_width) 
   return uses_winograd(kernel) ? WinogradPlan(kernel, out_width).bytes() : DirectPlan(kernel, out_width).bytes();
 }
 
-int32_t row_alignment(const vaelens_kernel &kernel) { return uses_winograd(kernel) ? kOut : 1; }
+int32_t row_alignment(const vaelens_kernel &kernel) {
+  return !uses_winograd(kernel) ? 1 : in_phases(kernel) ? 2 * kOut : kOut;
+}
 
 // Items of at most `most` rows, as many on each thread. What a row becomes doesn't depend on the item it is in.
 int64_t item_count(int64_t rows, int64_t most, int threads) {
@@ -101,8 +116,8 @@ int64_t item_count(int64_t rows, int64_t most, int threads) {
 
 int convolve(const vaelens_kernel &kernel, const vaelens_strip &strip);
 
-// A product of many pixels with a matrix, as in attention, whatever rows they come in: pixels of a 1x1 kernel don't touch
-// each other. As rows of one block of columns they are shared among the threads.
+// A product of many pixels with a matrix, as in attention, whatever rows they come in: pixels of a 1x1 kernel don't
+// touch each other. As rows of one block of columns they are shared among the threads.
 int multiply_pixels(const vaelens_kernel &kernel, vaelens_strip strip) {
   const int64_t pixels = strip.out_rows * strip.out_width, whole = pixels / kMostColumns;
   strip.input += (strip.out_first - strip.in_first) * strip.in_width * strip.in_stride;
@@ -131,8 +146,8 @@ int convolve(const vaelens_kernel &kernel, const vaelens_strip &strip) {
   if (uses_winograd(kernel)) {
     const WinogradPlan plan(kernel, strip.out_width);
     WinogradWork work = {&kernel, &strip, &plan,
-                         item_count(quotient_up(strip.out_rows, kOut), plan.tile_rows, threads)};
-    done = parallel(threads, work.items, winograd_item, &work);
+                         item_count(plan.tile_rows_of(strip.out_rows), plan.tile_rows, threads)};
+    done = parallel(threads, work.items, plan.step == 2 ? winograd_item<2> : winograd_item<3>, &work);
   } else {
     const DirectPlan plan(kernel, strip.out_width);
     DirectWork work = {&kernel, &strip, &plan, item_count(strip.out_rows, plan.rows, threads)};

@@ -112,7 +112,7 @@ bool direct_item(void *context, int64_t item, int) {
     const Window window = {area.row * kernel.stride - kernel.pad_top, (area.rows - 1) * kernel.stride + kernel.height,
                            column * kernel.stride - kernel.pad_left, (area.columns - 1) * kernel.stride + kernel.width};
     const int64_t block_step = window.pixels() * kBlock, row_step = window.columns * kBlock;
-    load_window(kernel, strip, window, 0, plan.blocks, window_at, block_step);
+    load_window(kernel, kernel.upsample, strip, window, 0, plan.blocks, window_at, block_step);
     for (int64_t tap = 0; tap < int64_t(kernel.height) * kernel.width; ++tap)
       taps[tap] = tap / kernel.width * row_step + tap % kernel.width * kBlock;
     for (int64_t panel = 0; panel < panels; panel += plan.panels) {

@@ -61,8 +61,8 @@ __attribute__((noinline)) void merge_moments(const RowSums &sums, int64_t channe
 
 constexpr int64_t kMostColumns = 64;  // 16 tiles
 
-// Columns of the output in blocks of equal width, at most kMostColumns: what is loaded and transformed at once, and what
-// moments are summed over. They depend on the width alone.
+// Columns of the output in blocks of equal width, at most kMostColumns: what is loaded and transformed at once, and
+// what moments are summed over. They depend on the width alone.
 struct Columns {
   int64_t units, unit;  // tiles or pixels
   Columns(int64_t width, int64_t unit_width) : units(quotient_up(width, unit_width)), unit(unit_width) {}

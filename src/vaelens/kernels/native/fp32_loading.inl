@@ -64,10 +64,10 @@ LoadRow row_loader(int activation) {
   return load_row<affine, VAELENS_LINEAR>;
 }
 
-// Blocks [block, block + blocks) of a window to `to`: [blocks, rows, columns, 16], blocks `block_step` floats apart.
-inline void load_window(const vaelens_kernel &kernel, const vaelens_strip &strip, const Window &window, int64_t block,
-                        int64_t blocks, float *to, int64_t block_step) {
-  const int upsample = kernel.upsample;
+// Blocks [block, block + blocks) of a window of the enlarged map to `to`: [blocks, rows, columns, 16], blocks
+// `block_step` floats apart.
+inline void load_window(const vaelens_kernel &kernel, int upsample, const vaelens_strip &strip, const Window &window,
+                        int64_t block, int64_t blocks, float *to, int64_t block_step) {
   const int64_t channels = kernel.in_channels;
   const LoadRow load_one = strip.mean ? row_loader<true>(strip.activation) : row_loader<false>(strip.activation);
   const int64_t width = strip.in_width * upsample;
