@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vaelens.kernels.convolution import POINTWISE, Affine, Convolution, Kernel
-from vaelens.kernels.moments import row_moments
+from vaelens.kernels.moments import empty_moments, row_moments
 from vaelens.kernels.paths import choose_kernel
 
 SCORES = 2**22  # of a chunk: 16 MB in fp32
@@ -30,7 +30,12 @@ def attend(x: Tensor, affine: Affine, query: Convolution, output: Convolution, m
     """
     for i in range(len(x)):
         _attend_image(x[i], affine.image(i), query, output)
-    return torch.cat([row_moments(x[:, y : y + 1]) for y in range(x.shape[1])], dim=1) if moments else None
+    if not moments:
+        return None
+    found = empty_moments(x.shape, x.device)
+    for y in range(x.shape[1]):
+        found[:, y : y + 1] = row_moments(x[:, y : y + 1])
+    return found
 
 
 def attention_bytes(tokens: int, channels: int, device: torch.device) -> int:
@@ -57,17 +62,19 @@ def _attend_image(x: Tensor, affine: Affine, query: Convolution, output: Convolu
     tokens = ((flat.float() - affine.mean) * affine.scale).add_(affine.shift)
     score, mix = products(n, c, x.device)
     scoring, mixing = score.prepare(tokens[:, :, None, None], None), mix.prepare(tokens.T[:, :, None, None], None)
+    # Made once: of a new one for each chunk two would be there at a time, and small tensors would part what they leave.
+    all_scores, all_mixed, all_projected = (tokens.new_empty((chunk_size(n), width)) for width in (n, c, c))
     for first in range(0, n, chunk_size(n)):
         chunk = tokens[first : first + chunk_size(n)]
-        scores = _product(scoring, _product(query, chunk))
+        scores = _product(scoring, _product(query, chunk, all_projected), all_scores)
         scores.sub_(scores.amax(dim=1, keepdim=True)).clamp_(min=LOWEST).exp_()
         total = scores.sum(dim=1, keepdim=True)
-        mixed = _product(mixing, scores).div_(total)
-        flat[first : first + len(chunk)] += _product(output, mixed).to(x.dtype)
+        mixed = _product(mixing, scores, all_mixed).div_(total)
+        flat[first : first + len(chunk)] += _product(output, mixed, all_projected).to(x.dtype)
 
 
-def _product(convolution: Convolution, rows: Tensor) -> Tensor:
-    """Rows [n,ci] through a 1x1 convolution, [n,co]."""
-    out = rows.new_empty((1, 1, len(rows), convolution.kernel.out_channels))
-    convolution.run(rows[None, None], 0, 1, rows=(0, 1), out=out)
-    return out[0, 0]
+def _product(convolution: Convolution, rows: Tensor, into: Tensor) -> Tensor:
+    """Rows [n,ci] through a 1x1 convolution to the first rows of `into`, [n,co]."""
+    out = into[: len(rows)]
+    convolution.run(rows[None, None], 0, 1, rows=(0, 1), out=out[None, None])
+    return out

@@ -26,6 +26,7 @@ RESERVE = 0.1  # of the free memory, for what else the machine does
 CACHED = 32  # plans of each kind that are remembered
 ROOM_STEP = 2**28  # in which the room for parking is counted, so that a plan is found again while a disk fills
 SLACK_BYTES, SLACK = 24 * 2**20, 0.03  # what the allocator keeps beyond what is in use, and what isn't counted
+TORCH_SLACK = 0.15  # PyTorch's operations take blocks from the heap in each strip, and what is kept longer parts them
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Problem:
     def packed_bytes(self) -> int:
         """Of all weights."""
         return sum(kernel.packed_bytes for step in self.steps for kernel in step.kernels)
+
+    def with_slack(self, peak: int) -> int:
+        """The estimated peak of a step, with what the allocator may keep beside it."""
+        native = all(kernel.keeps_scratch for step in self.steps for kernel in step.kernels)
+        return math.ceil(peak * (1 + (SLACK if native else TORCH_SLACK)))
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ def _search(
             for strips in choices(
                 step, way.form, problem.machine, problem.room, packed=packed, whole=whole, heights=heights
             ):
-                choice = next((one for one in strips if _with_slack(one.plan.peak_bytes) <= limit), None)
+                choice = next((one for one in strips if problem.with_slack(one.plan.peak_bytes) <= limit), None)
                 if choice is not None:
                     one = way.extended(choice)
                     longer[one.form] = min(longer.get(one.form, one), one, key=rank)
@@ -221,13 +227,9 @@ def _search(
 def _candidate(problem: Problem, way: Way | None, *, keep: bool) -> Candidate:
     assert way is not None
     images = problem.input[0]
-    peak = _fixed_bytes(problem, keep=keep) + _with_slack(way.peak)
+    peak = _fixed_bytes(problem, keep=keep) + problem.with_slack(way.peak)
     seconds = way.seconds + (0.0 if keep else problem.packed_bytes / PACKING)
     return Candidate(way, images, keep, peak, -(-problem.batch // images) * seconds)
-
-
-def _with_slack(peak: int) -> int:
-    return math.ceil(peak * (1 + SLACK))
 
 
 def _fixed_bytes(problem: Problem, *, keep: bool) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vaelens.engine.maps import MemoryMap, ParkedMap, Shape
 from vaelens.kernels.convolution import Activation, Affine, Convolution
+from vaelens.kernels.moments import empty_moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,8 @@ class Pass:
     def run(self, target: MemoryMap | Sink | None, moments: bool) -> Tensor | None:
         """Compute all rows into the target, if any; the rows' moments [b,h,c,2]."""
         b, h, w, c = self._shape
-        found = list[Tensor]()
+        # Made before the strips, as `empty_moments` says; where the kernel gives them, on a GPU there.
+        found = empty_moments(self._shape, self._device) if moments else None
         strip = None
         for y0 in range(0, h, self._step):
             y1 = min(h, y0 + self._step)
@@ -122,15 +124,15 @@ class Pass:
                 strip = strip if strip is not None else self._empty(b, self._step, w, c)
                 out = strip[:, : y1 - y0]
             part = self._rows.compute(y0, y1, out, moments=moments)
-            if part is not None:
-                found.append(part)
+            if found is not None and part is not None:
+                found[:, y0:y1] = part
             if self._also is not None:
                 self._also[0].compute(y0, y1, self._also[1].values[:, y0:y1], moments=False)
             if target is not None and not isinstance(target, MemoryMap):
                 target.write(y0, out)
             for window in self._windows.values():
                 window.release()
-        return torch.cat(found, dim=1) if moments else None
+        return found
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self._dtype, device=self._device)
@@ -230,8 +232,12 @@ class _Window:
             buffer = self._buffer.new_empty((b, min(self._shape[1], end - first + SPARE_ROWS), w, c))
             buffer[:, :n] = kept
             self._buffer = buffer
-        elif first > self._first and n:
-            self._buffer[:, :n] = kept.clone()  # the two may overlap
+        elif step := first - self._first:
+            # No more rows at once than they move, so that they don't overlap: a copy of them all, made and freed in
+            # each strip, would leave holes in the heap that small tensors keep too small for the next copy.
+            for row in range(0, n, step):
+                rows = kept[:, row : row + step]
+                self._buffer[:, row : row + rows.shape[1]] = rows
         self._first = first
         start, self._last = self._last, end
         self._fill(start, end, self._buffer[:, n : n + end - start])

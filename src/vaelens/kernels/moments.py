@@ -5,6 +5,7 @@ A row's moments are its mean and the sum of squared deviations from that mean (M
 All rows of a map are merged at once, so that the result doesn't depend on the strips that they came in.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,16 @@ class MapMoments:
 
     mean: Tensor
     variance: Tensor
+
+
+def empty_moments(shape: Sequence[int], device: torch.device) -> Tensor:
+    """A place [b,n,c,2] for the moments of rows of a shape [b,n,w,c], which those of their parts are written to.
+
+    Made before these: small tensors that stay, made between blocks that come and go, would part the heap that these
+    leave, and the next ones wouldn't fit into it.
+    """
+    b, n, _, c = shape
+    return torch.empty((b, n, c, 2), dtype=torch.float64, device=device)
 
 
 def row_moments(rows: Tensor) -> Tensor:

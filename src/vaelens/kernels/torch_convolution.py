@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaelens.kernels.convolution import Activation, Affine, Geometry
-from vaelens.kernels.moments import row_moments
+from vaelens.kernels.moments import empty_moments, row_moments
 
 # Of the larger of a block's input and output. On the CPU a few megabytes: beyond that nothing is gained, and each
 # buffer is fetched from memory again. A GPU wants enough work for each launch.
@@ -103,7 +103,8 @@ class TorchConvolution:
         moments: bool = False,
     ) -> Tensor | None:
         """See `Convolution`."""
-        geometry, found = self.kernel.geometry, list[Tensor]()
+        geometry = self.kernel.geometry
+        found = empty_moments(out.shape, out.device) if moments else None
         step = self.kernel.block_rows(window.shape[2], window.shape[0])
         for y0 in range(rows[0], rows[1], step):
             y1 = min(rows[1], y0 + step)
@@ -117,9 +118,9 @@ class TorchConvolution:
                 self._pointwise(block, added, target)
             else:
                 self._convolved(block, r0, (y0, y1), added, target)
-            if moments:
-                found.append(row_moments(target))
-        return torch.cat(found, dim=1) if moments else None
+            if found is not None:
+                found[:, y0 - rows[0] : y1 - rows[0]] = row_moments(target)
+        return found
 
     def _pointwise(self, block: Tensor, residual: Tensor | None, out: Tensor) -> None:
         """A matrix product, straight into the output where nothing is added to it."""
@@ -156,20 +157,28 @@ class TorchConvolution:
                 _put(phase, added, out[:, py::2, px::2])
 
 
+PHASED_CHANNELS = 32  # output channels at a time: in float64 all would take several times the weights
+
+
 def phase_weights(weight: Tensor) -> Tensor:
     """The weights of a 3x3 convolution [o,i,3,3] after nearest x2 as four 2x2 ones of the small input, [4*o,i,2,2].
 
     Phase (py,px), at 2*py + px, gives the output rows 2k + py and columns 2l + px. Of the three rows that the kernel
     reads there two are the same row of the small input: their weights are added, in float64.
     """
-    wide = weight.double()
-    rows = [(wide[:, :, 0], wide[:, :, 1] + wide[:, :, 2]), (wide[:, :, 0] + wide[:, :, 1], wide[:, :, 2])]
-    phases = list[Tensor]()
-    for upper, lower in rows:
-        taps = torch.stack([upper, lower], dim=2)
-        phases.append(torch.stack([taps[..., 0], taps[..., 1] + taps[..., 2]], dim=3))
-        phases.append(torch.stack([taps[..., 0] + taps[..., 1], taps[..., 2]], dim=3))
-    return torch.cat(phases).to(weight.dtype)
+    phases = weight.new_empty((2, 2, *weight.shape[:2], 2, 2))
+    for first in range(0, len(weight), PHASED_CHANNELS):
+        some = slice(first, first + PHASED_CHANNELS)
+        for py, rows in enumerate(_phase_taps(weight[some].double(), 2)):
+            for px, taps in enumerate(_phase_taps(rows, 3)):
+                phases[py, px, some] = taps
+    return phases.flatten(0, 2)
+
+
+def _phase_taps(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Three taps of the enlarged map along an axis as two of the small one, for its even and its odd pixels."""
+    first, second, third = weight.unbind(axis)
+    return torch.stack([first, second + third], dim=axis), torch.stack([first + second, third], dim=axis)
 
 
 def loaded(block: Tensor, affine: Affine | None, activation: Activation | None) -> Tensor:

@@ -150,8 +150,11 @@ int convolve(const vaelens_kernel &kernel, const vaelens_strip &strip) {
     done = parallel(threads, work.items, plan.step == 2 ? winograd_item<2> : winograd_item<3>, &work);
   } else {
     const DirectPlan plan(kernel, strip.out_width);
-    DirectWork work = {&kernel, &strip, &plan, item_count(strip.out_rows, plan.rows, threads)};
-    done = parallel(threads, work.items, direct_item, &work);
+    // Where there are fewer rows than threads, these also share the output channels.
+    const int64_t items = item_count(strip.out_rows, plan.rows, threads);
+    const int64_t groups = smaller(Panels(kernel.out_channels).count(), quotient_up(threads, items));
+    DirectWork work = {&kernel, &strip, &plan, items, groups};
+    done = parallel(threads, items * groups, direct_item, &work);
   }
   return done ? VAELENS_OK : VAELENS_NO_MEMORY;
 }

@@ -29,7 +29,7 @@ struct DirectWork {
   const vaelens_kernel *kernel;
   const vaelens_strip *strip;
   const DirectPlan *plan;
-  int64_t items;
+  int64_t items, groups;  // of rows; and of panels, which share the rows of an item
 };
 
 // A rectangle of the output.
@@ -95,7 +95,7 @@ inline void direct_outputs(const DirectWork &work, const PixelArea &area, int64_
   }
 }
 
-bool direct_item(void *context, int64_t item, int) {
+bool direct_item(void *context, int64_t number, int) {
   const DirectWork &work = *static_cast<const DirectWork *>(context);
   const DirectPlan &plan = *work.plan;
   const vaelens_kernel &kernel = *work.kernel;
@@ -103,8 +103,10 @@ bool direct_item(void *context, int64_t item, int) {
   float *memory = static_cast<float *>(scratch(plan.bytes()));
   if (!memory) return false;
   float *window_at = memory, *sums = window_at + plan.window, *row_sums = sums + plan.sums;
+  const int64_t item = number / work.groups, group = number % work.groups;
   const int64_t first = item * strip.out_rows / work.items, last = (item + 1) * strip.out_rows / work.items;
-  const int64_t panels = Panels(kernel.out_channels).count();
+  const int64_t all_panels = Panels(kernel.out_channels).count();
+  const int64_t first_panel = group * all_panels / work.groups, panels = (group + 1) * all_panels / work.groups;
   int64_t taps[kMostTaps];
   for (int64_t part = 0; part < plan.columns.count(); ++part) {
     const int64_t column = plan.columns.first(part);
@@ -115,7 +117,7 @@ bool direct_item(void *context, int64_t item, int) {
     load_window(kernel, kernel.upsample, strip, window, 0, plan.blocks, window_at, block_step);
     for (int64_t tap = 0; tap < int64_t(kernel.height) * kernel.width; ++tap)
       taps[tap] = tap / kernel.width * row_step + tap % kernel.width * kBlock;
-    for (int64_t panel = 0; panel < panels; panel += plan.panels) {
+    for (int64_t panel = first_panel; panel < panels; panel += plan.panels) {
       const int64_t count = smaller(plan.panels, panels - panel), panel_step = area.rows * area.columns * kPanel;
       for (int64_t i = 0; i < count; ++i)
         direct_products(work, area, taps, window_at, row_step, block_step, panel + i, sums + i * panel_step);
