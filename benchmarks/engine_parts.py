@@ -94,8 +94,7 @@ def growth(job: Job, environment: dict[str, str], rounds: int, sides: tuple[int,
     whole, attention = [], []
     for side in sides:
         with PeerProcess(replace(job, task="decode", peer=OURS, height=side, width=side), environment) as process:
-            if side == sides[0]:
-                process.call()
+            process.call()  # packs weights
             runs = [process.attention() for _ in range(rounds if side == sides[0] else 1)]
         whole.append(float(np.median([run["seconds"] for run in runs])))
         attention.append(float(np.median([run["attention"] for run in runs])))
