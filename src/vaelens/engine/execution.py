@@ -29,9 +29,9 @@ def run(
 ) -> None:
     """The steps on an image [b,c,h,w] into `out` [b,c,H,W]; `progress` gets the done share before each of them."""
     execution = _Execution(image, out, dtype, plan.keep_weights)
-    done = list(accumulate((choice.seconds for choice in plan.steps), initial=0.0))
-    for step, choice, following, seconds in zip(steps, plan.steps, [*steps[1:], None], done, strict=False):
-        progress(seconds / done[-1])
+    *done, seconds = accumulate((choice.seconds for choice in plan.steps), initial=0.0)
+    for step, choice, following, before in zip(steps, plan.steps, [*steps[1:], None], done, strict=True):
+        progress(before / seconds)
         execution.step(step, choice, reads_moments(following))
         if plan.gives_back:
             give_back_memory()

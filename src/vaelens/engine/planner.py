@@ -48,7 +48,8 @@ class Problem:
     def with_slack(self, peak: int) -> int:
         """The estimated peak of a step, with what the allocator may keep beside it."""
         native = all(kernel.keeps_scratch for step in self.steps for kernel in step.kernels)
-        return math.ceil(peak * (1 + (SLACK if native else TORCH_SLACK)))
+        slack = TORCH_SLACK if self.machine.device.type == "cpu" and not native else SLACK
+        return math.ceil(peak * (1 + slack))
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,6 @@ class Pass:
     def run(self, target: MemoryMap | Sink | None, moments: bool) -> Tensor | None:
         """Compute all rows into the target, if any; the rows' moments [b,h,c,2]."""
         b, h, w, c = self._shape
-        # Made before the strips, as `empty_moments` says; where the kernel gives them, on a GPU there.
         found = empty_moments(self._shape, self._device) if moments else None
         strip = None
         for y0 in range(0, h, self._step):

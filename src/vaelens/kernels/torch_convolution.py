@@ -16,6 +16,8 @@ from vaelens.kernels.moments import empty_moments, row_moments
 # buffer is fetched from memory again. A GPU wants enough work for each launch.
 BLOCK_BYTES = {"cpu": 8 * 2**20}
 DEVICE_BLOCK_BYTES = 256 * 2**20
+# Output channels whose weights become those of phases at a time: in float64 all would take several times the weights.
+PHASED_CHANNELS = 32
 
 Rows = tuple[int, int]
 
@@ -155,9 +157,6 @@ class TorchConvolution:
                 phase = y[:, py : py + n, px : px + w, (2 * py + px) * c : (2 * py + px + 1) * c]
                 added = None if residual is None else residual[:, py::2, px::2]
                 _put(phase, added, out[:, py::2, px::2])
-
-
-PHASED_CHANNELS = 32  # output channels at a time: in float64 all would take several times the weights
 
 
 def phase_weights(weight: Tensor) -> Tensor:
