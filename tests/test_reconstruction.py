@@ -94,6 +94,20 @@ def test_everything_cheap_is_checked_first(photo: Path) -> None:
             vl.reconstruct(*arguments, **options, progress=progress)  # type: ignore[arg-type]
 
 
+def test_a_budget_is_checked_for_all_photos_before_the_first_one_runs(
+    tmp_path: Path, vae: VAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    Image.new("RGB", (16, 16)).save(small)
+    Image.new("RGB", (640, 400)).save(large)
+    plan = vae.engine.plan("encode", (400, 640))
+    assert plan is not None
+    monkeypatch.setattr(VAE, "encode", lambda *_: pytest.fail("a photo is encoded"))
+    for run in (vl.reconstruct, lambda photos, vaes, **options: vl.compare(photos=photos, vaes=vaes, **options)):
+        with pytest.raises(UsageError, match=r"large\.png: encoding 640x400 pixels needs at least"):
+            run([small, large], [vae.within(plan.smallest - 10**6)], device="cpu")
+
+
 def test_progress_is_reported_within_an_image(photo: Path, vae: VAE) -> None:
     heard: list[tuple[int, int, str]] = []
     vl.reconstruct(photo, [vae, vae], device="cpu", max_side=40, progress=lambda *step: heard.append(step))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaelens.errors import CheckFailedError
+from vaelens.errors import CheckFailedError, UsageError
 from vaelens.images.writing import to_pixels
 from vaelens.resources import measured, out_of_memory
 from vaelens.runtime import dtype_name
@@ -38,6 +38,21 @@ def check_budget(vae: VAE, size: tuple[int, int]) -> None:
     For those who have to make the latents first.
     """
     vae.engine.plan("decode", size)
+
+
+def check_photo_budget(vae: VAE, name: str, size: tuple[int, int], *, encodes: bool = True) -> None:
+    """As `check_budget`, for a photo of this height and width, which is encoded first unless another VAE does that.
+
+    Checked for all photos before the first one runs, so that no work is lost. The message begins with the photo's name.
+    """
+    factor = vae.spec.factor
+    h, w = (-(-side // factor) for side in size)
+    try:
+        if encodes:
+            vae.engine.plan("encode", (h * factor, w * factor))
+        check_budget(vae, (h, w))
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
 
 
 def decode(

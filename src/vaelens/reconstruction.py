@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from vaelens.decoding import check_photo_budget
 from vaelens.errors import UsageError
 from vaelens.files import StrPath, json_text
 from vaelens.images.datasets.folders import image_files
@@ -209,6 +210,8 @@ def reconstruct(
         vae = vae_of(source, runtime, space=space)
         name = distinct_names([*(r["name"] for r in records), vae.name], vaes)[-1]
         rows: list[Row] = []
+        for original in originals:
+            check_photo_budget(vae, str(original.path), original.size)
         for number, original in enumerate(originals):
             done = len(by_vae) * len(originals) + number
             report = partial(_report, runtime, done, len(vaes) * len(originals), f"{original.path.name}, {name}")

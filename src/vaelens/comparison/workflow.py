@@ -5,7 +5,7 @@ vaelens compare "the letter R in red on white" --seed 0 -o letter.html
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -28,7 +28,7 @@ from vaelens.comparison.comparison_record import comparison_record, vae_records
 from vaelens.comparison.labelled_boxes import LabelledBoxes
 from vaelens.comparison.results import Comparison
 from vaelens.comparison.selection import VAESource, select
-from vaelens.decoding import check_budget
+from vaelens.decoding import check_budget, check_photo_budget
 from vaelens.errors import UsageError, VaelensError
 from vaelens.files import StrPath
 from vaelens.images.datasets.folders import image_files
@@ -139,7 +139,7 @@ def compare(
     decoders = Decoders(loaded, lambda i: _in_float32(selection.vaes[i], runtime, space))
     model_files = selection.model
     generator = generation.open_generator(model_files, requested, runtime) if model_files and requested else None
-    _check_budgets(loaded, generator, stored)
+    _check_budgets(loaded, generator, stored, {os.fspath(photo): read_size(photo, max_side) for photo in photos})
     notes = (generator.notes() if generator else []) + (_encoder_notes(loaded) if photos else [])
     for note in notes:
         runtime.notify(note)
@@ -186,10 +186,17 @@ def generate(prompt: str, vae: VAESource | None = None, **options: Any) -> Compa
     return compare(prompt, None if vae is None else [vae], use_model_vae=True, **options)
 
 
-def _check_budgets(vaes: Sequence[VAE], generator: generation.LatentGenerator | None, stored: Sequence[Latent]) -> None:
+def _check_budgets(
+    vaes: Sequence[VAE],
+    generator: generation.LatentGenerator | None,
+    stored: Sequence[Latent],
+    photos: Mapping[str, tuple[int, int]],
+) -> None:
     sizes = {(latent.tensor.shape[2], latent.tensor.shape[3]) for latent in stored}
     for vae, size in product(vaes, sizes if generator is None else {generator.latent_size} | sizes):
         check_budget(vae, size)
+    for vae, (photo, size) in product(vaes, photos.items()):
+        check_photo_budget(vae, photo, size, encodes=vae is vaes[0])
 
 
 def _check_unused(options: dict[str, Any]) -> None:
