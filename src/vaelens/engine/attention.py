@@ -12,8 +12,8 @@ from vaelens.kernels.moments import empty_moments, row_moments
 from vaelens.kernels.paths import choose_kernel
 
 SCORES = 2**22  # of a chunk: 16 MB in fp32
-# Below the largest score, where exponentials are 2e-22 of its own: less than fp32 tells from zero, however many tokens
-# there are. Smaller ones would be denormal numbers, with which processors compute thirty times as slowly.
+# Below the largest score. Its exponential is 1, and 2e-22 beside it changes no digit of a sum, of any number of tokens.
+# Smaller ones, and their products, could be denormal numbers: processors are thirty times as slow with those.
 LOWEST = -50.0
 FEWEST = 64  # queries of a chunk: with fewer, each product reads all tokens for too little work
 

@@ -105,7 +105,8 @@ def pass_cost(
     """
     found: dict[Form, tuple[int, int]] = {}
     height = form.shape[1]
-    rows = min(rows, height)
+    align = form.kernel.row_alignment
+    rows = min(height, max(align, rows // align * align))  # as `Pass` rounds them
     _touch(form, 0, rows, found)
     del found[form]
     made = [form]

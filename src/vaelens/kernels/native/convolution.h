@@ -60,7 +60,7 @@ int64_t vaelens_packed_bytes(const struct vaelens_kernel *kernel);
 int vaelens_pack(const struct vaelens_kernel *kernel, const float *weights, int32_t threads, void *packed);
 // Bytes that each thread takes while it computes, for a map of this width.
 int64_t vaelens_scratch_bytes(const struct vaelens_kernel *kernel, int64_t in_width, int64_t out_width);
-// Strips of the output must begin at multiples of this many rows, so that their height changes no bit.
+// Strips of the output must begin at multiples of this many rows: else their pixels are wrong.
 int32_t vaelens_row_alignment(const struct vaelens_kernel *kernel);
 int vaelens_convolve(const struct vaelens_kernel *kernel, const struct vaelens_strip *strip);
 

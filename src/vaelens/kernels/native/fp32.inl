@@ -101,6 +101,13 @@ int pack(const vaelens_kernel &kernel, const float *weights, int threads, void *
 }
 
 int64_t scratch_bytes(const vaelens_kernel &kernel, int64_t, int64_t out_width) {
+  if (out_width <= 0) return 0;
+  if (kernel.height == 1 && kernel.width == 1 && out_width > kMostColumns) {
+    // As it is, or as rows of pixels and what remains: see `multiply_pixels`.
+    const int64_t rest = larger(1, out_width % kMostColumns);
+    const int64_t pixels = larger(DirectPlan(kernel, kMostColumns).bytes(), DirectPlan(kernel, rest).bytes());
+    return larger(DirectPlan(kernel, out_width).bytes(), pixels);
+  }
   return uses_winograd(kernel) ? WinogradPlan(kernel, out_width).bytes() : DirectPlan(kernel, out_width).bytes();
 }
 
