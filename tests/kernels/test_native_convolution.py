@@ -190,6 +190,13 @@ def test_pointwise_convolutions_of_very_many_channels_are_sums_of_parts(path: st
     assert float((out - expected).norm() / expected.norm()) <= TOLERANCES.get(path, 2e-6)
 
 
+def test_rows_that_begin_elsewhere_are_refused() -> None:
+    case = Case("upsampled", None)
+    convolution = case.convolution("portable")
+    with pytest.raises(ValueError, match=f"don't begin at a multiple of {convolution.kernel.row_alignment}"):
+        convolution.run(case.x, 0, case.h, rows=(1, 5), out=torch.empty(1, 4, case.size[1], case.co))
+
+
 def test_maps_of_another_dtype_or_size_are_refused() -> None:
     convolution = NativeKernel(POINTWISE, 4, 4, NATIVE[-1]).prepare(torch.zeros(4, 4, 1, 1), None)
     x, out = torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 4)

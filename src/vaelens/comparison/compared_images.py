@@ -87,8 +87,9 @@ class Decoders:
         self._warm_up(latent)
         try:
             for i, vae in enumerate(self.vaes):
-                step(f"{title}, {vae.name}")
-                with vae.engine.reporting(partial(step, f"{title}, {vae.name}")):
+                what = f"{title}, {vae.name}"
+                step(what)
+                with vae.engine.reporting(partial(step, what)):
                     image = decode(
                         vae,
                         latent.tensor,

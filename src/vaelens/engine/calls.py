@@ -111,7 +111,7 @@ class EngineCalls:
             self.plans[call] = smaller
 
         def report(share: float) -> None:
-            self.progress(f"{direction[:-1]}ing {share:.0%}".replace("%", " %"))
+            self.progress(f"{direction[:-1]}ing {100 * share:.0f} %")
 
         return run(
             self.network, image,

@@ -23,7 +23,7 @@ DEVICE_ARITHMETIC = 50e12  # of a GPU, fp32 and 16 bit alike: a strip there is b
 DISK_READ, DISK_WRITE, DEVICE_TRANSFER = 1.0e9, 0.5e9, 10e9
 PACKING = 1e9  # bytes of packed weights a second
 STRIP = 2e-4  # seconds for each strip: starting threads, filling caches, rows at its edges
-ROW_BYTES = 16  # of a row's moments in float64, for each channel; twice while they are joined
+ROW_BYTES = 16  # of a row's moments in float64, for each channel; twice while they are merged
 
 
 @dataclass(frozen=True)

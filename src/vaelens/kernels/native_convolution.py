@@ -9,6 +9,7 @@ from torch import Tensor
 from vaelens.kernels import library
 from vaelens.kernels.convolution import Activation, Affine, Geometry
 from vaelens.kernels.library import Arithmetic, Instructions, Status
+from vaelens.kernels.moments import empty_moments
 
 # Of a pointwise convolution at once: 32 pixels of so many channels and their weights fit the second-level cache.
 MOST_CHANNELS = 4096
@@ -121,9 +122,10 @@ class NativeConvolution:
         first, last = self.kernel.geometry.input_rows(*rows, height)
         if first < first_row or last > first_row + window.shape[1]:
             raise ValueError(f"rows {rows} read more than the {window.shape[1]} rows from {first_row} on")
-        batch, _, width, channels = out.shape
-        shape = batch, out.shape[1], channels, 2
-        found = torch.empty(shape, dtype=torch.float64, device="cpu") if moments else None
+        if rows[0] % self.kernel.row_alignment:
+            raise ValueError(f"rows {rows} don't begin at a multiple of {self.kernel.row_alignment}")
+        batch, _, width, _ = out.shape
+        found = empty_moments(out.shape, out.device) if moments else None
         parts = self.kernel.part_channels
         for i in range(batch):
             one = None if affine is None else affine.image(i)
