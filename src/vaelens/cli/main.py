@@ -23,12 +23,12 @@ from vaelens.cli.commands import (
     evaluate,
     finetune,
     generate,
-    inspect,
     reconstruct,
     replay,
     serve,
     vaes,
 )
+from vaelens.cli.commands.files import inspect
 from vaelens.cli.output import (
     INTERRUPTED,
     code_with_loss,

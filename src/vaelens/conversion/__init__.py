@@ -1,0 +1,1 @@
+"""Turning a VAE file into another: layouts, precisions, whole checkpoints, other runtimes. Each result is checked."""

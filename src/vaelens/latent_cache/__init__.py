@@ -1,0 +1,1 @@
+"""Encoded datasets: moments of images in files, written once and read by training and evaluation."""
