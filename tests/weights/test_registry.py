@@ -21,8 +21,9 @@ def test_each_entry_has_a_complete_spec(name: str) -> None:
     assert spec.latent_space == entry.space
     assert spec.factor == 8
     assert entry.licence
+    assert all(file.name.endswith(".safetensors") for file in entry.files)
     for file in (*entry.files, *entry.other_files):
-        assert file.name.endswith(".safetensors")
+        assert file.name.endswith((".safetensors", ".ckpt"))
         assert file.sha256 is None or len(file.sha256) == 64
     assert entry.training.resumed_from in {None, *registry().vaes}
     if entry.embedded:

@@ -33,11 +33,25 @@ class LatentSpace(_Table):
 
 
 class PublishedFile(_Table):
-    """One file of weights: name in its repository; size in bytes and sha256 where known."""
+    """One file of weights: name in its repository; size in bytes and sha256 where known.
+
+    also: names that it is passed on under
+    seen: the number of independent public lists that give its sha256
+    """
 
     name: str
+    also: tuple[str, ...] = ()
     size: int | None = None
     sha256: str | None = None
+    seen: int | None = None
+
+
+class KnownVAE(_Table):
+    """A VAE that can't be downloaded by name: what its files are known by, in `known_files.toml`."""
+
+    title: str
+    space: str | None = None
+    files: tuple[PublishedFile, ...]
 
 
 class Training(_Table):
