@@ -23,12 +23,13 @@ SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 FOUR_BYTES, TWO_BYTES = re.compile(rb"[\xf0-\xff]"), re.compile(rb"[\xc4-\xff]")  # in UTF-8: for each character
 
 
-def parse_json(text: bytes | str, *, limit: int = JSON_BYTES, values: int = JSON_VALUES) -> Any:
+def parse_json(text: bytes | str, *, limit: int = JSON_BYTES, values: int = JSON_VALUES, nan: bool = False) -> Any:
     """What a text from elsewhere holds, in UTF-8 with or without a byte order mark; no more than `limit` bytes.
 
     Raises ValueError, with a reason to put into a sentence, for what isn't JSON, and for what JSON's grammar allows but
     no file needs: a key that appears twice, numbers that aren't finite or have hundreds of digits, half a surrogate
     pair, more than JSON_DEPTH levels, more than `values` values. Memory beyond the text's own is bounded by that.
+    With `nan`, NaN and Infinity, which Python's json writes though they aren't JSON, become None.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if len(raw) > limit:
@@ -43,7 +44,7 @@ def parse_json(text: bytes | str, *, limit: int = JSON_BYTES, values: int = JSON
             object_pairs_hook=_object,
             parse_int=_integer,
             parse_float=_number,
-            parse_constant=_constant,
+            parse_constant=_nothing if nan else _constant,
         )
     except json.JSONDecodeError as error:
         wrong = f"it is cut off, or isn't JSON from character {error.pos + 1:,} on"
@@ -114,6 +115,10 @@ def _number(digits: str) -> float:
 
 def _constant(name: str) -> float:
     raise ValueError(f"{name} isn't valid JSON")
+
+
+def _nothing(_name: str) -> None:
+    return None
 
 
 def _check_values(found: Any) -> None:

@@ -14,6 +14,7 @@ MAX_TEXT = 2**24  # bytes of all text
 MOST_PACKED = 128  # compressed texts: Pillow unpacks a megabyte of each, also of those that it leaves out
 MAX_PROFILE = 2**24
 LONGEST_KEY = 79  # bytes
+TEXTS = {b"tEXt", b"zTXt", b"iTXt", b"comf"}  # the last one is ComfyUI's own, for animations; laid out as tEXt
 PIECE = 2**16
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -34,7 +35,7 @@ def read_text(stream: BinaryIO) -> dict[str, str]:
     found: dict[str, str] = {}
     room = MAX_TEXT
     for chunk in _chunks(stream):
-        if chunk.kind in {b"tEXt", b"zTXt", b"iTXt"} and chunk.length <= room:
+        if chunk.kind in TEXTS and chunk.length <= room:
             data = _intact(stream, chunk)
             entry = None if data is None else _text(chunk.kind, data)
             if entry is not None and len(entry[1]) <= room:
@@ -49,6 +50,14 @@ def read_profile(stream: BinaryIO) -> bytes | None:
         if chunk.kind == b"iCCP":
             data = _intact(stream, chunk) or b""
             return _unpacked(data.partition(b"\0")[2][1:], MAX_PROFILE)
+    return None
+
+
+def read_exif(stream: BinaryIO) -> bytes | None:
+    """The EXIF data of a PNG, which may stand behind its pixels; None where there are none, or damaged ones."""
+    for chunk in _chunks(stream):
+        if chunk.kind == b"eXIf" and chunk.length <= MAX_TEXT:
+            return _intact(stream, chunk)
     return None
 
 

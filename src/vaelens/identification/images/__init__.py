@@ -1,0 +1,1 @@
+"""What an image's metadata say about its VAE, and whether a decoder reproduces its pixels."""

@@ -1,0 +1,233 @@
+"""ComfyUI's graph, followed from the saved image back to the VAE that decoded it.
+
+ComfyUI writes two JSON texts: `prompt`, the graph that ran, and `workflow`, the editor's drawing of it (read by
+`comfyui_workflow` where there is no `prompt`). In PNG they are text chunks; in WebP and JPEG, and in whatever custom
+nodes save, EXIF texts that begin with "prompt:" or "workflow:", or one UserComment that holds both. The graph is
+
+    {"9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0]}},
+     "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["10", 0]}},
+     "10": {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}}}
+
+where [node, output] links an input to another node. A file holds the whole graph but doesn't say which of its nodes
+saved it: so each node that saves gives a claim, and equal claims are one. Nodes are recognised by what they take and
+give rather than by a list of names, because thousands of custom ones exist: whatever has `vae_name` or `ckpt_name`
+loads, whatever takes a `vae` decodes by it, and image inputs are followed through known nodes that change an image.
+Checked against ComfyUI 0.3 (`comfy_api/latest/_ui.py`, `nodes.py`).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from vaelens.identification.images.claims import Claim, distinct, text_of
+
+PROGRAM = "ComfyUI"
+MOST_STEPS = 2000  # nodes looked at from one that saves
+MOST_CLAIMS = 32
+SAVES = re.compile(r"save|preview", re.IGNORECASE)
+DECODES = re.compile(r"VAE.?Decode", re.IGNORECASE)
+SWITCHES = re.compile(r"switch|select|reroute|primitive", re.IGNORECASE)
+NO_VAE = re.compile(r"^(Load|Empty|Solid)\w*Image", re.IGNORECASE)
+BAKED = {"baked vae", "baked_vae", "baked-in", "none", "automatic", "default", ""}  # of loaders that choose either
+VAE_INPUT = re.compile(r"(?:^|_)vae(?:_opt)?$", re.IGNORECASE)  # vae, optional_vae
+IMAGE_INPUTS = re.compile(r"^(?:images?|pixels|source|destination|image_?\w)$", re.IGNORECASE)
+CHANGES = re.compile(  # ComfyUI's own nodes from image to image
+    r"^(?:Image(?:Scale|Upscale|Invert|Blend|Blur|Quantize|Sharpen|Crop|Batch|FromBatch|Pad|Composite|Flip|Rotate|"
+    r"AddNoise|Stitch)\w*|RepeatImageBatch|RebatchImages|SplitImage\w*|JoinImage\w*|PorterDuff\w*|Canny|Morphology|"
+    r"ImageRGBToYUV|ImageYUVToRGB|ResizeImage\w*|ResizeAndPadImage)$"
+)
+UNCHANGED = re.compile(r"^(?:ImageBatch|ImageFromBatch|RepeatImageBatch|RebatchImages)$")
+TEXT_INPUTS = ("value", "string", "text", "vae_name", "ckpt_name")  # of nodes that hold a text
+
+Link = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node: its class, its links by input, and its other inputs' values."""
+
+    kind: str
+    links: Mapping[str, Link] = field(default_factory=dict[str, Link])
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+Graph = Mapping[str, Node]
+
+
+def read_prompt(found: Any) -> Graph:
+    """The graph of a `prompt`'s JSON; what isn't a node is left out."""
+    nodes: dict[str, Node] = {}
+    if not isinstance(found, dict):
+        return nodes
+    for name, node in cast(dict[str, Any], found).items():
+        inputs, kind = _item(node, "inputs"), text_of(_item(node, "class_type"))
+        if kind is None or not isinstance(inputs, dict):
+            continue
+        given = cast(dict[str, Any], inputs)
+        links = {key: link for key, value in given.items() if (link := _link(value)) is not None}
+        nodes[name] = Node(kind, links, {key: value for key, value in given.items() if key not in links})
+    return nodes
+
+
+def read_graph(graph: Graph, place: str) -> list[Claim]:
+    """The claim of each node that saves an image, in the graph's order."""
+    saving = [node for node in graph.values() if SAVES.search(node.kind) and _image_links(node)]
+    if not saving:  # a node that saves under another name: one with an image that nothing else uses
+        used = {link[0] for node in graph.values() for link in node.links.values()}
+        saving = [node for name, node in graph.items() if name not in used and _image_links(node)]
+    if not saving:
+        return [Claim(PROGRAM, place, notes=("No node of its graph saves an image.",))] if graph else []
+    claims = distinct([claim for node in saving for claim in _Walk(graph, place).from_saving(node)])
+    if len(claims) > MOST_CLAIMS:
+        return [
+            *claims[:MOST_CLAIMS],
+            Claim(PROGRAM, place, notes=(f"{len(claims) - MOST_CLAIMS} more ways to a VAE.",)),
+        ]
+    return claims
+
+
+class _Walk:
+    """From one node that saves, back along the links. Each node is visited once, so cycles end."""
+
+    def __init__(self, graph: Graph, place: str) -> None:
+        self.graph, self.place = graph, place
+        self.seen: set[tuple[str, str]] = set()
+
+    def from_saving(self, node: Node) -> list[Claim]:
+        claims = [claim for link in _image_links(node) for claim in self._image(link, ())]
+        return claims or [self._claim(notes=("Its graph leads in a circle and to no VAE.",))]
+
+    def _image(self, start: Link, notes: tuple[str, ...]) -> list[Claim]:
+        """Where an image comes from."""
+        claims: list[Claim] = []
+        pending = [(start, notes)]
+        while pending:
+            link, notes = pending.pop()
+            node = self._visited("image", link)
+            if node is None:
+                continue
+            if isinstance(node, str):
+                claims.append(self._claim(notes=(*notes, node)))
+                continue
+            vae = [link for name, link in node.links.items() if VAE_INPUT.search(name)]
+            if vae:
+                by = () if DECODES.search(node.kind) else (f"The node {_shown(node)} took this VAE.",)
+                claims += [claim.noting(*notes, *by) for link in vae[:1] for claim in self._vae(link)]
+            elif SWITCHES.search(node.kind) or CHANGES.match(node.kind):
+                branches = _branches(node) if SWITCHES.search(node.kind) else _image_links(node)
+                changed = () if SWITCHES.search(node.kind) or UNCHANGED.match(node.kind) else (_changed(node),)
+                chosen = (
+                    ("A switch chose among several images.",)
+                    if SWITCHES.search(node.kind) and len(branches) > 1
+                    else ()
+                )
+                pending += [(branch, (*notes, *changed, *chosen)) for branch in reversed(branches)]
+                if not branches:
+                    claims.append(self._claim(notes=(*notes, _lost(node))))
+            elif NO_VAE.match(node.kind):
+                claims.append(
+                    self._claim(notes=(*notes, f"The image comes from the node {_shown(node)}, not from a VAE."))
+                )
+            elif (named := self._named(node)) is not None:  # a node that loads, samples and decodes
+                claims.append(named.noting(*notes))
+            else:
+                claims.append(self._claim(notes=(*notes, _lost(node))))
+        return claims
+
+    def _vae(self, start: Link) -> list[Claim]:
+        """Where a VAE comes from."""
+        claims: list[Claim] = []
+        pending = [start]
+        while pending:
+            link = pending.pop()
+            node = self._visited("vae", link)
+            if node is None:
+                continue
+            if isinstance(node, str):
+                claims.append(self._claim(notes=(node,)))
+                continue
+            if (named := self._named(node)) is not None:
+                claims.append(named)
+                continue
+            vae = [link for name, link in node.links.items() if VAE_INPUT.search(name)]
+            branches = vae[:1] or (_branches(node) if SWITCHES.search(node.kind) else [])
+            pending += reversed(branches)
+            if not branches:
+                claims.append(self._claim(notes=(_lost(node),)))
+        return claims
+
+    def _named(self, node: Node) -> Claim | None:
+        """The VAE that a node loads by name; None for a node that loads none."""
+        vae, checkpoint = self._text(node, "vae_name"), self._text(node, "ckpt_name")
+        checkpoint = checkpoint or self._text(node, "model_path")
+        if vae is not None and (checkpoint is None or vae.lower() not in BAKED):
+            return self._claim(vae=vae, checkpoint=checkpoint)
+        if checkpoint is not None:
+            return self._claim(checkpoint=checkpoint, own_vae=True)
+        return None
+
+    def _text(self, node: Node, name: str) -> str | None:
+        """A text input: given, or from a node that holds it."""
+        seen: set[str] = set()
+        while name in node.links and (link := node.links[name])[0] in self.graph and link[0] not in seen:
+            seen.add(link[0])
+            node = self.graph[link[0]]
+            name = next((one for one in TEXT_INPUTS if one in node.values or one in node.links), "")
+        return text_of(node.values.get(name))
+
+    def _visited(self, what: str, link: Link) -> Node | str | None:
+        """The node that a link comes from, or why there is none to go on with; None for one followed before."""
+        name = link[0]
+        node = self.graph.get(name)
+        if node is None:
+            return "Its graph links to a node that isn't in it."
+        if (what, name) in self.seen:
+            return None
+        if len(self.seen) >= MOST_STEPS:
+            return f"Its graph was followed through {MOST_STEPS} nodes and no further."
+        self.seen.add((what, name))
+        return node
+
+    def _claim(self, **values: Any) -> Claim:
+        return Claim(PROGRAM, self.place, **values)
+
+
+def _image_links(node: Node) -> list[Link]:
+    return [link for name, link in node.links.items() if IMAGE_INPUTS.match(name)]
+
+
+def _branches(node: Node) -> list[Link]:
+    """What a switch may give: the chosen input where its number is given, else all."""
+    chosen = node.values.get("select", node.values.get("index", node.values.get("Input")))
+    if isinstance(chosen, int) and not isinstance(chosen, bool):
+        links = [link for name, link in node.links.items() if re.search(rf"\D{chosen}$", name)]
+        if len(links) == 1:
+            return links
+    return list(node.links.values())
+
+
+def _changed(node: Node) -> str:
+    return f"After it was decoded, the node {_shown(node)} changed the image."
+
+
+def _lost(node: Node) -> str:
+    return f"The node {_shown(node)} isn't known, so its graph can't be followed further."
+
+
+def _shown(node: Node) -> str:
+    return node.kind[:80]
+
+
+def _link(value: Any) -> Link | None:
+    """[node, output], as the graph links an input."""
+    if not isinstance(value, list) or len(cast(list[Any], value)) != 2:
+        return None
+    name, output = cast(list[Any], value)
+    if isinstance(name, str) and isinstance(output, int) and not isinstance(output, bool):
+        return name, output
+    return None
+
+
+def _item(value: Any, key: str) -> Any:
+    return cast(dict[str, Any], value).get(key) if isinstance(value, dict) else None
