@@ -5,7 +5,7 @@ Image Synthesis with Latent Diffusion Models" (https://arxiv.org/abs/2112.10752)
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,12 +15,15 @@ from torch.nn import functional as F
 
 from vaelens.networks.memory_saving import convolve, norm_silu_conv, recomputed, upsample_conv
 
+MAX_EXPONENT = 32  # float16 has no numbers smaller by 2^-41 than its largest one
+
 
 @dataclass(frozen=True)
 class AutoencoderKLConfig:
     """What fixes every tensor's shape and the network's arithmetic. The defaults are kl-f8's.
 
-    Field names are those of diffusers' `config.json`. Raises ValueError where they can't be a network.
+    Field names are those of diffusers' `config.json`, but for `norm_exponents`: (name, k) of each norm that reads a map
+    which was scaled by 2^-k, so that its epsilon is norm_eps * 4^-k. Raises ValueError where they can't be a network.
     """
 
     in_channels: int = 3
@@ -33,6 +36,7 @@ class AutoencoderKLConfig:
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+    norm_exponents: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         counts = (self.in_channels, self.out_channels, self.latent_channels, self.layers_per_block)
@@ -45,6 +49,10 @@ class AutoencoderKLConfig:
             )
         if not 0 < self.norm_eps < 1:
             raise ValueError(f"norm_eps must lie between 0 and 1, not {self.norm_eps}")
+        if len(dict(self.norm_exponents)) != len(self.norm_exponents):
+            raise ValueError("norm_exponents names a norm twice")
+        if any(not 1 <= exponent <= MAX_EXPONENT for _, exponent in self.norm_exponents):
+            raise ValueError(f"norm_exponents must lie between 1 and {MAX_EXPONENT}")
 
     @property
     def factor(self) -> int:
@@ -257,7 +265,7 @@ class AutoencoderKL(nn.Module):
     """Encoder and decoder, with the 1x1 convolutions that SD 1.x, 2.x and SDXL put between them.
 
     Works on raw pixels (in [-1,1] for the published weights) and raw z; `vaelens.VAE` handles ranges, scaling, and
-    sizes that aren't a multiple of the factor.
+    sizes that aren't a multiple of the factor. Raises ValueError where the config names a norm that isn't there.
     """
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
@@ -268,6 +276,12 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(2 * c, 2 * c, 1) if config.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(c, c, 1) if config.use_post_quant_conv else None
+        modules = cast(Iterable[tuple[str, nn.Module]], self.named_modules())
+        norms = {name: module for name, module in modules if isinstance(module, nn.GroupNorm)}
+        for name, exponent in config.norm_exponents:
+            if name not in norms:
+                raise ValueError(f"norm_exponents names {name!r:.80}, and the network has no such norm")
+            norms[name].eps = config.norm_eps * 4.0**-exponent
 
     def moments(self, pixels: Tensor) -> Tensor:
         """Pixels [b,3,h,w] to moments [b,2c,h/f,w/f]; h and w are multiples of f."""

@@ -5,6 +5,7 @@ published file has this sha256; the space that a checkpoint's other tensors name
 the family's convention; at last what diffusers means by a field that its config.json leaves out.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,8 +102,10 @@ def resolve(family: Family, sources: Sequence[SpecSource], where: str) -> Resolv
 
 
 def spec_source(name: str, spec: VAESpec) -> SpecSource:
-    """All that a complete spec says."""
-    values = config_values(spec.config) | {f: getattr(spec, f) for f in SPEC_FIELDS}
+    """All that a complete spec says; a default that is assumed anyway says nothing."""
+    default = {f.name: f.default for f in dataclasses.fields(spec.config)}
+    values = {f: v for f, v in config_values(spec.config).items() if f not in spec.family.assumed or v != default[f]}
+    values |= {f: getattr(spec, f) for f in SPEC_FIELDS}
     return SpecSource(name, values, other_fields=spec.other_fields)
 
 

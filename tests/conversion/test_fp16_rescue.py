@@ -1,0 +1,220 @@
+"""Scaling a VAE into float16: the same function in float32, finite in float16, here and in diffusers."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL as DiffusersKL
+
+from support.overflowing import EVERY_STAGE, overflowing, photo_like, with_quiet_group
+from support.vaes import CONFIGS, TINY, random_network, random_vae, same_bytes
+from vaelens import as_diffusers, load
+from vaelens.conversion.fp16_checks import SAME, rescue
+from vaelens.conversion.fp16_rescue import HEADROOM, choose_scales, scaled, stages
+from vaelens.conversion.half_arithmetic import as_in_half, weight_rounding
+from vaelens.errors import BadInputError, CheckFailedError, UsageError
+from vaelens.families.kl import FAMILY as KL
+from vaelens.health.activations import HALF_LIMIT
+from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+from vaelens.weights.registry import registry
+from vaelens.weights.spec_sources import metadata_source, metadata_text, resolve, spec_source
+
+SMALL = CONFIGS["sd1"]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_each_norm_reads_one_stage_and_each_layer_writes_one_at_most(config: AutoencoderKLConfig) -> None:
+    network = random_network(config)
+    found = stages(network)
+    norms = [name for name, module in network.named_modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert sorted(name for stage in found for name in stage.norms) == sorted(norms)
+    written = [name for stage in found for name, _ in stage.writers]
+    assert len(set(written)) == len(written)
+    layers = {n for n, m in network.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
+    queries = {f"{half}.mid_block.attentions.0.to_{one}" for half in ("encoder", "decoder") for one in "qk"}
+    outside = {"encoder.conv_out", "decoder.conv_out", "quant_conv", "post_quant_conv", *queries}
+    assert layers - set(written) == layers & outside
+
+
+@pytest.mark.parametrize("layers", [("conv_in", "conv2"), EVERY_STAGE], ids=["stream", "every stage"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_vae_beyond_float16_is_finite_there_and_the_same_in_float32(
+    config: AutoencoderKLConfig, layers: tuple[str, ...]
+) -> None:
+    vae = overflowing(config, 1e5, layers)
+    before = {name: tensor.clone() for name, tensor in vae.tensors().items()}
+    found = rescue(vae, photo_like())
+    assert found.largest[1] > HALF_LIMIT
+    assert found.largest_after[1] <= HALF_LIMIT / HEADROOM
+    assert found.half_before is None
+    assert max(found.exact.latents_largest, found.exact.pixels_largest) <= SAME
+    assert found.half.pixels_mean < 2e-3
+    assert found.half_stock_epsilon is not None
+    assert same_bytes(before, vae.tensors())
+    exponents = {scale.name: scale.exponent for scale in found.scaled}
+    assert exponents["encoder.conv_in"] >= 4
+    norms = dict(found.vae.spec.config.norm_exponents)
+    assert norms["encoder.down_blocks.0.resnets.0.norm1"] == exponents["encoder.conv_in"]
+
+
+def test_the_exponents_are_the_smallest_with_headroom() -> None:
+    found = stages(random_network(SMALL))
+    layers = {name: 1.0 for stage in found for name in [*(layer for layer, _ in stage.writers), *stage.sums]}
+    limit = HALF_LIMIT / HEADROOM
+    stream = {"decoder.conv_in": limit * 4.1, "decoder.mid_block.resnets.1": 2.0, "encoder.conv_in": limit}
+    chosen = {scale.name: scale.exponent for scale in choose_scales(found, layers | stream)}
+    assert {name: k for name, k in chosen.items() if k} == {"decoder.conv_in": 3}
+    assert not any(scale.exponent for scale in choose_scales(found, dict.fromkeys(layers, 0.0)))
+    with pytest.raises(CheckFailedError, match="float32 already"):
+        choose_scales(found, layers | {"decoder.mid_block.attentions.0": float("inf")})
+    with pytest.raises(CheckFailedError, match="too large"):
+        choose_scales(found, layers | {"decoder.conv_in": 1e30})
+
+
+def test_the_epsilon_counts_where_a_group_is_quiet() -> None:
+    """With the scaled one nothing changes; the fixed one of other programs does, and by how much is measured."""
+    vae = with_quiet_group(SMALL)
+    found = rescue(vae, photo_like())
+    assert found.exact.pixels_largest <= SAME
+    assert found.stock_epsilon.pixels_largest > 1e-3
+    assert found.half_stock_epsilon.pixels_largest > 1e-3
+
+
+def test_a_vae_that_fits_stays_as_it_is() -> None:
+    vae = random_vae(SMALL)
+    found = rescue(vae, photo_like())
+    assert not found.scaled
+    assert found.vae.spec == vae.spec
+    assert same_bytes(found.vae.tensors(), vae.tensors())
+    assert found.half_before == found.half
+
+
+def test_scaling_twice_is_scaling_once() -> None:
+    vae = overflowing(SMALL)
+    once = rescue(vae, photo_like())
+    twice = rescue(once.vae, photo_like())
+    assert not twice.scaled
+    found = stages(once.vae.network)
+    scales = [dataclasses.replace(scale, exponent=2) for scale in twice.scales]
+    further = scaled(once.vae, found, scales)
+    image = photo_like()[0]
+    assert torch.equal(further.reconstruct(image), vae.reconstruct(image))
+    assert dict(further.spec.config.norm_exponents)["decoder.conv_norm_out"] == (
+        dict(once.vae.spec.config.norm_exponents)["decoder.conv_norm_out"] + 2
+    )
+
+
+def test_what_cannot_be_rescued_is_refused() -> None:
+    with pytest.raises(UsageError, match="only full VAEs"):
+        rescue(random_vae(TINY), photo_like())
+    with pytest.raises(UsageError, match="measured in float32"):
+        rescue(random_vae(SMALL).to(torch.float16), photo_like())
+    with pytest.raises(UsageError, match="no image"):
+        rescue(random_vae(SMALL), [])
+    vae = random_vae(SMALL)
+    with torch.no_grad():  # no norm reads it
+        vae.network.quant_conv.weight *= 1e7
+    with pytest.raises(CheckFailedError, match="quant_conv"):
+        rescue(vae, photo_like())
+
+
+def test_float16_by_rounding_is_float16() -> None:
+    vae = random_vae(CONFIGS["no attention"])
+    image = photo_like(16)[0]
+    ours = as_in_half(vae).encode(image).posterior.mean
+    with torch.no_grad():
+        theirs = vae.to(torch.float16).network.posterior((image * 2 - 1).half()).mean.float()
+    exact = vae.encode(image).posterior.mean
+    assert 0 < (ours - exact).abs().max() < 2e-3 * exact.abs().max()
+    assert (ours - theirs).abs().max() < 2e-3 * exact.abs().max()
+
+
+def test_weights_that_lose_digits_are_counted() -> None:
+    vae = random_vae(SMALL)
+    with torch.no_grad():
+        vae.network.decoder.conv_in.weight.fill_(2.0**-26)
+    found = weight_rounding(vae)
+    assert found.subnormal >= vae.network.decoder.conv_in.weight.numel()
+    assert found.worst == "decoder.conv_in.weight"
+    assert found.error == 1.0
+    assert found.total == sum(tensor.numel() for tensor in vae.tensors().values())
+
+
+@pytest.mark.parametrize(
+    ("where", "layout"), [("x", "diffusers"), ("x.safetensors", "diffusers"), ("x.safetensors", "ldm")]
+)
+def test_the_epsilon_is_kept_in_what_is_saved(tmp_path: Path, where: str, layout: str) -> None:
+    vae = with_quiet_group(SMALL)
+    other = rescue(vae, photo_like()).vae
+    again = load(other.save(tmp_path / where, layout), device="cpu")
+    assert again.spec == other.spec
+    image = photo_like(number=2)[1]
+    assert torch.equal(again.reconstruct(image), vae.reconstruct(image))
+    half = load(other.to(torch.float16).save(tmp_path / "half.safetensors"), device="cpu")
+    assert half.network.decoder.conv_norm_out.eps < 1e-7
+
+
+def test_a_latent_space_that_is_named_does_not_contradict_it() -> None:
+    full = registry().space_spec("sd1")
+    exponents = (("decoder.conv_norm_out", 3),)
+    mine = dataclasses.replace(full, config=dataclasses.replace(full.config, norm_exponents=exponents))
+    sources = [metadata_source(metadata_text(mine), KL, "a"), spec_source("the space named", full)]
+    assert resolve(KL, sources, "a").spec == mine
+    assert resolve(KL, sources[1:], "a").spec == full
+    other = dataclasses.replace(mine, config=dataclasses.replace(mine.config, norm_exponents=(("encoder.x", 1),)))
+    with pytest.raises(BadInputError, match="norm_exponents"):
+        resolve(KL, [*sources, metadata_source(metadata_text(other), KL, "b")], "a")
+
+
+def test_a_norm_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:
+    vae = rescue(overflowing(SMALL), photo_like()).vae
+    path = vae.save(tmp_path / "vae.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'decoder.conv_norm_out\\", ', b'decoder.conv_norm_oux\\", '))
+    with pytest.raises(BadInputError, match=r"norm_exponents names 'decoder\.conv_norm_oux'"):
+        load(path)
+    for wrong in ((("a", 1), ("a", 2)), (("a", 0),), (("a", 99),)):
+        with pytest.raises(ValueError, match="norm_exponents"):
+            dataclasses.replace(SMALL, norm_exponents=wrong)
+
+
+def test_diffusers_is_finite_in_float16_on_what_is_written(tmp_path: Path) -> None:
+    """diffusers has its own epsilon, which makes no difference here."""
+    vae, image = overflowing(SMALL, 1e5), photo_like(32)[0]
+    pixels = image * 2 - 1
+    other = rescue(vae, [image]).vae
+    wanted = vae.encode(image).posterior.mean
+    expected = vae.reconstruct(image)
+    with torch.no_grad():
+        plain = as_diffusers(vae).half()  # whose weights are vae's own
+        assert not torch.isfinite(plain.encode(pixels.half()).latent_dist.mean).all()
+        folder = other.to(torch.float16).save(tmp_path / "vae")
+        theirs = DiffusersKL.from_pretrained(folder, torch_dtype=torch.float16)
+        latents = theirs.encode(pixels.half()).latent_dist.mean.float()
+        assert (latents - wanted).abs().max() < 5e-3 * wanted.abs().max()
+        again = theirs.decode(wanted.half()).sample.float()
+    assert ((again / 2 + 0.5).clamp(0, 1) - expected).abs().mean() < 2e-3
+
+
+def test_as_diffusers_has_the_scaled_epsilon() -> None:
+    vae = with_quiet_group(SMALL)
+    model = as_diffusers(rescue(vae, photo_like()).vae)
+    latents = vae.encode(photo_like()[0]).mode()
+    with torch.no_grad():
+        theirs = (model.decode(latents / vae.spec.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+    assert (theirs - vae.decode(latents)).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_a_full_size_vae_is_rescued(capsys: pytest.CaptureFixture[str]) -> None:
+    """83.7 million parameters, pushed to a hundred times float16's limit."""
+    found = rescue(overflowing(AutoencoderKLConfig(), 1e6), photo_like(128))
+    with capsys.disabled():
+        print(f"\nfloat32, scaled epsilon: {found.exact}\nfloat32, stock epsilon: {found.stock_epsilon}")
+        print(f"float16: {found.half}\nfloat16, stock epsilon: {found.half_stock_epsilon}")
+    assert found.largest[1] > 50 * HALF_LIMIT
+    assert found.half_before is None
+    assert max(found.exact.latents_largest, found.exact.pixels_largest) <= SAME
+    assert found.stock_epsilon.pixels_largest < 1e-4
+    assert found.half.pixels_mean < 2e-3
