@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vaelens.evaluation.run import evaluate
     from vaelens.finetuning.training import finetune
     from vaelens.health.examination import examine
+    from vaelens.identification.identifying import identify
     from vaelens.images.reading import read_image
     from vaelens.loading import load
     from vaelens.metrics.psnr import psnr
@@ -40,6 +41,7 @@ __all__ = [
     "examine",
     "finetune",
     "generate",
+    "identify",
     "load",
     "pool_blind_results",
     "psnr",
@@ -60,6 +62,7 @@ _HOMES = {
     "examine": "vaelens.health.examination",
     "generate": "vaelens.comparison.workflow",
     "finetune": "vaelens.finetuning.training",
+    "identify": "vaelens.identification.identifying",
     "load": "vaelens.loading",
     "pool_blind_results": "vaelens.blind.pooling",
     "psnr": "vaelens.metrics.psnr",

@@ -28,7 +28,7 @@ from vaelens.cli.commands import (
     serve,
     vaes,
 )
-from vaelens.cli.commands.files import inspect
+from vaelens.cli.commands.files import identify, inspect
 from vaelens.cli.output import (
     INTERRUPTED,
     code_with_loss,
@@ -80,6 +80,7 @@ for _command, _summary in (
     (serve.serve, "Serve the comparison as a web page on this machine."),
     (vaes.list_vaes, "List the known VAEs and models."),
     (inspect.inspect, "Show what a VAE file is, and examine its health."),
+    (identify.identify, "Say which VAE a file is, by its content."),
     (doctor.doctor, "Show versions, devices and hub settings, and check the devices."),
 ):
     _add = app.command(_command.__name__.removesuffix("_vaes"), cls=usage.Command, short_help=_summary)

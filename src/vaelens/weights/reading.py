@@ -79,19 +79,10 @@ def read_vae(
         registry().check_space(space)
     path = find_weights(path) if path.is_dir() else path
     config = find_config(path) if name is None else None  # the registry is complete
-    opened = open_index(path) if is_index(path.name) else open_safetensors(path)
-    raw = _read_tensors(opened, [open_safetensors(other) for other in other_files])
+    raw, values = read_raw(path, other_files=other_files, build=build)
     where, family = str(path), raw.family
     shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
-    try:
-        values = family.shape_values(shapes)
-        provisional = family.config(**{**family.unseen, **values})
-        expected = _expected(provisional, build)
-    except ValueError as error:
-        raise BadInputError(f"{where}: the tensors are not those of {family.title}: {error}. {CHECK_ADVICE}") from error
-    check_shapes(shapes, expected, where, family.title, CHECK_ADVICE)
-
-    sources = [SpecSource("the tensors' shapes", values), *_file_sources(raw, config)]
+    sources = [SpecSource("the tensors' shapes", values), *file_sources(raw, config)]
     if name is not None:
         sources.append(spec_source(f"the registry's {name}", registry().spec(name)))
     elif not raw.prefix and (name := registry().by_sha256(sha256_file(path))) is not None:
@@ -119,6 +110,26 @@ def read_vae(
     )
 
 
+def read_raw(
+    path: Path, *, other_files: Sequence[Path] = (), build: Build = build_network
+) -> tuple["RawVAE", dict[str, Any]]:
+    """The VAE in a file or an index of shards without what shapes don't tell, and the config's fields that they tell.
+
+    Names and shapes are those of a network. Arguments and errors are those of `read_vae`.
+    """
+    opened = open_index(path) if is_index(path.name) else open_safetensors(path)
+    raw = _read_tensors(opened, [open_safetensors(other) for other in other_files])
+    where, family = str(path), raw.family
+    shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
+    try:
+        values = family.shape_values(shapes)
+        expected = _expected(family.config(**{**family.unseen, **values}), build)
+    except ValueError as error:
+        raise BadInputError(f"{where}: the tensors are not those of {family.title}: {error}. {CHECK_ADVICE}") from error
+    check_shapes(shapes, expected, where, family.title, CHECK_ADVICE)
+    return raw, values
+
+
 @lru_cache(maxsize=32)
 def _expected(config: NetworkConfig, build: Build) -> Mapping[str, tuple[int, ...]]:
     """The network's tensors and their shapes. Raises ValueError for sizes that no tensor can have."""
@@ -130,7 +141,7 @@ def _expected(config: NetworkConfig, build: Build) -> Mapping[str, tuple[int, ..
 
 
 @dataclass(frozen=True)
-class _Raw:
+class RawVAE:
     """The VAE's tensors under their diffusers names, and how the file had them."""
 
     files: tuple[TensorFile, ...]
@@ -142,7 +153,7 @@ class _Raw:
     not_weights: tuple[str, ...] = ()
 
 
-def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
+def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> RawVAE:
     stored, found = _recognised(opened)
     if not found:
         raise _no_vae(opened)
@@ -153,7 +164,7 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
     if layout.half is not None:
         halves = _halves(opened, layout)
         tensors = {n: t for file, names in halves for n, t in layout.to_diffusers(_renamed(file, names)).items()}
-        return _Raw(tuple(file for file, _ in halves), family, layout, _prefix(halves[0][1]), tensors)
+        return RawVAE(tuple(file for file, _ in halves), family, layout, _prefix(halves[0][1]), tensors)
     inner = {n.removeprefix(prefix): original for n, original in stored.items() if n.startswith(prefix)}
     dropped = [n for n in inner if n.startswith(family.dropped)]
     kept = {n: opened.shapes[original] for n, original in inner.items() if not n.startswith(family.dropped)}
@@ -171,7 +182,7 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> _Raw:
             raise BadInputError(f"{opened.path} and {other.path} both hold {min(twice)}. Remove it from one of them.")
         tensors |= other.read(other.shapes)
     left_out = (tuple(inner[n] for n in group) for group in (dropped, not_weights))
-    return _Raw((opened, *others), family, layout, _prefix(names), tensors, *left_out)
+    return RawVAE((opened, *others), family, layout, _prefix(names), tensors, *left_out)
 
 
 def _no_vae(opened: TensorFile) -> BadInputError:
@@ -210,7 +221,7 @@ def _prefix(names: Mapping[str, str]) -> str:
     return original.removesuffix(name) if original.endswith(name) else ""
 
 
-def _file_sources(raw: _Raw, config: dict[str, Any] | None) -> list[SpecSource]:
+def file_sources(raw: RawVAE, config: dict[str, Any] | None) -> list[SpecSource]:
     """What config.json and the files' metadata say."""
     where = str(raw.files[0].path)
     sources: list[SpecSource] = []
@@ -227,7 +238,7 @@ def _file_sources(raw: _Raw, config: dict[str, Any] | None) -> list[SpecSource]:
     return sources
 
 
-def _space_sources(raw: _Raw, space: str | None) -> list[SpecSource]:
+def _space_sources(raw: RawVAE, space: str | None) -> list[SpecSource]:
     """What the caller's latent space and a checkpoint's other tensors say."""
     named = [("the space named", space)]
     if raw.prefix:

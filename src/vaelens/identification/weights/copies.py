@@ -1,0 +1,114 @@
+"""Files that hold the same weights, and which of them to keep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
+from vaelens.identification.weights.rounding import differing_tensors, precision_of
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Whether to keep a file, None where that isn't a question of its VAE, and why."""
+
+    advice: bool | None
+    reason: str
+
+    def __str__(self) -> str:
+        return {True: "yes", False: "no", None: "-"}[self.advice] + (f": {self.reason}" if self.reason else "")
+
+
+def groups_of_copies(files: Sequence[ExaminedFile]) -> list[list[ExaminedFile]]:
+    """The files, those with the same weights together; in each group the one to keep first, in the order of names.
+
+    The same are: equal files; VAEs whose encoder and decoder have the same values, or the same but for rounding to
+    half precision, whatever layout and format they are stored in.
+    """
+    groups: list[list[ExaminedFile]] = []
+    for file in sorted(files, key=lambda one: _rank(one)[1:]):  # full precision first: others are known by it
+        joined = [group for group in groups if any(_same(file, one) for one in group)]
+        for group in joined:
+            groups.remove(group)
+        groups.append([*(one for group in joined for one in group), file])
+    for group in groups:
+        group.sort(key=_rank)
+    return sorted(groups, key=lambda group: (_stands_alone(group[0]), str(group[0].path).lower()))
+
+
+def what_to_keep(group: Sequence[ExaminedFile]) -> list[Keep]:
+    """For each file of a group, in its order."""
+    first, *others = group
+    rivals = [one for one in others if not _is_checkpoint(one)]
+    advice: list[Keep] = []
+    for file in group:
+        if file.error is not None and file.known is None:
+            advice.append(Keep(None, ""))
+        elif _is_checkpoint(file):
+            advice.append(Keep(None, "a whole checkpoint"))
+        elif file is first:
+            advice.append(Keep(True, _reason(file, rivals)))
+        else:
+            advice.append(Keep(False, ""))
+    return advice
+
+
+def _same(a: ExaminedFile, b: ExaminedFile) -> bool:
+    if a.sha256 is not None and a.sha256 == b.sha256:
+        return True
+    if a.vae is None or b.vae is None or a.vae.raw.family is not b.vae.raw.family:
+        return False
+    ours, theirs = a.vae.content, b.vae.content
+    if ours.encoder.same_as(theirs.encoder) and ours.decoder.same_as(theirs.decoder):
+        return True
+    return _are_roundings(a.vae, b.vae)
+
+
+def _are_roundings(a: ReadVAE, b: ReadVAE) -> bool:
+    """Whether one is in float16 and the other in bfloat16, and each value is as close as that explains."""
+    pairs = list(zip((a.content.encoder, a.content.decoder), (b.content.encoder, b.content.decoder), strict=True))
+    for number, contents in enumerate(pairs):
+        precisions = precision_of(contents[0]), precision_of(contents[1])
+        if {*precisions} != {"float16", "bfloat16"} or a.halves[number].signature != b.halves[number].signature:
+            return False
+    return not any(
+        differing_tensors(one.tensors, other.tensors, ("float16", "bfloat16"))
+        for one, other in zip(a.halves, b.halves, strict=True)
+    )
+
+
+def _rank(file: ExaminedFile) -> tuple[object, ...]:
+    """What is kept rather: no checkpoint; full precision; no pickle; the published file; the smaller one."""
+    rounded = file.vae is not None and _is_rounded(file.vae)
+    readable = file.vae is not None or file.other is not None
+    name = str(file.path)
+    return (
+        _is_checkpoint(file), rounded, not readable, file.is_pickled, file.known is None, file.size, len(name), name
+    )  # fmt: skip
+
+
+def _is_rounded(vae: ReadVAE) -> bool:
+    return bool(vae.content.encoder.exact_in and vae.content.decoder.exact_in)
+
+
+def _is_checkpoint(file: ExaminedFile) -> bool:
+    return file.vae is not None and bool(file.vae.beside)
+
+
+def _stands_alone(file: ExaminedFile) -> bool:
+    """Errors come last."""
+    return file.error is not None and file.known is None
+
+
+def _reason(kept: ExaminedFile, rivals: Sequence[ExaminedFile]) -> str:
+    if not rivals:
+        return "the only copy"
+    reasons: list[str] = []
+    if kept.vae is not None and not _is_rounded(kept.vae) and any(r.vae and _is_rounded(r.vae) for r in rivals):
+        reasons.append("full precision")
+    if not kept.is_pickled and any(one.is_pickled for one in rivals):
+        reasons.append("safetensors")
+    if kept.known is not None and any(one.known is None for one in rivals):
+        reasons.append("the published file")
+    if not reasons:
+        reasons.append("the smallest" if all(kept.size < one.size for one in rivals) else "any of these will do")
+    return ", ".join(reasons)

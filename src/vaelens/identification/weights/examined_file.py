@@ -1,0 +1,144 @@
+"""One file of weights, read: its sha256, and the values, names and layout of the VAE in it, or why there is none."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vaelens.adapters.autoencoders import build_network
+from vaelens.errors import BadInputError, VaelensError
+from vaelens.families.family import Family
+from vaelens.files import sha256_file
+from vaelens.identification.weights.other_vaes import OtherVAE, other_vae
+from vaelens.runtime import dtype_name
+from vaelens.tensors.file_types import check_file
+from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.tensors.sharded import is_index, open_index
+from vaelens.text.file_kinds import file_kind
+from vaelens.text.paths import reason
+from vaelens.weights.fingerprint import Content, content, halves
+from vaelens.weights.known_files import KnownFile, files_by_hash
+from vaelens.weights.other_networks import other_networks
+from vaelens.weights.reading import RawVAE, read_raw
+from vaelens.weights.recorded_contents import RecordedContent, record_content, recorded_contents
+
+Signature = tuple[str, frozenset[tuple[str, tuple[int, ...]]]]
+
+
+@dataclass(frozen=True)
+class HalfWeights:
+    """An encoder or a decoder: its tensors by diffusers name. Two with equal signatures can be compared."""
+
+    tensors: Mapping[str, Tensor]
+    signature: Signature
+
+
+@dataclass(frozen=True)
+class ReadVAE:
+    """The VAE in a file; `values` are the fields of its config that shapes tell."""
+
+    raw: RawVAE
+    values: Mapping[str, Any]
+    content: Content
+
+    @cached_property
+    def halves(self) -> tuple[HalfWeights, HalfWeights]:
+        """Encoder and decoder."""
+        both = halves(self.raw.tensors, self.raw.family)
+        encoder, decoder = (HalfWeights(half, signature(half, self.raw.family)) for half in both)
+        return encoder, decoder
+
+    @property
+    def stored_as(self) -> str:
+        """The precisions of its tensors in the file."""
+        return ", ".join(sorted({dtype_name(tensor.dtype) for tensor in self.raw.tensors.values()}))
+
+    @property
+    def beside(self) -> list[str]:
+        """What networks the file holds beside the VAE, in words; nothing for a VAE by itself."""
+        return other_networks(self.raw.files[0]) if self.raw.prefix else []
+
+
+@dataclass(frozen=True)
+class ExaminedFile:
+    """One file: what was read of it. `sha256` is None for an index of shards and for what isn't an ordinary file.
+
+    Exactly one of `vae`, `other` (a VAE that vaelens doesn't run) and `error` is there. `known` is the published file
+    that it is, by its sha256, also where it can't be read.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    size: int
+    sha256: str | None
+    known: KnownFile | None
+    vae: ReadVAE | None = None
+    other: OtherVAE | None = None
+    error: VaelensError | None = None
+    is_pickled: bool = False
+
+
+def examine_file(path: Path) -> ExaminedFile:
+    """Read a file; what is wrong with it is kept as its `error`.
+
+    The content of a published file, known by its sha256, is recorded on this machine.
+    """
+    try:
+        head, size = check_file(path) if not is_index(path.name) else (b"", path.stat().st_size)
+    except (VaelensError, OSError) as error:
+        return ExaminedFile(path, (path,), 0, None, None, error=_as_ours(path, error))
+    kind = file_kind(head) if head else None
+    is_pickled = kind is not None and kind.use == "pickle"
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        hashed = pool.submit(_sha256, path)
+        vae, other, error = _read(path)
+    sha256 = hashed.result()
+    known = next(iter(files_by_hash(sha256 or "")), None)
+    files = vae.raw.files if vae is not None else ()
+    paths = tuple(file for one in files for file in one.files) or (path,)
+    if len(paths) > 1:
+        size = sum(file.stat().st_size for file in paths)
+    if vae is not None and known is not None and len(paths) == 1:
+        _record(known, vae)
+    return ExaminedFile(path, paths, size, sha256, known, vae, other, error, is_pickled)
+
+
+def signature(half: Mapping[str, Tensor], family: Family) -> Signature:
+    """What two halves must have in common to be compared: the family, names and shapes."""
+    return family.name, frozenset((name, tuple(tensor.shape)) for name, tensor in half.items())
+
+
+def _read(path: Path) -> tuple[ReadVAE | None, OtherVAE | None, VaelensError | None]:
+    try:
+        opened = open_index(path) if is_index(path.name) else open_safetensors(path)
+        if (other := other_vae(opened.shapes)) is not None:
+            return None, other, None
+        raw, values = read_raw(path, build=build_network)
+        return ReadVAE(raw, values, content(raw.tensors, raw.family)), None, None
+    except (VaelensError, OSError) as error:
+        return None, None, _as_ours(path, error)
+
+
+def _record(known: KnownFile, vae: ReadVAE) -> None:
+    if all(one.sha256 != known.sha256 for one in recorded_contents()):
+        record_content(RecordedContent(known.vae, vae.raw.family.name, known.sha256, vae.content))
+
+
+def _sha256(path: Path) -> str | None:
+    """None for an index, which says nothing of its shards, and for a file that can't be read."""
+    if is_index(path.name):
+        return None
+    try:
+        return sha256_file(path)
+    except OSError:
+        return None
+
+
+def _as_ours(path: Path, error: Exception) -> VaelensError:
+    if isinstance(error, VaelensError):
+        return error
+    return BadInputError(f"{path}: can't be read: {reason(error)}. Check the path.")

@@ -1,0 +1,85 @@
+"""What a file's name says that it is, for the sentence that says where its content is something else.
+
+A name is never evidence: it only contradicts.
+"""
+
+import re
+from dataclasses import dataclass
+
+from vaelens.tensors.file_types import PICKLED
+from vaelens.weights.folders import STEM
+from vaelens.weights.known_files import files_by_name, known_files
+from vaelens.weights.registry import registry
+
+SUFFIXES = {".safetensors", ".sft", ".vae", *PICKLED}
+SHORTEST = 4  # letters and digits of a word that names a VAE
+GENERIC = {"vae", "sdvae", "diffusionpytorchmodel", "model"}
+# Words that name a latent space beside its own name.
+SPACE_WORDS = {
+    "sd1": re.compile(r"sd[ _-]?v?1[ ._-]?[x45]|sd[ _-]?v?2[ ._-]?[x01]|v1-5|stable[ _-]?diffusion[ _-]?v?1", re.I),
+    "sdxl": re.compile(r"sd[ _-]?xl|(?<![a-z0-9])xl(?![a-z0-9])", re.I),
+    "sd3": re.compile(r"sd[ _-]?3(?!\d)", re.I),
+    "flux1": re.compile(r"flux[ ._-]?1", re.I),
+    "flux2": re.compile(r"flux[ ._-]?2", re.I),
+}
+
+
+@dataclass(frozen=True)
+class NameClaim:
+    """The VAEs and the latent spaces that a name fits; nothing for a name that says neither."""
+
+    vaes: tuple[str, ...] = ()
+    spaces: tuple[str, ...] = ()
+
+
+def claim_of(name: str) -> NameClaim:
+    """What a file's name says."""
+    stem = _stem(name)
+    letters = _letters(stem)
+    if name.startswith(STEM) or letters in GENERIC:
+        return NameClaim()
+    exact = tuple(dict.fromkeys(file.vae for file in files_by_name(name)))
+    if exact:
+        return NameClaim(exact, tuple(dict.fromkeys(f.space for f in files_by_name(name) if f.space is not None)))
+    words = {vae: [word for word in _words(vae) if word in letters] for vae in _vaes()}
+    longest = {vae: max(found, key=len) for vae, found in words.items() if found}
+    told = {vae for vae, word in longest.items() if not any(word != w and word in w for w in longest.values())}
+    spaces = [space for space, words in SPACE_WORDS.items() if words.search(stem)]
+    return NameClaim(tuple(vae for vae in longest if vae in told), tuple(spaces))
+
+
+def contradiction(name: str, vae: str | None, space: str | None, compared: frozenset[str]) -> str | None:
+    """The sentence that says what a name claims wrongly; None where it doesn't.
+
+    `vae` is the known VAE that the file is, None for an unknown one; `compared` are the VAEs that it isn't, because it
+    was compared with them.
+    """
+    claim = claim_of(name)
+    if claim.vaes and vae is not None and vae not in claim.vaes:
+        return f"its name says {' or '.join(claim.vaes)}, its content is {vae}."
+    if claim.vaes and vae is None and compared.issuperset(claim.vaes):
+        return f"its name says {' or '.join(claim.vaes)}, but it has other weights."
+    if claim.spaces and space is not None and space not in claim.spaces:
+        return f"its name says {' or '.join(claim.spaces)}, its content is of {space}."
+    return None
+
+
+def _vaes() -> list[str]:
+    return list(dict.fromkeys([*registry().vaes, *(file.vae for file in known_files())]))
+
+
+def _words(vae: str) -> set[str]:
+    """The words that name a VAE, in letters and digits alone: its name and those of its files."""
+    names = {vae, *(_stem(name) for file in known_files() if file.vae == vae for name in file.names)}
+    words = {_letters(name) for name in names} - GENERIC - {_letters(space) for space in registry().spaces}
+    return {word for word in words if len(word) >= SHORTEST}
+
+
+def _stem(name: str) -> str:
+    while (dot := name.rfind(".")) > 0 and name[dot:].lower() in SUFFIXES:
+        name = name[:dot]
+    return name
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())

@@ -1,0 +1,126 @@
+"""What files are compared with: known VAEs that are on this machine, what the caller names, and the files themselves.
+
+Nothing is downloaded for it, except a known VAE that the caller names and that isn't here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from vaelens.download.hub import cached
+from vaelens.families.discovery import families
+from vaelens.files import StrPath
+from vaelens.identification.weights.examined_file import ExaminedFile, Signature, examine_file, signature
+from vaelens.loading import check_source, read, remote_files
+from vaelens.runtime import Runtime
+from vaelens.text.paths import user_path
+from vaelens.weights.fingerprint import Content, HalfContent, content, halves
+from vaelens.weights.known_files import known_files
+from vaelens.weights.recorded_contents import recorded_contents
+from vaelens.weights.registry import registry
+
+ENCODER, DECODER = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A VAE to compare with, under a known VAE's name or a file's.
+
+    `is_known` tells which; `is_named` that the caller gave it to compare with. `weights` are missing where only the
+    content was recorded. `path` is the file's, where it is one of those to identify.
+    """
+
+    name: str
+    space: str | None
+    family: str
+    is_known: bool
+    content: Content
+    weights: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
+    is_named: bool = False
+    path: Path | None = None
+
+    def half(self, number: int) -> HalfContent:
+        """The encoder's content or the decoder's."""
+        return (self.content.encoder, self.content.decoder)[number]
+
+    def signature(self, number: int) -> Signature | None:
+        """What tells with which halves this one can be compared; None without weights."""
+        if self.weights is None:
+            return None
+        return signature(self.weights[number], families()[self.family])
+
+
+def recorded_references() -> list[Reference]:
+    """The known VAEs whose content was recorded on this machine."""
+    spaces = {file.vae: file.space for file in known_files()}
+    return [
+        Reference(one.vae, spaces[one.vae], one.family, True, one.content)
+        for one in recorded_contents()
+        if one.vae in spaces
+    ]
+
+
+def local_references(files: Sequence[ExaminedFile]) -> tuple[list[Reference], list[str]]:
+    """The known VAEs of this machine that some file can be compared with, with weights; and those that aren't here."""
+    found: list[Reference] = []
+    missing: list[str] = []
+    for name, entry in registry().vaes.items():
+        spec = registry().spec(name)
+        told = {field: getattr(spec.config, field) for field in spec.family.field_names()}
+        if not any(
+            file.vae is not None
+            and file.vae.raw.family is spec.family
+            and all(told[field] == value for field, value in file.vae.values.items())
+            for file in files
+        ):
+            continue
+        if entry.embedded:
+            found.append(_of_name(name, Runtime(offline=True)))
+            continue
+        paths = [cached(file) for file in remote_files(entry)]
+        examined = [examine_file(path) for path in paths if path is not None]
+        references = [one for file in examined if (one := reference_of(file)) is not None and one.name == name]
+        found += references
+        if not references:
+            missing.append(name)
+    return found, missing
+
+
+def named_references(sources: Sequence[StrPath], runtime: Runtime) -> list[Reference]:
+    """What the caller wants files compared with: names of known VAEs, files or folders of VAEs, hub ids.
+
+    Raises what `loading.read` raises.
+    """
+    found: list[Reference] = []
+    for source in sources:
+        text = check_source(source)
+        path = user_path(text) if "://" not in text else None
+        if path is not None and path.is_file():
+            examined = examine_file(path)
+            if examined.error is not None:
+                raise examined.error
+            if (reference := reference_of(examined, named=True)) is not None:
+                found.append(reference)
+                continue
+        found.append(_of_name(text, runtime, named=True))
+    return found
+
+
+def reference_of(file: ExaminedFile, *, named: bool = False) -> Reference | None:
+    """A file as something to compare others with: under its VAE's name if its sha256 is known, else under its own."""
+    if file.vae is None:
+        return None
+    raw, known = file.vae.raw, file.known
+    name, space = (file.path.name, None) if known is None else (known.vae, known.space)
+    weights = halves(raw.tensors, raw.family)
+    return Reference(name, space, raw.family.name, known is not None, file.vae.content, weights, named, file.path)
+
+
+def _of_name(text: str, runtime: Runtime, *, named: bool = False) -> Reference:
+    weights, name = read(text, runtime)
+    family, space = weights.spec.family, weights.spec.latent_space
+    is_known = name in registry().vaes
+    values = content(weights.tensors, family)
+    return Reference(name, space, family.name, is_known, values, halves(weights.tensors, family), named)

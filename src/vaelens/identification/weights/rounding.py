@@ -1,0 +1,40 @@
+"""Whether two sets of weights are the same but for the precisions that they were rounded to, tensor by tensor."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vaelens.weights.fingerprint import HalfContent
+
+Weights = Mapping[str, Tensor]
+
+# Half of the distance between neighbours, relative to a value: what rounding to a precision changes at most.
+UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+FLOAT32_SUMS = 4.0  # units: sums as 0.7 a + 0.3 a differ by some from a
+SLACK = 1.05
+SMALLEST = {"float32": 0.0, "float16": 2.0**-25, "bfloat16": 0.0}  # half of float16's smallest step, for tiny values
+# The typical relative error of rounding, over many values.
+TYPICAL = {"float32": 1e-7, "float16": 2.0e-4, "bfloat16": 1.6e-3}
+
+
+def precision_of(content: HalfContent) -> str:
+    """The coarsest precision that holds the values: float32 where no half precision does."""
+    return next((p for p in ("bfloat16", "float16") if p in content.exact_in), "float32")
+
+
+def differing_tensors(a: Weights, b: Weights, precisions: tuple[str, ...]) -> list[str]:
+    """The tensors in which some value differs by more than rounding from two such precisions explains, by name.
+
+    What is in bfloat16 may have been in float16 before.
+    """
+    if "bfloat16" in precisions:
+        precisions = (*precisions, "float16")
+    relative = SLACK * sum(UNIT[p] * (FLOAT32_SUMS if p == "float32" else 1) for p in precisions)
+    absolute = SLACK * sum(SMALLEST[p] for p in precisions)
+    return [name for name in sorted(a) if not _is_close(a[name], b[name], relative, absolute)]
+
+
+def _is_close(a: Tensor, b: Tensor, relative: float, absolute: float) -> bool:
+    a, b = a.reshape(-1).double(), b.reshape(-1).double()
+    return bool(((a - b).abs() <= torch.maximum(a.abs(), b.abs()) * relative + absolute).all())

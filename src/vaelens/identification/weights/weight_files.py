@@ -1,0 +1,65 @@
+"""Which files of weights a user means: the files named, and in folders those whose suffix says so."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vaelens.errors import BadInputError, VaelensError
+from vaelens.files import StrPath
+from vaelens.tensors.file_types import PICKLED
+from vaelens.tensors.sharded import is_index, shard_names
+from vaelens.text.paths import user_path
+from vaelens.weights.registry import registry
+
+SUFFIXES = {".safetensors", ".sft", ".gguf", *PICKLED}  # .sft: what some call safetensors
+
+
+def weight_files(sources: Sequence[StrPath]) -> list[Path]:
+    """The files, each once, in the order of the sources; those of a folder and of all folders in it by their paths.
+
+    In a folder an index stands for its shards, and hidden files and folders are left out. Raises BadInputError for a
+    path that doesn't exist and for a folder without any such file.
+    """
+    found: list[Path] = []
+    for source in sources:
+        path = user_path(source)
+        if path.is_dir():
+            inside = _in_folder(path)
+            if not inside:
+                raise BadInputError(
+                    f"{path} holds no file of weights ({', '.join(sorted(SUFFIXES))}). Name another folder, or a file."
+                )
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise BadInputError(f"{path}: there is no such file or folder. {_advice(os.fspath(source))}")
+    return list({path.absolute(): path for path in reversed(found)}.values())[::-1]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+    indices = [path for path in files if is_index(path.name)]
+    shards = _shards(indices)
+    whole = [path for path in files if path.suffix.lower() in SUFFIXES and path not in shards]
+    return sorted([*whole, *indices])
+
+
+def _shards(indices: Iterable[Path]) -> set[Path]:
+    """The files that these indices list; a damaged index, which is reported when it is read, lists none."""
+    shards: set[Path] = set()
+    for index in indices:
+        try:
+            shards |= {index.with_name(name) for name in shard_names(index)}
+        except VaelensError:
+            continue
+    return shards
+
+
+def _advice(text: str) -> str:
+    if text.lower() in registry().vaes:
+        return f"{text} is a VAE that vaelens knows by name: `vaelens inspect {text}` describes it."
+    return "Check the path."

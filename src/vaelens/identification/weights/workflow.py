@@ -1,0 +1,109 @@
+"""`identify_weights`: what files of weights are, by reading, comparing and grouping them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vaelens.files import StrPath
+from vaelens.identification.weights.comparing import verdict_by_digests, verdicts_by_weights
+from vaelens.identification.weights.copies import groups_of_copies, what_to_keep
+from vaelens.identification.weights.examined_file import ExaminedFile, examine_file
+from vaelens.identification.weights.findings import finding
+from vaelens.identification.weights.half_verdict import HalfVerdict
+from vaelens.identification.weights.latent_space import latent_space
+from vaelens.identification.weights.name_claims import contradiction
+from vaelens.identification.weights.references import (
+    DECODER,
+    ENCODER,
+    Reference,
+    local_references,
+    named_references,
+    recorded_references,
+    reference_of,
+)
+from vaelens.identification.weights.results import Identification, IdentifiedWeights
+from vaelens.runtime import Runtime
+
+Verdicts = Mapping[Path, tuple[HalfVerdict, HalfVerdict]]
+
+
+def identify_weights(files: Sequence[Path], against: Sequence[StrPath], runtime: Runtime) -> Identification:
+    """What the files are, in groups of copies; `against` names further VAEs to compare with.
+
+    Compared with: known VAEs that are on this machine, those recorded there, the embedded ones, and the other files.
+    A file that can't be read has its error in the result and stops nothing. Raises what reading `against` raises.
+    """
+    named = named_references(against, runtime)
+    examined = _examine(files, runtime)
+    groups = groups_of_copies(examined)
+    firsts = [reference for group in groups if (reference := _representative(group)) is not None]
+    verdicts, compared, not_here = _compare(firsts, examined, named)
+    identified: list[IdentifiedWeights] = []
+    for group in groups:
+        halves = next((verdicts[file.path] for file in group if file.path in verdicts), None)
+        identified += _identified(group, halves, compared)
+    return Identification(tuple(identified), tuple(not_here))
+
+
+def _examine(files: Sequence[Path], runtime: Runtime) -> list[ExaminedFile]:
+    """Each file read; one that another has read with it, as the other half of a VAE, is left out."""
+    examined: list[ExaminedFile] = []
+    covered: set[Path] = set()
+    for done, path in enumerate(files):
+        if path.absolute() in covered:
+            continue
+        runtime.progress(done, len(files), f"reading {path.name}")
+        file = examine_file(path)
+        covered |= {one.absolute() for one in file.files}
+        examined.append(file)
+    return examined
+
+
+def _representative(group: Sequence[ExaminedFile]) -> Reference | None:
+    """The file of a group that is compared for all: the published one, else the first one that holds a VAE."""
+    readable = [file for file in group if file.vae is not None]
+    published = [file for file in readable if file.known is not None]
+    return next((reference for file in (*published, *readable) if (reference := reference_of(file))), None)
+
+
+def _compare(
+    targets: Sequence[Reference], examined: Sequence[ExaminedFile], named: Sequence[Reference]
+) -> tuple[Verdicts, frozenset[str], list[str]]:
+    """Each target's halves; the names of all VAEs that they were compared with; known ones that weren't here."""
+    references = [*named, *(target for target in targets if target.is_known), *recorded_references()]
+    unknown = [target for target in targets if not target.is_known]
+    not_here: list[str] = []
+    if any(_is_open(target, references) for target in unknown):
+        of_unknown = {target.path for target in unknown}
+        local, not_here = local_references([file for file in examined if file.path in of_unknown])
+        here = {one.name for one in references if one.weights is not None}
+        references += [one for one in local if one.name not in here]
+        not_here = [name for name in not_here if name not in {one.name for one in references}]
+    halves: list[dict[Reference, HalfVerdict]] = []
+    for number in (ENCODER, DECODER):
+        found = {
+            one: verdict for one in targets if (verdict := verdict_by_digests(one, references, number)) is not None
+        }
+        left = [target for target in targets if target not in found]
+        halves.append(found | verdicts_by_weights(left, references, number))
+    verdicts = {t.path: (halves[ENCODER][t], halves[DECODER][t]) for t in targets if t.path is not None}
+    return verdicts, frozenset(one.name for one in references if one.is_known), not_here
+
+
+def _is_open(target: Reference, references: Sequence[Reference]) -> bool:
+    return any(verdict_by_digests(target, references, number) is None for number in (ENCODER, DECODER))
+
+
+def _identified(
+    group: Sequence[ExaminedFile], halves: tuple[HalfVerdict, HalfVerdict] | None, compared: frozenset[str]
+) -> list[IdentifiedWeights]:
+    encoder, decoder = halves or (None, None)
+    found: list[IdentifiedWeights] = []
+    for file, keep in zip(group, what_to_keep(group), strict=True):
+        what, vae = finding(file, encoder, decoder)
+        space = latent_space(file, encoder or HalfVerdict(), decoder or HalfVerdict())
+        wrong = contradiction(file.path.name, vae, space.name, compared)
+        sentences = (*((wrong,) if wrong else ()), *space.contradictions)
+        first = None if file is group[0] else group[0].path
+        own = (encoder, decoder) if file.vae is not None else (None, None)
+        found.append(IdentifiedWeights(file, what, vae, *own, space, sentences, first, keep))
+    return found

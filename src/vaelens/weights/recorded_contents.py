@@ -1,0 +1,85 @@
+"""What known VAEs are by their values, recorded in the user's cache folder when a published file is first read.
+
+The registry was written without the published weights, so it has their files' sha256 but no fingerprints. The first
+time that a file with a known sha256 is read, its content is kept here, and identifies copies of the same weights even
+after the file itself is gone.
+"""
+
+import functools
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vaelens.errors import VaelensError
+from vaelens.files import checked_json, read_checked_json, write_atomic
+from vaelens.text.paths import cache_folder
+from vaelens.weights.fingerprint import Content, Digests, HalfContent
+
+SCHEMA = 1
+FILE = "known-contents.json"
+
+
+@dataclass(frozen=True)
+class RecordedContent:
+    """A published file's content: the VAE's name in the tables of known files, its family and the file's sha256."""
+
+    vae: str
+    family: str
+    sha256: str
+    content: Content
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "RecordedContent":
+        """From what `asdict` gave, read back. Raises TypeError, KeyError or ValueError for anything else."""
+        halves = (_half(record["content"][name]) for name in ("encoder", "decoder"))
+        vae, family, sha256 = record["vae"], record["family"], record["sha256"]
+        if not all(isinstance(text, str) for text in (vae, family, sha256)):
+            raise TypeError("a name isn't text")
+        return cls(vae, family, sha256, Content(*halves))
+
+
+def recorded_contents() -> tuple[RecordedContent, ...]:
+    """All that were recorded on this machine; none where the file is missing or isn't what `record_content` wrote."""
+    try:
+        path = _path()
+        found = path.stat()
+    except (OSError, VaelensError):  # nothing recorded yet, or no home folder
+        return ()
+    return _parsed(path, found.st_mtime_ns, found.st_size)
+
+
+def is_recorded(vae: str) -> bool:
+    """Whether some published file of this VAE was recorded."""
+    return any(one.vae == vae for one in recorded_contents())
+
+
+def record_content(new: RecordedContent) -> None:
+    """Keep a content, in the place of an earlier one of the same file.
+
+    Where nothing can be written it isn't kept, as nobody asked for it. Of two processes that write at the same time one
+    may lose its entry, which the next reading of that file writes again.
+    """
+    kept = [one for one in recorded_contents() if one.sha256 != new.sha256]
+    with suppress(VaelensError, OSError):
+        write_atomic(_path(), checked_json({"schema": SCHEMA, "contents": [asdict(one) for one in (*kept, new)]}))
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(path: Path, _mtime: int, _size: int) -> tuple[RecordedContent, ...]:
+    try:
+        record = read_checked_json(path.read_bytes())
+        if record["schema"] != SCHEMA:
+            return ()
+        return tuple(RecordedContent.of(one) for one in record["contents"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return ()
+
+
+def _half(record: Mapping[str, Any]) -> HalfContent:
+    return HalfContent(Digests(**record["digests"]), str(record["values"]), tuple(record["exact_in"]))
+
+
+def _path() -> Path:
+    return cache_folder() / FILE

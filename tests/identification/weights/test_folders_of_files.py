@@ -1,0 +1,191 @@
+"""Folders: copies grouped, what to keep, files that can't be read, and what isn't there to compare with."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import vaelens as vl
+from support.commands import invoke
+from support.known_vaes import FILE, SPACES, World, checkpoint_parts, made_world, mixed, moved
+from vaelens.errors import BadInputError, UsageError
+from vaelens.identification.weights import tables
+from vaelens.identification.weights.results import Identification, IdentifiedWeights
+from vaelens.weights.recorded_contents import recorded_contents
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """No known VAE is here."""
+    with made_world(tmp_path) as made:
+        yield made
+
+
+def by_name(found: Identification) -> dict[str, IdentifiedWeights]:
+    return {file.path.name: file for file in found}
+
+
+def test_copies_are_grouped_and_the_best_one_is_kept(world: World) -> None:
+    weights = world.tensors["ft-mse"]
+    world.write("b-fp16.safetensors", weights, dtype=torch.float16)
+    world.write("c-bf16.safetensors", weights, dtype=torch.bfloat16, layout="ldm")
+    world.write("a-padded.safetensors", {n: t.half().float() for n, t in weights.items()})
+    world.write_published("ft-mse", "z.safetensors")
+    world.write("y-again.safetensors", weights, layout="ldm", metadata={"a": "longer than the published one" * 99})
+    world.write("other.safetensors", world.tensors["kl-f8"])
+    found = vl.identify(world.folder)
+    assert [file.path.name for file in found] == [
+        "other.safetensors", "z.safetensors", "y-again.safetensors",
+        "c-bf16.safetensors", "b-fp16.safetensors", "a-padded.safetensors",
+    ]  # fmt: skip
+    assert [str(file.keep) for file in found] == [
+        "yes: the only copy", "yes: full precision, the published file", "no", "no", "no", "no",
+    ]  # fmt: skip
+    assert {file.same_weights_as for file in found.files[2:]} == {world.folder / "z.safetensors"}
+    assert {file.vae for file in found.files[1:]} == {"ft-mse"}
+    row = tables.summary(found).rows[3]
+    assert row[:6] == ("c-bf16.safetensors", "the same weights as z.safetensors", "sd1", "bf16", "LDM", "0.2 MB")
+
+
+def test_float16_and_bfloat16_copies_are_the_same_without_the_original(world: World) -> None:
+    world.write("a.safetensors", world.tensors["sdxl"], dtype=torch.float16)
+    world.write("b.safetensors", world.tensors["sdxl"], dtype=torch.bfloat16)
+    world.write("c.safetensors", moved(world.tensors["sdxl"], "decoder", 0.01, 1), dtype=torch.bfloat16)
+    found = by_name(vl.identify(world.folder))
+    assert found["b.safetensors"].same_weights_as == world.folder / "a.safetensors"
+    assert found["c.safetensors"].same_weights_as is None
+
+
+def test_a_checkpoint_is_never_to_be_removed_for_its_vae(world: World) -> None:
+    world.write("vae.safetensors", world.tensors["sdxl"], dtype=torch.float16)
+    parts = checkpoint_parts("sdxl")
+    world.write("whole.safetensors", world.tensors["sdxl"], rename=lambda name: f"vae.{name}", beside=parts)
+    found = by_name(vl.identify(world.folder))
+    assert str(found["vae.safetensors"].keep) == "yes: the only copy"
+    assert str(found["whole.safetensors"].keep) == "-: a whole checkpoint"
+    assert (
+        tables.summary(vl.identify(world.folder)).rows[1][1] == "a checkpoint with the same weights as vae.safetensors"
+    )
+
+
+def test_a_recorded_content_identifies_copies_where_the_weights_are_gone(world: World) -> None:
+    copy = world.write("copy.safetensors", world.tensors["ft-mse"], dtype=torch.bfloat16, layout="ldm")
+    assert vl.identify(copy).files[0].vae is None
+    published = world.write_published("ft-mse", "published.safetensors")
+    vl.identify(published)
+    published.unlink()
+    assert [one.vae for one in recorded_contents()] == ["ft-mse"]
+    found = vl.identify(copy)
+    assert found.files[0].what == "ft-mse, re-saved in bf16 in LDM layout"
+    assert found.files[0].latent_space.evidence == "its decoder is that of ft-mse"
+
+
+def test_a_damaged_record_counts_as_none(world: World) -> None:
+    vl.identify(world.write_published("ft-mse", "published.safetensors"))
+    (record,) = (world.folder.parent / "vaelens-cache").glob("*.json")
+    record.write_text(record.read_text().replace("ft-mse", "ft-ema"))
+    assert recorded_contents() == ()
+
+
+def test_what_can_not_be_told_is_said(world: World) -> None:
+    file = world.write("sdxl_vae.safetensors", world.tensors["kl-f8"], dtype=torch.float16)
+    found = vl.identify(file)
+    assert found.files[0].what == "unknown; there is no VAE of its shapes here to compare with"
+    assert found.files[0].latent_space.name is None
+    assert found.files[0].latent_space.evidence == "can't tell: its shapes fit sd1 and sdxl"
+    assert found.not_here == tuple(SPACES)
+    assert [*tables.remarks(found)] == [
+        "Not compared with kl-f8, ft-ema, ft-mse, sdxl, sdxl-fp16-fix, which are not on this machine. "
+        "--against kl-f8 downloads it."
+    ]
+
+
+def test_files_of_one_call_and_named_ones_are_compared_with(world: World) -> None:
+    first = world.write("a.safetensors", world.tensors["kl-f8"], layout="ldm")
+    second = world.write("b.safetensors", world.tensors["sdxl"], metadata={"another": "sha256"})
+    merge = world.write("c.safetensors", mixed({"kl-f8": 0.25, "sdxl": 0.75}, world.tensors))
+    found = by_name(vl.identify([first, second, merge]))
+    assert found["c.safetensors"].what.startswith(
+        "a weighted average of b.safetensors and a.safetensors: 0.75 / 0.25 (residual"
+    )
+    assert found["a.safetensors"].what.startswith("unknown; nearest: c.safetensors, decoder weights")
+    alone = vl.identify(merge, against=[first, second]).files[0]
+    assert alone.what.startswith("a weighted average of b.safetensors and a.safetensors: 0.75 / 0.25 (residual")
+    copy = world.write("d.safetensors", world.tensors["kl-f8"], dtype=torch.float16, layout="ldm")
+    assert vl.identify(copy, against=[first]).files[0].what == "a.safetensors, re-saved in fp16 in LDM layout"
+
+
+def test_what_can_not_be_read_is_a_row_and_stops_nothing(world: World) -> None:
+    good = world.write("good.safetensors", world.tensors["kl-f8"])
+    content = good.read_bytes()
+    (world.folder / "cut.safetensors").write_bytes(content[:-1])
+    (world.folder / "page.safetensors").write_bytes(b"<!doctype html><html>")
+    (world.folder / "empty.pt").write_bytes(b"")
+    (world.folder / "readme.txt").write_text("not looked at")
+    (world.folder / ".hidden.safetensors").write_bytes(b"not looked at")
+    nan = {**world.tensors["sdxl"], "decoder.conv_out.bias": torch.full((3,), torch.nan)}
+    world.write("sub/nan.safetensors", nan)
+    world.write("lora.safetensors", {"lora_unet_down.lora_up.weight": torch.zeros(2, 2)})
+    found = vl.identify(world.folder)
+    codes = {file.path.name: file.exit_code for file in found}
+    assert codes == {
+        "good.safetensors": 0, "cut.safetensors": 3, "page.safetensors": 3, "empty.pt": codes["empty.pt"],
+        "nan.safetensors": 7, "lora.safetensors": 3,
+    }  # fmt: skip
+    assert found.exit_code == 7
+    assert "is incomplete" in by_name(found)["cut.safetensors"].what
+    assert "is a LoRA without a VAE" in by_name(found)["lora.safetensors"].what
+    ran = invoke("identify", world.folder, code=7)
+    assert "good.safetensors" in ran.stdout
+    assert "holds 3 values that are NaN or infinite" in ran.stdout
+
+
+def test_a_published_file_that_can_not_be_read_is_still_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = world.write_published("kl-f8-anime2", "kl-f8-anime2.ckpt")
+    monkeypatch.setattr(
+        "vaelens.identification.weights.examined_file.read_raw",
+        lambda path, **_: (_ for _ in ()).throw(BadInputError(f"{path} is damaged.")),
+    )
+    file = vl.identify(path).files[0]
+    assert file.vae == "kl-f8-anime2"
+    assert file.latent_space.name == "sd1"
+    assert "kl-f8-anime2" in file.what
+
+
+def test_usage(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to identify"):
+        vl.identify([])
+    with pytest.raises(BadInputError, match="holds no file of weights"):
+        vl.identify(world.folder)
+    with pytest.raises(BadInputError, match="there is no such file or folder"):
+        vl.identify(tmp_path / "none.safetensors")
+    with pytest.raises(BadInputError, match=r"`vaelens inspect ft-mse` describes it"):
+        vl.identify("ft-mse")
+
+
+def test_the_command_shows_one_file_in_detail_and_json_all_of_it(world: World) -> None:
+    world.put_in_cache(*SPACES)
+    path = world.write("mine.safetensors", world.tensors["ft-mse"], dtype=torch.float16, layout="ldm")
+    shown = dict(line.split(maxsplit=1) for line in invoke("identify", path).stdout.splitlines() if line)
+    assert shown["is"] == "ft-mse, re-saved in fp16 in LDM layout"
+    assert shown["encoder"] == "kl-f8 (as published: ft-mse has its encoder)"
+    assert shown["decoder"] == "ft-mse"
+    (file,) = json.loads(invoke("identify", path, "--json").stdout)["files"]
+    assert file["short_hash"] == file["sha256"][:10]
+    assert shown["short"].startswith(f"hash   {file['short_hash']}") or file["short_hash"] in shown["short"]
+    assert (file["vae"], file["layout"], file["stored_as"]) == ("ft-mse", "ldm", "float16")
+    assert file["latent_space"] == {"name": "sd1", "evidence": "its decoder is that of ft-mse"}
+    assert file["decoder"]["same_as"] == ["ft-mse"]
+    assert file["encoder"]["same_as"] == ["kl-f8", "ft-ema", "ft-mse"]
+    assert file["fingerprint"]["decoder"]["fp16"] == file["fingerprint"]["decoder"]["stored"]
+
+
+def test_a_hub_folder_named_file_is_found_in_folders_of_vaes(world: World) -> None:
+    """A diffusers folder in a folder: its file has the name that all of them have."""
+    world.write(f"mine/{FILE}", world.tensors["ft-ema"])
+    world.write(f"yours/{FILE}", world.tensors["ft-ema"], dtype=torch.float16)
+    rows = tables.summary(vl.identify(world.folder)).rows
+    assert [row[0] for row in rows] == [str(world.folder / "mine" / FILE), str(world.folder / "yours" / FILE)]
+    assert rows[1][1] == f"the same weights as {world.folder / 'mine' / FILE}"
