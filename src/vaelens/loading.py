@@ -20,6 +20,7 @@ from vaelens.weights.config_json import space_of_config
 from vaelens.weights.hub_sources import fetch_config, fetch_weights, hub_vae_name
 from vaelens.weights.names import shown_name
 from vaelens.weights.reading import VAEWeights, read_vae
+from vaelens.weights.recorded_contents import record_first_reading
 from vaelens.weights.registry import Entry, embedded_paths, registry
 
 
@@ -99,11 +100,17 @@ def read(
     if path is not None:
         path = path / (subfolder or "")
         weights = read_vae(path, space=space, build=build_network)
+        if weights.known_as is not None:
+            record_first_reading(weights.known_as, weights)
         return weights, weights.known_as or shown_name(path)
     if text.lower() in registry().vaes:
         name = text.lower()
-        files = _files(registry().vaes[name], runtime)
-        return read_vae(files[0], name=name, other_files=files[1:], build=build_network), name
+        entry = registry().vaes[name]
+        files = _files(entry, runtime)
+        weights = read_vae(files[0], name=name, other_files=files[1:], build=build_network)
+        if entry.files and entry.files[0].sha256 is not None:
+            record_first_reading(name, weights, entry.files[0].sha256)
+        return weights, name
     address = _address(text, subfolder)
     weights = read_vae(fetch_weights(address, runtime), space=space, build=build_network)
     return weights, hub_vae_name(address)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from vaelens.errors import VaelensError
-from vaelens.files import checked_json, read_checked_json, write_atomic
+from vaelens.files import checked_json, read_checked_json, sha256_file, write_atomic
 from vaelens.text.paths import cache_folder
-from vaelens.weights.fingerprint import Content, Digests, HalfContent
+from vaelens.weights.fingerprint import Content, Digests, Fingerprint, HalfContent, content
+from vaelens.weights.reading import VAEWeights, read_vae
+from vaelens.weights.registry import embedded_paths, registry
 
 SCHEMA = 1
 FILE = "known-contents.json"
@@ -53,6 +55,27 @@ def recorded_contents() -> tuple[RecordedContent, ...]:
 def is_recorded(vae: str) -> bool:
     """Whether some published file of this VAE was recorded."""
     return any(one.vae == vae for one in recorded_contents())
+
+
+def record_first_reading(vae: str, weights: VAEWeights, sha256: str | None = None) -> None:
+    """Record a known VAE, just read from one of its published files, unless one of these is recorded already.
+
+    `sha256` is the file's, where it was checked. Files that hold one half each aren't recorded.
+    """
+    if len(weights.files) == 1 and not is_recorded(vae):
+        family = weights.spec.family
+        digest = sha256 or sha256_file(weights.files[0])
+        record_content(RecordedContent(vae, family.name, digest, content(weights.tensors, family)))
+
+
+def known_fingerprint(vae: str) -> Fingerprint | None:
+    """The fingerprint of a VAE of the registry: an embedded one's, or the recorded one; None if not yet recorded."""
+    entry = registry().find(vae)
+    if entry.embedded:
+        first, *others = embedded_paths(entry)
+        return read_vae(first, name=vae, other_files=others).fingerprint
+    found = next((one for one in recorded_contents() if one.vae == vae), None)
+    return None if found is None else found.content.fingerprint
 
 
 def record_content(new: RecordedContent) -> None:

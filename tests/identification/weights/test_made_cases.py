@@ -19,7 +19,7 @@ from support.known_vaes import (
     moved,
 )
 from vaelens.families.spec import VAESpec
-from vaelens.identification.weights.half_verdict import TIMES
+from vaelens.identification.weights.closeness.half_verdict import TIMES
 from vaelens.weights.registry import registry
 from vaelens.weights.spec_sources import SPEC_KEY, metadata_text
 

@@ -19,13 +19,16 @@ def list_vaes(json: options.Json = False) -> None:
 
     known = registry()
     if json:
+        from vaelens.weights.recorded_contents import known_fingerprint
+
         both = {"vaes": known.vaes, "models": known.models}
-        result_json(
-            {
-                kind: {n: e.model_dump(exclude_defaults=True) for n, e in entries.items()}
-                for kind, entries in both.items()
-            }
-        )
+        found = {
+            kind: {n: e.model_dump(exclude_defaults=True) for n, e in entries.items()} for kind, entries in both.items()
+        }
+        for name, values in found["vaes"].items():
+            known_one = known_fingerprint(name)
+            values["fingerprint"] = "not yet recorded" if known_one is None else known_one.as_dict()
+        result_json(found)
         return
     rows = [
         (name, entry.space, _steps(entry), entry.training.part or "-", entry.repo or "embedded", entry.licence)

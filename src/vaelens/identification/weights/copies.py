@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vaelens.identification.weights.closeness.rounding import differing_tensors, precision_of
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
-from vaelens.identification.weights.rounding import differing_tensors, precision_of
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The finding about a whole file in words, from what its halves are."""
 
+from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, NamedMixture, nearest_text
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
-from vaelens.identification.weights.half_verdict import HalfVerdict, NamedMixture, nearest_text
 from vaelens.weights.folders import STEM
 from vaelens.weights.known_files import KnownFile
 from vaelens.weights.reading import space_of_checkpoint

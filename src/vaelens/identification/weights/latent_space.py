@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from vaelens.errors import VaelensError
 from vaelens.families.spec import config_values
+from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, percent
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
-from vaelens.identification.weights.half_verdict import HalfVerdict, percent
 from vaelens.weights.config_json import space_of_config
 from vaelens.weights.folders import find_config
 from vaelens.weights.reading import space_of_checkpoint

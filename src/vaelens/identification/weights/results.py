@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vaelens.identification.weights.closeness.half_verdict import HalfVerdict
 from vaelens.identification.weights.copies import Keep
 from vaelens.identification.weights.examined_file import ExaminedFile
-from vaelens.identification.weights.half_verdict import HalfVerdict
 from vaelens.identification.weights.latent_space import LatentSpace
 from vaelens.weights.known_files import SHORT
 

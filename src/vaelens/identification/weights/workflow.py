@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vaelens.files import StrPath
-from vaelens.identification.weights.comparing import verdict_by_digests, verdicts_by_weights
+from vaelens.identification.weights.closeness.comparing import verdict_by_digests, verdicts_by_weights
+from vaelens.identification.weights.closeness.half_verdict import HalfVerdict
 from vaelens.identification.weights.copies import groups_of_copies, what_to_keep
 from vaelens.identification.weights.examined_file import ExaminedFile, examine_file
 from vaelens.identification.weights.findings import finding
-from vaelens.identification.weights.half_verdict import HalfVerdict
 from vaelens.identification.weights.latent_space import latent_space
 from vaelens.identification.weights.name_claims import contradiction
 from vaelens.identification.weights.references import (

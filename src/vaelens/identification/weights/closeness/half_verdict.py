@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vaelens.identification.weights.mixtures import Kind
+from vaelens.identification.weights.closeness.mixtures import Kind
 from vaelens.text.numbers import counted
 
 Sameness = Literal["same", "rounded", "close"]

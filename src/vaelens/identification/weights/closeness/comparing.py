@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vaelens.identification.weights.distances import Distances, distances
-from vaelens.identification.weights.half_verdict import HalfVerdict, NamedMixture, Nearest, Sameness
-from vaelens.identification.weights.mixtures import find_mixture
+from vaelens.identification.weights.closeness.distances import Distances, distances
+from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, NamedMixture, Nearest, Sameness
+from vaelens.identification.weights.closeness.mixtures import find_mixture
+from vaelens.identification.weights.closeness.rounding import TYPICAL, differing_tensors, precision_of
 from vaelens.identification.weights.references import Reference
-from vaelens.identification.weights.rounding import TYPICAL, differing_tensors, precision_of
 from vaelens.weights.registry import registry
 
 NEARLY = 4.0  # times the typical error of rounding: so close, each value is compared

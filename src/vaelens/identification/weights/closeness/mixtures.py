@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vaelens.identification.weights.distances import Distances
+from vaelens.identification.weights.closeness.distances import Distances
 
 linalg: Any = torch.linalg  # untyped
 

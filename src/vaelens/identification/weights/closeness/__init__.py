@@ -1,0 +1,1 @@
+"""How close the weights of encoders and decoders are, and what follows: the same, a mixture, near, unknown."""
