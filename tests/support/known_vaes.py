@@ -30,7 +30,12 @@ from vaelens.weights.registry import Entry, KnownVAE, PublishedFile, Training, r
 Tensors = dict[str, Tensor]
 
 FILE = "diffusion_pytorch_model.safetensors"
-LDM_NAMES = {"ft-mse": "vae-ft-mse-840000-ema-pruned.safetensors", "sdxl": "sdxl_vae.safetensors"}
+# Names of other published files, in LDM layout: the publisher's, and those that they are passed on under.
+LDM_NAMES = {
+    "ft-mse": ("vae-ft-mse-840000-ema-pruned.safetensors",),
+    "sdxl": ("sdxl_vae.safetensors",),
+    "sdxl-fp16-fix": ("sdxl_vae.safetensors", "pony-xl-v6-vae.safetensors"),
+}
 SPACES = {"kl-f8": "sd1", "ft-ema": "sd1", "ft-mse": "sd1", "sdxl": "sdxl", "sdxl-fp16-fix": "sdxl"}
 RESUMED = {"ft-ema": "kl-f8", "ft-mse": "ft-ema"}
 UNLISTED = {"kl-f8-anime2": ("kl-f8-anime2.safetensors", "MoistMix.vae.safetensors")}  # published name, alias
@@ -188,7 +193,10 @@ def _config() -> dict[str, object]:
 
 
 def _entry(name: str, content: bytes) -> Entry:
-    other = [PublishedFile(name=LDM_NAMES[name], sha256=_ldm_digest(name), seen=2)] if name in LDM_NAMES else []
+    other: list[PublishedFile] = []
+    if name in LDM_NAMES:
+        first, *also = LDM_NAMES[name]
+        other.append(PublishedFile(name=first, also=tuple(also), sha256=_ldm_digest(name), seen=2))
     return Entry(
         title=name,
         space=SPACES[name],

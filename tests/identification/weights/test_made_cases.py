@@ -207,7 +207,7 @@ CASES = {
         lambda w: w.write("sdxl_vae_fp16.safetensors", w.tensors["kl-f8"], dtype=FP16, layout="ldm"),
         "kl-f8, re-saved in fp16 in LDM layout",
         "sd1",
-        "its name says sdxl, its content is kl-f8.",
+        "its name says sdxl or sdxl-fp16-fix, its content is kl-f8.",
     ),
     "unknown weights of SDXL under SD 1's name": Case(
         lambda w: w.write("my_sd15_vae.safetensors", moved(w.tensors["sdxl"], "decoder", 0.02, 12)),
@@ -248,7 +248,7 @@ CASES = {
     ),
     "nothing like it": Case(
         lambda w: w.write("a.safetensors", moved(moved(w.tensors["sdxl"], "decoder", 3, 1), "encoder", 3, 1)),
-        "as VAEs are that were trained apart",
+        "too far to call them related",
         None,
     ),
     "nothing like it, with true metadata": Case(
@@ -257,7 +257,7 @@ CASES = {
             moved(moved(w.tensors["sdxl"], "decoder", 3, 1), "encoder", 3, 1),
             metadata={"modelspec.architecture": "stable-diffusion-xl-v1-base/vae"},
         ),
-        "as VAEs are that were trained apart",
+        "too far to call them related",
         "sdxl",
         "its name says kl-f8, but it has other weights.",
     ),

@@ -26,7 +26,7 @@ ARCHITECTURES = (
     (re.compile(r"flux[.-]?1\b", re.I), "flux1"),
     (re.compile(r"flux[.-]?2\b", re.I), "flux2"),
 )
-NEAR_ENOUGH = 0.25  # relative L2 distance; VAEs that were trained apart are more than 1 apart
+NEAR_ENOUGH = 0.25  # relative L2 distance
 
 
 @dataclass(frozen=True)

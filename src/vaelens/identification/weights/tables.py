@@ -1,6 +1,8 @@
 """What `identify` prints: one file in detail, or the table of several; and the sentences below them."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from vaelens.identification.weights.findings import layout, shared_by, stored
 from vaelens.identification.weights.results import Identification, IdentifiedWeights
@@ -76,9 +78,10 @@ def _row(file: IdentifiedWeights, names: dict[IdentifiedWeights, str]) -> tuple[
 
 
 def _names(found: Identification) -> dict[IdentifiedWeights, str]:
-    """The files' names, with their folders where two have the same."""
-    names = [file.path.name for file in found]
-    return {file: file.path.name if names.count(file.path.name) == 1 else str(file.path) for file in found}
+    """The files' paths from the folder that they all lie in."""
+    paths = {file: file.path.absolute() for file in found}
+    folder = Path(os.path.commonpath([path.parent for path in paths.values()]))
+    return {file: path.relative_to(folder).as_posix() for file, path in paths.items()}
 
 
 def _size(size: int) -> str:

@@ -86,6 +86,8 @@ def _compare(
         left = [target for target in targets if target not in found]
         halves.append(found | verdicts_by_weights(left, references, number))
     verdicts = {t.path: (halves[ENCODER][t], halves[DECODER][t]) for t in targets if t.path is not None}
+    if all(half.same_as or half.mixture for found in halves for half in found.values()):
+        not_here = []  # they would have told nothing more
     return verdicts, frozenset(one.name for one in references if one.is_known), not_here
 
 

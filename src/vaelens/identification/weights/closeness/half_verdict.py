@@ -8,7 +8,7 @@ from vaelens.text.numbers import counted
 
 Sameness = Literal["same", "rounded", "close"]
 
-NEAR = 0.5  # beyond it, a VAE that was trained apart is as far away
+NEAR = 0.5  # relative L2 distance; beyond it a long fine-tuning and a training of its own can't be told apart
 LISTED = 3
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -25,7 +25,7 @@ class Nearest:
 
     @property
     def is_near(self) -> bool:
-        """Whether it is nearer than a VAE that was trained apart."""
+        """Whether it is near enough to have been made from it."""
         return self.distance < NEAR
 
 
@@ -83,7 +83,7 @@ def nearest_text(nearest: Nearest, what: str) -> str:
     """Which VAE is the nearest and how far: "nearest: kl-f8-anime2, decoder weights 3.0 % apart"."""
     text = f"nearest: {nearest.name}, {what} {percent(nearest.distance)} apart"
     if not nearest.is_near:
-        return f"{text}, as VAEs are that were trained apart"
+        return f"{text}, too far to call them related"
     if len(nearest.differing) == nearest.tensors:
         return text
     shown = ", ".join(nearest.differing[:LISTED]) + (", ..." if len(nearest.differing) > LISTED else "")
