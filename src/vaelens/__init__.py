@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vaelens.adapters.speed_up import speed_up, undo_speed_up
     from vaelens.blind.pooling import pool_blind_results
     from vaelens.comparison.workflow import compare, generate
+    from vaelens.conversion import bake, convert, extract
     from vaelens.errors import VaelensError
     from vaelens.evaluation.run import evaluate
     from vaelens.finetuning.training import finetune
@@ -36,9 +37,12 @@ __all__ = [
     "Encoded",
     "VaelensError",
     "as_diffusers",
+    "bake",
     "compare",
+    "convert",
     "evaluate",
     "examine",
+    "extract",
     "finetune",
     "generate",
     "identify",
@@ -57,9 +61,12 @@ _HOMES = {
     "Encoded": "vaelens.vae",
     "VaelensError": "vaelens.errors",
     "as_diffusers": "vaelens.adapters.as_diffusers",
+    "bake": "vaelens.conversion",
     "compare": "vaelens.comparison.workflow",
+    "convert": "vaelens.conversion",
     "evaluate": "vaelens.evaluation.run",
     "examine": "vaelens.health.examination",
+    "extract": "vaelens.conversion",
     "generate": "vaelens.comparison.workflow",
     "finetune": "vaelens.finetuning.training",
     "identify": "vaelens.identification.identifying",

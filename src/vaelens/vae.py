@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,15 +18,12 @@ from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.discovery import build_network
 from vaelens.families.family import DiffusersFamily
 from vaelens.families.spec import VAESpec
-from vaelens.files import write_atomic
+from vaelens.files import write_together
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.runtime import Notify, bytes_of, log
-from vaelens.tensors.file_types import PICKLED
-from vaelens.tensors.writing import safetensors_bytes
 from vaelens.text.numbers import counted
 from vaelens.weights.fingerprint import Checksum, Fingerprint, checksum, fingerprint
-from vaelens.weights.folders import WEIGHT_NAMES
-from vaelens.weights.spec_sources import SPEC_KEY, metadata_text
+from vaelens.weights.saving import vae_files
 
 RANGE_SLACK = 1e-3  # resampling may leave [0,1] by rounding; an image in [-1,1] or 0..255 leaves it by far
 
@@ -292,30 +288,13 @@ class VAE:
         A path ending in .safetensors is one file, in any layout of the VAE's family that can be written ("diffusers";
         "ldm" for full VAEs); any other path is a diffusers folder with config.json. The complete spec goes into both
         config.json and the file's metadata, beside `notes`, also the fields that vaelens itself doesn't use. Raises
-        UsageError where layout and path or family don't fit, and as `write_atomic` does.
+        UsageError where layout and path or family don't fit, and as `write_together` does.
         """
-        target, family = Path(path), self.spec.family
-        layouts = {one.name: one.from_diffusers for one in family.layouts if one.from_diffusers}
-        if layout not in layouts:
-            raise UsageError(
-                f"{self.name} is {family.title}, saved in the layout {' or '.join(layouts)}, not {layout}."
-            )
-        if target.suffix.lower() in PICKLED:
-            raise UsageError(f"{target}: vaelens writes no pickled files. End the name in .safetensors.")
-        if notes and {SPEC_KEY, "format"} & set(notes):
-            raise UsageError(f"notes can't be called {SPEC_KEY!r} or 'format': the file's own metadata are.")
-        tensors = {n: t.detach().cpu() for n, t in self.tensors().items()}
-        tensors = {n: t.contiguous() for n, t in layouts[layout](tensors).items()}
-        metadata = {"format": "pt", SPEC_KEY: metadata_text(self.spec), **(notes or {})}
-        weights = safetensors_bytes(tensors, metadata)
-        if target.suffix == ".safetensors":
-            return write_atomic(target, weights)
-        if layout != "diffusers":
-            raise UsageError(f"{target}: the layout {layout} is a single file; end its name in .safetensors.")
-        config = family.to_config_json(self.spec)
-        write_atomic(target / WEIGHT_NAMES[0], weights)
-        write_atomic(target / "config.json", json.dumps(config, indent=2, sort_keys=True).encode())
-        return target
+        target = Path(path)
+        written = write_together(
+            vae_files(self.tensors(), self.spec, target, layout=layout, name=self.name, metadata=notes)
+        )
+        return target if len(written) > 1 else written[0]
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by their diffusers names in the VAE's precision, as `save` writes them."""

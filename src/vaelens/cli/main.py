@@ -28,7 +28,7 @@ from vaelens.cli.commands import (
     serve,
     vaes,
 )
-from vaelens.cli.commands.files import identify, inspect
+from vaelens.cli.commands.files import bake, convert, identify, inspect
 from vaelens.cli.output import (
     INTERRUPTED,
     code_with_loss,
@@ -79,6 +79,9 @@ for _command, _summary in (
     (calibrate.calibrate, "Find out how published scores were measured."),
     (serve.serve, "Serve the comparison as a web page on this machine."),
     (vaes.list_vaes, "List the known VAEs and models."),
+    (convert.convert, "Write a VAE in another layout or precision."),
+    (bake.bake, "Put a VAE into a whole checkpoint."),
+    (convert.extract, "Take the VAE out of a checkpoint."),
     (inspect.inspect, "Show what a VAE file is, and examine its health."),
     (identify.identify, "Say which VAE a file is, by its content."),
     (doctor.doctor, "Show versions, devices and hub settings, and check the devices."),

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -30,6 +31,11 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # so that the tensors are aligned
     return b"".join((len(text).to_bytes(8, "little"), text, plain[start:]))
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, in row-major order, as files have them."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def checked_safetensors(tensors: Mapping[str, Tensor]) -> bytes:

@@ -41,7 +41,8 @@ Build = Callable[[Any], nn.Module]
 class VAEWeights:
     """A VAE as it lies on disk, checked: tensors by diffusers name in their stored dtype, and its spec.
 
-    `layout` and `prefix` are those of the names in the first of `files`; `dropped` are tensors that the VAE doesn't
+    `layout` and `prefix` are those of the names in the first of `files`, which holds so many `others`: tensors of a
+    checkpoint's other networks; `dropped` are tensors that the VAE doesn't
     need, `not_weights` single numbers that training left. `source_of` tells where each field of the spec comes from,
     `source_of_other` each of its `other_fields`.
     """
@@ -49,6 +50,7 @@ class VAEWeights:
     files: tuple[Path, ...]
     layout: str
     prefix: str
+    others: int
     tensors: dict[str, Tensor]
     spec: VAESpec
     source_of: dict[str, str]
@@ -98,6 +100,7 @@ def read_vae(
         files=tuple(path for file in raw.files for path in file.files),
         layout=raw.layout.name,
         prefix=raw.prefix,
+        others=raw.others,
         tensors=raw.tensors,
         spec=resolved.spec,
         source_of=resolved.source_of,
@@ -151,6 +154,7 @@ class RawVAE:
     tensors: dict[str, Tensor]
     dropped: tuple[str, ...] = ()
     not_weights: tuple[str, ...] = ()
+    others: int = 0
 
 
 def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> RawVAE:
@@ -181,8 +185,9 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> RawVAE:
         if twice:
             raise BadInputError(f"{opened.path} and {other.path} both hold {min(twice)}. Remove it from one of them.")
         tensors |= other.read(other.shapes)
-    left_out = (tuple(inner[n] for n in group) for group in (dropped, not_weights))
-    return RawVAE((opened, *others), family, layout, _prefix(names), tensors, *left_out)
+    dropped, not_weights = (tuple(inner[n] for n in group) for group in (dropped, not_weights))
+    rest = len(stored) - len(inner)
+    return RawVAE((opened, *others), family, layout, _prefix(names), tensors, dropped, not_weights, rest)
 
 
 def _no_vae(opened: TensorFile) -> BadInputError:

@@ -30,6 +30,7 @@ class LatentSpace(_Table):
     shift_factor: float | None = None
     other_fields: dict[str, Any] = {}
     checkpoint_keys: tuple[str, ...] = ()
+    checkpoint_prefix: str | None = None  # of a VAE's names in a whole checkpoint
 
 
 class PublishedFile(_Table):

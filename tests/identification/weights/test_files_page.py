@@ -54,7 +54,7 @@ def blocks(page: Path) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Without the blanks that fill up a table's last column, and without digests: random numbers differ in last bits."""
+    """Without the blanks that fill up a table's last column, and without digests: last bits differ elsewhere."""
     text = re.sub(r"\b[0-9a-f]{10,64}\b", "DIGEST", text)
     return "\n".join(line.rstrip() for line in text.splitlines()).strip()
 

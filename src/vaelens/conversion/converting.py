@@ -1,0 +1,211 @@
+"""`vaelens convert` and `vaelens extract`: a VAE in another layout and precision, checked against its source.
+
+vaelens convert ft-mse.ckpt -o ft-mse.safetensors --layout diffusers --dtype float16
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaelens.conversion.recasting import check_same, recast
+from vaelens.conversion.trial_images import TrialImages
+from vaelens.conversion.verification import Differences, verify
+from vaelens.errors import CheckFailedError, UsageError
+from vaelens.families.spec import VAESpec
+from vaelens.files import Ready, StrPath, writable_path, written_beside
+from vaelens.loading import read
+from vaelens.runtime import Notify, Progress, Runtime, dtype_name, find_dtype
+from vaelens.text.paths import user_path
+from vaelens.vae import VAE
+from vaelens.weights.reading import VAEWeights, read_vae
+from vaelens.weights.saving import OURS, check_target, vae_files
+
+# Metadata that other programs compute from a file's bytes: of another file they would be wrong.
+HASHES = frozenset({"modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"})
+STEPS = 3  # of the progress: reading, writing, comparing
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was read, what was written, and how the two differ on `images` (in words), both computed in float32.
+
+    `layout` and `stored` (a dtype, or several) are those of the files written; `dropped` is what the source had beyond
+    the VAE: tensors, metadata.
+    """
+
+    source: str
+    source_layout: str
+    source_stored: str
+    layout: str
+    stored: str
+    spec: VAESpec
+    tensors: int
+    bytes: int
+    written: tuple[Path, ...]
+    dropped: tuple[str, ...]
+    images: str
+    differences: Differences
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        held = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "spec"}
+        held["written"] = [str(path) for path in self.written]
+        held["differences"] = self.differences.as_dict()
+        return held | {"network": self.spec.family.title, "latent_space": self.spec.latent_space}
+
+
+def convert(
+    source: StrPath,
+    output: StrPath,
+    *,
+    layout: str | None = None,
+    dtype: str | None = None,
+    photos: Sequence[StrPath] | None = None,
+    space: str | None = None,
+    subfolder: str | None = None,
+    device: str = "auto",
+    offline: bool = False,
+    notify: Notify | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write the VAE that `source` names to `output`: a .safetensors file, or a diffusers folder.
+
+    `source` is what `load` takes, also a whole checkpoint. `layout` ("diffusers", "ldm") and `dtype` are the source's
+    where they aren't named; without another dtype every tensor keeps its bits. The metadata of a stand-alone file
+    stay, its own hashes excepted; our complete spec is added. What was written is read back and compared: tensor by
+    tensor, and by encoding and decoding `photos` (files or folders; synthetic images where none are named).
+
+    Raises UsageError where output, layout and family don't fit, for an output that is the source, and for a value too
+    large for the dtype; CheckFailedError where the result isn't the source's function; what reading and writing raise.
+    Then nothing is left at `output`, and an old file there is untouched.
+    """
+    images = TrialImages.of(photos)
+    runtime = Runtime.of(device=device, offline=offline, notify=notify, progress=progress)
+    cast = None if dtype is None else find_dtype(dtype)
+    runtime.progress(0, STEPS, "reading")
+    weights, name = read(source, runtime, space=space, subfolder=subfolder)
+    return write_checked(weights, name, output, layout=layout, dtype=cast, images=images, runtime=runtime)
+
+
+def extract(
+    checkpoint: StrPath,
+    output: StrPath,
+    *,
+    layout: str | None = None,
+    dtype: str | None = None,
+    photos: Sequence[StrPath] | None = None,
+    space: str | None = None,
+    device: str = "auto",
+    notify: Notify | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """As `convert`, of the VAE in a whole checkpoint, of whose file it leaves only that.
+
+    The metadata of a checkpoint describe the whole model and don't go with its VAE. Raises UsageError for a file
+    that is a VAE alone.
+    """
+    images = TrialImages.of(photos)
+    runtime = Runtime.of(device=device, notify=notify, progress=progress)
+    cast = None if dtype is None else find_dtype(dtype)
+    path = user_path(checkpoint)
+    runtime.progress(0, STEPS, "reading")
+    weights = read_vae(path, space=space)
+    if not is_within(weights):
+        raise UsageError(f"{path} is a VAE by itself, not a checkpoint with one. Use `vaelens convert`.")
+    return write_checked(weights, path.name, output, layout=layout, dtype=cast, images=images, runtime=runtime)
+
+
+def is_within(weights: VAEWeights) -> bool:
+    """Whether a VAE was read out of a checkpoint of a whole model."""
+    return weights.others > 0
+
+
+def write_checked(
+    weights: VAEWeights,
+    name: str,
+    output: StrPath,
+    *,
+    layout: str | None,
+    dtype: torch.dtype | None,
+    images: TrialImages,
+    runtime: Runtime,
+    changed: VAE | None = None,
+) -> Conversion:
+    """Write a VAE that was read, read it back, compare it with the source, and only then move it to `output`.
+
+    changed: the VAE to write instead of the one that was read, which it must agree with
+    """
+    target = user_path(output)
+    spec = weights.spec if changed is None else changed.spec
+    tensors = weights.tensors if changed is None else changed.tensors()
+    chosen = layout or _usual_layout(weights, target)
+    check_target(target, chosen, spec, name)
+    intended = recast(tensors, dtype, name)
+    kept = {} if is_within(weights) else {k: v for k, v in weights.metadata.items() if k not in HASHES | OURS}
+    runtime.progress(1, STEPS, "writing")
+    files = vae_files(intended, spec, target, layout=chosen, name=name, metadata=kept)
+    _check_not_source(files, weights, target)
+    with written_beside(list(files.items())) as ready:
+        _check_read_back(ready[0], intended, spec)
+        runtime.progress(2, STEPS, "comparing")
+        after = VAE.from_tensors(intended, spec, name, device=runtime.device, dtype=torch.float32)
+        differences = _compare(weights, after, images)
+        if stored_as(intended) == stored_as(weights.tensors) and changed is None and differences.pixels_largest > 0:
+            raise CheckFailedError(
+                f"{target}: the same weights gave other pixels, by {differences.pixels_largest:.2g}, when they were "
+                "read back; nothing is left there."
+            )
+        for one in ready:
+            one.place()
+    left = {k for k in weights.metadata if k not in kept and k not in OURS}
+    return Conversion(
+        source=name,
+        source_layout=weights.layout + (f", under {weights.prefix}" if weights.prefix else ""),
+        source_stored=stored_as(weights.tensors),
+        layout=chosen,
+        stored=stored_as(intended),
+        spec=spec,
+        tensors=len(intended),
+        bytes=sum(len(content) for content in files.values()),
+        written=tuple(one.target for one in ready),
+        dropped=(*weights.dropped, *weights.not_weights, *(f"metadata {key}" for key in sorted(left))),
+        images=images.title,
+        differences=differences,
+    )
+
+
+def stored_as(tensors: Mapping[str, Tensor]) -> str:
+    """The dtypes of tensors, in words."""
+    return ", ".join(sorted({dtype_name(t.dtype) for t in tensors.values()}))
+
+
+def _usual_layout(weights: VAEWeights, target: Path) -> str:
+    """The source's own where it can be written; a folder is diffusers'."""
+    layouts = {one.name for one in weights.spec.family.layouts if one.from_diffusers}
+    return weights.layout if weights.layout in layouts and target.suffix == ".safetensors" else "diffusers"
+
+
+def _check_not_source(files: Mapping[Path, bytes], weights: VAEWeights, target: Path) -> None:
+    sources = {file.resolve() for file in weights.files}
+    for path in files:
+        if writable_path(path) in sources:
+            raise UsageError(f"{target} is the source itself, which is never replaced. Name another output.")
+
+
+def _check_read_back(ready: Ready, intended: Mapping[str, Tensor], spec: VAESpec) -> None:
+    again = read_vae(ready.written)
+    check_same(again.tensors, intended, ready.target)
+    if again.spec != spec:
+        raise CheckFailedError(f"{ready.target}: its spec was read back otherwise than it was written: {again.spec}.")
+
+
+def _compare(weights: VAEWeights, converted: VAE, images: TrialImages) -> Differences:
+    """The source's function against the converted VAE's, both in float32: only their weights can differ."""
+    where: dict[str, Any] = {"device": converted.device, "dtype": torch.float32}
+    before = VAE.from_tensors(weights.tensors, weights.spec, converted.name, **where)
+    return verify(before, converted, images.read())

@@ -1,0 +1,44 @@
+"""The memory that baking takes: a full-size VAE, a checkpoint of 2 GB, a fresh process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.checkpoints import write_checkpoint
+
+MEASURE = """
+import resource, sys
+import vaelens as vl, torch, vaelens.loading, vaelens.conversion
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+vl.bake(*sys.argv[1:4])
+print(before, peak())
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_is_the_vaes_whatever_the_checkpoints_size(tmp_path: Path) -> None:
+    """A full-size VAE and a checkpoint of 2 GB: below 1.5 times the VAE and 200 MB, the interpreter's own included."""
+    from vaelens.families.discovery import build_network
+    from vaelens.vae import VAE
+    from vaelens.weights.registry import registry
+
+    spec = registry().space_spec("sd1")
+    vae = VAE(build_network(spec.config), spec, "full")
+    vae.save(tmp_path / "vae.safetensors")
+    others = {f"model.diffusion_model.{n}": torch.full((50_000_000,), float(n)) for n in range(8)}
+    others["cond_stage_model.x"] = torch.ones(3)
+    write_checkpoint(tmp_path / "in.safetensors", vae, others=others)
+    del others, vae
+    size, whole = ((tmp_path / name).stat().st_size for name in ("vae.safetensors", "in.safetensors"))
+    assert whole > 1.9e9
+    paths = [str(tmp_path / name) for name in ("vae.safetensors", "in.safetensors", "out.safetensors")]
+    done = subprocess.run([sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True, check=True)
+    start, peak = map(int, done.stdout.split())
+    print(
+        f"VAE {size / 1e6:.0f} MB, checkpoint {whole / 1e6:.0f} MB: peak {peak / 1e6:.0f} MB, {start / 1e6:.0f} before"
+    )
+    assert peak - start < 1.5 * size + 200e6
