@@ -10,9 +10,12 @@ import torch
 import vaelens as vl
 from support.commands import invoke
 from support.known_vaes import FILE, SPACES, World, checkpoint_parts, made_world, mixed, moved
+from support.standins.hub import HubStandin, set_endpoint
+from support.vaes import random_vae
 from vaelens.errors import BadInputError, UsageError
 from vaelens.identification.weights import tables
 from vaelens.identification.weights.results import Identification, IdentifiedWeights
+from vaelens.networks.tiny import TinyAutoencoderConfig
 from vaelens.weights.recorded_contents import recorded_contents
 
 
@@ -189,3 +192,55 @@ def test_a_hub_folder_named_file_is_found_in_folders_of_vaes(world: World) -> No
     rows = tables.summary(vl.identify(world.folder)).rows
     assert [row[0] for row in rows] == [f"mine/{FILE}", f"yours/{FILE}"]
     assert rows[1][1] == f"the same weights as mine/{FILE}"
+
+
+def test_a_network_in_two_files_is_one_row(world: World) -> None:
+    """TAESD's halves in the original numbering, as vaelens' own reader takes them."""
+    tensors = random_vae(TinyAutoencoderConfig(), space="sd1", scale=1.0).network.state_dict()
+    for half, offset in (("encoder", 0), ("decoder", 1)):
+        numbered = {
+            f"{int(name.split('.')[2]) + offset}.{name.split('.', 3)[3]}": t
+            for name, t in tensors.items()
+            if name.startswith(half)
+        }
+        world.write(f"taesd_{half}.safetensors", numbered)
+    (file,) = vl.identify(world.folder)
+    assert (file.exit_code, file.examined.vae is not None and file.examined.vae.raw.layout.name) == (0, "taesd")
+    assert file.examined.size == sum(path.stat().st_size for path in world.folder.iterdir())
+
+
+def test_shards_are_one_row(world: World) -> None:
+    tensors = world.tensors["ft-mse"]
+    first = {name: t for name, t in tensors.items() if name.startswith(("encoder", "quant"))}
+    parts = {"a-00001-of-00002.safetensors": first, "a-00002-of-00002.safetensors": tensors.keys() - first.keys()}
+    for name, names in parts.items():
+        world.write(name, {n: tensors[n] for n in names})
+    listed = {n: part for part, names in parts.items() for n in names}
+    (world.folder / "a.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    world.put_in_cache("ft-mse")
+    (file,) = vl.identify(world.folder)
+    assert file.what == "ft-mse, re-saved in fp32 in diffusers layout"
+    assert file.examined.sha256 is None
+
+
+def test_vaes_that_vaelens_does_not_run_are_named(world: World) -> None:
+    flux2 = {"bn.running_mean": torch.zeros(128), "decoder.conv_in.weight": torch.zeros(512, 32, 3, 3)}
+    (file,) = vl.identify(world.write("some-vae.safetensors", flux2))
+    assert file.what == "FLUX.2's VAE, which vaelens doesn't run; its weights weren't compared"
+    assert (file.latent_space.name, file.exit_code) == ("flux2", 0)
+
+
+def test_a_named_vae_that_is_not_here_is_a_network_error_offline(world: World) -> None:
+    path = world.write("a.safetensors", moved(world.tensors["kl-f8"], "decoder", 0.02, 1))
+    ran = invoke("identify", path, "--against", "kl-f8", "--offline", code=5)
+    assert "kl-f8" in ran.stderr
+    world.put_in_cache("kl-f8")
+    found = vl.identify(path, against=["kl-f8"], offline=True)
+    assert found.files[0].what.startswith("unknown; nearest: kl-f8, decoder weights 2.0 % apart")
+
+
+def test_nothing_is_downloaded_to_compare_with(world: World) -> None:
+    with HubStandin() as hub, pytest.MonkeyPatch.context() as patch:
+        set_endpoint(patch, hub.endpoint)
+        vl.identify(world.write("a.safetensors", world.tensors["sdxl"], dtype=torch.float16))
+        assert hub.requests == []

@@ -36,6 +36,7 @@ def identify_weights(files: Sequence[Path], against: Sequence[StrPath], runtime:
     examined = _examine(files, runtime)
     groups = groups_of_copies(examined)
     firsts = [reference for group in groups if (reference := _representative(group)) is not None]
+    runtime.progress(len(files), len(files), "comparing")
     verdicts, compared, not_here = _compare(firsts, examined, named)
     identified: list[IdentifiedWeights] = []
     for group in groups:
