@@ -116,6 +116,8 @@ def test_files_of_one_call_and_named_ones_are_compared_with(world: World) -> Non
     assert found["a.safetensors"].what.startswith("unknown; nearest: c.safetensors, decoder weights")
     alone = vl.identify(merge, against=[first, second]).files[0]
     assert alone.what.startswith("a weighted average of b.safetensors and a.safetensors: 0.75 / 0.25 (residual")
+    folder = world.write(f"folder/{FILE}", world.tensors["sdxl"], layout="ldm").parent
+    assert vl.identify(merge, against=[first, folder]).files[0].what.startswith("a weighted average of")
     copy = world.write("d.safetensors", world.tensors["kl-f8"], dtype=torch.float16, layout="ldm")
     assert vl.identify(copy, against=[first]).files[0].what == "a.safetensors, re-saved in fp16 in LDM layout"
 

@@ -149,6 +149,10 @@ CASES = {
         "a weighted average of sdxl",
         "sdxl",
     ),
+    "an average, named after a part": Case(
+        lambda w: w.write("ft-ema-mix.safetensors", mixed({"kl-f8": 0.5, "ft-ema": 0.5}, w.tensors)),
+        "a weighted average of",
+    ),
     "an average of three": Case(
         lambda w: w.write("a.safetensors", mixed({"kl-f8": 0.5, "ft-ema": 0.3, "ft-mse": 0.2}, w.tensors)),
         "a weighted average of kl-f8, ft-ema and ft-mse: 0.50 / 0.30 / 0.20",

@@ -48,16 +48,15 @@ def claim_of(name: str) -> NameClaim:
     return NameClaim(tuple(vae for vae in longest if vae in told), tuple(spaces))
 
 
-def contradiction(name: str, vae: str | None, space: str | None, compared: frozenset[str]) -> str | None:
+def contradiction(name: str, vae: str | None, space: str | None, excluded: frozenset[str]) -> str | None:
     """The sentence that says what a name claims wrongly; None where it doesn't.
 
-    `vae` is the known VAE that the file is, None for an unknown one; `compared` are the VAEs that it isn't, because it
-    was compared with them.
+    `vae` is the known VAE that the file is, None for an unknown one; `excluded` are those that it isn't, in no part.
     """
     claim = claim_of(name)
     if claim.vaes and vae is not None and vae not in claim.vaes:
         return f"its name says {' or '.join(claim.vaes)}, its content is {vae}."
-    if claim.vaes and vae is None and compared.issuperset(claim.vaes):
+    if claim.vaes and vae is None and excluded.issuperset(claim.vaes):
         return f"its name says {' or '.join(claim.vaes)}, but it has other weights."
     if claim.spaces and space is not None and space not in claim.spaces:
         return f"its name says {' or '.join(claim.spaces)}, its content is of {space}."

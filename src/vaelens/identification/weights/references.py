@@ -17,6 +17,7 @@ from vaelens.loading import check_source, read, remote_files
 from vaelens.runtime import Runtime
 from vaelens.text.paths import user_path
 from vaelens.weights.fingerprint import Content, HalfContent, content, halves
+from vaelens.weights.folders import find_weights
 from vaelens.weights.known_files import known_files
 from vaelens.weights.recorded_contents import recorded_contents
 from vaelens.weights.registry import registry
@@ -97,6 +98,8 @@ def named_references(sources: Sequence[StrPath], runtime: Runtime) -> list[Refer
     for source in sources:
         text = check_source(source)
         path = user_path(text) if "://" not in text else None
+        if path is not None and path.is_dir():
+            path = find_weights(path)
         if path is not None and path.is_file():
             examined = examine_file(path)
             if examined.error is not None:

@@ -100,11 +100,12 @@ def _identified(
     group: Sequence[ExaminedFile], halves: tuple[HalfVerdict, HalfVerdict] | None, compared: frozenset[str]
 ) -> list[IdentifiedWeights]:
     encoder, decoder = halves or (None, None)
+    related = {name for half in halves or () for name in half.parts}
     found: list[IdentifiedWeights] = []
     for file, keep in zip(group, what_to_keep(group), strict=True):
         what, vae = finding(file, encoder, decoder)
         space = latent_space(file, encoder or HalfVerdict(), decoder or HalfVerdict())
-        wrong = contradiction(file.path.name, vae, space.name, compared)
+        wrong = contradiction(file.path.name, vae, space.name, compared - related)
         sentences = (*((wrong,) if wrong else ()), *space.contradictions)
         first = None if file is group[0] else group[0].path
         own = (encoder, decoder) if file.vae is not None else (None, None)

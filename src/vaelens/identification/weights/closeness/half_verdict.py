@@ -71,6 +71,11 @@ class HalfVerdict:
         """Whether it is a known VAE's."""
         return bool(self.same_as) and self.are_known
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The VAEs whose weights are in it: those that it is the same as, or a mixture of."""
+        return self.same_as + tuple(name for name, _ in (self.mixture.parts if self.mixture is not None else ()))
+
     def __str__(self) -> str:
         if self.same_as:
             return _and(self.same_as) + (", up to rounding" if self.sameness == "close" else "")
