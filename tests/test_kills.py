@@ -31,6 +31,7 @@ COMMANDS = {
     "reconstruct": ["images/0.png", "images/1.png", "--vae", "tiny-kl-f8", "--vae", "tiny-ft-mse"],
     "compare": ["a face", "--seed", "0", "--steps", "2"],
     "evaluate": ["images", "--vae", "tiny-kl-f8", "--vae", "tiny-ft-mse", "--preset", "offline", "--batch", "2"],
+    "encode": ["images", "--vae", "tiny-ft-ema", "--size", "64", "--shard-size", "1", "--batch", "1"],
     "finetune": [
         "images", "--from", "tiny-ft-ema", "--recipe", "tiny-ft-mse", "--micro-batch-size", "2",
         *(part for field in SMALL_TRAINING for part in ("--set", field)),
@@ -45,7 +46,7 @@ WITH_TIMES = {".html", ".md", ".png"}  # their pages and sheets print times; the
 
 def command(name: str, output: Path) -> list[str]:
     options = ["-o", str(output), "--device", "cpu", "-q"]
-    threads = ["--threads", "1"] if name in {"evaluate", "finetune"} else []
+    threads = ["--threads", "1"] if name in {"encode", "evaluate", "finetune"} else []
     return [sys.executable, "-m", "vaelens", name, *COMMANDS[name], *options, *threads]
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vaelens.health.examination import examine
     from vaelens.identification.identifying import identify
     from vaelens.images.reading import read_image
+    from vaelens.latent_cache.cache import open_cache
+    from vaelens.latent_cache.encoding import encode_dataset
     from vaelens.loading import load
     from vaelens.metrics.psnr import psnr
     from vaelens.metrics.ssim import ssim
@@ -40,6 +42,7 @@ __all__ = [
     "bake",
     "compare",
     "convert",
+    "encode_dataset",
     "evaluate",
     "examine",
     "extract",
@@ -47,6 +50,7 @@ __all__ = [
     "generate",
     "identify",
     "load",
+    "open_cache",
     "pool_blind_results",
     "psnr",
     "read_image",
@@ -64,6 +68,7 @@ _HOMES = {
     "bake": "vaelens.conversion",
     "compare": "vaelens.comparison.workflow",
     "convert": "vaelens.conversion",
+    "encode_dataset": "vaelens.latent_cache.encoding",
     "evaluate": "vaelens.evaluation.run",
     "examine": "vaelens.health.examination",
     "extract": "vaelens.conversion",
@@ -71,6 +76,7 @@ _HOMES = {
     "finetune": "vaelens.finetuning.training",
     "identify": "vaelens.identification.identifying",
     "load": "vaelens.loading",
+    "open_cache": "vaelens.latent_cache.cache",
     "pool_blind_results": "vaelens.blind.pooling",
     "psnr": "vaelens.metrics.psnr",
     "read_image": "vaelens.images.reading",

@@ -180,11 +180,11 @@ class VAE:
     def encode(self, image: Tensor, max_memory: int | str | None = None) -> Encoded:
         """Image [b,3,h,w] in [0,1] to its posterior and latents.
 
-        Sizes that aren't a multiple of the factor are padded at the right and bottom by repeating the
-        edge. `max_memory`: by how much memory may grow beyond the loaded VAE, in bytes or as "2GB"; the values are the
-        same. Raises UsageError for another shape or values outside [0,1], for a `max_memory` that is too little (it
-        names the least) or of a VAE that the engine doesn't run; CheckFailedError where the network's output isn't
-        finite; ResourceError where memory runs out.
+        Sizes that aren't a multiple of the factor are padded at the right and bottom by repeating the edge.
+        `max_memory`: by how much memory may grow beyond the loaded VAE, in bytes or as "2GB"; the values are the same.
+        Raises UsageError for another shape or values outside [0,1], for a `max_memory` that is too little (it names the
+        least) or of a VAE that the engine doesn't run; CheckFailedError where the network's output isn't finite;
+        ResourceError where memory runs out.
         """
         check_rgb(self.spec, self.name)
         h, w = self._checked_image(image)
@@ -200,7 +200,11 @@ class VAE:
         else:  # in the VAE's precision, in which diffusers draws the noise of a seed
             posterior = DiagonalGaussian.from_moments(moments.to(self.dtype))
         self._check_finite(posterior.mean, "encoding")
-        return Encoded(posterior, (h, w), lambda z: self.spec.family.to_latents(z, self.spec, self.network))
+        return self.encoded(posterior, (h, w))
+
+    def encoded(self, posterior: DiagonalGaussian, size: tuple[int, int]) -> Encoded:
+        """What `encode` gives for an image of this size (height, width), from the posterior that was kept of it."""
+        return Encoded(posterior, size, lambda z: self.spec.family.to_latents(z, self.spec, self.network))
 
     @torch.no_grad()
     def decode(
@@ -278,10 +282,7 @@ class VAE:
         return self.decode(encoded.mode() if seed is None else encoded.sample(seed), encoded.size, max_memory)
 
     def save(
-        self,
-        path: str | os.PathLike[str],
-        layout: str = "diffusers",
-        notes: Mapping[str, str] | None = None,
+        self, path: str | os.PathLike[str], layout: str = "diffusers", notes: Mapping[str, str] | None = None
     ) -> Path:
         """Write the VAE in its present precision; returns the path written.
 

@@ -27,6 +27,7 @@ COMMANDS = [
     ["evaluate", "synthetic", "--take", "2", "--preset", "offline", "-o", REFUSING],
     pytest.param(["calibrate", *CALIBRATION, "-o", f"{REFUSING}/folder"], marks=pytest.mark.slow),
     ["finetune", "synthetic", *TRAINING, "-o", f"{REFUSING}/folder"],
+    ["encode", "photo.png", "--size", "16", "-o", f"{REFUSING}/folder"],
     ["serve", "--port", "0", "--folder", f"{REFUSING}/folder"],
 ]
 

@@ -21,12 +21,13 @@ from support.small_run import SMALL
 from support.vaes import random_vae
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.evaluation import measurement, metric_table
-from vaelens.evaluation.chunks import Prepared, prepare
+from vaelens.evaluation.chunks import size_rule
 from vaelens.evaluation.presets import PRESETS, Preset
 from vaelens.evaluation.results import Results
 from vaelens.images.boxes import read_boxes
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.images.drawing import Box
+from vaelens.images.size_rules import SizeRule, Square
 from vaelens.images.writing import from_uint8
 from vaelens.metrics.glyph_reader import readable
 from vaelens.vae import VAE
@@ -66,10 +67,10 @@ def test_boxes_are_scaled_and_cropped_with_their_image(turned: Path, tmp_path: P
     data = (turned / "turned.jpg").read_bytes()
     long = [200 * 444 / 520 - 94, 280 * 444 / 520 - 94], [180 * 444 / 520 - 94, 260 * 444 / 520 - 94]
     short = [200 * 256 / 300, 280 * 256 / 300], [130 * 256 / 300, 180 * 256 / 300]
-    upright = prepare(data, "turned.jpg", boxes, PRESETS["modern"])
+    upright = size_rule(PRESETS["modern"]).square(data, "turned.jpg", boxes)
     assert upright.pixels.shape == (256, 256, 3)
     assert_boxes(upright.boxes, [("L", short[0], long[0]), ("R", short[1], long[1])])
-    lying = prepare(data, "turned.jpg", boxes, PRESETS["card-2022"])
+    lying = size_rule(PRESETS["card-2022"]).square(data, "turned.jpg", boxes)
     right = [130 * 444 / 520 - 94, 180 * 444 / 520 - 94], [180 * 256 / 300, 260 * 256 / 300]
     assert_boxes(lying.boxes, [("L", long[0], short[0]), ("R", *right)])
 
@@ -136,9 +137,9 @@ def test_equal_images_have_no_psnr_and_win(tmp_path: Path, monkeypatch: pytest.M
     """One VAE gives back all of its images, one the first of each chunk, one none."""
     real = measurement._reconstruct
 
-    def reconstruct(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
+    def reconstruct(vae: VAE, image: Tensor, seeds: list[int], preset: Preset, posterior: None) -> Tensor:
         equal = {"all": len(image), "half": 1, "none": 0}[vae.name]
-        return torch.cat([image[:equal], real(vae, image, seeds, preset)[equal:]])
+        return torch.cat([image[:equal], real(vae, image, seeds, preset, posterior)[equal:]])
 
     monkeypatch.setattr(measurement, "_reconstruct", reconstruct)
     vaes = [random_vae(SMALL) for _ in range(3)]
@@ -191,13 +192,15 @@ def test_an_image_that_fails_when_a_vae_is_added(
     """A disk that fails once doesn't cost the folder: the same command resumes when it reads again."""
     measure(two_vaes[:1], skip_bad=True)
 
-    def fail(data: bytes, name: str, boxes: tuple[Box, ...], preset: Preset) -> Prepared:
+    square = SizeRule.square
+
+    def fail(rule: SizeRule, data: bytes, name: str, boxes: tuple[Box, ...]) -> Square:
         if name == "2.png":
             raise BadInputError("2.png: input/output error.")
-        return prepare(data, name, boxes, preset)
+        return square(rule, data, name, boxes)
 
     with monkeypatch.context() as patch:
-        patch.setattr("vaelens.evaluation.chunks.prepare", fail)
+        patch.setattr(SizeRule, "square", fail)
         with pytest.raises(BadInputError, match=r"2\.png was readable before"):
             measure(skip_bad=True)
     results = measure(skip_bad=True)

@@ -13,22 +13,11 @@ from torch import Tensor
 from vaelens.errors import BadInputError
 from vaelens.evaluation.presets import Preset
 from vaelens.images.datasets.items import Dataset, Item
-from vaelens.images.drawing import Box
-from vaelens.images.reading import decode_bytes, decode_plain
-from vaelens.images.resizing import placement, resize_and_crop
-from vaelens.images.writing import to_pixels
+from vaelens.images.size_rules import SizeRule, Square
 from vaelens.text.private_paths import without_folders
 
 LOADERS = 2  # threads: Pillow decodes outside the interpreter's lock
 AHEAD = 4  # chunks
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An image as a preset sees it: uint8 [side,side,3], and the boxes that are left in it, in its pixels."""
-
-    pixels: np.ndarray
-    boxes: tuple[Box, ...]
 
 
 @dataclass(frozen=True)
@@ -37,7 +26,7 @@ class Chunk:
 
     number: int
     items: tuple[Item, ...]
-    images: tuple[Prepared, ...]
+    images: tuple[Square, ...]
     bad: tuple[tuple[str, str], ...]
 
     @cached_property
@@ -53,11 +42,12 @@ def read_chunk(dataset: Dataset, number: int, batch: int, preset: Preset, skip_b
 
     Raises BadInputError for an unreadable one, unless `skip_bad`.
     """
-    good: list[tuple[Item, Prepared]] = []
+    rule = size_rule(preset)
+    good: list[tuple[Item, Square]] = []
     bad: list[tuple[str, str]] = []
     for item in dataset.items[number * batch : (number + 1) * batch]:
         try:
-            good.append((item, prepare(dataset.read(item), item.id, item.boxes, preset)))
+            good.append((item, rule.square(dataset.read(item), item.id, item.boxes)))
         except BadInputError as error:
             if not skip_bad:
                 raise BadInputError(f"{error} --skip-bad leaves such images out and lists them.") from error
@@ -91,14 +81,9 @@ def read_ahead(dataset: Dataset, numbers: Sequence[int], batch: int, preset: Pre
                 future.cancel()
 
 
-def prepare(data: bytes, name: str, boxes: tuple[Box, ...], preset: Preset) -> Prepared:
-    """Decode, resize and crop as the preset has it. Raises BadInputError, naming the image, where it is unreadable."""
-    pixels = decode_plain(data, name) if preset.reading == "plain" else to_pixels(decode_bytes(data, name).image)
-    square = resize_and_crop(pixels, preset.side, preset.resize, name)
-    height, width = pixels.shape[:2]
-    where = placement(height, width, preset.side)
-    mapped = (where.map(box) for box in boxes)
-    return Prepared(square, tuple(box for box in mapped if box is not None))
+def size_rule(preset: Preset) -> SizeRule:
+    """How the preset reads, resizes and crops images."""
+    return SizeRule(preset.reading, preset.resize, preset.side)
 
 
 def quantize_originals(pixels: Tensor, preset: Preset) -> Tensor:

@@ -25,8 +25,10 @@ from vaelens.evaluation.results import Row
 from vaelens.images.datasets.items import Dataset
 from vaelens.images.drawing import Box
 from vaelens.images.writing import from_uint8
+from vaelens.latent_cache.cache import LatentCache
 from vaelens.metrics.glyph_reader import readable
 from vaelens.metrics.regions import measure_regions
+from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.resources import full_precision, out_of_memory
 from vaelens.runtime import Progress, silent
 from vaelens.text.numbers import counted
@@ -52,6 +54,7 @@ class Measurement:
     skip_bad: bool
     folder: EvaluationFolder
     cache: OriginalsCache
+    latents: LatentCache | None = None  # of this dataset, so that it needn't be encoded
 
     def run(self, units: Mapping[int, Sequence[str]], progress: Progress = silent) -> dict[str, float]:
         """Measure these chunks, each through the VAEs named; gives images, reconstructions and measuring_seconds.
@@ -95,23 +98,37 @@ class Measurement:
             features = self.preset.features(pixels)
             self.cache.store(chunk, features)
         for name in names:
-            reconstructions = reconstruct_chunk(self.vaes[name], chunk, self.preset.preset, self.seed)
+            reconstructions = self.reconstruct(name, chunk)
             rows, reconstructed = measure_chunk(reconstructions, chunk, name, self.preset, originals)
             self.folder.add(chunk.number, name, rows, chunk.bad, {ORIGINALS: features, name: reconstructed})
 
+    def reconstruct(self, name: str, chunk: Chunk) -> Reconstructions:
+        """The chunk's images through the VAE of that name."""
+        vae, posterior = self.vaes[name], None
+        if self.latents is not None:
+            posterior = self.latents.posterior([item.id for item in chunk.items], vae.device, vae.dtype)
+        return reconstruct_chunk(vae, chunk, self.preset.preset, self.seed, posterior)
 
-def reconstruct_chunk(vae: VAE, chunk: Chunk, preset: Preset, seed: int) -> Reconstructions:
-    """The chunk's images through the VAE as the preset has it. Raises ResourceError when memory runs out."""
+
+def reconstruct_chunk(
+    vae: VAE, chunk: Chunk, preset: Preset, seed: int, posterior: DiagonalGaussian | None = None
+) -> Reconstructions:
+    """The chunk's images through the VAE as the preset has it, from their `posterior` where that is known already.
+
+    Raises ResourceError when memory runs out.
+    """
     image = from_uint8(chunk.pixels)
     seeds = [noise_seed(seed, item.sha256) for item in chunk.items]
     try:
-        return Reconstructions(quantize(_reconstruct(vae, image, seeds, preset), preset), (True,) * len(seeds))
+        made = _reconstruct(vae, image, seeds, preset, posterior)
+        return Reconstructions(quantize(made, preset), (True,) * len(seeds))
     except CheckFailedError:
         pass  # which of them: one by one
     pixels, finite = torch.zeros_like(chunk.pixels), [True] * len(seeds)
     for number, one in enumerate(seeds):
         try:
-            pixels[number] = quantize(_reconstruct(vae, image[number : number + 1], [one], preset), preset)[0]
+            own = None if posterior is None else posterior[number : number + 1]
+            pixels[number] = quantize(_reconstruct(vae, image[number : number + 1], [one], preset, own), preset)[0]
         except CheckFailedError:
             finite[number] = False
     return Reconstructions(pixels, tuple(finite))
@@ -148,13 +165,16 @@ def measure_chunk(
     return rows, {key: values.masked_fill(lost[:, None], torch.nan) for key, values in features.items()}
 
 
-def _reconstruct(vae: VAE, image: Tensor, seeds: list[int], preset: Preset) -> Tensor:
+def _reconstruct(
+    vae: VAE, image: Tensor, seeds: list[int], preset: Preset, posterior: DiagonalGaussian | None
+) -> Tensor:
     message = (
         f"out of memory on {vae.device} with a batch of {counted(len(image), 'image')} through {vae.name}. "
         "Choose a smaller --batch and another folder, or --dtype bfloat16."
     )
     with out_of_memory(message), full_precision(vae.device):  # TF32 would make float32 something else on CUDA
-        encoded = vae.encode(image)
+        height, width = image.shape[-2:]
+        encoded = vae.encode(image) if posterior is None else vae.encoded(posterior, (height, width))
         latents = encoded.mode() if preset.posterior == "mode" else encoded.sample(seeds)
         return vae.decode(latents, encoded.size).cpu()
 

@@ -16,6 +16,7 @@ import torch
 from vaelens.blind.pooling import file_records, pool_blind_results
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.aggregation import aggregate
+from vaelens.evaluation.chunks import size_rule
 from vaelens.evaluation.evaluation_folder import COMMAND, EvaluationFolder, check_folder
 from vaelens.evaluation.evaluation_record import Records, call_record, earlier_calls, rank_record, settled, totals
 from vaelens.evaluation.feature_files import OriginalsCache
@@ -30,10 +31,11 @@ from vaelens.evaluation.results import Results
 from vaelens.families.spec import spec_values
 from vaelens.files import StrPath
 from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
-from vaelens.images.datasets.opening import check_name, open_dataset
+from vaelens.images.datasets.opening import check_name
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.images.resizing import opencv
 from vaelens.json_reading import quoted
+from vaelens.latent_cache.cache import LatentCache, open_images
 from vaelens.loading import check_source, is_published, vae_of
 from vaelens.report.record import public_name, run_record, vae_record
 from vaelens.resources import processor, using_threads
@@ -56,7 +58,7 @@ ONLY_IN_PLAN = {"schema", "command", "vaes", "versions"}  # the record says thes
 
 def evaluate(
     vaes: StrPath | VAE | Sequence[StrPath | VAE],
-    source: StrPath | Dataset,
+    source: StrPath | Dataset | LatentCache,
     *,
     preset: str | Preset = "modern",
     metrics: Sequence[str] = (),
@@ -83,8 +85,8 @@ def evaluate(
 ) -> Results | None:
     """Measure VAEs on a dataset; writes rows, features and a report to the folder `output`.
 
-    source: a folder, a zip, webdataset shards, parquet files, a hub dataset, coco-val2017 or synthetic
-    (`open_dataset`'s, with take, seed, min_aesthetic, split and boxes), or an open dataset.
+    source: a folder, zip, webdataset shards, parquet files, a hub dataset, coco-val2017 or synthetic (`open_dataset`'s,
+    with take, seed, min_aesthetic, split and boxes), an open dataset, or a latent cache of the VAEs' encoder.
     preset: a name of `presets.PRESETS`; metrics: keys of `metric_table.METRICS` to add to it.
     The same call again resumes an interrupted run, or adds a VAE. shard "2/3" measures the second third of the chunks;
     under torchrun the ranks share them.
@@ -117,14 +119,16 @@ def evaluate(
     count = threads or found.get("threads") or torch.get_num_threads()
     with using_threads(count), removed_if_unused(path, also=(PLAN,)):  # a failure before any result leaves no folder
         check_networks(protocol, networks or {}, runtime)
-        dataset = source if isinstance(source, Dataset) else open_dataset(
+        dataset, latents = open_images(
             source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, skip_bad=skip_bad,
-            runtime=runtime,
-    )  # fmt: skip
+            rule=size_rule(protocol), runtime=runtime,
+        )  # fmt: skip
         loaded = load_preset(protocol, networks or {}, runtime)
-        models, records = settled(*_load_vaes(sources, space, runtime), protocol.side, found, ranks, batch=batch)
+        models, records = settled(
+            *_load_vaes(sources, space, runtime, latents), protocol.side, found, ranks, batch=batch
+        )
         pooled = pooled and evaluated(pooled, records)
-        plan = _plan(dataset, loaded, models, records, batch=batch, seed=seed, runtime=runtime)
+        plan = _plan(dataset, latents, loaded, models, records, batch=batch, seed=seed, runtime=runtime)
         if ranks.is_first:
             _notify_names(dataset, models, records, runtime.notify)
         ranks.require_same(plan)
@@ -132,7 +136,7 @@ def evaluate(
         _start(folder, plan, ranks, runtime.notify)
         _check_bad(folder, skip_bad)
         cache = _originals_cache(plan, loaded, runtime.notify)
-        measurement = Measurement(dataset, loaded, models, seed, skip_bad, folder, cache)
+        measurement = Measurement(dataset, loaded, models, seed, skip_bad, folder, cache, latents)
         units = _own_units(folder, models, part, ranks)
         if ranks.count == 1 and (stored := len(folder.rows(list(models)))):
             _notify_resuming(stored, len(folder.ids) * len(models), runtime.notify)
@@ -161,13 +165,13 @@ def evaluate(
 
 
 def _check_call(
-    preset: Preset, source: StrPath | Dataset, output: Path, batch: int | None, threads: int | None
+    preset: Preset, source: StrPath | Dataset | LatentCache, output: Path, batch: int | None, threads: int | None
 ) -> None:
     if (batch is not None and batch < 1) or (threads is not None and threads < 1):
         raise UsageError("batch and threads must be at least 1.")
     if preset.resize == "opencv_bilinear":
         opencv()
-    check_name(source)
+    check_name(source if not isinstance(source, LatentCache) else source.path)
     check_apart(output, paths_of(source), holds_images=False)
 
 
@@ -202,9 +206,14 @@ def _on_own_device(runtime: Runtime, ranks: Ranks, shard: str | None) -> Runtime
     return runtime.on(f"cuda:{os.environ['LOCAL_RANK']}") if runtime.device.type == "cuda" else runtime
 
 
-def _load_vaes(sources: Sequence[StrPath | VAE], space: str | None, runtime: Runtime) -> tuple[dict[str, VAE], Records]:
-    """The VAEs by distinct names, and what the record says of each."""
+def _load_vaes(
+    sources: Sequence[StrPath | VAE], space: str | None, runtime: Runtime, latents: LatentCache | None
+) -> tuple[dict[str, VAE], Records]:
+    """The VAEs by distinct names, and what the record says of each; all must have the cached latents' encoder."""
     loaded = [vae_of(one, runtime, space=space) for one in sources]
+    if latents is not None:
+        for vae in loaded:
+            latents.check_encoder(vae)
     models = dict(zip(distinct_names([vae.name for vae in loaded], sources), loaded, strict=True))
     records = {
         name: vae_record(vae)
@@ -217,6 +226,7 @@ def _load_vaes(sources: Sequence[StrPath | VAE], space: str | None, runtime: Run
 
 def _plan(
     dataset: Dataset,
+    latents: LatentCache | None,
     loaded: LoadedPreset,
     models: Mapping[str, VAE],
     records: Records,
@@ -238,6 +248,7 @@ def _plan(
         "device": runtime.device.type,
         "dtype": runtime.dtype_name,
         "seed": seed,
+        **({"latents": latents.identity} if latents is not None else {}),
         "networks": loaded.networks,
         "versions": {k: v for k, v in versions().items() if k in DECISIVE},
         "vaes": {

@@ -12,7 +12,7 @@ from vaelens.families.spec import VAESpec
 from vaelens.finetuning import checkpoints
 from vaelens.finetuning.data import TrainingImages
 from vaelens.finetuning.state import State
-from vaelens.finetuning.step import NotFiniteError, PosteriorCache, StepConfig, train_step
+from vaelens.finetuning.step import NotFiniteError, PosteriorCache, StepConfig, StoredPosteriors, train_step
 from vaelens.finetuning.training_folder import TrainingFolder
 from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.finetuning.validation import (
@@ -56,7 +56,7 @@ class Training:
     ranks: Ranks
     runtime: Runtime
     pinned: dict[str, int] = field(default_factory=dict[str, int])
-    cache: PosteriorCache | None = None
+    cache: PosteriorCache | StoredPosteriors | None = None
     on_log: OnLog = silent
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     evaluated: list[int] = field(default_factory=list[int])  # the steps of the last STORED evaluations

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +15,17 @@ from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.finetuning.losses import has_label
 from vaelens.finetuning.recipe import Recipe
-from vaelens.images.datasets.items import Dataset, Item, Source
+from vaelens.images.datasets.items import Dataset, Item, Source, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import check_name, open_dataset
 from vaelens.images.datasets.synthetic import SETS, TRAINING_COUNT, is_for_training
 from vaelens.images.reading import decode_bytes
+from vaelens.latent_cache.cache import LatentCache, open_cache
+from vaelens.latent_cache.index import is_cache
 from vaelens.runtime import Runtime
 from vaelens.text.numbers import counted
+from vaelens.vae import VAE
+
+TrainingData = StrPath | Dataset | LatentCache  # what may be trained on
 
 MAX_SHARE = 0.5  # of a source that may be held out
 USUAL_SHARE = 0.25  # of a source that is held out at most, where the recipe's number isn't the user's
@@ -33,13 +39,23 @@ class Sources:
     training: tuple[Dataset, ...]
     weights: tuple[float, ...]
     held_out: Dataset
+    caches: tuple[LatentCache, ...] = ()  # of each training source, or none at all
+
+    def record(self, *, with_boxes: bool) -> list[dict[str, Any]]:
+        """What the trained weights depend on of each training source."""
+        found: list[dict[str, Any]] = []
+        for number, (source, weight) in enumerate(zip(self.training, self.weights, strict=True)):
+            one = {"name": source.name, "weight": weight, "manifest_sha256": manifest_sha256(source.items)}
+            boxes = {"boxes_sha256": boxes_sha256(source.items)} if with_boxes else {}
+            found.append(one | boxes | ({"latents": self.caches[number].identity} if self.caches else {}))
+        return found
 
 
 @dataclass(frozen=True)
 class SourceOptions:
     """Which images to use: the arguments of `finetune`, checked as far as possible without opening anything."""
 
-    sources: tuple[StrPath | Dataset, ...]
+    sources: tuple[StrPath | Dataset | LatentCache, ...]
     weights: tuple[float, ...]
     boxes: tuple[StrPath | None, ...]
     held_out: StrPath | Dataset | None
@@ -49,7 +65,7 @@ class SourceOptions:
     @classmethod
     def of(
         cls,
-        data: StrPath | Dataset | Sequence[StrPath | Dataset],
+        data: TrainingData | Sequence[TrainingData],
         *,
         weights: Sequence[float] | None = None,
         boxes: Sequence[StrPath] | None = None,
@@ -57,8 +73,11 @@ class SourceOptions:
         take: int | None = None,
         seed: int = 0,
     ) -> "SourceOptions":
-        """Raises UsageError for no source, a wrong number of weights or box files, or box files for an open dataset."""
-        sources = [data] if isinstance(data, str | os.PathLike | Dataset) else list(data)
+        """Raises UsageError for no source, a wrong number of weights or box files, box files for a dataset that is open
+        already, or for caches beside images; and what opening a cache raises.
+        """
+        named = [data] if isinstance(data, str | os.PathLike | Dataset | LatentCache) else list(data)
+        sources = [open_cache(one) if is_cache(one) else one for one in named]
         if not sources:
             raise UsageError("no images given. Name a folder, or another source.")
         for what, given in ((("weight", "weights"), weights), (("box file", "box files"), boxes)):
@@ -67,12 +86,21 @@ class SourceOptions:
                     f"{counted(len(given), what[0], what[1])} for {counted(len(sources), 'source')}. Give one for "
                     "each source, or none."
                 )
-        if boxes and any(isinstance(source, Dataset) for source in sources):
+        if boxes and any(isinstance(source, Dataset | LatentCache) for source in sources):
             raise UsageError("box files can't be added to a dataset that is already open. Open it with its boxes.")
+        caches = [source for source in sources if isinstance(source, LatentCache)]
+        if caches and len(caches) < len(sources):
+            raise UsageError(f"{caches[0].path} is a latent cache, and can't be mixed with images. Encode those too.")
         for source in (*sources, *([held_out] if held_out is not None else [])):
-            check_name(source)
+            if not isinstance(source, LatentCache):
+                check_name(source)
         mix = tuple(float(weight) for weight in weights or [1.0] * len(sources))
         return cls(tuple(sources), mix, tuple(boxes or [None] * len(sources)), held_out, take, seed)
+
+    @property
+    def caches(self) -> tuple[LatentCache, ...]:
+        """The sources, where they are caches."""
+        return tuple(source for source in self.sources if isinstance(source, LatentCache))
 
     def check_counts(self, held_out: int) -> None:
         """Raises UsageError where so many images can't be held out of sources whose size is known without opening.
@@ -83,15 +111,21 @@ class SourceOptions:
             names = [source.name if isinstance(source, Dataset) else str(source) for source in self.sources]
             _check_counts(names, [self._most(source) for source in self.sources], held_out)
 
-    def _most(self, source: StrPath | Dataset) -> int | None:
+    def _most(self, source: TrainingData) -> int | None:
         """How many images a source has at most, if that is known."""
-        if isinstance(source, Dataset):
+        if isinstance(source, Dataset | LatentCache):
             return min(len(source.items), self.take or len(source.items))
         return self.take or (TRAINING_COUNT if source in SETS else None)
 
 
-def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime) -> Sources:
-    """Open the sources and hold images out. Raises what opening and `hold_out` raise."""
+def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime, vae: VAE | None = None) -> Sources:
+    """Open the sources and hold images out. Raises what opening and `hold_out` raise.
+
+    vae: whose encoder the caches must be of; else UsageError is raised
+    """
+    if vae is not None:
+        for cache in options.caches:
+            cache.check_encoder(vae)
     sources = [
         _open(source, boxes, options, runtime) for source, boxes in zip(options.sources, options.boxes, strict=True)
     ]
@@ -109,8 +143,10 @@ def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime) -> So
         sources, held_out = hold_out(
             sources, recipe.run.held_out, options.seed, at_most=None if HELD_OUT in recipe.named else USUAL_SHARE
         )
-        return Sources(tuple(sources), options.weights, held_out)
+        return Sources(tuple(sources), options.weights, held_out, options.caches)
     held_out = options.held_out
+    if is_cache(held_out):
+        held_out = open_cache(held_out).dataset(runtime=runtime)
     if not isinstance(held_out, Dataset):
         take = recipe.run.held_out if held_out in SETS else None
         held_out = open_dataset(held_out, take=take, seed=options.seed, skip_bad=True, runtime=runtime)
@@ -120,7 +156,35 @@ def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime) -> So
         runtime.notify(
             f"{counted(copies, 'image')} {'is' if copies == 1 else 'are'} in {held_out.name} too, and not trained on."
         )
-    return Sources(tuple(sources), options.weights, held_out)
+    return Sources(tuple(sources), options.weights, held_out, options.caches)
+
+
+def check_caches(caches: Sequence[LatentCache], recipe: Recipe, again: bool) -> None:
+    """Raises UsageError where a cache's posteriors aren't those of the recipe's crops, or of no frozen encoder.
+
+    again: whether posteriors are to be kept in memory too
+    """
+    how = recipe.data
+    for path, rule, holds_images in ((cache.path, cache.index.rule, cache.holds_images) for cache in caches):
+        if again:
+            raise UsageError(f"{path} already holds what --cache would keep. Leave --cache out.")
+        if recipe.model.trainable != "decoder":
+            raise UsageError(f"{path} is of a frozen encoder, but this recipe trains the encoder. Name the images.")
+        if recipe.has_random_crops:
+            raise UsageError(
+                f"{path} holds one crop per image, but this recipe crops it differently in each epoch. Name the "
+                "images, or set data.crop=[1,1], data.flip=0 and data.color_jitter=0."
+            )
+        if rule.side != how.size:
+            raise UsageError(
+                f"{path} holds squares of {rule.side} pixels, but the recipe trains on {how.size}. "
+                f"Set data.size={rule.side}, or encode the images with --size {how.size}."
+            )
+        if not holds_images and rule.resize != "area":
+            raise UsageError(
+                f"{path} was encoded by the size rule {rule}, but finetune reads its images by the rule area. Encode "
+                "them with --rule area, or keep them in the cache."
+            )
 
 
 def hold_out(
@@ -212,17 +276,20 @@ def joined(sources: Sequence[Dataset], chosen: Sequence[tuple[int, Item]], what:
 
     def pieces(name: str) -> Iterable[bytes]:
         source, item = origins[name]
-        return source.source.pieces(item.id)
+        return (source.read(item),)
 
     names = " and ".join(f'"{source.source.name}"' for source in sources)
     title = f"{what} images of {names}"
     ids = tuple(item.id for item in items)
     name = f"{counted(len(items), f'{what} image')} of {names}"
-    return Dataset(name, "held-out", items, (), Source(title, "held-out", ids, pieces))
+    source = Source(title, "held-out", ids, pieces, originals={item.id: item.sha256 for item in items})
+    return Dataset(name, "held-out", items, (), source)
 
 
-def _open(source: StrPath | Dataset, boxes: StrPath | None, options: SourceOptions, runtime: Runtime) -> Dataset:
+def _open(source: TrainingData, boxes: StrPath | None, options: SourceOptions, runtime: Runtime) -> Dataset:
     """A source to train on, at most `take` images of it. Unreadable images are replaced later."""
+    if isinstance(source, LatentCache):
+        source = source.dataset(runtime=runtime)
     if not isinstance(source, Dataset):
         take = options.take if source in SETS else None
         source = open_dataset(

@@ -26,6 +26,7 @@ from vaelens.finetuning.losses import (
 )
 from vaelens.finetuning.recipe import Optimizer, Recipe
 from vaelens.finetuning.state import State
+from vaelens.latent_cache.cache import LatentCache
 from vaelens.networks.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 from vaelens.networks.memory_saving import memory_saving
 from vaelens.resources import large_blocks_apart
@@ -182,6 +183,19 @@ def _norm(gradients: Sequence[Tensor]) -> Tensor:
     if not gradients:
         return torch.zeros(())
     return torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+
+
+class StoredPosteriors:
+    """Posteriors that were encoded before, by the frozen encoder; as `PosteriorCache` gives them."""
+
+    def __init__(self, caches: Sequence[LatentCache]) -> None:
+        self._caches = {(item.id, item.sha256): cache for cache in caches for item in cache.items}
+
+    def posterior(self, batch: Batch) -> DiagonalGaussian:
+        """Of a batch, on the CPU."""
+        found = [self._caches[sample.id, sample.sha256].posterior([sample.id]) for sample in batch.samples]
+        logvars = [one.logvar for one in found if one.logvar is not None]
+        return DiagonalGaussian(torch.cat([one.mean for one in found]), torch.cat(logvars) if logvars else None)
 
 
 class PosteriorCache:

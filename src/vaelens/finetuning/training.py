@@ -26,9 +26,9 @@ from vaelens.finetuning.loop import OnLog, Training, train
 from vaelens.finetuning.losses import PERCEPTUAL_NETWORKS, load_perceptual
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.recipe_files import default_recipe, find_recipe
-from vaelens.finetuning.sources import HELD_OUT, SourceOptions, Sources, open_sources
+from vaelens.finetuning.sources import HELD_OUT, SourceOptions, Sources, TrainingData, check_caches, open_sources
 from vaelens.finetuning.state import State
-from vaelens.finetuning.step import PosteriorCache, StepConfig
+from vaelens.finetuning.step import PosteriorCache, StepConfig, StoredPosteriors
 from vaelens.finetuning.training_folder import (
     CHANGE_RECIPE,
     TrainingFolder,
@@ -38,7 +38,7 @@ from vaelens.finetuning.training_folder import (
 )
 from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.finetuning.validation import CHUNK, StopReason
-from vaelens.images.datasets.items import Dataset, boxes_sha256, manifest_sha256
+from vaelens.images.datasets.items import Dataset, manifest_sha256
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.kernels.paths import choose_path
 from vaelens.loading import space_of
@@ -94,7 +94,7 @@ class _Job:
 
 def finetune(
     vae: StrPath | VAE | None,
-    data: StrPath | Dataset | Sequence[StrPath | Dataset],
+    data: TrainingData | Sequence[TrainingData],
     *,
     recipe: StrPath | Recipe | None = None,
     output: StrPath = "run",
@@ -123,7 +123,7 @@ def finetune(
     vae: the VAE to continue; None for a recipe that trains from scratch
     recipe: a built-in one, a .toml file or a Recipe; by default ft-mse, or tiny-ft-mse for the embedded VAEs
     data: one or more sources as `open_dataset` takes them (synthetic images are never those of evaluations), or open
-    datasets, mixed by `weights`, equally without
+    datasets, mixed by `weights`, equally without; or latent caches of the VAE's encoder, for crops that don't change
     boxes: a file of labelled boxes for each source, for a recipe that weights them
     held_out: images to evaluate on, at most run.held_out; without it that many of the data are held out
     take: at most this many images of each source, chosen by the seed
@@ -148,6 +148,7 @@ def finetune(
     precision = SHORT_DTYPES.get(dtype, dtype) if dtype else "bfloat16" if kind == "cuda" else "float32"
     sources = SourceOptions.of(data, weights=weights, boxes=boxes, held_out=held_out, take=take, seed=seed)
     _check_options(chosen, precision, cache, seed)
+    check_caches(sources.caches, chosen, cache)
     if HELD_OUT in chosen.named:
         sources.check_counts(chosen.run.held_out)
     check_vae(vae, chosen, space)
@@ -244,7 +245,7 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
     perceptual, loss_networks = load_perceptual(recipe.perceptual_name, loss_paths, runtime.device, runtime)
     loaded = load_preset(preset, metric_paths, runtime)
     initial = initialize(job.vae, recipe, job.seed, job.space, runtime)
-    sources = open_sources(job.sources, recipe, runtime)
+    sources = open_sources(job.sources, recipe, runtime, initial.vae)
     if job.sources.held_out is None:
         recipe = recipe.with_held_out(len(sources.held_out.items))
     if recipe.followed and not job.found:
@@ -278,10 +279,17 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
         micro_batch_size=job.micro_batch_size,
         ranks=ranks,
         runtime=runtime,
-        cache=PosteriorCache(initial.network, config) if job.cache else None,
+        cache=_posteriors(job, initial, config),
         on_log=job.on_log,
     )
     return training, initial, plan, metric_paths
+
+
+def _posteriors(job: _Job, initial: Initial, config: StepConfig) -> PosteriorCache | StoredPosteriors | None:
+    """Where the frozen encoder's output comes from, unless each image is encoded whenever it is trained on."""
+    if job.sources.caches:
+        return StoredPosteriors(job.sources.caches)
+    return PosteriorCache(initial.network, config) if job.cache else None
 
 
 def _evaluations(initial: Initial, side: int, job: _Job) -> dict[str, Any]:
@@ -316,16 +324,11 @@ def _network_paths(recipe: Recipe, given: Mapping[str, StrPath]) -> tuple[dict[s
 
 def _plan(recipe: Recipe, initial: Initial, sources: Sources, networks: Mapping[str, Any]) -> dict[str, Any]:
     """What the trained weights depend on, except for the options of the call."""
-    training = [
-        {"name": source.name, "weight": weight, "manifest_sha256": manifest_sha256(source.items)}
-        | ({"boxes_sha256": boxes_sha256(source.items)} if recipe.loss.box_weight != 1 else {})
-        for source, weight in zip(sources.training, sources.weights, strict=True)
-    ]
     return {
         "command": "finetune",
         "recipe": recipe.as_dict(),
         "from": initial.identity,
-        "sources": training,
+        "sources": sources.record(with_boxes=recipe.loss.box_weight != 1),
         "held_out": {"name": sources.held_out.name, "manifest_sha256": manifest_sha256(sources.held_out.items)},
         "networks": dict(networks),
         "versions": {key: value for key, value in versions().items() if key in DECISIVE},

@@ -1,1 +1,1 @@
-"""Encoded datasets: moments of images in files, written once and read by training and evaluation."""
+"""Encoded datasets: the posteriors of images in files, written once, read by training and evaluation."""

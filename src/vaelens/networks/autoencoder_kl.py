@@ -87,6 +87,10 @@ class DiagonalGaussian:
         """Standard deviation, [b,c,h/f,w/f]."""
         return torch.zeros_like(self.mean) if self.logvar is None else torch.exp(0.5 * self.logvar)
 
+    def __getitem__(self, images: slice) -> "DiagonalGaussian":
+        """That of some images of the batch."""
+        return DiagonalGaussian(self.mean[images], None if self.logvar is None else self.logvar[images])
+
     def mode(self) -> Tensor:
         """The most likely z, [b,c,h/f,w/f]."""
         return self.mean

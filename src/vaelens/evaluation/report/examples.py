@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vaelens.errors import CheckFailedError
 from vaelens.evaluation.chunks import quantize_originals, read_chunk
-from vaelens.evaluation.measurement import Measurement, reconstruct_chunk
+from vaelens.evaluation.measurement import Measurement
 from vaelens.evaluation.metric_table import METRICS
 from vaelens.evaluation.results import Example, Results
 
@@ -60,9 +60,7 @@ def make_examples(chosen: Mapping[str, str], run: Measurement) -> list[Example]:
         if not any(item.id in chosen for item in chunk.items):
             continue
         originals = _pixels(quantize_originals(chunk.pixels, preset))
-        reconstructions = {
-            name: _pixels(reconstruct_chunk(vae, chunk, preset, run.seed).pixels) for name, vae in run.vaes.items()
-        }
+        reconstructions = {name: _pixels(run.reconstruct(name, chunk).pixels) for name in run.vaes}
         for b, item in enumerate(chunk.items):
             if item.id in chosen:
                 pixels = {name: batch_of[b] for name, batch_of in reconstructions.items()}

@@ -70,7 +70,7 @@ def open_dataset(
     """
     _check_options(source, take, min_aesthetic, split)
     own = read_boxes(boxes) if boxes is not None else None
-    found = _find(
+    found = find_source(
         source,
         count=take,
         seed=seed,
@@ -88,7 +88,7 @@ def open_dataset(
     if min_aesthetic is not None:
         ids, note = _by_aesthetic_score(found, min_aesthetic)
         notes += [note] if note else []
-    chosen = _chosen(ids, take, seed, found.name)
+    chosen = choose(ids, take, seed, found.name)
     if len(chosen) < len(ids):
         notes.append(f"{len(chosen):,} of {len(ids):,} images, chosen with seed {seed}")
     items = _hashed(found, chosen, skip_bad, runtime)
@@ -107,7 +107,7 @@ def _name(source: StrPath) -> str | None:
     return source if isinstance(source, str) and source in NAMES else None
 
 
-def _find(
+def find_source(
     source: StrPath,
     *,
     count: int | None,
@@ -118,7 +118,10 @@ def _find(
     training: bool,
     runtime: Runtime,
 ) -> Source:
-    """The source that a name or path means."""
+    """The source that a name or path means, before images are chosen and hashed; options as `open_dataset`'s.
+
+    count: of synthetic images; scored: whether aesthetic scores are needed; eyes: whether COCO's boxes of eyes are
+    """
     match _name(source):
         case None:
             pass
@@ -270,7 +273,11 @@ def _by_aesthetic_score(source: Source, least: float) -> tuple[tuple[str, ...], 
     return ids, f"{counted(missing, 'image')} without an aesthetic score left out" if missing else None
 
 
-def _chosen(ids: tuple[str, ...], take: int | None, seed: int, name: str) -> tuple[str, ...]:
+def choose(ids: tuple[str, ...], take: int | None, seed: int, name: str) -> tuple[str, ...]:
+    """`take` of the ids of a source called `name`, chosen by `seed` without replacement; all where it is None.
+
+    Raises UsageError for more than there are, and a seed below 0.
+    """
     if take is None or take == len(ids):
         return ids
     if take > len(ids):
