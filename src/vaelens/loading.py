@@ -99,7 +99,7 @@ def read(
         registry().check_space(space)
     if path is not None:
         path = path / (subfolder or "")
-        weights = read_vae(path, space=space, build=build_network)
+        weights = _noted(read_vae(path, space=space, build=build_network), runtime)
         if weights.known_as is not None:
             record_first_reading(weights.known_as, weights)
         return weights, weights.known_as or shown_name(path)
@@ -112,8 +112,16 @@ def read(
             record_first_reading(name, weights, entry.files[0].sha256)
         return weights, name
     address = _address(text, subfolder)
-    weights = read_vae(fetch_weights(address, runtime), space=space, build=build_network)
+    weights = _noted(read_vae(fetch_weights(address, runtime), space=space, build=build_network), runtime)
     return weights, hub_vae_name(address)
+
+
+def _noted(weights: VAEWeights, runtime: Runtime) -> VAEWeights:
+    """The weights; a notice says what a pickled file held beside them."""
+    if weights.not_tensors:
+        shown = ", ".join(weights.not_tensors[:4]) + (", ..." if len(weights.not_tensors) > 4 else "")
+        runtime.notify(f"Note: {weights.files[0]} is pickled; nothing in it was run. Dropped: {shown}.")
+    return weights
 
 
 def check_source(source: StrPath, subfolder: str | None = None) -> str:
@@ -230,7 +238,7 @@ def describe(
             "parameters": sum(t.numel() for t in weights.tensors.values()),
             "tensors": len(weights.tensors),
             "stored as": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in weights.tensors.values()})),
-            "dropped": ", ".join(weights.dropped) or "nothing",
+            "dropped": ", ".join((*weights.dropped, *weights.not_tensors)) or "nothing",
             "not weights": ", ".join(weights.not_weights) or "none",
         },
         "spec": {

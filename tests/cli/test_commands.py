@@ -73,7 +73,7 @@ PHOTO = ["reconstruct", "photo.png"]
     [
         ([*PHOTO, "--vae", "ft-mes"], 2, "Did you mean ft-mse"),
         ([*PHOTO, "--vae", "none.safetensors"], 3, "no such file"),
-        ([*PHOTO, "--vae", "old.ckpt"], 4, "old.ckpt is a pickled file"),
+        ([*PHOTO, "--vae", "old.ckpt"], 4, "old.ckpt asks for os.system, which could run code; nothing"),
         ([*PHOTO, "--vae", "nan.safetensors"], 7, "decoder.conv_out.bias holds 1 value"),
         ([*PHOTO, "-o", "photo.png"], 2, "is one of the inputs and would be lost"),
         ([*PHOTO, "-o", "out.jpg"], 2, "a .png strip, an .html page or a folder"),
@@ -123,7 +123,7 @@ def test_a_wrong_command_gets_a_message_and_its_exit_code(
     rewrite(vae_file, folder / "nan.safetensors", _spoil)
     rewrite(vae_file, folder / "plain.safetensors", metadata={})
     (folder / "text.png").write_text("hello")
-    (folder / "old.ckpt").write_bytes(b"PK")
+    (folder / "old.ckpt").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
     (folder / "strip.png").write_bytes(photo.read_bytes())
     (folder / "taken.run.json").mkdir()
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}

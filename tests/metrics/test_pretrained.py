@@ -106,12 +106,12 @@ def test_every_missing_key_is_caught(tmp_path: Path) -> None:
 LAST = "lin4.model.1.weight"
 BAD: dict[str, tuple[Callable[[dict[str, Any]], object], type[VaelensError], str]] = {
     "unexpected": (lambda s: s | {"lin5.model.1.weight": torch.ones(1)}, BadInputError, r"1 unexpected \(lin5"),
-    "a number as name": (lambda s: s | {7: torch.ones(1)}, BadInputError, r"more than named, dense tensors: 7"),
+    "a number as name": (lambda s: s | {7: torch.ones(1)}, BadInputError, "a tensor in it has no name"),
     "misshapen": (lambda s: s | {LAST: torch.ones(1, 255, 1, 1)}, BadInputError, r"1 misshapen .*\[1, 255, 1, 1\] ins"),
-    "integers": (lambda s: s | {LAST: s[LAST].long()}, BadInputError, "stored as int64"),
-    "no tensor": (lambda s: s | {LAST: "no"}, BadInputError, r"lin4\.model\.1\.weight \(a str\)"),
-    "without values": (lambda s: s | {LAST: s[LAST].to("meta")}, BadInputError, "dense tensors: lin4"),
-    "sparse": (lambda s: s | {LAST: s[LAST].to_sparse()}, BadInputError, "dense tensors: lin4"),
+    "integers": (lambda s: s | {LAST: s[LAST].long()}, BadInputError, "stored as I64"),
+    "no tensor": (lambda s: s | {LAST: "no"}, BadInputError, r"1 missing \(lin4\.model\.1\.weight\)"),
+    "without values": (lambda s: s | {LAST: s[LAST].to("meta")}, BadInputError, "lin4.*without numbers"),
+    "sparse": (lambda s: s | {LAST: s[LAST].to_sparse()}, BadInputError, "lin4.*stored as sparse numbers"),
     "all of another network": (lambda s: random_heads((64, 128, 256, 512, 512)), BadInputError, "4 misshapen"),
     "a NaN": (lambda s: s | {LAST: s[LAST] * torch.nan}, CheckFailedError, "lin4.model.1.weight holds 256 values"),
     "an infinity": (lambda s: s | {LAST: s[LAST].clone().index_fill_(1, torch.tensor(0), torch.inf)}, CheckFailedError,
@@ -147,7 +147,7 @@ def test_a_file_cut_anywhere_is_damaged(legacy: bool, tmp_path: Path) -> None:
         ("w.pth", b"", "is empty"),
         ("w.pth", b"\n <!DOCTYPE html><html>log in</html>", "is an HTML page"),
         ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
-        ("w.pth", b"\x93\x00any bytes" * 99, "is damaged, or isn't a file of weights"),
+        ("w.pth", b"\x93\x00any bytes" * 99, "isn't a safetensors file"),
         ("w.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "is incomplete: 9 of at least 24 bytes"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_program_is_no_file_of_weights(tmp_path: Path) -> None:
     path = tmp_path / "inception-2015-12-05.pt"
     with oracles.silence():
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
-    with pytest.raises(UnsafeFileError, match="nothing in it was run"):
+    with pytest.raises(UnsafeFileError, match=r"is a TorchScript program, .* nothing in it was run"):
         read_network("inception", path)
 
 

@@ -1,4 +1,4 @@
-"""Files of tensors: what they really are, whether they are whole, what they must hold. Pickles: test_pretrained.py."""
+"""Files of tensors: what they really are, whether they are whole, what they must hold. Pickles: pickles/."""
 
 import json
 import struct
@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from support.properties import ROOM, Tally
 from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError
 from vaelens.tensors.checks import check_finite, check_shapes
+from vaelens.tensors.formats import open_tensors
 from vaelens.tensors.safetensors_file import open_safetensors
 
 
@@ -128,10 +130,24 @@ def test_a_headers_memory_and_time_follow_its_length(tmp_path: Path, text: str, 
     assert named in errors[0]
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".CKPT"])
-def test_pickled_files_are_refused_by_name_and_not_opened(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(UnsafeFileError, match="pickled"):
-        open_safetensors(tmp_path / f"never-there{suffix}")  # opening it would raise something else
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".CKPT", ".safetensors", ""])
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
+def test_a_file_opens_by_its_content_whatever_its_name(tmp_path: Path, suffix: str, form: str) -> None:
+    file = tmp_path / f"weights{suffix}"
+    tensors = {"a": torch.arange(6.0).reshape(2, 3)}
+    if form == "safetensors":
+        save_file(tensors, file)
+    else:
+        torch.save(tensors, file, _use_new_zipfile_serialization=form == "zip")
+    opened = open_tensors(file)
+    assert opened.shapes == {"a": (2, 3)}
+    assert torch.equal(opened.read(["a"])["a"], tensors["a"])
+
+
+def test_what_only_reads_safetensors_refuses_a_pickled_file(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(UnsafeFileError, match="only a safetensors file is read here"):
+        open_safetensors(tmp_path / "a.safetensors")
 
 
 def test_differences_are_listed_in_full_numbers() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import vaelens as vl
 from support.commands import invoke
 from support.vaes import TINY, random_vae, same_bytes
-from vaelens.errors import BadInputError, UnsafeFileError, UsageError
+from vaelens.errors import BadInputError, UsageError
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.text.numbers import counted
 from vaelens.vae import VAE
@@ -157,7 +157,12 @@ def test_a_folder_that_needs_a_choice_says_what_to_name(folder: Path, small: VAE
     assert same(vl.load(alone / "a.safetensors", device="cpu"), small)
     assert same(vl.load(alone, device="cpu"), small)
     (folder / "b.safetensors").rename(folder / "b.ckpt")
-    with pytest.raises(UnsafeFileError, match=r"only pickled weights \(b\.ckpt\)"):
+    torch.save(dict(small.network.state_dict()), folder / "b.ckpt")
+    (alone / "config.json").rename(folder / "config.json")
+    assert same(vl.load(folder, device="cpu"), small)  # pickled, and the only one there
+    (folder / "b.ckpt").rename(folder / "c.pt")
+    torch.save({}, folder / "d.pt")
+    with pytest.raises(BadInputError, match=r"several files.*: c\.pt, d\.pt\. Name the one.*c\.pt"):
         vl.load(folder)
 
 

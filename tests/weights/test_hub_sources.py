@@ -1,9 +1,11 @@
 """VAEs on the hub, named by ids and by addresses pasted from its site."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers import AutoencoderKL as DiffusersKL
 
 import vaelens as vl
@@ -11,13 +13,19 @@ from support.commands import invoke
 from support.standins.hub import HubStandin
 from support.vaes import random_vae, same_bytes
 from vaelens.download.hub_addresses import parse_hub_address
-from vaelens.errors import BadInputError, UnsafeFileError, UsageError
+from vaelens.errors import BadInputError, UsageError
 from vaelens.loading import check_source, space_of
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.vae import VAE
 from vaelens.weights.hub_sources import hub_vae_name
 
 SMALL = AutoencoderKLConfig(block_out_channels=(4, 4), norm_num_groups=2, layers_per_block=1)
+
+
+def pickled(vae: VAE) -> bytes:
+    out = io.BytesIO()
+    torch.save(dict(vae.network.state_dict()), out)
+    return out.getvalue()
 
 
 @pytest.fixture
@@ -40,7 +48,9 @@ def hub(small: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
             hub.add(repo, name, weights)
             hub.add(repo, f"{name.rpartition('/')[0]}/config.json".lstrip("/"), config, lfs=False)
         hub.add("someone/single", "best.v2.safetensors", file.read_bytes())
-        hub.add("someone/single", "old.ckpt", b"")
+        hub.add("someone/single", "old.ckpt", pickled(small))
+        hub.add("someone/pickled", "diffusion_pytorch_model.bin", pickled(small))
+        hub.add("someone/pickled", "config.json", config, lfs=False)
         hub.add("someone/two", "a.safetensors", file.read_bytes())
         hub.add("someone/two", "b.safetensors", file.read_bytes())
         yield hub
@@ -63,6 +73,8 @@ def hub(small: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         ("{}/someone/parts/tree/main/decoders/a", "someone/parts/decoders/a"),
         ("{}/someone/single/blob/main/best.v2.safetensors", "someone/single/best.v2"),
         ("{}/someone/single/resolve/main/best.v2.safetensors?download=true", "someone/single/best.v2"),
+        ("someone/pickled", "someone/pickled"),
+        ("{}/someone/pickled/blob/main/diffusion_pytorch_model.bin", "someone/pickled"),
     ],
 )
 def test_an_id_or_any_address_pasted_from_the_hubs_site_loads(
@@ -122,7 +134,6 @@ def test_a_space_is_known_without_the_weights(hub: HubStandin, tmp_path: Path) -
         ("{}/someone/single/blob/main/x%00.safetensors", UsageError, "isn't the page of a file"),
         ("https://[x/owner/name", UsageError, "isn't a web address: Invalid IPv6 URL"),
         ("https://huggingface.co\u2100/a/b", UsageError, "isn't a web address: netloc .*"),
-        ("{}/someone/single/blob/main/old.ckpt", UnsafeFileError, "old.ckpt on the hub is a pickled file"),
         (
             "someone/two",
             BadInputError,

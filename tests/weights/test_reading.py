@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL as DiffusersKL
 from safetensors.torch import load_file, save_file
 
 from support.vaes import NARROW, TINY, random_vae, same_bytes
-from vaelens.errors import BadInputError, CheckFailedError, UnsafeFileError
+from vaelens.errors import BadInputError, CheckFailedError
 from vaelens.families.kl import PROJECTIONS
 from vaelens.families.spec import NetworkConfig
 from vaelens.networks.tiny import TinyAutoencoderConfig
@@ -146,11 +146,17 @@ def test_one_nan_or_infinity_anywhere_is_caught(tmp_path: Path) -> None:
             read_vae(file)
 
 
-def test_a_folder_with_only_pickled_weights_is_refused(vae: VAE, tmp_path: Path) -> None:
+def test_a_folder_with_only_pickled_weights_opens(vae: VAE, tmp_path: Path) -> None:
     folder = vae.save(tmp_path / "vae")
-    (folder / "diffusion_pytorch_model.safetensors").rename(folder / "diffusion_pytorch_model.bin")
-    with pytest.raises(UnsafeFileError, match=r"diffusion_pytorch_model\.bin"):
-        read_vae(folder)
+    plain = folder / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(plain), folder / "diffusion_pytorch_model.bin")
+    torch.save({}, folder / "optimizer.bin")
+    assert read_vae(folder).files == (plain,)
+    plain.unlink()
+    read = read_vae(folder)
+    assert read.files == (folder / "diffusion_pytorch_model.bin",)
+    assert same_bytes(read.tensors, dict(vae.network.state_dict()))
+    assert read.spec == vae.spec
 
 
 def test_a_diffusers_folder_and_a_pipeline_around_it(vae: VAE, tmp_path: Path) -> None:

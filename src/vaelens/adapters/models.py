@@ -29,6 +29,10 @@ from vaelens.weights.registry import embedded_model_path, registry
 
 INDEX = "model_index.json"
 LATENT_SPACE = "_vaelens_latent_space"  # in model_index.json, for a model that comes without a VAE
+PICKLED_MODEL = (
+    "{0} is a pickled file, and diffusers, which loads whole models, may run code that is in one. Get the model as "
+    ".safetensors. The VAE in it can be used: --vae {0}."
+)
 SAFETY_PARTS = ("safety_checker", "feature_extractor")
 LIBRARIES = {  # the names that an index has for the libraries of its parts, and their modules
     "diffusers": "diffusers",
@@ -123,9 +127,7 @@ def check_model(source: str) -> str:
         raise UsageError(f"the model's name is empty. Name {registry().model_names()}, a folder, a file or a hub id.")
     path = user_path(source)
     if path.suffix.lower() in PICKLED and path.exists():
-        raise UnsafeFileError(
-            f"{source} is a pickled file, which may run any code when it is read. Get the model as .safetensors."
-        )
+        raise UnsafeFileError(PICKLED_MODEL.format(source))
     if path.exists() or source.lower() in registry().models:
         return source
     if is_address(source):
@@ -144,9 +146,7 @@ def _check_address(address: HubAddress, source: str) -> None:
     """Raises where a page of the hub's is none of a model."""
     suffix = PurePosixPath(address.path).suffix
     if suffix in PICKLED:
-        raise UnsafeFileError(
-            f"{source} is a pickled file, which may run any code when it is read. Get the model as .safetensors."
-        )
+        raise UnsafeFileError(PICKLED_MODEL.format(source))
     if address.path not in {"", INDEX} and suffix != ".safetensors":
         raise UsageError(
             f"{source} is a part of {address.repo}. Name {address.repo}, or the page of a checkpoint in it."

@@ -114,7 +114,7 @@ class KL(Family):
             "diffusers", some_name(r"(encoder\.down_blocks|decoder\.up_blocks)\.\d+\."), from_diffusers_of_2022, dict
         ),
     )
-    dropped = ("loss.", "model_ema.decay", "model_ema.num_updates")
+    dropped = ("loss.", "model_ema.")
     assumed = frozenset({"norm_exponents"})
     unseen: ClassVar[Mapping[str, Any]] = {"norm_num_groups": 1}
     trainable = True

@@ -23,8 +23,7 @@ from vaelens.networks.vgg import VGG16
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.tensors.checks import check_shapes
 from vaelens.tensors.file_types import check_file
-from vaelens.tensors.pickle_file import open_pickle
-from vaelens.tensors.safetensors_file import open_safetensors
+from vaelens.tensors.formats import open_tensors
 
 Module = InceptionV3 | VGG16 | AlexNet | LPIPSHeads
 BUILDERS: Mapping[str, Callable[[], Module]] = {
@@ -135,7 +134,7 @@ def _entry(name: str) -> NetworkFile:
 
 def _read_tensors(module: Module, entry: NetworkFile, path: Path) -> dict[str, Tensor]:
     """The module's tensors in fp32, copied; exactly these, but for the ones that the network has no use for."""
-    opened = (open_safetensors if path.suffix.lower() == ".safetensors" else open_pickle)(path)
+    opened = open_tensors(path)
     unused = re.compile(module.UNUSED)
     expected = {n: tuple(t.shape) for n, t in module.state_dict().items() if not unused.fullmatch(n)}
     found = {n: shape for n, shape in opened.shapes.items() if not unused.fullmatch(n)}

@@ -11,16 +11,12 @@ from typing import Any, TypeGuard, cast
 
 from vaelens.errors import BadInputError, UnsafeFileError
 from vaelens.json_reading import JSON_BYTES, parse_json, quoted
-from vaelens.tensors.file_types import PICKLED, check_file
+from vaelens.tensors.file_types import check_file
 from vaelens.tensors.tensor_file import TensorFile
-from vaelens.text.file_kinds import ARCHIVE, PICKLE_IN_ZIP, TEXT, TORCH_ZIP, file_kind
+from vaelens.text.file_kinds import ARCHIVE, TEXT, file_kind
 from vaelens.text.numbers import counted
 
 HEADER_LIMIT = JSON_BYTES
-INSTEAD_OF_PICKLED = (
-    "vaelens doesn't open it. Use the .safetensors file of the same weights, which most publishers offer beside it."
-)
-ZIP_LIST = 2**20  # bytes at the end of a zip archive in which its names are looked for
 LARGEST = 2**63 - 1  # of what torch takes as a size
 DIMENSIONS = 64
 BITS = {
@@ -34,23 +30,20 @@ BITS = {
 def open_safetensors(path: Path) -> TensorFile:
     """Check a file's header, reading no tensor.
 
-    Raises UnsafeFileError for a pickled file, by its name, before it is opened, or by what it holds; BadInputError
-    for a file that is missing, incomplete, or something else than safetensors (which is named).
+    Raises UnsafeFileError for a pickled file, BadInputError for one that is missing, incomplete, or something else
+    than safetensors (which is named).
     """
-    if path.suffix.lower() in PICKLED:
-        raise UnsafeFileError(f"{path} is a pickled file, which can run any code when it is read; {INSTEAD_OF_PICKLED}")
     head, size = check_file(path)
     length = int.from_bytes(head[:8], "little")
     kind = file_kind(head)
     if kind is ARCHIVE:
-        if not _lists_a_pickle(path):
-            raise BadInputError(
-                f"{path} is {ARCHIVE.name}, not a safetensors file. Unpack it, or download the .safetensors file."
-            )
-        kind = TORCH_ZIP
+        raise BadInputError(
+            f"{path} is {ARCHIVE.name}, not a safetensors file. Unpack it, or download the .safetensors file."
+        )
     if kind is not None and kind.use == "pickle":
         raise UnsafeFileError(
-            f"{path} is {kind.name}, and a pickled file can run any code when it is read; {INSTEAD_OF_PICKLED}"
+            f"{path} is {kind.name}, and only a safetensors file is read here. Use the .safetensors file of the same "
+            "content."
         )
     if kind is TEXT:
         raise BadInputError(TEXT.instead_of_weights(path))
@@ -69,13 +62,6 @@ def open_safetensors(path: Path) -> TensorFile:
         file.seek(8)
         header = _parsed(path, file.read(length))
     return _checked(path, header, size - 8 - length, 8 + length)
-
-
-def _lists_a_pickle(path: Path) -> bool:
-    """Whether a zip archive's list of names, at its end, has PyTorch's pickled file, where other files come first."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - ZIP_LIST, 0))
-        return PICKLE_IN_ZIP in file.read(ZIP_LIST)
 
 
 def _parsed(path: Path, raw: bytes) -> dict[str, Any]:

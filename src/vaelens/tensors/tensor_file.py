@@ -11,6 +11,10 @@ from torch import Tensor
 from vaelens.errors import BadInputError
 from vaelens.resources import out_of_memory
 from vaelens.tensors.checks import check_finite
+from vaelens.tensors.pickles.mapped_tensors import read_mapped
+from vaelens.tensors.pickles.refusals import WrongPickleError
+from vaelens.tensors.pickles.values import StoredTensor
+from vaelens.text.paths import reason
 
 DTYPES = {"F64", "F32", "F16", "BF16"}  # as the safetensors format names them
 
@@ -19,16 +23,18 @@ DTYPES = {"F64", "F32", "F16", "BF16"}  # as the safetensors format names them
 class TensorFile:
     """A checked file: shapes and dtypes by name, and its metadata.
 
-    `tensors` are those of a pickled file, which has no header that could be read alone; None for safetensors. `shards`
-    says which file each tensor lies in where `path` is an index of several.
+    `pickled` says where the tensors of a pickled file lie in it, None for safetensors; `dropped` names what such a file
+    holds beside them: classes and functions that vaelens doesn't know, training's tables. `shards` says which file each
+    tensor lies in where `path` is an index of several.
     """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
     metadata: dict[str, str]
-    tensors: Mapping[str, Tensor] | None = None
+    pickled: Mapping[str, StoredTensor] | None = None
     shards: Mapping[str, Path] | None = None
+    dropped: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -53,10 +59,19 @@ class TensorFile:
                     f"{self.path}: {name} is empty, {list(self.shapes[name])}. Download the file again."
                 )
         with out_of_memory(f"{self.path}: not enough memory to read it. Close other programs, try again."):
-            tensors = self._safetensors(names) if self.tensors is None else {n: self.tensors[n] for n in names}
+            tensors = self._safetensors(names) if self.pickled is None else self._pickled(names)
             for name, tensor in tensors.items():
                 check_finite(name, tensor, self.path)
         return tensors
+
+    def _pickled(self, names: Sequence[str]) -> dict[str, Tensor]:
+        assert self.pickled is not None
+        try:
+            return read_mapped(self.path, {name: self.pickled[name] for name in names})
+        except WrongPickleError as error:
+            raise BadInputError(f"{self.path} is damaged: {error}. Download it again.") from error
+        except (OSError, ValueError) as error:  # it shrank to nothing
+            raise BadInputError(f"{self.path}: can't be read: {reason(error)}. Check the path.") from error
 
     def _safetensors(self, names: Sequence[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

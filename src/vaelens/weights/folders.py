@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from vaelens.errors import BadInputError, UnsafeFileError
+from vaelens.errors import BadInputError
 from vaelens.families.discovery import family_of_class
 from vaelens.json_reading import read_json
 from vaelens.tensors.file_types import PICKLED
@@ -15,15 +15,16 @@ STEM = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp16", ".bf16")  # in order of preference
 # What diffusers calls a network's weights, in one file or several.
 WEIGHT_NAMES = tuple(name for v in VARIANTS for name in (f"{STEM}{v}.safetensors", f"{STEM}.safetensors.index{v}.json"))
+PICKLED_NAMES = tuple(f"{STEM}{v}.bin" for v in VARIANTS)
 SAFE = ".safetensors"
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
 def find_weights(folder: Path) -> Path:
-    """The weights of the VAE in a folder, or in its vae/: a .safetensors file, or the index of several.
+    """The weights of the VAE in a folder, or in its vae/: a .safetensors file, the index of several, or a pickled file.
 
-    Raises UnsafeFileError for a folder with pickled weights only, BadInputError for one with no weights or with several
-    files that may be meant.
+    A pickled file counts only where there is no other. Raises BadInputError for a folder with no weights or with
+    several files that may be meant.
     """
     if _is_pipeline(folder):
         folder = folder / "vae"
@@ -31,33 +32,45 @@ def find_weights(folder: Path) -> Path:
     shards = [name for name in names if SHARD.search(name)]
     safe = [name for name in names if name.endswith(SAFE) and name not in shards]
     indices = [name for name in names if is_index(name)]
-    for name in (*WEIGHT_NAMES, *(indices if len(indices) == 1 else ()), *(safe if len(safe) == 1 else ())):
+    for name in (*WEIGHT_NAMES, *(indices if len(indices) == 1 else ())):
         if name in names:
             return folder / name
-    halves = [name for name in safe if "encoder" in name and name.replace("encoder", "decoder") in safe]
-    if len(halves) == 1 and len(safe) == 2:
-        return folder / halves[0]
-    if safe:
-        shown = ", ".join(safe[:6]) + (", ..." if len(safe) > 6 else "")
-        raise BadInputError(
-            f"{folder} holds several files, and none is called {WEIGHT_NAMES[0]}: {shown}. "
-            f"Name the one you mean, e.g. {folder / safe[0]}."
-        )
-    if shards:
+    if not safe and shards:
         raise BadInputError(
             f"{folder} holds parts of a VAE ({shards[0]}), but not the index that lists them. Download it too, "
             f"{WEIGHT_NAMES[1]}, or all files of the folder."
         )
-    pickled = [name for name in names if Path(name).suffix.lower() in PICKLED]
-    if pickled:
-        raise UnsafeFileError(
-            f"{folder} holds only pickled weights ({', '.join(pickled[:4])}), which can run any code when they are "
-            f"read; vaelens doesn't open them. Get {WEIGHT_NAMES[0]} from the same publisher."
+    pickled = [name for name in names if is_pickled(name)]
+    if not safe:
+        for name in PICKLED_NAMES:
+            if name in pickled:
+                return folder / name
+    found = _only_one(safe or pickled)
+    if found is not None:
+        return folder / found
+    if several := safe or pickled:
+        shown = ", ".join(several[:6]) + (", ..." if len(several) > 6 else "")
+        raise BadInputError(
+            f"{folder} holds several files, and none is called {WEIGHT_NAMES[0]}: {shown}. "
+            f"Name the one you mean, e.g. {folder / several[0]}."
         )
     raise BadInputError(
         f"{folder} holds no weights of a VAE, at its top or in vae/. Name the folder of a VAE or of a whole pipeline, "
-        "or a .safetensors file."
+        "or a file of weights."
     )
+
+
+def is_pickled(name: str) -> bool:
+    """Whether a file's name is that of a pickled one."""
+    return PurePath(name).suffix.lower() in PICKLED
+
+
+def _only_one(names: Sequence[str]) -> str | None:
+    """The one file of weights, or the encoder's of the two that belong together."""
+    if len(names) == 1:
+        return names[0]
+    halves = [name for name in names if "encoder" in name and name.replace("encoder", "decoder") in names]
+    return halves[0] if len(halves) == 1 and len(names) == 2 else None
 
 
 def find_config(weights: Path) -> dict[str, Any] | None:
@@ -92,9 +105,10 @@ def _is_pipeline(folder: Path) -> bool:
     return (folder / "model_index.json").is_file() or not config.is_file() or not describes_vae(config)
 
 
-def _whole_files(names: Sequence[str]) -> list[str]:
-    """The files of weights among these, an index standing for its shards."""
-    return [name for name in names if is_index(name) or (name.endswith(SAFE) and not SHARD.search(name))]
+def _whole_files(names: Sequence[str]) -> set[str]:
+    """The VAEs that files of these names hold: an index stands for its shards, a .ckpt beside a .safetensors is it."""
+    files = [n for n in names if is_index(n) or (n.endswith(SAFE) and not SHARD.search(n)) or is_pickled(n)]
+    return {name if is_index(name) else PurePath(name).stem for name in files}
 
 
 def _names(folder: Path) -> list[str]:

@@ -6,11 +6,10 @@ from pathlib import Path, PurePosixPath
 from vaelens.download.hub import RemoteFile, endpoint, fetch, try_fetch
 from vaelens.download.hub_addresses import HubAddress
 from vaelens.download.hub_listing import list_files
-from vaelens.errors import BadInputError, UnsafeFileError
+from vaelens.errors import BadInputError
 from vaelens.runtime import Runtime
-from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.sharded import is_index, shard_names
-from vaelens.weights.folders import SAFE, STEM, WEIGHT_NAMES, describes_vae
+from vaelens.weights.folders import PICKLED_NAMES, SAFE, STEM, WEIGHT_NAMES, describes_vae, is_pickled
 
 PAGES = {".json", ".md", ".txt"}  # suffixes of files whose pages stand for their folders
 
@@ -18,14 +17,15 @@ PAGES = {".json", ".md", ".txt"}  # suffixes of files whose pages stand for thei
 def fetch_weights(address: HubAddress, runtime: Runtime) -> Path:
     """The weights that an address names, or those of the VAE in its folder, at its top or in vae/; with config.json.
 
-    Raises BadInputError where there are none, UnsafeFileError for a pickled file, and what downloading raises.
+    A pickled file is taken only where there is no other, or where it is named. Raises BadInputError where there are
+    none, and what downloading raises.
     """
     if _is_weights(address.path):
         return _fetch_file(address, runtime)
     config, folder = fetch_config(address, runtime)
     if config is None:
         return _fetch_file(_only_file(address, runtime), runtime)
-    for name in WEIGHT_NAMES:
+    for name in (*WEIGHT_NAMES, *PICKLED_NAMES):
         weights = try_fetch(RemoteFile(address.repo, f"{folder}{name}", address.revision), runtime)
         if weights is not None:
             return _whole(replace(address, path=f"{folder}{name}"), weights, runtime)
@@ -48,20 +48,15 @@ def hub_vae_name(address: HubAddress) -> str:
     """What an address's VAE is called: the repository, and of another place than the usual ones that place."""
     path = PurePosixPath(address.path)
     if _is_weights(address.path):
-        path = path.parent if path.name.startswith(STEM) else path.with_name(path.name.removesuffix(SAFE))
+        whole = path.name if is_index(path.name) else path.stem
+        path = path.parent if path.name.startswith(STEM) else path.with_name(whole)
     else:
         path = _folder(path)
     return address.name if str(path) in {".", "vae"} else f"{address.name}/{path}"
 
 
 def _is_weights(path: str) -> bool:
-    suffix = PurePosixPath(path).suffix.lower()
-    if suffix in PICKLED:
-        raise UnsafeFileError(
-            f"{path} on the hub is a pickled file, which can run any code when it is read; vaelens doesn't open it. "
-            "Name the .safetensors file of the same weights, which most publishers offer beside it."
-        )
-    return suffix == SAFE or is_index(path)
+    return PurePosixPath(path).suffix.lower() == SAFE or is_pickled(path) or is_index(path)
 
 
 def _folders(address: HubAddress) -> tuple[str, ...]:
@@ -93,11 +88,14 @@ def _whole(address: HubAddress, weights: Path, runtime: Runtime) -> Path:
 
 
 def _only_file(address: HubAddress, runtime: Runtime) -> HubAddress:
-    """The one .safetensors file of a folder that has no config.json of a VAE. Raises BadInputError for more or none."""
+    """The one file of weights in a folder that has no config.json of a VAE, a .safetensors file if there is one.
+
+    Raises BadInputError for several or none.
+    """
     folders = {str(PurePosixPath(folder)) for folder in _folders(address)}
     files = list_files(address.repo, revision=address.revision, runtime=runtime).files
-    safe = [file.filename for file in files if file.filename.endswith(SAFE)]
-    found = [name for name in safe if str(PurePosixPath(name).parent) in folders]
+    here = [file.filename for file in files if str(PurePosixPath(file.filename).parent) in folders]
+    found = [name for name in here if name.endswith(SAFE)] or [name for name in here if is_pickled(name)]
     if len(found) == 1:
         return replace(address, path=found[0])
     page = f"{endpoint()}/{address.repo}/blob/{address.revision}"

@@ -20,8 +20,7 @@ from vaelens.families.spec import NetworkConfig, VAESpec
 from vaelens.files import sha256_file
 from vaelens.json_reading import quoted
 from vaelens.tensors.checks import check_shapes
-from vaelens.tensors.safetensors_file import open_safetensors
-from vaelens.tensors.sharded import is_index, open_index
+from vaelens.tensors.formats import open_tensors
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.text.numbers import counted
 from vaelens.weights.config_json import config_json_sources
@@ -42,8 +41,9 @@ class VAEWeights:
     """A VAE as it lies on disk, checked: tensors by diffusers name in their stored dtype, and its spec.
 
     `layout` and `prefix` are those of the names in the first of `files`, which holds so many `others`: tensors of a
-    checkpoint's other networks; `dropped` are tensors that the VAE doesn't
-    need, `not_weights` single numbers that training left. `source_of` tells where each field of the spec comes from,
+    checkpoint's other networks; `dropped` are tensors that the VAE doesn't need, `not_weights` single numbers that
+    training left, `not_tensors` what pickled files hold beside tensors: classes that vaelens doesn't know, training's
+    tables. `source_of` tells where each field of the spec comes from,
     `source_of_other` each of its `other_fields`.
     """
 
@@ -57,6 +57,7 @@ class VAEWeights:
     source_of_other: dict[str, str]
     dropped: tuple[str, ...]
     not_weights: tuple[str, ...]
+    not_tensors: tuple[str, ...]
     metadata: dict[str, str]
     known_as: str | None
     fingerprint: Fingerprint
@@ -107,6 +108,7 @@ def read_vae(
         source_of_other=resolved.source_of_other,
         dropped=raw.dropped,
         not_weights=raw.not_weights,
+        not_tensors=tuple(dict.fromkeys(name for file in raw.files for name in file.dropped)),
         metadata=raw.files[0].metadata,
         known_as=name,
         fingerprint=fingerprint(raw.tensors, family),
@@ -120,8 +122,7 @@ def read_raw(
 
     Names and shapes are those of a network. Arguments and errors are those of `read_vae`.
     """
-    opened = open_index(path) if is_index(path.name) else open_safetensors(path)
-    raw = _read_tensors(opened, [open_safetensors(other) for other in other_files])
+    raw = _read_tensors(open_tensors(path), [open_tensors(other) for other in other_files])
     where, family = str(path), raw.family
     shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
     try:
@@ -278,13 +279,13 @@ def _halves(opened: TensorFile, layout: Layout) -> list[tuple[TensorFile, dict[s
     other = "encoder" if half == "decoder" else "decoder"
     if half not in opened.path.name:
         raise BadInputError(
-            f"{opened.path} holds a VAE's {half} only. Name it ..._{half}.safetensors and put "
-            f"..._{other}.safetensors beside it."
+            f"{opened.path} holds a VAE's {half} only. Name it ..._{half}{opened.path.suffix} and put "
+            f"..._{other}{opened.path.suffix} beside it."
         )
     sibling = opened.path.with_name(opened.path.name.replace(half, other))
     if not sibling.is_file():
         raise BadInputError(f"{opened.path} holds a VAE's {half} only, and {sibling.name} isn't beside it.")
-    second = open_safetensors(sibling)
+    second = open_tensors(sibling)
     others = _half_names(second, layout)
     if not others or _half(second, others, layout) != other:
         found = (

@@ -16,8 +16,8 @@ from vaelens.files import sha256_file
 from vaelens.identification.weights.other_vaes import OtherVAE, other_vae
 from vaelens.runtime import dtype_name
 from vaelens.tensors.file_types import check_file
-from vaelens.tensors.safetensors_file import open_safetensors
-from vaelens.tensors.sharded import is_index, open_index
+from vaelens.tensors.formats import open_tensors
+from vaelens.tensors.sharded import is_index
 from vaelens.text.file_kinds import file_kind
 from vaelens.text.paths import reason
 from vaelens.weights.fingerprint import Content, content, halves
@@ -114,8 +114,7 @@ def signature(half: Mapping[str, Tensor], family: Family) -> Signature:
 
 def _read(path: Path) -> tuple[ReadVAE | None, OtherVAE | None, VaelensError | None]:
     try:
-        opened = open_index(path) if is_index(path.name) else open_safetensors(path)
-        if (other := other_vae(opened.shapes)) is not None:
+        if (other := other_vae(open_tensors(path).shapes)) is not None:
             return None, other, None
         raw, values = read_raw(path, build=build_network)
         return ReadVAE(raw, values, content(raw.tensors, raw.family)), None, None
