@@ -29,6 +29,8 @@ EMPTY = [
     ["replay", "photo.png", "--photo", ""],
     ["replay", "photo.png", "--latents", ""],
     ["inspect", ""],
+    ["identify", ""],
+    ["identify", "photo.png", "--vae", ""],
     ["inspect", "tiny-kl-f8", "--health", "--photos", ""],
     ["finetune", ""],
     ["finetune", "photo.png", "-o", ""],

@@ -25,9 +25,10 @@ from support.mutated_json import mutated
 from support.properties import MB, ROOM, Tally, examples
 from vaelens.identification.images.agreement import compare
 from vaelens.identification.images.claims import Claim
-from vaelens.identification.images.identified_image import identify_image
+from vaelens.identification.images.identified_image import IdentifiedImage, identify_images
 from vaelens.identification.images.metadata import read_metadata
 from vaelens.json_reading import parse_json
+from vaelens.runtime import Runtime
 
 MSE = "vae-ft-mse-840000-ema-pruned.safetensors"
 INVOKEAI_5 = {
@@ -44,6 +45,11 @@ INVOKEAI_3 = {
     "app_version": "3.4.0",
 }
 INVOKEAI_2 = {"model": "stable diffusion", "model_weights": "stable-diffusion-1.5", "app_id": "invoke-ai/InvokeAI"}
+
+
+def identify_image(path: Path) -> IdentifiedImage:
+    (found,) = identify_images([path], (), Runtime())
+    return found
 
 
 def claims_in(folder: Path, texts: dict[str, str]) -> tuple[Claim, ...]:
@@ -75,7 +81,7 @@ def test_our_own_images(tmp_path: Path) -> None:
     import vaelens as vl
 
     vl.generate("the letter R in red on white", "tiny-ft-ema", steps=1).save(tmp_path / "letter.png")
-    (claim,) = identify_image(tmp_path / "letter.png").metadata.claims
+    (claim,) = identify_image(tmp_path / "letter.png").claims
     assert (claim.program, claim.vae, claim.checkpoint) == ("vaelens", "tiny-ft-ema", "tiny-sd")
     assert claim.fingerprint
 

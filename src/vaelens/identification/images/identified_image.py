@@ -1,64 +1,145 @@
-"""`identify_image`: what an image's metadata claim about its VAE, how far that fits together, and how it is shown."""
+"""`identify_images`: what images' metadata claim about their VAEs, and which of the named decoders reproduces them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from vaelens.errors import VaelensError
 from vaelens.files import StrPath
-from vaelens.identification.images.agreement import Agreement, compare
+from vaelens.identification.images.agreement import Agreement, compare, vaes_by_name
 from vaelens.identification.images.claims import Claim
-from vaelens.identification.images.metadata import ImageMetadata, read_metadata
+from vaelens.identification.images.metadata import read_metadata
+from vaelens.identification.images.verdict import Verdict, judge
+from vaelens.images.reading import decode_file
+from vaelens.loading import vae_of
+from vaelens.runtime import Runtime
 from vaelens.text.display import shortened
+from vaelens.text.file_kinds import HEAD, file_kind
+from vaelens.vae import VAE
+from vaelens.weights.registry import registry
 
 LONGEST = 100  # characters of a name in a line
+LOSSY = "a JPEG image"
 
 
 @dataclass(frozen=True)
 class IdentifiedImage:
-    """What is known about one image's VAE. `agreements`: one for each claim, None where there is nothing to compare."""
+    """What is known about one image's VAE.
 
-    metadata: ImageMetadata
-    agreements: tuple[Agreement | None, ...]
+    - `claims`, `agreements`: what its metadata claim, and how far each claim fits together; None where there is nothing
+      to compare
+    - `unread`: which metadata couldn't be read, and why
+    - `verdict`: by its pixels; None where no decoder was named
+    - `notes`: how the pixels that were judged differ from those stored
+    - `error`: why the image couldn't be read
+    """
+
+    path: Path
+    claims: tuple[Claim, ...] = ()
+    agreements: tuple[Agreement | None, ...] = ()
+    unread: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    notes: tuple[str, ...] = ()
+    error: VaelensError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """That of the error; 0 for an image that could be read, whatever its metadata say."""
+        return 0 if self.error is None else self.error.exit_code
 
     @property
     def contradictions(self) -> tuple[str, ...]:
-        """The sentences about names and hashes that contradict each other."""
-        return tuple(one.sentence for one in self.agreements if one is not None and one.verdict == "contradict")
+        """Sentences about names, hashes and pixels that contradict each other."""
+        found = [one.sentence for one in self.agreements if one is not None and one.verdict == "contradict"]
+        made_by = self.verdict.vae if self.verdict is not None else None
+        title = None if made_by is None else _title(made_by)
+        for claim, agreement in zip(self.claims, self.agreements, strict=True):
+            claimed = set(_titles(claim, agreement))
+            if title is not None and claimed and title not in claimed:
+                found.append(f"The pixels are {made_by}'s, but {claim.program} claims {statement(claim)}.")
+        return tuple(found)
 
     def lines(self) -> Iterator[str]:
         """For people, without the file's name."""
-        pairs = list(zip(self.metadata.claims, self.agreements, strict=True))
-        if not pairs and not self.metadata.unread:
+        if self.error is not None:
+            yield str(self.error)
+            return
+        if not self.claims and not self.unread:
             yield "no metadata that says anything about a VAE"
-        for claim, agreement in pairs:
+        for claim, agreement in zip(self.claims, self.agreements, strict=True):
             yield f"{claim.program} claims ({claim.place}): {statement(claim)}"
             if agreement is not None:
                 yield f"  {agreement.sentence}"
             for note in claim.notes:
                 yield f"  {note}"
-        yield from self.metadata.unread
+        yield from self.unread
+        if self.verdict is not None:
+            yield f"Pixels: {self.verdict.sentence}"
+            yield from (f"  {note}" for note in self.notes)
+            said = {one.sentence for one in self.agreements if one is not None}
+            yield from (sentence for sentence in self.contradictions if sentence not in said)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         claims = [
             claim.as_dict() | {"compared": None if agreement is None else agreement.as_dict()}
-            for claim, agreement in zip(self.metadata.claims, self.agreements, strict=True)
+            for claim, agreement in zip(self.claims, self.agreements, strict=True)
         ]
         return {
-            "file": str(self.metadata.path),
-            "kind": "image",
+            "file": str(self.path),
             "claims": claims,
-            "unread": list(self.metadata.unread),
+            "unread": list(self.unread),
+            "verdict": None if self.verdict is None else self.verdict.as_dict(),
+            "notes": list(self.notes),
+            "contradictions": list(self.contradictions),
+            "error": None if self.error is None else {"exit_code": self.exit_code, "message": str(self.error)},
         }
 
 
-def identify_image(path: StrPath) -> IdentifiedImage:
-    """What an image's metadata claim about the VAE that decoded it; nothing of it is proven.
+def identify_images(
+    paths: Sequence[StrPath], vaes: Sequence[StrPath | VAE], runtime: Runtime, *, space: str | None = None
+) -> list[IdentifiedImage]:
+    """The images, in order; with VAEs named, also by their pixels.
 
-    Raises BadInputError for a file that isn't an image that vaelens reads.
+    An image that can't be read has its error in the result and stops nothing. Raises what loading a VAE and fitting it
+    raise.
     """
-    metadata = read_metadata(path)
-    return IdentifiedImage(metadata, tuple(compare(claim) for claim in metadata.claims))
+    decoders = [vae_of(vae, runtime, space=space) for vae in vaes]
+    return [_identified(Path(path), decoders, runtime) for path in paths]
+
+
+def _identified(path: Path, vaes: Sequence[VAE], runtime: Runtime) -> IdentifiedImage:
+    try:
+        metadata = read_metadata(path)
+        decoded = decode_file(path) if vaes else None
+    except VaelensError as error:
+        return IdentifiedImage(path, error=error)
+    agreements = tuple(compare(claim) for claim in metadata.claims)
+    if decoded is None:
+        return IdentifiedImage(path, metadata.claims, agreements, metadata.unread)
+    verdict = judge(decoded.image, vaes, runtime)
+    notes = [f"Judged as it is read: {note}." for note in decoded.notes]
+    if _is_lossy(path):
+        notes.append("A JPEG doesn't hold the decoder's pixels. Judge the image as it was first saved, as PNG.")
+    return IdentifiedImage(path, metadata.claims, agreements, metadata.unread, verdict, tuple(notes))
+
+
+def _is_lossy(path: Path) -> bool:
+    with path.open("rb") as file:
+        kind = file_kind(file.read(HEAD))
+    return kind is not None and kind.name == LOSSY
+
+
+def _title(name: str) -> str | None:
+    entry = registry().vaes.get(name)
+    return None if entry is None else entry.title
+
+
+def _titles(claim: Claim, agreement: Agreement | None) -> list[str]:
+    """The known VAEs that a claim can mean: by the hash, else by the name."""
+    hashed = [file.title for file in agreement.by_hash] if agreement is not None else []
+    return hashed or (vaes_by_name(claim.vae) if claim.vae else [])
 
 
 def statement(claim: Claim) -> str:

@@ -1,10 +1,11 @@
-"""What `identify` found of files of weights: for each file, and for all of them together."""
+"""What `identify` found of files of weights, for each one; and all that a call found, images included."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vaelens.identification.images.identified_image import IdentifiedImage
 from vaelens.identification.weights.closeness.half_verdict import HalfVerdict
 from vaelens.identification.weights.copies import Keep
 from vaelens.identification.weights.examined_file import ExaminedFile
@@ -78,10 +79,13 @@ class IdentifiedWeights:
 
 @dataclass(frozen=True)
 class Identification:
-    """All files of a call, copies of the same weights together; and which known VAEs weren't here to compare with."""
+    """All files of weights of a call, copies of the same weights together; which known VAEs weren't here to compare
+    with; and its images.
+    """
 
     files: tuple[IdentifiedWeights, ...]
     not_here: tuple[str, ...]
+    images: tuple[IdentifiedImage, ...] = ()
 
     def __iter__(self) -> Iterator[IdentifiedWeights]:
         return iter(self.files)
@@ -92,11 +96,15 @@ class Identification:
     @property
     def exit_code(self) -> int:
         """The largest exit code of the files: 7 where a value is NaN, else 4 for an unsafe file, else 3, else 0."""
-        return max((file.exit_code for file in self.files), default=0)
+        return max((file.exit_code for file in (*self.files, *self.images)), default=0)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"files": [file.as_dict() for file in self.files], "not_here": list(self.not_here)}
+        return {
+            "files": [file.as_dict() for file in self.files],
+            "not_here": list(self.not_here),
+            "images": [image.as_dict() for image in self.images],
+        }
 
 
 def _half(verdict: HalfVerdict | None) -> dict[str, Any] | None:
