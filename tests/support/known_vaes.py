@@ -123,6 +123,13 @@ class World:
         path.write_bytes(file_bytes(tensors, dtype, layout, rename, beside, metadata))
         return path
 
+    def write_pickled(self, name: str, held: object, *, zipped: bool = True) -> Path:
+        """A file as `torch.save` writes it, in the format of a zip or the one before."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(held, path, _use_new_zipfile_serialization=zipped)
+        return path
+
     def write_published(self, vae: str, name: str) -> Path:
         """A published file, byte for byte, under some name."""
         path = self.folder / name

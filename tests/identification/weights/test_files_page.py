@@ -9,6 +9,7 @@ import torch
 
 from support.commands import invoke
 from support.known_vaes import World, checkpoint_parts, made_world, mixed, moved
+from vaelens.families import kl
 
 PAGE = Path(__file__).parents[3] / "docs" / "files.md"
 
@@ -45,6 +46,7 @@ def make_folder(world: World) -> None:
         rename=lambda name: under("first_stage_model.", name),
         beside=checkpoint_parts("sd1"),
     )
+    world.write_pickled("VAE/anime-best.vae.pt", {"state_dict": kl.to_ldm(vaes["ft-mse"]), "global_step": 840_001})
     complete = world.write("VAE/download.safetensors", vaes["ft-ema"])
     complete.write_bytes(complete.read_bytes()[:100_000])
 

@@ -1,6 +1,8 @@
 """Folders: copies grouped, what to keep, files that can't be read, and what isn't there to compare with."""
 
 import json
+import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -241,8 +243,49 @@ def test_a_named_vae_that_is_not_here_is_a_network_error_offline(world: World) -
     assert found.files[0].what.startswith("unknown; nearest: kl-f8, decoder weights 2.0 % apart")
 
 
+def test_a_damaged_copy_in_the_cache_is_nobodys(world: World) -> None:
+    world.put_in_cache("ft-mse")
+    (blob,) = world.cache.glob("models--*/blobs/*")
+    blob.write_bytes(blob.read_bytes()[:-4] + b"\0\0\0\0")
+    (file,) = vl.identify(world.write("a.safetensors", world.tensors["ft-mse"], dtype=torch.float16))
+    assert file.vae is None
+    assert "ft-mse" in vl.identify(file.path).not_here
+    assert file.decoder is not None
+    assert file.decoder.nearest is None
+
+
 def test_nothing_is_downloaded_to_compare_with(world: World) -> None:
     with HubStandin() as hub, pytest.MonkeyPatch.context() as patch:
         set_endpoint(patch, hub.endpoint)
         vl.identify(world.write("a.safetensors", world.tensors["sdxl"], dtype=torch.float16))
         assert hub.requests == []
+
+
+def test_a_pickled_copy_is_kept_after_a_safetensors_one(world: World) -> None:
+    world.write_pickled("a.ckpt", world.tensors["ft-mse"])
+    world.write("longer-name.safetensors", world.tensors["ft-mse"], layout="ldm", metadata={"unlike": "the published"})
+    found = vl.identify(world.folder)
+    assert [(file.path.name, str(file.keep)) for file in found] == [
+        ("longer-name.safetensors", "yes: safetensors"),
+        ("a.ckpt", "no"),
+    ]
+
+
+def test_a_pickle_with_code_is_a_row_and_nothing_runs(world: World) -> None:
+    ran = world.folder / "ran"
+    (world.folder / "bad.pt").write_bytes(pickle.dumps(Hostile(ran)))
+    world.write("good.safetensors", world.tensors["kl-f8"])
+    found = vl.identify(world.folder)
+    assert {file.path.name: file.exit_code for file in found} == {"good.safetensors": 0, "bad.pt": 4}
+    assert found.exit_code == 4
+    assert not ran.exists()
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)

@@ -13,11 +13,13 @@ from support.known_vaes import (
     SPACES,
     Tensors,
     World,
+    cast,
     checkpoint_parts,
     made_world,
     mixed,
     moved,
 )
+from vaelens.families import kl
 from vaelens.families.spec import VAESpec
 from vaelens.identification.weights.closeness.half_verdict import TIMES
 from vaelens.weights.registry import registry
@@ -118,6 +120,19 @@ CASES = {
     "names of 2022": Case(
         lambda w: w.write("a.safetensors", w.tensors["kl-f8"], rename=of_2022),
         "kl-f8, re-saved in fp32 in diffusers layout",
+    ),
+    "pickled": Case(
+        lambda w: w.write_pickled("a.vae.pt", kl.to_ldm(w.tensors["ft-mse"])),
+        "ft-mse, re-saved in fp32 in LDM layout, pickled",
+    ),
+    "pickled in fp16 as before 2020, in a wrapper": Case(
+        lambda w: w.write_pickled("a.ckpt", {"state_dict": cast(w.tensors["sdxl"], FP16), "epoch": 3}, zipped=False),
+        "sdxl, re-saved in fp16 in diffusers layout, pickled",
+        "sdxl",
+    ),
+    "an average, pickled under a safetensors name": Case(
+        lambda w: w.write_pickled("a.safetensors", mixed({"kl-f8": 0.7, "ft-mse": 0.3}, w.tensors)),
+        "a weighted average of kl-f8 and ft-mse: 0.70 / 0.30",
     ),
     "under vae.": Case(
         lambda w: w.write("a.safetensors", w.tensors["kl-f8"], dtype=FP16, rename=prefixed("vae.")),

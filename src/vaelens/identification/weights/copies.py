@@ -79,11 +79,8 @@ def _are_roundings(a: ReadVAE, b: ReadVAE) -> bool:
 def _rank(file: ExaminedFile) -> tuple[object, ...]:
     """What is kept rather: no checkpoint; full precision; no pickle; the published file; the smaller one."""
     rounded = file.vae is not None and _is_rounded(file.vae)
-    readable = file.vae is not None or file.other is not None
     name = str(file.path)
-    return (
-        _is_checkpoint(file), rounded, not readable, file.is_pickled, file.known is None, file.size, len(name), name
-    )  # fmt: skip
+    return _is_checkpoint(file), rounded, file.is_pickled, file.known is None, file.size, len(name), name
 
 
 def _is_rounded(vae: ReadVAE) -> bool:

@@ -22,7 +22,7 @@ def finding(file: ExaminedFile, encoder: HalfVerdict | None, decoder: HalfVerdic
     if file.other is not None:
         return f"{file.other.title}, which vaelens doesn't run; its weights weren't compared", None
     assert file.vae is not None and encoder is not None and decoder is not None  # noqa: PT018
-    what, vae = _of_halves(file.vae, encoder, decoder)
+    what, vae = _of_halves(file, encoder, decoder)
     return (f"{checkpoint} with {what}" if (checkpoint := _checkpoint(file.vae)) else what), vae
 
 
@@ -46,12 +46,14 @@ def shared_by(encoder: HalfVerdict, vae: str) -> str | None:
     return vae if vae in encoder.same_as else None
 
 
-def _of_halves(vae: ReadVAE, encoder: HalfVerdict, decoder: HalfVerdict) -> tuple[str, str | None]:
+def _of_halves(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict) -> tuple[str, str | None]:
+    assert file.vae is not None
     both = [name for name in decoder.same_as if name in encoder.same_as]
     trusted = encoder.is_identified and decoder.is_identified
     if trusted and both:
         close = "close" in {encoder.sameness, decoder.sameness}
-        form = f"in {stored(vae)}" if vae.beside else f"re-saved in {_form(vae)}"
+        form = f"in {stored(file.vae)}" if file.vae.beside else f"re-saved in {_form(file.vae)}"
+        form += ", pickled" if file.is_pickled else ""
         return f"{both[0]}, {'equal up to rounding, ' if close else ''}{form}", both[0]
     if decoder.mixture is not None and (whole := _whole_mixture(encoder, decoder.mixture)) is not None:
         return whole, None

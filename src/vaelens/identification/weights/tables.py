@@ -50,7 +50,8 @@ def details(file: IdentifiedWeights) -> list[tuple[str, str]]:
     rows.append(("latent space", f"{space.name}: {space.evidence}" if space.name is not None else space.evidence))
     if vae is not None:
         where = f" under {vae.raw.prefix}" if vae.raw.prefix else ""
-        rows.append(("stored as", f"{stored(vae)} in {layout(vae)} layout{where}, {_size(examined.size)}"))
+        pickled = ", pickled" if examined.is_pickled else ""
+        rows.append(("stored as", f"{stored(vae)} in {layout(vae)} layout{where}{pickled}, {_size(examined.size)}"))
         if vae.beside:
             rows.append(("beside it", " and ".join(vae.beside)))
     if examined.sha256 is not None:
@@ -72,7 +73,10 @@ def _row(file: IdentifiedWeights, names: dict[IdentifiedWeights, str]) -> tuple[
             what = f"a checkpoint with {what}"
     elif file.examined.error is not None and file.examined.known is None:
         what = UNREAD
-    form = ("-", "-") if vae is None else (stored(vae), layout(vae) + (", in a checkpoint" if vae.beside else ""))
+    pickled = ", pickled" if file.examined.is_pickled else ""
+    form = ("-", "-")
+    if vae is not None:
+        form = (stored(vae) + pickled, layout(vae) + (", in a checkpoint" if vae.beside else ""))
     space = file.latent_space.name or ("-" if vae is None and file.examined.other is None else "can't tell")
     return (names[file], what, space, *form, _size(file.examined.size), str(file.keep))
 

@@ -44,6 +44,13 @@ def test_distances_are_those_of_numpy_on_whole_vectors(monkeypatch: pytest.Monke
             assert measured.between(a, b) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+def test_distances_of_a_ten_millionth_are_resolved() -> None:
+    far, first = vae(5), {name: tensor.double() for name, tensor in vae(0).items()}
+    near = {name: tensor * (1 + 1e-7) for name, tensor in first.items()}
+    assert distances([first, near]).between(1, 0) == pytest.approx(1e-7, rel=1e-6)
+    assert distances([far, first, near]).between(2, 1) == pytest.approx(1e-7, rel=0.2)
+
+
 @pytest.mark.parametrize("weights", [[0.7, 0.3], [0.5, 0.5], [0.05, 0.95]])
 def test_an_average_of_two_is_found_with_its_weights(weights: list[float]) -> None:
     first = vae(0)
@@ -94,7 +101,8 @@ def test_what_is_no_mixture_isnt_called_one() -> None:
     assert found(vae(7, first), parts) is None  # a fine-tune of its own
     assert found(vae(7), parts) is None  # trained apart
     assert found(vae(7, combined([0.5, 0.5], parts[:2]), 0.02), parts) is None  # an average, trained further
-    assert found(vae(7, first, 3e-7), parts) is None  # too close to tell
+    close = [first, vae(1, first, 0.03)]
+    assert found(vae(7, combined([0.5, 0.5], close), 0.004), close, rounding=0.01) is None  # too close to tell
 
 
 def test_an_average_in_bfloat16_is_found_though_rounding_hides_small_weights() -> None:
