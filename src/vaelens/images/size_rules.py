@@ -33,10 +33,14 @@ RULES: dict[str, tuple[Reading, Resizing]] = {
 
 @dataclass(frozen=True)
 class Square:
-    """The middle of an image: uint8 [side,side,3], with the boxes that are left in it, in its pixels."""
+    """The middle of an image: uint8 [side,side,3], with the boxes that are left in it, in its pixels.
+
+    `of` is the height and width of the whole image.
+    """
 
     pixels: np.ndarray
     boxes: tuple[Box, ...]
+    of: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,11 @@ class SizeRule:
         """Of an image's file. Raises BadInputError, naming the image, where it can't be read."""
         plain = self.reading == "plain"
         pixels = decode_plain(data, name) if plain else to_pixels(decode_bytes(data, name).image)
+        height, width = pixels.shape[:2]
         if self.resize == "area":
             unused = np.random.default_rng(0)  # the middle square, neither mirrored nor recoloured, is the only one
-            return Square(*random_square(pixels, boxes, Crops(self.side, (1, 1), 0, 0), unused))
+            return Square(*random_square(pixels, boxes, Crops(self.side, (1, 1), 0, 0), unused), (height, width))
         square = resize_and_crop(pixels, self.side, self.resize, name)
-        height, width = pixels.shape[:2]
         where = placement(height, width, self.side)
         mapped = (where.map(box) for box in boxes)
-        return Square(square, tuple(box for box in mapped if box is not None))
+        return Square(square, tuple(box for box in mapped if box is not None), (height, width))

@@ -22,7 +22,7 @@ from vaelens.images.datasets.synthetic import is_for_training
 from vaelens.images.reading import decode_bytes
 from vaelens.images.size_rules import SizeRule
 from vaelens.latent_cache.index import MAKE_AGAIN, Index, is_cache, read_index, refuse_other_encoder
-from vaelens.latent_cache.shards import Shard, read_items, shard_path
+from vaelens.latent_cache.shards import Shard, read_items, read_sizes, shard_path
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.runtime import DEFAULT, Runtime
 from vaelens.text.numbers import counted
@@ -127,6 +127,11 @@ class LatentCache:
             raise UsageError(f"{self.path} holds no images. Read them with `dataset()`, where they were.")
         number, row = self._row(name)
         return decode_bytes(self._open(number).image(row), name).image
+
+    def original_sizes(self) -> dict[str, tuple[int, int]]:
+        """Height and width of the original images, by id."""
+        paths = [shard_path(self.path, number) for number in range(len(self.index.shards))]
+        return {name: size for path in paths for name, size in read_sizes(path).items()}
 
     def check_encoder(self, vae: VAE) -> None:
         """Raises UsageError, naming both, where the VAE has another encoder than the one that made the cache."""

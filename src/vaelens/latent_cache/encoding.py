@@ -18,6 +18,8 @@ from vaelens.images.datasets.opening import check_name, open_dataset
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.images.resizing import opencv
 from vaelens.images.size_rules import SizeRule
+from vaelens.json_reading import quoted
+from vaelens.latent_cache import sd_scripts
 from vaelens.latent_cache.cache import LatentCache, open_cache
 from vaelens.latent_cache.index import COMMAND, INDEX, Encoder, Index, Origin, ShardRecord
 from vaelens.latent_cache.shard_making import Job, make_shard
@@ -58,6 +60,7 @@ def encode_dataset(
     boxes: StrPath | None = None,
     training: bool = False,
     skip_bad: bool = False,
+    trainer: str | None = None,
     batch: int | None = None,
     threads: int | None = None,
     device: str = "auto",
@@ -75,6 +78,8 @@ def encode_dataset(
     the presets modern and offline) or opencv (as card-2022), of `size` pixels; see `images.size_rules`
     images: keep the squares too, losslessly; without them the images are read again where they are now
     training: of a synthetic dataset, the images that are never measured on
+    trainer: also write the files of another trainer's latent cache, to a folder of that name: sd-scripts, with `seed`
+    for the samples that it keeps
     shard_size: images per file, the unit of work; batch: images encoded at once; threads: of the CPU. All three are
     part of the plan: batch and threads change the last bits
 
@@ -86,6 +91,8 @@ def encode_dataset(
     if any(number is not None and number < 1 for number in (shard_size, batch, threads)):
         raise UsageError("shard_size, batch and threads must be at least 1.")
     _check_call(vae, source, path, how)
+    if trainer is not None and trainer != sd_scripts.NAME:
+        raise UsageError(f"there is no format {quoted(trainer)}. Known: {sd_scripts.NAME}.")
     if not images and isinstance(source, Dataset):
         raise UsageError("an open dataset can't be opened again by name: keep its images in the cache.")
     runtime = Runtime.of(
@@ -103,6 +110,8 @@ def encode_dataset(
             training=training, runtime=runtime,
     )  # fmt: skip
         model = vae_of(vae, runtime, space=space)
+        if trainer is not None:
+            sd_scripts.check_sd_scripts(model.spec.latent_space, size, model.name)
         batch = int(batch or found.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
         size_of_shards = int(shard_size or found.get("shard_size", 0)) or SHARD_SIZE
         job = Job(path, dataset, model, how, size_of_shards, min(batch, size_of_shards), images, skip_bad)
@@ -124,7 +133,11 @@ def encode_dataset(
         if not ranks.is_first:
             return None
         _finish(job, plan, call)
-        return open_cache(path)
+        cache = open_cache(path)
+        if trainer is not None and model.spec.latent_space is not None:
+            files = sd_scripts.write_sd_scripts(cache, path / trainer, model.spec.latent_space, seed)
+            runtime.notify(f"Wrote {counted(len(files), 'file')} to {path / trainer}. Copy them beside the images.")
+        return cache
 
 
 def check_folder(path: Path) -> dict[str, Any] | None:

@@ -61,6 +61,7 @@ class _Batch:
     """Squares uint8 [b,3,side,side] of readable images, as PNG files too where those are kept."""
 
     items: tuple[Item, ...]
+    sizes: tuple[tuple[int, int], ...]  # of the originals
     bad: tuple[Bad, ...]
     pixels: Tensor
     files: tuple[bytes, ...]
@@ -74,6 +75,7 @@ def make_shard(job: Job, number: int, step: Callable[[int, str], object]) -> Sha
     """
     items = job.items_of(number)
     good: list[Item] = []
+    sizes: list[tuple[int, int]] = []
     bad: list[Bad] = []
     files: list[bytes] = []
     means: list[Tensor] = []
@@ -81,6 +83,7 @@ def make_shard(job: Job, number: int, step: Callable[[int, str], object]) -> Sha
     for batch in _read_ahead(job, items):
         step(len(good) + len(bad), batch.items[0].id if batch.items else batch.bad[0][0])
         good += batch.items
+        sizes += batch.sizes
         bad += batch.bad
         files += batch.files
         if batch.items:
@@ -90,7 +93,7 @@ def make_shard(job: Job, number: int, step: Callable[[int, str], object]) -> Sha
     if not means:
         means = [torch.zeros((0, *job.latent), dtype=DTYPE)]
     logvar = torch.cat(logvars) if logvars else None
-    return ShardContent(good, bad, torch.cat(means), logvar, files if job.images else None)
+    return ShardContent(good, sizes, bad, torch.cat(means), logvar, files if job.images else None)
 
 
 def _moments(job: Job, batch: _Batch) -> tuple[Tensor, Tensor | None]:
@@ -135,6 +138,7 @@ def _read_ahead(job: Job, items: Sequence[Item]) -> Iterator[_Batch]:
 def _read(job: Job, items: Sequence[Item]) -> _Batch:
     """Raises BadInputError for an unreadable image, unless those are skipped."""
     good: list[Item] = []
+    sizes: list[tuple[int, int]] = []
     bad: list[Bad] = []
     pixels: list[np.ndarray] = []
     files: list[bytes] = []
@@ -147,8 +151,9 @@ def _read(job: Job, items: Sequence[Item]) -> _Batch:
             bad.append((item.id, without_folders(str(error))))
             continue
         pixels.append(square.pixels)
+        sizes.append(square.of)
         good.append(Item(item.id, item.sha256, square.boxes) if job.images else item)
         files += [encode_png(square.pixels)] if job.images else []
     # Made contiguous: on channels-last input torch's group norm on the CPU loses three digits.
     stacked = torch.as_tensor(np.stack(pixels)).permute(0, 3, 1, 2).contiguous() if pixels else torch.zeros(0)
-    return _Batch(tuple(good), tuple(bad), stacked, tuple(files))
+    return _Batch(tuple(good), tuple(sizes), tuple(bad), stacked, tuple(files))

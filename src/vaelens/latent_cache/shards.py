@@ -4,7 +4,7 @@
 |--------|------------------------------------------------------------------------------------------------------|
 | mean   | float16 [n,c,h,w], raw z                                                                             |
 | logvar | float16 [n,c,h,w], in [-30, 20]; missing where the network has no posterior                           |
-| items  | JSON as uint8: {"items": [[id, sha256, [box, ...]], ...], "bad": [[id, reason], ...]}, in order of ids |
+| items  | JSON as uint8: {"items": [[id, sha256, boxes, [height, width]], ...], "bad": [[id, reason], ...]}    |
 | images | uint8, the encoded squares as PNG files, one after the other; missing where the cache holds none      |
 | ends   | int64 [n], where each of them ends                                                                   |
 
@@ -39,9 +39,13 @@ Bad = tuple[str, str]  # an unreadable image: id and reason
 
 @dataclass(frozen=True)
 class ShardContent:
-    """What goes into a shard: readable items with their moments [n,c,h,w], and images as PNG files or none."""
+    """What goes into a shard: readable items with their moments [n,c,h,w], and images as PNG files or none.
+
+    sizes: height and width of the items' originals
+    """
 
     items: Sequence[Item]
+    sizes: Sequence[tuple[int, int]]
     bad: Sequence[Bad]
     mean: Tensor
     logvar: Tensor | None
@@ -49,7 +53,10 @@ class ShardContent:
 
     def file(self) -> bytes:
         """The same content always gives the same bytes."""
-        listed = [[item.id, item.sha256, [asdict(box) for box in item.boxes]] for item in self.items]
+        listed = [
+            [item.id, item.sha256, [asdict(box) for box in item.boxes], list(size)]
+            for item, size in zip(self.items, self.sizes, strict=True)
+        ]
         text = json.dumps({"items": listed, "bad": [list(one) for one in self.bad]}, separators=(",", ":"))
         tensors = {"mean": self.mean.to(DTYPE).contiguous(), "items": _bytes(text.encode())}
         if self.logvar is not None:
@@ -77,11 +84,26 @@ def is_whole(path: Path) -> bool:
 def read_items(path: Path) -> tuple[tuple[Item, ...], tuple[Bad, ...]]:
     """A shard's readable items and its unreadable ones. Raises what `Shard` raises, without reading the whole file."""
     try:
-        with _opened(path) as file:
-            held = json.loads(file.get_tensor("items").numpy().tobytes())
-        items = tuple(Item(i, sha256, tuple(Box(**box) for box in boxes)) for i, sha256, boxes in held["items"])
+        held = _listed(path)
+        items = tuple(Item(i, sha256, tuple(Box(**box) for box in boxes)) for i, sha256, boxes, _ in held["items"])
         return items, tuple((i, why) for i, why in held["bad"])
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path) from error
+
+
+def read_sizes(path: Path) -> dict[str, tuple[int, int]]:
+    """Height and width of the items' originals, by id. Raises as `read_items`."""
+    try:
+        return {i: (int(height), int(width)) for i, _, _, (height, width) in _listed(path)["items"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path) from error
+
+
+def _listed(path: Path) -> dict[str, Any]:
+    try:
+        with _opened(path) as file:
+            return json.loads(file.get_tensor("items").numpy().tobytes())
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise damaged(path) from error
 
 

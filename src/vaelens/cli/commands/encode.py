@@ -49,7 +49,7 @@ def encode(
     take: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Encode only N images, chosen by --seed.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for --take, and of synthetic images.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for --take and --format.")] = 0,
     min_aesthetic: Annotated[
         float | None, typer.Option(metavar="SCORE", help="Only images with at least this aesthetic score.")
     ] = None,
@@ -67,6 +67,14 @@ def encode(
         bool, typer.Option("--training", help="Of a synthetic dataset, the images for training, never measured on.")
     ] = False,
     skip_bad: options.SkipBad = False,
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="TRAINER",
+            help="Also write the latents as files of another trainer: sd-scripts (kohya-ss; SD 1.x, 2.x and SDXL).",
+        ),
+    ] = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -105,6 +113,7 @@ def encode(
             boxes=boxes,
             training=training,
             skip_bad=skip_bad,
+            trainer=trainer,
             batch=batch,
             threads=threads,
             notify=notice,
