@@ -1,12 +1,13 @@
 """A VAE into a checkpoint: every prefix, layout and precision; everything else stays byte for byte."""
 
 import dataclasses
+import errno
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import vaelens as vl
 from support.checkpoints import (
@@ -19,7 +20,7 @@ from support.checkpoints import (
     write_checkpoint,
 )
 from support.commands import invoke
-from support.vaes import NARROW, TINY, random_vae
+from support.vaes import NARROW, TINY, random_vae, same_bytes
 from vaelens.errors import BadInputError, ResourceError, UsageError
 from vaelens.tensors import checkpoint_copy
 from vaelens.weights.reading import read_vae
@@ -55,12 +56,16 @@ def test_only_the_vae_changes(tmp_path: Path, prefix: str, layout: str, dtype: t
     assert (tmp_path / "out.safetensors").stat().st_size == before.stat().st_size
 
 
-@pytest.mark.parametrize("space", ["sd1", "sdxl", "sd3"])
-def test_bake_then_extract_gives_the_same_bytes(tmp_path: Path, space: str) -> None:
+@pytest.mark.parametrize(
+    ("space", "prefix"),
+    [("sd1", "first_stage_model."), ("sdxl", "first_stage_model."), ("sd3", "first_stage_model."), ("flux1", "vae.")],
+)
+def test_bake_then_extract_gives_the_same_bytes(tmp_path: Path, space: str, prefix: str) -> None:
     config = read_vae(saved(tmp_path / "x.safetensors", space=space)).spec.latent_space
     assert config == space
-    first = write_checkpoint(tmp_path / "1.safetensors", space_vae(space, 1), space=space, dtype=torch.float16)
-    second = write_checkpoint(tmp_path / "2.safetensors", space_vae(space, 2), space=space, dtype=torch.float16)
+    kind = {"space": space, "prefix": prefix, "dtype": torch.float16}
+    first = write_checkpoint(tmp_path / "1.safetensors", space_vae(space, 1), **kind)
+    second = write_checkpoint(tmp_path / "2.safetensors", space_vae(space, 2), **kind)
     vl.extract(first, tmp_path / "vae.safetensors")
     vl.bake(tmp_path / "vae.safetensors", second, tmp_path / "baked.safetensors")
     vl.extract(tmp_path / "baked.safetensors", tmp_path / "again.safetensors")
@@ -69,6 +74,20 @@ def test_bake_then_extract_gives_the_same_bytes(tmp_path: Path, space: str) -> N
     vl.extract(second, tmp_path / "own.safetensors")
     vl.bake(tmp_path / "own.safetensors", second, tmp_path / "same.safetensors")
     assert (tmp_path / "same.safetensors").read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_wrapped_checkpoint_says_its_latent_space(tmp_path: Path, wrapper: str) -> None:
+    """The wrapper stands before every name of the model, those by which it is recognised too."""
+    whole = load_file(write_checkpoint(tmp_path / "plain.safetensors", space_vae("sdxl"), space="sdxl"))
+    before = tmp_path / "in.safetensors"
+    save_file({wrapper + name: tensor for name, tensor in whole.items()}, before)
+    baked = vl.bake(saved(tmp_path / "vae.safetensors", space="sdxl"), before, tmp_path / "out.safetensors")
+    assert (baked.latent_space, baked.prefix) == ("sdxl", f"{wrapper}first_stage_model.")
+    old, new = raw(before), raw(tmp_path / "out.safetensors")
+    assert {n for n in old[1] if old[1][n] == new[1][n]} >= {wrapper + n for n in other_tensors("sdxl")}
+    assert vl.extract(tmp_path / "out.safetensors", tmp_path / "own.safetensors").spec.latent_space == "sdxl"
+    assert same_bytes(read_vae(tmp_path / "own.safetensors").tensors, read_vae(tmp_path / "vae.safetensors").tensors)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -166,13 +185,68 @@ def test_two_vaes_in_a_checkpoint_are_ambiguous(tmp_path: Path) -> None:
         vl.bake(saved(tmp_path / "vae.safetensors"), before, tmp_path / "out.safetensors")
 
 
+def test_only_a_complete_vae_of_the_same_depth_is_replaced(tmp_path: Path) -> None:
+    whole = load_file(write_checkpoint(tmp_path / "in.safetensors", space_vae()))
+    vae, out = saved(tmp_path / "vae.safetensors"), tmp_path / "out.safetensors"
+    save_file({n: t for n, t in whole.items() if ".decoder.up.3." not in n}, tmp_path / "part.safetensors")
+    with pytest.raises(UsageError, match=r"lacks \d+ of the 248 tensors .* It is incomplete"):
+        vl.bake(vae, tmp_path / "part.safetensors", out)
+    deeper = random_vae(dataclasses.replace(NARROW, layers_per_block=3))
+    before = write_checkpoint(tmp_path / "deeper.safetensors", deeper)
+    with pytest.raises(UsageError, match=r"tensors that the one named lacks, first .*resnets\.3"):
+        vl.bake(vae, before, out)
+    assert not out.exists()
+
+
+def test_a_pipelines_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    vae = saved(tmp_path / "vae.safetensors")
+    space_vae(seed=2).save(tmp_path / "pipeline" / "vae")
+    with pytest.raises(UsageError, match=r"vaelens convert VAE -o .*pipeline/vae`"):
+        vl.bake(vae, tmp_path / "pipeline", tmp_path / "out.safetensors")
+    with pytest.raises(UsageError, match=r"a file by itself already. Use `vaelens convert`"):
+        vl.extract(tmp_path / "pipeline", tmp_path / "out.safetensors")
+    vl.convert(vae, tmp_path / "pipeline" / "vae")  # as the message says
+    assert same_bytes(read_vae(tmp_path / "pipeline").tensors, read_vae(vae).tensors)
+
+
 def test_a_full_disk_is_noticed_before_and_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = write_checkpoint(tmp_path / "in.safetensors", space_vae())
+    vae, out = saved(tmp_path / "vae.safetensors"), tmp_path / "out.safetensors"
+    out.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_copy.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+        with pytest.raises(ResourceError, match="are needed for the new file"):
+            vl.bake(vae, before, out)
+    written = checkpoint_copy.tensor_bytes
+    left = iter(range(100))
+
+    def full(tensor: torch.Tensor) -> object:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(tensor)
+
+    monkeypatch.setattr(checkpoint_copy, "tensor_bytes", full)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        vl.bake(vae, before, out)
+    assert out.read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.safetensors", "vae.safetensors", "out.safetensors"}
+
+
+def test_links_stay_and_their_targets_are_replaced(tmp_path: Path) -> None:
+    before = write_checkpoint(tmp_path / "in.safetensors", space_vae())
     vae = saved(tmp_path / "vae.safetensors")
-    monkeypatch.setattr(checkpoint_copy.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    with pytest.raises(ResourceError, match="are needed for the new file"):
-        vl.bake(vae, before, tmp_path / "out.safetensors")
-    assert not (tmp_path / "out.safetensors").exists()
+    (tmp_path / "to-input.safetensors").symlink_to(before)
+    with pytest.raises(UsageError, match="the checkpoint itself"):
+        vl.bake(vae, before, tmp_path / "to-input.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "elsewhere" / "out.safetensors")
+    baked = vl.bake(vae, before, tmp_path / "link.safetensors")
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert baked.written == (tmp_path / "elsewhere" / "out.safetensors").resolve()
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    with pytest.raises(UsageError, match="Hugging Face cache"):
+        vl.bake(vae, before, blobs / "out.safetensors")
 
 
 def test_the_command_prints_what_it_did(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import vaelens as vl
 from support.checkpoints import METADATA, narrow_networks, raw, space_vae, stored_vae, write_checkpoint
@@ -88,6 +88,21 @@ def test_extract_leaves_the_models_metadata_behind(tmp_path: Path) -> None:
     assert (tmp_path / "same.safetensors").read_bytes() == (tmp_path / "vae.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_files_give_the_same_file_as_safetensors(tmp_path: Path, zipped: bool) -> None:
+    whole = load_file(write_checkpoint(tmp_path / "in.safetensors", space_vae(seed=2), dtype=torch.float16))
+    held = {"state_dict": whole, "global_step": 840001, "optimizer_states": [{"exp_avg": torch.ones(3)}]}
+    torch.save(held, tmp_path / "in.ckpt", _use_new_zipfile_serialization=zipped)
+    vl.extract(tmp_path / "in.safetensors", tmp_path / "expected.safetensors")
+    vl.extract(tmp_path / "in.ckpt", tmp_path / "out.safetensors")
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+    alone = stored_vae(space_vae(seed=2), "ldm", torch.float16) | {"loss.logvar": torch.ones(())}
+    torch.save({"state_dict": alone}, tmp_path / "vae.pt", _use_new_zipfile_serialization=zipped)
+    done = vl.convert(tmp_path / "vae.pt", tmp_path / "vae.safetensors", space="sd1")
+    assert done.dropped == ("loss.logvar",)
+    assert raw(tmp_path / "vae.safetensors")[1] == raw(tmp_path / "expected.safetensors")[1]
+
+
 def test_photos_are_what_is_compared(tmp_path: Path, source: Path) -> None:
     photo = Path(__file__).parents[2] / "examples/astronaut.png"
     done = vl.convert(source, tmp_path / "out.safetensors", dtype="float16", photos=[photo])
@@ -127,9 +142,10 @@ def test_refusals_leave_nothing_and_the_old_file(tmp_path: Path, source: Path) -
 
 
 def test_a_result_that_differs_is_not_left(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(converting, "verify", lambda *_: Differences(0.0, 1e-3, 1e-5, 4))
-    with pytest.raises(CheckFailedError, match="the same weights gave other pixels"):
-        vl.convert(source, tmp_path / "out.safetensors")
+    for found in (Differences(0.0, 1e-3, 1e-5, 4), Differences(1e-3, 0.0, 0.0, 4)):
+        monkeypatch.setattr(converting, "verify", lambda *_, found=found: found)
+        with pytest.raises(CheckFailedError, match=r"gave other latents or pixels, by 0\.001"):
+            vl.convert(source, tmp_path / "out.safetensors")
     written = converting.vae_files
 
     def damaged(*given: object, **more: object) -> dict[Path, bytes]:

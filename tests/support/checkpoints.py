@@ -24,6 +24,10 @@ OTHERS = {
         "model.diffusion_model.out.2.bias",
     ),
     "sd3": ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "model.diffusion_model.pos_embed"),
+    "flux1": (
+        "text_encoders.clip_l.transformer.text_model.final_layer_norm.bias",
+        "model.diffusion_model.double_blocks.0.img_attn.qkv.weight",
+    ),
 }
 METADATA = {"modelspec.title": "made up", "note": "ünï ☃", "format": "pt"}
 

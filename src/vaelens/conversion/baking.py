@@ -131,6 +131,11 @@ def bake(
 
 
 def _open(path: Path) -> TensorFile:
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder, and vaelens bakes into single files. A pipeline's VAE is a folder in it: write that "
+            f"with `vaelens convert VAE -o {path / 'vae'}`."
+        )
     head, _ = check_file(path)
     kind = file_kind(head)
     if kind is not None and kind.use == "pickle":
@@ -186,6 +191,12 @@ def _slots(opened: TensorFile, weights: VAEWeights, space: str) -> tuple[dict[st
         renamed = layout.to_diffusers(numbers)
     except ValueError as error:
         raise BadInputError(f"{opened.path}: {error}. Save it again with one of them.") from error
+    parts = family.encoder_parts | family.decoder_parts
+    if extra := [n for n in renamed if n not in weights.tensors and n.split(".")[0] in parts]:
+        raise UsageError(
+            f"{opened.path}: its VAE has {counted(len(extra), 'tensor')} that the one named lacks, first {extra[0]}. "
+            "They are networks of different sizes; name a VAE with the tensors of the checkpoint's."
+        )
     slots: dict[str, _Slot] = {}
     for name, tensor in renamed.items():
         original = stored[names[int(tensor.reshape(-1)[0])]]
@@ -217,14 +228,15 @@ def _stored_prefix(name: str, stored: Mapping[str, str], prefix: str) -> str:
 
 def _check_shapes(slots: Mapping[str, _Slot], weights: VAEWeights, name: str, path: Path) -> None:
     places = {slot.diffusers_name: slot for slot in slots.values()}
-    missing = [n for n in weights.tensors if n not in places]
-    misfits = [n for n, slot in places.items() if prod(slot.shape) != weights.tensors[n].numel()]
-    if missing or misfits:
-        one = (missing or misfits)[0]
-        what = "has no place for" if missing else "has another size of"
+    if missing := [n for n in weights.tensors if n not in places]:
         raise UsageError(
-            f"{path}: its VAE {what} {counted(len(missing or misfits), 'tensor')} of {name}, first {one}. They are "
-            "networks of different sizes; name a VAE with the shapes of the checkpoint's."
+            f"{path}: its VAE lacks {len(missing)} of the {len(weights.tensors)} tensors of {name}, first {missing[0]}."
+            " It is incomplete, or a network of another size; bake into a complete checkpoint of the VAE's kind."
+        )
+    if misfits := [n for n, slot in places.items() if prod(slot.shape) != weights.tensors[n].numel()]:
+        raise UsageError(
+            f"{path}: {counted(len(misfits), 'tensor')} of its VAE and of {name} differ in shape, first {misfits[0]}. "
+            "They are networks of different sizes; name a VAE with the shapes of the checkpoint's."
         )
 
 

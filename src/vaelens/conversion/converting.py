@@ -113,6 +113,8 @@ def extract(
     runtime = Runtime.of(device=device, notify=notify, progress=progress)
     cast = None if dtype is None else find_dtype(dtype)
     path = user_path(checkpoint)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, whose VAE is a file by itself already. Use `vaelens convert`.")
     runtime.progress(0, STEPS, "reading")
     weights = read_vae(path, space=space)
     if not is_within(weights):
@@ -155,10 +157,11 @@ def write_checked(
         runtime.progress(2, STEPS, "comparing")
         after = VAE.from_tensors(intended, spec, name, device=runtime.device, dtype=torch.float32)
         differences = _compare(weights, after, images)
-        if stored_as(intended) == stored_as(weights.tensors) and changed is None and differences.pixels_largest > 0:
+        largest = max(differences.latents_largest, differences.pixels_largest)
+        if stored_as(intended) == stored_as(weights.tensors) and changed is None and largest > 0:
             raise CheckFailedError(
-                f"{target}: the same weights gave other pixels, by {differences.pixels_largest:.2g}, when they were "
-                "read back; nothing is left there."
+                f"{target}: the same weights gave other latents or pixels, by {largest:.2g}, when they were read back; "
+                "nothing is left there."
             )
         for one in ready:
             one.place()

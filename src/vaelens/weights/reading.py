@@ -29,7 +29,7 @@ from vaelens.weights.folders import find_config, find_weights
 from vaelens.weights.other_networks import is_latents, other_networks
 from vaelens.weights.registry import registry
 from vaelens.weights.spec_sources import SPEC_KEY, SpecSource, metadata_source, resolve, spec_source
-from vaelens.weights.wrappers import training_state, unwrapped_names
+from vaelens.weights.wrappers import training_state, unwrapped, unwrapped_names
 
 CHECK_ADVICE = "Download the file again, or check that it is a VAE of this kind."
 
@@ -263,8 +263,9 @@ def _space_sources(raw: RawVAE, space: str | None) -> list[SpecSource]:
 
 def space_of_checkpoint(opened: TensorFile) -> str | None:
     """The latent space that a whole checkpoint's text encoder or denoiser belongs to."""
+    names = [unwrapped(name) for name in opened.shapes]
     for name, space in registry().spaces.items():
-        if any(n.startswith(key) for key in space.checkpoint_keys for n in opened.shapes):
+        if any(n.startswith(key) for key in space.checkpoint_keys for n in names):
             return name
     return None
 

@@ -7,6 +7,11 @@ from vaelens.families.family import Family
 WRAPPERS = {"_orig_mod", "module"}  # of torch.compile; of DataParallel and FSDP. Anywhere in a name, also repeated
 
 
+def unwrapped(name: str) -> str:
+    """The name without wrappers."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
 def unwrapped_names(names: Iterable[str]) -> dict[str, str]:
     """Each tensor's name as it stands in the file, by its name without wrappers.
 
@@ -14,7 +19,7 @@ def unwrapped_names(names: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in names:
-        inner = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        inner = unwrapped(name)
         if inner in found:
             raise ValueError(f"{found[inner]} and {name} are two names for one tensor")
         found[inner] = name
