@@ -98,6 +98,7 @@ def test_our_own_images(tmp_path: Path) -> None:
             [],
         ),
         (MSE, "63aeecb90f", "contradict", [MSE, "ft-MSE", "63aeecb90f", "sdxl_vae.safetensors"]),
+        (MSE, "sha256:735e4c3a44", "agree", []),
         ("MoistMix.vae.pt", "df3c506e51", "agree", ["kl-f8-anime2", "also passed on"]),
         ("Anything-V3.0.vae.pt", "df3c506e51", "known hash", ["kl-f8-anime2", "isn't a name that it is known under"]),
         ("sdxl_vae.safetensors", "551eac7037", "unknown hash", ["proves nothing"]),

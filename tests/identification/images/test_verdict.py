@@ -153,7 +153,7 @@ def test_the_calibration_keeps_its_promise() -> None:
     found = calibration()
     assert 1.2 * found.highest_own < found.limit < found.lowest_other / 1.2
     assert found.highest_own > ROUNDING
-    assert record["held_out_images"] >= 20
+    assert record["held_out_images"] >= 100
     false = total = 0
     for row in record["held_out"]:
         total += sum(row["said"].values())

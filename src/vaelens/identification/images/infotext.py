@@ -31,7 +31,6 @@ LONGEST_LINE = 2**20  # characters; the longest in use, with an extension's JSON
 NAME = re.compile(r"[\w \-/]++")
 OBJECT = re.compile(r"\{[^{}]*+\}(?=\s*(?:,|$))")
 QUOTED = re.compile(r'"(?:[^"\\]++|\\.)++"(?=\s*(?:,|$))')
-CLOSED = re.compile(r'"(?:[^"\\]++|\\.)*+"')
 MODULE = re.compile(r"Module \d{1,2}")
 TEXT_ENCODERS = ("clip", "t5", "qwen", "gemma", "llama", "umt5", "byt5", "text_encoder")  # how files are called
 AUTOMATIC1111, FORGE, SD_NEXT, VAELENS = "AUTOMATIC1111's web UI", "Forge", "SD.Next", "vaelens"
@@ -85,8 +84,10 @@ def settings(text: str) -> dict[str, str]:
 
 
 def _pairs(line: str) -> Iterator[tuple[str, str]]:
-    """Names and values from left to right. Each character is looked at a bounded number of times."""
-    place, unclosed = 0, False
+    """Names and values from left to right, each character looked at a bounded number of times: a quote that a value
+    begins with would have closed the one before it.
+    """
+    place = 0
     while found := NAME.search(line, place):
         place = found.end()
         name = found[0].strip(" -/")
@@ -96,9 +97,8 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
         while line[place : place + 1].isspace():
             place += 1
         value = None
-        if line.startswith('"', place) and not unclosed:
+        if line.startswith('"', place):
             value = QUOTED.match(line, place)
-            unclosed = value is None and not CLOSED.match(line, place)  # nor is any quote after it
         elif line.startswith("{", place):
             value = OBJECT.match(line, place)
         if value is not None:
