@@ -150,7 +150,7 @@ def test_a_flipped_bit_is_noticed_and_made_again(encode: Encode) -> None:
             open_cache(cache.path).verify()
         notices: list[str] = []
         assert content(encode(notify=notices.append).path) == whole
-        assert any("000001.safetensors had a wrong checksum" in notice for notice in notices)
+        assert any("damaged or of another cache: 000001.safetensors." in notice for notice in notices)
     shard.unlink()
     with pytest.raises(BadInputError, match=r"000001.safetensors is missing"):
         open_cache(cache.path)
@@ -163,6 +163,21 @@ def test_shards_of_another_cache_are_noticed(encode: Encode) -> None:
     (cache.path / shard).write_bytes((other.path / shard).read_bytes())
     with pytest.raises(CheckFailedError, match=r"000002.safetensors has changed"):
         open_cache(cache.path).posterior(cache.ids[8:9])
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_whole_shard_of_another_cache_or_place_is_made_again(number: int, finished: bool, encode: Encode) -> None:
+    """By the command that the error above names; a shard that was copied by hand may come from anywhere."""
+    cache, other = encode(), encode("other", rule="bicubic")
+    whole = content(cache.path)
+    origin = (other if number == 2 else cache).path / "shards" / "000002.safetensors"
+    (cache.path / "shards" / f"{number:06d}.safetensors").write_bytes(origin.read_bytes())
+    if not finished:
+        (cache.path / "cache.json").unlink()
+    notices: list[str] = []
+    assert content(encode(notify=notices.append).path) == whole
+    assert any(f"of another cache: 00000{number}.safetensors." in notice for notice in notices)
 
 
 def test_a_changed_index_is_noticed(encode: Encode) -> None:

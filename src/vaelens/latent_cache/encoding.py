@@ -3,16 +3,17 @@
 vaelens encode photos/ --vae ft-ema -o latents
 """
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vaelens.errors import BadInputError, ResourceError, UsageError
-from vaelens.files import StrPath, sha256_file, write_atomic
+from vaelens.files import StrPath, json_text, sha256_file, write_atomic
 from vaelens.images.datasets.items import Dataset, Item, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import check_name, open_dataset
 from vaelens.images.datasets.source_names import paths_of
@@ -42,6 +43,7 @@ SHARD_SIZE = 128  # images: what a kill costs at most; 16 MB with images of 256x
 BATCH = {"cpu": 4}  # images encoded at once, as in `evaluate`
 BATCH_ON_DEVICE = 16
 NAMES = ("vae", "dataset")  # of a plan: what an image's moments don't depend on
+NOT_IN_KEY = (*NAMES, "images_at")  # nor anything else in a shard
 
 
 def encode_dataset(
@@ -124,6 +126,7 @@ def encode_dataset(
         if ranks.is_first:
             for note in dataset.notes:
                 runtime.notify(f"{dataset.name}: {note}.")
+        job = replace(job, key=_key(plan))
         left = ranks.broadcast(_left(job, runtime.notify) if ranks.is_first else [])
         if ranks.is_first and 0 < len(left) < job.shards:
             done = job.shards - len(left)
@@ -215,14 +218,19 @@ def _write_or_compare(path: Path, found: Mapping[str, Any], plan: dict[str, Any]
     return None
 
 
+def _key(plan: Mapping[str, Any]) -> str:
+    """Of all that the shards depend on."""
+    return hashlib.sha256(json_text({k: v for k, v in plan.items() if k not in NOT_IN_KEY}).encode()).hexdigest()
+
+
 def _left(job: Job, notify: Notify) -> list[int]:
-    """The shards that aren't there; damaged ones are removed with a notice."""
+    """The shards that aren't there; damaged ones and another cache's are removed with a notice."""
     left: list[int] = []
     removed: list[str] = []
     for number in range(job.shards):
         path = shard_path(job.path, number)
         try:
-            if not is_whole(path):
+            if not is_whole(path, job.key_of(number)):
                 left.append(number)
                 if path.exists():
                     removed.append(path.name)
@@ -233,7 +241,7 @@ def _left(job: Job, notify: Notify) -> list[int]:
         (job.path / INDEX).unlink(missing_ok=True)
     if removed:
         some = ", ".join(removed[:4]) + f" and {len(removed) - 4} more" * (len(removed) > 4)
-        notify(f"Warning: {job.path}: {some} had a wrong checksum and are made again. Check the disk.")
+        notify(f"Warning: {job.path}: made again, since damaged or of another cache: {some}.")
     return left
 
 

@@ -3,6 +3,7 @@
 A shard is a pure function of its images, the encoder, the size rule and the batch size.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ AHEAD = 3  # batches
 
 @dataclass(frozen=True)
 class Job:
-    """A dataset and the encoder that it goes through, into a folder."""
+    """A dataset and the encoder that it goes through, into a folder.
+
+    key: of the plan, once that is known
+    """
 
     path: Path
     dataset: Dataset
@@ -38,6 +42,7 @@ class Job:
     batch: int
     images: bool
     skip_bad: bool
+    key: str = ""
 
     @property
     def shards(self) -> int:
@@ -50,6 +55,10 @@ class Job:
         spec = self.vae.spec
         side = -(-self.rule.side // spec.factor)
         return spec.latent_channels, side, side
+
+    def key_of(self, shard: int) -> str:
+        """By which the shard with this number is known from another cache's, or one of another number."""
+        return hashlib.sha256(f"{self.key} {shard}".encode()).hexdigest()
 
     def items_of(self, shard: int) -> tuple[Item, ...]:
         """In order."""
@@ -93,7 +102,8 @@ def make_shard(job: Job, number: int, step: Callable[[int, str], object]) -> Sha
     if not means:
         means = [torch.zeros((0, *job.latent), dtype=DTYPE)]
     logvar = torch.cat(logvars) if logvars else None
-    return ShardContent(good, sizes, bad, torch.cat(means), logvar, files if job.images else None)
+    kept = files if job.images else None
+    return ShardContent(job.key_of(number), good, sizes, bad, torch.cat(means), logvar, kept)
 
 
 def _moments(job: Job, batch: _Batch) -> tuple[Tensor, Tensor | None]:

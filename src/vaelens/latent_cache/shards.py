@@ -4,9 +4,12 @@
 |--------|------------------------------------------------------------------------------------------------------|
 | mean   | float16 [n,c,h,w], raw z                                                                             |
 | logvar | float16 [n,c,h,w], in [-30, 20]; missing where the network has no posterior                           |
-| items  | JSON as uint8: {"items": [[id, sha256, boxes, [height, width]], ...], "bad": [[id, reason], ...]}    |
+| items  | JSON as uint8: {"key", "items": [[id, sha256, boxes, [height, width]], ...], "bad": [[id, reason], ...]} |
 | images | uint8, the encoded squares as PNG files, one after the other; missing where the cache holds none      |
 | ends   | int64 [n], where each of them ends                                                                   |
+
+The key is a hash of the plan and of the shard's number, so that a whole shard of another cache isn't taken for one of
+this.
 
 float16 and not bfloat16: z lies within a few dozen and logvar within [-30, 20], where float16's 11 bits round eight
 times finer than bfloat16's 8, whose wider range nothing here needs.
@@ -41,9 +44,10 @@ Bad = tuple[str, str]  # an unreadable image: id and reason
 class ShardContent:
     """What goes into a shard: readable items with their moments [n,c,h,w], and images as PNG files or none.
 
-    sizes: height and width of the items' originals
+    key: says which shard of which plan it is; sizes: height and width of the items' originals
     """
 
+    key: str
     items: Sequence[Item]
     sizes: Sequence[tuple[int, int]]
     bad: Sequence[Bad]
@@ -57,7 +61,8 @@ class ShardContent:
             [item.id, item.sha256, [asdict(box) for box in item.boxes], list(size)]
             for item, size in zip(self.items, self.sizes, strict=True)
         ]
-        text = json.dumps({"items": listed, "bad": [list(one) for one in self.bad]}, separators=(",", ":"))
+        held = {"key": self.key, "items": listed, "bad": [list(one) for one in self.bad]}
+        text = json.dumps(held, separators=(",", ":"))
         tensors = {"mean": self.mean.to(DTYPE).contiguous(), "items": _bytes(text.encode())}
         if self.logvar is not None:
             tensors["logvar"] = self.logvar.to(DTYPE).contiguous()
@@ -72,13 +77,13 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / FOLDER / f"{number:06d}.safetensors"
 
 
-def is_whole(path: Path) -> bool:
-    """Whether the file is there as it was written. Raises OSError where it can't be read."""
+def is_whole(path: Path, key: str) -> bool:
+    """Whether the file is there as it was written, under this key. Raises OSError where it can't be read."""
     try:
-        read_checked_safetensors(path)
-    except (FileNotFoundError, CheckFailedError):
+        held = read_checked_safetensors(path)["items"]
+        return json.loads(held.numpy().tobytes())["key"] == key
+    except (FileNotFoundError, CheckFailedError, KeyError, TypeError, ValueError):
         return False
-    return True
 
 
 def read_items(path: Path) -> tuple[tuple[Item, ...], tuple[Bad, ...]]:
