@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vaelens.blind.pooling import pool_blind_results
     from vaelens.comparison.workflow import compare, generate
     from vaelens.conversion import bake, convert, extract
+    from vaelens.conversion.exporting.workflow import export
     from vaelens.errors import VaelensError
     from vaelens.evaluation.run import evaluate
     from vaelens.finetuning.training import finetune
@@ -45,6 +46,7 @@ __all__ = [
     "encode_dataset",
     "evaluate",
     "examine",
+    "export",
     "extract",
     "finetune",
     "generate",
@@ -71,6 +73,7 @@ _HOMES = {
     "encode_dataset": "vaelens.latent_cache.encoding",
     "evaluate": "vaelens.evaluation.run",
     "examine": "vaelens.health.examination",
+    "export": "vaelens.conversion.exporting.workflow",
     "extract": "vaelens.conversion",
     "generate": "vaelens.comparison.workflow",
     "finetune": "vaelens.finetuning.training",

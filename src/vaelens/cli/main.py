@@ -29,7 +29,7 @@ from vaelens.cli.commands import (
     serve,
     vaes,
 )
-from vaelens.cli.commands.files import bake, convert, identify, inspect
+from vaelens.cli.commands.files import bake, convert, export, identify, inspect
 from vaelens.cli.output import (
     INTERRUPTED,
     code_with_loss,
@@ -84,6 +84,7 @@ for _command, _summary in (
     (convert.convert, "Write a VAE in another layout or precision."),
     (bake.bake, "Put a VAE into a whole checkpoint."),
     (convert.extract, "Take the VAE out of a checkpoint."),
+    (export.export, "Write a VAE for ONNX Runtime or OpenVINO."),
     (inspect.inspect, "Show what a VAE file is, and examine its health."),
     (identify.identify, "Say which VAE a file is, by its content."),
     (doctor.doctor, "Show versions, devices and hub settings, and check the devices."),
