@@ -1,15 +1,20 @@
 """Scaling a VAE into float16: the same function in float32, finite in float16, here and in diffusers."""
 
 import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL as DiffusersKL
+from PIL import Image
+from safetensors.torch import load_file
 
+from support.commands import invoke
 from support.overflowing import EVERY_STAGE, overflowing, photo_like, with_quiet_group
 from support.vaes import CONFIGS, TINY, random_network, random_vae, same_bytes
-from vaelens import as_diffusers, load
+from vaelens import as_diffusers, load, read_image
 from vaelens.conversion.fp16_checks import SAME, rescue
 from vaelens.conversion.fp16_rescue import HEADROOM, choose_scales, scaled, stages
 from vaelens.conversion.half_arithmetic import as_in_half, weight_rounding
@@ -204,6 +209,48 @@ def test_as_diffusers_has_the_scaled_epsilon() -> None:
     with torch.no_grad():
         theirs = (model.decode(latents / vae.spec.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
     assert (theirs - vae.decode(latents)).abs().max() < 1e-4
+
+
+def test_convert_writes_a_vae_that_float16_holds(tmp_path: Path, sides: tuple[Path, Path]) -> None:
+    source, photo = sides
+    out = tmp_path / "safe.safetensors"
+    ran = invoke("convert", source, "-o", out, "--fp16-safe", "--layout", "ldm", "--photo", photo)
+    for line in ("65504 that float16 holds", "sets of maps, by 2^-", "in float32   latents 0, pixels 0 of 255 at most"):
+        assert line in ran.stdout
+    assert "before NaN or infinite" in ran.stdout
+    assert "below float16's normal numbers" in ran.stdout
+    stored = load_file(out)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    half = as_in_half(load(out, device="cpu"))
+    image = read_image(photo)
+    assert (half.reconstruct(image) - load(source, device="cpu").reconstruct(image)).abs().mean() < 2e-3
+
+    wide = json.loads(
+        invoke("convert", source, "-o", out, "--fp16-safe", "--dtype", "fp32", "--photo", photo, "--json").stdout
+    )
+    assert wide["stored"] == "float32"
+    assert wide["differences"]["pixels_largest"] <= SAME
+    assert wide["fp16_safe"]["half_before"] is None
+    assert len(wide["fp16_safe"]["scales"]) > 20
+    assert "fp16_safe" not in invoke("convert", source, "-o", out, "--photo", photo).stdout
+
+
+def test_convert_says_where_nothing_has_to_be_scaled(tmp_path: Path, sides: tuple[Path, Path]) -> None:
+    source = random_vae(SMALL).save(tmp_path / "fits.safetensors")
+    ran = invoke("convert", source, "-o", tmp_path / "out.safetensors", "--fp16-safe", "--photo", sides[1])
+    assert "nothing was scaled" in ran.stdout
+    assert load(tmp_path / "out.safetensors", device="cpu").spec.config == SMALL
+    tiny = random_vae(TINY).save(tmp_path / "tiny.safetensors")
+    invoke("convert", tiny, "-o", tmp_path / "no.safetensors", "--fp16-safe", "--photo", sides[1], code=2)
+    assert not (tmp_path / "no.safetensors").exists()
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> tuple[Path, Path]:
+    """A file of a VAE beyond float16, and a photo."""
+    pixels = (photo_like()[0][0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return overflowing(SMALL).save(tmp_path / "source.safetensors"), tmp_path / "photo.png"
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaelens.conversion.fp16_checks import Rescue, rescue
 from vaelens.conversion.recasting import check_same, recast
 from vaelens.conversion.trial_images import TrialImages
 from vaelens.conversion.verification import Differences, verify
@@ -35,7 +36,7 @@ class Conversion:
     """What was read, what was written, and how the two differ on `images` (in words), both computed in float32.
 
     `layout` and `stored` (a dtype, or several) are those of the files written; `dropped` is what the source had beyond
-    the VAE: tensors, metadata.
+    the VAE: tensors, metadata. `rescue` is what was done and measured to make it safe for float16.
     """
 
     source: str
@@ -50,12 +51,14 @@ class Conversion:
     dropped: tuple[str, ...]
     images: str
     differences: Differences
+    rescue: Rescue | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        held = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "spec"}
+        held = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("spec", "rescue")}
         held["written"] = [str(path) for path in self.written]
         held["differences"] = self.differences.as_dict()
+        held["fp16_safe"] = None if self.rescue is None else self.rescue.as_dict()
         return held | {"network": self.spec.family.title, "latent_space": self.spec.latent_space}
 
 
@@ -65,6 +68,7 @@ def convert(
     *,
     layout: str | None = None,
     dtype: str | None = None,
+    fp16_safe: bool = False,
     photos: Sequence[StrPath] | None = None,
     space: str | None = None,
     subfolder: str | None = None,
@@ -78,7 +82,9 @@ def convert(
     `source` is what `load` takes, also a whole checkpoint. `layout` ("diffusers", "ldm") and `dtype` are the source's
     where they aren't named; without another dtype every tensor keeps its bits. The metadata of a stand-alone file
     stay, its own hashes excepted; our complete spec is added. What was written is read back and compared: tensor by
-    tensor, and by encoding and decoding `photos` (files or folders; synthetic images where none are named).
+    tensor, and by encoding and decoding `photos` (files or folders; synthetic images where none are named). With
+    `fp16_safe` what float16 can't hold is scaled first, as measured on these images (`fp16_checks.rescue`), and the
+    default dtype is float16.
 
     Raises UsageError where output, layout and family don't fit, for an output that is the source, and for a value too
     large for the dtype; CheckFailedError where the result isn't the source's function; what reading and writing raise.
@@ -89,7 +95,16 @@ def convert(
     cast = None if dtype is None else find_dtype(dtype)
     runtime.progress(0, STEPS, "reading")
     weights, name = read(source, runtime, space=space, subfolder=subfolder)
-    return write_checked(weights, name, output, layout=layout, dtype=cast, images=images, runtime=runtime)
+    rescued = None
+    if fp16_safe:
+        plain = VAE.from_tensors(weights.tensors, weights.spec, name, device=runtime.device, dtype=torch.float32)
+        rescued = rescue(plain, images.read(), runtime.progress)
+        cast = cast or torch.float16
+    changed = None if rescued is None else rescued.vae
+    done = write_checked(
+        weights, name, output, layout=layout, dtype=cast, images=images, runtime=runtime, changed=changed
+    )
+    return dataclasses.replace(done, rescue=rescued)
 
 
 def extract(

@@ -1,7 +1,9 @@
 """`rescue`: measure a VAE's maps, scale those that float16 can't hold (`fp16_rescue`), and prove what that changed."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,6 +47,10 @@ class Rescue:
     def scaled(self) -> tuple[Scale, ...]:
         """The stages that were scaled; none where float16 holds all maps as they are."""
         return tuple(scale for scale in self.scales if scale.exponent)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without the VAE."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "vae"}
 
 
 def rescue(vae: VAE, images: Sequence[Tensor], progress: Progress = silent) -> Rescue:
@@ -106,6 +112,12 @@ def rescue(vae: VAE, images: Sequence[Tensor], progress: Progress = silent) -> R
         rounding_before=weight_rounding(vae),
         rounding=weight_rounding(other),
     )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in cast("tuple[Any, ...]", value)]
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _largest_outputs(vae: VAE, images: Sequence[Tensor]) -> dict[str, float]:

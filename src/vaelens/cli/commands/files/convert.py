@@ -10,6 +10,8 @@ from vaelens.cli.output import notice, progress, result, result_json, written_li
 
 if TYPE_CHECKING:
     from vaelens.conversion.converting import Conversion
+    from vaelens.conversion.fp16_checks import Rescue
+    from vaelens.conversion.verification import Differences
 
 Output = Annotated[
     Path, typer.Option("-o", "--output", metavar="PATH", help="A .safetensors file, or a folder for diffusers.")
@@ -49,6 +51,14 @@ def convert(
     output: Output,
     layout: Layout = None,
     dtype: StoredDtype = None,
+    fp16_safe: Annotated[
+        bool,
+        typer.Option(
+            "--fp16-safe",
+            help="Scale the maps of a full VAE by powers of two, so that float16 holds them: the same function. "
+            "Measured on the images compared. Default precision: float16.",
+        ),
+    ] = False,
     photo: Photos = None,
     device: options.Device = "auto",
     space: options.Space = None,
@@ -67,6 +77,7 @@ def convert(
             output,
             layout=layout,
             dtype=dtype,
+            fp16_safe=fp16_safe,
             photos=photo,
             device=device,
             space=space,
@@ -122,4 +133,32 @@ def show(done: "Conversion") -> None:
         f"difference   latents {found.latents_largest:.2g} at most; pixels {255 * found.pixels_largest:.2g} of 255 at "
         f"most, {255 * found.pixels_mean:.2g} on average (both computed in float32)"
     )
+    if done.rescue is not None:
+        for line in _fp16_lines(done.rescue):
+            result(line)
     result(written_line(done.written))
+
+
+def _fp16_lines(found: "Rescue") -> list[str]:
+    """What was scaled, and how the VAE differs from the source in each precision, with each epsilon."""
+    layer, top = found.largest
+    largest = f"largest      {top:.4g} of the 65504 that float16 holds, in {layer}"
+    if not found.scaled:
+        return [f"{largest}: nothing was scaled", f"in float16   {_difference(found.half)}"]
+    ks, other = [scale.exponent for scale in found.scaled], "with the epsilon of other programs"
+    rounding = found.rounding
+    return [
+        f"{largest}; now {found.largest_after[1]:.4g}",
+        f"scaled       {len(ks)} of {len(found.scales)} sets of maps, by 2^-{min(ks)} to 2^-{max(ks)}",
+        f"in float32   {_difference(found.exact)}; {other} {_difference(found.stock_epsilon)}",
+        f"in float16   {_difference(found.half)}; {other} {_difference(found.half_stock_epsilon)}; "
+        f"before {_difference(found.half_before)}",
+        f"rounding     {rounding.subnormal:,} of {rounding.total:,} weights below float16's normal numbers (before: "
+        f"{found.rounding_before.subnormal:,}); the largest change {100 * rounding.error:.2g} %, of {rounding.worst}",
+    ]
+
+
+def _difference(found: "Differences | None") -> str:
+    if found is None:
+        return "NaN or infinite"
+    return f"latents {found.latents_largest:.2g}, pixels {255 * found.pixels_largest:.2g} of 255 at most"
