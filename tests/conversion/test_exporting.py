@@ -1,4 +1,8 @@
-"""ONNX and OpenVINO graphs of VAEs: names, free sizes, values, and what happens where something is missing or wrong."""
+"""ONNX and OpenVINO graphs of VAEs: names, free sizes, values, and what happens where something is missing or wrong.
+
+OpenVINO's cases run where it is installed, by hand in a process of their own (`pytest -k openvino` on this file): in a
+process that has run it, a test that raises SIGINT later crashes.
+"""
 
 import dataclasses
 import json
