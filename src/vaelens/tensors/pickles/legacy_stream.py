@@ -26,6 +26,8 @@ def read_stream(source: ByteSource, budget: Budget, met: dict[str, None]) -> obj
     machine = Machine(source, budget, met, storages.load)
     first = machine.read()
     if first != MAGIC or type(first) is not int:
+        if storages.by_key:
+            raise WrongPickleError("it is a pickled table of tensors alone, without their numbers")
         return first
     if machine.read() != VERSION:
         raise WrongPickleError("it has another version of PyTorch's old format than 1001")

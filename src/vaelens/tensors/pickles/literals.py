@@ -50,7 +50,7 @@ def _quoted_text(source: ByteSource) -> str:
 
 def _escaped_text(source: ByteSource) -> str:
     try:
-        return source.line().decode("raw-unicode-escape")
+        return codecs.raw_unicode_escape_decode(source.line())[0]  # .decode would import the codec
     except UnicodeDecodeError:
         raise WrongPickleError("a string in it has a wrong escape") from None
 
