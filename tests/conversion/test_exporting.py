@@ -1,11 +1,8 @@
-"""ONNX and OpenVINO graphs of VAEs: names, free sizes, values, and what happens where something is missing or wrong.
-
-OpenVINO's cases run where it is installed, by hand in a process of their own (`pytest -k openvino` on this file): in a
-process that has run it, a test that raises SIGINT later crashes.
-"""
+"""ONNX and OpenVINO graphs of VAEs: names, free sizes, values, and what happens where something is missing or wrong."""
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,11 +59,12 @@ def opened(folder: Path, kind: str) -> Any:
         session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
         names = [one.name for one in (*session.get_inputs(), *session.get_outputs())]
         return names, lambda values: session.run(None, {names[0]: values})[0]
-    import openvino
+    from vaelens.conversion.exporting import openvino_format
 
-    model = openvino.Core().read_model(folder / "openvino_model.xml")
+    core = openvino_format._core()  # the only one of a process: see there
+    model = core.read_model(folder / "openvino_model.xml")
     names = [one.get_any_name() for one in (*model.inputs, *model.outputs)]
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return names, lambda values: compiled(values)[0]
 
 
@@ -177,6 +175,20 @@ def test_a_wrong_spread_is_noticed(photo: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(graphs.ExportedNetwork, "posterior", wrong)
     with pytest.raises(CheckFailedError, match="in their spread"):
         export(random_vae(CONFIGS["sd1"]), tmp_path / "out", format="onnx", photos=[photo])
+
+
+def test_signals_are_handled_after_openvino_has_run(photo: Path, tmp_path: Path) -> None:
+    """In a process of its own, which such a signal may end."""
+    installed("openvino")
+    file = random_vae(TINY).save(tmp_path / "vae.safetensors")
+    program = (
+        "import signal, vaelens\n"
+        f"vaelens.export({str(file)!r}, {str(tmp_path / 'out')!r}, format='openvino', photos=[{str(photo)!r}])\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('handled'))\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert (ran.returncode, ran.stdout) == (0, "handled\n"), ran.stderr
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,6 +1,7 @@
 """OpenVINO's intermediate representation, written and run by OpenVINO itself."""
 
 import warnings
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ frontends: Any = import_module("openvino.frontend")
 tracing: Any = import_module("openvino.frontend.pytorch.ts_decoder")
 
 FILES = ("openvino_model.xml", "openvino_model.bin")
+
+
+@cache
+def _core() -> Any:
+    """One for the process: two that end in their own order leave it with a stack for signals that is gone."""
+    return ov.Core()
 
 
 class OpenVinoFormat:
@@ -43,7 +50,7 @@ class OpenVinoFormat:
     def open(self, folder: Path) -> Run:
         """On the CPU in float32, which isn't OpenVINO's default where the processor is faster in bfloat16."""
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        core = ov.Core()
+        core = _core()
         compiled = core.compile_model(core.read_model(folder / FILES[0]), "CPU", settings)
 
         def run(values: Tensor) -> Tensor:
