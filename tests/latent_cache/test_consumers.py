@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from support.latents import FAST
-from support.training import json_lines, small_presets, train
+from support.training import SMALL_CONFIG, json_lines, small_presets, train
+from support.vaes import random_vae
 from vaelens.errors import UsageError
 from vaelens.evaluation.presets import PRESETS
 from vaelens.evaluation.results import Results
@@ -20,6 +21,7 @@ from vaelens.finetuning.data import Batch
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.latent_cache.cache import LatentCache, open_cache
 from vaelens.latent_cache.encoding import encode_dataset
+from vaelens.latent_cache.index import is_cache
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.vae import VAE
@@ -101,6 +103,19 @@ def test_an_encoder_of_the_same_weights_with_other_settings_is_another(encode: E
     cache.check_encoder(vae.to(torch.float16))  # a re-typed copy is the same
 
 
+@pytest.mark.parametrize(("norm", "same"), [("decoder.conv_norm_out", True), ("encoder.conv_norm_out", False)])
+def test_scaled_norms_of_the_decoder_are_no_other_encoder(norm: str, same: bool, encode: Encode, vae: VAE) -> None:
+    """As `convert --fp16-safe` may leave them."""
+    cache = encode()
+    scaled = random_vae(replace(SMALL_CONFIG, norm_exponents=((norm, 2),)), seed=1)
+    assert scaled.fingerprint == vae.fingerprint
+    if same:
+        cache.check_encoder(scaled)
+    else:
+        with pytest.raises(UsageError, match="of the same weights, but its norm_exponents"):
+            cache.check_encoder(scaled)
+
+
 def test_a_copy_in_half_precision_is_the_same_encoder(encode: Encode, vae: VAE, tmp_path: Path) -> None:
     from vaelens.loading import load
 
@@ -108,7 +123,7 @@ def test_a_copy_in_half_precision_is_the_same_encoder(encode: Encode, vae: VAE, 
     half = load(vae.to(torch.float16).save(tmp_path / "half.safetensors"), device="cpu")
     assert half.fingerprint.encoder.stored != vae.fingerprint.encoder.stored
     cache.check_encoder(half)
-    with pytest.raises(UsageError, match="is another one: a copy of it in bfloat16"):
+    with pytest.raises(UsageError, match="is another one: one is the other in bfloat16"):
         cache.check_encoder(load(vae.to(torch.bfloat16).save(tmp_path / "bf.safetensors"), device="cpu"))
 
 
@@ -229,6 +244,54 @@ def test_caches_are_not_mixed_with_images(encode: Encode, vae: VAE, photos: Path
         train(file, [encode().path, photos], tmp_path / "run", overrides=FIXED)
     with pytest.raises(UsageError, match="reads its images by the rule area"):
         train(file, encode("x", rule="bicubic", images=False).path, tmp_path / "run", overrides=FIXED)
+    with pytest.raises(UsageError, match=r"by the size rule area to 32x32, but .* by bicubic to 32x32"):
+        train(file, [encode().path, encode("y", rule="bicubic").path], tmp_path / "run", overrides=FIXED)
+
+
+def test_a_cache_is_named_by_its_path_where_it_is_too_small(encode: Encode, vae: VAE, tmp_path: Path) -> None:
+    file, cache = vae.save(tmp_path / "vae.safetensors"), encode()
+    with pytest.raises(UsageError, match=rf"holds out 14 images of {cache.path}, but at most half"):
+        train(file, cache, tmp_path / "run", overrides=FIXED | {"run.held_out": 14})
+
+
+def test_held_out_images_of_a_cache_are_part_of_the_plan(
+    encode: Encode, vae: VAE, photos: Path, tmp_path: Path
+) -> None:
+    """Their squares aren't those that the preset makes of the images, though the hashes are."""
+    file = vae.save(tmp_path / "vae.safetensors")
+    for path in sorted(photos.iterdir())[:3]:
+        (tmp_path / "some").mkdir(exist_ok=True)
+        (tmp_path / "some" / path.name).write_bytes(path.read_bytes())
+    held_out = encode("held-out", images_of=tmp_path / "some")
+    tuned = train(file, photos, tmp_path / "run", overrides=FIXED | SIX, held_out=held_out)
+    assert tuned.record["settings"]["held_out"]["latents"] == held_out.identity
+    train(file, photos, tmp_path / "run", overrides=FIXED | SIX, held_out=held_out.path)
+    with pytest.raises(UsageError, match=r"other settings: held_out\.latents"):
+        train(file, photos, tmp_path / "run", overrides=FIXED | SIX, held_out=tmp_path / "some")
+
+
+def test_a_folder_of_images_with_a_foreign_cache_json_is_no_cache(
+    encode: Encode, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "00.png").write_bytes((photos / "00.png").read_bytes())
+    (folder / "cache.json").write_text("{}")
+    assert not is_cache(folder)
+    cache = encode("synthetic")
+    monkeypatch.chdir(tmp_path)
+    assert is_cache(cache.path)
+    assert is_cache("./synthetic")
+    assert not is_cache("synthetic")  # the dataset, as for every command
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert is_cache("~/synthetic")
+
+
+def test_posteriors_of_another_precision_are_noted(encode: Encode) -> None:
+    cache = encode("bf16", of=random_vae(SMALL_CONFIG, seed=1).to(torch.bfloat16))
+    assert any("encoded before in bfloat16, by" in note for note in cache.dataset().notes)
+    assert "run in bfloat16" in cache.summary()["encoder"]
+    assert any("encoded before, by" in note for note in encode().dataset().notes)
 
 
 def test_synthetic_images_stay_apart(vae: VAE, tmp_path: Path) -> None:

@@ -101,6 +101,25 @@ def test_without_images_they_are_read_where_they_were(encode: Encode, photos: Pa
         cache.dataset()
 
 
+def test_without_images_they_are_found_from_any_folder(
+    vae: VAE, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by a pattern that is relative, or by a dataset's name that a folder here has too."""
+    for name in ("there/some", "elsewhere", "there/synthetic"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("00.png", "01.png"):
+        (tmp_path / "there" / "some" / name).write_bytes((photos / name).read_bytes())
+    monkeypatch.chdir(tmp_path / "there")
+    for source in ("some/*.png", "some", "synthetic"):
+        folder = tmp_path / source.replace("/*", "-")
+        cache = encode_dataset(vae, source, output=folder, images=False, take=2, **FAST)
+        assert cache is not None
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        opened = open_cache(folder).dataset()
+        assert len([opened.read(item) for item in opened.items]) == 2
+        monkeypatch.chdir(tmp_path / "there")
+
+
 class Stop(Exception):  # noqa: N818
     pass
 
@@ -279,6 +298,8 @@ def test_what_is_not_ours_is_not_replaced(encode: Encode, tmp_path: Path) -> Non
         encode()
     with pytest.raises(UsageError, match="is itself an input"):
         encode(images_of=tmp_path / "latents")
+    with pytest.raises(UsageError, match=r"is a latent cache itself. Name the images"):
+        encode("second", images_of=encode("first").path)
 
 
 def test_a_failure_before_any_shard_leaves_nothing(encode: Encode, tmp_path: Path, vae: VAE) -> None:

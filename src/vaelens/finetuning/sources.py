@@ -40,6 +40,7 @@ class Sources:
     weights: tuple[float, ...]
     held_out: Dataset
     caches: tuple[LatentCache, ...] = ()  # of each training source, or none at all
+    held_out_cache: LatentCache | None = None  # where the held-out images are another cache's squares
 
     def record(self, *, with_boxes: bool) -> list[dict[str, Any]]:
         """What the trained weights depend on of each training source."""
@@ -50,6 +51,12 @@ class Sources:
             found.append(one | boxes | ({"latents": self.caches[number].identity} if self.caches else {}))
         return found
 
+    @property
+    def held_out_record(self) -> dict[str, Any]:
+        """What the scores depend on of the held-out images."""
+        found = {"name": self.held_out.name, "manifest_sha256": manifest_sha256(self.held_out.items)}
+        return found if self.held_out_cache is None else found | {"latents": self.held_out_cache.identity}
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -58,7 +65,7 @@ class SourceOptions:
     sources: tuple[StrPath | Dataset | LatentCache, ...]
     weights: tuple[float, ...]
     boxes: tuple[StrPath | None, ...]
-    held_out: StrPath | Dataset | None
+    held_out: TrainingData | None
     take: int | None
     seed: int
 
@@ -69,7 +76,7 @@ class SourceOptions:
         *,
         weights: Sequence[float] | None = None,
         boxes: Sequence[StrPath] | None = None,
-        held_out: StrPath | Dataset | None = None,
+        held_out: TrainingData | None = None,
         take: int | None = None,
         seed: int = 0,
     ) -> "SourceOptions":
@@ -108,7 +115,7 @@ class SourceOptions:
         held_out: a number that the user named
         """
         if self.held_out is None:
-            names = [source.name if isinstance(source, Dataset) else str(source) for source in self.sources]
+            names = [_name(source) for source in self.sources]
             _check_counts(names, [self._most(source) for source in self.sources], held_out)
 
     def _most(self, source: TrainingData) -> int | None:
@@ -116,6 +123,12 @@ class SourceOptions:
         if isinstance(source, Dataset | LatentCache):
             return min(len(source.items), self.take or len(source.items))
         return self.take or (TRAINING_COUNT if source in SETS else None)
+
+
+def _name(source: TrainingData) -> str:
+    if isinstance(source, LatentCache):
+        return str(source.path)
+    return source.name if isinstance(source, Dataset) else str(source)
 
 
 def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime, vae: VAE | None = None) -> Sources:
@@ -144,19 +157,23 @@ def open_sources(options: SourceOptions, recipe: Recipe, runtime: Runtime, vae: 
             sources, recipe.run.held_out, options.seed, at_most=None if HELD_OUT in recipe.named else USUAL_SHARE
         )
         return Sources(tuple(sources), options.weights, held_out, options.caches)
-    held_out = options.held_out
-    if is_cache(held_out):
-        held_out = open_cache(held_out).dataset(runtime=runtime)
-    if not isinstance(held_out, Dataset):
-        take = recipe.run.held_out if held_out in SETS else None
-        held_out = open_dataset(held_out, take=take, seed=options.seed, skip_bad=True, runtime=runtime)
+    named = open_cache(options.held_out) if is_cache(options.held_out) else options.held_out
+    if isinstance(named, LatentCache):
+        held_out = named.dataset(runtime=runtime)
+    elif isinstance(named, Dataset):
+        held_out = named
+    else:
+        take = recipe.run.held_out if named in SETS else None
+        held_out = open_dataset(named, take=take, seed=options.seed, skip_bad=True, runtime=runtime)
     held_out = _at_most(held_out, recipe.run.held_out, options.seed)
     sources, copies = without(sources, held_out)
     if copies:
         runtime.notify(
             f"{counted(copies, 'image')} {'is' if copies == 1 else 'are'} in {held_out.name} too, and not trained on."
         )
-    return Sources(tuple(sources), options.weights, held_out, options.caches)
+    return Sources(
+        tuple(sources), options.weights, held_out, options.caches, named if isinstance(named, LatentCache) else None
+    )
 
 
 def check_caches(caches: Sequence[LatentCache], recipe: Recipe, again: bool) -> None:
@@ -165,6 +182,11 @@ def check_caches(caches: Sequence[LatentCache], recipe: Recipe, again: bool) -> 
     again: whether posteriors are to be kept in memory too
     """
     how = recipe.data
+    if other := next((cache for cache in caches if cache.index.rule != caches[0].index.rule), None):
+        raise UsageError(
+            f"{caches[0].path} was encoded by the size rule {caches[0].index.rule}, but {other.path} by "
+            f"{other.index.rule}. Encode both by the same rule."
+        )
     for path, rule, holds_images in ((cache.path, cache.index.rule, cache.holds_images) for cache in caches):
         if again:
             raise UsageError(f"{path} already holds what --cache would keep. Leave --cache out.")

@@ -38,7 +38,6 @@ from vaelens.finetuning.training_folder import (
 )
 from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.finetuning.validation import CHUNK, StopReason
-from vaelens.images.datasets.items import Dataset, manifest_sha256
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.kernels.paths import choose_path
 from vaelens.loading import space_of
@@ -100,7 +99,7 @@ def finetune(
     output: StrPath = "run",
     weights: Sequence[float] | None = None,
     boxes: Sequence[StrPath] | None = None,
-    held_out: StrPath | Dataset | None = None,
+    held_out: TrainingData | None = None,
     take: int | None = None,
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
@@ -329,7 +328,7 @@ def _plan(recipe: Recipe, initial: Initial, sources: Sources, networks: Mapping[
         "recipe": recipe.as_dict(),
         "from": initial.identity,
         "sources": sources.record(with_boxes=recipe.loss.box_weight != 1),
-        "held_out": {"name": sources.held_out.name, "manifest_sha256": manifest_sha256(sources.held_out.items)},
+        "held_out": sources.held_out_record,
         "networks": dict(networks),
         "versions": {key: value for key, value in versions().items() if key in DECISIVE},
     }

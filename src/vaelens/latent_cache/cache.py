@@ -101,7 +101,7 @@ class LatentCache:
             "skipped": len(of.skipped),
             "size rule": str(self.index.rule),
             "latents": f"{' x '.join(map(str, self.index.latent))}, {self.index.posterior}, float16",
-            "encoder": f"{encoder.fingerprint.stored} (of {encoder.vae})",
+            "encoder": f"{encoder.fingerprint.stored} (of {encoder.vae}, run in {self.index.precision})",
             "squares": "kept" if self.holds_images else "not kept: the images are read where they were",
             "bytes": sum(shard_path(self.path, number).stat().st_size for number in range(len(self.index.shards))),
         }
@@ -155,7 +155,11 @@ class LatentCache:
         source = self._source() if self.holds_images else self._elsewhere(runtime)
         chosen = set(choose(self.ids, take, seed, of.name))
         items = tuple(item for item in self.items if item.id in chosen)
-        notes = [*of.notes, f"encoded before, by the size rule {self.index.rule}, with {self.index.encoder}"]
+        precision = f" in {self.index.precision}" * (self.index.precision != "float32")
+        notes = [
+            *of.notes,
+            f"encoded before{precision}, by the size rule {self.index.rule}, with {self.index.encoder}",
+        ]
         name = of.name
         if of.skipped:
             notes.append(f"{counted(len(of.skipped), 'unreadable image')} left out when they were encoded")

@@ -15,14 +15,14 @@ import torch
 from vaelens.errors import BadInputError, ResourceError, UsageError
 from vaelens.files import StrPath, json_text, sha256_file, write_atomic
 from vaelens.images.datasets.items import Dataset, Item, boxes_sha256, manifest_sha256
-from vaelens.images.datasets.opening import check_name, open_dataset
-from vaelens.images.datasets.source_names import paths_of
+from vaelens.images.datasets.opening import check_name, name_in, open_dataset
+from vaelens.images.datasets.source_names import files_of, paths_of
 from vaelens.images.resizing import opencv
 from vaelens.images.size_rules import SizeRule
 from vaelens.json_reading import quoted
 from vaelens.latent_cache import sd_scripts
 from vaelens.latent_cache.cache import LatentCache, open_cache
-from vaelens.latent_cache.index import COMMAND, INDEX, Encoder, Index, Origin, ShardRecord
+from vaelens.latent_cache.index import COMMAND, INDEX, Encoder, Index, Origin, ShardRecord, is_cache
 from vaelens.latent_cache.shard_making import Job, make_shard
 from vaelens.latent_cache.shards import FOLDER, holds_logvar, is_whole, read_items, shard_path
 from vaelens.loading import check_source, vae_of
@@ -34,7 +34,7 @@ from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, dtype_name, silent
 from vaelens.text.numbers import counted
-from vaelens.text.paths import explained
+from vaelens.text.paths import explained, user_path
 from vaelens.text.private_paths import without_folders
 from vaelens.vae import VAE
 
@@ -163,14 +163,18 @@ def _check_call(vae: StrPath | VAE, source: StrPath | Dataset, output: Path, rul
         opencv()
     check_name(source)
     check_apart(output, paths_of(source), holds_images=False)
+    if is_cache(source):
+        raise UsageError(f"{source} is a latent cache itself. Name the images that it was made of.")
     if not isinstance(vae, VAE):
         check_source(vae)
 
 
 def _call(source: StrPath | Dataset, **options: Any) -> dict[str, Any]:
-    """How the images can be opened again; a path from wherever the cache is read."""
-    name = os.fspath(source) if not isinstance(source, Dataset) else ""
-    return {"source": str(Path(name).absolute()) if Path(name).exists() else name, **options}
+    """How the images can be opened again; a path or a pattern from wherever the cache is read."""
+    name = "" if isinstance(source, Dataset) else os.fspath(source)
+    if name and not name_in(name) and (user_path(name).exists() or files_of(name) is not None):
+        name = str(user_path(name).absolute())
+    return {"source": name, **options}
 
 
 def _plan(

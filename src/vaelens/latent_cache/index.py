@@ -19,8 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.families.spec import config_values
 from vaelens.files import StrPath, checked_json, read_checked_json
+from vaelens.images.datasets.opening import name_in
 from vaelens.images.size_rules import SizeRule
+from vaelens.latent_cache.shards import FOLDER
 from vaelens.runs.plan import as_stored, differences, read_plan
+from vaelens.text.paths import user_path
 from vaelens.vae import VAE
 from vaelens.weights.fingerprint import SHORT, Digests
 
@@ -45,6 +48,8 @@ class Encoder:
     def of(cls, vae: VAE) -> "Encoder":
         """A VAE's."""
         decides = {name: value for name, value in config_values(vae.spec.config).items() if not _is_decoders(name)}
+        if "norm_exponents" in decides:
+            decides["norm_exponents"] = [one for one in decides["norm_exponents"] if not _is_decoders(one[0])]
         return cls(vae.name, vae.fingerprint.encoder, vae.spec.pixel_range, decides)
 
     def is_same(self, other: "Encoder") -> bool:
@@ -69,8 +74,8 @@ class Encoder:
 
 
 def _is_decoders(name: str) -> bool:
-    """Whether a field of a config says something of the decoder alone."""
-    return name.startswith(("decoder", "up_block")) or name in {"out_channels", "use_post_quant_conv"}
+    """Whether a field of a config, or a norm of that name, is of the decoder alone."""
+    return name.startswith(("decoder", "num_decoder", "up_block")) or name in {"out_channels", "use_post_quant_conv"}
 
 
 @dataclass(frozen=True)
@@ -126,13 +131,15 @@ class Index:
 
 
 def is_cache(source: object) -> TypeGuard[StrPath]:
-    """Whether that names a cache's folder, finished or not. Raises what `read_plan` raises."""
-    if not isinstance(source, str | os.PathLike):
+    """Whether that names a cache's folder, finished or not: neither a dataset's name nor a folder of images that has
+    a cache.json of another program.
+    """
+    if not isinstance(source, str | os.PathLike) or name_in(cast(StrPath, source)):
         return False
     try:
-        path = Path(cast(StrPath, source))
-        return (path / INDEX).is_file() or (path.is_dir() and _is_begun(path))
-    except (OSError, ValueError):  # no file can have such a name
+        path = user_path(cast(StrPath, source))
+        return ((path / INDEX).is_file() and (path / FOLDER).is_dir()) or (path.is_dir() and _is_begun(path))
+    except (OSError, UsageError, BadInputError):  # no file can have such a name
         return False
 
 
@@ -178,7 +185,7 @@ def refuse_other_encoder(path: Path, cached: Encoder, vae: VAE) -> None:
         settings = cached.differences(own)
         differing = f": of the same weights, but its {settings[0]}" if cached.has_weights_of(own) else ""
         if not differing and cached.fingerprint.is_same(own.fingerprint):
-            differing = ": a copy of it in bfloat16, whose moments differ by more than their rounding"
+            differing = ": one is the other in bfloat16, and their moments differ by more than a cache's rounding"
         raise UsageError(
             f"{path} was made with {cached}, and {own} is another one{differing}. Name a VAE that has the first, or "
             f"encode the images with {vae.name}."

@@ -49,7 +49,9 @@ def encode(
     take: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Encode only N images, chosen by --seed.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for --take and --format.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Seed for --take, synthetic images and --format.")
+    ] = 0,
     min_aesthetic: Annotated[
         float | None, typer.Option(metavar="SCORE", help="Only images with at least this aesthetic score.")
     ] = None,

@@ -98,12 +98,12 @@ def open_dataset(
 def _check_options(source: StrPath, take: int | None, min_aesthetic: float | None, split: str | None) -> None:
     if take is not None and take < 1:
         raise UsageError(f"take (--take) must be 1 or more, not {take}.")
-    if (name := _name(source)) and (min_aesthetic is not None or split is not None):
+    if (name := name_in(source)) and (min_aesthetic is not None or split is not None):
         raise UsageError(f"{name} has neither aesthetic scores nor splits. Leave --min-aesthetic and --split out.")
 
 
-def _name(source: StrPath) -> str | None:
-    """One of NAMES, if it is one: a path object, ./synthetic and synthetic/ are paths."""
+def name_in(source: StrPath) -> str | None:
+    """The one of NAMES that a source is, if it is one: a path object, ./synthetic and synthetic/ are paths."""
     return source if isinstance(source, str) and source in NAMES else None
 
 
@@ -122,7 +122,7 @@ def find_source(
 
     count: of synthetic images; scored: whether aesthetic scores are needed; eyes: whether COCO's boxes of eyes are
     """
-    match _name(source):
+    match name_in(source):
         case None:
             pass
         case coco.NAME:
@@ -158,7 +158,7 @@ def check_name(source: StrPath | Dataset) -> None:
     """Raises, before anything is opened, for what can't be a dataset: a missing file, a web address that isn't a
     dataset of the hub, and a pattern, as `files_of` and `choose_matched` do.
     """
-    if isinstance(source, Dataset) or _name(source) or (path := user_path(source)).exists():
+    if isinstance(source, Dataset) or name_in(source) or (path := user_path(source)).exists():
         return
     if (address := address_in(source)) is not None:
         parse_hub_address(address, "dataset")
