@@ -13,7 +13,9 @@ from vaelens.text.numbers import counted
 @options.with_pixel_limit
 @options.with_runtime_options
 def encode(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The images: any dataset that `evaluate` takes.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="The images: any source that `evaluate` takes, but a cache.")
+    ],
     vae: Annotated[
         str | None,
         typer.Option(

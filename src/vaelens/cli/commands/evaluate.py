@@ -17,7 +17,7 @@ def evaluate(
         typer.Argument(
             metavar="SOURCE",
             help="An image, a folder, a zip, webdataset shards, parquet files, a Hugging Face dataset (owner/name), "
-            "coco-val2017, or synthetic.",
+            "coco-val2017, synthetic, or a cache of `vaelens encode`.",
         ),
     ],
     vae: options.Vaes = None,
