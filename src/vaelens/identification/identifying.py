@@ -15,6 +15,7 @@ from vaelens.runtime import Notify, Progress, Runtime
 from vaelens.text.file_kinds import HEAD, file_kind
 from vaelens.text.paths import is_file, user_path
 from vaelens.vae import VAE
+from vaelens.weights.registry import registry
 
 
 def identify(
@@ -37,8 +38,9 @@ def identify(
     it). Nothing else is downloaded. A file that can't be read is in the result with its error and its exit code, and
     stops nothing.
 
-    Raises UsageError for no source, and for `vaes` without an image; BadInputError for a path that isn't there or a
-    folder without weights; and what reading `against` and `vaes`, and running these, raises.
+    Raises UsageError for no source, for `vaes` without an image, and for a latent space that isn't known; BadInputError
+    for a path that isn't there or a folder without weights; and what reading `against` and `vaes`, and running these,
+    raises.
     """
     named = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not named:
@@ -49,6 +51,8 @@ def identify(
         raise UsageError("--vae: no effect without an image. Name an image, or compare weights with --against.")
     if against and not others:
         raise UsageError("--against: no effect on images. Name decoders for them with --vae.")
+    if space is not None:
+        registry().check_space(space)
     runtime = Runtime.of(device=device, offline=offline, notify=notify, progress=progress)
     files = weight_files(others) if others else []
     seen = identify_images([user_path(image) for image in images], vaes, runtime, space=space)

@@ -67,6 +67,7 @@ def test_a_damaged_image_stops_nothing(tmp_path: Path) -> None:
     [
         (["--vae", "tiny-ft-mse", "WEIGHTS"], "--vae: no effect without an image"),
         (["--against", "tiny-ft-mse", "IMAGE"], "--against: no effect on images"),
+        (["--space", "moon", "IMAGE"], "no latent space is called 'moon'"),
         (["--vae", "nosuch", "IMAGE"], "no VAE is called 'nosuch'"),
     ],
 )

@@ -29,6 +29,10 @@ from vaelens.identification.images.identified_image import IdentifiedImage, iden
 from vaelens.identification.images.metadata import read_metadata
 from vaelens.json_reading import parse_json
 from vaelens.runtime import Runtime
+from vaelens.weights.fingerprint import Content, Digests, Fingerprint, HalfContent
+from vaelens.weights.recorded_contents import RecordedContent, known_fingerprint, record_content
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "chelsea.png"
 
 MSE = "vae-ft-mse-840000-ema-pruned.safetensors"
 INVOKEAI_5 = {
@@ -84,6 +88,57 @@ def test_our_own_images(tmp_path: Path) -> None:
     (claim,) = identify_image(tmp_path / "letter.png").claims
     assert (claim.program, claim.vae, claim.checkpoint) == ("vaelens", "tiny-ft-ema", "tiny-sd")
     assert claim.fingerprint
+
+
+def test_a_strip_names_each_of_its_vaes(tmp_path: Path) -> None:
+    import vaelens as vl
+
+    vl.reconstruct(EXAMPLE, ["tiny-ft-mse", "tiny-ft-ema"], max_side=64).save(tmp_path / "strip.png")
+    found = identify_image(tmp_path / "strip.png")
+    assert [claim.vae for claim in found.claims] == ["tiny-ft-mse", "tiny-ft-ema"]
+    prints = [known_fingerprint(name) for name in ("tiny-ft-mse", "tiny-ft-ema")]
+    assert [claim.digests for claim in found.claims] == prints
+    assert [one and one.verdict for one in found.agreements] == ["agree", "agree"]
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "verdict", "words"),
+    [
+        ("tiny-kl-f8", "tiny-kl-f8", "agree", "is the fingerprint of tiny-kl-f8."),
+        ("tiny-kl-f8", "tiny-ft-mse", "contradict", "is a name of tiny-kl-f8, but"),
+        ("tiny-kl-f8", None, "contradict", "the fingerprint of tiny-kl-f8 is another one"),
+        ("mine", "tiny-ft-mse", "known fingerprint", "isn't a name that it is known under"),
+        ("mine", None, "unknown fingerprint", "No known VAE is called mine; the fingerprint is of no VAE"),
+        (MSE, None, "unknown fingerprint", "A name of ft-MSE; the fingerprint is of no VAE"),
+        (None, "tiny-ft-mse", "known fingerprint", "is the fingerprint of tiny-ft-mse."),
+        (None, None, "unknown fingerprint", "of no VAE that is known"),
+    ],
+)
+def test_names_against_fingerprints(name: str | None, of: str | None, verdict: str, words: str) -> None:
+    known = None if of is None else known_fingerprint(of)
+    short = "0" * 12 + "-" + "1" * 12 if known is None else known.short
+    found = compare(Claim("vaelens", "somewhere", name, fingerprint=short))
+    assert found is not None
+    assert found.verdict == verdict
+    assert words in found.sentence
+
+
+def test_a_fingerprint_of_a_copy_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAELENS_CACHE", str(tmp_path))
+    known = known_fingerprint("tiny-ft-mse")
+    assert known is not None
+    bf16 = Fingerprint(*(Digests(half.bf16, "0" * 64, half.bf16) for half in (known.encoder, known.decoder)))
+    found = compare(Claim("vaelens", "somewhere", "tiny-ft-mse", fingerprint=bf16.short))
+    assert found is not None
+    assert found.verdict == "agree"
+    recorded = RecordedContent(
+        "ft-mse", "kl", "0" * 64, Content(*(HalfContent(half, half.stored) for half in (bf16.encoder, bf16.decoder)))
+    )
+    record_content(recorded)
+    whole = Fingerprint(*(Digests("2" * 64, "3" * 64, half.bf16) for half in (bf16.encoder, bf16.decoder)))
+    agrees = compare(Claim("vaelens", "somewhere", MSE, fingerprint=whole.short, digests=whole))
+    assert agrees is not None
+    assert agrees.verdict == "agree"
 
 
 @pytest.mark.parametrize(

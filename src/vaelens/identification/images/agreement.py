@@ -1,4 +1,4 @@
-"""Whether what a claim says of a VAE, its name and its hash, is known and fits together."""
+"""Whether what a claim says of a VAE, its name and its hash or fingerprint, is known and fits together."""
 
 import re
 from dataclasses import dataclass
@@ -6,12 +6,21 @@ from functools import cache
 from typing import Any, Literal
 
 from vaelens.identification.images.claims import Claim
+from vaelens.identification.images.known_prints import display_name, vaes_by_fingerprint
 from vaelens.text.display import shortened
 from vaelens.weights.known_files import HASH, KnownFile, files_by_hash, known_files
 from vaelens.weights.registry import registry
 
 Verdict = Literal[
-    "agree", "contradict", "known hash", "unknown hash", "known name", "unknown name", "nothing to compare"
+    "agree",
+    "contradict",
+    "known hash",
+    "unknown hash",
+    "known name",
+    "unknown name",
+    "nothing to compare",
+    "known fingerprint",
+    "unknown fingerprint",
 ]
 SUFFIXES = re.compile(r"(?:\.vae)?\.(?:safetensors|ckpt|pt|pth|bin|sft)$|\.vae$", re.IGNORECASE)
 NAMES_OF_ALL = {"diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "vae", "model"}  # which say nothing
@@ -20,30 +29,38 @@ LONGEST_NAME, LONGEST_HASH = 100, 20  # characters of each in a sentence
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a claim's name and hash compare with the known files, in one word and in a sentence."""
+    """How a claim's name and hash or fingerprint compare with the known VAEs, in one word and in a sentence."""
 
     verdict: Verdict
     sentence: str
     by_hash: tuple[KnownFile, ...] = ()
     by_name: tuple[str, ...] = ()
+    by_fingerprint: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the verdict, the sentence, and the VAEs that are known by the hash and by the name."""
+        """For JSON: the verdict, the sentence, and the VAEs that are known by hash, name and fingerprint."""
         fields = ("vae", "title", "space", "name", "sha256", "seen")
         hashed = [{field: getattr(file, field) for field in fields} for file in self.by_hash]
-        return {"verdict": self.verdict, "sentence": self.sentence, "by_hash": hashed, "by_name": list(self.by_name)}
+        return {
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "by_hash": hashed,
+            "by_name": list(self.by_name),
+            "by_fingerprint": list(self.by_fingerprint),
+        }
 
 
 def compare(claim: Claim) -> Agreement | None:
-    """How a claim's name and hash compare; None for a claim that has neither.
+    """How a claim's name and hash, or name and fingerprint, compare; None for a claim that has none of them.
 
     Nothing is proven by it: a name can be anybody's choice, and a copy that was saved again has another sha256.
     """
-    if claim.vae is None and claim.hash is None:
+    if claim.vae is None and claim.hash is None and claim.fingerprint is None:
         return None
     named = tuple(vaes_by_name(claim.vae)) if claim.vae else ()
     if claim.hash is None:
-        return _by_name_alone(claim.vae or "", named)
+        prints = claim.fingerprint
+        return _by_name_alone(claim.vae or "", named) if prints is None else _by_fingerprint(prints, claim, named)
     digest = claim.hash.strip().lower().removeprefix("sha256:")
     if not HASH.fullmatch(digest):
         return Agreement("nothing to compare", _strange(digest) + _of_name(claim.vae, named), by_name=named)
@@ -56,7 +73,7 @@ def compare(claim: Claim) -> Agreement | None:
 
 
 def vaes_by_name(name: str) -> list[str]:
-    """The titles of the VAEs whose files are passed on under a name; suffix, folders and case don't matter."""
+    """The VAEs, as `display_name` calls them, whose files have a name; suffix, folders and case don't matter."""
     return list(_titles_by_name().get(_stem(name), ()))
 
 
@@ -65,10 +82,10 @@ def _titles_by_name() -> dict[str, tuple[str, ...]]:
     found: dict[str, dict[str, None]] = {}
     for file in known_files():
         for one in (*file.names, *([file.vae] if file.is_listed else [])):
-            found.setdefault(_stem(one), {})[file.title] = None
+            found.setdefault(_stem(one), {})[display_name(file.vae, file.title)] = None
     for name, entry in registry().vaes.items():
         for one in (name, (entry.repo or "").rpartition("/")[2]):
-            found.setdefault(_stem(one), {})[entry.title] = None
+            found.setdefault(_stem(one), {})[display_name(name, entry.title)] = None
     return {stem: tuple(titles) for stem, titles in found.items() if stem and stem not in NAMES_OF_ALL}
 
 
@@ -82,6 +99,29 @@ def _by_name_alone(name: str, named: tuple[str, ...]) -> Agreement:
     return Agreement(
         "unknown name", f"No known VAE is called {_shown(name, LONGEST_NAME)}. A name alone proves nothing."
     )
+
+
+def _by_fingerprint(short: str, claim: Claim, named: tuple[str, ...]) -> Agreement:
+    found, compared = vaes_by_fingerprint(short, claim.digests)
+    printed = tuple(found)
+    of = f"{_shown(short, LONGEST_NAME)} is the fingerprint of {_listed(printed)}" if printed else ""
+    if claim.vae is None:
+        sentence = f"{of}." if of else "The fingerprint is of no VAE that is known on this machine."
+        verdict: Verdict = "known fingerprint" if of else "unknown fingerprint"
+        return Agreement(verdict, sentence, by_fingerprint=printed)
+    shown = _shown(claim.vae, LONGEST_NAME)
+    if set(printed) & set(named):
+        return Agreement("agree", f"Name and fingerprint agree: {of}.", (), named, printed)
+    if printed and not named:
+        sentence = f"{of}; {shown} isn't a name that it is known under."
+        return Agreement("known fingerprint", sentence, (), named, printed)
+    if printed or (named and set(named) <= compared):
+        but = of or f"the fingerprint of {_listed(named)} is another one"
+        against = f"Name and fingerprint contradict each other: {shown} is a name of {_listed(named)}, but {but}."
+        return Agreement("contradict", against, (), named, printed)
+    alone = f"A name of {_listed(named)}" if named else f"No known VAE is called {shown}"
+    sentence = f"{alone}; the fingerprint is of no VAE that is known on this machine, so nothing is proven."
+    return Agreement("unknown fingerprint", sentence, (), named)
 
 
 def _by_hash(digest: str, hashed: tuple[KnownFile, ...], name: str | None, named: tuple[str, ...]) -> Agreement:

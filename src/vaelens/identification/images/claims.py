@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vaelens.weights.fingerprint import Fingerprint
+
 LONGEST = 300  # characters of a name that are kept
 
 
@@ -13,8 +15,8 @@ class Claim:
 
     `program` wrote it, `place` is where it stands. `vae` is a VAE's name, `hash` the start of its file's sha256 or a
     hash of another kind, which `vaelens.identification.images.agreement` tells apart. `checkpoint` is the diffusion
-    model's name. `own_vae` says that the checkpoint's own VAE was used, `read` that there is a statement at all.
-    `notes` are sentences about what was found on the way.
+    model's name. `own_vae` says that the checkpoint's own VAE was used. `fingerprint` is vaelens' short form, `digests`
+    the whole one where that is written. `notes` are sentences about what was found on the way.
     """
 
     program: str
@@ -24,6 +26,7 @@ class Claim:
     checkpoint: str | None = None
     own_vae: bool = False
     fingerprint: str | None = None
+    digests: Fingerprint | None = None
     notes: tuple[str, ...] = ()
 
     @property

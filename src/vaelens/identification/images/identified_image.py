@@ -9,6 +9,7 @@ from vaelens.errors import VaelensError
 from vaelens.files import StrPath
 from vaelens.identification.images.agreement import Agreement, compare, vaes_by_name
 from vaelens.identification.images.claims import Claim
+from vaelens.identification.images.known_prints import display_name
 from vaelens.identification.images.metadata import read_metadata
 from vaelens.identification.images.verdict import Verdict, judge
 from vaelens.images.reading import decode_file
@@ -133,12 +134,14 @@ def _is_lossy(path: Path) -> bool:
 
 def _title(name: str) -> str | None:
     entry = registry().vaes.get(name)
-    return None if entry is None else entry.title
+    return None if entry is None else display_name(name, entry.title)
 
 
 def _titles(claim: Claim, agreement: Agreement | None) -> list[str]:
-    """The known VAEs that a claim can mean: by the hash, else by the name."""
+    """The known VAEs that a claim can mean: by the hash or fingerprint, else by the name."""
     hashed = [file.title for file in agreement.by_hash] if agreement is not None else []
+    if agreement is not None:
+        hashed += agreement.by_fingerprint
     return hashed or (vaes_by_name(claim.vae) if claim.vae else [])
 
 
