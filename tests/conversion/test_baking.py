@@ -153,7 +153,7 @@ def test_refusals_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"End the name in \.safetensors"):
         vl.bake(vae, before, tmp_path / "out.ckpt")
     with pytest.raises(UsageError, match="a VAE by itself"):
-        vl.bake(vae, saved(tmp_path / "alone.safetensors"), out, space="sd1")
+        vl.bake(vae, saved(tmp_path / "alone.safetensors"), out)
     torch.save(other_tensors(), tmp_path / "pickled.ckpt")
     with pytest.raises(UsageError, match=r"safetensors checkpoints only"):
         vl.bake(vae, tmp_path / "pickled.ckpt", out)

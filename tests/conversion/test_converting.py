@@ -103,6 +103,22 @@ def test_pickled_files_give_the_same_file_as_safetensors(tmp_path: Path, zipped:
     assert raw(tmp_path / "vae.safetensors")[1] == raw(tmp_path / "expected.safetensors")[1]
 
 
+def test_a_wrong_call_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"broken")
+    for output, layout, message in (("x.ckpt", None, "no pickled files"), ("x.safetensors", "a1111", "no layout")):
+        for convert in (vl.convert, vl.extract):
+            with pytest.raises(UsageError, match=message):
+                convert(broken, tmp_path / output, layout=layout)
+
+
+def test_a_file_that_is_replaced_is_named(tmp_path: Path, source: Path) -> None:
+    notes: list[str] = []
+    for _ in range(2):
+        vl.convert(source, tmp_path / "out.safetensors", notify=notes.append)
+    assert notes == [f"Note: {tmp_path / 'out.safetensors'} exists and is replaced."]
+
+
 def test_photos_are_what_is_compared(tmp_path: Path, source: Path) -> None:
     photo = Path(__file__).parents[2] / "examples/astronaut.png"
     done = vl.convert(source, tmp_path / "out.safetensors", dtype="float16", photos=[photo])
@@ -129,7 +145,7 @@ def test_refusals_leave_nothing_and_the_old_file(tmp_path: Path, source: Path) -
     for target, layout, message in (
         ("x.ckpt", None, "no pickled files"),
         ("folder", "ldm", "is a single file"),
-        ("x.safetensors", "comfy", "saved in the layout ldm or diffusers, not comfy"),
+        ("x.safetensors", "comfy", "no layout is called 'comfy'"),
     ):
         with pytest.raises(UsageError, match=message):
             vl.convert(source, tmp_path / target, layout=layout)

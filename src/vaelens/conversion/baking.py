@@ -3,7 +3,7 @@
 vaelens bake ft-mse v1-5-pruned.safetensors -o v1-5-ft-mse.safetensors
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from vaelens.conversion.recasting import recast
 from vaelens.errors import BadInputError, UsageError
 from vaelens.families.discovery import recognise
+from vaelens.families.family import Family
 from vaelens.families.layouts import Layout
 from vaelens.families.spec import VAESpec, config_values
 from vaelens.files import StrPath, writable_path, written_beside
@@ -94,6 +95,10 @@ def bake(
     path, target = user_path(checkpoint), user_path(output)
     cast = None if dtype is None else find_dtype(dtype)
     opened = _open(path)
+    stored = _stored_names(opened)
+    vaes = recognise({name: opened.shapes[original] for name, original in stored.items()})
+    if any(all(name.startswith(prefix) for name in stored) for prefix, _, _ in vaes):
+        raise UsageError(f"{opened.path} is a VAE by itself, not a checkpoint with one. Use `vaelens convert`.")
     if target.suffix != ".safetensors":
         raise UsageError(f"{target}: a checkpoint is written as safetensors. End the name in .safetensors.")
     resolved = writable_path(target)
@@ -104,12 +109,14 @@ def bake(
     if resolved in {file.resolve() for file in weights.files}:
         raise UsageError(f"{target} is the VAE itself, which is never replaced. Name another output.")
     found = _check_space(opened, weights, name, space)
-    slots, prefix, layout = _slots(opened, weights, found)
+    slots, prefix, layout = _slots(opened, stored, vaes, weights) if vaes else _new_slots(opened, weights, found)
     _check_shapes(slots, weights, name, path)
     replacements = _replacements(slots, weights, cast, path)
     copy = CheckpointCopy(path, replacements)
     copy.check_space(resolved.parent)
     _note_unseen(weights.spec, found, runtime)
+    if target.is_file():
+        runtime.notify(f"Note: {target} exists and is replaced.")
     runtime.progress(1, 2, "writing the checkpoint")
     with written_beside([(target, copy.write)]) as (ready,):
         copy.check(ready.written, target)
@@ -161,15 +168,21 @@ def _check_space(opened: TensorFile, weights: VAEWeights, name: str, space: str 
     return found
 
 
-def _slots(opened: TensorFile, weights: VAEWeights, space: str) -> tuple[dict[str, _Slot], str, Layout]:
-    """The places of the VAE's tensors by their names in the checkpoint, their prefix and layout."""
+def _stored_names(opened: TensorFile) -> dict[str, str]:
+    """The checkpoint's names by those without wrappers."""
     try:
-        stored = unwrapped_names(opened.shapes)
+        return unwrapped_names(opened.shapes)
     except ValueError as error:
         raise BadInputError(f"{opened.path}: {error}. Save it again with one of them.") from error
-    vaes = recognise({name: opened.shapes[original] for name, original in stored.items()})
-    if not vaes:
-        return _new_slots(opened, weights, space)
+
+
+def _slots(
+    opened: TensorFile,
+    stored: Mapping[str, str],
+    vaes: Sequence[tuple[str, Family, Layout]],
+    weights: VAEWeights,
+) -> tuple[dict[str, _Slot], str, Layout]:
+    """The places of the VAE's tensors by their names in the checkpoint, their prefix and layout."""
     if len(vaes) > 1:
         shown = " and ".join(repr(prefix) for prefix, _, _ in vaes[:4])
         raise UsageError(f"{opened.path} holds more than one VAE, under {shown}, so none is replaced.")
@@ -179,8 +192,6 @@ def _slots(opened: TensorFile, weights: VAEWeights, space: str) -> tuple[dict[st
             f"{opened.path} holds {family.title}, and the VAE named is {weights.spec.family.title}. Name one of "
             "the same kind."
         )
-    if not any(not n.startswith(prefix) for n in stored) or not prefix:
-        raise UsageError(f"{opened.path} is a VAE by itself, not a checkpoint with one. Use `vaelens convert`.")
     names = [n for n in stored if n.startswith(prefix) and not n.removeprefix(prefix).startswith(family.dropped)]
     # Each tensor is a number, so that its new name tells where it came from; layouts rename and reshape.
     numbers = {

@@ -17,10 +17,12 @@ from vaelens.conversion.recasting import check_same, recast
 from vaelens.conversion.trial_images import TrialImages
 from vaelens.conversion.verification import Differences, verify
 from vaelens.errors import CheckFailedError, UsageError
+from vaelens.families.discovery import families
 from vaelens.families.spec import VAESpec
 from vaelens.files import Ready, StrPath, writable_path, written_beside
 from vaelens.loading import read
 from vaelens.runtime import Notify, Progress, Runtime, dtype_name, find_dtype
+from vaelens.tensors.file_types import PICKLED
 from vaelens.text.paths import user_path
 from vaelens.vae import VAE
 from vaelens.weights.reading import VAEWeights, read_vae
@@ -93,6 +95,7 @@ def convert(
     images = TrialImages.of(photos)
     runtime = Runtime.of(device=device, offline=offline, notify=notify, progress=progress)
     cast = None if dtype is None else find_dtype(dtype)
+    _check_call(output, layout)
     runtime.progress(0, STEPS, "reading")
     weights, name = read(source, runtime, space=space, subfolder=subfolder)
     rescued = None
@@ -127,6 +130,7 @@ def extract(
     images = TrialImages.of(photos)
     runtime = Runtime.of(device=device, notify=notify, progress=progress)
     cast = None if dtype is None else find_dtype(dtype)
+    _check_call(output, layout)
     path = user_path(checkpoint)
     if path.is_dir():
         raise UsageError(f"{path} is a folder, whose VAE is a file by itself already. Use `vaelens convert`.")
@@ -164,6 +168,8 @@ def write_checked(
     check_target(target, chosen, spec, name)
     intended = recast(tensors, dtype, name)
     kept = {} if is_within(weights) else {k: v for k, v in weights.metadata.items() if k not in HASHES | OURS}
+    if target.is_file():
+        runtime.notify(f"Note: {target} exists and is replaced.")
     runtime.progress(1, STEPS, "writing")
     files = vae_files(intended, spec, target, layout=chosen, name=name, metadata=kept)
     _check_not_source(files, weights, target)
@@ -200,6 +206,16 @@ def write_checked(
 def stored_as(tensors: Mapping[str, Tensor]) -> str:
     """The dtypes of tensors, in words."""
     return ", ".join(sorted({dtype_name(t.dtype) for t in tensors.values()}))
+
+
+def _check_call(output: StrPath, layout: str | None) -> None:
+    """What can be known before anything is read. Raises UsageError for a pickled output and for an unknown layout."""
+    target = user_path(output)
+    if target.suffix.lower() in PICKLED:
+        raise UsageError(f"{target}: vaelens writes no pickled files. End the name in .safetensors.")
+    known = sorted({one.name for family in families().values() for one in family.layouts if one.from_diffusers})
+    if layout is not None and layout not in known:
+        raise UsageError(f"no layout is called {layout!r}. VAEs are saved as {' or '.join(known)}.")
 
 
 def _usual_layout(weights: VAEWeights, target: Path) -> str:

@@ -112,7 +112,7 @@ def test_a_wrong_file_is_refused_soon_and_in_little_memory(
 
     start = time.process_time()
     assert Tally(name).check(read, int(path.stat().st_size * 1.2) + ROOM) == "BadInputError"
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 6  # half a second here; without limits it would be minutes
 
 
 def test_commands_end_with_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from vaelens.tensors.pickles.refusals import WrongPickleError
 
-MEMORY = 40 * 2**20  # bytes, beside a fifth of the file's size: a checkpoint of 2,500 tensors takes about 6 MB
+MEMORY = 34 * 2**20  # bytes, beside a fifth of the file's size: a checkpoint of 2,500 tensors takes about 6 MB
 STEPS = 3_000_000  # opcodes of one file: a second or two. A checkpoint of 10,000 tensors takes 400,000
 
 

@@ -119,7 +119,7 @@ class Machine:
     def _put(self, index: int) -> None:
         if not 0 <= index < MOST_INDEX:
             raise WrongPickleError(f"an index of its memo is {index}")
-        self._budget.spend(90)
+        self._budget.spend(130)
         self._memo[index] = self._top()
 
     def _get(self, index: int) -> None:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from vaelens.cli import options
-from vaelens.cli.commands.files.convert import StoredDtype
 from vaelens.cli.output import notice, progress, result, result_json
 
 
@@ -18,14 +17,20 @@ def bake(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The new checkpoint, a .safetensors file.")
     ],
-    dtype: StoredDtype = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            help="Precision of the VAE in the new checkpoint: float32 (fp32), float16 (fp16) or bfloat16 (bf16). "
+            "Default: that of the VAE that is replaced.",
+        ),
+    ] = None,
     space: options.Space = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
     """Put a VAE into a checkpoint of Stable Diffusion; everything else in it stays byte for byte.
-
-    Without --dtype the VAE is stored as the checkpoint's was.
 
     Example: vaelens bake ft-mse model.safetensors -o model-ft-mse.safetensors
     """
@@ -45,4 +50,4 @@ def bake(
         if done.added
         else f"tensors    {done.replaced} replaced and read back, {done.kept} kept byte for byte"
     )
-    result(f"wrote {done.written} ({done.bytes / 1e9:.2f} GB)")
+    result(f"wrote {done.written} ({done.bytes / 1e6:,.1f} MB)")
