@@ -219,6 +219,18 @@ def test_what_cannot_be_exported_is_refused(photo: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_of_other_files_is_refused(kind: str, photo: Path, tmp_path: Path) -> None:
+    vae, folder = random_vae(TINY), tmp_path / "out"
+    folder.mkdir()
+    (folder / ".DS_Store").touch()
+    export(vae, folder, format=kind, photos=[photo])
+    (folder / "notes.txt").touch()
+    export(vae, folder, format=kind, photos=[photo])  # it holds an earlier export
+    with pytest.raises(UsageError, match=r"isn't empty and holds no earlier export, but out and 1 more"):
+        export(vae, photo.parent, format=kind, photos=[photo])
+    assert not (photo.parent / "vae_encoder").exists()
+
+
 def test_the_command_prints_the_difference(kind: str, photo: Path, tmp_path: Path) -> None:
     file = random_vae(TINY).save(tmp_path / "vae.safetensors")
     arguments = ("export", file, "-o", tmp_path / "out", "--format", kind, "--photo", photo)

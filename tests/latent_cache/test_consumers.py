@@ -142,6 +142,14 @@ def test_a_preset_that_reads_images_otherwise_is_refused(
     assert message in str(refused.value)
 
 
+def test_a_cache_is_checked_before_networks_are_announced(
+    encode: Encode, vae: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaelens.evaluation.run.check_networks", lambda *_: pytest.fail("announced"))
+    with pytest.raises(UsageError, match="but bicubic to 32x32 is needed here"):
+        measure([vae], encode(rule="area").path, tmp_path / "run")
+
+
 def test_options_that_made_the_cache_are_refused(encode: Encode, vae: VAE, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--split is an option of `vaelens encode`, which made it"):
         measure([vae], encode(rule="bicubic").path, tmp_path / "run", split="test")
@@ -222,9 +230,20 @@ def _after(steps: int) -> Callable[[], bool]:
 @pytest.mark.parametrize(
     ("overrides", "more", "message"),
     [
-        ({"data.crop": [0.5, 1]}, {}, "holds one crop per image, but this recipe crops it differently"),
-        ({"data.flip": 0.5}, {}, "data.flip=0"),
-        ({"data.size": 64}, {}, "squares of 32 pixels, but the recipe trains on 64. Set data.size=32"),
+        (
+            {"data.crop": [0.5, 1]},
+            {},
+            "holds one square of 32 pixels per image, but this recipe changes each image at random in each epoch. Add "
+            "--set data.crop=[1,1]; or name the images.",
+        ),
+        ({"data.flip": 0.5}, {}, "epoch. Add --set data.flip=0; or name"),
+        ({"data.size": 64}, {}, "trains on 64. Add --set data.size=32, or encode the images with --size 64."),
+        (
+            {"data.flip": 0.5, "data.color_jitter": 0.1, "data.size": 64},
+            {},
+            "epoch and trains on 64. Add --set data.flip=0 --set data.color_jitter=0 and --set data.size=32, or encode "
+            "the images with --size 64; or name",
+        ),
         ({}, {"cache": True}, "already holds what --cache would keep"),
         ({}, {"recipe": "tiny-kl-f8"}, "of a frozen encoder, but this recipe trains the encoder"),
     ],

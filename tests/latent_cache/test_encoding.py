@@ -165,7 +165,9 @@ def test_a_flipped_bit_is_noticed_and_made_again(encode: Encode) -> None:
         damaged = bytearray(before)
         damaged[place] ^= 1
         shard.write_bytes(damaged)
-        with pytest.raises(CheckFailedError, match=r"000001.safetensors has changed.*encode` command again"):
+        with pytest.raises(
+            CheckFailedError, match=r"000001.safetensors has changed.*encode` command again.*into another folder"
+        ):
             open_cache(cache.path).verify()
         notices: list[str] = []
         assert content(encode(notify=notices.append).path) == whole
@@ -276,7 +278,11 @@ def test_a_full_disk_leaves_whole_shards_and_resumes(
     [
         ({"size": 64}, "rule.side was 32, now 64"),
         ({"rule": "bicubic"}, "rule.resize"),
-        ({"take": 5}, "the number of images was 14, now 5"),
+        (
+            {"take": 5},
+            "the number of images was 14, now 5. Resume it with the same settings and images, or choose another folder "
+            "with -o, or delete ",
+        ),
         ({"shard_size": 8}, "shard_size was 4, now 8"),
         ({"images": False}, "holds_images was true, now false"),
         ({"rule": "lanczos"}, "there is no size rule 'lanczos'. Known: area, bicubic, opencv"),
@@ -294,7 +300,7 @@ def test_other_settings_are_refused(options: dict[str, Any], message: str, encod
 
 def test_what_is_not_ours_is_not_replaced(encode: Encode, tmp_path: Path) -> None:
     (tmp_path / "latents" / "shards").mkdir(parents=True)
-    with pytest.raises(UsageError, match="was not written by vaelens"):
+    with pytest.raises(UsageError, match=r"latents isn't empty and holds no cache, but shards\. Choose another"):
         encode()
     with pytest.raises(UsageError, match="is itself an input"):
         encode(images_of=tmp_path / "latents")

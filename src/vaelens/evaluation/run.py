@@ -35,7 +35,7 @@ from vaelens.images.datasets.opening import check_name
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.images.resizing import opencv
 from vaelens.json_reading import quoted
-from vaelens.latent_cache.cache import LatentCache, open_images
+from vaelens.latent_cache.cache import Images, LatentCache, check_images, open_images
 from vaelens.loading import check_source, is_published, vae_of
 from vaelens.report.record import public_name, run_record, vae_record
 from vaelens.resources import processor, using_threads
@@ -58,7 +58,7 @@ ONLY_IN_PLAN = {"schema", "command", "vaes", "versions"}  # the record says thes
 
 def evaluate(
     vaes: StrPath | VAE | Sequence[StrPath | VAE],
-    source: StrPath | Dataset | LatentCache,
+    source: Images,
     *,
     preset: str | Preset = "modern",
     metrics: Sequence[str] = (),
@@ -111,7 +111,7 @@ def evaluate(
     )
     sources = _check_vaes(vaes)
     path, kind = Path(output), runtime.device.type
-    _check_call(protocol, source, path, batch, threads)
+    source = _check_call(protocol, source, path, batch, threads)
     found = check_folder(path, {"preset": protocol.as_dict(), "seed": seed, "device": kind}) or {}
     ranks = join_ranks(kind)
     runtime = _on_own_device(runtime, ranks, shard)
@@ -164,15 +164,15 @@ def evaluate(
         return results
 
 
-def _check_call(
-    preset: Preset, source: StrPath | Dataset | LatentCache, output: Path, batch: int | None, threads: int | None
-) -> None:
+def _check_call(preset: Preset, source: Images, output: Path, batch: int | None, threads: int | None) -> Images:
+    """The source, opened where it is a cache: what can be checked before anything is loaded."""
     if (batch is not None and batch < 1) or (threads is not None and threads < 1):
         raise UsageError("batch and threads must be at least 1.")
     if preset.resize == "opencv_bilinear":
         opencv()
     check_name(source if not isinstance(source, LatentCache) else source.path)
     check_apart(output, paths_of(source), holds_images=False)
+    return check_images(source, size_rule(preset))
 
 
 def _check_vaes(vaes: StrPath | VAE | Sequence[StrPath | VAE]) -> list[StrPath | VAE]:

@@ -218,10 +218,16 @@ class Recipe(_Table):
         return self.gan.weight > 0 and self.gan.start >= self.run.steps
 
     @property
+    def to_fix_crops(self) -> list[str]:
+        """The settings that are to be changed for the same image to look the same in each epoch."""
+        d = self.data
+        wrong = {"data.crop=[1,1]": tuple(d.crop) != (1, 1), "data.flip=0": d.flip > 0}
+        return [name for name, is_wrong in (wrong | {"data.color_jitter=0": d.color_jitter > 0}).items() if is_wrong]
+
+    @property
     def has_random_crops(self) -> bool:
         """Whether the same image looks different in each epoch."""
-        d = self.data
-        return d.crop[0] != d.crop[1] or d.crop[1] != 1 or d.flip > 0 or d.color_jitter > 0
+        return bool(self.to_fix_crops)
 
     @property
     def perceptual_name(self) -> str:

@@ -192,15 +192,15 @@ def check_caches(caches: Sequence[LatentCache], recipe: Recipe, again: bool) -> 
             raise UsageError(f"{path} already holds what --cache would keep. Leave --cache out.")
         if recipe.model.trainable != "decoder":
             raise UsageError(f"{path} is of a frozen encoder, but this recipe trains the encoder. Name the images.")
-        if recipe.has_random_crops:
-            raise UsageError(
-                f"{path} holds one crop per image, but this recipe crops it differently in each epoch. Name the "
-                "images, or set data.crop=[1,1], data.flip=0 and data.color_jitter=0."
+        if recipe.to_fix_crops or rule.side != how.size:
+            needed = " ".join(f"--set {one}" for one in recipe.to_fix_crops)
+            size = f"--set data.size={rule.side}, or encode the images with --size {how.size}" * (rule.side != how.size)
+            wrong = ["changes each image at random in each epoch"] * bool(needed) + [f"trains on {how.size}"] * bool(
+                size
             )
-        if rule.side != how.size:
             raise UsageError(
-                f"{path} holds squares of {rule.side} pixels, but the recipe trains on {how.size}. "
-                f"Set data.size={rule.side}, or encode the images with --size {how.size}."
+                f"{path} holds one square of {rule.side} pixels per image, but this recipe {' and '.join(wrong)}. "
+                f"Add {' and '.join(filter(None, (needed, size)))}{'; or name the images' * bool(needed)}."
             )
         if not holds_images and rule.resize != "area":
             raise UsageError(

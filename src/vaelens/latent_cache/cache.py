@@ -42,6 +42,7 @@ class LatentCache:
     def __init__(self, path: StrPath) -> None:
         self.path = user_path(path)
         self.index: Index = read_index(self.path)
+        self.was_complete = True  # before `encode_dataset` gave it
         self._open_shards: OrderedDict[int, Shard] = OrderedDict()
         self._verified: set[int] = set()
         self._lock = threading.Lock()
@@ -216,13 +217,31 @@ class LatentCache:
             return shard
 
 
+Images = StrPath | Dataset | LatentCache  # what may be measured on
+
+
 def open_cache(path: StrPath) -> LatentCache:
     """The cache in a folder that `vaelens encode` wrote. Raises as `LatentCache` does."""
     return LatentCache(path)
 
 
+def check_images(source: Images, rule: SizeRule) -> Images:
+    """The source, opened where it is a cache; cheap, so call it before anything is loaded.
+
+    Raises UsageError for a cache that can't be measured on: made by another rule than `rule`, or of images that are
+    for training; and what opening a cache raises.
+    """
+    if not isinstance(source, LatentCache) and not is_cache(source):
+        return source
+    cache = source if isinstance(source, LatentCache) else open_cache(source)
+    cache.check_rule(rule)
+    if cache.is_for_training:
+        raise UsageError(f"{cache.path} holds synthetic images for training, which are never measured on.")
+    return cache
+
+
 def open_images(
-    source: StrPath | Dataset | LatentCache,
+    source: Images,
     *,
     take: int | None = None,
     seed: int = 0,
@@ -235,21 +254,19 @@ def open_images(
 ) -> tuple[Dataset, LatentCache | None]:
     """A dataset from any source, a cache included; options and errors are those of `open_dataset`.
 
-    Also gives the cache, if it is one. Raises UsageError for one made by another rule than `rule`, of images that are
-    for training, and for options that choose images when a cache is made.
+    Also gives the cache, if it is one. Raises as `check_images`, and UsageError for options that choose images when a
+    cache is made.
     """
+    source = check_images(source, rule)
     if isinstance(source, Dataset):
         return source, None
-    if isinstance(source, LatentCache) or is_cache(source):
-        cache = source if isinstance(source, LatentCache) else open_cache(source)
+    if isinstance(source, LatentCache):
+        cache = source
         given = {"--min-aesthetic": min_aesthetic, "--split": split, "--boxes": boxes}
         if named := [name for name, value in given.items() if value is not None]:
             raise UsageError(
                 f"{cache.path} is a latent cache: {named[0]} is an option of `vaelens encode`, which made it."
             )
-        cache.check_rule(rule)
-        if cache.is_for_training:
-            raise UsageError(f"{cache.path} holds synthetic images for training, which are never measured on.")
         return cache.dataset(take=take, seed=seed, runtime=runtime), cache
     opened = open_dataset(
         source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, skip_bad=skip_bad,

@@ -6,6 +6,7 @@ vaelens encode photos/ --vae ft-ema -o latents
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from vaelens.latent_cache.shards import FOLDER, holds_logvar, is_whole, read_ite
 from vaelens.loading import check_source, vae_of
 from vaelens.resources import using_threads
 from vaelens.runs.lock import exclusive_run
-from vaelens.runs.outputs import check_apart
-from vaelens.runs.plan import CHOOSE_ANOTHER, as_stored, differences, read_plan, refuse_differences, write_plan
+from vaelens.runs.outputs import check_apart, check_empty
+from vaelens.runs.plan import PLAN, as_stored, differences, read_plan, refuse_differences, write_plan
 from vaelens.runs.ranks import Ranks, join_ranks
 from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import Notify, Progress, Runtime, dtype_name, silent
@@ -135,8 +136,10 @@ def encode_dataset(
         ranks.wait()
         if not ranks.is_first:
             return None
+        was_complete = not left and (path / INDEX).exists()
         _finish(job, plan, call)
         cache = open_cache(path)
+        cache.was_complete = was_complete
         if trainer is not None and model.spec.latent_space is not None:
             files = sd_scripts.write_sd_scripts(cache, path / trainer, model.spec.latent_space, seed)
             runtime.notify(f"Wrote {counted(len(files), 'file')} to {path / trainer}. Copy them beside the images.")
@@ -146,14 +149,12 @@ def encode_dataset(
 def check_folder(path: Path) -> dict[str, Any] | None:
     """The plan of the cache in the folder, None where there is none; cheap.
 
-    Raises UsageError where the folder holds another command's run, or files that would be replaced; BadInputError and
+    Raises UsageError where the folder holds another command's run, or anything else; BadInputError and
     CheckFailedError as `read_plan`.
     """
     found = read_plan(path, COMMAND, ("batch", "threads", "shard_size"))
     if found is None:
-        for name in (INDEX, FOLDER):
-            if (path / name).exists():
-                raise UsageError(f"{path / name} was not written by vaelens and would be overwritten. {CHOOSE_ANOTHER}")
+        check_empty(path, "cache")
     return found
 
 
@@ -215,8 +216,9 @@ def _write_or_compare(path: Path, found: Mapping[str, Any], plan: dict[str, Any]
         write_plan(path, plan)
         return None
     plan.update({name: found[name] for name in NAMES if name in found})
+    instead = f"choose another folder with -o, or delete {path} and encode anew"
     try:
-        refuse_differences(path, differences(dict(found), as_stored(plan)))
+        refuse_differences(path, differences(dict(found), as_stored(plan)), instead)
     except UsageError as error:
         return str(error)
     return None
@@ -261,8 +263,19 @@ def _encode(job: Job, shards: Sequence[int], progress: Progress = silent) -> Non
         done += len(job.items_of(number))
 
 
+def _remove(job: Job, shards: Sequence[Path]) -> None:
+    """Remove shards that hold nothing, and their plan: no later run can use them."""
+    for path in (*shards, job.path / PLAN):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something else
+        (job.path / FOLDER).rmdir()
+
+
 def _finish(job: Job, plan: Mapping[str, Any], call: dict[str, Any] | None) -> None:
-    """Write cache.json. Raises ResourceError where a shard is missing: another rank has written it elsewhere."""
+    """Write cache.json. Raises ResourceError where a shard is missing: another rank has written it elsewhere.
+
+    Raises BadInputError for images that can't be read; where that are all of them, nothing is left in the folder.
+    """
     paths = [shard_path(job.path, number) for number in range(job.shards)]
     if missing := [path for path in paths if not path.exists()]:
         raise ResourceError(
@@ -278,6 +291,8 @@ def _finish(job: Job, plan: Mapping[str, Any], call: dict[str, Any] | None) -> N
         skipped |= dict(bad)
         records.append(ShardRecord(len(held), sha256_file(path)))
     if skipped and not (job.skip_bad and items):
+        if not items:
+            _remove(job, paths)
         what = f"{len(skipped)} of the images can't be read; --skip-bad leaves them out."
         name, why = next(iter(skipped.items()))
         raise BadInputError(

@@ -35,7 +35,10 @@ from vaelens.tensors.writing import checked_safetensors, read_checked_safetensor
 
 FOLDER = "shards"
 DTYPE = torch.float16
-ENCODE_AGAIN = "Run the same `vaelens encode` command again, which makes that shard again."
+ENCODE_AGAIN = (
+    "Run the same `vaelens encode` command again, which makes that shard again; if the images have changed since, "
+    "encode them into another folder."
+)
 
 Bad = tuple[str, str]  # an unreadable image: id and reason
 

@@ -23,6 +23,7 @@ from vaelens.files import (
     written_beside,
 )
 from vaelens.text.display import shortened
+from vaelens.text.paths import explained
 
 RECORD_NAME = "run.json"
 FILES = "files"
@@ -113,6 +114,23 @@ def check_outputs(record: Path, names: Iterable[str], command: str | None = None
         raise UsageError(
             f"{shown}{more} {was} not made by vaelens, or changed since, and would be lost. Move {them}, or choose "
             "another output with -o."
+        )
+
+
+def check_empty(path: Path, what: str) -> None:
+    """Raises UsageError where the folder has files that aren't hidden; call it where `what` isn't there.
+
+    Hidden files are those of the system, our locks, and temporary ones.
+    """
+    try:
+        found = sorted(one.name for one in path.iterdir() if not one.name.startswith(".")) if path.is_dir() else []
+    except OSError as error:
+        raise explained(error, path, "can't be read") from error
+    if found:
+        more = f" and {len(found) - 1:,} more" * (len(found) > 1)
+        raise UsageError(
+            f"{path} isn't empty and holds no {what}, but {shortened(found[0], SHOWN_COMMAND)}{more}. Choose another "
+            "folder with -o."
         )
 
 

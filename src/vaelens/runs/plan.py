@@ -73,8 +73,12 @@ def differences(found: object, requested: object, name: str = "") -> list[Differ
     return [] if found == requested else [(name, found, requested)]
 
 
-def refuse_differences(path: Path, found: Sequence[Difference]) -> None:
-    """Raises UsageError, naming the first four, where the run in the folder isn't the requested one."""
+def refuse_differences(path: Path, found: Sequence[Difference], instead: str = "choose another folder with -o") -> None:
+    """Raises UsageError, naming the first four, where the run in the folder isn't the requested one.
+
+    instead: of resuming, what can be done
+    """
+    images = " and images" * any(name in {"images", *HASHES} for name, _, _ in found)
     if any(name == "images" for name, _, _ in found):  # other hashes follow from another number
         found = [one for one in found if one[0] not in HASHES]
     if found:
@@ -86,8 +90,8 @@ def refuse_differences(path: Path, found: Sequence[Difference]) -> None:
         )
         hint = f" (VAELENS_KERNELS={before}, where the machine has that path)" if before else ""
         raise UsageError(
-            f"{path} holds a run with other settings: {listed}. Resume it with the same settings{hint}, or choose "
-            "another folder with -o."
+            f"{path} holds a run with other settings: {listed}. Resume it with the same settings{images}{hint}, "
+            f"or {instead}."
         )
 
 

@@ -131,4 +131,7 @@ def encode(
         return
     for label, value in cache.summary().items():
         result(f"{label:<10} {f'{value:,}' if isinstance(value, int) else value}")
-    result(f"Wrote {counted(len(cache), 'image')} to {output}.")
+    if cache.was_complete:
+        result(f"{output} is already complete.")
+    else:
+        result(f"Wrote {counted(len(cache), 'image')} to {output}.")

@@ -24,6 +24,7 @@ from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.family import Family
 from vaelens.files import StrPath, writable_path, write_together
 from vaelens.loading import load
+from vaelens.runs.outputs import check_empty
 from vaelens.runtime import Notify, Progress, dtype_name, find_dtype, silent
 from vaelens.text.paths import user_path
 from vaelens.vae import VAE
@@ -82,9 +83,9 @@ def export(
     Before anything is written to `output` both graphs are run on `photos` (files or folders; synthetic images where
     none are named) at two sizes and in a batch.
 
-    Raises UsageError where the format's packages aren't installed, for a VAE that pipelines can't be told of, for
-    another dtype, and where float16 doesn't hold a weight; CheckFailedError where latents or pixels differ by more than
-    1e-3; and what reading and writing raise.
+    Raises UsageError where `output` isn't empty and holds no earlier export, where the format's packages aren't
+    installed, for a VAE that pipelines can't be told of, for another dtype, and where float16 doesn't hold a weight;
+    CheckFailedError where latents or pixels differ by more than 1e-3; and what reading and writing raise.
     """
     how, half = find_format(format), find_dtype(dtype) == torch.float16
     if find_dtype(dtype) not in (torch.float16, torch.float32):
@@ -94,6 +95,8 @@ def export(
     vae = _loaded(source, space=space, subfolder=subfolder, offline=offline, notify=notify)
     config = _config_json(vae)
     names = [f"{part}/{name}" for part in ("vae_encoder", "vae_decoder") for name in (*how.files, "config.json")]
+    if not any((target / name).exists() for name in names):
+        check_empty(target, "earlier export")
     for name in names:
         writable_path(target / name)
     trials = list(_trials(images.read()))
