@@ -33,10 +33,10 @@ def identify(
 
     Weights are compared by their values with the known VAEs on this machine, with the other files of the call and with
     `against`: names of known VAEs (downloaded if need be, unless `offline`), files, folders or hub ids. Of an image,
-    the result holds what its metadata claim about its VAE and whether that fits together; with `vaes` also which of
-    these decoders reproduces its pixels, measured on `device` (`space` is the latent space of a file that doesn't say
-    it). Nothing else is downloaded. A file that can't be read is in the result with its error and its exit code, and
-    stops nothing.
+    the result holds what its metadata claim about its VAE, whether that fits together, and which of the files has the
+    hash claimed; with `vaes` also which of these decoders reproduces its pixels, measured on `device` (`space` is the
+    latent space of a file that doesn't say it). Nothing else is downloaded. A file that can't be read is in the result
+    with its error and its exit code, and stops nothing.
 
     Raises UsageError for no source, for `vaes` without an image, and for a latent space that isn't known; BadInputError
     for a path that isn't there or a folder without weights; and what reading `against` and `vaes`, and running these,
@@ -57,7 +57,14 @@ def identify(
     files = weight_files(others) if others else []
     seen = identify_images([user_path(image) for image in images], vaes, runtime, space=space)
     found = identify_weights(files, against, runtime.on("cpu")) if files else Identification((), ())
-    return replace(found, images=tuple(seen))
+    return replace(found, images=tuple(image.with_files(_contents(found)) for image in seen))
+
+
+def _contents(found: Identification) -> list[tuple[str, str, str]]:
+    """The sha256, the path and what it is of each file of weights that could be hashed."""
+    return [
+        (file.examined.sha256, str(file.path), file.vae or file.what) for file in found.files if file.examined.sha256
+    ]
 
 
 def _is_image(source: StrPath) -> bool:

@@ -18,6 +18,13 @@ class ImageText:
     text: str
 
 
+def is_cut_off(path: StrPath) -> bool:
+    """Whether a PNG file ends too early; False for other formats, which aren't checked."""
+    source = Source(Path(path))
+    with source.stream() as stream, headers.boundary(source):
+        return png.is_cut_off(stream)
+
+
 def read_texts(path: StrPath) -> list[ImageText]:
     """The texts of an image file, PNG's own first. The pixels aren't looked at.
 

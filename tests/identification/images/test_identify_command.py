@@ -1,5 +1,6 @@
 """`vaelens identify` on images: what is printed, with and without decoders, and what is refused."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -52,6 +53,31 @@ def test_images_beside_weights(tmp_path: Path) -> None:
     assert ran.stdout.index("tiny-ft-mse") < ran.stdout.index(str(path))
     found = json.loads(invoke("identify", path, weights, "--json").stdout)
     assert len(found["files"]) == len(found["images"]) == 1
+
+
+def test_the_hash_of_a_file_of_the_same_call(tmp_path: Path) -> None:
+    weights = vl.load("tiny-ft-mse").save(tmp_path / "sdxl_vae.safetensors")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:10]
+    mine = written(tmp_path, png_with({"parameters": automatic1111(weights.name, digest)}), "mine.png")
+    other = written(tmp_path, png_with({"parameters": automatic1111(weights.name, "735e4c3a44")}), "other.png")
+    said = invoke("identify", mine, weights).stdout
+    assert f"    The hash is that of {weights}, whose content is tiny-ft-mse." in said.splitlines()
+    assert "The hash is that of" not in invoke("identify", other, weights).stdout
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    path = written(tmp_path, saved(PIXELS, "PNG"))
+    assert f"Its images have to be named one by one: {path.parent / '*.png'}" in (
+        invoke("identify", path.parent, code=3).stderr.replace("\n", " ")
+    )
+
+
+def test_a_png_that_is_cut_off(tmp_path: Path) -> None:
+    whole = png_with({"parameters": automatic1111(MSE, None)})
+    assert "cut off" not in invoke("identify", written(tmp_path, whole)).stdout
+    said = invoke("identify", written(tmp_path, whole[:-20])).stdout
+    assert MSE in said
+    assert "  The file is cut off: pixels are missing" in said
 
 
 def test_a_damaged_image_stops_nothing(tmp_path: Path) -> None:

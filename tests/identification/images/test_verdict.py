@@ -22,6 +22,7 @@ from vaelens.identification.images.verdict import calibration, conclude, detail_
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
 from vaelens.runtime import Runtime
 from vaelens.vae import VAE
+from vaelens.weights.fingerprint import Digests
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "identifying-images.md"
@@ -103,6 +104,26 @@ def test_what_is_concluded(
     assert json.loads(json.dumps(found.as_dict()))["reproduced_by"] == vae
 
 
+def test_decoders_that_are_the_same_are_said_to_be() -> None:
+    full, half, other = Digests("1", "2", "3"), Digests("2", "2", "4"), Digests("5", "6", "7")
+    fits = {name: fit(0.3) for name in "abcd"}
+    decoders = {"a": full, "b": other, "c": full, "d": other}
+    said = conclude(fits, 10, 10**5, decoders).sentence
+    assert said.endswith(" The decoders of a and c are identical. The decoders of b and d are identical.")
+    said = conclude({name: fits[name] for name in "ac"}, 10, 10**5, {"a": full, "c": half}).sentence
+    assert said.endswith(" The decoders of a and c hold the same weights, stored in different precisions.")
+    assert conclude({name: fits[name] for name in "ab"}, 10, 10**5, decoders).sentence.endswith("reproduce it.")
+
+
+def test_the_same_weights_named_twice(tmp_path: Path, trio: dict[str, VAE], photo: Tensor) -> None:
+    copy = vl.load(trio["tiny-ft-ema"].save(tmp_path / "copy.safetensors"))
+    found = judge(stored(trio["tiny-ft-ema"].reconstruct(photo)), [trio["tiny-ft-ema"], copy], Runtime())
+    assert found.vae is None
+    assert found.sentence.endswith(
+        "The decoders of copy and tiny-ft-ema hold the same weights, stored in different precisions."
+    )
+
+
 def test_detail_is_what_an_eighth_of_the_size_doesnt_hold() -> None:
     flat, noise = torch.full((1, 3, 64, 64), 0.5), torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert detail_of(flat) < 1e-3
@@ -127,6 +148,7 @@ def test_a_fit_tells_how_far_it_is_and_can_be_stopped(trio: dict[str, VAE], phot
     whole = fit_decoder(vae, image, progress=told.append)
     assert len(told) > 2
     assert told[0].startswith("tiny-ft-ema: ")
+    assert all(line.endswith(" levels off so far") for line in told)
     stopped = fit_decoder(vae, image, should_stop=lambda: True)
     assert stopped.passes == 1
     assert stopped.error == stopped.first == pytest.approx(whole.first)

@@ -61,8 +61,9 @@ def compare(claim: Claim) -> Agreement | None:
     if claim.hash is None:
         prints = claim.fingerprint
         return _by_name_alone(claim.vae or "", named) if prints is None else _by_fingerprint(prints, claim, named)
-    digest = claim.hash.strip().lower().removeprefix("sha256:")
-    if not HASH.fullmatch(digest):
+    digest = sha256_start(claim.hash)
+    if digest is None:
+        digest = _plain(claim.hash)
         return Agreement("nothing to compare", _strange(digest) + _of_name(claim.vae, named), by_name=named)
     hashed = tuple(files_by_hash(digest))
     if not hashed:
@@ -70,6 +71,16 @@ def compare(claim: Claim) -> Agreement | None:
     if len({file.vae for file in hashed}) > 1:
         return Agreement("known hash", f"{_shown(digest)} is too short: {_titles(hashed)} begin so.", hashed, named)
     return _by_hash(digest, hashed, claim.vae, named)
+
+
+def sha256_start(written: str) -> str | None:
+    """The hexadecimal digits of a hash as programs write it; None for one of another kind, or of too few digits."""
+    digest = _plain(written)
+    return digest if HASH.fullmatch(digest) else None
+
+
+def _plain(written: str) -> str:
+    return written.strip().lower().removeprefix("sha256:")
 
 
 def vaes_by_name(name: str) -> list[str]:

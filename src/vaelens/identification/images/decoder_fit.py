@@ -77,7 +77,7 @@ def fit_decoder(
             if should_stop():
                 break
             before = search.best
-            progress(f"{vae.name}: {before:.2f} levels off")
+            progress(f"{vae.name}: {before:.2f} levels off so far")
             cast(Any, optimizer).step(search.measure)
             if search.best <= SETTLED or not _may_reach_goal(before, search.best, left):
                 break

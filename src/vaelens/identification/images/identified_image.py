@@ -1,18 +1,19 @@
 """`identify_images`: what images' metadata claim about their VAEs, and which of the named decoders reproduces them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vaelens.errors import VaelensError
 from vaelens.files import StrPath
-from vaelens.identification.images.agreement import Agreement, compare, vaes_by_name
+from vaelens.identification.images.agreement import Agreement, compare, sha256_start, vaes_by_name
 from vaelens.identification.images.claims import Claim
 from vaelens.identification.images.known_prints import display_name
 from vaelens.identification.images.metadata import read_metadata
 from vaelens.identification.images.verdict import Verdict, judge
 from vaelens.images.reading import decode_file
+from vaelens.images.text_metadata import is_cut_off
 from vaelens.loading import vae_of
 from vaelens.runtime import Runtime
 from vaelens.text.display import shortened
@@ -22,6 +23,7 @@ from vaelens.weights.registry import registry
 
 LONGEST = 100  # characters of a name in a line
 LOSSY = "a JPEG image"
+CUT_OFF = "The file is cut off: pixels are missing, and perhaps metadata. Copy or download it again."
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class IdentifiedImage:
       to compare
     - `unread`: which metadata couldn't be read, and why
     - `verdict`: by its pixels; None where no decoder was named
-    - `notes`: how the pixels that were judged differ from those stored
+    - `notes`: that the file is cut off, and how the pixels that were judged differ from those stored
     - `error`: why the image couldn't be read
     """
 
@@ -61,6 +63,10 @@ class IdentifiedImage:
                 found.append(f"The pixels are {made_by}'s, but {claim.program} claims {statement(claim)}.")
         return tuple(found)
 
+    def with_files(self, files: Sequence[tuple[str, str, str]]) -> "IdentifiedImage":
+        """With a note on each claim whose hash some file has. Of files, sha256, path and content are given."""
+        return replace(self, claims=tuple(claim.noting(*_same_hash(claim, files)) for claim in self.claims))
+
     def lines(self) -> Iterator[str]:
         """For people, without the file's name."""
         if self.error is not None:
@@ -78,6 +84,9 @@ class IdentifiedImage:
         if self.verdict is not None:
             yield f"Pixels: {self.verdict.sentence}"
             yield from (f"  {note}" for note in self.notes)
+        else:
+            yield from self.notes
+        if self.verdict is not None:
             said = {one.sentence for one in self.agreements if one is not None}
             yield from (sentence for sentence in self.contradictions if sentence not in said)
 
@@ -113,17 +122,26 @@ def identify_images(
 def _identified(path: Path, vaes: Sequence[VAE], runtime: Runtime) -> IdentifiedImage:
     try:
         metadata = read_metadata(path)
+        incomplete = (CUT_OFF,) if is_cut_off(path) else ()
         decoded = decode_file(path) if vaes else None
     except VaelensError as error:
         return IdentifiedImage(path, error=error)
     agreements = tuple(compare(claim) for claim in metadata.claims)
     if decoded is None:
-        return IdentifiedImage(path, metadata.claims, agreements, metadata.unread)
+        return IdentifiedImage(path, metadata.claims, agreements, metadata.unread, notes=incomplete)
     verdict = judge(decoded.image, vaes, runtime)
-    notes = [f"Judged as it is read: {note}." for note in decoded.notes]
+    notes = [*incomplete, *(f"Judged as it is read: {note}." for note in decoded.notes)]
     if _is_lossy(path):
         notes.append("A JPEG doesn't hold the decoder's pixels. Judge the image as it was first saved, as PNG.")
     return IdentifiedImage(path, metadata.claims, agreements, metadata.unread, verdict, tuple(notes))
+
+
+def _same_hash(claim: Claim, files: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    digest = sha256_start(claim.hash or "")
+    if digest is not None:
+        for sha256, path, what in files:
+            if sha256.startswith(digest):
+                yield f"The hash is that of {path}, whose content is {what}."
 
 
 def _is_lossy(path: Path) -> bool:

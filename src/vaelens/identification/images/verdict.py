@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from vaelens.identification.images.decoder_fit import ROUNDING, WHITE, Fit, fit_decoder
 from vaelens.runtime import Runtime
 from vaelens.vae import VAE
+from vaelens.weights.fingerprint import Digests
 
 COARSE = 8  # pixels along each side of what one latent holds, in the VAEs of Stable Diffusion
 
@@ -81,11 +82,13 @@ def judge(image: Tensor, vaes: Sequence[VAE], runtime: Runtime) -> Verdict:
 
         fits[vae.name] = fit_decoder(vae, image, progress=tell, should_stop=runtime.should_stop)
     h, w = image.shape[2:]
-    return conclude(fits, detail_of(image), h * w)
+    return conclude(fits, detail_of(image), h * w, {vae.name: vae.fingerprint.decoder for vae in vaes})
 
 
-def conclude(fits: Mapping[str, Fit], detail: float, pixels: int) -> Verdict:
-    """The verdict from the fits, the image's detail and its number of pixels."""
+def conclude(
+    fits: Mapping[str, Fit], detail: float, pixels: int, decoders: Mapping[str, Digests] | None = None
+) -> Verdict:
+    """The verdict from the fits, the image's detail, its number of pixels and, if known, the decoders' fingerprints."""
     limits = calibration()
     within = sorted((fit.error, name) for name, fit in fits.items() if fit.error <= limits.limit)
     if pixels < limits.least_pixels:
@@ -97,7 +100,8 @@ def conclude(fits: Mapping[str, Fit], detail: float, pixels: int) -> Verdict:
         )
     if len(within) > 1:
         named = " and ".join(f"{name} ({error:.2f} levels off)" for error, name in within)
-        return Verdict(None, f"Can't tell which: {named} reproduce it.", detail, fits)
+        same = _same_decoders([name for _, name in within], decoders or {})
+        return Verdict(None, f"Can't tell which: {named} reproduce it.{same}", detail, fits)
     if within:
         error, name = within[0]
         off = f"{error:.2f} levels off, of which rounding alone makes {ROUNDING:.2f}; the limit is {limits.limit:.2f}"
@@ -108,6 +112,26 @@ def conclude(fits: Mapping[str, Fit], detail: float, pixels: int) -> Verdict:
         f"is {limits.limit:.2f}). It was changed since, or comes from another decoder or from none."
     )
     return Verdict(None, why, detail, fits)
+
+
+def _same_decoders(names: Sequence[str], decoders: Mapping[str, Digests]) -> str:
+    """A sentence on each group of these decoders whose weights are the same; none can be told from another in it."""
+    groups: list[list[str]] = []
+    for name in names:
+        if name not in decoders:
+            continue
+        like = (group for group in groups if decoders[group[0]].is_same(decoders[name]))
+        if (group := next(like, None)) is None:
+            groups.append([name])
+        else:
+            group.append(name)
+    sentences: list[str] = []
+    for group in groups:
+        if len(group) > 1:
+            equal = len({decoders[name].stored for name in group}) == 1
+            how = "are identical" if equal else "hold the same weights, stored in different precisions"
+            sentences.append(f" The decoders of {' and '.join(group)} {how}.")
+    return "".join(sentences)
 
 
 def detail_of(image: Tensor) -> float:

@@ -1,11 +1,13 @@
 """Which files of weights a user means: the files named, and in folders those whose suffix says so."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vaelens.errors import BadInputError, VaelensError
 from vaelens.files import StrPath
+from vaelens.images.reading import SUFFIXES as IMAGE_SUFFIXES
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.sharded import is_index, shard_names
 from vaelens.text.paths import user_path
@@ -27,7 +29,7 @@ def weight_files(sources: Sequence[StrPath]) -> list[Path]:
             inside = _in_folder(path)
             if not inside:
                 raise BadInputError(
-                    f"{path} holds no file of weights ({', '.join(sorted(SUFFIXES))}). Name another folder, or a file."
+                    f"{path} holds no file of weights ({', '.join(sorted(SUFFIXES))}). {_instead_of_folder(path)}"
                 )
             found += inside
         elif path.exists():
@@ -35,6 +37,14 @@ def weight_files(sources: Sequence[StrPath]) -> list[Path]:
         else:
             raise BadInputError(f"{path}: there is no such file or folder. {_advice(os.fspath(source))}")
     return list({path.absolute(): path for path in reversed(found)}.values())[::-1]
+
+
+def _instead_of_folder(folder: Path) -> str:
+    """What to name in place of a folder without weights."""
+    images = Counter(path.suffix for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        return "Name another folder, or a file."
+    return f"Its images have to be named one by one: {folder / '*'}{images.most_common(1)[0][0]}"
 
 
 def _in_folder(folder: Path) -> list[Path]:

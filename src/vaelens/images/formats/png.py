@@ -71,6 +71,14 @@ def without_metadata(stream: BinaryIO) -> bytes:
     return b"".join(kept)
 
 
+def is_cut_off(stream: BinaryIO) -> bool:
+    """Whether a file, if it is a PNG, ends before its last chunk. The pixels aren't looked at."""
+    stream.seek(0)
+    if stream.read(len(SIGNATURE)) != SIGNATURE:
+        return False
+    return not any(chunk.kind == b"IEND" for chunk in _chunks(stream))
+
+
 def has_many_packed_texts(stream: BinaryIO) -> bool:
     """Whether a file, if it is a PNG, holds so many compressed texts that Pillow would take seconds for them."""
     stream.seek(0)
