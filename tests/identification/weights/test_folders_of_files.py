@@ -15,6 +15,7 @@ from support.known_vaes import FILE, SPACES, World, checkpoint_parts, made_world
 from support.standins.hub import HubStandin, set_endpoint
 from support.vaes import random_vae
 from vaelens.errors import BadInputError, UsageError
+from vaelens.files import sha256_file
 from vaelens.identification.weights import tables
 from vaelens.identification.weights.results import Identification, IdentifiedWeights
 from vaelens.networks.tiny import TinyAutoencoderConfig
@@ -211,6 +212,12 @@ def test_a_network_in_two_files_is_one_row(world: World) -> None:
     (file,) = vl.identify(world.folder)
     assert (file.exit_code, file.examined.vae is not None and file.examined.vae.raw.layout.name) == (0, "taesd")
     assert file.examined.size == sum(path.stat().st_size for path in world.folder.iterdir())
+    both = sorted(world.folder.iterdir())
+    lines = [line.split(maxsplit=1) for line in invoke("identify", world.folder).stdout.splitlines() if line]
+    assert ["file", f"{both[0]} + {both[1]}"] in lines
+    assert [said for label, said in lines if label == "sha256"] == [f"{sha256_file(p)} of {p.name}" for p in both]
+    world.write("other.safetensors", world.tensors["kl-f8"])
+    assert f"{both[0].name} + {both[1].name}" in {row[0] for row in tables.summary(vl.identify(world.folder)).rows}
 
 
 def test_shards_are_one_row(world: World) -> None:
@@ -269,6 +276,37 @@ def test_a_pickled_copy_is_kept_after_a_safetensors_one(world: World) -> None:
         ("longer-name.safetensors", "yes: safetensors"),
         ("a.ckpt", "no"),
     ]
+
+
+def test_of_equal_files_the_one_with_a_wrong_name_goes_last(world: World) -> None:
+    world.put_in_cache("sdxl", "ft-mse")
+    weights = world.tensors["ft-mse"]
+    world.write("xl.safetensors", weights, metadata={"unlike": "the published"})
+    world.write("someones-own.safetensors", weights, metadata={"unlike": "the published"})
+    world.write_pickled("a.ckpt", weights)
+    found = vl.identify(world.folder)
+    assert [(file.path.name, str(file.keep)) for file in found] == [
+        ("someones-own.safetensors", "yes: safetensors, not misnamed"), ("xl.safetensors", "no"), ("a.ckpt", "no"),
+    ]  # fmt: skip
+
+
+def test_the_reason_to_keep_says_what_decided(world: World) -> None:
+    weights = world.tensors["ft-mse"]
+    world.write("b.safetensors", weights, metadata={"unlike": "the published"})
+    world.write("c.safetensors", weights, metadata={"unlike": "the published"})
+    assert [str(file.keep) for file in vl.identify(world.folder)] == ["yes: any of these will do", "no"]
+    world.write_pickled("a.ckpt", weights)
+    assert str(vl.identify(world.folder).files[0].keep) == "yes: safetensors, any of 2 alike will do"
+    world.write("b.safetensors", weights, metadata={"note": "longer" * 99})
+    assert str(vl.identify(world.folder).files[0].keep) == "yes: safetensors, the smaller"
+
+
+def test_the_error_of_one_file_is_said_once(world: World) -> None:
+    path = world.write("cut.safetensors", world.tensors["kl-f8"])
+    path.write_bytes(path.read_bytes()[:-1])
+    shown = invoke("identify", path, code=3).stdout
+    assert shown.count("is incomplete") == 1
+    assert "nothing tells" not in shown
 
 
 def test_a_pickle_with_code_is_a_row_and_nothing_runs(world: World) -> None:

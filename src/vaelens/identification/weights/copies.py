@@ -1,7 +1,8 @@
 """Files that hold the same weights, and which of them to keep."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 
 from vaelens.identification.weights.closeness.rounding import differing_tensors, precision_of
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
@@ -32,11 +33,21 @@ def groups_of_copies(files: Sequence[ExaminedFile]) -> list[list[ExaminedFile]]:
         groups.append([*(one for group in joined for one in group), file])
     for group in groups:
         group.sort(key=_rank)
-    return sorted(groups, key=lambda group: (_stands_alone(group[0]), str(group[0].path).lower()))
+    return sorted(groups, key=place_in_table)
 
 
-def what_to_keep(group: Sequence[ExaminedFile]) -> list[Keep]:
-    """For each file of a group, in its order."""
+def place_in_table(group: Sequence[ExaminedFile]) -> tuple[bool, str]:
+    """Groups are in the order of their first files' names; errors come last."""
+    return _stands_alone(group[0]), str(group[0].path).lower()
+
+
+def in_order(group: Sequence[ExaminedFile], misnamed: Set[Path]) -> list[ExaminedFile]:
+    """A group, the file to keep first: `misnamed` are those whose names contradict their content."""
+    return sorted(group, key=lambda file: _rank(file, misnamed))
+
+
+def what_to_keep(group: Sequence[ExaminedFile], misnamed: Set[Path] = frozenset()) -> list[Keep]:
+    """For each file of a group, in the order that `in_order` makes."""
     first, *others = group
     rivals = [one for one in others if not _is_checkpoint(one)]
     advice: list[Keep] = []
@@ -46,14 +57,14 @@ def what_to_keep(group: Sequence[ExaminedFile]) -> list[Keep]:
         elif _is_checkpoint(file):
             advice.append(Keep(None, "a whole checkpoint"))
         elif file is first:
-            advice.append(Keep(True, _reason(file, rivals)))
+            advice.append(Keep(True, _reason(file, rivals, misnamed)))
         else:
             advice.append(Keep(False, ""))
     return advice
 
 
 def _same(a: ExaminedFile, b: ExaminedFile) -> bool:
-    if a.sha256 is not None and a.sha256 == b.sha256:
+    if a.is_copy(b):
         return True
     if a.vae is None or b.vae is None or a.vae.raw.family is not b.vae.raw.family:
         return False
@@ -76,11 +87,20 @@ def _are_roundings(a: ReadVAE, b: ReadVAE) -> bool:
     )
 
 
-def _rank(file: ExaminedFile) -> tuple[object, ...]:
-    """What is kept rather: no checkpoint; full precision; no pickle; the published file; the smaller one."""
+def _rank(file: ExaminedFile, misnamed: Set[Path] = frozenset()) -> tuple[object, ...]:
+    """What is kept rather: no checkpoint; full precision; no pickle; the published file; no wrong name; the smaller."""
     rounded = file.vae is not None and _is_rounded(file.vae)
     name = str(file.path)
-    return _is_checkpoint(file), rounded, file.is_pickled, file.known is None, file.size, len(name), name
+    return (
+        _is_checkpoint(file),
+        rounded,
+        file.is_pickled,
+        file.known is None,
+        file.path in misnamed,
+        file.size,
+        len(name),
+        name,
+    )
 
 
 def _is_rounded(vae: ReadVAE) -> bool:
@@ -96,7 +116,7 @@ def _stands_alone(file: ExaminedFile) -> bool:
     return file.error is not None and file.known is None
 
 
-def _reason(kept: ExaminedFile, rivals: Sequence[ExaminedFile]) -> str:
+def _reason(kept: ExaminedFile, rivals: Sequence[ExaminedFile], misnamed: Set[Path]) -> str:
     if not rivals:
         return "the only copy"
     reasons: list[str] = []
@@ -106,6 +126,13 @@ def _reason(kept: ExaminedFile, rivals: Sequence[ExaminedFile]) -> str:
         reasons.append("safetensors")
     if kept.known is not None and any(one.known is None for one in rivals):
         reasons.append("the published file")
-    if not reasons:
-        reasons.append("the smallest" if all(kept.size < one.size for one in rivals) else "any of these will do")
+    alike = [one for one in rivals if _rank(one)[:4] == _rank(kept)[:4]]  # what is said so far doesn't tell these
+    if kept.path not in misnamed and any(one.path in misnamed for one in alike):
+        reasons.append("not misnamed")
+        alike = [one for one in alike if one.path not in misnamed]
+    if any(kept.size < one.size for one in alike):
+        reasons.append("the smaller" if reasons or len(alike) < len(rivals) else "the smallest")
+        alike = [one for one in alike if one.size == kept.size]
+    if alike:
+        reasons.append(f"any of {len(alike) + 1} alike will do" if reasons else "any of these will do")
     return ", ".join(reasons)

@@ -68,7 +68,8 @@ class ExaminedFile:
     """One file: what was read of it. `sha256` is None for an index of shards and for what isn't an ordinary file.
 
     Exactly one of `vae`, `other` (a VAE that vaelens doesn't run) and `error` is there. `known` is the published file
-    that it is, by its sha256, also where it can't be read.
+    that it is, by its sha256, also where it can't be read. `hashes` are the files with their
+    sha256, `path` first; nothing for shards.
     """
 
     path: Path
@@ -80,6 +81,17 @@ class ExaminedFile:
     other: OtherVAE | None = None
     error: VaelensError | None = None
     is_pickled: bool = False
+    hashes: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def halves_of_two(self) -> tuple[Path, ...]:
+        """The two files of a VAE whose encoder and decoder lie apart, `path` first; nothing for any other."""
+        return tuple(path for path, _ in self.hashes) if len(self.hashes) > 1 else ()
+
+    def is_copy(self, other: "ExaminedFile") -> bool:
+        """Whether both are the same bytes, in all their files."""
+        ours, theirs = ({sha256 for _, sha256 in one.hashes} for one in (self, other))
+        return bool(ours) and ours == theirs
 
 
 def examine_file(path: Path) -> ExaminedFile:
@@ -104,7 +116,8 @@ def examine_file(path: Path) -> ExaminedFile:
         size = sum(file.stat().st_size for file in paths)
     if vae is not None and known is not None and len(paths) == 1:
         _record(known, vae)
-    return ExaminedFile(path, paths, size, sha256, known, vae, other, error, is_pickled)
+    hashes = _hashes(path, sha256, paths)
+    return ExaminedFile(path, paths, size, sha256, known, vae, other, error, is_pickled, hashes)
 
 
 def signature(half: Mapping[str, Tensor], family: Family) -> Signature:
@@ -135,6 +148,13 @@ def _sha256(path: Path) -> str | None:
         return sha256_file(path)
     except OSError:
         return None
+
+
+def _hashes(path: Path, sha256: str | None, paths: tuple[Path, ...]) -> tuple[tuple[Path, str], ...]:
+    if sha256 is None:
+        return ()
+    others = [other for other in paths if other.absolute() != path.absolute()]
+    return ((path, sha256), *((other, sha256_file(other)) for other in others))
 
 
 def _as_ours(path: Path, error: Exception) -> VaelensError:

@@ -58,6 +58,7 @@ class IdentifiedWeights:
             "file": str(self.path),
             "bytes": file.size,
             "sha256": file.sha256,
+            "files": [{"file": str(path), "sha256": sha256} for path, sha256 in file.hashes],
             "short_hash": self.short_hash,
             "what": self.what,
             "vae": self.vae,

@@ -25,7 +25,7 @@ def remarks(found: Identification) -> Iterator[str]:
         for sentence in file.contradictions:
             yield f"{names[file]}: {sentence}"
     for file in found:
-        if file.examined.error is not None:
+        if file.examined.error is not None and len(found) > 1:  # one file's details say it
             yield str(file.examined.error)
     for first in found.not_here[:1]:
         are = "are" if len(found.not_here) > 1 else "is"
@@ -38,23 +38,31 @@ def remarks(found: Identification) -> Iterator[str]:
 def details(file: IdentifiedWeights) -> list[tuple[str, str]]:
     """Labels and values for one file."""
     examined, vae = file.examined, file.examined.vae
-    rows = [("file", str(file.path)), ("is", file.what)]
+    rows = [("file", " + ".join(map(str, examined.halves_of_two or (file.path,)))), ("is", file.what)]
     if vae is not None and file.encoder is not None and file.decoder is not None:
         prints = vae.content.fingerprint
         encoder = str(file.encoder)
         if file.vae is not None and (owner := shared_by(file.encoder, file.vae)) not in {None, file.vae}:
             encoder = f"{owner} (as published: {file.vae} has its encoder)"
         rows += [("encoder", encoder), ("decoder", str(file.decoder))]
-        rows += [("fingerprint", f"{prints.short} (encoder-decoder, whatever the layout and format)")]
+        rows += [
+            (
+                "fingerprint",
+                f"{prints.short} (encoder-decoder, the same in any layout and format, not in another precision)",
+            )
+        ]
     space = file.latent_space
-    rows.append(("latent space", f"{space.name}: {space.evidence}" if space.name is not None else space.evidence))
+    if space.name is not None or examined.error is None:
+        rows.append(("latent space", f"{space.name}: {space.evidence}" if space.name is not None else space.evidence))
     if vae is not None:
         where = f" under {vae.raw.prefix}" if vae.raw.prefix else ""
         pickled = ", pickled" if examined.is_pickled else ""
         rows.append(("stored as", f"{stored(vae)} in {layout(vae)} layout{where}{pickled}, {_size(examined.size)}"))
         if vae.beside:
             rows.append(("beside it", " and ".join(vae.beside)))
-    if examined.sha256 is not None:
+    if examined.halves_of_two:
+        rows += [("sha256", f"{sha256} of {path.name}") for path, sha256 in examined.hashes]
+    elif examined.sha256 is not None:
         rows.append(("sha256", examined.sha256))
         rows.append(("short hash", f"{file.short_hash} (as AUTOMATIC1111 and model sites show it)"))
     if examined.known is not None and len(examined.known.names) > 1:
@@ -67,7 +75,7 @@ def _row(file: IdentifiedWeights, names: dict[IdentifiedWeights, str]) -> tuple[
     what = file.what
     if file.same_weights_as is not None:
         first = next(one for one in names if one.path == file.same_weights_as)
-        same = "the same file" if first.examined.sha256 == file.examined.sha256 else "the same weights"
+        same = "the same file" if first.examined.is_copy(file.examined) else "the same weights"
         what = f"{same} as {names[first]}"
         if vae is not None and vae.beside:
             what = f"a checkpoint with {what}"
@@ -78,7 +86,8 @@ def _row(file: IdentifiedWeights, names: dict[IdentifiedWeights, str]) -> tuple[
     if vae is not None:
         form = (stored(vae) + pickled, layout(vae) + (", in a checkpoint" if vae.beside else ""))
     space = file.latent_space.name or ("-" if vae is None and file.examined.other is None else "can't tell")
-    return (names[file], what, space, *form, _size(file.examined.size), str(file.keep))
+    called = " + ".join([names[file], *(path.name for path in file.examined.halves_of_two[1:])])
+    return (called, what, space, *form, _size(file.examined.size), str(file.keep))
 
 
 def _names(found: Identification) -> dict[IdentifiedWeights, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from vaelens.files import StrPath
 from vaelens.identification.weights.closeness.comparing import verdict_by_digests, verdicts_by_weights
 from vaelens.identification.weights.closeness.half_verdict import HalfVerdict
-from vaelens.identification.weights.copies import groups_of_copies, what_to_keep
+from vaelens.identification.weights.copies import groups_of_copies, in_order, place_in_table, what_to_keep
 from vaelens.identification.weights.examined_file import ExaminedFile, examine_file
 from vaelens.identification.weights.findings import finding
 from vaelens.identification.weights.latent_space import latent_space
@@ -38,11 +38,12 @@ def identify_weights(files: Sequence[Path], against: Sequence[StrPath], runtime:
     firsts = [reference for group in groups if (reference := _representative(group)) is not None]
     runtime.progress(len(files), len(files), "comparing")
     verdicts, compared, not_here = _compare(firsts, examined, named)
-    identified: list[IdentifiedWeights] = []
+    identified: list[list[IdentifiedWeights]] = []
     for group in groups:
         halves = next((verdicts[file.path] for file in group if file.path in verdicts), None)
-        identified += _identified(group, halves, compared)
-    return Identification(tuple(identified), tuple(not_here))
+        identified.append(_identified(group, halves, compared))
+    identified.sort(key=lambda found: place_in_table([one.examined for one in found]))
+    return Identification(tuple(one for found in identified for one in found), tuple(not_here))
 
 
 def _examine(files: Sequence[Path], runtime: Runtime) -> list[ExaminedFile]:
@@ -102,11 +103,16 @@ def _identified(
     encoder, decoder = halves or (None, None)
     related = {name for half in halves or () for name in half.parts}
     found: list[IdentifiedWeights] = []
-    for file, keep in zip(group, what_to_keep(group), strict=True):
-        what, vae = finding(file, encoder, decoder)
-        space = latent_space(file, encoder or HalfVerdict(), decoder or HalfVerdict())
-        wrong = contradiction(file.path.name, vae, space.name, compared - related)
-        sentences = (*((wrong,) if wrong else ()), *space.contradictions)
+    told = {file.path: finding(file, encoder, decoder) for file in group}
+    spaces = {file.path: latent_space(file, encoder or HalfVerdict(), decoder or HalfVerdict()) for file in group}
+    excluded = compared - related
+    wrong = {path: contradiction(path.name, vae, spaces[path].name, excluded) for path, (_, vae) in told.items()}
+    misnamed = {path for path, sentence in wrong.items() if sentence}
+    group = in_order(group, misnamed)
+    for file, keep in zip(group, what_to_keep(group, misnamed), strict=True):
+        (what, vae), space = told[file.path], spaces[file.path]
+        sentence = wrong[file.path]
+        sentences = (*((sentence,) if sentence else ()), *space.contradictions)
         first = None if file is group[0] else group[0].path
         own = (encoder, decoder) if file.vae is not None else (None, None)
         found.append(IdentifiedWeights(file, what, vae, *own, space, sentences, first, keep))

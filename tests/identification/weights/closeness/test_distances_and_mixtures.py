@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vaelens.identification.weights.closeness import distances as module
 from vaelens.identification.weights.closeness.distances import distances
+from vaelens.identification.weights.closeness.half_verdict import Nearest, nearest_text
 from vaelens.identification.weights.closeness.mixtures import Mixture, find_mixture
 from vaelens.identification.weights.closeness.rounding import TYPICAL, differing_tensors
 
@@ -127,3 +128,12 @@ def test_rounding_explains_casts_and_nothing_else() -> None:
     changed = tensors | {"c": tensors["c"].clone()}
     changed["c"].view(-1)[4] *= 1.02
     assert differing_tensors(changed, brain, ("float32", "bfloat16")) == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("differing", "end"),
+    [(2, ", in 2 of 110 tensors (t0, t1)"), (5, ", in 5 of 110 tensors (t0, t1, t2, ...)"), (108, "")],
+)
+def test_tensors_that_differ_are_named_where_they_are_few(differing: int, end: str) -> None:
+    nearest = Nearest("ft-mse", "sd1", 0.03, tuple(f"t{n}" for n in range(differing)), 110)
+    assert nearest_text(nearest, "decoder weights") == f"nearest: ft-mse, decoder weights 3.0 % apart{end}"

@@ -20,7 +20,7 @@ def identify(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...",
+            metavar="FILE",
             help="Files of weights, or folders of them: VAEs and whole checkpoints. Or images.",
         ),
     ],

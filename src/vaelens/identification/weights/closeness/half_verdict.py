@@ -10,6 +10,7 @@ Sameness = Literal["same", "rounded", "close"]
 
 NEAR = 0.5  # relative L2 distance; beyond it a long fine-tuning and a training of its own can't be told apart
 LISTED = 3
+FEW = 12  # tensors that differ, so few that they are named
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -89,7 +90,7 @@ def nearest_text(nearest: Nearest, what: str) -> str:
     text = f"nearest: {nearest.name}, {what} {percent(nearest.distance)} apart"
     if not nearest.is_near:
         return f"{text}, too far to call them related"
-    if len(nearest.differing) == nearest.tensors:
+    if len(nearest.differing) > FEW or len(nearest.differing) == nearest.tensors:
         return text
     shown = ", ".join(nearest.differing[:LISTED]) + (", ..." if len(nearest.differing) > LISTED else "")
     return f"{text}, in {len(nearest.differing)} of {counted(nearest.tensors, 'tensor')} ({shown})"
