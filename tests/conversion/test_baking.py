@@ -115,6 +115,24 @@ def test_a_checkpoint_without_a_vae_gets_one(tmp_path: Path) -> None:
     assert read_vae(tmp_path / "out.safetensors").spec.latent_space == "sdxl"
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_new_vae_is_wrapped_as_all_else_is(tmp_path: Path, wrapper: str) -> None:
+    others = {wrapper + n: t for n, t in other_tensors("sdxl").items()}
+    before = write_checkpoint(tmp_path / "in.safetensors", others=others)
+    vae = saved(tmp_path / "vae.safetensors", space="sdxl")
+    assert vl.bake(vae, before, tmp_path / "out.safetensors").prefix == f"{wrapper}first_stage_model."
+    vl.extract(tmp_path / "out.safetensors", tmp_path / "again.safetensors", layout="diffusers")
+    assert raw(tmp_path / "again.safetensors")[1] == raw(vae)[1]
+
+
+def test_remains_of_a_vae_are_not_mixed_with_a_new_one(tmp_path: Path) -> None:
+    others = other_tensors() | {"first_stage_model.encoder.something.weight": torch.ones(3)}
+    before = write_checkpoint(tmp_path / "in.safetensors", others=others)
+    with pytest.raises(UsageError, match="not a whole one that vaelens knows"):
+        vl.bake(saved(tmp_path / "vae.safetensors"), before, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_what_training_left_beside_the_vae_stays(tmp_path: Path) -> None:
     others = other_tensors() | {"first_stage_model.loss.logvar": torch.ones(3)}
     before = write_checkpoint(tmp_path / "in.safetensors", space_vae(), others=others)

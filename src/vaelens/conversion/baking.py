@@ -109,7 +109,9 @@ def bake(
     if resolved in {file.resolve() for file in weights.files}:
         raise UsageError(f"{target} is the VAE itself, which is never replaced. Name another output.")
     found = _check_space(opened, weights, name, space)
-    slots, prefix, layout = _slots(opened, stored, vaes, weights) if vaes else _new_slots(opened, weights, found)
+    slots, prefix, layout = (
+        _slots(opened, stored, vaes, weights) if vaes else _new_slots(opened, stored, weights, found)
+    )
     _check_shapes(slots, weights, name, path)
     replacements = _replacements(slots, weights, cast, path)
     copy = CheckpointCopy(path, replacements)
@@ -216,12 +218,21 @@ def _slots(
     return slots, _stored_prefix(names[0], stored, prefix), layout
 
 
-def _new_slots(opened: TensorFile, weights: VAEWeights, space: str) -> tuple[dict[str, _Slot], str, Layout]:
-    """For a checkpoint without a VAE: where its kind has it."""
+def _new_slots(
+    opened: TensorFile, stored: Mapping[str, str], weights: VAEWeights, space: str
+) -> tuple[dict[str, _Slot], str, Layout]:
+    """For a checkpoint without a VAE: where its kind has it, behind the wrapper of all its names."""
     prefix = registry().spaces[space].checkpoint_prefix
     layout = next((one for one in weights.spec.family.layouts if one.name == "ldm"), None)
     if prefix is None or layout is None or layout.from_diffusers is None:
         raise UsageError(f"{opened.path} holds no VAE, and where models of {space} keep theirs isn't known.")
+    if odd := next((name for name in stored if name.startswith(prefix)), None):
+        raise UsageError(
+            f"{opened.path} holds tensors of a VAE, first {stored[odd]}, and not a whole one that vaelens knows. Bake "
+            "into the checkpoint as it was published."
+        )
+    wrappers = {original.removesuffix(name) if original.endswith(name) else "" for name, original in stored.items()}
+    prefix = (wrappers.pop() if len(wrappers) == 1 else "") + prefix
     numbered = list(weights.tensors)
     numbers = {n: torch.full((1,), i).expand(weights.tensors[n].shape) for i, n in enumerate(numbered)}
     slots: dict[str, _Slot] = {}
