@@ -227,7 +227,7 @@ def test_a_folder_of_other_files_is_refused(kind: str, photo: Path, tmp_path: Pa
     (folder / "notes.txt").touch()
     export(vae, folder, format=kind, photos=[photo])  # it holds an earlier export
     with pytest.raises(UsageError, match=r"isn't empty and holds no earlier export, but out and 1 more"):
-        export(vae, photo.parent, format=kind, photos=[photo])
+        export("ft-mse", photo.parent, format=kind, photos=[photo])  # before anything is downloaded
     assert not (photo.parent / "vae_encoder").exists()
 
 

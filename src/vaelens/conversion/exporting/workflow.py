@@ -91,14 +91,14 @@ def export(
     if find_dtype(dtype) not in (torch.float16, torch.float32):
         raise UsageError(f"graphs are stored in float32 or float16, not {dtype_name(find_dtype(dtype))}.")
     target, images = user_path(output), TrialImages.of(photos)
-    progress(0, len(STEPS), STEPS[0])
-    vae = _loaded(source, space=space, subfolder=subfolder, offline=offline, notify=notify)
-    config = _config_json(vae)
     names = [f"{part}/{name}" for part in ("vae_encoder", "vae_decoder") for name in (*how.files, "config.json")]
     if not any((target / name).exists() for name in names):
         check_empty(target, "earlier export")
     for name in names:
         writable_path(target / name)
+    progress(0, len(STEPS), STEPS[0])
+    vae = _loaded(source, space=space, subfolder=subfolder, offline=offline, notify=notify)
+    config = _config_json(vae)
     trials = list(_trials(images.read()))
     exported = _rounded(vae) if half else vae
     with tempfile.TemporaryDirectory(prefix="vaelens-") as folder:
