@@ -54,7 +54,7 @@ def identify(
     if space is not None:
         registry().check_space(space)
     runtime = Runtime.of(device=device, offline=offline, notify=notify, progress=progress)
-    files = weight_files(others) if others else []
+    files = weight_files(others, runtime.notify) if others else []
     seen = identify_images([user_path(image) for image in images], vaes, runtime, space=space)
     found = identify_weights(files, against, runtime.on("cpu")) if files else Identification((), ())
     return replace(found, images=tuple(image.with_files(_contents(found)) for image in seen))

@@ -1,6 +1,6 @@
 """The finding about a whole file in words, from what its halves are."""
 
-from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, NamedMixture, nearest_text
+from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, NamedMixture
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
 from vaelens.weights.folders import STEM
 from vaelens.weights.known_files import KnownFile
@@ -58,7 +58,8 @@ def _of_halves(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict) -
     if decoder.mixture is not None and (whole := _whole_mixture(encoder, decoder.mixture)) is not None:
         return whole, None
     if encoder.is_identified or decoder.is_identified or encoder.mixture or decoder.mixture:
-        name = decoder.nearest.name if decoder.nearest is not None else None
+        near = decoder.nearest_known or decoder.nearest
+        name = near.name if near is not None else None
         if not decoder.is_identified and decoder.mixture is None and name in encoder.same_as:
             return f"unknown; {_nearest(decoder, 'decoder weights')}; the encoder is {name}'s", None
         return f"decoder: {_half(decoder, 'decoder')}, encoder: {_half(encoder, 'encoder')}", None
@@ -85,8 +86,7 @@ def _half(verdict: HalfVerdict, name: str) -> str:
 
 
 def _nearest(verdict: HalfVerdict, what: str) -> str:
-    assert verdict.nearest is not None
-    return nearest_text(verdict.nearest, what)
+    return verdict.nearest_text(what)
 
 
 def _whole_mixture(encoder: HalfVerdict, mixture: NamedMixture) -> str | None:

@@ -69,7 +69,7 @@ def _by_content(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict) 
         spaces = half.mixture.spaces if half.mixture is not None else frozenset[str | None]()
         if half.mixture is not None and len(spaces) == 1 and (space := next(iter(spaces))) is not None:
             yield space, f"its {name} is a mixture of {' and '.join(part for part, _ in half.mixture.parts)}"
-        near = half.nearest
+        near = half.nearest_known or half.nearest
         if near is not None and near.space is not None and near.distance < NEAR_ENOUGH:
             yield near.space, f"its {name} is {percent(near.distance)} from that of {near.name}"
 

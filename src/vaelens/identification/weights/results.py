@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vaelens.identification.images.identified_image import IdentifiedImage
-from vaelens.identification.weights.closeness.half_verdict import HalfVerdict
+from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, Nearest
 from vaelens.identification.weights.copies import Keep
 from vaelens.identification.weights.examined_file import ExaminedFile
 from vaelens.identification.weights.latent_space import LatentSpace
@@ -111,15 +111,20 @@ class Identification:
 def _half(verdict: HalfVerdict | None) -> dict[str, Any] | None:
     if verdict is None:
         return None
-    near, mixture = verdict.nearest, verdict.mixture
+    mixture = verdict.mixture
     return {
         "what": str(verdict),
         "same_as": list(verdict.same_as),
         "sameness": verdict.sameness if verdict.same_as else None,
-        "nearest": None
-        if near is None
-        else {"name": near.name, "distance": near.distance, "differing_tensors": len(near.differing)},
+        "nearest": _nearest(verdict.nearest),
+        "nearest_known": _nearest(verdict.nearest_known),
         "mixture": None
         if mixture is None
         else {"kind": mixture.kind, "parts": [list(part) for part in mixture.parts], "residual": mixture.residual},
     }
+
+
+def _nearest(near: Nearest | None) -> dict[str, Any] | None:
+    if near is None:
+        return None
+    return {"name": near.name, "distance": near.distance, "differing_tensors": len(near.differing)}

@@ -7,19 +7,23 @@ from pathlib import Path
 
 from vaelens.errors import BadInputError, VaelensError
 from vaelens.files import StrPath
+from vaelens.identification.weights.own_files import PLURALS, own_kind
 from vaelens.images.reading import SUFFIXES as IMAGE_SUFFIXES
+from vaelens.runtime import Notify, silent
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.sharded import is_index, shard_names
+from vaelens.text.numbers import counted
 from vaelens.text.paths import user_path
 from vaelens.weights.registry import registry
 
 SUFFIXES = {".safetensors", ".sft", ".gguf", *PICKLED}  # .sft: what some call safetensors
 
 
-def weight_files(sources: Sequence[StrPath]) -> list[Path]:
+def weight_files(sources: Sequence[StrPath], notify: Notify = silent) -> list[Path]:
     """The files, each once, in the order of the sources; those of a folder and of all folders in it by their paths.
 
-    In a folder an index stands for its shards, and hidden files and folders are left out. Raises BadInputError for a
+    In a folder an index stands for its shards, and hidden files and folders are left out; so is
+    what vaelens itself writes beside VAEs, which a notice says. Raises BadInputError for a
     path that doesn't exist and for a folder without any such file.
     """
     found: list[Path] = []
@@ -27,6 +31,13 @@ def weight_files(sources: Sequence[StrPath]) -> list[Path]:
         path = user_path(source)
         if path.is_dir():
             inside = _in_folder(path)
+            own = {one: kind for one in inside if (kind := own_kind(one)) is not None}
+            if own:
+                kinds = " and ".join(
+                    counted(number, kind, PLURALS[kind]) for kind, number in Counter(own.values()).items()
+                )
+                notify(f"{path}: vaelens' own files that hold no VAE by themselves are left out: {kinds}.")
+                inside = [one for one in inside if one not in own]
             if not inside:
                 raise BadInputError(
                     f"{path} holds no file of weights ({', '.join(sorted(SUFFIXES))}). {_instead_of_folder(path)}"

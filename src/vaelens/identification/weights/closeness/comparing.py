@@ -95,13 +95,19 @@ def _verdict(measured: Distances, sets: Sequence[_Distinct], own: int, target: R
         spaces = frozenset(sets[n].first.space for n, _ in mixture.parts)
         parts = tuple((sets[n].name, weight) for n, weight in mixture.parts)
         named = NamedMixture(mixture.kind, parts, mixture.residual, spaces)
-    nearest = others[0]
-    differing = _differing(sets, own, nearest, number)
+    near = _near(measured, sets, own, others[0], number)
+    known = None
+    if not sets[others[0]].is_trusted:
+        trusted = next((n for n in others if sets[n].is_trusted), None)
+        known = _near(measured, sets, own, trusted, number) if trusted is not None else None
+    return HalfVerdict(_others(target, sets[own]), mixture=named, nearest=near, nearest_known=known)
+
+
+def _near(measured: Distances, sets: Sequence[_Distinct], own: int, other: int, number: int) -> Nearest:
+    differing = _differing(sets, own, other, number)
     tensors = len(_half(sets[own].first, number))
-    near = Nearest(
-        sets[nearest].name, sets[nearest].first.space, measured.between(own, nearest), tuple(differing), tensors
-    )
-    return HalfVerdict(_others(target, sets[own]), mixture=named, nearest=near)
+    first = sets[other].first
+    return Nearest(sets[other].name, first.space, measured.between(own, other), tuple(differing), tensors)
 
 
 def _differing(sets: Sequence[_Distinct], a: int, b: int, number: int) -> list[str]:

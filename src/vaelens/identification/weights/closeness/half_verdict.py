@@ -57,7 +57,8 @@ class HalfVerdict:
 
     `same_as` are the names of the VAEs at hand that have it, known ones where there are any (`are_known`), and
     `sameness` how: the same values; one rounded to half precision from the other; or as close as rounding explains.
-    Without any, `mixture` and `nearest` are what comparison found, if there was something to compare with.
+    Without any, `mixture` and `nearest` are what comparison found, if there was something to compare with;
+    `nearest_known` is the nearest known or named VAE, where `nearest` is only another file of the call.
     """
 
     same_as: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ class HalfVerdict:
     space: str | None = None
     mixture: NamedMixture | None = None
     nearest: Nearest | None = None
+    nearest_known: Nearest | None = None
 
     @property
     def is_identified(self) -> bool:
@@ -77,12 +79,18 @@ class HalfVerdict:
         """The VAEs whose weights are in it: those that it is the same as, or a mixture of."""
         return self.same_as + tuple(name for name, _ in (self.mixture.parts if self.mixture is not None else ()))
 
+    def nearest_text(self, what: str) -> str:
+        """What is near, in words; `nearest` must be there."""
+        assert self.nearest is not None
+        text, known = nearest_text(self.nearest, what), self.nearest_known
+        return text if known is None else f"{text}; of known VAEs: {known.name}, {percent(known.distance)} apart"
+
     def __str__(self) -> str:
         if self.same_as:
             return _and(self.same_as) + (", up to rounding" if self.sameness == "close" else "")
         if self.mixture is not None:
             return str(self.mixture)
-        return "unknown" + (f"; {nearest_text(self.nearest, 'weights')}" if self.nearest is not None else "")
+        return "unknown" + (f"; {self.nearest_text('weights')}" if self.nearest is not None else "")
 
 
 def nearest_text(nearest: Nearest, what: str) -> str:
