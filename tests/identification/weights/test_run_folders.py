@@ -8,7 +8,7 @@ import torch
 
 import vaelens as vl
 from support.commands import invoke
-from support.known_vaes import World, made_world, moved
+from support.known_vaes import FILE, World, made_world, moved
 from vaelens.identification.weights import tables
 from vaelens.tensors.writing import checked_safetensors
 
@@ -54,3 +54,14 @@ def test_files_of_vaelens_own_are_left_out_and_a_note_says_so(world: World) -> N
     }  # fmt: skip
     for kind in ("2 shards of a latent cache", "1 training checkpoint", "1 file of features"):
         assert kind in ran.stderr
+
+
+def test_a_folder_to_compare_with_is_called_by_its_own_name(world: World) -> None:
+    world.put_in_cache("kl-f8")
+    tuned = moved(world.tensors["kl-f8"], "decoder", 0.02, 1)
+    folder = world.write(f"run2/{FILE}", tuned).parent
+    mine = world.write("mine.safetensors", tuned, layout="ldm")
+    (file,) = vl.identify(mine, against=[folder])
+    assert file.what == "run2, re-saved in fp32 in LDM layout; the encoder is kl-f8's"
+    near = vl.identify([folder, world.write("b.safetensors", moved(tuned, "decoder", 0.0012, 2))])
+    assert any(f"nearest: run2/{FILE}," in one.what for one in near)

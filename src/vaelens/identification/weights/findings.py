@@ -54,7 +54,9 @@ def _of_halves(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict) -
         close = "close" in {encoder.sameness, decoder.sameness}
         form = f"in {stored(file.vae)}" if file.vae.beside else f"re-saved in {_form(file.vae)}"
         form += ", pickled" if file.is_pickled else ""
-        return f"{both[0]}, {'equal up to rounding, ' if close else ''}{form}", both[0]
+        owner = next((name for name in encoder.same_as if name in registry().vaes), None)
+        beside = f"; the encoder is {owner}'s" if owner is not None and both[0] not in registry().vaes else ""
+        return f"{both[0]}, {'equal up to rounding, ' if close else ''}{form}{beside}", both[0]
     if decoder.mixture is not None and (whole := _whole_mixture(encoder, decoder.mixture)) is not None:
         return whole, None
     if encoder.is_identified or decoder.is_identified or encoder.mixture or decoder.mixture:

@@ -3,6 +3,7 @@
 Nothing is downloaded for it, except a known VAE that the caller names and that isn't here.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from vaelens.loading import check_source, read, remote_files
 from vaelens.runtime import Runtime
 from vaelens.text.paths import user_path
 from vaelens.weights.fingerprint import Content, HalfContent, content, halves
-from vaelens.weights.folders import find_weights
+from vaelens.weights.folders import STEM, find_weights
 from vaelens.weights.known_files import known_files
 from vaelens.weights.recorded_contents import recorded_contents
 from vaelens.weights.registry import registry
@@ -98,25 +99,35 @@ def named_references(sources: Sequence[StrPath], runtime: Runtime) -> list[Refer
     for source in sources:
         text = check_source(source)
         path = user_path(text) if "://" not in text else None
+        called = None
         if path is not None and path.is_dir():
+            folder = path.absolute().name
+            is_taken = folder in registry().vaes or folder in {one.name for one in found}
+            called = os.path.join(os.curdir, text) if is_taken else folder  # noqa: PTH118 - as it was given
             path = find_weights(path)
         if path is not None and path.is_file():
             examined = examine_file(path)
             if examined.error is not None:
                 raise examined.error
-            if (reference := reference_of(examined, named=True)) is not None:
+            if (reference := reference_of(examined, named=True, called=called)) is not None:
                 found.append(reference)
                 continue
         found.append(_of_name(text, runtime, named=True))
     return found
 
 
-def reference_of(file: ExaminedFile, *, named: bool = False) -> Reference | None:
-    """A file as something to compare others with: under its VAE's name if its sha256 is known, else under its own."""
+def reference_of(file: ExaminedFile, *, named: bool = False, called: str | None = None) -> Reference | None:
+    """A file as something to compare others with: under its VAE's name if its sha256 is known, else as `called`.
+
+    Default: the file's name, and its folder's where all folders of diffusers have a file of that name.
+    """
     if file.vae is None:
         return None
     raw, known = file.vae.raw, file.known
-    name, space = (file.path.name, None) if known is None else (known.vae, known.space)
+    own = file.path.name
+    if own.startswith(STEM):
+        own = f"{file.path.absolute().parent.name}/{own}"
+    name, space = (called or own, None) if known is None else (known.vae, known.space)
     weights = halves(raw.tensors, raw.family)
     return Reference(name, space, raw.family.name, known is not None, file.vae.content, weights, named, file.path)
 
