@@ -197,7 +197,12 @@ def write_checked(
         tensors=len(intended),
         bytes=sum(len(content) for content in files.values()),
         written=tuple(one.target for one in ready),
-        dropped=(*weights.dropped, *weights.not_weights, *(f"metadata {key}" for key in sorted(left))),
+        dropped=(
+            *weights.dropped,
+            *weights.not_weights,
+            *weights.not_tensors,
+            *(f"metadata {key}" for key in sorted(left)),
+        ),
         images=images.title,
         differences=differences,
     )

@@ -11,6 +11,7 @@ from vaelens.text.numbers import counted
 
 Shapes = Mapping[str, tuple[int, ...]]
 LISTED = 6
+PIECE = 2**22  # elements
 
 
 def check_shapes(shapes: Shapes, expected: Shapes, where: str | Path, network: str, advice: str) -> None:
@@ -32,7 +33,8 @@ def check_shapes(shapes: Shapes, expected: Shapes, where: str | Path, network: s
 
 def check_finite(name: str, tensor: Tensor, where: str | Path) -> None:
     """Raises CheckFailedError for a NaN or infinity."""
-    bad = int(tensor.numel() - torch.isfinite(tensor).sum())
+    flat = tensor.reshape(-1)  # in pieces: what isfinite makes on its way is larger than the tensor
+    bad = sum(int((~torch.isfinite(piece)).sum()) for piece in torch.split(flat, PIECE))
     if bad:
         raise CheckFailedError(
             f"{where}: {name} holds {counted(bad, 'value')} that {'are' if bad > 1 else 'is'} NaN or infinite. "

@@ -91,6 +91,9 @@ def damaged() -> dict[str, bytes]:
         "a million tables": b"\x80\x02(" + b"}" * 1_000_000 + b"l.",
         "a million marks": b"\x80\x02" + b"(" * 1_000_000 + b".",
         "a million sets": b"\x80\x04(" + b"\x8f" * 1_000_000 + b"l.",
+        "an encoding of tuples very deep": b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00a)"
+        + b"\x85" * 300_000
+        + b"\x86R.",
         "a million memos": b"\x80\x04N" + b"\x94" * 1_000_000 + b".",
         "nested a million deep": b"\x80\x02" + b"]" * 500_000 + b"a" * 499_999 + b".",
         "tuples a million deep": b"\x80\x02)" + b"\x85" * 1_000_000 + b".",

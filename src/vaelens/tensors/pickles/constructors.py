@@ -120,10 +120,13 @@ def _encoded(arguments: Arguments) -> object:
     text, encoding = (*arguments, "utf-8")[:2]
     if isinstance(text, Inert):
         return text
-    if not isinstance(text, str) or encoding not in {"latin1", "latin-1", "utf-8", "ascii"} or len(text) > ENCODED:
+    # Its type first: to hash tuples that lie very deep in one another overflows the stack of the process.
+    if not isinstance(encoding, str) or encoding not in {"latin1", "latin-1", "utf-8", "ascii"}:
+        return Inert("bytes")
+    if not isinstance(text, str) or len(text) > ENCODED:
         return Inert("bytes")
     try:
-        return text.encode(cast(str, encoding))
+        return text.encode(encoding)
     except UnicodeEncodeError:
         raise WrongPickleError("a string in it can't be encoded") from None
 
