@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import vaelens as vl
-from support.images.metadata_files import automatic1111
+from support.images.metadata_files import automatic1111, png_with, written
 from support.vaes import NARROW, random_vae
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.identification.images.decoder_fit import GOAL, ROUNDING, Fit, fit_decoder
@@ -201,8 +201,11 @@ def test_the_page_shows_the_calibration() -> None:
     text = " ".join(PAGE.read_text("utf-8").split())
     for row in script().table(record):
         assert " ".join(row.split()) in text
-    for name in ("limit", "highest_own", "lowest_other", "least_detail"):
-        assert f"{record[name]:g}" in text
+    assert f"The limit is {record['limit']:g} levels." in text
+    assert f"came within {record['highest_own']:g} levels" in text
+    assert f"came nearer than {record['lowest_other']:g}." in text
+    assert f"an image needs {record['least_detail']:g} levels of detail" in text
+    assert f"have less than {record['least_detail']:g} levels of detail" in text
     alone = record["held_out_alone"]
     assert f"{alone['false']} of {alone['of']:,}" in text
 
@@ -233,6 +236,46 @@ def test_pixels_against_metadata(tmp_path: Path, trio: dict[str, VAE], photo: Te
     (sentence,) = found.contradictions
     assert sentence.startswith("The pixels are tiny-ft-ema's, but AUTOMATIC1111's web UI claims VAE tiny-ft-mse")
     assert sentence in list(found.lines())
+
+
+def test_a_files_name_makes_no_contradiction(tmp_path: Path, trio: dict[str, VAE], photo: Tensor) -> None:
+    """What the weights are counts: misnamed ones agree with a right claim, and contradict a wrong one."""
+    misnamed = trio["tiny-ft-ema"].save(tmp_path / "tiny-ft-mse.safetensors")
+    pixels = to_pixels(trio["tiny-ft-ema"].reconstruct(photo))
+    sentences: list[tuple[str, ...]] = []
+    for claimed in ("tiny-ft-ema", "tiny-ft-mse"):
+        image = tmp_path / f"{claimed}.png"
+        image.write_bytes(encode_png(pixels, {"parameters": automatic1111(f"{claimed}.safetensors", None)}))
+        (found,) = identify_images([image], [misnamed], Runtime())
+        assert found.verdict is not None
+        assert (found.verdict.vae, found.verdict.known_as) == ("tiny-ft-mse", ("tiny-ft-ema",))
+        sentences.append(found.contradictions)
+    assert sentences[0] == ()
+    (sentence,) = sentences[1]
+    assert sentence.startswith("The pixels are tiny-ft-mse's (tiny-ft-ema by its weights), but AUTOMATIC1111's web UI")
+
+
+def test_vaes_of_one_name_are_told_apart(tmp_path: Path, trio: dict[str, VAE], photo: Tensor) -> None:
+    for folder, name in (("x", "tiny-ft-ema"), ("y", "tiny-ft-mse")):
+        (tmp_path / folder).mkdir()
+        trio[name].save(tmp_path / folder / "a.safetensors")
+    (tmp_path / "a.png").write_bytes(encode_png(to_pixels(trio["tiny-ft-ema"].reconstruct(photo))))
+    named = [tmp_path / "x" / "a.safetensors", tmp_path / "y" / "a.safetensors"]
+    (found,) = identify_images([tmp_path / "a.png"], named, Runtime())
+    assert found.verdict is not None
+    assert (found.verdict.vae, list(found.verdict.fits)) == ("a", ["a", "y/a"])
+    with pytest.raises(ValueError, match="names"):
+        judge(stored(photo), [trio["tiny-ft-ema"], trio["tiny-ft-ema"]], Runtime())
+
+
+def test_damaged_pixels_leave_the_claims(tmp_path: Path, trio: dict[str, VAE]) -> None:
+    whole = png_with({"parameters": automatic1111("mine.pt", None)})
+    (found,) = identify_images([written(tmp_path, whole[:-60])], [trio["tiny-ft-ema"]], Runtime())
+    assert found.exit_code == 3
+    lines = list(found.lines())
+    assert "mine.pt" in lines[0]
+    assert [line for line in lines if line.startswith("The file is cut off")]
+    assert lines[-1] == str(found.error)
 
 
 def test_a_jpeg_is_said_to_be_one(tmp_path: Path, trio: dict[str, VAE]) -> None:

@@ -9,7 +9,6 @@ from vaelens.errors import VaelensError
 from vaelens.files import StrPath
 from vaelens.identification.images.agreement import Agreement, compare, sha256_start, vaes_by_name
 from vaelens.identification.images.claims import Claim
-from vaelens.identification.images.known_prints import display_name
 from vaelens.identification.images.metadata import read_metadata
 from vaelens.identification.images.verdict import Verdict, judge
 from vaelens.images.reading import decode_file
@@ -19,7 +18,7 @@ from vaelens.runtime import Runtime
 from vaelens.text.display import shortened
 from vaelens.text.file_kinds import HEAD, file_kind
 from vaelens.vae import VAE
-from vaelens.weights.registry import registry
+from vaelens.weights.names import distinct_names
 
 LONGEST = 100  # characters of a name in a line
 LOSSY = "a JPEG image"
@@ -35,7 +34,7 @@ class IdentifiedImage:
     - `unread`: which metadata couldn't be read, and why
     - `verdict`: by its pixels; None where no decoder was named
     - `notes`: that the file is cut off, and how the pixels that were judged differ from those stored
-    - `error`: why the image couldn't be read
+    - `error`: why the image, or what of it lies behind its metadata, couldn't be read
     """
 
     path: Path
@@ -55,12 +54,13 @@ class IdentifiedImage:
     def contradictions(self) -> tuple[str, ...]:
         """Sentences about names, hashes and pixels that contradict each other."""
         found = [one.sentence for one in self.agreements if one is not None and one.verdict == "contradict"]
-        made_by = self.verdict.vae if self.verdict is not None else None
-        title = None if made_by is None else _title(made_by)
+        made_by = None if self.verdict is None else self.verdict.vae
+        titles = () if self.verdict is None else self.verdict.known_as
+        called = "" if made_by in titles else f" ({', '.join(titles)} by its weights)"
         for claim, agreement in zip(self.claims, self.agreements, strict=True):
-            claimed = set(_titles(claim, agreement))
-            if title is not None and claimed and title not in claimed:
-                found.append(f"The pixels are {made_by}'s, but {claim.program} claims {statement(claim)}.")
+            claimed = _titles(claim, agreement)
+            if titles and claimed and not set(titles) & set(claimed):
+                found.append(f"The pixels are {made_by}'s{called}, but {claim.program} claims {statement(claim)}.")
         return tuple(found)
 
     def with_files(self, files: Sequence[tuple[str, str, str]]) -> "IdentifiedImage":
@@ -69,10 +69,7 @@ class IdentifiedImage:
 
     def lines(self) -> Iterator[str]:
         """For people, without the file's name."""
-        if self.error is not None:
-            yield str(self.error)
-            return
-        if not self.claims and not self.unread:
+        if not self.claims and not self.unread and self.error is None:
             yield "no metadata that says anything about a VAE"
         for claim, agreement in zip(self.claims, self.agreements, strict=True):
             yield f"{claim.program} claims ({claim.place}): {statement(claim)}"
@@ -89,6 +86,8 @@ class IdentifiedImage:
         if self.verdict is not None:
             said = {one.sentence for one in self.agreements if one is not None}
             yield from (sentence for sentence in self.contradictions if sentence not in said)
+        if self.error is not None:
+            yield str(self.error)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -112,10 +111,12 @@ def identify_images(
 ) -> list[IdentifiedImage]:
     """The images, in order; with VAEs named, also by their pixels.
 
-    An image that can't be read has its error in the result and stops nothing. Raises what loading a VAE and fitting it
-    raise.
+    An image that can't be read has its error in the result and stops nothing. VAEs of one name are told apart by their
+    folders. Raises what loading a VAE and fitting it raise.
     """
-    decoders = [vae_of(vae, runtime, space=space) for vae in vaes]
+    loaded = [vae_of(vae, runtime, space=space) for vae in vaes]
+    names = distinct_names([vae.name for vae in loaded], vaes)
+    decoders = [vae.named(name) for vae, name in zip(loaded, names, strict=True)]
     return [_identified(Path(path), decoders, runtime) for path in paths]
 
 
@@ -123,17 +124,21 @@ def _identified(path: Path, vaes: Sequence[VAE], runtime: Runtime) -> Identified
     try:
         metadata = read_metadata(path)
         incomplete = (CUT_OFF,) if is_cut_off(path) else ()
-        decoded = decode_file(path) if vaes else None
     except VaelensError as error:
         return IdentifiedImage(path, error=error)
     agreements = tuple(compare(claim) for claim in metadata.claims)
-    if decoded is None:
-        return IdentifiedImage(path, metadata.claims, agreements, metadata.unread, notes=incomplete)
+    found = IdentifiedImage(path, metadata.claims, agreements, metadata.unread, notes=incomplete)
+    if not vaes:
+        return found
+    try:
+        decoded = decode_file(path)
+    except VaelensError as error:
+        return replace(found, error=error)
     verdict = judge(decoded.image, vaes, runtime)
     notes = [*incomplete, *(f"Judged as it is read: {note}." for note in decoded.notes)]
     if _is_lossy(path):
         notes.append("A JPEG doesn't hold the decoder's pixels. Judge the image as it was first saved, as PNG.")
-    return IdentifiedImage(path, metadata.claims, agreements, metadata.unread, verdict, tuple(notes))
+    return replace(found, verdict=verdict, notes=tuple(notes))
 
 
 def _same_hash(claim: Claim, files: Sequence[tuple[str, str, str]]) -> Iterator[str]:
@@ -148,11 +153,6 @@ def _is_lossy(path: Path) -> bool:
     with path.open("rb") as file:
         kind = file_kind(file.read(HEAD))
     return kind is not None and kind.name == LOSSY
-
-
-def _title(name: str) -> str | None:
-    entry = registry().vaes.get(name)
-    return None if entry is None else display_name(name, entry.title)
 
 
 def _titles(claim: Claim, agreement: Agreement | None) -> list[str]:

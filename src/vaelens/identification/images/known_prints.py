@@ -38,6 +38,11 @@ def vaes_by_fingerprint(short: str, whole: Fingerprint | None = None) -> tuple[l
     return list(found), compared
 
 
+def vaes_by_decoder(decoder: Digests) -> list[str]:
+    """The VAEs, as `display_name` calls them, that have a decoder, perhaps stored in another precision."""
+    return list(dict.fromkeys(name for name, known in _known() if decoder.is_same(known.decoder)))
+
+
 def _known() -> Iterator[tuple[str, Fingerprint]]:
     yield from _embedded()
     titles = {file.vae: file.title for file in known_files()}

@@ -5,7 +5,7 @@ and writes; docs/identifying-images.md says how, and how well it transfers. What
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaelens.identification.images.decoder_fit import ROUNDING, WHITE, Fit, fit_decoder
+from vaelens.identification.images.known_prints import vaes_by_decoder
 from vaelens.runtime import Runtime
 from vaelens.vae import VAE
 from vaelens.weights.fingerprint import Digests
@@ -49,17 +50,22 @@ def calibration() -> Calibration:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`vae` is the one decoder that reproduces the image; None where that can't be told. `sentence` says why."""
+    """`vae` is the one decoder that reproduces the image; None where that can't be told. `sentence` says why.
+
+    `known_as` are the known VAEs whose decoder that is by its weights, whatever it was called.
+    """
 
     vae: str | None
     sentence: str
     detail: float
     fits: Mapping[str, Fit]
+    known_as: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; errors in levels of 255."""
         return {
             "reproduced_by": self.vae,
+            "known_as": list(self.known_as),
             "sentence": self.sentence,
             "limit": calibration().limit,
             "detail": self.detail,
@@ -72,8 +78,11 @@ def judge(image: Tensor, vaes: Sequence[VAE], runtime: Runtime) -> Verdict:
     """The verdict on an image [1,3,h,w] in [0,1] whose values are those of a losslessly saved 8-bit file.
 
     Each decoder is fitted, also where the image has too little detail for a verdict. `runtime.progress` hears of every
-    round of a fit, and `should_stop` ends the fits. Raises as `fit_decoder` does.
+    round of a fit, and `should_stop` ends the fits. Raises as `fit_decoder` does, and ValueError for two VAEs of one
+    name.
     """
+    if len({vae.name for vae in vaes}) < len(vaes):
+        raise ValueError("the VAEs' names must differ")
     fits: dict[str, Fit] = {}
     for done, vae in enumerate(vaes):
 
@@ -82,7 +91,9 @@ def judge(image: Tensor, vaes: Sequence[VAE], runtime: Runtime) -> Verdict:
 
         fits[vae.name] = fit_decoder(vae, image, progress=tell, should_stop=runtime.should_stop)
     h, w = image.shape[2:]
-    return conclude(fits, detail_of(image), h * w, {vae.name: vae.fingerprint.decoder for vae in vaes})
+    decoders = {vae.name: vae.fingerprint.decoder for vae in vaes}
+    found = conclude(fits, detail_of(image), h * w, decoders)
+    return found if found.vae is None else replace(found, known_as=tuple(vaes_by_decoder(decoders[found.vae])))
 
 
 def conclude(
