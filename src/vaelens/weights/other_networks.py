@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.text.file_kinds import LATENT_TENSORS, LATENTS_KEY
+from vaelens.weights.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -57,5 +58,6 @@ def is_latents(opened: TensorFile) -> bool:
 
 def other_networks(opened: TensorFile) -> list[str]:
     """What the file holds, as far as its tensors' names tell: one thing that changes a network, or parts of a model."""
-    found = [other.title for other in OTHERS if other.fits(opened.shapes)]
+    names = [unwrapped(name) for name in opened.shapes]
+    found = [other.title for other in OTHERS if other.fits(names)]
     return found[:1] if found and found[0] in {other.title for other in OTHERS[:4]} else found

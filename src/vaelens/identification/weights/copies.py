@@ -1,11 +1,14 @@
 """Files that hold the same weights, and which of them to keep."""
 
+import itertools
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from vaelens.identification.weights.closeness.rounding import differing_tensors, precision_of
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
+
+PRECISIONS = ("float32", "float16", "bfloat16")  # from the finest
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,18 @@ def groups_of_copies(files: Sequence[ExaminedFile]) -> list[list[ExaminedFile]]:
     """The files, those with the same weights together; in each group the one to keep first, in the order of names.
 
     The same are: equal files; VAEs whose encoder and decoder have the same values, or the same but for rounding to
-    half precision, whatever layout and format they are stored in.
+    half precision, whatever layout and format they are stored in. A rounded copy that several could have been rounded
+    to is one of the first of these alone: it doesn't make them the same.
     """
     groups: list[list[ExaminedFile]] = []
-    for file in sorted(files, key=lambda one: _rank(one)[1:]):  # full precision first: others are known by it
-        joined = [group for group in groups if any(_same(file, one) for one in group)]
-        for group in joined:
-            groups.remove(group)
-        groups.append([*(one for group in joined for one in group), file])
+    for file in sorted(files, key=lambda one: (_coarseness(one), _rank(one))):  # others are known by the finest
+        fitting = (group for group in groups if _same(file, group[0]))
+        through_others = (group for group in groups if any(_same(file, one) for one in group[1:]))
+        group = next(itertools.chain(fitting, through_others), None)
+        if group is None:
+            groups.append([file])
+        else:
+            group.append(file)
     for group in groups:
         group.sort(key=_rank)
     return sorted(groups, key=place_in_table)
@@ -49,13 +56,15 @@ def in_order(group: Sequence[ExaminedFile], misnamed: Set[Path]) -> list[Examine
 def what_to_keep(group: Sequence[ExaminedFile], misnamed: Set[Path] = frozenset()) -> list[Keep]:
     """For each file of a group, in the order that `in_order` makes."""
     first, *others = group
-    rivals = [one for one in others if not _is_checkpoint(one)]
+    rivals = [one for one in others if not _is_checkpoint(one) and one.link_to is None]
     advice: list[Keep] = []
     for file in group:
         if file.error is not None and file.known is None:
             advice.append(Keep(None, ""))
         elif _is_checkpoint(file):
             advice.append(Keep(None, "a whole checkpoint"))
+        elif file is not first and file.link_to is not None:
+            advice.append(Keep(None, f"a link to {_target(file.path, file.link_to)}"))
         elif file is first:
             advice.append(Keep(True, _reason(file, rivals, misnamed)))
         else:
@@ -88,10 +97,14 @@ def _are_roundings(a: ReadVAE, b: ReadVAE) -> bool:
 
 
 def _rank(file: ExaminedFile, misnamed: Set[Path] = frozenset()) -> tuple[object, ...]:
-    """What is kept rather: no checkpoint; full precision; no pickle; the published file; no wrong name; the smaller."""
+    """What is kept rather.
+
+    No link; no checkpoint; full precision; no pickle; the published file; no wrong name; the smaller.
+    """
     rounded = file.vae is not None and _is_rounded(file.vae)
     name = str(file.path)
     return (
+        file.link_to is not None,
         _is_checkpoint(file),
         rounded,
         file.is_pickled,
@@ -103,12 +116,25 @@ def _rank(file: ExaminedFile, misnamed: Set[Path] = frozenset()) -> tuple[object
     )
 
 
+def _coarseness(file: ExaminedFile) -> int:
+    """0 for full precision, then float16, then bfloat16, by the coarser half."""
+    if file.vae is None:
+        return 0
+    contents = file.vae.content
+    return max(PRECISIONS.index(precision_of(half)) for half in (contents.encoder, contents.decoder))
+
+
+def _target(link: Path, target: Path) -> str:
+    """The file that a link leads to: its name, with its folder if that is another one."""
+    return target.name if target.parent == link.parent.resolve() else str(target)
+
+
 def _is_rounded(vae: ReadVAE) -> bool:
     return bool(vae.content.encoder.exact_in and vae.content.decoder.exact_in)
 
 
 def _is_checkpoint(file: ExaminedFile) -> bool:
-    return file.vae is not None and bool(file.vae.beside)
+    return file.vae is not None and file.vae.raw.others > 0
 
 
 def _stands_alone(file: ExaminedFile) -> bool:
@@ -126,7 +152,7 @@ def _reason(kept: ExaminedFile, rivals: Sequence[ExaminedFile], misnamed: Set[Pa
         reasons.append("safetensors")
     if kept.known is not None and any(one.known is None for one in rivals):
         reasons.append("the published file")
-    alike = [one for one in rivals if _rank(one)[:4] == _rank(kept)[:4]]  # what is said so far doesn't tell these
+    alike = [one for one in rivals if _rank(one)[:5] == _rank(kept)[:5]]  # what is said so far doesn't tell these
     if kept.path not in misnamed and any(one.path in misnamed for one in alike):
         reasons.append("not misnamed")
         alike = [one for one in alike if one.path not in misnamed]

@@ -26,6 +26,8 @@ from vaelens.weights.other_networks import other_networks
 from vaelens.weights.reading import RawVAE, read_raw
 from vaelens.weights.recorded_contents import RecordedContent, record_content, recorded_contents
 
+UNTOLD = "other tensors"
+
 Signature = tuple[str, frozenset[tuple[str, tuple[int, ...]]]]
 
 
@@ -59,8 +61,8 @@ class ReadVAE:
 
     @property
     def beside(self) -> list[str]:
-        """What networks the file holds beside the VAE, in words; nothing for a VAE by itself."""
-        return other_networks(self.raw.files[0]) if self.raw.prefix else []
+        """What the file holds beside the VAE, in words, as far as names tell; nothing for a VAE by itself."""
+        return (other_networks(self.raw.files[0]) or [UNTOLD]) if self.raw.others else []
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class ExaminedFile:
     error: VaelensError | None = None
     is_pickled: bool = False
     hashes: tuple[tuple[Path, str], ...] = ()
+
+    @cached_property
+    def link_to(self) -> Path | None:
+        """The file that a link leads to; None for a file itself."""
+        return self.path.resolve() if self.path.is_symlink() else None
 
     @property
     def halves_of_two(self) -> tuple[Path, ...]:

@@ -22,9 +22,9 @@ SUFFIXES = {".safetensors", ".sft", ".gguf", *PICKLED}  # .sft: what some call s
 def weight_files(sources: Sequence[StrPath], notify: Notify = silent) -> list[Path]:
     """The files, each once, in the order of the sources; those of a folder and of all folders in it by their paths.
 
-    In a folder an index stands for its shards, and hidden files and folders are left out; so is
-    what vaelens itself writes beside VAEs, which a notice says. Raises BadInputError for a
-    path that doesn't exist and for a folder without any such file.
+    A file that two paths lead to is one; a link to a file is another. In a folder an index stands for its shards, and
+    hidden files and folders are left out; so is what vaelens itself writes beside VAEs, which a notice says. Raises
+    BadInputError for a path that doesn't exist and for a folder without any such file.
     """
     found: list[Path] = []
     for source in sources:
@@ -47,7 +47,12 @@ def weight_files(sources: Sequence[StrPath], notify: Notify = silent) -> list[Pa
             found.append(path)
         else:
             raise BadInputError(f"{path}: there is no such file or folder. {_advice(os.fspath(source))}")
-    return list({path.absolute(): path for path in reversed(found)}.values())[::-1]
+    return list({_place(path): path for path in reversed(found)}.values())[::-1]
+
+
+def _place(path: Path) -> Path:
+    """What tells files apart, whatever way leads to their folder; a link to a file remains one of its own."""
+    return path.parent.resolve() / path.name
 
 
 def _instead_of_folder(folder: Path) -> str:
