@@ -72,6 +72,13 @@ def test_every_kind_of_exif_comment(form: str, kind: str, tmp_path: Path) -> Non
     assert (found.vae, found.hash, found.place) == (name, MSE_HASH, "EXIF `UserComment`")
 
 
+@pytest.mark.parametrize("prompt", ["{masterpiece}, a castle", '{"a castle"|"a house"}, sky', "{"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_prompt_that_begins_as_json_does(form: str, prompt: str, tmp_path: Path) -> None:
+    found = only_claim(written(tmp_path, commented(automatic1111(MSE, MSE_HASH, prompt=prompt), form), "image"))
+    assert (found.vae, found.hash) == (MSE, MSE_HASH)
+
+
 def test_a_prompt_that_looks_like_settings_is_a_prompt() -> None:
     found = claim_of(automatic1111(MSE, MSE_HASH, prompt=TRAP, negative=TRAP))
     assert (found.vae, found.hash) == (MSE, MSE_HASH)

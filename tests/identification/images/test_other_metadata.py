@@ -2,6 +2,7 @@
 
 import json
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from vaelens.identification.images.agreement import compare
 from vaelens.identification.images.claims import Claim
 from vaelens.identification.images.identified_image import IdentifiedImage, identify_images
 from vaelens.identification.images.metadata import read_metadata
+from vaelens.images.formats import exif
 from vaelens.json_reading import parse_json
 from vaelens.runtime import Runtime
 from vaelens.weights.fingerprint import Content, Digests, Fingerprint, HalfContent
@@ -201,6 +203,19 @@ def test_metadata_that_cant_be_read_are_named(tmp_path: Path) -> None:
     assert [claim.vae for claim in found.claims] == [MSE]
 
 
+@pytest.mark.parametrize("prompt", ["a castle on a hill", "{masterpiece}, a castle", "", '["a castle"]'])
+def test_a_plain_prompt_isnt_damaged_json(prompt: str, tmp_path: Path) -> None:
+    assert claims_in(tmp_path, {"prompt": prompt}) == ()
+    inside = json.dumps({"prompt": prompt, "steps": 20})
+    found = read_metadata(written(tmp_path, commented(inside, "JPEG"), "a.jpg"))
+    assert (found.claims, found.unread) == ((), ())
+
+
+def test_a_comment_of_damaged_json_is_named(tmp_path: Path) -> None:
+    found = read_metadata(written(tmp_path, commented('{"prompt": {"1": ', "JPEG"), "a.jpg"))
+    assert found.unread == ("EXIF `UserComment` can't be read: it is cut off, or isn't JSON from character 18 on.",)
+
+
 def test_nan_is_none_where_it_is_allowed() -> None:
     assert parse_json("[NaN, -Infinity, 1]", nan=True) == [None, None, 1]
     with pytest.raises(ValueError, match="NaN"):
@@ -266,6 +281,27 @@ def test_a_directory_that_points_everywhere_is_read_in_bounded_memory(tmp_path: 
         whole[at + 4 : at + 12] = (50_000).to_bytes(4, "little") + (12_020).to_bytes(4, "little")
     path = written(tmp_path, saved(PIXELS, "PNG", exif=bytes(whole)))
     Tally("exif").check(lambda: read_metadata(path), 100 * MB)
+
+
+@pytest.mark.parametrize(("tag", "kind"), [(0x927C, 7), (0x010E, 2), (0x9286, 7)])
+def test_entries_of_exif_data_arent_copied_again_and_again(tag: int, kind: int) -> None:
+    """65,535 entries of all of 4 MB: what isn't wanted isn't copied, and of one tag the first text counts."""
+
+    class Counted(bytes):
+        copied = 0
+
+        def removeprefix(self, prefix: object, /) -> bytes:
+            return self
+
+        def __getitem__(self, place: Any) -> Any:
+            part = super().__getitem__(place)
+            Counted.copied += len(part) if isinstance(part, bytes) else 1
+            return part
+
+    entry = struct.pack("<HHII", tag, kind, 2**22, 0)
+    data = Counted(b"II*\0\x08\0\0\0" + struct.pack("<H", 65_535) + entry * 65_535 + bytes(2**22))
+    exif.texts(data)
+    assert Counted.copied < exif.MAX_TEXT + 100
 
 
 def test_a_webp_with_a_graph_and_a_png_with_several_programs(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Every claim about its VAE that an image file's metadata hold, program by program."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from vaelens.json_reading import parse_json
 from vaelens.png_metadata import PNG_KEY
 
 PARAMETERS, PROMPT, WORKFLOW, COMMENT = "parameters", "prompt", "workflow", "usercomment"  # keys, in lower case
+JSON_OBJECT = re.compile(r'\ufeff?\s*\{\s*(?:"|\Z)')  # how one begins, and "{masterpiece}, a castle" doesn't
 INVOKEAI = {invokeai.METADATA, invokeai.OLD_METADATA, invokeai.COMMAND}
 
 
@@ -47,14 +49,12 @@ def read_metadata(path: StrPath) -> ImageMetadata:
 
 
 def _split(texts: Sequence[ImageText]) -> list[ImageText]:
-    """The texts by what they are: of EXIF, "prompt:{...}" under any key, and a comment that holds both graphs."""
+    """The texts by what they are: of EXIF, "prompt:{...}" under any key."""
     found: list[ImageText] = []
     for text in texts:
         key, colon, rest = text.text.partition(":")
-        if text.place == "EXIF" and colon and key.lower() in {PROMPT, WORKFLOW} and rest.lstrip()[:1] == "{":
+        if text.place == "EXIF" and colon and key.lower() in {PROMPT, WORKFLOW} and JSON_OBJECT.match(rest):
             found.append(ImageText(f"EXIF {text.key},", key.lower(), rest))
-        elif text.key.lower() == COMMENT and text.text.lstrip()[:1] == "{":
-            found.append(replace(text, key="UserComment"))
         else:
             found.append(text)
     return found
@@ -69,21 +69,40 @@ def _claims(text: ImageText, place: str, graphs: dict[str, tuple[comfyui.Graph, 
         claim = invokeai.read_invokeai(key, text.text, place)
         return [] if claim is None else [claim]
     if key in {PROMPT, WORKFLOW}:
-        _keep(key, parse_json(text.text, nan=True), place, graphs)
+        _keep(key, text.text, place, graphs)
         return []
-    if key == COMMENT and text.text.lstrip()[:1] == "{":
-        found: Any = parse_json(text.text, nan=True)
-        for name, inner in cast(dict[str, Any], found).items():
-            if name.lower() in {PROMPT, WORKFLOW}:
-                _keep(name.lower(), parse_json(inner, nan=True) if isinstance(inner, str) else inner, place, graphs)
+    if key not in {PARAMETERS, COMMENT, "imagedescription"}:
         return []
-    if key in {PARAMETERS, COMMENT, "imagedescription"}:
-        claim = infotext.read_infotext(text.text, place)
-        return [] if claim is None else [claim]
-    return []
+    wrong: ValueError | None = None
+    if key == COMMENT and JSON_OBJECT.match(text.text):
+        try:
+            both = _both_graphs(text.text)
+        except ValueError as error:
+            both, wrong = {}, error
+        for name, inner in both.items():
+            _keep(name, inner, place, graphs)
+        if both:
+            return []
+    claim = infotext.read_infotext(text.text, place)
+    if claim is None and wrong is not None:
+        raise wrong
+    return [] if claim is None else [claim]
+
+
+def _both_graphs(text: str) -> dict[str, Any]:
+    """What a comment that is a JSON object has under `prompt` and `workflow`. Raises ValueError for one that isn't."""
+    found: Any = parse_json(text, nan=True)
+    return {
+        key.lower(): value for key, value in cast(dict[str, Any], found).items() if key.lower() in {PROMPT, WORKFLOW}
+    }
 
 
 def _keep(key: str, found: Any, place: str, graphs: dict[str, tuple[comfyui.Graph, str]]) -> None:
+    """Put a graph aside. A text that isn't meant as JSON, as a plain prompt isn't, is none."""
+    if isinstance(found, str):
+        if not JSON_OBJECT.match(found):
+            return
+        found = parse_json(found, nan=True)
     graph = comfyui.read_prompt(found) if key == PROMPT else comfyui_workflow.read_workflow(found)
     if graph:
         graphs.setdefault(key, (graph, place))

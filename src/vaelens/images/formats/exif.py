@@ -58,20 +58,21 @@ def texts(data: bytes) -> dict[str, str]:
     data = data.removeprefix(HEADER)
     found: dict[str, str] = {}
     room = MAX_TEXT
-    for tag, kind, content in _entries(data):
-        if kind != ASCII and tag != USER_COMMENT:
+    for tag, first, number in _entries(data):
+        name = NAMES.get(tag, f"0x{tag:04x}")
+        if name in found:
             continue
-        room -= len(content)
+        room -= number
         if room < 0:
             break
-        text = _comment(content) if tag == USER_COMMENT else _decoded(content)
-        if text:
-            found.setdefault(NAMES.get(tag, f"0x{tag:04x}"), text)
+        content = data[first : first + number]
+        if text := _comment(content) if tag == USER_COMMENT else _decoded(content):
+            found[name] = text
     return found
 
 
-def _entries(data: bytes) -> Generator[tuple[int, int, bytes]]:
-    """Tag, type and content of each entry with single bytes that lies inside, of the first directories."""
+def _entries(data: bytes) -> Generator[tuple[int, int, int]]:
+    """Tag, place and number of bytes of each text that lies inside, of the first directories. Nothing is copied."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
         return
@@ -87,10 +88,10 @@ def _entries(data: bytes) -> Generator[tuple[int, int, bytes]]:
             tag, kind, number, value = struct.unpack_from(f"{order}HHII", data, at)
             if tag in DIRECTORIES and value:
                 pending.append(value)
-            elif SIZES.get(kind) == 1:
+            elif kind == ASCII or (tag == USER_COMMENT and SIZES.get(kind) == 1):
                 first = at + 8 if number <= 4 else value
                 if first + number <= len(data):
-                    yield tag, kind, data[first : first + number]
+                    yield tag, first, number
 
 
 def _comment(content: bytes) -> str:
