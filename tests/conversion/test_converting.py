@@ -119,6 +119,17 @@ def test_a_file_that_is_replaced_is_named(tmp_path: Path, source: Path) -> None:
     assert notes == [f"Note: {tmp_path / 'out.safetensors'} exists and is replaced."]
 
 
+def test_extract_names_what_it_drops_of_a_pickle(tmp_path: Path) -> None:
+    held = {"state_dict": {f"first_stage_model.{n}": t for n, t in stored_vae(space_vae(), "ldm").items()}}
+    held["state_dict"]["cond_stage_model.x"] = torch.ones(1)
+    torch.save(held | {"optimizer_states": [{"lr": 0.1}]}, tmp_path / "in.ckpt")
+    notes: list[str] = []
+    done = vl.extract(tmp_path / "in.ckpt", tmp_path / "vae.safetensors", notify=notes.append)
+    assert done.dropped == ("optimizer_states",)
+    assert len(notes) == 1
+    assert "Dropped: optimizer_states." in notes[0]
+
+
 def test_photos_are_what_is_compared(tmp_path: Path, source: Path) -> None:
     photo = Path(__file__).parents[2] / "examples/astronaut.png"
     done = vl.convert(source, tmp_path / "out.safetensors", dtype="float16", photos=[photo])

@@ -231,6 +231,18 @@ def test_a_folder_of_other_files_is_refused(kind: str, photo: Path, tmp_path: Pa
     assert not (photo.parent / "vae_encoder").exists()
 
 
+def test_graphs_of_two_vaes_are_not_mixed(kind: str, photo: Path, tmp_path: Path) -> None:
+    """Graphs of another format stay where they are, and one config.json tells the scale of both."""
+    folder = tmp_path / "out" / "vae_decoder"
+    export(random_vae(TINY), folder.parent, format=kind, photos=[photo])
+    (folder / "other_runtime.xml").touch()
+    export(random_vae(TINY, seed=1), folder.parent, format=kind, photos=[photo])  # the same config.json
+    before = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_bytes(before.replace(b"1.0", b"2.0"))
+    with pytest.raises(UsageError, match=r"other_runtime\.xml is of another VAE, by the config\.json beside it"):
+        export(random_vae(TINY), folder.parent, format=kind, photos=[photo])
+
+
 def test_the_command_prints_the_difference(kind: str, photo: Path, tmp_path: Path) -> None:
     file = random_vae(TINY).save(tmp_path / "vae.safetensors")
     arguments = ("export", file, "-o", tmp_path / "out", "--format", kind, "--photo", photo)

@@ -52,6 +52,25 @@ Space = Annotated[
         help="Latent space (sd1, sdxl, sd3, flux1, ...) of a VAE file that doesn't name its own.",
     ),
 ]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", metavar="NAME", help="The split of a Hugging Face dataset or a folder of parquet files."),
+]
+MinAesthetic = Annotated[
+    float | None,
+    typer.Option("--min-aesthetic", metavar="SCORE", help="Only images with at least this aesthetic score."),
+]
+TrialPhotos = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--photo",
+        metavar="PATH",
+        help="Compare on this image, or on a folder of them. Repeatable. Default: synthetic faces and letters.",
+    ),
+]
+SourceVAE = Annotated[
+    str, typer.Argument(metavar="VAE", help="A name of `vaelens list`, a file, folder, hub id or address.")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip images that can't be read, and list them.")]
 Batch = Annotated[
     int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size. Default: 4 on a CPU, 16 elsewhere.")

@@ -135,7 +135,7 @@ def extract(
     if path.is_dir():
         raise UsageError(f"{path} is a folder, whose VAE is a file by itself already. Use `vaelens convert`.")
     runtime.progress(0, STEPS, "reading")
-    weights = read_vae(path, space=space)
+    weights, _ = read(path.absolute(), runtime, space=space)  # a path, never a name that would be downloaded
     if not is_within(weights):
         raise UsageError(f"{path} is a VAE by itself, not a checkpoint with one. Use `vaelens convert`.")
     return write_checked(weights, path.name, output, layout=layout, dtype=cast, images=images, runtime=runtime)

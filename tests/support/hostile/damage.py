@@ -94,6 +94,9 @@ def damaged() -> dict[str, bytes]:
         "an encoding of tuples very deep": b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00a)"
         + b"\x85" * 300_000
         + b"\x86R.",
+        "an attribute with an escape code": table(
+            item(named("builtins.getattr") + b"(" + named("mine.Thing") + text("\x1b[31m") + b"tR")
+        ),
         "a million memos": b"\x80\x04N" + b"\x94" * 1_000_000 + b".",
         "nested a million deep": b"\x80\x02" + b"]" * 500_000 + b"a" * 499_999 + b".",
         "tuples a million deep": b"\x80\x02)" + b"\x85" * 1_000_000 + b".",

@@ -54,13 +54,8 @@ def encode(
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Seed for --take, synthetic images and --format.")
     ] = 0,
-    min_aesthetic: Annotated[
-        float | None, typer.Option(metavar="SCORE", help="Only images with at least this aesthetic score.")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The split of a Hugging Face dataset or a folder of parquet files."),
-    ] = None,
+    min_aesthetic: options.MinAesthetic = None,
+    split: options.Split = None,
     boxes: Annotated[
         Path | None,
         typer.Option(

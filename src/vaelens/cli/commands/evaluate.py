@@ -37,14 +37,8 @@ def evaluate(
         typer.Option(min=1, metavar="N", help="Measure only N images, chosen by --seed."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for --take and the posterior's noise.")] = 0,
-    min_aesthetic: Annotated[
-        float | None,
-        typer.Option(metavar="SCORE", help="Only images with at least this aesthetic score."),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The split of a Hugging Face dataset or a folder of parquet files."),
-    ] = None,
+    min_aesthetic: options.MinAesthetic = None,
+    split: options.Split = None,
     boxes: Annotated[
         Path | None,
         typer.Option(

@@ -30,6 +30,7 @@ from vaelens.text.paths import user_path
 from vaelens.vae import VAE
 from vaelens.weights.spec_sources import metadata_text
 
+PARTS, CONFIG = ("vae_encoder", "vae_decoder"), "config.json"
 TOLERANCE = 1e-3  # of latents and of pixels on [0,1]
 STEPS = ("reading", "writing", "comparing")
 # By format: the module and its class, the packages that it imports, and the extra that installs them.
@@ -91,7 +92,7 @@ def export(
     if find_dtype(dtype) not in (torch.float16, torch.float32):
         raise UsageError(f"graphs are stored in float32 or float16, not {dtype_name(find_dtype(dtype))}.")
     target, images = user_path(output), TrialImages.of(photos)
-    names = [f"{part}/{name}" for part in ("vae_encoder", "vae_decoder") for name in (*how.files, "config.json")]
+    names = [f"{part}/{name}" for part in PARTS for name in (*how.files, CONFIG)]
     if not any((target / name).exists() for name in names):
         check_empty(target, "earlier export")
     for name in names:
@@ -99,6 +100,7 @@ def export(
     progress(0, len(STEPS), STEPS[0])
     vae = _loaded(source, space=space, subfolder=subfolder, offline=offline, notify=notify)
     config = _config_json(vae)
+    _check_one_vae(target, {*how.files, CONFIG}, config)
     trials = list(_trials(images.read()))
     exported = _rounded(vae) if half else vae
     with tempfile.TemporaryDirectory(prefix="vaelens-") as folder:
@@ -107,12 +109,13 @@ def export(
         for graph in graphs(exported):
             (here / graph.name).mkdir()
             how.write(graph, here / graph.name, half=half, metadata=metadata_text(vae.spec))
-            (here / graph.name / "config.json").write_bytes(config)
+            (here / graph.name / CONFIG).write_bytes(config)
         progress(2, len(STEPS), STEPS[2])
         network = ExportedNetwork(vae.spec, how.open(here / "vae_encoder"), how.open(here / "vae_decoder"))
         again = VAE(network, vae.spec, f"{vae.name} in {format}")
         differences = verify(exported, again, trials)
         _check(vae.name, format, differences, _spreads(exported, again, trials[-1]))
+        by_dtype = verify(vae, exported, trials) if half else None
         written = write_together({target / name: _copied(here / name) for name in names})
     return Export(
         source=vae.name,
@@ -123,7 +126,7 @@ def export(
         images=images.title,
         sizes=tuple(sorted({(image.shape[2], image.shape[3]) for image in trials}, reverse=True)),
         differences=differences,
-        by_dtype=verify(vae, exported, trials) if half else None,
+        by_dtype=by_dtype,
     )
 
 
@@ -165,6 +168,21 @@ def _config_json(vae: VAE) -> bytes:
     return json.dumps(values, indent=2, sort_keys=True).encode()
 
 
+def _check_one_vae(target: Path, ours: set[str], config: bytes) -> None:
+    """Raises UsageError where graphs of another format, which stay, would get another VAE's config.json."""
+    for folder in (target / part for part in PARTS):
+        held = folder / CONFIG
+        if not held.is_file() or held.read_bytes() == config:
+            continue
+        if other := next(
+            (path for path in sorted(folder.iterdir()) if path.name not in ours and path.name[0] != "."), None
+        ):
+            raise UsageError(
+                f"{other} is of another VAE, by the {CONFIG} beside it, which pipelines read the scale from. Name "
+                "another folder."
+            )
+
+
 def _rounded(vae: VAE) -> VAE:
     """With weights that float16 holds exactly. Raises UsageError where one is too large for it."""
     tensors = recast(recast(vae.tensors(), torch.float16, vae.name), torch.float32, vae.name)
@@ -190,7 +208,7 @@ def _spreads(vae: VAE, other: VAE, image: Tensor) -> float:
 
 def _check(name: str, format: str, found: Differences, spreads: float) -> None:
     """Raises CheckFailedError."""
-    if max(found.latents_largest, found.pixels_largest, spreads) > TOLERANCE:
+    if not all(one <= TOLERANCE for one in (found.latents_largest, found.pixels_largest, spreads)):  # NaN is larger
         raise CheckFailedError(
             f"{name} in {format} differs by {found.latents_largest:.2g} in latents, {spreads:.2g} in their spread and "
             f"{found.pixels_largest:.2g} in pixels on [0,1], more than {TOLERANCE:g}; nothing was written."

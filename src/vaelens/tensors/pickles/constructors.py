@@ -46,7 +46,8 @@ def _tensor_of_dtype(arguments: Arguments) -> StoredTensor:
 
 
 def _checked_metadata(tensor: StoredTensor, metadata: object) -> StoredTensor:
-    if isinstance(metadata, Table) and any(metadata.named.get(key) for key in TRANSFORMED):
+    table = metadata.items if isinstance(metadata, Inert) else metadata
+    if isinstance(table, Table) and any(table.named.get(key) for key in TRANSFORMED):
         return _unreadable("a conjugated or negated view")((tensor.shape,))
     return tensor
 

@@ -7,6 +7,7 @@ known constructors or a placeholder, whose results are placeholders. Stack and m
 from collections.abc import Callable, Mapping
 from typing import cast
 
+from vaelens.json_reading import quoted
 from vaelens.tensors.pickles import constructors, literals
 from vaelens.tensors.pickles.budget import Budget
 from vaelens.tensors.pickles.byte_source import ByteSource
@@ -16,7 +17,6 @@ from vaelens.tensors.pickles.values import DType, Inert, Known, Members, NumpyDT
 
 NEWEST_PROTOCOL = 5
 STOP = ord(".")
-LONGEST_PATH = 250  # characters of a name that getattr puts together
 MOST_INDEX = 2**32  # of the memo, as its binary opcodes have it
 EXTENSIONS = {0x82: 1, 0x83: 2, 0x84: 4}  # opcodes of the process' own registry of names: bytes of the code
 
@@ -118,13 +118,13 @@ class Machine:
 
     def _put(self, index: int) -> None:
         if not 0 <= index < MOST_INDEX:
-            raise WrongPickleError(f"an index of its memo is {index}")
+            raise WrongPickleError(f"an index of its memo is {quoted(index)}")
         self._budget.spend(130)
         self._memo[index] = self._top()
 
     def _get(self, index: int) -> None:
         if index not in self._memo:
-            raise WrongPickleError(f"its memo has nothing at {index}")
+            raise WrongPickleError(f"its memo has nothing at {quoted(index)}")
         self._push(self._memo[index], 8)
 
     def _line_index(self) -> int:
@@ -226,7 +226,7 @@ class Machine:
         if called.name == "builtins.getattr" and len(arguments) == 2 and isinstance(arguments[1], str):
             owner = arguments[0]
             name = owner.name if isinstance(owner, (Inert, Known)) else "builtins"
-            return placeholder(f"{name}.{arguments[1]}"[:LONGEST_PATH], self._met)
+            return placeholder(f"{name}.{arguments[1]}", self._met)
         return Inert(called.name)
 
     def _reduce(self) -> None:

@@ -18,6 +18,7 @@ from vaelens.tensors.pickles.refusals import UnsafePickleError, WrongPickleError
 from vaelens.tensors.pickles.values import DType, Inert, Known
 
 LONGEST_NAME = 300  # characters
+NO_NAME = "a name in it can't be one of Python's"
 # Types of the standard library that hold data. What a call of them gives is a placeholder too.
 DATA_TYPES = re.compile(
     r"(?:"
@@ -74,8 +75,8 @@ def resolve(module: str, name: str, met: dict[str, None]) -> Known | DType | Ine
     """What a name becomes; one of a placeholder is noted in `met`. Raises UnsafePickleError, and WrongPickleError."""
     module = OF_PYTHON_2.get(module, module)
     full = f"{module}.{name}"
-    if len(full) > LONGEST_NAME or not full.isprintable() or not module or not name:
-        raise WrongPickleError("a name in it can't be one of Python's")
+    if not module or not name:
+        raise WrongPickleError(NO_NAME)
     if (known := KNOWN.get(full)) is not None:
         return known
     if (dtype := _dtype(full)) is not None:
@@ -84,7 +85,9 @@ def resolve(module: str, name: str, met: dict[str, None]) -> Known | DType | Ine
 
 
 def placeholder(name: str, met: dict[str, None]) -> Inert:
-    """What stands for something that isn't known, noted in `met`. Raises UnsafePickleError for what could run code."""
+    """What stands for something that isn't known, noted in `met`. Raises UnsafePickleError, and WrongPickleError."""
+    if len(name) > LONGEST_NAME or not name.isprintable():  # it is shown
+        raise WrongPickleError(NO_NAME)
     if QUIET.fullmatch(name) and not _is_refused(name):
         return Inert(name)
     if _is_refused(name):

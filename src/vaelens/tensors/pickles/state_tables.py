@@ -61,6 +61,7 @@ def _walk(
         inner = _table(value)
         if key in TRAINING:
             if inner is not None or isinstance(value, (list, tuple)):
+                _check_text(key)
                 left_out.append(prefix + key)
         elif inner is not None and depth < DEPTH:
             part = "" if key in WRAPPERS else "ema." if key in AVERAGED else f"{key}."

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import cast
 
+from vaelens.json_reading import quoted
 from vaelens.tensors.pickles.refusals import WrongPickleError
 from vaelens.tensors.pickles.values import ITEM_BYTES, DType, Inert, Known, Storage, StorageView
 from vaelens.tensors.pickles.zip_records import Archive
@@ -39,7 +40,7 @@ class Storages:
             self._by_key[key], self._item_bytes[key] = self._find(key, size), width
         storage = self._by_key[key]
         if storage.size != size:
-            raise WrongPickleError(f"its storage {key} has {storage.size:,} bytes, and {size:,} elsewhere")
+            raise WrongPickleError(f"its storage {quoted(key)} has {storage.size:,} bytes, and {size:,} elsewhere")
         return _part(storage, dtype.name, width, view[0] if view else None)
 
     @property
@@ -59,7 +60,7 @@ def in_archive(archive: Archive) -> Storages:
         record = archive.records.get(f"data/{key}")
         if record is None or record.size != size:
             held = "isn't in its archive" if record is None else f"has {record.size:,} bytes in its archive"
-            raise WrongPickleError(f"its storage {key}, of {size:,} bytes, {held}")
+            raise WrongPickleError(f"its storage {quoted(key)}, of {size:,} bytes, {held}")
         return Storage(key, size, record.place, record.crc)
 
     return Storages(find)

@@ -10,9 +10,7 @@ from vaelens.cli.output import notice, progress, result, result_json
 
 
 def bake(
-    vae: Annotated[
-        str, typer.Argument(metavar="VAE", help="A name of `vaelens list`, a file, folder, hub id or address.")
-    ],
+    vae: options.SourceVAE,
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A whole model in one .safetensors file.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The new checkpoint, a .safetensors file.")

@@ -33,21 +33,11 @@ StoredDtype = Annotated[
         "bit.",
     ),
 ]
-Photos = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--photo",
-        metavar="PATH",
-        help="Compare on this image, or on a folder of them. Repeatable. Default: synthetic faces and letters.",
-    ),
-]
 
 
 @options.with_pixel_limit
 def convert(
-    source: Annotated[
-        str, typer.Argument(metavar="VAE", help="A name of `vaelens list`, a file, folder, hub id or address.")
-    ],
+    source: options.SourceVAE,
     output: Output,
     layout: Layout = None,
     dtype: StoredDtype = None,
@@ -59,7 +49,7 @@ def convert(
             "Measured on the images compared. Default precision: float16.",
         ),
     ] = False,
-    photo: Photos = None,
+    photo: options.TrialPhotos = None,
     device: options.Device = "auto",
     space: options.Space = None,
     offline: options.Offline = False,
@@ -94,7 +84,7 @@ def extract(
     output: Output,
     layout: Layout = None,
     dtype: StoredDtype = None,
-    photo: Photos = None,
+    photo: options.TrialPhotos = None,
     device: options.Device = "auto",
     space: options.Space = None,
     json: options.Json = False,
@@ -129,14 +119,19 @@ def show(done: "Conversion") -> None:
     if done.dropped:
         result(f"left out     {', '.join(done.dropped[:6])}{', ...' if len(done.dropped) > 6 else ''}")
     result(f"read back    every tensor as it was written; compared on {done.images}")
-    result(
-        f"difference   latents {found.latents_largest:.2g} at most; pixels {255 * found.pixels_largest:.2g} of 255 at "
-        f"most, {255 * found.pixels_mean:.2g} on average (both computed in float32)"
-    )
+    result(f"difference   {difference(found)} (both computed in float32)")
     if done.rescue is not None:
         for line in _fp16_lines(done.rescue):
             result(line)
     result(written_line(done.written))
+
+
+def difference(found: "Differences") -> str:
+    """How two VAEs differ, in words."""
+    return (
+        f"latents {found.latents_largest:.2g} at most; pixels {255 * found.pixels_largest:.2g} of 255 at most, "
+        f"{255 * found.pixels_mean:.2g} on average"
+    )
 
 
 def _fp16_lines(found: "Rescue") -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaelens.cli import options
+from vaelens.cli.commands.files.convert import difference
 from vaelens.cli.output import notice, progress, result, result_json, written_line
 
 if TYPE_CHECKING:
@@ -14,9 +15,7 @@ if TYPE_CHECKING:
 
 @options.with_pixel_limit
 def export(
-    source: Annotated[
-        str, typer.Argument(metavar="VAE", help="A name of `vaelens list`, a file, folder, hub id or address.")
-    ],
+    source: options.SourceVAE,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Output folder.")],
     format: Annotated[
         str,
@@ -33,14 +32,7 @@ def export(
             "stay float32.",
         ),
     ] = "float32",
-    photo: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--photo",
-            metavar="PATH",
-            help="Compare on this image, or on a folder of them. Repeatable. Default: synthetic faces and letters.",
-        ),
-    ] = None,
+    photo: options.TrialPhotos = None,
     space: options.Space = None,
     offline: options.Offline = False,
     json: options.Json = False,
@@ -72,13 +64,7 @@ def _show(done: "Export") -> None:
     result(f"source       {done.source}")
     result(f"written as   {done.format}, weights in {done.stored}: {done.bytes / 1e6:.1f} MB; any batch and size")
     result(f"compared on  {done.images}, at {sizes}")
-    result(
-        f"difference   latents {found.latents_largest:.2g} at most; pixels {found.pixels_largest:.2g} of 1 at most, "
-        f"{found.pixels_mean:.2g} on average"
-    )
+    result(f"difference   {difference(found)}")
     if narrower is not None:
-        result(
-            f"rounding     latents {narrower.latents_largest:.2g} at most; pixels {narrower.pixels_largest:.2g} of 1 "
-            f"at most, {narrower.pixels_mean:.2g} on average: what {done.stored} changes, in each program"
-        )
+        result(f"rounding     {difference(narrower)}: what {done.stored} changes, in each program")
     result(written_line(done.written))

@@ -18,9 +18,7 @@ FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype",
 @options.with_pixel_limit
 def inspect(
     context: typer.Context,
-    source: Annotated[
-        str, typer.Argument(metavar="VAE", help="A name of `vaelens list`, a file, folder, hub id or address.")
-    ],
+    source: options.SourceVAE,
     health: Annotated[
         bool,
         typer.Option(
