@@ -17,6 +17,9 @@ demo: .venv/product.stamp
 	@echo
 	@$(BIN)/vaelens evaluate synthetic --take 24 --preset offline -o demo/evaluation
 	@echo
+	@echo "Which VAE made an image, by its own metadata:"
+	@$(BIN)/vaelens identify demo/001-seed-0-2-tiny-ft-ema.png
+	@echo
 	@echo "One latent, three decoders, a generated image and a photo:"
 	@echo "  the page (slider, flicker, heat map):  demo/index.html   (open it in a browser)"
 	@echo "  can you tell the decoders apart?       the blind test at the top of that page"
