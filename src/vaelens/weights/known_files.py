@@ -55,6 +55,11 @@ def known_files() -> tuple[KnownFile, ...]:
     return tuple(found)
 
 
+def known_vaes() -> tuple[str, ...]:
+    """The names of all VAEs that vaelens knows: those of `vaelens list`, and those of which it knows files only."""
+    return tuple(dict.fromkeys((*registry().vaes, *(file.vae for file in known_files()))))
+
+
 def files_by_hash(digest: str) -> list[KnownFile]:
     """The known files whose sha256 begins with these hexadecimal digits, of which there are at least LEAST; else none.
 

@@ -43,8 +43,17 @@ def _longer(name: str, source: Any) -> list[str]:
     path = user_path(source)
     if not path.exists():
         return []
-    parts = _place(path).parent.parts[1:]  # without the root
+    parts = _folder(name, path).parts[1:]  # without the root
     return ["/".join([*parts[-count:], name]) for count in range(1, min(3, len(parts)) + 1)]
+
+
+def _folder(name: str, path: Path) -> Path:
+    """The folder of what has that name: of the path's place, itself or a folder of it; else that of its place."""
+    place, whole = _place(path), Path(os.path.abspath(path))  # noqa: PTH100 - as in `_place`
+    own = Path(name).parts
+    called_so = (one for one in (place, whole, *whole.parents) if own and one.parts[-len(own) :] == own)
+    found = next(called_so, None)
+    return found.parents[len(own) - 1] if found is not None else place.parent
 
 
 def _place(path: Path) -> Path:

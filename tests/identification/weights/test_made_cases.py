@@ -177,6 +177,11 @@ CASES = {
         "a weighted average of",
         None,
     ),
+    "an average across spaces, near one of them": Case(
+        lambda w: w.write("a.safetensors", mixed({"kl-f8": 0.8, "sdxl": 0.2}, w.tensors)),
+        "a weighted average of kl-f8 and sdxl: 0.80 / 0.20",
+        None,
+    ),
     "a difference merge": Case(
         lambda w: w.write("a.safetensors", mixed({"kl-f8": 1, "ft-mse": 0.5, "ft-ema": -0.5}, w.tensors)),
         f"kl-f8 + 0.50 {TIMES} (ft-mse - ft-ema)",

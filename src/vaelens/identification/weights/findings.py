@@ -3,7 +3,7 @@
 from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, NamedMixture
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
 from vaelens.weights.folders import STEM
-from vaelens.weights.known_files import KnownFile
+from vaelens.weights.known_files import KnownFile, known_vaes
 from vaelens.weights.reading import space_of_checkpoint
 from vaelens.weights.registry import registry
 
@@ -55,8 +55,10 @@ def _of_halves(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict) -
         form = f"in {stored(file.vae)}" if file.vae.beside else f"re-saved in {_form(file.vae)}"
         form += ", pickled" if file.is_pickled else ""
         owner = next((name for name in encoder.same_as if name in registry().vaes), None)
-        beside = f"; the encoder is {owner}'s" if owner is not None and both[0] not in registry().vaes else ""
-        return f"{both[0]}, {'equal up to rounding, ' if close else ''}{form}{beside}", both[0]
+        vae = next((name for name in both if name in known_vaes()), None)
+        called = vae or both[0]
+        beside = f"; the encoder is {owner}'s" if owner is not None and called not in registry().vaes else ""
+        return f"{called}, {'equal up to rounding, ' if close else ''}{form}{beside}", vae
     if decoder.mixture is not None and (whole := _whole_mixture(encoder, decoder.mixture)) is not None:
         return whole, None
     if encoder.is_identified or decoder.is_identified or encoder.mixture or decoder.mixture:
@@ -69,14 +71,15 @@ def _of_halves(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict) -
 
 
 def _compared(encoder: HalfVerdict, decoder: HalfVerdict) -> str:
-    if decoder.nearest is None and encoder.nearest is None:
-        return "; there is no VAE of its shapes here to compare with"
     shared = [
         f"{half} of {one.same_as[0]}" for half, one in (("decoder", decoder), ("encoder", encoder)) if one.same_as
     ]
     beside = f", with the {' and the '.join(shared)}" if shared else ""
-    text = _nearest(decoder, "decoder weights") if decoder.nearest is not None else _nearest(encoder, "encoder weights")
-    return f"{beside}; {text}"
+    if decoder.nearest is not None:
+        return f"{beside}; {_nearest(decoder, 'decoder weights')}"
+    if encoder.nearest is not None:
+        return f"{beside}; {_nearest(encoder, 'encoder weights')}"
+    return f"{beside}; there is no {'other ' if shared else ''}VAE of its shapes here to compare with"
 
 
 def _half(verdict: HalfVerdict, name: str) -> str:

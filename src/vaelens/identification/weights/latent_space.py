@@ -49,7 +49,10 @@ def latent_space(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict)
     claims, problems = _claims(file.vae)
     found = [*by_content, *((space, f"{who} so") for space, who in claims), *_by_shapes(file.vae)]
     if not found:
-        return LatentSpace(None, _fitting(file.vae), problems)
+        across = next((spaces for half in (decoder, encoder) if len(spaces := _mixed_spaces(half)) > 1), None)
+        return LatentSpace(
+            None, f"can't tell: it mixes {' and '.join(across)}" if across else _fitting(file.vae), problems
+        )
     space, evidence = found[0]
     against = [f"{who} {other}, but {evidence}, which means {space}." for other, who in claims if other != space]
     contents = {one for one, _ in by_content}
@@ -66,12 +69,19 @@ def _by_content(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict) 
         if half.same_as and half.space is not None:
             yield half.space, f"its {name} is that of {half.same_as[0]}"
     for name, half in halves:
-        spaces = half.mixture.spaces if half.mixture is not None else frozenset[str | None]()
-        if half.mixture is not None and len(spaces) == 1 and (space := next(iter(spaces))) is not None:
-            yield space, f"its {name} is a mixture of {' and '.join(part for part, _ in half.mixture.parts)}"
+        mixed = _mixed_spaces(half)
+        if len(mixed) > 1:  # however near it is to one of them
+            continue
+        if half.mixture is not None and mixed and None not in half.mixture.spaces:
+            yield mixed[0], f"its {name} is a mixture of {' and '.join(part for part, _ in half.mixture.parts)}"
         near = half.nearest_known or half.nearest
         if near is not None and near.space is not None and near.distance < NEAR_ENOUGH:
             yield near.space, f"its {name} is {percent(near.distance)} from that of {near.name}"
+
+
+def _mixed_spaces(half: HalfVerdict) -> list[str]:
+    """The known spaces of the VAEs that a half is a mixture of."""
+    return sorted(space for space in (half.mixture.spaces if half.mixture is not None else ()) if space is not None)
 
 
 def _claims(vae: ReadVAE) -> tuple[list[tuple[str, str]], tuple[str, ...]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vaelens.tensors.file_types import PICKLED
 from vaelens.weights.folders import STEM
-from vaelens.weights.known_files import files_by_name, known_files
+from vaelens.weights.known_files import files_by_name, known_files, known_vaes
 from vaelens.weights.registry import registry
 
 SUFFIXES = {".safetensors", ".sft", ".vae", *PICKLED}
@@ -41,7 +41,7 @@ def claim_of(name: str) -> NameClaim:
     exact = tuple(dict.fromkeys(file.vae for file in files_by_name(name)))
     if exact:
         return NameClaim(exact, tuple(dict.fromkeys(f.space for f in files_by_name(name) if f.space is not None)))
-    words = {vae: [word for word in _words(vae) if word in letters] for vae in _vaes()}
+    words = {vae: [word for word in _words(vae) if word in letters] for vae in known_vaes()}
     longest = {vae: max(found, key=len) for vae, found in words.items() if found}
     told = {vae for vae, word in longest.items() if not any(word != w and word in w for w in longest.values())}
     spaces = [space for space, words in SPACE_WORDS.items() if words.search(stem)]
@@ -61,10 +61,6 @@ def contradiction(name: str, vae: str | None, space: str | None, excluded: froze
     if claim.spaces and space is not None and space not in claim.spaces:
         return f"its name says {' or '.join(claim.spaces)}, its content is of {space}."
     return None
-
-
-def _vaes() -> list[str]:
-    return list(dict.fromkeys([*registry().vaes, *(file.vae for file in known_files())]))
 
 
 def _words(vae: str) -> set[str]:

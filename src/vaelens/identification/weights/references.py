@@ -3,9 +3,8 @@
 Nothing is downloaded for it, except a known VAE that the caller names and that isn't here.
 """
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +18,8 @@ from vaelens.runtime import Runtime
 from vaelens.text.paths import user_path
 from vaelens.weights.fingerprint import Content, HalfContent, content, halves
 from vaelens.weights.folders import STEM, find_weights
-from vaelens.weights.known_files import known_files
+from vaelens.weights.known_files import known_files, known_vaes
+from vaelens.weights.names import distinct_names
 from vaelens.weights.recorded_contents import recorded_contents
 from vaelens.weights.registry import registry
 
@@ -42,6 +42,11 @@ class Reference:
     weights: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
     is_named: bool = False
     path: Path | None = None
+
+    @property
+    def place(self) -> str:
+        """What tells its VAE from others: where its file lies, else its name."""
+        return str(self.path.resolve()) if self.path is not None else self.name
 
     def half(self, number: int) -> HalfContent:
         """The encoder's content or the decoder's."""
@@ -101,9 +106,7 @@ def named_references(sources: Sequence[StrPath], runtime: Runtime) -> list[Refer
         path = user_path(text) if "://" not in text else None
         called = None
         if path is not None and path.is_dir():
-            folder = path.absolute().name
-            is_taken = folder in registry().vaes or folder in {one.name for one in found}
-            called = os.path.join(os.curdir, text) if is_taken else folder  # noqa: PTH118 - as it was given
+            called = path.absolute().name
             path = find_weights(path)
         if path is not None and path.is_file():
             examined = examine_file(path)
@@ -114,6 +117,21 @@ def named_references(sources: Sequence[StrPath], runtime: Runtime) -> list[Refer
                 continue
         found.append(_of_name(text, runtime, named=True))
     return found
+
+
+def named_apart(references: Sequence[Reference]) -> list[Reference]:
+    """The references, unknown ones under names that no other VAE has, as halves are told by names.
+
+    What is there twice, as a file and as one to compare with, has the first one's name.
+    """
+    unknown = {one.place: one for one in reversed(references) if not one.is_known}
+    firsts = [one for one in references if unknown.get(one.place) is one]
+    taken = known_vaes()
+    names = distinct_names(
+        [*taken, *(one.name for one in firsts)], [*(None for _ in taken), *(one.path for one in firsts)]
+    )
+    by_place = dict(zip((one.place for one in firsts), names[len(taken) :], strict=True))
+    return [one if one.is_known else replace(one, name=by_place[one.place]) for one in references]
 
 
 def reference_of(file: ExaminedFile, *, named: bool = False, called: str | None = None) -> Reference | None:

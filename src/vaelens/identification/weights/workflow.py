@@ -1,6 +1,6 @@
 """`identify_weights`: what files of weights are, by reading, comparing and grouping them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from vaelens.files import StrPath
@@ -16,6 +16,7 @@ from vaelens.identification.weights.references import (
     ENCODER,
     Reference,
     local_references,
+    named_apart,
     named_references,
     recorded_references,
     reference_of,
@@ -36,6 +37,8 @@ def identify_weights(files: Sequence[Path], against: Sequence[StrPath], runtime:
     examined = _examine(files, runtime)
     groups = groups_of_copies(examined)
     firsts = [reference for group in groups if (reference := _representative(group)) is not None]
+    together = named_apart([*named, *firsts])
+    named, firsts = together[: len(named)], together[len(named) :]
     runtime.progress(len(files), len(files), "comparing")
     verdicts, compared, not_here = _compare(firsts, examined, named)
     identified: list[list[IdentifiedWeights]] = []
@@ -70,7 +73,7 @@ def _representative(group: Sequence[ExaminedFile]) -> Reference | None:
 def _compare(
     targets: Sequence[Reference], examined: Sequence[ExaminedFile], named: Sequence[Reference]
 ) -> tuple[Verdicts, frozenset[str], list[str]]:
-    """Each target's halves; the names of all VAEs that they were compared with; known ones that weren't here."""
+    """Each target's halves; the known VAEs whose weights they were compared with; those that weren't here."""
     references = [*named, *(target for target in targets if target.is_known), *recorded_references()]
     unknown = [target for target in targets if not target.is_known]
     not_here: list[str] = []
@@ -88,9 +91,16 @@ def _compare(
         left = [target for target in targets if target not in found]
         halves.append(found | verdicts_by_weights(left, references, number))
     verdicts = {t.path: (halves[ENCODER][t], halves[DECODER][t]) for t in targets if t.path is not None}
-    if all(half.same_as or half.mixture for found in halves for half in found.values()):
+    trusted = frozenset(one.name for one in references if one.is_known or one.is_named)
+    if all(half.is_identified or _is_mixture_of(half, trusted) for found in halves for half in found.values()):
         not_here = []  # they would have told nothing more
-    return verdicts, frozenset(one.name for one in references if one.is_known), not_here
+    # Of what was only recorded, digests don't tell that weights are none of it: they may be close.
+    compared = frozenset(one.name for one in references if one.is_known and one.weights is not None)
+    return verdicts, compared, not_here
+
+
+def _is_mixture_of(half: HalfVerdict, names: Set[str]) -> bool:
+    return half.mixture is not None and all(name in names for name, _ in half.mixture.parts)
 
 
 def _is_open(target: Reference, references: Sequence[Reference]) -> bool:
