@@ -44,12 +44,7 @@ class RecordedContent:
 
 def recorded_contents() -> tuple[RecordedContent, ...]:
     """All that were recorded on this machine; none where the file is missing or isn't what `record_content` wrote."""
-    try:
-        path = _path()
-        found = path.stat()
-    except (OSError, VaelensError):  # nothing recorded yet, or no home folder
-        return ()
-    return _parsed(path, found.st_mtime_ns, found.st_size)
+    return _recorded() or ()
 
 
 def is_recorded(vae: str) -> bool:
@@ -81,22 +76,40 @@ def known_fingerprint(vae: str) -> Fingerprint | None:
 def record_content(new: RecordedContent) -> None:
     """Keep a content, in the place of an earlier one of the same file.
 
-    Where nothing can be written it isn't kept, as nobody asked for it. Of two processes that write at the same time one
-    may lose its entry, which the next reading of that file writes again.
+    Where nothing can be written it isn't kept, as nobody asked for it; nor where another version of vaelens wrote the
+    file, whose entries would be lost. A damaged file is replaced. Of two processes that write at the same time one may
+    lose its entry, which the next reading of that file writes again.
     """
-    kept = [one for one in recorded_contents() if one.sha256 != new.sha256]
+    recorded = _recorded()
+    if recorded is None:
+        return
+    kept = [one for one in recorded if one.sha256 != new.sha256]
     with suppress(VaelensError, OSError):
         write_atomic(_path(), checked_json({"schema": SCHEMA, "contents": [asdict(one) for one in (*kept, new)]}))
 
 
+def _recorded() -> tuple[RecordedContent, ...] | None:
+    """All that were recorded; None where the file can't be reached or is another version's."""
+    try:
+        path = _path()
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError, VaelensError):  # nothing recorded yet, or no home folder
+        return ()
+    except OSError:
+        return None
+    return _parsed(path, found.st_mtime_ns, found.st_size)
+
+
 @functools.lru_cache(maxsize=1)
-def _parsed(path: Path, _mtime: int, _size: int) -> tuple[RecordedContent, ...]:
+def _parsed(path: Path, _mtime: int, _size: int) -> tuple[RecordedContent, ...] | None:
     try:
         record = read_checked_json(path.read_bytes())
         if record["schema"] != SCHEMA:
-            return ()
+            return None
         return tuple(RecordedContent.of(one) for one in record["contents"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except OSError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):  # damaged
         return ()
 
 

@@ -1,5 +1,6 @@
 """One file of weights, read: its sha256, and the values, names and layout of the VAE in it, or why there is none."""
 
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ class ExaminedFile:
     @cached_property
     def link_to(self) -> Path | None:
         """The file that a link leads to; None for a file itself."""
-        return self.path.resolve() if self.path.is_symlink() else None
+        # Of `os.path`, as these raise nothing for a link that leads in a circle or where nothing may be read.
+        return Path(os.path.realpath(self.path)) if os.path.islink(self.path) else None  # noqa: PTH114
 
     @property
     def halves_of_two(self) -> tuple[Path, ...]:
@@ -119,11 +121,15 @@ def examine_file(path: Path) -> ExaminedFile:
     known = next(iter(files_by_hash(sha256 or "")), None)
     files = vae.raw.files if vae is not None else ()
     paths = tuple(file for one in files for file in one.files) or (path,)
-    if len(paths) > 1:
-        size = sum(file.stat().st_size for file in paths)
     if vae is not None and known is not None and len(paths) == 1:
         _record(known, vae)
-    hashes = _hashes(path, sha256, paths)
+    try:
+        if len(paths) > 1:
+            size = sum(file.stat().st_size for file in paths)
+        hashes = _hashes(path, sha256, paths)
+    except OSError as failure:  # another file of the same VAE, gone since it was read
+        error = _as_ours(Path(failure.filename or path), failure)
+        return ExaminedFile(path, (path,), size, sha256, known, error=error, is_pickled=is_pickled)
     return ExaminedFile(path, paths, size, sha256, known, vae, other, error, is_pickled, hashes)
 
 

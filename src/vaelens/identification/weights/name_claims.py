@@ -14,13 +14,18 @@ from vaelens.weights.registry import registry
 SUFFIXES = {".safetensors", ".sft", ".vae", *PICKLED}
 SHORTEST = 4  # letters and digits of a word that names a VAE
 GENERIC = {"vae", "sdvae", "diffusionpytorchmodel", "model"}
+ALONE = r"(?!\d|k(?!l))"  # a version's number ends here: it isn't that of steps (20k), pixels (2048px) or a year
 # Words that name a latent space beside its own name.
 SPACE_WORDS = {
-    "sd1": re.compile(r"sd[ _-]?v?1[ ._-]?[x45]|sd[ _-]?v?2[ ._-]?[x01]|v1-5|stable[ _-]?diffusion[ _-]?v?1", re.I),
+    "sd1": re.compile(
+        rf"(?:sd[ _-]?v?(?:1[ ._-]?[x45]|2[ ._-]?[x01])|(?<![a-z0-9])v1-5"
+        rf"|stable[ _-]?diffusion[ _-]?v?1(?:[ ._-]?[x45])?){ALONE}",
+        re.I,
+    ),
     "sdxl": re.compile(r"sd[ _-]?xl|(?<![a-z0-9])xl(?![a-z0-9])", re.I),
-    "sd3": re.compile(r"sd[ _-]?3(?!\d)", re.I),
-    "flux1": re.compile(r"flux[ ._-]?1", re.I),
-    "flux2": re.compile(r"flux[ ._-]?2", re.I),
+    "sd3": re.compile(rf"sd[ _-]?3{ALONE}", re.I),
+    "flux1": re.compile(rf"flux[ ._-]?1{ALONE}", re.I),
+    "flux2": re.compile(rf"flux[ ._-]?2{ALONE}", re.I),
 }
 
 

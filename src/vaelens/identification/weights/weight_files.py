@@ -13,7 +13,7 @@ from vaelens.runtime import Notify, silent
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.sharded import is_index, shard_names
 from vaelens.text.numbers import counted
-from vaelens.text.paths import user_path
+from vaelens.text.paths import explained, user_path
 from vaelens.weights.registry import registry
 
 SUFFIXES = {".safetensors", ".sft", ".gguf", *PICKLED}  # .sft: what some call safetensors
@@ -24,13 +24,14 @@ def weight_files(sources: Sequence[StrPath], notify: Notify = silent) -> list[Pa
 
     A file that two paths lead to is one; a link to a file is another. In a folder an index stands for its shards, and
     hidden files and folders are left out; so is what vaelens itself writes beside VAEs, which a notice says. Raises
-    BadInputError for a path that doesn't exist and for a folder without any such file.
+    BadInputError for a path that doesn't exist, and for a folder that can't be read or has no such file; of a folder in
+    it that can't be read a notice says that it is left out.
     """
     found: list[Path] = []
     for source in sources:
         path = user_path(source)
         if path.is_dir():
-            inside = _in_folder(path)
+            inside = _in_folder(path, notify)
             own = {one: kind for one in inside if (kind := own_kind(one)) is not None}
             if own:
                 kinds = " and ".join(
@@ -47,7 +48,10 @@ def weight_files(sources: Sequence[StrPath], notify: Notify = silent) -> list[Pa
             found.append(path)
         else:
             raise BadInputError(f"{path}: there is no such file or folder. {_advice(os.fspath(source))}")
-    return list({_place(path): path for path in reversed(found)}.values())[::-1]
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(_place(path), path)
+    return list(once.values())
 
 
 def _place(path: Path) -> Path:
@@ -63,9 +67,17 @@ def _instead_of_folder(folder: Path) -> str:
     return f"Its images have to be named one by one: {folder / '*'}{images.most_common(1)[0][0]}"
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _in_folder(folder: Path, notify: Notify) -> list[Path]:
+    """Raises the user's error where the folder can't be read; of one in it a notice is given."""
+
+    def refused(error: OSError) -> None:
+        place = Path(error.filename)
+        if place == folder:
+            raise explained(error, folder, "can't be read") from error
+        notify(str(explained(error, place, "left out")))
+
     files: list[Path] = []
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=refused):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
     indices = [path for path in files if is_index(path.name)]
