@@ -81,7 +81,26 @@ def test_through_reroutes_switches_and_texts_of_other_nodes() -> None:
     graph["8"]["inputs"]["vae"] = ["40", 0]
     assert only(graph).vae == NAME
     del graph["40"]["inputs"]["select"]
-    assert [claim.vae for claim in claims_of(graph)] == ["not.chosen.pt", NAME]
+    found = claims_of(graph)
+    assert [claim.vae for claim in found] == ["not.chosen.pt", NAME]
+    assert all(claim.notes == ("A switch chose among several VAEs.",) for claim in found)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_switch_between_two(on: bool) -> None:
+    """Of ComfyUI itself."""
+    graph = decoding_graph(node("ComfySwitchNode", switch=on, on_true=["41", 0], on_false=["42", 0]))
+    graph |= {"41": node("VAELoader", vae_name="on.pt"), "42": node("VAELoader", vae_name="off.pt")}
+    claim = only(graph)
+    assert (claim.vae, claim.notes) == ("on.pt" if on else "off.pt", ())
+
+
+@pytest.mark.parametrize("chooser", ["select", "index", "switch"])
+def test_what_chooses_is_no_branch(chooser: str) -> None:
+    graph = decoding_graph(node("AnySwitch", **{chooser: ["43", 0]}, input1=["41", 0]))
+    graph |= {"41": LOADER, "43": node("PrimitiveInt", value=1)}
+    claim = only(graph)
+    assert (claim.vae, claim.notes) == (NAME, ())
 
 
 def test_what_changed_the_image_is_noted() -> None:
@@ -105,6 +124,35 @@ def test_a_loader_of_both() -> None:
         loader = node("Efficient Loader", ckpt_name="x.safetensors", vae_name=chosen)
         claim = only(decoding_graph(loader, output=4))
         assert (claim.vae, claim.own_vae, claim.checkpoint) == (vae, own, "x.safetensors")
+
+
+def test_a_name_that_isnt_understood_is_no_claim_of_the_checkpoints_own_vae() -> None:
+    loader = node("Efficient Loader", ckpt_name="x.safetensors", vae_name=["31", 0])
+    claim = only(decoding_graph(loader, output=4, n31=node("MyVaePicker", choice=3)))
+    assert (claim.vae, claim.own_vae, claim.checkpoint) == (None, False, "x.safetensors")
+    assert claim.notes == (
+        "The node Efficient Loader takes the VAE's name from elsewhere. The node MyVaePicker isn't known, so its graph "
+        "can't be followed further.",
+    )
+    alone = only(decoding_graph(node("VAELoader", vae_name=["31", 0]), n31=node("MyVaePicker", choice=3)))
+    assert not alone.is_statement
+    assert "MyVaePicker" in alone.notes[0]
+    baked = node("Efficient Loader", ckpt_name=["31", 0], vae_name="Baked VAE")
+    claim = only(decoding_graph(baked, output=4, n31=node("MyPicker", choice=3)))
+    assert (claim.vae, claim.own_vae, claim.checkpoint) == (None, True, None)
+
+
+def test_a_value_that_is_shown_isnt_an_image() -> None:
+    graph = decoding_graph(
+        LOADER, n70=node("PreviewAny", source=["71", 0]), n71=node("StringConcatenate", string_a="a")
+    )
+    assert only(graph).vae == NAME
+
+
+def test_a_decoder_without_a_vae() -> None:
+    graph = decoding_graph(LOADER)
+    del graph["8"]["inputs"]["vae"]
+    assert only(graph).notes == ("The node VAEDecode has no VAE.",)
 
 
 def test_several_saved_images_give_several_claims() -> None:
@@ -193,6 +241,18 @@ def test_muted_bypassed_and_set_nodes_of_a_drawing() -> None:
     next(one for one in decode["inputs"] if one["name"] == "vae")["link"] = 206
     (claim,) = read_graph(read_workflow(drawing), "here")
     assert (claim.vae, claim.notes) == (NAME, ())
+
+
+def test_what_a_widget_held_before_it_was_linked_isnt_claimed() -> None:
+    drawing = drawn(decoding_graph(node("VAELoader", vae_name=["31", 0]), n31=node("PrimitiveNode", value=NAME)))
+    loader = next(one for one in drawing["nodes"] if one["type"] == "VAELoader")
+    loader["widgets_values"] = ["stale.pt"]
+    (claim,) = read_graph(read_workflow(drawing), "here")
+    assert claim.vae == NAME
+    next(one for one in drawing["nodes"] if one["type"] == "PrimitiveNode")["mode"] = 2
+    (claim,) = read_graph(read_workflow(drawing), "here")
+    assert not claim.is_statement
+    assert "links to a node that isn't in it" in claim.notes[0]
 
 
 def test_links_as_objects() -> None:

@@ -141,7 +141,7 @@ def test_sd_next() -> None:
     assert claim_of(sd_next("TAESD")).vae == "TAESD"
 
 
-@pytest.mark.parametrize("vae", [None, "None", "Automatic"])
+@pytest.mark.parametrize("vae", [None, "None", "Automatic", '""'])
 def test_no_vae_is_no_statement(vae: str | None) -> None:
     found = claim_of(automatic1111(vae, None))
     assert not found.is_statement

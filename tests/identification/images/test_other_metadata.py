@@ -25,7 +25,7 @@ from support.images.written_files import saved
 from support.mutated_json import mutated
 from support.properties import MB, ROOM, Tally, examples
 from vaelens.identification.images.agreement import compare
-from vaelens.identification.images.claims import Claim
+from vaelens.identification.images.claims import MOST_CLAIMS, Claim
 from vaelens.identification.images.identified_image import IdentifiedImage, identify_images
 from vaelens.identification.images.metadata import read_metadata
 from vaelens.images.formats import exif
@@ -101,6 +101,13 @@ def test_a_strip_names_each_of_its_vaes(tmp_path: Path) -> None:
     prints = [known_fingerprint(name) for name in ("tiny-ft-mse", "tiny-ft-ema")]
     assert [claim.digests for claim in found.claims] == prints
     assert [one and one.verdict for one in found.agreements] == ["agree", "agree"]
+
+
+def test_a_sheet_of_very_many_vaes_gives_bounded_claims(tmp_path: Path) -> None:
+    sheet = [{"vae": {"name": f"vae {number}"}} for number in range(1000)]
+    found = claims_in(tmp_path, {"vaelens": json.dumps({"sheet": sheet})})
+    assert len(found) == MOST_CLAIMS + 1
+    assert found[-1].notes == ("968 more VAEs.",)
 
 
 @pytest.mark.parametrize(

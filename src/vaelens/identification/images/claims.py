@@ -7,6 +7,7 @@ from typing import Any
 from vaelens.weights.fingerprint import Fingerprint
 
 LONGEST = 300  # characters of a name that are kept
+MOST_CLAIMS = 32  # of one text
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,11 @@ def distinct(claims: Sequence[Claim]) -> list[Claim]:
         bare = replace(claim, notes=())
         found[bare] = found[bare].noting(*claim.notes) if bare in found else claim
     return list(found.values())
+
+
+def at_most(claims: Sequence[Claim], program: str, place: str, what: str) -> list[Claim]:
+    """The first MOST_CLAIMS of a text's claims, and one that says how many more there are of what."""
+    if len(claims) <= MOST_CLAIMS:
+        return list(claims)
+    more = Claim(program, place, notes=(f"{len(claims) - MOST_CLAIMS:,} more {what}.",))
+    return [*claims[:MOST_CLAIMS], more]

@@ -20,11 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from vaelens.identification.images.claims import Claim, distinct, text_of
+from vaelens.identification.images.claims import Claim, at_most, distinct, text_of
 
 PROGRAM = "ComfyUI"
 MOST_STEPS = 2000  # nodes looked at from one that saves
-MOST_CLAIMS = 32
 SAVES = re.compile(r"save|preview", re.IGNORECASE)
 DECODES = re.compile(r"VAE.?Decode", re.IGNORECASE)
 SWITCHES = re.compile(r"switch|select|reroute|primitive", re.IGNORECASE)
@@ -37,8 +36,11 @@ CHANGES = re.compile(  # ComfyUI's own nodes from image to image
     r"AddNoise|Stitch)\w*|RepeatImageBatch|RebatchImages|SplitImage\w*|JoinImage\w*|PorterDuff\w*|Canny|Morphology|"
     r"ImageRGBToYUV|ImageYUVToRGB|ResizeImage\w*|ResizeAndPadImage)$"
 )
+SAVED_INPUTS = re.compile(r"^(?:images?|pixels|image_?\w)$", re.IGNORECASE)  # `source` is also any value's
+CHOOSERS = {"select", "index", "Input", "switch"}  # inputs of a switch that say which other one it gives
 UNCHANGED = re.compile(r"^(?:ImageBatch|ImageFromBatch|RepeatImageBatch|RebatchImages)$")
 TEXT_INPUTS = ("value", "string", "text", "vae_name", "ckpt_name")  # of nodes that hold a text
+NOWHERE, CIRCLE = "Its graph links to a node that isn't in it.", "Its graph leads in a circle and to no VAE."
 
 Link = tuple[str, int]
 
@@ -72,19 +74,14 @@ def read_prompt(found: Any) -> Graph:
 
 def read_graph(graph: Graph, place: str) -> list[Claim]:
     """The claim of each node that saves an image, in the graph's order."""
-    saving = [node for node in graph.values() if SAVES.search(node.kind) and _image_links(node)]
+    saving = [node for node in graph.values() if SAVES.search(node.kind) and _saved(node)]
     if not saving:  # a node that saves under another name: one with an image that nothing else uses
         used = {link[0] for node in graph.values() for link in node.links.values()}
-        saving = [node for name, node in graph.items() if name not in used and _image_links(node)]
+        saving = [node for name, node in graph.items() if name not in used and _saved(node)]
     if not saving:
         return [Claim(PROGRAM, place, notes=("No node of its graph saves an image.",))] if graph else []
     claims = distinct([claim for node in saving for claim in _Walk(graph, place).from_saving(node)])
-    if len(claims) > MOST_CLAIMS:
-        return [
-            *claims[:MOST_CLAIMS],
-            Claim(PROGRAM, place, notes=(f"{len(claims) - MOST_CLAIMS} more ways to a VAE.",)),
-        ]
-    return claims
+    return at_most(claims, PROGRAM, place, "ways to a VAE")
 
 
 class _Walk:
@@ -95,8 +92,8 @@ class _Walk:
         self.seen: set[tuple[str, str]] = set()
 
     def from_saving(self, node: Node) -> list[Claim]:
-        claims = [claim for link in _image_links(node) for claim in self._image(link, ())]
-        return claims or [self._claim(notes=("Its graph leads in a circle and to no VAE.",))]
+        claims = [claim for link in _saved(node) for claim in self._image(link, ())]
+        return claims or [self._claim(notes=(CIRCLE,))]
 
     def _image(self, start: Link, notes: tuple[str, ...]) -> list[Claim]:
         """Where an image comes from."""
@@ -131,6 +128,8 @@ class _Walk:
                 )
             elif (named := self._named(node)) is not None:  # a node that loads, samples and decodes
                 claims.append(named.noting(*notes))
+            elif DECODES.search(node.kind):
+                claims.append(self._claim(notes=(*notes, f"The node {_shown(node)} has no VAE.")))
             else:
                 claims.append(self._claim(notes=(*notes, _lost(node))))
         return claims
@@ -138,50 +137,67 @@ class _Walk:
     def _vae(self, start: Link) -> list[Claim]:
         """Where a VAE comes from."""
         claims: list[Claim] = []
-        pending = [start]
+        pending: list[tuple[Link, tuple[str, ...]]] = [(start, ())]
         while pending:
-            link = pending.pop()
+            link, notes = pending.pop()
             node = self._visited("vae", link)
             if node is None:
                 continue
             if isinstance(node, str):
-                claims.append(self._claim(notes=(node,)))
+                claims.append(self._claim(notes=(*notes, node)))
                 continue
             if (named := self._named(node)) is not None:
-                claims.append(named)
+                claims.append(named.noting(*notes))
                 continue
             vae = [link for name, link in node.links.items() if VAE_INPUT.search(name)]
             branches = vae[:1] or (_branches(node) if SWITCHES.search(node.kind) else [])
-            pending += reversed(branches)
+            chosen = ("A switch chose among several VAEs.",) if len(branches) > 1 else ()
+            pending += [(branch, (*notes, *chosen)) for branch in reversed(branches)]
             if not branches:
-                claims.append(self._claim(notes=(_lost(node),)))
+                claims.append(self._claim(notes=(*notes, _lost(node))))
         return claims
 
     def _named(self, node: Node) -> Claim | None:
-        """The VAE that a node loads by name; None for a node that loads none."""
-        vae, checkpoint = self._text(node, "vae_name"), self._text(node, "ckpt_name")
-        checkpoint = checkpoint or self._text(node, "model_path")
-        if vae is not None and (checkpoint is None or vae.lower() not in BAKED):
-            return self._claim(vae=vae, checkpoint=checkpoint)
-        if checkpoint is not None:
-            return self._claim(checkpoint=checkpoint, own_vae=True)
+        """The VAE that a node loads by name; None for a node that loads none.
+
+        A name that is linked but can't be followed is noted: then the checkpoint's own VAE isn't claimed either.
+        """
+        vae, no_vae = self._text(node, "vae_name")
+        checkpoint, no_checkpoint = self._text(node, "ckpt_name")
+        if checkpoint is None and no_checkpoint is None:
+            checkpoint, _ = self._text(node, "model_path")
+        elsewhere = (("VAE", no_vae), ("checkpoint", no_checkpoint))
+        notes = tuple(
+            f"The node {_shown(node)} takes the {one}'s name from elsewhere. {why}" for one, why in elsewhere if why
+        )
+        loads_checkpoint = checkpoint is not None or no_checkpoint is not None
+        if vae is not None and not (loads_checkpoint and vae.lower() in BAKED):
+            return self._claim(vae=vae, checkpoint=checkpoint, notes=notes)
+        if loads_checkpoint or no_vae is not None:
+            return self._claim(checkpoint=checkpoint, own_vae=no_vae is None, notes=notes)
         return None
 
-    def _text(self, node: Node, name: str) -> str | None:
-        """A text input: given, or from a node that holds it."""
+    def _text(self, node: Node, name: str) -> tuple[str | None, str | None]:
+        """A text input, given or from a node that holds it; and of one that is linked but not understood, why."""
         seen: set[str] = set()
-        while name in node.links and (link := node.links[name])[0] in self.graph and link[0] not in seen:
-            seen.add(link[0])
-            node = self.graph[link[0]]
+        linked = False
+        while name in node.links:
+            linked = True
+            origin = node.links[name][0]
+            if origin not in self.graph or origin in seen:
+                return None, NOWHERE if origin not in seen else CIRCLE
+            seen.add(origin)
+            node = self.graph[origin]
             name = next((one for one in TEXT_INPUTS if one in node.values or one in node.links), "")
-        return text_of(node.values.get(name))
+        text = text_of(node.values.get(name))
+        return text, _lost(node) if linked and text is None else None
 
     def _visited(self, what: str, link: Link) -> Node | str | None:
         """The node that a link comes from, or why there is none to go on with; None for one followed before."""
         name = link[0]
         node = self.graph.get(name)
         if node is None:
-            return "Its graph links to a node that isn't in it."
+            return NOWHERE
         if (what, name) in self.seen:
             return None
         if len(self.seen) >= MOST_STEPS:
@@ -197,14 +213,24 @@ def _image_links(node: Node) -> list[Link]:
     return [link for name, link in node.links.items() if IMAGE_INPUTS.match(name)]
 
 
+def _saved(node: Node) -> list[Link]:
+    """The images that a node may save."""
+    return [link for name, link in node.links.items() if SAVED_INPUTS.match(name)]
+
+
 def _branches(node: Node) -> list[Link]:
-    """What a switch may give: the chosen input where its number is given, else all."""
+    """What a switch may give: the chosen input where its number, or whether it is `on_true`, is given; else all."""
     chosen = node.values.get("select", node.values.get("index", node.values.get("Input")))
     if isinstance(chosen, int) and not isinstance(chosen, bool):
         links = [link for name, link in node.links.items() if re.search(rf"\D{chosen}$", name)]
         if len(links) == 1:
             return links
-    return list(node.links.values())
+    on = node.values.get("switch")
+    if isinstance(on, bool) and {"on_true", "on_false"} & set(node.links):
+        link = node.links.get("on_true" if on else "on_false")
+        return [] if link is None else [link]
+    links = [link for name, link in node.links.items() if name not in CHOOSERS]
+    return links or list(node.links.values())
 
 
 def _changed(node: Node) -> str:

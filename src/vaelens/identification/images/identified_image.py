@@ -11,6 +11,7 @@ from vaelens.identification.images.agreement import Agreement, compare, sha256_s
 from vaelens.identification.images.claims import Claim
 from vaelens.identification.images.metadata import read_metadata
 from vaelens.identification.images.verdict import Verdict, judge
+from vaelens.images.formats import webp
 from vaelens.images.reading import decode_file
 from vaelens.images.text_metadata import is_cut_off
 from vaelens.loading import vae_of
@@ -21,7 +22,11 @@ from vaelens.vae import VAE
 from vaelens.weights.names import distinct_names
 
 LONGEST = 100  # characters of a name in a line
-LOSSY = "a JPEG image"
+LOSSY = {  # by what `file_kind` calls them
+    "a JPEG image": "A JPEG doesn't hold the decoder's pixels.",
+    "a WebP image": "A lossy WebP image doesn't hold the decoder's pixels.",
+    "an AVIF image": "An AVIF image hardly ever holds the decoder's pixels.",
+}
 CUT_OFF = "The file is cut off: pixels are missing, and perhaps metadata. Copy or download it again."
 
 
@@ -54,14 +59,24 @@ class IdentifiedImage:
     def contradictions(self) -> tuple[str, ...]:
         """Sentences about names, hashes and pixels that contradict each other."""
         found = [one.sentence for one in self.agreements if one is not None and one.verdict == "contradict"]
-        made_by = None if self.verdict is None else self.verdict.vae
-        titles = () if self.verdict is None else self.verdict.known_as
+        return (*found, *self._against_pixels())
+
+    def _against_pixels(self) -> Iterator[str]:
+        """Sentences about claims that the pixels contradict.
+
+        Several claims of one text are alternatives, or of several images: they are contradicted if all of them are.
+        """
+        if self.verdict is None or not self.verdict.known_as:
+            return
+        made_by, titles = self.verdict.vae, self.verdict.known_as
         called = "" if made_by in titles else f" ({', '.join(titles)} by its weights)"
+        texts: dict[tuple[str, str], list[tuple[Claim, set[str]]]] = {}
         for claim, agreement in zip(self.claims, self.agreements, strict=True):
-            claimed = _titles(claim, agreement)
-            if titles and claimed and not set(titles) & set(claimed):
-                found.append(f"The pixels are {made_by}'s{called}, but {claim.program} claims {statement(claim)}.")
-        return tuple(found)
+            texts.setdefault((claim.program, claim.place), []).append((claim, set(_titles(claim, agreement))))
+        for claims in texts.values():
+            if all(claimed and not claimed & set(titles) for _, claimed in claims):
+                for claim, _ in claims:
+                    yield f"The pixels are {made_by}'s{called}, but {claim.program} claims {statement(claim)}."
 
     def with_files(self, files: Sequence[tuple[str, str, str]]) -> "IdentifiedImage":
         """With a note on each claim whose hash some file has. Of files, sha256, path and content are given."""
@@ -136,8 +151,8 @@ def _identified(path: Path, vaes: Sequence[VAE], runtime: Runtime) -> Identified
         return replace(found, error=error)
     verdict = judge(decoded.image, vaes, runtime)
     notes = [*incomplete, *(f"Judged as it is read: {note}." for note in decoded.notes)]
-    if _is_lossy(path):
-        notes.append("A JPEG doesn't hold the decoder's pixels. Judge the image as it was first saved, as PNG.")
+    if (lossy := _lossy(path)) is not None:
+        notes.append(f"{lossy} Judge the image as it was first saved, as PNG.")
     return replace(found, verdict=verdict, notes=tuple(notes))
 
 
@@ -149,10 +164,12 @@ def _same_hash(claim: Claim, files: Sequence[tuple[str, str, str]]) -> Iterator[
                 yield f"The hash is that of {path}, whose content is {what}."
 
 
-def _is_lossy(path: Path) -> bool:
+def _lossy(path: Path) -> str | None:
+    """A sentence on a format that changes pixels; None for one that doesn't."""
     with path.open("rb") as file:
         kind = file_kind(file.read(HEAD))
-    return kind is not None and kind.name == LOSSY
+        sentence = None if kind is None else LOSSY.get(kind.name)
+        return None if sentence is not None and webp.is_lossless(file) else sentence
 
 
 def _titles(claim: Claim, agreement: Agreement | None) -> list[str]:

@@ -30,7 +30,7 @@ FEWEST = 3  # settings that a line of them holds
 LONGEST_LINE = 2**20  # characters; the longest in use, with an extension's JSON, have some thousands
 NAME = re.compile(r"[\w \-/]++")
 OBJECT = re.compile(r"\{[^{}]*+\}(?=\s*(?:,|$))")
-QUOTED = re.compile(r'"(?:[^"\\]++|\\.)++"(?=\s*(?:,|$))')
+QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"(?=\s*(?:,|$))')
 MODULE = re.compile(r"Module \d{1,2}")
 TEXT_ENCODERS = ("clip", "t5", "qwen", "gemma", "llama", "umt5", "byt5", "text_encoder")  # how files are called
 AUTOMATIC1111, FORGE, SD_NEXT, VAELENS = "AUTOMATIC1111's web UI", "Forge", "SD.Next", "vaelens"

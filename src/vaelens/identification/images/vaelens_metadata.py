@@ -5,7 +5,7 @@ Read more leniently than for a replay: of metadata from another version or chang
 
 from typing import Any, cast
 
-from vaelens.identification.images.claims import Claim, text_of
+from vaelens.identification.images.claims import Claim, at_most, distinct, text_of
 from vaelens.json_reading import parse_json
 from vaelens.png_metadata import SHEET_KEY
 from vaelens.weights.fingerprint import Digests, Fingerprint
@@ -15,7 +15,7 @@ VAES_KEY = "vaes"  # in the JSON of a strip: each VAE that decoded some of it
 
 
 def read_own(text: str, place: str) -> list[Claim]:
-    """One claim per image, or per VAE of a strip.
+    """One claim per VAE of an image, a sheet or a strip, up to MOST_CLAIMS.
 
     Raises ValueError, with a reason, where the text isn't the JSON object that it should be.
     """
@@ -31,7 +31,8 @@ def read_own(text: str, place: str) -> list[Claim]:
         parts = [{"vae": vae} for vae in cast(list[Any], vaes)]
     else:
         parts = [values]
-    return [_claim(cast(dict[str, Any], part), place) for part in parts if isinstance(part, dict)]
+    claims = distinct([_claim(cast(dict[str, Any], part), place) for part in parts if isinstance(part, dict)])
+    return at_most(claims, PROGRAM, place, "VAEs")
 
 
 def _claim(values: dict[str, Any], place: str) -> Claim:
