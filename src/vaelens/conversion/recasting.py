@@ -18,7 +18,8 @@ def recast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, name: str) 
     found: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         cast = tensor if dtype is None else tensor.to(dtype)
-        if cast.dtype != tensor.dtype and not bool(torch.isfinite(cast).all()):
+        narrower = torch.finfo(cast.dtype).max < torch.finfo(tensor.dtype).max
+        if narrower and not bool(torch.isfinite(cast).all()):
             raise UsageError(
                 f"{name}: {key} has values up to {float(tensor.abs().max()):.3g}, and {dtype_name(cast.dtype)} ends at "
                 f"{torch.finfo(cast.dtype).max:.5g}. Choose --dtype bfloat16 or float32."

@@ -17,7 +17,7 @@ from vaelens.errors import BadInputError, CheckFailedError, ResourceError
 from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.tensors.writing import METADATA, tensor_bytes
 
-CHUNK = 8 * 2**20  # bytes
+CHUNK = 2**20  # bytes
 Make = Callable[[], Tensor]
 
 
@@ -93,9 +93,10 @@ class CheckpointCopy:
         start = 8 + len(self._header)
         with written.open("rb") as file:
             for name, replacement in self._replaced.items():
-                begin, end = self._places[name].new
-                file.seek(start + begin)
-                same_bytes = file.read(end - begin) == bytes(tensor_bytes(replacement.make()))
+                file.seek(start + self._places[name].new[0])
+                data = tensor_bytes(replacement.make())
+                pieces = (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+                same_bytes = all(file.read(len(piece)) == piece for piece in pieces)
                 if found.shapes.get(name) != replacement.shape or not same_bytes:
                     raise CheckFailedError(f"{target}: {name} was read back otherwise than it was written.")
 

@@ -11,7 +11,7 @@ from vaelens.text.numbers import counted
 
 Shapes = Mapping[str, tuple[int, ...]]
 LISTED = 6
-PIECE = 2**22  # elements
+PIECE = 2**18  # elements
 
 
 def check_shapes(shapes: Shapes, expected: Shapes, where: str | Path, network: str, advice: str) -> None:

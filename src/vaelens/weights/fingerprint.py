@@ -16,8 +16,10 @@ from torch import Tensor
 
 from vaelens.families.family import Family
 from vaelens.runtime import dtype_name
+from vaelens.tensors.writing import tensor_bytes
 
 SHORT = 12
+PIECE = 2**18  # elements
 HALF_PRECISIONS = (torch.float16, torch.bfloat16)
 SHORT_NAMES = {"float16": "fp16", "bfloat16": "bf16"}
 
@@ -122,7 +124,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> Checksum:
 
 
 def _crc(tensor: Tensor) -> tuple[torch.dtype, torch.Size, int]:
-    return tensor.dtype, tensor.shape, zlib.crc32(_bytes(tensor.detach().cpu()))
+    return tensor.dtype, tensor.shape, zlib.crc32(tensor_bytes(tensor.detach().cpu()))
 
 
 def _content(tensors: Mapping[str, Tensor]) -> HalfContent:
@@ -153,13 +155,9 @@ def _digests(tensors: Mapping[str, Tensor]) -> Digests:
 def _digest(tensors: Mapping[str, Tensor], cast: torch.dtype | None) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().to("cpu", cast)
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        tensor = tensors[name].detach()
+        dtype = str(cast or tensor.dtype).removeprefix("torch.")
         sha.update(f"{name}|{list(tensor.shape)}|{dtype}|".encode())
-        sha.update(_bytes(tensor))
+        for piece in tensor.reshape(-1).split(PIECE):  # so that casting takes little memory
+            sha.update(tensor_bytes(piece.to("cpu", cast)))
     return sha.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor on the CPU, in row-major order."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
