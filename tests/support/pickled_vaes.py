@@ -82,7 +82,10 @@ LAYOUTS: Mapping[str, Callable[[State], State]] = {
     "diffusers of 2022": lambda state: {name_of_2022(n): t for n, t in state.items()},
     "ldm": as_ldm,
 }
-PREFIXES = ("", "first_stage_model.", "vae.", "ema.", "module.", "_orig_mod.", "module.first_stage_model.")
+PREFIXES = (
+    "", "first_stage_model.", "vae.", "ema.", "module.", "_orig_mod.", "module.first_stage_model.", "state_dict.",
+    "state_dict.first_stage_model.",
+)  # fmt: skip
 
 
 class Callback:

@@ -53,7 +53,7 @@ def test_each_layout_prefix_and_wrapper_in_each_format_gives_the_same_tensors(
         assert same_values(read.tensors, state), case
         assert read.layout == layout.partition(" ")[0], case
         assert read.prefix == prefix, case
-        is_ldm_ema = wrapper == "ldm's own" and prefix in {"", "module.", "_orig_mod."}
+        is_ldm_ema = wrapper == "ldm's own" and prefix in {"", "module.", "_orig_mod.", "state_dict."}
         assert ("model_ema.encoderconv_inweight" in read.dropped) == is_ldm_ema, case
 
 

@@ -95,7 +95,7 @@ class CheckpointCopy:
             for name, replacement in self._replaced.items():
                 file.seek(start + self._places[name].new[0])
                 data = tensor_bytes(replacement.make())
-                pieces = (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+                pieces = (bytes(data[at : at + CHUNK]) for at in range(0, len(data), CHUNK))
                 same_bytes = all(file.read(len(piece)) == piece for piece in pieces)
                 if found.shapes.get(name) != replacement.shape or not same_bytes:
                     raise CheckFailedError(f"{target}: {name} was read back otherwise than it was written.")

@@ -158,6 +158,6 @@ def _digest(tensors: Mapping[str, Tensor], cast: torch.dtype | None) -> str:
         tensor = tensors[name].detach()
         dtype = str(cast or tensor.dtype).removeprefix("torch.")
         sha.update(f"{name}|{list(tensor.shape)}|{dtype}|".encode())
-        for piece in tensor.reshape(-1).split(PIECE):  # so that casting takes little memory
+        for piece in torch.split(tensor.reshape(-1), PIECE):  # so that casting takes little memory
             sha.update(tensor_bytes(piece.to("cpu", cast)))
     return sha.hexdigest()

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from vaelens.families.family import Family
 
-WRAPPERS = {"_orig_mod", "module"}  # of torch.compile; of DataParallel and FSDP. Anywhere in a name, also repeated
+# Of torch.compile; of DataParallel and FSDP; of a training program's table, flattened. Anywhere in a name, also twice.
+WRAPPERS = {"_orig_mod", "module", "state_dict"}
 
 
 def unwrapped(name: str) -> str:
