@@ -1,7 +1,5 @@
 """The memory that baking takes: a full-size VAE, a checkpoint of 2 GB, a fresh process."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,29 +7,20 @@ import torch
 from safetensors.torch import save_file
 
 from support.checkpoints import write_checkpoint
-
-MEASURE = """
-import re, sys
-import vaelens as vl, vaelens.conversion
-def peak(): return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-before = peak()
-vl.bake(*sys.argv[1:4], space="sd1")
-print(before, peak())
-"""
+from support.fresh_process import needs_linux, peaks
+from vaelens.families.discovery import build_network
+from vaelens.vae import VAE
+from vaelens.weights.registry import registry
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux' /proc")
+@needs_linux
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_peak_memory_is_the_vaes_whatever_the_checkpoints_size(dtype: torch.dtype, tmp_path: Path) -> None:
     """A full-size VAE and a checkpoint of 2 GB: below 1.5 times the VAE and 200 MB.
 
     Python and PyTorch are included, which alone may take more than the 200 MB.
     """
-    from vaelens.families.discovery import build_network
-    from vaelens.vae import VAE
-    from vaelens.weights.registry import registry
-
     spec = registry().space_spec("sd1")
     vae = VAE(build_network(spec.config), spec, "full")
     save_file({n: t.to(dtype) for n, t in vae.network.state_dict().items()}, tmp_path / "vae.safetensors")
@@ -42,8 +31,7 @@ def test_peak_memory_is_the_vaes_whatever_the_checkpoints_size(dtype: torch.dtyp
     size, whole = ((tmp_path / name).stat().st_size for name in ("vae.safetensors", "in.safetensors"))
     assert whole > 1.7e9
     paths = [str(tmp_path / name) for name in ("vae.safetensors", "in.safetensors", "out.safetensors")]
-    done = subprocess.run([sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True, check=True)
-    start, peak = map(int, done.stdout.split())
+    start, peak = peaks(f"vl.bake(*{paths!r}, space='sd1')")
     print(
         f"VAE {size / 1e6:.0f} MB, checkpoint {whole / 1e6:.0f} MB: peak {peak / 1e6:.0f} MB, {start / 1e6:.0f} before"
     )
