@@ -34,6 +34,11 @@ def never() -> bool:
     return False
 
 
+def part_of(progress: Progress, before: int, total: int) -> Progress:
+    """The progress of a part that counts its own steps, `before` of the `total` ones of the whole call being done."""
+    return lambda done, _, what: progress(before + done, total, what)
+
+
 def log(notice: str) -> None:
     """A notice to the log `vaelens`, at level INFO: where notices go that no caller takes."""
     logging.getLogger("vaelens").info(notice)

@@ -15,6 +15,7 @@ from support.commands import invoke
 from support.overflowing import EVERY_STAGE, overflowing, photo_like, with_quiet_group
 from support.vaes import CONFIGS, TINY, random_network, random_vae, same_bytes
 from vaelens import as_diffusers, load, read_image
+from vaelens.conversion.converting import convert
 from vaelens.conversion.fp16_checks import SAME, rescue
 from vaelens.conversion.fp16_rescue import HEADROOM, choose_scales, scaled, stages
 from vaelens.conversion.half_arithmetic import as_in_half, weight_rounding
@@ -233,6 +234,26 @@ def test_convert_writes_a_vae_that_float16_holds(tmp_path: Path, sides: tuple[Pa
     assert wide["fp16_safe"]["half_before"] is None
     assert len(wide["fp16_safe"]["scales"]) > 20
     assert "fp16_safe" not in invoke("convert", source, "-o", out, "--photo", photo).stdout
+
+
+@pytest.mark.parametrize("fp16_safe", [False, True])
+def test_the_progress_of_convert_is_counted_once(fp16_safe: bool, tmp_path: Path, sides: tuple[Path, Path]) -> None:
+    seen: list[tuple[int, int, str]] = []
+    convert(
+        sides[0], tmp_path / "out.safetensors", fp16_safe=fp16_safe, photos=[sides[1]], device="cpu",
+        progress=lambda *step: seen.append(step),
+    )  # fmt: skip
+    total = 8 if fp16_safe else 3
+    assert [(done, of) for done, of, _ in seen] == [(done, total) for done in range(total)]
+    assert [seen[0][2], seen[-2][2], seen[-1][2]] == ["reading", "writing", "comparing"]
+
+
+def test_what_can_not_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaelens.conversion.converting.rescue", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UsageError, match="the layout ldm is a single file"):
+        convert(sides[0], tmp_path / "folder", fp16_safe=True, layout="ldm", photos=[sides[1]], device="cpu")
 
 
 def test_convert_says_where_nothing_has_to_be_scaled(tmp_path: Path, sides: tuple[Path, Path]) -> None:

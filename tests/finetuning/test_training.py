@@ -18,8 +18,8 @@ from support.training import CONSTANT_LR, NO_GAN, SIX_STEPS, folder, json_lines,
 from support.vaes import random_vae
 from vaelens.engine import autoencoder
 from vaelens.engine.plan import Plan
-from vaelens.errors import BadInputError, CheckFailedError, UsageError
-from vaelens.finetuning import recipe_files
+from vaelens.errors import BadInputError, CheckFailedError, NetworkError, UsageError
+from vaelens.finetuning import recipe_files, training
 from vaelens.finetuning.recipe_files import find_recipe
 from vaelens.finetuning.training import Interrupted, finetune
 from vaelens.finetuning.validation import EarlyStopping, StopReason
@@ -207,6 +207,34 @@ def test_invalid_calls_are_refused_before_anything_is_written(narrow: Path, phot
         train(narrow, photos, tmp_path / "file.safetensors")
     with pytest.raises(UsageError, match="isn't empty and doesn't hold a training run"):
         train(narrow, photos, empty.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 5}, "other settings: seed was 0, now 5"),
+        ({"overrides": {"optimizer.lr": 1.0}}, r"other settings: recipe\.optimizer\.lr was"),
+    ],
+)
+def test_other_settings_are_refused_before_anything_is_loaded(
+    change: dict[str, Any], message: str, narrow: Path, photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        train(narrow, photos, run, should_stop=stop_after(1))
+    for name in ("initialize", "open_sources", "load_preset", "load_perceptual"):
+        monkeypatch.setattr(training, name, lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UsageError, match=message):
+        train(narrow, photos, run, **change)
+
+
+def test_missing_networks_are_known_before_any_image_is_read(
+    narrow: Path, photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the loss too, together with the preset's, and with options that this command has."""
+    monkeypatch.setattr("vaelens.metrics.pretrained.cached_web", lambda _: None)
+    monkeypatch.setattr(training, "open_sources", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(NetworkError, match=r"recipe .* needs vgg16, lpips-vgg: .*run\.preset=offline need no"):
+        train(narrow, photos, run, overrides={"loss.perceptual": "lpips-vgg"}, offline=True)
 
 
 def test_boxes_without_weight_are_refused_or_noted(narrow: Path, photos: Path, tmp_path: Path, run: Path) -> None:

@@ -80,8 +80,15 @@ def test_a_run_on_images_is_not_resumed_from_a_cache(encode: Encode, vae: VAE, p
 
 
 def test_another_encoder_is_refused_in_one_sentence_that_names_both(
-    encode: Encode, vae: VAE, stranger: VAE, tmp_path: Path
+    encode: Encode, vae: VAE, stranger: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before the networks are loaded, which takes seconds or a download."""
+    for name in (
+        "evaluation.run.load_preset",
+        "finetuning.training.load_preset",
+        "finetuning.training.load_perceptual",
+    ):
+        monkeypatch.setattr(f"vaelens.{name}", lambda *_, **__: pytest.fail("loaded"))
     cache = encode(rule="bicubic")
     with pytest.raises(UsageError) as refused:
         measure([vae, stranger], cache.path, tmp_path / "run")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaelens.conversion.fp16_checks import STEPS as RESCUE_STEPS
 from vaelens.conversion.fp16_checks import Rescue, rescue
 from vaelens.conversion.recasting import check_same, recast
 from vaelens.conversion.trial_images import TrialImages
@@ -21,7 +22,7 @@ from vaelens.families.discovery import families
 from vaelens.families.spec import VAESpec
 from vaelens.files import Ready, StrPath, writable_path, written_beside
 from vaelens.loading import read
-from vaelens.runtime import Notify, Progress, Runtime, dtype_name, find_dtype
+from vaelens.runtime import Notify, Progress, Runtime, dtype_name, find_dtype, part_of
 from vaelens.tensors.file_types import PICKLED
 from vaelens.text.paths import user_path
 from vaelens.vae import VAE
@@ -96,13 +97,16 @@ def convert(
     runtime = Runtime.of(device=device, offline=offline, notify=notify, progress=progress)
     cast = None if dtype is None else find_dtype(dtype)
     _check_call(output, layout)
-    runtime.progress(0, STEPS, "reading")
+    more = len(RESCUE_STEPS) if fp16_safe else 0
+    runtime.progress(0, STEPS + more, "reading")
     weights, name = read(source, runtime, space=space, subfolder=subfolder)
     rescued = None
     if fp16_safe:
+        check_target(user_path(output), layout or _usual_layout(weights, user_path(output)), weights.spec, name)
         plain = VAE.from_tensors(weights.tensors, weights.spec, name, device=runtime.device, dtype=torch.float32)
-        rescued = rescue(plain, images.read(), runtime.progress)
+        rescued = rescue(plain, images.read(), part_of(runtime.progress, 1, STEPS + more))
         cast = cast or torch.float16
+    runtime = dataclasses.replace(runtime, progress=part_of(runtime.progress, more, STEPS + more))
     changed = None if rescued is None else rescued.vae
     done = write_checked(
         weights, name, output, layout=layout, dtype=cast, images=images, runtime=runtime, changed=changed

@@ -137,6 +137,15 @@ class EvaluationFolder:
         lacking = {chunk: [vae for vae in named if not self.is_done(chunk, vae)] for chunk in range(self.chunks)}
         return {chunk: names for chunk, names in lacking.items() if names}
 
+    def missing_in(self, vaes: Iterable[str], part: tuple[int, int], ranks: Ranks) -> dict[int, list[str]]:
+        """The same of one part's chunks and this rank's. `part` is its number from 0, and how many there are."""
+        number, count = part
+        return {
+            chunk: names
+            for chunk, names in self.missing(vaes).items()
+            if chunk % count == number and chunk % ranks.count == ranks.number
+        }
+
     def add(
         self, chunk: int, vae: str, rows: Sequence[Row], bad: Sequence[Bad], features: Mapping[str, Features]
     ) -> None:

@@ -97,16 +97,24 @@ def published_networks(preset: Preset) -> list[str]:
 
 
 def check_networks(
-    preset: Preset, paths: Mapping[str, StrPath], runtime: Runtime, *, user: str = "", hint: str = NO_DOWNLOAD
+    preset: Preset,
+    paths: Mapping[str, StrPath],
+    runtime: Runtime,
+    *,
+    also: Sequence[str] = (),
+    user: str = "",
+    hint: str = NO_DOWNLOAD,
 ) -> None:
     """Check, before the dataset is opened, that the networks are there or may be downloaded; announce downloads.
 
+    also: published networks that are needed beside the preset's
     user: what needs the networks, for messages; the preset by default. hint: how to do without a download.
 
-    Raises UsageError for a name in `paths` that the preset doesn't use; NetworkError where a network is missing and
-    the runtime is offline; BadInputError for a file in `paths` that doesn't exist.
+    Raises UsageError for a name in `paths` that isn't needed; NetworkError where a network is missing and the runtime
+    is offline; BadInputError for a file in `paths` that doesn't exist.
     """
-    names, user = published_networks(preset), user or f"The preset {preset.name}"
+    names = [*dict.fromkeys((*published_networks(preset), *also))]
+    user = user or f"The preset {preset.name}"
     for name, path in paths.items():
         if name not in names:
             used = ", ".join(names) or "none"
@@ -122,8 +130,13 @@ def check_networks(
         runtime.notify(f"{what}, downloaded once. {hint}".rstrip())
 
 
-def load_preset(preset: Preset, paths: Mapping[str, StrPath], runtime: Runtime) -> LoadedPreset:
-    """The preset with its networks; those named in `paths` from there. Raises what `load_networks` raises."""
+def load_preset(
+    preset: Preset, paths: Mapping[str, StrPath], runtime: Runtime, *, hint: str = NO_DOWNLOAD
+) -> LoadedPreset:
+    """The preset with its networks; those named in `paths` from there. Raises what `load_networks` raises.
+
+    hint: how to do without a download, for an error of one
+    """
     device = torch.device("cpu") if runtime.device.type == "mps" else runtime.device  # which has no float64
     names = networks_of(preset.metrics)
     given = {name: Path(path) for name, path in paths.items()}
@@ -144,7 +157,7 @@ def load_preset(preset: Preset, paths: Mapping[str, StrPath], runtime: Runtime) 
             kernels = use_native_convolutions(module, device) if name in RUNS else TORCH
             networks[name] = Network(module, _run(name, module, preset), sha256, source, kernels)
     except NetworkError as error:
-        raise NetworkError(f"{error} {NO_DOWNLOAD}") from error
+        raise NetworkError(f"{error} {hint}") from error
     return LoadedPreset(preset, networks, device)
 
 

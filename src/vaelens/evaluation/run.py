@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vaelens.blind.pooling import file_records, pool_blind_results
+from vaelens.blind.pooling import PooledResults, file_records, pool_blind_results
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.aggregation import aggregate
 from vaelens.evaluation.chunks import size_rule
@@ -123,11 +123,9 @@ def evaluate(
             source, take=take, seed=seed, min_aesthetic=min_aesthetic, split=split, boxes=boxes, skip_bad=skip_bad,
             rule=size_rule(protocol), runtime=runtime,
         )  # fmt: skip
+        models, records, pooled = _load_vaes(sources, space, runtime, latents, pooled)  # before the networks
         loaded = load_preset(protocol, networks or {}, runtime)
-        models, records = settled(
-            *_load_vaes(sources, space, runtime, latents), protocol.side, found, ranks, batch=batch
-        )
-        pooled = pooled and evaluated(pooled, records)
+        models, records = settled(models, records, protocol.side, found, ranks, batch=batch)
         plan = _plan(dataset, latents, loaded, models, records, batch=batch, seed=seed, runtime=runtime)
         if ranks.is_first:
             _notify_names(dataset, models, records, runtime.notify)
@@ -137,7 +135,7 @@ def evaluate(
         _check_bad(folder, skip_bad)
         cache = _originals_cache(plan, loaded, runtime.notify)
         measurement = Measurement(dataset, loaded, models, seed, skip_bad, folder, cache, latents)
-        units = _own_units(folder, models, part, ranks)
+        units = folder.missing_in(models, part, ranks)
         if ranks.count == 1 and (stored := len(folder.rows(list(models)))):
             _notify_resuming(stored, len(folder.ids) * len(models), runtime.notify)
         measured = rank_record(measurement.run(units, runtime.progress))
@@ -207,9 +205,16 @@ def _on_own_device(runtime: Runtime, ranks: Ranks, shard: str | None) -> Runtime
 
 
 def _load_vaes(
-    sources: Sequence[StrPath | VAE], space: str | None, runtime: Runtime, latents: LatentCache | None
-) -> tuple[dict[str, VAE], Records]:
-    """The VAEs by distinct names, and what the record says of each; all must have the cached latents' encoder."""
+    sources: Sequence[StrPath | VAE],
+    space: str | None,
+    runtime: Runtime,
+    latents: LatentCache | None,
+    pooled: PooledResults | None,
+) -> tuple[dict[str, VAE], Records, PooledResults | None]:
+    """The VAEs by distinct names, what the record says of each, and blind tests by these names.
+
+    Raises UsageError unless all have the cached latents' encoder, and include the blind tests' decoders.
+    """
     loaded = [vae_of(one, runtime, space=space) for one in sources]
     if latents is not None:
         for vae in loaded:
@@ -221,7 +226,7 @@ def _load_vaes(
         | {"published": not isinstance(one, VAE) and is_published(one)}
         for (name, vae), one in zip(models.items(), sources, strict=True)
     }
-    return models, records
+    return models, records, pooled and evaluated(pooled, records)
 
 
 def _plan(
@@ -293,18 +298,6 @@ def _originals_cache(plan: Mapping[str, Any], loaded: LoadedPreset, notify: Noti
     protocol = {key: plan[key] for key in ("preset", "threads", "device", "networks", "versions")}
     protocol["processor"] = processor(plan["device"])
     return OriginalsCache(cache_folder() / "originals", protocol, loaded.extractors, notify)
-
-
-def _own_units(
-    folder: EvaluationFolder, models: Mapping[str, VAE], part: tuple[int, int], ranks: Ranks
-) -> dict[int, list[str]]:
-    """The unfinished chunks of this shard and rank, each with the VAEs that it lacks."""
-    number, count = part
-    return {
-        chunk: names
-        for chunk, names in folder.missing(models).items()
-        if chunk % count == number and chunk % ranks.count == ranks.number
-    }
 
 
 def _notify_resuming(stored: int, total: int, notify: Notify) -> None:

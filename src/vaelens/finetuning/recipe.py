@@ -28,6 +28,7 @@ from vaelens.weights.registry import registry
 
 OWN = "own"  # the latent space of a VAE trained from scratch
 ANY = "any"
+HELD_OUT = "run.held_out"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -202,15 +203,25 @@ class Recipe(_Table):
             return self
         why = f"{self.run.held_out} in the recipe; a quarter of the images at most"
         changed = self.run.model_copy(update={"held_out": count})
-        name = "run.held_out"
         return self.model_copy(
             update={
                 "run": changed,
-                "published": {field: text for field, text in self.published.items() if field != name},
-                "chosen": {**self.chosen, name: why},
-                "followed": {**self.followed, name: self.run.held_out},
+                "published": {field: text for field, text in self.published.items() if field != HELD_OUT},
+                "chosen": {**self.chosen, HELD_OUT: why},
+                "followed": {**self.followed, HELD_OUT: self.run.held_out},
             }
         )
+
+    @property
+    def followed_sentence(self) -> str:
+        """Which fields follow the run and the images."""
+        values = self.as_dict()
+        listed = ", ".join(
+            f"{name}={values[table][key]} (instead of {usual})"
+            for name, usual in self.followed.items()
+            for table, _, key in [name.partition(".")]
+        )
+        return f"{self.name} follows the number of steps and images: {listed}. Use --set for other values."
 
     @property
     def gan_never_starts(self) -> bool:

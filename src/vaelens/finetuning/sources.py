@@ -14,7 +14,7 @@ import numpy as np
 from vaelens.errors import BadInputError, UsageError
 from vaelens.files import StrPath
 from vaelens.finetuning.losses import has_label
-from vaelens.finetuning.recipe import Recipe
+from vaelens.finetuning.recipe import HELD_OUT, Recipe
 from vaelens.images.datasets.items import Dataset, Item, Source, boxes_sha256, manifest_sha256
 from vaelens.images.datasets.opening import check_name, open_dataset
 from vaelens.images.datasets.synthetic import SETS, TRAINING_COUNT, is_for_training
@@ -29,7 +29,6 @@ TrainingData = StrPath | Dataset | LatentCache  # what may be trained on
 
 MAX_SHARE = 0.5  # of a source that may be held out
 USUAL_SHARE = 0.25  # of a source that is held out at most, where the recipe's number isn't the user's
-HELD_OUT = "run.held_out"
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from vaelens.finetuning.export import OUTPUTS, release
 from vaelens.finetuning.initialization import Initial, check_encoder_unchanged, check_vae, initialize
 from vaelens.finetuning.loop import OnLog, Training, train
 from vaelens.finetuning.losses import PERCEPTUAL_NETWORKS, load_perceptual
-from vaelens.finetuning.recipe import Recipe
+from vaelens.finetuning.recipe import HELD_OUT, Recipe
 from vaelens.finetuning.recipe_files import default_recipe, find_recipe
-from vaelens.finetuning.sources import HELD_OUT, SourceOptions, Sources, TrainingData, check_caches, open_sources
+from vaelens.finetuning.sources import SourceOptions, Sources, TrainingData, check_caches, open_sources
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import PosteriorCache, StepConfig, StoredPosteriors
 from vaelens.finetuning.training_folder import (
@@ -34,6 +34,7 @@ from vaelens.finetuning.training_folder import (
     TrainingFolder,
     existing_plan,
     record_unreadable,
+    refuse_changed,
     write_or_compare_plan,
 )
 from vaelens.finetuning.training_sample import TrainingSample
@@ -50,6 +51,7 @@ from vaelens.runs.versions import DECISIVE, versions
 from vaelens.runtime import SHORT_DTYPES, Notify, Progress, Runtime, ShouldStop, find_device, log, silent
 from vaelens.vae import VAE
 
+NO_DOWNLOAD = "A perceptual loss psim-small and --set run.preset=offline need no download."
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # of the networks, with the autocast dtype
 
 
@@ -238,25 +240,32 @@ def _prepare(job: _Job, threads: int) -> tuple[Training, Initial, dict[str, Any]
     UsageError where the folder holds another run.
     """
     recipe, ranks, runtime = job.recipe, job.ranks, job.runtime
-    loss_paths, metric_paths = _network_paths(recipe, job.networks)
-    preset = find_preset(recipe.run.preset)
-    check_networks(preset, metric_paths, runtime)
-    perceptual, loss_networks = load_perceptual(recipe.perceptual_name, loss_paths, runtime.device, runtime)
-    loaded = load_preset(preset, metric_paths, runtime)
-    initial = initialize(job.vae, recipe, job.seed, job.space, runtime)
-    sources = open_sources(job.sources, recipe, runtime, initial.vae)
-    if job.sources.held_out is None:
-        recipe = recipe.with_held_out(len(sources.held_out.items))
-    if recipe.followed and not job.found:
-        runtime.notify(_followed(recipe))
-    plan: dict[str, Any] = {
-        **_plan(recipe, initial, sources, loss_networks | loaded.networks),
+    settings = {
         "seed": job.seed,
         "micro_batch_size": job.micro_batch_size,
         "threads": threads,
         "device": runtime.device.type,
         "dtype": job.dtype,
         "cache": job.cache,
+    }
+    refuse_changed(job.path, job.found, {**settings, "recipe": recipe.as_dict()})
+    loss_paths, metric_paths = _network_paths(recipe, job.networks)
+    preset = find_preset(recipe.run.preset)
+    check_networks(
+        preset, {**metric_paths, **loss_paths}, runtime, also=PERCEPTUAL_NETWORKS[recipe.perceptual_name],
+        user=f"The recipe {recipe.name}", hint=NO_DOWNLOAD,
+    )  # fmt: skip
+    initial = initialize(job.vae, recipe, job.seed, job.space, runtime)
+    sources = open_sources(job.sources, recipe, runtime, initial.vae)
+    perceptual, loss_networks = load_perceptual(recipe.perceptual_name, loss_paths, runtime.device, runtime)
+    loaded = load_preset(preset, metric_paths, runtime, hint=NO_DOWNLOAD)
+    if job.sources.held_out is None:
+        recipe = recipe.with_held_out(len(sources.held_out.items))
+    if recipe.followed and not job.found:
+        runtime.notify(recipe.followed_sentence)
+    plan: dict[str, Any] = {
+        **_plan(recipe, initial, sources, loss_networks | loaded.networks),
+        **settings,
         "kernels": choose_path(DTYPES[job.dtype] or torch.float32, runtime.device),  # of the training itself
         "engine": _evaluations(initial, loaded.preset.side, job),
     }
@@ -296,17 +305,6 @@ def _evaluations(initial: Initial, side: int, job: _Job) -> dict[str, Any]:
     vae = VAE(initial.network, initial.spec, "", max_memory=job.runtime.max_memory, notify=job.runtime.notify)
     own = vae.settle((side, side), job.found.get("engine"), CHUNK)
     return vae.settle((side, side), job.ranks.gather(own)[0], CHUNK)
-
-
-def _followed(recipe: Recipe) -> str:
-    """Which fields follow the run and the images, in a sentence."""
-    values = recipe.as_dict()
-    listed = ", ".join(
-        f"{name}={values[table][key]} (instead of {usual})"
-        for name, usual in recipe.followed.items()
-        for table, _, key in [name.partition(".")]
-    )
-    return f"{recipe.name} follows the number of steps and images: {listed}. Use --set for other values."
 
 
 def _network_paths(recipe: Recipe, given: Mapping[str, StrPath]) -> tuple[dict[str, Path], dict[str, Path]]:

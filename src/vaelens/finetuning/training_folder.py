@@ -12,6 +12,7 @@ import numpy as np
 
 from vaelens.errors import UsageError
 from vaelens.files import checked_json, is_temporary, read_checked_json, write_atomic
+from vaelens.finetuning.recipe import HELD_OUT
 from vaelens.images.writing import encode_png
 from vaelens.runs.lock import LOCK
 from vaelens.runs.outputs import RECORD_NAME, read_record
@@ -72,6 +73,16 @@ def existing_plan(path: Path) -> dict[str, Any]:
 def _is_ours(name: str) -> bool:
     """Whether a file may be there before the plan: a lock, or what a killed process left of the plan."""
     return name.startswith(LOCK) or is_temporary(name)
+
+
+def refuse_changed(path: Path, found: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    """Compare what is known of a plan before anything is loaded with the `found` one, if there is one.
+
+    The number of held-out images isn't: it may follow from the images. Raises UsageError where something else differs.
+    """
+    new = as_stored(requested)
+    changed = differences({key: found.get(key) for key in new}, new) if found else []
+    refuse_differences(path, [one for one in changed if one[0] != f"recipe.{HELD_OUT}"])
 
 
 def write_or_compare_plan(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any]) -> str | None:
