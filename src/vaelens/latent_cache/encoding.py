@@ -20,9 +20,9 @@ from vaelens.images.datasets.opening import check_name, name_in, open_dataset
 from vaelens.images.datasets.source_names import files_of, paths_of
 from vaelens.images.resizing import opencv
 from vaelens.images.size_rules import SizeRule
-from vaelens.json_reading import quoted
-from vaelens.latent_cache import sd_scripts
 from vaelens.latent_cache.cache import LatentCache, open_cache
+from vaelens.latent_cache.formats.known import format_named
+from vaelens.latent_cache.formats.writing import check_latents, check_rule, write_files
 from vaelens.latent_cache.index import COMMAND, INDEX, Encoder, Index, Origin, ShardRecord, is_cache
 from vaelens.latent_cache.shard_making import Job, make_shard
 from vaelens.latent_cache.shards import FOLDER, holds_logvar, is_whole, read_items, shard_path
@@ -81,8 +81,8 @@ def encode_dataset(
     the presets modern and offline) or opencv (as card-2022), of `size` pixels; see `images.size_rules`
     images: keep the squares too, losslessly; without them the images are read again where they are now
     training: of a synthetic dataset, the images that are never measured on
-    trainer: also write the files of another trainer's latent cache, to a folder of that name: sd-scripts, with `seed`
-    for the samples that it keeps
+    trainer: also write the latents as the files of another one, to a folder of that name: a name of
+    `formats.known.FORMATS`; the files hold samples by `seed`
     shard_size: images per file, the unit of work; batch: images encoded at once; threads: of the CPU. All three are
     part of the plan: batch and threads change the last bits
 
@@ -94,8 +94,9 @@ def encode_dataset(
     if any(number is not None and number < 1 for number in (shard_size, batch, threads)):
         raise UsageError("shard_size, batch and threads must be at least 1.")
     _check_call(vae, source, path, how)
-    if trainer is not None and trainer != sd_scripts.NAME:
-        raise UsageError(f"there is no format {quoted(trainer)}. Known: {sd_scripts.NAME}.")
+    files = None if trainer is None else format_named(trainer)
+    if files is not None:
+        check_rule(files, how)
     if not images and isinstance(source, Dataset):
         raise UsageError("an open dataset can't be opened again by name: keep its images in the cache.")
     runtime = Runtime.of(
@@ -113,8 +114,8 @@ def encode_dataset(
             training=training, runtime=runtime,
     )  # fmt: skip
         model = vae_of(vae, runtime, space=space)
-        if trainer is not None:
-            sd_scripts.check_sd_scripts(model.spec.latent_space, size, model.name)
+        if files is not None:
+            check_latents(files, model, size, dataset.items)
         batch = int(batch or found.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
         size_of_shards = int(shard_size or found.get("shard_size", 0)) or SHARD_SIZE
         job = Job(path, dataset, model, how, size_of_shards, min(batch, size_of_shards), images, skip_bad)
@@ -140,9 +141,13 @@ def encode_dataset(
         _finish(job, plan, call)
         cache = open_cache(path)
         cache.was_complete = was_complete
-        if trainer is not None and model.spec.latent_space is not None:
-            files = sd_scripts.write_sd_scripts(cache, path / trainer, model.spec.latent_space, seed)
-            runtime.notify(f"Wrote {counted(len(files), 'file')} to {path / trainer}. Copy them beside the images.")
+        if files is not None:
+            written = write_files(files, cache, model, path / files.name, seed)
+            unread = len(cache) - len(written)
+            left_out = f", none for {counted(unread, 'image')} that {files.name} doesn't read" if unread else ""
+            runtime.notify(
+                f"Wrote {counted(len(written), 'file')} to {path / files.name}{left_out}. Copy them beside the images."
+            )
         return cache
 
 

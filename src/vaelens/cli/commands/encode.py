@@ -7,6 +7,7 @@ import typer
 
 from vaelens.cli import options
 from vaelens.cli.output import notice, progress, result, result_json, when_interrupted
+from vaelens.latent_cache.formats.known import FORMATS
 from vaelens.text.numbers import counted
 
 
@@ -71,7 +72,7 @@ def encode(
         typer.Option(
             "--format",
             metavar="TRAINER",
-            help="Also write the latents as files of another trainer: sd-scripts (kohya-ss; SD 1.x, 2.x and SDXL).",
+            help=f"Also write the latents as files of another trainer: {' or '.join(map(str, FORMATS.values()))}.",
         ),
     ] = None,
     batch: options.Batch = None,

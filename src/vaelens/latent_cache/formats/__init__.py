@@ -1,0 +1,1 @@
+"""A cache's latents as other trainers' files: one module per trainer, a line in `known.py` and in `writing.py`."""
