@@ -17,12 +17,13 @@ from support.vaes import CONFIGS, TINY, random_network, random_vae, same_bytes
 from vaelens import as_diffusers, load, read_image
 from vaelens.conversion.converting import convert
 from vaelens.conversion.fp16_checks import SAME, rescue
-from vaelens.conversion.fp16_rescue import HEADROOM, choose_scales, scaled, stages
+from vaelens.conversion.fp16_rescue import HEADROOM, choose_scales, scaled
 from vaelens.conversion.half_arithmetic import as_in_half, weight_rounding
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.families.kl import FAMILY as KL
 from vaelens.health.activations import HALF_LIMIT
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
+from vaelens.networks.scaled_stages import stages
 from vaelens.weights.registry import registry
 from vaelens.weights.spec_sources import metadata_source, metadata_text, resolve, spec_source
 

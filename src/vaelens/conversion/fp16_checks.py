@@ -8,11 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from vaelens.conversion.fp16_rescue import Scale, choose_scales, kl_config, scaled, stages, with_exponents
+from vaelens.conversion.fp16_rescue import Scale, choose_scales, kl_config, scaled, with_exponents
 from vaelens.conversion.half_arithmetic import WeightRounding, as_in_half, weight_rounding
 from vaelens.conversion.verification import Differences, verify
 from vaelens.errors import CheckFailedError, UsageError
 from vaelens.health.activations import recorded
+from vaelens.networks.scaled_stages import stages
 from vaelens.runtime import Progress, silent
 from vaelens.vae import VAE
 

@@ -1,6 +1,6 @@
 """The finding about a whole file in words, from what its halves are."""
 
-from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, NamedMixture
+from vaelens.identification.weights.closeness.half_verdict import SCALED, HalfVerdict, NamedMixture
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
 from vaelens.weights.folders import STEM
 from vaelens.weights.known_files import KnownFile, known_vaes
@@ -50,18 +50,24 @@ def _of_halves(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict) -
     assert file.vae is not None
     both = [name for name in decoder.same_as if name in encoder.same_as]
     trusted = encoder.is_identified and decoder.is_identified
-    if trusted and both:
+    scaled = encoder.is_scaled or decoder.is_scaled
+    if both and (trusted or scaled):
         close = "close" in {encoder.sameness, decoder.sameness}
-        form = f"in {stored(file.vae)}" if file.vae.beside else f"re-saved in {_form(file.vae)}"
+        form = f"in {stored(file.vae) if file.vae.beside else _form(file.vae)}"
+        if scaled:
+            form = f"{SCALED} (--fp16-safe), {form}"
+        elif not file.vae.beside:
+            form = f"re-saved {form}"
         form += ", pickled" if file.is_pickled else ""
         owner = next((name for name in encoder.same_as if name in registry().vaes), None)
         vae = next((name for name in both if name in known_vaes()), None)
         called = vae or both[0]
         beside = f"; the encoder is {owner}'s" if owner is not None and called not in registry().vaes else ""
         return f"{called}, {'equal up to rounding, ' if close else ''}{form}{beside}", vae
+    scaled_as = any(one.is_scaled and one.same_as for one in (encoder, decoder))
     if decoder.mixture is not None and (whole := _whole_mixture(encoder, decoder.mixture)) is not None:
-        return whole, None
-    if encoder.is_identified or decoder.is_identified or encoder.mixture or decoder.mixture:
+        return whole + (f", {SCALED} (--fp16-safe)" if scaled else ""), None
+    if encoder.is_identified or decoder.is_identified or encoder.mixture or decoder.mixture or scaled_as:
         near = decoder.nearest_known or decoder.nearest
         name = near.name if near is not None else None
         if not decoder.is_identified and decoder.mixture is None and name in encoder.same_as:
@@ -72,7 +78,9 @@ def _of_halves(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict) -
 
 def _compared(encoder: HalfVerdict, decoder: HalfVerdict) -> str:
     shared = [
-        f"{half} of {one.same_as[0]}" for half, one in (("decoder", decoder), ("encoder", encoder)) if one.same_as
+        f"{half} of {one.same_as[0]}{one.form}"
+        for half, one in (("decoder", decoder), ("encoder", encoder))
+        if one.same_as
     ]
     beside = f", with the {' and the '.join(shared)}" if shared else ""
     if decoder.nearest is not None:
@@ -83,10 +91,10 @@ def _compared(encoder: HalfVerdict, decoder: HalfVerdict) -> str:
 
 
 def _half(verdict: HalfVerdict, name: str) -> str:
-    if verdict.same_as and verdict.are_known:
-        return verdict.same_as[0] + (", up to rounding" if verdict.sameness == "close" else "")
+    if verdict.same_as and (verdict.are_known or verdict.is_scaled):
+        return verdict.same_as[0] + (", up to rounding" if verdict.sameness == "close" else "") + verdict.form
     if verdict.mixture is not None:
-        return str(verdict.mixture)
+        return str(verdict.mixture) + verdict.form
     return "unknown" + (f" ({_nearest(verdict, f'{name} weights')})" if verdict.nearest is not None else "")
 
 

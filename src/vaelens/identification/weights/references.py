@@ -4,7 +4,7 @@ Nothing is downloaded for it, except a known VAE that the caller names and that 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from vaelens.download.hub import cached
 from vaelens.families.discovery import families
 from vaelens.files import StrPath
 from vaelens.identification.weights.examined_file import ExaminedFile, Signature, examine_file, signature
+from vaelens.identification.weights.scaling import Scaling, claimed_scaling
 from vaelens.loading import check_source, read, remote_files
 from vaelens.runtime import Runtime
 from vaelens.text.paths import user_path
@@ -31,7 +32,8 @@ class Reference:
     """A VAE to compare with, under a known VAE's name or a file's.
 
     `is_known` tells which; `is_named` that the caller gave it to compare with. `weights` are missing where only the
-    content was recorded. `path` is the file's, where it is one of those to identify.
+    content was recorded. `path` is the file's, where it is one of those to identify. `scaling` is what its metadata
+    claim; `undone` names the tensors of one whose scaling was undone, which were stored multiplied by 2^-n.
     """
 
     name: str
@@ -42,6 +44,13 @@ class Reference:
     weights: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
     is_named: bool = False
     path: Path | None = None
+    scaling: Scaling | None = None
+    undone: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it is a known VAE or one that the caller gave to compare with."""
+        return self.is_known or self.is_named
 
     @property
     def place(self) -> str:
@@ -147,7 +156,17 @@ def reference_of(file: ExaminedFile, *, named: bool = False, called: str | None 
         own = f"{file.path.absolute().parent.name}/{own}"
     name, space = (called or own, None) if known is None else (known.vae, known.space)
     weights = halves(raw.tensors, raw.family)
-    return Reference(name, space, raw.family.name, known is not None, file.vae.content, weights, named, file.path)
+    return Reference(
+        name,
+        space,
+        raw.family.name,
+        known is not None,
+        file.vae.content,
+        weights,
+        named,
+        file.path,
+        scaling=claimed_scaling(file.vae),
+    )
 
 
 def _of_name(text: str, runtime: Runtime, *, named: bool = False) -> Reference:

@@ -116,6 +116,7 @@ def _half(verdict: HalfVerdict | None) -> dict[str, Any] | None:
         "what": str(verdict),
         "same_as": list(verdict.same_as),
         "sameness": verdict.sameness if verdict.same_as else None,
+        "scaled_for_float16": verdict.is_scaled,
         "nearest": _nearest(verdict.nearest),
         "nearest_known": _nearest(verdict.nearest_known),
         "mixture": None

@@ -1,11 +1,13 @@
 """`identify_weights`: what files of weights are, by reading, comparing and grouping them."""
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 from vaelens.files import StrPath
 from vaelens.identification.weights.closeness.comparing import verdict_by_digests, verdicts_by_weights
 from vaelens.identification.weights.closeness.half_verdict import HalfVerdict
+from vaelens.identification.weights.closeness.undone_scaling import verdict_with_scaling_undone
 from vaelens.identification.weights.copies import groups_of_copies, in_order, place_in_table, what_to_keep
 from vaelens.identification.weights.examined_file import ExaminedFile, examine_file
 from vaelens.identification.weights.findings import finding
@@ -65,9 +67,11 @@ def _examine(files: Sequence[Path], runtime: Runtime) -> list[ExaminedFile]:
 
 def _representative(group: Sequence[ExaminedFile]) -> Reference | None:
     """The file of a group that is compared for all: the published one, else the first one that holds a VAE."""
-    readable = [file for file in group if file.vae is not None]
-    published = [file for file in readable if file.known is not None]
-    return next((reference for file in (*published, *readable) if (reference := reference_of(file))), None)
+    readable = [reference for file in group if (reference := reference_of(file)) is not None]
+    first = next((one for one in readable if one.is_known), next(iter(readable), None))
+    if first is None:
+        return None
+    return replace(first, scaling=next((one.scaling for one in readable if one.scaling is not None), None))
 
 
 def _compare(
@@ -89,7 +93,9 @@ def _compare(
             one: verdict for one in targets if (verdict := verdict_by_digests(one, references, number)) is not None
         }
         left = [target for target in targets if target not in found]
-        halves.append(found | verdicts_by_weights(left, references, number))
+        found |= verdicts_by_weights(left, references, number)
+        others = [*references, *unknown]
+        halves.append({one: verdict_with_scaling_undone(one, others, number, v) for one, v in found.items()})
     verdicts = {t.path: (halves[ENCODER][t], halves[DECODER][t]) for t in targets if t.path is not None}
     trusted = frozenset(one.name for one in references if one.is_known or one.is_named)
     if all(half.is_identified or _is_mixture_of(half, trusted) for found in halves for half in found.values()):

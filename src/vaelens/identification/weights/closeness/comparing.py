@@ -17,13 +17,11 @@ NEARLY = 4.0  # times the typical error of rounding: so close, each value is com
 
 def verdict_by_digests(target: Reference, references: Sequence[Reference], number: int) -> HalfVerdict | None:
     """Which known VAEs, or those named to compare with, have the target's encoder (0) or decoder (1); None if none."""
-    same = [
-        one for one in references if _is_trusted(one) and one.family == target.family and _same(one, target, number)
-    ]
+    same = [one for one in references if one.is_trusted and one.family == target.family and _same(one, target, number)]
     if not same:
         return None
     values = target.half(number).values
-    return _same_as(same, "same" if any(one.half(number).values == values for one in same) else "rounded")
+    return same_as(same, "same" if any(one.half(number).values == values for one in same) else "rounded")
 
 
 def verdicts_by_weights(
@@ -64,11 +62,11 @@ class _Distinct:
 
     @property
     def is_trusted(self) -> bool:
-        return any(_is_trusted(one) for one in self.members)
+        return any(one.is_trusted for one in self.members)
 
 
 def _distinct(pool: Sequence[Reference], number: int) -> list[_Distinct]:
-    ordered = sorted(pool, key=lambda one: (not _is_trusted(one), bool(one.half(number).exact_in)))
+    ordered = sorted(pool, key=lambda one: (not one.is_trusted, bool(one.half(number).exact_in)))
     sets: list[list[Reference]] = []
     for one in ordered:
         same = next((members for members in sets if _same(members[0], one, number)), None)
@@ -87,8 +85,8 @@ def _verdict(measured: Distances, sets: Sequence[_Distinct], own: int, target: R
         if measured.between(own, other) > NEARLY * (TYPICAL[precision] + TYPICAL[theirs]):
             break
         if not _differing(sets, own, other, number):
-            same = [one for one in sets[other].members if _is_trusted(one)] or sets[other].members
-            return _same_as(same, "close")
+            same = [one for one in sets[other].members if one.is_trusted] or sets[other].members
+            return same_as(same, "close")
     mixture = find_mixture(measured, own, others, TYPICAL[precision], only_averages=lambda n: not sets[n].is_trusted)
     named = None
     if mixture is not None:
@@ -113,7 +111,7 @@ def _near(measured: Distances, sets: Sequence[_Distinct], own: int, other: int, 
 def _differing(sets: Sequence[_Distinct], a: int, b: int, number: int) -> list[str]:
     first, second = sets[a].first, sets[b].first
     precisions = precision_of(first.half(number)), precision_of(second.half(number))
-    return differing_tensors(_half(first, number), _half(second, number), precisions)
+    return differing_tensors(_half(first, number), _half(second, number), precisions, {**first.undone, **second.undone})
 
 
 def _others(target: Reference, own: _Distinct) -> tuple[str, ...]:
@@ -121,15 +119,12 @@ def _others(target: Reference, own: _Distinct) -> tuple[str, ...]:
     return tuple(one.name for one in own.members if one != target)
 
 
-def _same_as(same: Sequence[Reference], sameness: Sameness) -> HalfVerdict:
+def same_as(same: Sequence[Reference], sameness: Sameness) -> HalfVerdict:
+    """The verdict for a half that these have."""
     order = [*registry().vaes]
     names = sorted(dict.fromkeys(one.name for one in same), key=lambda n: order.index(n) if n in order else len(order))
     space = next((one.space for one in same if one.space is not None), None)
-    return HalfVerdict(tuple(names), sameness, any(_is_trusted(one) for one in same), space)
-
-
-def _is_trusted(reference: Reference) -> bool:
-    return reference.is_known or reference.is_named
+    return HalfVerdict(tuple(names), sameness, any(one.is_trusted for one in same), space)
 
 
 def _same(a: Reference, b: Reference, number: int) -> bool:

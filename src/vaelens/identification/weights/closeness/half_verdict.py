@@ -11,6 +11,7 @@ Sameness = Literal["same", "rounded", "close"]
 NEAR = 0.5  # relative L2 distance; beyond it a long fine-tuning and a training of its own can't be told apart
 LISTED = 3
 FEW = 12  # tensors that differ, so few that they are named
+SCALED = "scaled for float16"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -58,7 +59,8 @@ class HalfVerdict:
     `same_as` are the names of the VAEs at hand that have it, known ones where there are any (`are_known`), and
     `sameness` how: the same values; one rounded to half precision from the other; or as close as rounding explains.
     Without any, `mixture` and `nearest` are what comparison found, if there was something to compare with;
-    `nearest_known` is the nearest known or named VAE, where `nearest` is only another file of the call.
+    `nearest_known` is the nearest known or named VAE, where `nearest` is only another file of the call. `is_scaled`
+    says that all this is of the values before they were scaled for float16, as the file's metadata say they were.
     """
 
     same_as: tuple[str, ...] = ()
@@ -68,6 +70,7 @@ class HalfVerdict:
     mixture: NamedMixture | None = None
     nearest: Nearest | None = None
     nearest_known: Nearest | None = None
+    is_scaled: bool = False
 
     @property
     def is_identified(self) -> bool:
@@ -79,17 +82,24 @@ class HalfVerdict:
         """The VAEs whose weights are in it: those that it is the same as, or a mixture of."""
         return self.same_as + tuple(name for name, _ in (self.mixture.parts if self.mixture is not None else ()))
 
+    @property
+    def form(self) -> str:
+        """What follows the name of what it is, where it was changed: that it was scaled."""
+        return f", {SCALED}" if self.is_scaled else ""
+
     def nearest_text(self, what: str) -> str:
         """What is near, in words; `nearest` must be there."""
         assert self.nearest is not None
-        text, known = nearest_text(self.nearest, what), self.nearest_known
+        undone = f"{what}, the scaling for float16 undone," if self.is_scaled else what
+        text, known = nearest_text(self.nearest, undone), self.nearest_known
         return text if known is None else f"{text}; of known VAEs: {known.name}, {percent(known.distance)} apart"
 
     def __str__(self) -> str:
         if self.same_as:
-            return _and(self.same_as) + (", up to rounding" if self.sameness == "close" else "")
+            close = ", up to rounding" if self.sameness == "close" else ""
+            return _and(self.same_as) + close + self.form
         if self.mixture is not None:
-            return str(self.mixture)
+            return str(self.mixture) + self.form
         return "unknown" + (f"; {self.nearest_text('weights')}" if self.nearest is not None else "")
 
 

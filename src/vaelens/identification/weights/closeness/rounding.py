@@ -16,6 +16,7 @@ SLACK = 1.05
 BLOCK = 1 << 15  # values at a time
 SMALLEST = {"float32": 0.0, "float16": 2.0**-25, "bfloat16": 0.0}  # half of float16's smallest step, for tiny values
 # The typical relative error of rounding, over many values.
+NOTHING_UNDONE: Mapping[str, int] = {}
 TYPICAL = {"float32": 1e-7, "float16": 2.0e-4, "bfloat16": 1.6e-3}
 
 
@@ -24,16 +25,20 @@ def precision_of(content: HalfContent) -> str:
     return next((p for p in ("bfloat16", "float16") if p in content.exact_in), "float32")
 
 
-def differing_tensors(a: Weights, b: Weights, precisions: tuple[str, ...]) -> list[str]:
+def differing_tensors(
+    a: Weights, b: Weights, precisions: tuple[str, ...], undone: Mapping[str, int] = NOTHING_UNDONE
+) -> list[str]:
     """The tensors in which some value differs by more than rounding from two such precisions explains, by name.
 
-    What is in bfloat16 may have been in float16 before.
+    What is in bfloat16 may have been in float16 before. `undone` names tensors that were stored multiplied by 2^-n:
+    the smallest steps of their precision were multiplied by 2^n with them.
     """
     if "bfloat16" in precisions:
         precisions = (*precisions, "float16")
     relative = SLACK * sum(UNIT[p] * (FLOAT32_SUMS if p == "float32" else 1) for p in precisions)
     absolute = SLACK * sum(SMALLEST[p] for p in precisions)
-    return [name for name in sorted(a) if not _is_close(a[name], b[name], relative, absolute)]
+    coarser = {name: 2.0**n for name, n in undone.items() if n > 0}
+    return [name for name in sorted(a) if not _is_close(a[name], b[name], relative, absolute * coarser.get(name, 1.0))]
 
 
 def _is_close(a: Tensor, b: Tensor, relative: float, absolute: float) -> bool:
