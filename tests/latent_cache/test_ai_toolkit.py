@@ -93,6 +93,7 @@ def test_images_that_the_trainer_does_not_read_have_no_file(encode: Encode, tmp_
     cache = encode(images_of=tmp_path / "some", trainer="ai-toolkit", notify=said.append)
     assert [file.name[:2] for file in (cache.path / "ai-toolkit" / "_latent_cache").iterdir()] == ["b_", "b_"]
     assert any("Wrote 2 files" in line and "none for 1 image that ai-toolkit doesn't read" in line for line in said)
+    assert any("set resolution: 32, square_crop: true and cache_latents_to_disk: true." in line for line in said)
 
 
 def test_what_the_trainer_does_not_keep_so_is_refused(encode: Encode, tmp_path: Path) -> None:

@@ -25,10 +25,14 @@ def test_help_and_documentation_name_it(how: Format) -> None:
     assert "".join(str(how).split()) in "".join(said.split())  # whichever way it is wrapped
     project = f"[{how.repository}](https://github.com/{how.repository})"
     row = f"| `--format {how.name}` | {project} | {how.models} | {how.version} |"
-    assert row in PAGE.read_text("utf-8")
+    page = PAGE.read_text("utf-8")
+    assert row in page
+    assert all(setting.format(side=1024) in page for setting in how.settings)
     assert how.spaces.keys() <= registry().spaces.keys()
 
 
 def test_an_unknown_one_is_refused_with_the_known() -> None:
     with pytest.raises(UsageError, match=r"there is no format 'onetrainer'. Known: sd-scripts, ai-toolkit."):
         format_named("onetrainer")
+    with pytest.raises(UsageError, match=r"Did you mean ai-toolkit\?"):
+        format_named("aitoolkit")

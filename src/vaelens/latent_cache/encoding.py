@@ -146,7 +146,8 @@ def encode_dataset(
             unread = len(cache) - len(written)
             left_out = f", none for {counted(unread, 'image')} that {files.name} doesn't read" if unread else ""
             runtime.notify(
-                f"Wrote {counted(len(written), 'file')} to {path / files.name}{left_out}. Copy them beside the images."
+                f"Wrote {counted(len(written), 'file')} to {path / files.name}{left_out}. Copy them beside the images, "
+                f"and in {files.name} set {files.settings_for(size)}."
             )
         return cache
 

@@ -1,5 +1,6 @@
 """The trainers whose files `vaelens encode --format` writes: which latents they take, and which version was checked."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,7 @@ class Format:
     spaces: by our name of the latent space; models: the same in words
     scaled: whether it keeps latents as the diffusion model sees them, else raw z
     turns_upright: whether it turns images by their EXIF orientation
+    settings: with which it finds the files, as its users write them; {side} is the square's
     suffixes: of the images that it reads, where it names its files after theirs, else empty
     """
 
@@ -36,7 +38,13 @@ class Format:
     models: str
     scaled: bool
     turns_upright: bool
+    settings: tuple[str, ...]
     suffixes: tuple[str, ...] = ()
+
+    def settings_for(self, side: int) -> str:
+        """Those for squares of this side, in a sentence."""
+        *others, last = (one.format(side=side) for one in self.settings)
+        return f"{', '.join(others)} and {last}"
 
     def __str__(self) -> str:
         return f"{self.name} ({self.repository.partition('/')[0]}; {self.models})"
@@ -53,6 +61,13 @@ FORMATS: dict[str, Format] = {
             "SD 1.x, 2.x and SDXL",
             scaled=False,
             turns_upright=False,
+            settings=(
+                "cache_latents_to_disk = true",
+                "resolution = {side}",
+                "enable_bucket = false",
+                "flip_aug = false",
+                "random_crop = false",
+            ),
         ),
         Format(
             "ai-toolkit",
@@ -63,6 +78,7 @@ FORMATS: dict[str, Format] = {
             "SD 1.x, SDXL, SD 3.x and FLUX.1",
             scaled=True,
             turns_upright=True,
+            settings=("resolution: {side}", "square_crop: true", "cache_latents_to_disk: true"),
             suffixes=(".jpg", ".jpeg", ".png", ".webp"),
         ),
     )
@@ -72,5 +88,7 @@ FORMATS: dict[str, Format] = {
 def format_named(name: str) -> Format:
     """The format of that name. Raises UsageError for another name."""
     if name not in FORMATS:
-        raise UsageError(f"there is no format {quoted(name)}. Known: {', '.join(FORMATS)}.")
+        near = difflib.get_close_matches(name, FORMATS, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(FORMATS)}."
+        raise UsageError(f"there is no format {quoted(name)}. {hint}")
     return FORMATS[name]
