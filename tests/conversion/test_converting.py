@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import vaelens as vl
 from support.checkpoints import METADATA, narrow_networks, raw, space_vae, stored_vae, write_checkpoint
 from support.commands import invoke
-from support.vaes import same_bytes
+from support.vaes import TINY, random_vae, same_bytes, tiny_halves
 from vaelens.conversion import converting
 from vaelens.conversion.verification import Differences
 from vaelens.errors import BadInputError, CheckFailedError, UsageError
@@ -50,6 +50,20 @@ def test_each_value_is_rounded_to_the_nearest(tmp_path: Path, source: Path, dtyp
     assert (found.layout, done.layout, done.stored) == (layout, layout, dtype)
     assert (done.differences.pixels_largest == 0) == (dtype == "float32")
     assert done.differences.pixels_mean < 0.002
+
+
+def test_a_layout_that_one_file_can_not_have_is_changed_with_a_note(tmp_path: Path) -> None:
+    halves = tiny_halves(random_vae(TINY, space="sdxl"), tmp_path)
+    notes: list[str] = []
+    done = vl.convert(halves[0], tmp_path / "out.safetensors", space="sdxl", notify=notes.append)
+    assert (done.source_layout, done.layout) == ("taesd", "diffusers")
+    assert [note for note in notes if "layout" in note] == [
+        "Note: the layout taesd has encoder and decoder in files of their own, so out.safetensors gets the layout "
+        "diffusers."
+    ]
+    notes.clear()
+    vl.convert(halves[1], tmp_path / "named.safetensors", space="sdxl", layout="diffusers", notify=notes.append)
+    assert notes == []
 
 
 def test_diffusers_loads_the_folder(tmp_path: Path, source: Path) -> None:

@@ -1,8 +1,10 @@
 """Small random VAEs and networks."""
 
 import dataclasses
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from vaelens.families.discovery import build_network, family_of
 from vaelens.families.spec import NetworkConfig, VAESpec
@@ -24,6 +26,17 @@ def random_vae(
     values = {"scaling_factor": scale, "shift_factor": shift, "pixel_range": family.pixel_range, **family.convention}
     with seeded(seed):
         return VAE(build_network(config), VAESpec(config, space, **values), "random")
+
+
+def tiny_halves(vae: VAE, folder: Path, name: str = "tae") -> tuple[Path, Path]:
+    """A tiny autoencoder as its original code has it: the encoder's file and the decoder's, without metadata."""
+    paths: list[Path] = []
+    for half, offset in (("encoder", 0), ("decoder", 1)):
+        named = {n.removeprefix(f"{half}.layers."): t for n, t in vae.tensors().items() if n.startswith(half)}
+        numbered = {f"{int(n.split('.', 1)[0]) + offset}.{n.split('.', 1)[1]}": t for n, t in named.items()}
+        paths.append(folder / f"{name}_{half}.safetensors")
+        save_file(numbered, paths[-1])
+    return paths[0], paths[1]
 
 
 def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

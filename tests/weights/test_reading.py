@@ -11,13 +11,19 @@ import torch
 from diffusers import AutoencoderKL as DiffusersKL
 from safetensors.torch import load_file, save_file
 
-from support.vaes import NARROW, TINY, random_vae, same_bytes
+from support.checkpoints import narrow_networks, space_vae
+from support.vaes import NARROW, TINY, random_vae, same_bytes, tiny_halves
 from vaelens.errors import BadInputError, CheckFailedError
 from vaelens.families.kl import PROJECTIONS
 from vaelens.families.spec import NetworkConfig
+from vaelens.files import sha256_file
+from vaelens.identification.identifying import identify
 from vaelens.networks.tiny import TinyAutoencoderConfig
 from vaelens.vae import VAE
+from vaelens.weights.known_files import KnownFile
 from vaelens.weights.reading import read_vae
+from vaelens.weights.registry import registry
+from vaelens.weights.spec_sources import BY_SHAPES
 
 Rewrite = Callable[..., Path]
 State = dict[str, torch.Tensor]
@@ -236,3 +242,29 @@ def test_tiny_autoencoders_read_in_diffusers_names_and_in_halves(
     rewrite(saved, decoder, lambda t: {n: v for n, v in t.items() if n.startswith("decoder.")}, metadata={})
     with pytest.raises(BadInputError, match=r"tae_decoder\.safetensors, beside .*tae_encoder.* layout diffusers"):
         read_vae(encoder, space="sdxl")
+
+
+@pytest.mark.parametrize(("config", "space"), [("taef2", "flux2"), ("taesd", None)])
+def test_shapes_of_one_latent_space_tell_it_as_identify_does(config: str, space: str | None, tmp_path: Path) -> None:
+    halves = tiny_halves(random_vae(registry().network_config(config), space=None), tmp_path)
+    read = read_vae(halves[0])
+    assert read.spec.latent_space == space
+    assert read.source_of.get("latent_space") == (BY_SHAPES if space else None)
+    (found,) = identify(halves[0])
+    assert found.latent_space.name == space
+
+
+def test_a_known_file_that_is_not_listed_has_its_latent_space_by_its_sha256(
+    tmp_path: Path, rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with narrow_networks():
+        vae = space_vae()
+        bare = rewrite(vae.save(tmp_path / "vae.safetensors"), tmp_path / "bare.safetensors", metadata={})
+        with pytest.raises(BadInputError, match="--space sd1"):
+            read_vae(bare)
+        known = KnownFile("animevae", "anime VAE", "sd1", False, "a.pt", (), None, sha256_file(bare), 3)
+        monkeypatch.setattr("vaelens.weights.reading.files_by_hash", lambda sha: [known] * (sha == known.sha256))
+        read = read_vae(bare)
+    assert read.spec == vae.spec
+    assert read.source_of["scaling_factor"] == "the registry (its sha256 is animevae's)"
+    assert read.known_as is None, "it can't be downloaded by that name"

@@ -83,11 +83,11 @@ def convert(
     """Write the VAE that `source` names to `output`: a .safetensors file, or a diffusers folder.
 
     `source` is what `load` takes, also a whole checkpoint. `layout` ("diffusers", "ldm") and `dtype` are the source's
-    where they aren't named; without another dtype every tensor keeps its bits. The metadata of a stand-alone file
-    stay, its own hashes excepted; our complete spec is added. What was written is read back and compared: tensor by
-    tensor, and by encoding and decoding `photos` (files or folders; synthetic images where none are named). With
-    `fp16_safe` what float16 can't hold is scaled first, as measured on these images (`fp16_checks.rescue`), and the
-    default dtype is float16.
+    where they aren't named (diffusers' for a TAESD's two files, whose layout one file can't have); without another
+    dtype every tensor keeps its bits. The metadata of a stand-alone file stay, its own hashes excepted; our complete
+    spec is added. What was written is read back and compared: tensor by tensor, and by encoding and decoding `photos`
+    (files or folders; synthetic images where none are named). With `fp16_safe` what float16 can't hold is scaled first,
+    as measured on these images (`fp16_checks.rescue`), and the default dtype is float16.
 
     Raises UsageError where output, layout and family don't fit, for an output that is the source, and for a value too
     large for the dtype; CheckFailedError where the result isn't the source's function; what reading and writing raise.
@@ -169,6 +169,11 @@ def write_checked(
     spec = weights.spec if changed is None else changed.spec
     tensors = weights.tensors if changed is None else changed.tensors()
     chosen = layout or _usual_layout(weights, target)
+    if layout is None and chosen != weights.layout and target.suffix == ".safetensors":
+        runtime.notify(
+            f"Note: the layout {weights.layout} has encoder and decoder in files of their own, so {target.name} gets "
+            f"the layout {chosen}."
+        )
     check_target(target, chosen, spec, name)
     intended = recast(tensors, dtype, name)
     kept = {} if is_within(weights) else {k: v for k, v in weights.metadata.items() if k not in HASHES | OURS}
@@ -228,7 +233,7 @@ def _check_call(output: StrPath, layout: str | None) -> None:
 
 
 def _usual_layout(weights: VAEWeights, target: Path) -> str:
-    """The source's own where it can be written; a folder is diffusers'."""
+    """The source's own where one file can have it; a folder is diffusers'."""
     layouts = {one.name for one in weights.spec.family.layouts if one.from_diffusers}
     return weights.layout if weights.layout in layouts and target.suffix == ".safetensors" else "diffusers"
 

@@ -26,6 +26,7 @@ from vaelens.text.numbers import counted
 from vaelens.weights.config_json import config_json_sources
 from vaelens.weights.fingerprint import Fingerprint, fingerprint
 from vaelens.weights.folders import find_config, find_weights
+from vaelens.weights.known_files import files_by_hash
 from vaelens.weights.other_networks import is_latents, other_networks
 from vaelens.weights.registry import registry
 from vaelens.weights.spec_sources import SPEC_KEY, SpecSource, metadata_source, resolve, spec_source
@@ -88,8 +89,9 @@ def read_vae(
     sources = [SpecSource("the tensors' shapes", values), *file_sources(raw, config)]
     if name is not None:
         sources.append(spec_source(f"the registry's {name}", registry().spec(name)))
-    elif not raw.prefix and (name := registry().by_sha256(sha256_file(path))) is not None:
-        sources.append(spec_source(f"the registry (its sha256 is {name}'s)", registry().spec(name)))
+    elif not raw.prefix:
+        name, published = _by_sha256(sha256_file(path), family)
+        sources += published
     resolved = resolve(family, [*sources, *_space_sources(raw, space)], where)
     # config.json may ask for another depth than the one that shapes were compared with
     try:
@@ -244,21 +246,32 @@ def file_sources(raw: RawVAE, config: dict[str, Any] | None) -> list[SpecSource]
     return sources
 
 
+def _by_sha256(digest: str, family: Family) -> tuple[str | None, list[SpecSource]]:
+    """What a published file says by its sha256: the name of its VAE where that is listed, and its spec or space."""
+    name = registry().by_sha256(digest)
+    if name is not None:
+        return name, [spec_source(f"the registry (its sha256 is {name}'s)", registry().spec(name))]
+    return None, [
+        _space_source(f"the registry (its sha256 is {known.vae}'s)", known.space, family)
+        for known in files_by_hash(digest)[:1]
+        if known.space is not None
+    ]
+
+
 def _space_sources(raw: RawVAE, space: str | None) -> list[SpecSource]:
     """What the caller's latent space and a checkpoint's other tensors say."""
     named = [("the space named", space)]
     if raw.prefix:
         named.append(("the checkpoint's other tensors", space_of_checkpoint(raw.files[0])))
-    sources: list[SpecSource] = []
-    for by, name in named:
-        if name is not None:
-            spec = registry().space_spec(name)
-            title = f"{by} ({name})"
-            if spec is not None and spec.family is raw.family:
-                sources.append(spec_source(title, spec))
-            else:
-                sources.append(SpecSource(title, {"latent_space": name}))
-    return sources
+    return [_space_source(f"{by} ({name})", name, raw.family) for by, name in named if name is not None]
+
+
+def _space_source(title: str, space: str, family: Family) -> SpecSource:
+    """What a latent space says of a VAE: all that its full VAEs have, if it is of their family."""
+    spec = registry().space_spec(space)
+    if spec is not None and spec.family is family:
+        return spec_source(title, spec)
+    return SpecSource(title, {"latent_space": space})
 
 
 def space_of_checkpoint(opened: TensorFile) -> str | None:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from vaelens.errors import UsageError
 from vaelens.families.discovery import families
-from vaelens.families.spec import NetworkConfig, VAESpec
+from vaelens.families.family import Family
+from vaelens.families.spec import NetworkConfig, VAESpec, config_values
 
 
 class _Table(BaseModel):
@@ -195,6 +196,16 @@ class Registry(_Table):
             if spec and spec.family.space_key(spec.config, spec.scaling_factor, spec.shift_factor) == key:
                 return name
         return None
+
+    def spaces_that_fit(self, family: Family, values: Mapping[str, Any]) -> list[str]:
+        """The latent spaces with a known VAE of the family whose config has these values of its fields."""
+        found: list[str] = []
+        for name, entry in self.vaes.items():
+            spec = self.spec(name)
+            held = config_values(spec.config)
+            if spec.family is family and all(held[field] == value for field, value in values.items()):
+                found.append(entry.space)
+        return list(dict.fromkeys(found))
 
     def by_sha256(self, digest: str) -> str | None:
         """The name of the VAE published in a file with this sha256."""

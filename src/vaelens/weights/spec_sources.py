@@ -2,7 +2,8 @@
 
 The order: the tensors' shapes; config.json; the file's own metadata; the registry (the VAE's entry, or the entry whose
 published file has this sha256; the space that a checkpoint's other tensors name, and the one that the caller names);
-the family's convention; at last what diffusers means by a field that its config.json leaves out.
+the family's convention; what diffusers means by a field that its config.json leaves out. Where a family's numbers don't
+tell the latent space, it is the only known one with VAEs of these shapes, if there is one.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from vaelens.weights.registry import frozen, registry
 SPEC_KEY = "vaelens"  # in the metadata of a file of weights
 METADATA_VERSION = 1
 OTHER_BYTES = 100_000  # a config.json has a thousand; what is kept must fit into the header of what is saved
+BY_SHAPES = "the tensors' shapes, which no other known latent space has"
 SPEC_FIELDS = ("latent_space", "scaling_factor", "shift_factor", "pixel_range")
 
 
@@ -88,6 +90,10 @@ def resolve(family: Family, sources: Sequence[SpecSource], where: str) -> Resolv
                 f"{where}: the latent space is {stated} by {source}, but channels, scale and shift are those of "
                 f"{by_numbers or 'another space'}. One of them belongs to another VAE."
             )
+    elif values.get("latent_space") is None:  # as for all tiny autoencoders, whose numbers are the same in each space
+        told = {f: v for f, v in values.items() if f in names}
+        if len(fitting := registry().spaces_that_fit(family, told)) == 1:
+            values["latent_space"], source_of["latent_space"] = fitting[0], BY_SHAPES
     saying = {f: source for source in reversed(sources) for f in source.other_fields}  # the first one that says it
     saying = {f: saying[f] for f in sorted(saying.keys() - family.json_fields(config))}
     other = {f: source.other_fields[f] for f, source in saying.items()}

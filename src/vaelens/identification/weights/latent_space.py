@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vaelens.errors import VaelensError
-from vaelens.families.spec import config_values
 from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, percent
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
 from vaelens.weights.config_json import space_of_config
@@ -115,22 +114,11 @@ def _of_metadata(vae: ReadVAE, metadata: Mapping[str, str]) -> Iterator[str]:
 
 
 def _by_shapes(vae: ReadVAE) -> Iterator[tuple[str, str]]:
-    fitting = _spaces_that_fit(vae)
+    fitting = registry().spaces_that_fit(vae.raw.family, vae.values)
     if len(fitting) == 1:
         yield fitting[0], "no other known latent space has VAEs of its shapes"
 
 
 def _fitting(vae: ReadVAE) -> str:
-    fitting = _spaces_that_fit(vae)
+    fitting = registry().spaces_that_fit(vae.raw.family, vae.values)
     return f"can't tell: its shapes fit {' and '.join(fitting)}" if fitting else "can't tell: its shapes are unknown"
-
-
-def _spaces_that_fit(vae: ReadVAE) -> list[str]:
-    """The spaces with a known VAE of these shapes."""
-    found: list[str] = []
-    for name, entry in registry().vaes.items():
-        spec = registry().spec(name)
-        told = config_values(spec.config)
-        if spec.family is vae.raw.family and all(told[field] == value for field, value in vae.values.items()):
-            found.append(entry.space)
-    return list(dict.fromkeys(found))

@@ -21,7 +21,8 @@ Layout = Annotated[
     typer.Option(
         "--layout",
         metavar="LAYOUT",
-        help="How the tensors are named: diffusers, or ldm (A1111, ComfyUI, original code). Default: the source's.",
+        help="How the tensors are named: diffusers, or ldm (A1111, ComfyUI, original code). Default: the source's "
+        "(diffusers for the two files of a TAESD).",
     ),
 ]
 StoredDtype = Annotated[
