@@ -164,3 +164,15 @@ def test_differences_are_listed_in_full_numbers() -> None:
 def test_values_must_be_finite(values: list[float], words: str) -> None:
     with pytest.raises(CheckFailedError, match=words):
         check_finite("w", torch.tensor(values), "x.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [0, 70_000, 2**18, 300_000 - 1])
+def test_one_value_that_isnt_finite_is_found_wherever_it_is(dtype: torch.dtype, bad: float, place: int) -> None:
+    values = torch.zeros(300_000, dtype=dtype)
+    values[::2] = -2
+    check_finite("w", values, "x.pth")
+    values[place] = bad
+    with pytest.raises(CheckFailedError, match="w holds 1 value"):
+        check_finite("w", values.reshape(-1, 3), "x.pth")
