@@ -1,8 +1,7 @@
-"""A dataset in chunks of 8-bit squares: files decoded, resized and cropped as a preset has it, ahead of their use."""
+"""A dataset in chunks of 8-bit squares: files decoded, resized and cropped as a preset has it."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,9 +14,6 @@ from vaelens.evaluation.presets import Preset
 from vaelens.images.datasets.items import Dataset, Item
 from vaelens.images.size_rules import SizeRule, Square
 from vaelens.text.private_paths import without_folders
-
-LOADERS = 2  # threads: Pillow decodes outside the interpreter's lock
-AHEAD = 4  # chunks
 
 
 @dataclass(frozen=True)
@@ -63,22 +59,6 @@ def joined_chunks(chunks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
         if not some:
             return
         yield Chunk(number, tuple(item for item, _ in some), tuple(image for _, image in some), ())
-
-
-def read_ahead(dataset: Dataset, numbers: Sequence[int], batch: int, preset: Preset, skip_bad: bool) -> Iterator[Chunk]:
-    """These chunks in this order, each decoded by a thread while earlier ones are measured. Raises as `read_chunk`."""
-    with ThreadPoolExecutor(LOADERS) as pool:
-        ahead: list[Future[Chunk]] = []
-        try:
-            for number in numbers:
-                ahead.append(pool.submit(read_chunk, dataset, number, batch, preset, skip_bad))
-                if len(ahead) > AHEAD:
-                    yield ahead.pop(0).result()
-            while ahead:
-                yield ahead.pop(0).result()
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def size_rule(preset: Preset) -> SizeRule:

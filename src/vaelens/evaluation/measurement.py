@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import BadInputError, CheckFailedError
-from vaelens.evaluation.chunks import Chunk, quantize, quantize_originals, read_ahead
+from vaelens.evaluation.chunks import Chunk, quantize, quantize_originals, read_chunk
 from vaelens.evaluation.evaluation_folder import EvaluationFolder
 from vaelens.evaluation.feature_files import ORIGINALS, OriginalsCache
 from vaelens.evaluation.image_pairs import ImageBatch, ImagePairs
@@ -30,9 +30,12 @@ from vaelens.metrics.glyph_reader import readable
 from vaelens.metrics.regions import measure_regions
 from vaelens.networks.autoencoder_kl import DiagonalGaussian
 from vaelens.resources import full_precision, out_of_memory
+from vaelens.runs.prefetching import read_ahead
 from vaelens.runtime import Progress, silent
 from vaelens.text.numbers import counted
 from vaelens.vae import VAE
+
+AHEAD = 4  # chunks
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,13 @@ class Measurement:
         return {"images": images, "reconstructions": done, "measuring_seconds": seconds}
 
     def _chunks(self, numbers: Sequence[int]) -> Iterator[Chunk]:
-        """As `read_ahead` gives them; its errors say what is saved."""
+        """Read ahead of their use; errors say what is saved."""
+
+        def read(number: int) -> Chunk:
+            return read_chunk(self.dataset, number, self.folder.batch, self.preset.preset, self.skip_bad)
+
         try:
-            yield from read_ahead(self.dataset, numbers, self.folder.batch, self.preset.preset, self.skip_bad)
+            yield from read_ahead(read, numbers, AHEAD)
         except BadInputError as error:
             if not self.folder.has_rows:
                 raise

@@ -6,7 +6,6 @@ An image that can't be read is replaced by the next one of its source, and liste
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -22,9 +21,9 @@ from vaelens.images.datasets.items import Dataset, Item
 from vaelens.images.drawing import Box
 from vaelens.images.reading import decode_bytes
 from vaelens.images.writing import to_pixels
+from vaelens.runs.prefetching import read_ahead
 from vaelens.text.numbers import counted
 
-WORKERS = 2  # threads
 PREFETCHED = 2  # batches
 CACHE_BYTES = 2**29  # of decoded images; decoding one takes as long as half a step of a small network
 MAX_PATTERN = 1000  # images after which the pattern of sources repeats, at most
@@ -165,18 +164,7 @@ class TrainingImages:
 
     def prefetch(self, batches: Iterator[Sequence[int]]) -> Generator[Batch]:
         """These batches in order, read by threads while earlier ones are trained on."""
-        with ThreadPoolExecutor(WORKERS) as pool:
-            waiting: list[Future[Batch]] = []
-            try:
-                for numbers in batches:
-                    waiting.append(pool.submit(self.batch, numbers))
-                    if len(waiting) > PREFETCHED:
-                        yield waiting.pop(0).result()
-                while waiting:
-                    yield waiting.pop(0).result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        return read_ahead(self.batch, batches, PREFETCHED)
 
 
 def micro_batch_size(requested: int | None, previous: int | None, data: Data, device: str, ranks: int) -> int:

@@ -4,9 +4,9 @@ A shard is a pure function of its images, the encoder, the size rule and the bat
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,11 @@ from vaelens.images.size_rules import SizeRule
 from vaelens.images.writing import encode_png, from_uint8
 from vaelens.latent_cache.shards import DTYPE, Bad, ShardContent
 from vaelens.resources import full_precision, out_of_memory
+from vaelens.runs.prefetching import read_ahead
 from vaelens.text.numbers import counted
 from vaelens.text.private_paths import without_folders
 from vaelens.vae import VAE
 
-LOADERS = 2  # threads: Pillow decodes outside the interpreter's lock
 AHEAD = 3  # batches
 
 
@@ -89,7 +89,8 @@ def make_shard(job: Job, number: int, step: Callable[[int, str], object]) -> Sha
     files: list[bytes] = []
     means: list[Tensor] = []
     logvars: list[Tensor] = []
-    for batch in _read_ahead(job, items):
+    portions = [items[start : start + job.batch] for start in range(0, len(items), job.batch)]
+    for batch in read_ahead(partial(_read, job), portions, AHEAD):
         step(len(good) + len(bad), batch.items[0].id if batch.items else batch.bad[0][0])
         good += batch.items
         sizes += batch.sizes
@@ -126,23 +127,6 @@ def _moments(job: Job, batch: _Batch) -> tuple[Tensor, Tensor | None]:
             "stay below 100: look at it with `vaelens inspect --health`."
         )
     return mean, None if posterior.logvar is None else posterior.logvar.cpu().to(DTYPE)
-
-
-def _read_ahead(job: Job, items: Sequence[Item]) -> Iterator[_Batch]:
-    """These images in batches, read and cropped by threads while earlier ones are encoded."""
-    portions = [items[start : start + job.batch] for start in range(0, len(items), job.batch)]
-    with ThreadPoolExecutor(LOADERS) as pool:
-        ahead: list[Future[_Batch]] = []
-        try:
-            for portion in portions:
-                ahead.append(pool.submit(_read, job, portion))
-                if len(ahead) > AHEAD:
-                    yield ahead.pop(0).result()
-            while ahead:
-                yield ahead.pop(0).result()
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def _read(job: Job, items: Sequence[Item]) -> _Batch:
