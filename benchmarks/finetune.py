@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.random_trunks import random_heads, random_vgg16  # noqa: E402
-from vaelens.finetuning.data import Batch  # noqa: E402
+from vaelens.finetuning.data.batches import Batch  # noqa: E402
 from vaelens.finetuning.losses import Perceptual  # noqa: E402
 from vaelens.finetuning.recipe import Recipe  # noqa: E402
 from vaelens.finetuning.recipe_files import find_recipe  # noqa: E402

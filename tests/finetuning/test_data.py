@@ -9,11 +9,11 @@ import pytest
 from support.training import folder
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.presets import PRESETS
-from vaelens.finetuning import data as data_module
-from vaelens.finetuning.data import TrainingImages, TrainingOrder
+from vaelens.finetuning.data import batches as data_module
+from vaelens.finetuning.data.batches import TrainingImages, TrainingOrder
+from vaelens.finetuning.data.held_out import hold_out, without
+from vaelens.finetuning.data.training_sample import TrainingSample
 from vaelens.finetuning.recipe_files import find_recipe
-from vaelens.finetuning.sources import hold_out, without
-from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.images.crops import Crops, random_square
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.drawing import Box

@@ -10,11 +10,11 @@ import pytest
 from support.training import NO_GAN, folder, short_recipe, stop_after, train
 from vaelens.errors import BadInputError, UsageError
 from vaelens.evaluation.presets import PRESETS
+from vaelens.finetuning.data.sources import SourceOptions, Sources, open_sources
+from vaelens.finetuning.data.training_sample import TrainingSample
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.recipe_files import find_recipe
-from vaelens.finetuning.sources import SourceOptions, Sources, open_sources
 from vaelens.finetuning.training import Interrupted
-from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.images.datasets import Dataset, open_dataset
 from vaelens.images.datasets.synthetic import EVALUATION_FIRST
 from vaelens.runtime import Runtime

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from support.training import DECODER, adversarial, batch, changed_by, config, gradients, short_recipe, state, step
 from vaelens.errors import CheckFailedError
-from vaelens.finetuning.data import Batch
+from vaelens.finetuning.data.batches import Batch
 from vaelens.finetuning.losses import discriminator_loss, generator_loss, reconstruction_loss
 from vaelens.finetuning.state import Ema, State
 from vaelens.finetuning.step import learning_rate, noise_seed, train_step

@@ -209,24 +209,6 @@ def test_invalid_calls_are_refused_before_anything_is_written(narrow: Path, phot
         train(narrow, photos, empty.parent)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 5}, "other settings: seed was 0, now 5"),
-        ({"overrides": {"optimizer.lr": 1.0}}, r"other settings: recipe\.optimizer\.lr was"),
-    ],
-)
-def test_other_settings_are_refused_before_anything_is_loaded(
-    change: dict[str, Any], message: str, narrow: Path, photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(Interrupted):
-        train(narrow, photos, run, should_stop=stop_after(1))
-    for name in ("initialize", "open_sources", "load_preset", "load_perceptual"):
-        monkeypatch.setattr(training, name, lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(UsageError, match=message):
-        train(narrow, photos, run, **change)
-
-
 def test_missing_networks_are_known_before_any_image_is_read(
     narrow: Path, photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

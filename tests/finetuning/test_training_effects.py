@@ -10,7 +10,7 @@ import torch
 from support.training import SIZE, adversarial, batch, folder, network, short_recipe, state, step
 from support.vaes import random_vae
 from vaelens.errors import UsageError
-from vaelens.finetuning.data import TrainingImages
+from vaelens.finetuning.data.batches import TrainingImages
 from vaelens.finetuning.state import State
 from vaelens.finetuning.training import finetune
 from vaelens.images.datasets import Dataset, open_dataset

@@ -1,12 +1,16 @@
-"""A training's folder, before there is anything in it."""
+"""A training's folder, before there is anything in it, and when it holds another training."""
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from support.training import stop_after, train
 from vaelens.errors import UsageError
+from vaelens.finetuning import training
+from vaelens.finetuning.training import Interrupted
 from vaelens.finetuning.training_folder import existing_plan
 from vaelens.runs.lock import exclusive_run
 from vaelens.runs.plan import write_plan
@@ -36,3 +40,21 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".vaelens-mine").touch()
     with pytest.raises(UsageError, match="isn't empty and doesn't hold a training run"):
         existing_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 5}, "other settings: seed was 0, now 5"),
+        ({"overrides": {"optimizer.lr": 1.0}}, r"other settings: recipe\.optimizer\.lr was"),
+    ],
+)
+def test_other_settings_are_refused_before_anything_is_loaded(
+    change: dict[str, Any], message: str, narrow: Path, photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        train(narrow, photos, run, should_stop=stop_after(1))
+    for name in ("initialize", "open_sources", "load_preset", "load_perceptual"):
+        monkeypatch.setattr(training, name, lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UsageError, match=message):
+        train(narrow, photos, run, **change)

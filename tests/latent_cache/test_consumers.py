@@ -17,7 +17,7 @@ from vaelens.evaluation.presets import PRESETS
 from vaelens.evaluation.results import Results
 from vaelens.evaluation.run import evaluate
 from vaelens.finetuning import training
-from vaelens.finetuning.data import Batch
+from vaelens.finetuning.data.batches import Batch
 from vaelens.images.datasets.opening import open_dataset
 from vaelens.latent_cache.cache import LatentCache, open_cache
 from vaelens.latent_cache.encoding import encode_dataset

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vaelens.evaluation.presets import PRESETS
-from vaelens.finetuning.data import Batch, Sample
+from vaelens.finetuning.data.batches import Batch, Sample
 from vaelens.finetuning.recipe import Recipe
 from vaelens.finetuning.recipe_files import find_recipe
 from vaelens.finetuning.state import State

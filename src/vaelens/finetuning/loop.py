@@ -10,11 +10,11 @@ from vaelens.errors import CheckFailedError
 from vaelens.evaluation.loaded_preset import LoadedPreset
 from vaelens.families.spec import VAESpec
 from vaelens.finetuning import checkpoints
-from vaelens.finetuning.data import TrainingImages
+from vaelens.finetuning.data.batches import TrainingImages
+from vaelens.finetuning.data.training_sample import TrainingSample
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import NotFiniteError, PosteriorCache, StepConfig, StoredPosteriors, train_step
 from vaelens.finetuning.training_folder import TrainingFolder
-from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.finetuning.validation import (
     ADVICE,
     CHUNK,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vaelens.errors import CheckFailedError
-from vaelens.finetuning.data import Batch
+from vaelens.finetuning.data.batches import Batch
 from vaelens.finetuning.losses import (
     Distance,
     adaptive_weight,

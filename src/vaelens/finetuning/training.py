@@ -18,15 +18,16 @@ from vaelens.evaluation.presets import find_preset
 from vaelens.evaluation.results import Results
 from vaelens.files import StrPath
 from vaelens.finetuning.checkpoints import clean, restore_newest
-from vaelens.finetuning.data import TrainingImages
-from vaelens.finetuning.data import micro_batch_size as find_micro_batch_size
+from vaelens.finetuning.data.batches import TrainingImages
+from vaelens.finetuning.data.batches import micro_batch_size as find_micro_batch_size
+from vaelens.finetuning.data.sources import SourceOptions, Sources, TrainingData, check_caches, open_sources
+from vaelens.finetuning.data.training_sample import TrainingSample
 from vaelens.finetuning.export import OUTPUTS, release
 from vaelens.finetuning.initialization import Initial, check_encoder_unchanged, check_vae, initialize
 from vaelens.finetuning.loop import OnLog, Training, train
 from vaelens.finetuning.losses import PERCEPTUAL_NETWORKS, load_perceptual
 from vaelens.finetuning.recipe import HELD_OUT, Recipe
 from vaelens.finetuning.recipe_files import default_recipe, find_recipe
-from vaelens.finetuning.sources import SourceOptions, Sources, TrainingData, check_caches, open_sources
 from vaelens.finetuning.state import State
 from vaelens.finetuning.step import PosteriorCache, StepConfig, StoredPosteriors
 from vaelens.finetuning.training_folder import (
@@ -37,7 +38,6 @@ from vaelens.finetuning.training_folder import (
     refuse_changed,
     write_or_compare_plan,
 )
-from vaelens.finetuning.training_sample import TrainingSample
 from vaelens.finetuning.validation import CHUNK, StopReason
 from vaelens.images.datasets.source_names import paths_of
 from vaelens.kernels.paths import choose_path

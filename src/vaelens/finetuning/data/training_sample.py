@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from vaelens.errors import BadInputError
 from vaelens.evaluation.chunks import Chunk, joined_chunks, read_chunk
 from vaelens.evaluation.presets import Preset
-from vaelens.finetuning.sources import joined, share_of, shuffled
+from vaelens.finetuning.data.held_out import joined, share_of, shuffled
 from vaelens.images.datasets.items import Dataset
 
 
