@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PROGRESS_INTERVAL = 2.0  # seconds between two lines of progress where there is no terminal
 INTERRUPTED = 130  # exit code, as shells have it for SIGINT
 LONGEST_CELL = 400  # characters of a table's cell
+NARROW = 120  # columns of a terminal below which long rows are stacked
+WHOLE = 400  # columns of a table where none are given
 ASCII = {"±": "+-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "·": "|"}  # noqa: RUF001
 _level = {"quiet": False, "verbose": False}
 _interrupted = {"message": "interrupted."}
@@ -107,8 +109,11 @@ def result_json(value: Any) -> None:
     print(json_text(value).replace("\x7f", "\\u007f"))  # noqa: T201  (the one control character that JSON leaves)
 
 
-def result_table(table: "Table", title: str | None = None) -> None:
-    """A table on stdout, with the best value of each image in bold on a terminal."""
+def result_table(table: "Table", title: str | None = None, *, stacked: bool = False) -> None:
+    """A table on stdout, with the best value of each image in bold on a terminal.
+
+    stacked: on a narrow terminal that can't hold the rows, each is a block of lines instead
+    """
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -126,8 +131,16 @@ def result_table(table: "Table", title: str | None = None) -> None:
             for note in table.notes.get((r, c), ()):
                 cell.append(f"\n{_cell(note)}", style="not bold dim")
         shown.add_row(*cells)
-    console = Console() if sys.stdout.isatty() else Console(width=400)  # in a pipe rows stay whole
-    console.print(shown)
+    console = Console() if sys.stdout.isatty() else Console(width=WHOLE)  # in a pipe rows stay whole
+    if not stacked or console.width >= NARROW or Console(width=WHOLE).measure(shown).maximum <= console.width:
+        console.print(shown)
+        return
+    for number, (first, *rest) in enumerate(table.rows):
+        block = RichTable.grid(padding=(0, 2, 0, 0))
+        for column, cell in zip(table.columns[1:], rest, strict=True):
+            if cell != "-":
+                block.add_row(Text(f"  {escaped(column.name)}"), Text(_cell(cell)))
+        console.print(*[""] * bool(number), Text(_cell(first), style="bold"), block, sep="\n")
 
 
 def _cell(text: str) -> str:

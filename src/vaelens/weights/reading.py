@@ -28,6 +28,7 @@ from vaelens.weights.fingerprint import Fingerprint, fingerprint
 from vaelens.weights.folders import find_config, find_weights
 from vaelens.weights.known_files import files_by_hash
 from vaelens.weights.other_networks import is_latents, other_networks
+from vaelens.weights.own_files import refuse_own_file
 from vaelens.weights.registry import registry
 from vaelens.weights.spec_sources import SPEC_KEY, SpecSource, metadata_source, resolve, spec_source
 from vaelens.weights.wrappers import training_state, unwrapped, unwrapped_names
@@ -124,6 +125,7 @@ def read_raw(
 
     Names and shapes are those of a network. Arguments and errors are those of `read_vae`.
     """
+    refuse_own_file(path)
     raw = _read_tensors(open_tensors(path), [open_tensors(other) for other in other_files])
     where, family = str(path), raw.family
     shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}

@@ -13,8 +13,8 @@ from support.known_vaes import World, made_world
 from support.vaes import random_vae
 from vaelens.errors import BadInputError
 from vaelens.identification.weights import examined_file
-from vaelens.identification.weights.own_files import own_kind
 from vaelens.networks.tiny import TinyAutoencoderConfig
+from vaelens.weights.own_files import own_kind
 
 
 @pytest.fixture

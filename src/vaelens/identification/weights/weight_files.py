@@ -7,13 +7,13 @@ from pathlib import Path
 
 from vaelens.errors import BadInputError, VaelensError
 from vaelens.files import StrPath
-from vaelens.identification.weights.own_files import PLURALS, own_kind
 from vaelens.images.reading import SUFFIXES as IMAGE_SUFFIXES
 from vaelens.runtime import Notify, silent
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.sharded import is_index, shard_names
 from vaelens.text.numbers import counted
 from vaelens.text.paths import explained, user_path
+from vaelens.weights.own_files import PLURALS, own_kind
 from vaelens.weights.registry import registry
 
 SUFFIXES = {".safetensors", ".sft", ".gguf", *PICKLED}  # .sft: what some call safetensors

@@ -85,7 +85,7 @@ def _show_weights(found: "Identification") -> None:
         for label, value in rows:
             result(f"{label:<{width}} {value}")
     else:
-        result_table(tables.summary(found))
+        result_table(tables.summary(found), stacked=True)
     remarks = [*tables.remarks(found)]
     if remarks:
         result()
