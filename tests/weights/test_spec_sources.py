@@ -51,7 +51,8 @@ def test_shapes_name_the_spaces_that_fit(known: Registry, tmp_path: Path) -> Non
     tensors = {n: torch.zeros(t.shape, dtype=torch.float16) for n, t in names.items()}
     file = tmp_path / "someones.safetensors"
     save_file(tensors, file)
-    with pytest.raises(BadInputError, match="its shapes fit sd1 and sdxl"):
+    advice = rf"its shapes fit sd1 and sdxl\. .* --space sd1; `vaelens identify {file}` may tell which\."
+    with pytest.raises(BadInputError, match=advice):
         read_vae(file)
     assert read_vae(file, space="sdxl").spec == known.space_spec("sdxl")
     with pytest.raises(BadInputError, match=r"latent_channels is 4 by the tensors' shapes, but 16 by the space named"):

@@ -180,7 +180,9 @@ def _missing_message(where: str, family: Family, values: Mapping[str, Any], miss
         and all(values.get(f, v) == v for f, v in config_values(spec.config).items())
     ]
     if fitting:
-        return f"{message}: its shapes fit {' and '.join(fitting)}. Name its latent space, e.g. --space {fitting[0]}."
+        which = f"; `vaelens identify {where}` may tell which" if len(fitting) > 1 else ""
+        advice = f"Name its latent space, e.g. --space {fitting[0]}{which}."
+        return f"{message}: its shapes fit {' and '.join(fitting)}. {advice}"
     return f"{message}. Put the config.json of its publisher beside it, in a folder without other VAEs."
 
 
