@@ -19,7 +19,7 @@ from vaelens.runtime import dtype_name
 from vaelens.tensors.writing import tensor_bytes
 
 SHORT = 12
-PIECE = 2**18  # elements
+PIECE = 2**15  # elements: casting them takes little memory, and no threads that would wait for each other
 HALF_PRECISIONS = (torch.float16, torch.bfloat16)
 SHORT_NAMES = {"float16": "fp16", "bfloat16": "bf16"}
 
@@ -102,7 +102,7 @@ def fingerprint(tensors: Mapping[str, Tensor], family: Family) -> Fingerprint:
 
 def content(tensors: Mapping[str, Tensor], family: Family) -> Content:
     """The values of tensors under their diffusers names, on any device; a third slower than `fingerprint`."""
-    return Content(*(_content(half) for half in halves(tensors, family)))
+    return Content(*(half_content(half) for half in halves(tensors, family)))
 
 
 def halves(tensors: Mapping[str, Tensor], family: Family) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -127,15 +127,20 @@ def _crc(tensor: Tensor) -> tuple[torch.dtype, torch.Size, int]:
     return tensor.dtype, tensor.shape, zlib.crc32(tensor_bytes(tensor.detach().cpu()))
 
 
-def _content(tensors: Mapping[str, Tensor]) -> HalfContent:
+def half_content(tensors: Mapping[str, Tensor]) -> HalfContent:
+    """The values of one half's tensors under their diffusers names, on any device."""
     with ThreadPoolExecutor() as pool:
         digests = pool.submit(_digests, tensors)
-        exact = {precision: pool.submit(_is_exact, tensors, precision) for precision in HALF_PRECISIONS}
+        exact = pool.submit(exact_in, tensors)
         in_float32 = all(tensor.dtype == torch.float32 for tensor in tensors.values())
         values = digests if in_float32 else pool.submit(_digest, tensors, torch.float32)
     found = values.result()
-    exact_in = tuple(dtype_name(precision) for precision, job in exact.items() if job.result())
-    return HalfContent(digests.result(), found if isinstance(found, str) else found.stored, exact_in)
+    return HalfContent(digests.result(), found if isinstance(found, str) else found.stored, exact.result())
+
+
+def exact_in(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The half precisions that hold all values as they are in float32."""
+    return tuple(dtype_name(precision) for precision in HALF_PRECISIONS if _is_exact(tensors, precision))
 
 
 def _is_exact(tensors: Mapping[str, Tensor], precision: torch.dtype) -> bool:

@@ -87,7 +87,7 @@ def _are_roundings(a: ReadVAE, b: ReadVAE) -> bool:
     """Whether one is in float16 and the other in bfloat16, and each value is as close as that explains."""
     pairs = list(zip((a.content.encoder, a.content.decoder), (b.content.encoder, b.content.decoder), strict=True))
     for number, contents in enumerate(pairs):
-        precisions = precision_of(contents[0]), precision_of(contents[1])
+        precisions = precision_of(contents[0].exact_in), precision_of(contents[1].exact_in)
         if {*precisions} != {"float16", "bfloat16"} or a.halves[number].signature != b.halves[number].signature:
             return False
     return not any(
@@ -121,7 +121,7 @@ def _coarseness(file: ExaminedFile) -> int:
     if file.vae is None:
         return 0
     contents = file.vae.content
-    return max(PRECISIONS.index(precision_of(half)) for half in (contents.encoder, contents.decoder))
+    return max(PRECISIONS.index(precision_of(half.exact_in)) for half in (contents.encoder, contents.decoder))
 
 
 def _target(link: Path, target: Path) -> str:

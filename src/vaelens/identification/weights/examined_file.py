@@ -21,7 +21,7 @@ from vaelens.tensors.formats import open_tensors
 from vaelens.tensors.sharded import is_index
 from vaelens.text.file_kinds import file_kind
 from vaelens.text.paths import reason
-from vaelens.weights.fingerprint import Content, content, halves
+from vaelens.weights.fingerprint import Content, HalfContent, half_content, halves
 from vaelens.weights.known_files import KnownFile, files_by_hash
 from vaelens.weights.other_networks import other_networks
 from vaelens.weights.reading import RawVAE, read_raw
@@ -46,7 +46,21 @@ class ReadVAE:
 
     raw: RawVAE
     values: Mapping[str, Any]
-    content: Content
+
+    @cached_property
+    def content(self) -> Content:
+        """Its values, which take a second the first time."""
+        return Content(self.encoder_content, self.decoder_content)
+
+    @cached_property
+    def encoder_content(self) -> HalfContent:
+        """The encoder's values."""
+        return half_content(self.halves[0].tensors)
+
+    @cached_property
+    def decoder_content(self) -> HalfContent:
+        """The decoder's values."""
+        return half_content(self.halves[1].tensors)
 
     @cached_property
     def halves(self) -> tuple[HalfWeights, HalfWeights]:
@@ -103,9 +117,10 @@ class ExaminedFile:
         return bool(ours) and ours == theirs
 
 
-def examine_file(path: Path) -> ExaminedFile:
+def examine_file(path: Path, *, with_content: bool = True) -> ExaminedFile:
     """Read a file; what is wrong with it is kept as its `error`.
 
+    Its VAE's content is computed at once, unless it may not be needed: `with_content`.
     The content of a published file, known by its sha256, is recorded on this machine.
     """
     try:
@@ -117,6 +132,8 @@ def examine_file(path: Path) -> ExaminedFile:
     with ThreadPoolExecutor(max_workers=1) as pool:
         hashed = pool.submit(_sha256, path)
         vae, other, error = _read(path)
+        if with_content and vae is not None:
+            _ = vae.content  # while its sha256 is computed
     sha256 = hashed.result()
     known = next(iter(files_by_hash(sha256 or "")), None)
     files = vae.raw.files if vae is not None else ()
@@ -143,7 +160,7 @@ def _read(path: Path) -> tuple[ReadVAE | None, OtherVAE | None, VaelensError | N
         if (other := other_vae(open_tensors(path).shapes)) is not None:
             return None, other, None
         raw, values = read_raw(path, build=build_network)
-        return ReadVAE(raw, values, content(raw.tensors, raw.family)), None, None
+        return ReadVAE(raw, values), None, None
     except (VaelensError, OSError) as error:
         return None, None, _as_ours(path, error)
 

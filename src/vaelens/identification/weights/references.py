@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from vaelens.download.hub import cached
 from vaelens.families.discovery import families
 from vaelens.files import StrPath
 from vaelens.identification.weights.examined_file import ExaminedFile, Signature, examine_file, signature
+from vaelens.identification.weights.half_values import HalfValues
 from vaelens.identification.weights.scaling import Scaling, claimed_scaling
 from vaelens.loading import check_source, read, remote_files
 from vaelens.runtime import Runtime
 from vaelens.text.paths import user_path
-from vaelens.weights.fingerprint import Content, HalfContent, content, halves
+from vaelens.weights.fingerprint import Content, halves
 from vaelens.weights.folders import STEM, find_weights
 from vaelens.weights.known_files import known_files, known_vaes
 from vaelens.weights.names import distinct_names
@@ -31,17 +30,17 @@ ENCODER, DECODER = 0, 1
 class Reference:
     """A VAE to compare with, under a known VAE's name or a file's.
 
-    `is_known` tells which; `is_named` that the caller gave it to compare with. `weights` are missing where only the
-    content was recorded. `path` is the file's, where it is one of those to identify. `scaling` is what its metadata
-    claim; `undone` names the tensors of one whose scaling was undone, which were stored multiplied by 2^-n.
+    `is_known` tells which; `is_named` that the caller gave it to compare with. `halves` are encoder and decoder,
+    without weights where only the content was recorded. `path` is the file's, where it is one of those to identify.
+    `scaling` is what its metadata claim; `undone` names the tensors of one whose scaling was undone, which were stored
+    multiplied by 2^-n.
     """
 
     name: str
     space: str | None
     family: str
     is_known: bool
-    content: Content
-    weights: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
+    halves: tuple[HalfValues, HalfValues]
     is_named: bool = False
     path: Path | None = None
     scaling: Scaling | None = None
@@ -57,22 +56,21 @@ class Reference:
         """What tells its VAE from others: where its file lies, else its name."""
         return str(self.path.resolve()) if self.path is not None else self.name
 
-    def half(self, number: int) -> HalfContent:
-        """The encoder's content or the decoder's."""
-        return (self.content.encoder, self.content.decoder)[number]
+    def half(self, number: int) -> HalfValues:
+        """The encoder's values or the decoder's."""
+        return self.halves[number]
 
     def signature(self, number: int) -> Signature | None:
         """What tells with which halves this one can be compared; None without weights."""
-        if self.weights is None:
-            return None
-        return signature(self.weights[number], families()[self.family])
+        weights = self.halves[number].weights
+        return None if weights is None else signature(weights, families()[self.family])
 
 
 def recorded_references() -> list[Reference]:
     """The known VAEs whose content was recorded on this machine."""
     spaces = {file.vae: file.space for file in known_files()}
     return [
-        Reference(one.vae, spaces[one.vae], one.family, True, one.content)
+        Reference(one.vae, spaces[one.vae], one.family, True, _of_recorded(one.content))
         for one in recorded_contents()
         if one.vae in spaces
     ]
@@ -96,7 +94,7 @@ def local_references(files: Sequence[ExaminedFile]) -> tuple[list[Reference], li
             found.append(_of_name(name, Runtime(offline=True)))
             continue
         paths = [cached(file) for file in remote_files(entry)]
-        examined = [examine_file(path) for path in paths if path is not None]
+        examined = [examine_file(path, with_content=False) for path in paths if path is not None]
         references = [one for file in examined if (one := reference_of(file)) is not None and one.name == name]
         found += references
         if not references:
@@ -118,7 +116,7 @@ def named_references(sources: Sequence[StrPath], runtime: Runtime) -> list[Refer
             called = path.absolute().name
             path = find_weights(path)
         if path is not None and path.is_file():
-            examined = examine_file(path)
+            examined = examine_file(path, with_content=False)
             if examined.error is not None:
                 raise examined.error
             if (reference := reference_of(examined, named=True, called=called)) is not None:
@@ -150,28 +148,24 @@ def reference_of(file: ExaminedFile, *, named: bool = False, called: str | None 
     """
     if file.vae is None:
         return None
-    raw, known = file.vae.raw, file.known
+    vae, raw, known = file.vae, file.vae.raw, file.known
     own = file.path.name
     if own.startswith(STEM):
         own = f"{file.path.absolute().parent.name}/{own}"
     name, space = (called or own, None) if known is None else (known.vae, known.space)
-    weights = halves(raw.tensors, raw.family)
-    return Reference(
-        name,
-        space,
-        raw.family.name,
-        known is not None,
-        file.vae.content,
-        weights,
-        named,
-        file.path,
-        scaling=claimed_scaling(file.vae),
-    )
+    encoder, decoder = (half.tensors for half in vae.halves)
+    both = HalfValues(encoder, lambda: vae.encoder_content), HalfValues(decoder, lambda: vae.decoder_content)
+    scaling = claimed_scaling(vae)
+    return Reference(name, space, raw.family.name, known is not None, both, named, file.path, scaling=scaling)
 
 
 def _of_name(text: str, runtime: Runtime, *, named: bool = False) -> Reference:
     weights, name = read(text, runtime)
     family, space = weights.spec.family, weights.spec.latent_space
     is_known = name in registry().vaes
-    values = content(weights.tensors, family)
-    return Reference(name, space, family.name, is_known, values, halves(weights.tensors, family), named)
+    encoder, decoder = (HalfValues.of(half) for half in halves(weights.tensors, family))
+    return Reference(name, space, family.name, is_known, (encoder, decoder), named)
+
+
+def _of_recorded(content: Content) -> tuple[HalfValues, HalfValues]:
+    return HalfValues(None, lambda: content.encoder), HalfValues(None, lambda: content.decoder)

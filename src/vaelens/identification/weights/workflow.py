@@ -84,7 +84,7 @@ def _compare(
     if any(_is_open(target, references) for target in unknown):
         of_unknown = {target.path for target in unknown}
         local, not_here = local_references([file for file in examined if file.path in of_unknown])
-        here = {one.name for one in references if one.weights is not None}
+        here = {one.name for one in references if one.half(DECODER).weights is not None}
         references += [one for one in local if one.name not in here]
         not_here = [name for name in not_here if name not in {one.name for one in references}]
     halves: list[dict[Reference, HalfVerdict]] = []
@@ -101,7 +101,7 @@ def _compare(
     if all(half.is_identified or _is_mixture_of(half, trusted) for found in halves for half in found.values()):
         not_here = []  # they would have told nothing more
     # Of what was only recorded, digests don't tell that weights are none of it: they may be close.
-    compared = frozenset(one.name for one in references if one.is_known and one.weights is not None)
+    compared = frozenset(one.name for one in references if one.is_known and one.half(DECODER).weights is not None)
     return verdicts, compared, not_here
 
 

@@ -20,8 +20,8 @@ def verdict_by_digests(target: Reference, references: Sequence[Reference], numbe
     same = [one for one in references if one.is_trusted and one.family == target.family and _same(one, target, number)]
     if not same:
         return None
-    values = target.half(number).values
-    return same_as(same, "same" if any(one.half(number).values == values for one in same) else "rounded")
+    values = target.half(number).content.values
+    return same_as(same, "same" if any(one.half(number).content.values == values for one in same) else "rounded")
 
 
 def verdicts_by_weights(
@@ -78,10 +78,10 @@ def _distinct(pool: Sequence[Reference], number: int) -> list[_Distinct]:
 
 
 def _verdict(measured: Distances, sets: Sequence[_Distinct], own: int, target: Reference, number: int) -> HalfVerdict:
-    precision = precision_of(sets[own].first.half(number))
+    precision = precision_of(sets[own].first.half(number).exact_in)
     others = sorted((n for n in range(len(sets)) if n != own), key=lambda n: measured.between(own, n))
     for other in others:
-        theirs = precision_of(sets[other].first.half(number))
+        theirs = precision_of(sets[other].first.half(number).exact_in)
         if measured.between(own, other) > NEARLY * (TYPICAL[precision] + TYPICAL[theirs]):
             break
         if not _differing(sets, own, other, number):
@@ -110,7 +110,7 @@ def _near(measured: Distances, sets: Sequence[_Distinct], own: int, other: int, 
 
 def _differing(sets: Sequence[_Distinct], a: int, b: int, number: int) -> list[str]:
     first, second = sets[a].first, sets[b].first
-    precisions = precision_of(first.half(number)), precision_of(second.half(number))
+    precisions = precision_of(first.half(number).exact_in), precision_of(second.half(number).exact_in)
     return differing_tensors(_half(first, number), _half(second, number), precisions, {**first.undone, **second.undone})
 
 
@@ -132,5 +132,6 @@ def _same(a: Reference, b: Reference, number: int) -> bool:
 
 
 def _half(reference: Reference, number: int) -> dict[str, Tensor]:
-    assert reference.weights is not None
-    return dict(reference.weights[number])
+    weights = reference.half(number).weights
+    assert weights is not None
+    return dict(weights)

@@ -1,11 +1,9 @@
 """Whether two sets of weights are the same but for the precisions that they were rounded to, tensor by tensor."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
-
-from vaelens.weights.fingerprint import HalfContent
 
 Weights = Mapping[str, Tensor]
 
@@ -20,9 +18,9 @@ NOTHING_UNDONE: Mapping[str, int] = {}
 TYPICAL = {"float32": 1e-7, "float16": 2.0e-4, "bfloat16": 1.6e-3}
 
 
-def precision_of(content: HalfContent) -> str:
-    """The coarsest precision that holds the values: float32 where no half precision does."""
-    return next((p for p in ("bfloat16", "float16") if p in content.exact_in), "float32")
+def precision_of(exact_in: Collection[str]) -> str:
+    """The coarsest precision of those that hold the values: float32 where no half precision does."""
+    return next((p for p in ("bfloat16", "float16") if p in exact_in), "float32")
 
 
 def differing_tensors(
@@ -43,9 +41,11 @@ def differing_tensors(
 
 def _is_close(a: Tensor, b: Tensor, relative: float, absolute: float) -> bool:
     a, b = a.reshape(-1), b.reshape(-1)
-    if a.dtype == b.dtype and torch.equal(a, b):
-        return True
-    for start in range(0, a.numel(), BLOCK):  # where tensors differ, the first block mostly shows it
+    for start in range(0, a.numel(), BLOCK):
+        if (
+            start == BLOCK and a.dtype == b.dtype and torch.equal(a, b)
+        ):  # if they differ, the first block mostly shows it
+            return True
         x, y = a[start : start + BLOCK].double(), b[start : start + BLOCK].double()
         if bool(((x - y).abs() > torch.maximum(x.abs(), y.abs()) * relative + absolute).any()):
             return False

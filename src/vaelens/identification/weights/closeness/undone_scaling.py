@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vaelens.families.discovery import families
 from vaelens.identification.weights.closeness.comparing import (
     same_as,
     verdict_by_digests,
@@ -13,9 +12,9 @@ from vaelens.identification.weights.closeness.comparing import (
 )
 from vaelens.identification.weights.closeness.distances import distances
 from vaelens.identification.weights.closeness.half_verdict import HalfVerdict
+from vaelens.identification.weights.half_values import HalfValues
 from vaelens.identification.weights.references import Reference
 from vaelens.identification.weights.scaling import UndoneHalf
-from vaelens.weights.fingerprint import Content, content
 
 LEFT_BY_ROUNDING = 0.01  # relative L2 distance
 
@@ -27,11 +26,11 @@ def verdict_with_scaling_undone(
 
     `stored` is the verdict about the values as they are.
     """
-    if target.scaling is None or target.weights is None or stored.is_identified:
+    mine = target.half(number).weights
+    if target.scaling is None or mine is None or stored.is_identified:
         return stored
-    mine = target.weights[number]
     others = [one for one in references if one.place != target.place]
-    alike = [one for one in others if one.weights is not None and one.signature(number) == target.signature(number)]
+    alike = [one for one in others if one.signature(number) == target.signature(number)]
     halves = {one: UndoneHalf(mine, target.scaling.of(mine, _weights(one, number))) for one in alike}
     made_from = [one for one, half in halves.items() if half.exponents and _is_made_from(half, _weights(one, number))]
     if made_from:
@@ -49,14 +48,8 @@ def verdict_with_scaling_undone(
 
 
 def _verdict(target: Reference, half: UndoneHalf, others: Sequence[Reference], number: int) -> HalfVerdict:
-    assert target.weights is not None
-    weights, contents = list(target.weights), [target.content.encoder, target.content.decoder]
-    weights[number] = half.tensors
-    both = content(half.tensors, families()[target.family])
-    contents[number] = (both.encoder, both.decoder)[number]
-    undone = replace(
-        target, weights=(weights[0], weights[1]), content=Content(*contents), undone=half.exponents, scaling=None
-    )
+    encoder, decoder = (HalfValues.of(half.tensors) if n == number else one for n, one in enumerate(target.halves))
+    undone = replace(target, halves=(encoder, decoder), undone=half.exponents, scaling=None)
     by_digests = verdict_by_digests(undone, others, number)
     return by_digests if by_digests is not None else verdicts_by_weights([undone], others, number)[undone]
 
@@ -77,5 +70,6 @@ def _tells_more(found: HalfVerdict, than: HalfVerdict) -> bool:
 
 
 def _weights(reference: Reference, number: int) -> Mapping[str, Tensor]:
-    assert reference.weights is not None
-    return reference.weights[number]
+    weights = reference.half(number).weights
+    assert weights is not None
+    return weights
