@@ -138,6 +138,23 @@ def decoding_graph(loader: dict[str, Any], output: int = 0, **between: dict[str,
     } | {name.removeprefix("n"): one for name, one in between.items()}
 
 
+def drawn(graph: dict[str, Any]) -> dict[str, Any]:
+    """A graph as the editor draws it: numbered links, widgets without names."""
+    nodes, links = [], []
+    for name, one in graph.items():
+        inputs = []
+        widgets = []
+        for key, value in one["inputs"].items():
+            if isinstance(value, list):
+                links.append([len(links) + 1, int(value[0]), value[1], int(name), 0, "ANY"])
+                inputs.append({"name": key, "type": "ANY", "link": len(links)})
+            else:
+                widgets.append(value)
+        kind = one["class_type"]
+        nodes.append({"id": int(name), "type": kind, "mode": 0, "inputs": inputs, "widgets_values": widgets})
+    return {"last_node_id": 99, "nodes": nodes, "links": links, "version": 0.4}
+
+
 def written(folder: Path, data: bytes, name: str = "image.png") -> Path:
     path = folder / name
     path.write_bytes(data)

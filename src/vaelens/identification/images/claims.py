@@ -62,11 +62,10 @@ def text_of(value: object) -> str | None:
 
 def distinct(claims: Sequence[Claim]) -> list[Claim]:
     """The claims in order, each once; of those that differ in notes alone, the first with the notes of all."""
-    found: dict[Claim, Claim] = {}
+    found: dict[Claim, dict[str, None]] = {}
     for claim in claims:
-        bare = replace(claim, notes=())
-        found[bare] = found[bare].noting(*claim.notes) if bare in found else claim
-    return list(found.values())
+        found.setdefault(replace(claim, notes=()), {}).update(dict.fromkeys(claim.notes))
+    return [replace(bare, notes=tuple(notes)) for bare, notes in found.items()]
 
 
 def at_most(claims: Sequence[Claim], program: str, place: str, what: str) -> list[Claim]:

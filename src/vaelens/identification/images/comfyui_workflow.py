@@ -7,8 +7,9 @@ Needed only where a file holds no `prompt`. A drawing lists its nodes with the i
      "links": [[15, 10, 0, 8, 1, "VAE"]]}
 
 Widgets carry no names unless the editor was new enough, so only the loaders' first one is taken. A muted node is left
-out, a bypassed one passes on its input of the same type, and SetNode and GetNode of KJNodes are resolved. What lies
-inside a subgraph isn't followed. Checked against ComfyUI's frontend 1.2 (schema versions 0.4 and 1).
+out, each output of a bypassed one gives on an input of its type, and SetNode and GetNode of KJNodes are resolved. What
+lies inside a subgraph isn't followed. Checked against ComfyUI's frontend 1.2 (schema versions 0.4 and 1; for bypassed
+nodes `ExecutableNodeDTO`).
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from vaelens.identification.images.claims import text_of
 from vaelens.identification.images.comfyui import Graph, Link, Node
 
 MUTED, BYPASSED = 2, 4  # modes
+MOST_SLOTS = 100  # of a bypassed node
 FIRST_WIDGET = {  # of loaders: the input whose value it is
     "VAELoader": "vae_name",
     "CheckpointLoaderSimple": "ckpt_name",
@@ -34,7 +36,11 @@ def read_workflow(found: Any) -> Graph:
     if not isinstance(found, dict):
         return {}
     drawing = cast(dict[str, Any], found)
-    links = dict(_links(drawing.get("links")))
+    bypassed = {_id(node.get("id")) for node in _objects(drawing.get("nodes")) if node.get("mode") == BYPASSED}
+    links = {
+        link: (_output(origin, slot), 0) if origin in bypassed else (origin, slot)
+        for link, (origin, slot) in _links(drawing.get("links"))
+    }
     nodes: dict[str, Node] = {}
     senders: dict[str, Link] = {}  # of SetNode, by the name that it sets
     receivers: dict[str, str] = {}  # GetNode by id: the name
@@ -43,9 +49,9 @@ def read_workflow(found: Any) -> Graph:
         if name is None or kind is None or node.get("mode") == MUTED:
             continue
         taken = {
-            key: links[link]
+            text_of(given.get("name")) or "": links[link]  # a Reroute's has no name
             for given in _objects(node.get("inputs"))
-            if (key := text_of(given.get("name"))) and (link := _id(given.get("link"))) in links
+            if (link := _id(given.get("link"))) in links
         }
         values = _values(node, kind)
         label = text_of(values.get("value"))
@@ -54,7 +60,7 @@ def read_workflow(found: Any) -> Graph:
         elif kind == "GetNode" and label:
             receivers[name] = label
         elif node.get("mode") == BYPASSED:
-            nodes[name] = Node("Reroute", _same_type(node, taken))
+            nodes |= _given_on(name, node, links)
         else:
             nodes[name] = Node(kind, taken, values)
     for name, label in receivers.items():
@@ -66,16 +72,37 @@ def _values(node: dict[str, Any], kind: str) -> dict[str, Any]:
     widgets = node.get("widgets_values")
     if isinstance(widgets, dict):  # as some custom nodes store them
         return {key: value for key, value in cast(dict[str, Any], widgets).items() if isinstance(value, str)}
-    name = "value" if kind in {"SetNode", "GetNode"} else FIRST_WIDGET.get(kind)
-    first: Any = cast(list[Any], widgets)[0] if isinstance(widgets, list) and widgets else None
-    return {name: first} if name and isinstance(first, str) else {}
+    first = "value" if kind in {"SetNode", "GetNode"} else FIRST_WIDGET.get(kind)
+    values = cast(list[Any], widgets) if isinstance(widgets, list) else []
+    names = (first if first and not i else f"widget {i}" for i in range(len(values)))
+    return {name: value for name, value in zip(names, values, strict=True) if isinstance(value, str)}
 
 
-def _same_type(node: dict[str, Any], taken: dict[str, Link]) -> dict[str, Link]:
-    """Of a bypassed node, the inputs of its outputs' types."""
-    types = {text_of(one.get("type")) for one in _objects(node.get("outputs"))}
-    named = {text_of(one.get("name")): text_of(one.get("type")) for one in _objects(node.get("inputs"))}
-    return {name: link for name, link in taken.items() if named.get(name) in types}
+def _output(name: str, slot: int) -> str:
+    """What stands for an output of a bypassed node, which gives on an input of its own."""
+    return f"{name}/{slot}"
+
+
+def _given_on(name: str, node: dict[str, Any], links: dict[str, Link]) -> dict[str, Node]:
+    """A bypassed node's outputs, as the editor resolves them: to the input in the same place if the types fit, else to
+    the first of the same type, else to the first that fits. Nothing if that isn't linked.
+    """
+    inputs = _objects(node.get("inputs"))
+    kinds = [_kinds(one.get("type")) for one in inputs]
+    found: dict[str, Node] = {}
+    for slot, output in enumerate(_objects(node.get("outputs"))[:MOST_SLOTS]):
+        wanted = _kinds(output.get("type"))
+        fitting = [i for i, kind in enumerate(kinds[:MOST_SLOTS]) if not kind or not wanted or kind & wanted]
+        same = slot if slot in fitting else next((i for i in fitting if kinds[i] == wanted), next(iter(fitting), None))
+        if same is not None and (link := links.get(_id(inputs[same].get("link")) or "")):
+            found[_output(name, slot)] = Node("Reroute", {"": link})
+    return found
+
+
+def _kinds(written: object) -> set[str]:
+    """The types that an input or output takes, of a text with commas; none for one that takes any."""
+    text = text_of(written)
+    return set() if text in {None, "*"} else {one.strip().lower() for one in cast(str, text).split(",")}
 
 
 def _links(found: Any) -> Iterator[tuple[str, Link]]:
