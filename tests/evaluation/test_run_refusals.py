@@ -76,6 +76,15 @@ def test_other_settings_are_refused_by_name(
     assert (whole.folder / "rows.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("change", [{"seed": 5}, {"batch": 3}, {"threads": 2}, {"dtype": "bfloat16"}])
+def test_settings_that_a_call_names_are_compared_before_images_are_read(
+    whole: Run, measure: Measure, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaelens.evaluation.run.open_images", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(UsageError, match=f"other settings: {next(iter(change))} was"):
+        measure(output=whole.folder, **change)
+
+
 def test_other_kernels_of_the_networks_are_refused_by_name(
     whole: Run, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,7 +112,7 @@ def evaluate(
     sources = _check_vaes(vaes)
     path, kind = Path(output), runtime.device.type
     source = _check_call(protocol, source, path, batch, threads)
-    found = check_folder(path, {"preset": protocol.as_dict(), "seed": seed, "device": kind}) or {}
+    found = check_folder(path, _known(protocol, seed, runtime, batch=batch, threads=threads)) or {}
     ranks = join_ranks(kind)
     runtime = _on_own_device(runtime, ranks, shard)
     batch = int(batch or found.get("batch", 0)) or BATCH.get(kind, BATCH_ON_DEVICE)
@@ -171,6 +171,12 @@ def _check_call(preset: Preset, source: Images, output: Path, batch: int | None,
     check_name(source if not isinstance(source, LatentCache) else source.path)
     check_apart(output, paths_of(source), holds_images=False)
     return check_images(source, size_rule(preset))
+
+
+def _known(preset: Preset, seed: int, runtime: Runtime, *, batch: int | None, threads: int | None) -> dict[str, Any]:
+    """What is known of the plan before anything is opened."""
+    known = {"preset": preset.as_dict(), "seed": seed, "device": runtime.device.type, "dtype": runtime.dtype_name}
+    return known | {name: n for name, n in (("batch", batch), ("threads", threads)) if n is not None}
 
 
 def _check_vaes(vaes: StrPath | VAE | Sequence[StrPath | VAE]) -> list[StrPath | VAE]:
