@@ -87,13 +87,12 @@ def read_vae(
     raw, values = read_raw(path, other_files=other_files, build=build)
     where, family = str(path), raw.family
     shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
-    sources = [SpecSource("the tensors' shapes", values), *file_sources(raw, config)]
+    published: list[SpecSource] = []
     if name is not None:
-        sources.append(spec_source(f"the registry's {name}", registry().spec(name)))
+        published = [spec_source(f"the registry's {name}", registry().spec(name))]
     elif not raw.prefix:
         name, published = _by_sha256(sha256_file(path), family)
-        sources += published
-    resolved = resolve(family, [*sources, *_space_sources(raw, space)], where)
+    resolved = resolve(family, _sources(raw, values, config, published, space), where)
     # config.json may ask for another depth than the one that shapes were compared with
     try:
         expected = _expected(resolved.spec.config, build)
@@ -136,6 +135,23 @@ def read_raw(
         raise BadInputError(f"{where}: the tensors are not those of {family.title}: {error}. {CHECK_ADVICE}") from error
     check_shapes(shapes, expected, where, family.title, CHECK_ADVICE)
     return raw, values
+
+
+def stated_values(raw: "RawVAE", values: Mapping[str, Any], sha256: str | None = None) -> dict[str, Any]:
+    """The fields of config and spec that `read_vae` finds without further arguments, as far as anything says them.
+
+    `values` are those that `read_raw` returns. Without the file's `sha256`, only what the file, its config.json and its
+    shapes say. Where two contradict each other, which `read_vae` refuses, the first one counts.
+    """
+    where = raw.files[0].path
+    sources = [SpecSource("the tensors' shapes", values)]
+    published = [] if sha256 is None or raw.prefix else _by_sha256(sha256, raw.family)[1]
+    try:
+        sources = _sources(raw, values, find_config(where), published, None)
+        found = spec_source("", resolve(raw.family, sources, str(where)).spec).values
+    except BadInputError:
+        found = {name: value for source in reversed(sources) for name, value in source.values.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @lru_cache(maxsize=32)
@@ -246,6 +262,18 @@ def file_sources(raw: RawVAE, config: dict[str, Any] | None) -> list[SpecSource]
         if SPEC_KEY in file.metadata:
             sources.append(metadata_source(file.metadata[SPEC_KEY], raw.family, str(file.path)))
     return sources
+
+
+def _sources(
+    raw: RawVAE,
+    values: Mapping[str, Any],
+    config: dict[str, Any] | None,
+    published: Sequence[SpecSource],
+    space: str | None,
+) -> list[SpecSource]:
+    """All that says something of a VAE's spec, in order of precedence."""
+    shapes = SpecSource("the tensors' shapes", values)
+    return [shapes, *file_sources(raw, config), *published, *_space_sources(raw, space)]
 
 
 def _by_sha256(digest: str, family: Family) -> tuple[str | None, list[SpecSource]]:

@@ -1,4 +1,4 @@
-"""Which files are copies of which, and what is never advised against: whole checkpoints, targets of links."""
+"""Which files are copies of which, and how whole checkpoints and links are told from them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,11 +111,36 @@ def test_a_shared_rounded_copy_does_not_make_two_files_the_same(
 def test_a_shared_bfloat16_copy_does_not_make_two_float16_files_the_same(world: World) -> None:
     large = {name: t.where(t.abs() > 2.0**-8, 0) for name, t in world.tensors["sdxl"].items()}
     base = {name: t.bfloat16().float() for name, t in large.items()}
-    for name, share in (("a", 2.0**-9), ("b", 2.0**-10)):
+    for name, share in (("b", 2.0**-9), ("c", 2.0**-10)):
         near = {key: t * (1 + share) for key, t in base.items()}
         world.write(f"{name}.safetensors", near, dtype=torch.float16)
-    world.write("c.safetensors", base, dtype=torch.bfloat16)
+    world.write("a.safetensors", base, dtype=torch.bfloat16)
     found = {file.path.name: file for file in vl.identify(world.folder)}
     roots = {name: file.same_weights_as or file.path for name, file in found.items()}
-    assert roots["a.safetensors"] != roots["b.safetensors"]
-    assert roots["c.safetensors"] in {roots["a.safetensors"], roots["b.safetensors"]}
+    assert roots["b.safetensors"] != roots["c.safetensors"]
+    assert roots["a.safetensors"] in {roots["b.safetensors"], roots["c.safetensors"]}
+
+
+def test_a_shared_rounded_copy_does_not_join_a_checkpoint_with_another_file(world: World) -> None:
+    """A checkpoint, which is kept after the rounded copy, is grouped before it."""
+    full = world.tensors["sdxl"]
+    near = {name: t + 0.5 * (from_float16(t) - t) for name, t in full.items()}
+    world.write("a.safetensors", near)
+    world.write("b.safetensors", full, dtype=torch.float16)
+    world.write("whole.safetensors", full, rename=lambda name: f"vae.{name}", beside=ones("something.nobody.knows"))
+    found = {file.path.name: file for file in vl.identify(world.folder)}
+    assert found["whole.safetensors"].same_weights_as is None
+    assert found["b.safetensors"].same_weights_as == world.folder / "a.safetensors"
+
+
+def test_a_copy_of_a_rounded_copy_is_a_copy(world: World) -> None:
+    """Rounding twice isn't rounding once."""
+    full = world.tensors["sdxl"]
+    twice = {name: from_float16(t) for name, t in full.items()}
+    assert any(not torch.equal(from_bfloat16(twice[name]), from_bfloat16(t)) for name, t in full.items())
+    world.write("a.safetensors", full)
+    world.write("b.safetensors", twice, dtype=torch.bfloat16)
+    assert vl.identify(world.folder).files[1].same_weights_as is None
+    world.write("c.safetensors", full, dtype=torch.float16)
+    assert [file.path.name for file in vl.identify(world.folder)] == ["a.safetensors", "c.safetensors", "b.safetensors"]
+    assert vl.identify(world.folder).files[2].same_weights_as == world.folder / "a.safetensors"

@@ -44,14 +44,14 @@ def test_copies_are_grouped_and_the_best_one_is_kept(world: World) -> None:
     found = vl.identify(world.folder)
     assert [file.path.name for file in found] == [
         "other.safetensors", "z.safetensors", "y-again.safetensors",
-        "c-bf16.safetensors", "b-fp16.safetensors", "a-padded.safetensors",
+        "b-fp16.safetensors", "a-padded.safetensors", "c-bf16.safetensors",
     ]  # fmt: skip
     assert [str(file.keep) for file in found] == [
         "yes: the only copy", "yes: full precision, the published file", "no", "no", "no", "no",
     ]  # fmt: skip
     assert {file.same_weights_as for file in found.files[2:]} == {world.folder / "z.safetensors"}
     assert {file.vae for file in found.files[1:]} == {"ft-mse"}
-    row = tables.summary(found).rows[3]
+    row = tables.summary(found).rows[5]
     assert row[:6] == ("c-bf16.safetensors", "the same weights as z.safetensors", "sd1", "bf16", "LDM", "0.2 MB")
 
 

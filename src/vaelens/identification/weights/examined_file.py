@@ -24,7 +24,7 @@ from vaelens.text.paths import reason
 from vaelens.weights.fingerprint import Content, HalfContent, half_content, halves
 from vaelens.weights.known_files import KnownFile, files_by_hash
 from vaelens.weights.other_networks import other_networks
-from vaelens.weights.reading import RawVAE, read_raw
+from vaelens.weights.reading import RawVAE, read_raw, stated_values
 from vaelens.weights.recorded_contents import RecordedContent, record_content, recorded_contents
 
 UNTOLD = "other tensors"
@@ -79,6 +79,21 @@ class ReadVAE:
         """What the file holds beside the VAE, in words, as far as names tell; nothing for a VAE by itself."""
         return (other_networks(self.raw.files[0]) or [UNTOLD]) if self.raw.others else []
 
+    @property
+    def has_training_state(self) -> bool:
+        """Whether training left more in the file than single numbers: averaged weights, a discriminator, an optimizer.
+
+        What vaelens doesn't know in a pickled file counts as well.
+        """
+        shapes = {name: shape for file in self.raw.files for name, shape in file.shapes.items()}
+        left = any(size > 1 for name in self.raw.dropped for size in shapes[name])
+        return left or any(file.dropped for file in self.raw.files)
+
+    @cached_property
+    def stated(self) -> Mapping[str, Any]:
+        """The fields of config and spec that its metadata, config.json and shapes say."""
+        return stated_values(self.raw, self.values)
+
 
 @dataclass(frozen=True)
 class ExaminedFile:
@@ -100,11 +115,28 @@ class ExaminedFile:
     is_pickled: bool = False
     hashes: tuple[tuple[Path, str], ...] = ()
 
+    # Of `os.path`, as its functions raise nothing for a link that leads in a circle or where nothing may be read.
+
     @cached_property
     def link_to(self) -> Path | None:
-        """The file that a link leads to; None for a file itself."""
-        # Of `os.path`, as these raise nothing for a link that leads in a circle or where nothing may be read.
-        return Path(os.path.realpath(self.path)) if os.path.islink(self.path) else None  # noqa: PTH114
+        """Where the first link among its files leads; None where all of them are files themselves."""
+        links = (path for path in (self.path, *self.files) if os.path.islink(path))  # noqa: PTH114
+        return next((Path(os.path.realpath(link)) for link in links), None)
+
+    @cached_property
+    def places(self) -> frozenset[Path]:
+        """Where its files really lie, whatever links lead there."""
+        return frozenset(Path(os.path.realpath(path)) for path in (self.path, *self.files))
+
+    @cached_property
+    def spec_values(self) -> Mapping[str, Any]:
+        """The fields of config and spec that are known where no latent space is named, also by its sha256."""
+        return stated_values(self.vae.raw, self.vae.values, self.sha256) if self.vae is not None else {}
+
+    @property
+    def tells_spec(self) -> bool:
+        """Whether it says how its latents are scaled, so that nobody has to name its latent space."""
+        return "scaling_factor" in self.spec_values
 
     @property
     def halves_of_two(self) -> tuple[Path, ...]:

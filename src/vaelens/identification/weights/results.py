@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vaelens.identification.images.identified_image import IdentifiedImage
+from vaelens.identification.weights.advice import Keep
 from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, Nearest
-from vaelens.identification.weights.copies import Keep
 from vaelens.identification.weights.examined_file import ExaminedFile
 from vaelens.identification.weights.latent_space import LatentSpace
 from vaelens.weights.known_files import SHORT

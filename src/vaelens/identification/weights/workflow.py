@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from vaelens.files import StrPath
+from vaelens.identification.weights.advice import in_order, uses, what_to_keep
 from vaelens.identification.weights.closeness.comparing import verdict_by_digests, verdicts_by_weights
 from vaelens.identification.weights.closeness.half_verdict import HalfVerdict
 from vaelens.identification.weights.closeness.undone_scaling import verdict_with_scaling_undone
-from vaelens.identification.weights.copies import groups_of_copies, in_order, place_in_table, what_to_keep
+from vaelens.identification.weights.copies import groups_of_copies, place_in_table
 from vaelens.identification.weights.examined_file import ExaminedFile, examine_file
 from vaelens.identification.weights.findings import finding
 from vaelens.identification.weights.latent_space import latent_space
@@ -43,10 +44,11 @@ def identify_weights(files: Sequence[Path], against: Sequence[StrPath], runtime:
     named, firsts = together[: len(named)], together[len(named) :]
     runtime.progress(len(files), len(files), "comparing")
     verdicts, compared, not_here = _compare(firsts, examined, named)
+    used = uses(examined)
     identified: list[list[IdentifiedWeights]] = []
     for group in groups:
         halves = next((verdicts[file.path] for file in group if file.path in verdicts), None)
-        identified.append(_identified(group, halves, compared))
+        identified.append(_identified(group, halves, compared, used))
     identified.sort(key=lambda found: place_in_table([one.examined for one in found]))
     return Identification(tuple(one for found in identified for one in found), tuple(not_here))
 
@@ -115,7 +117,10 @@ def _is_open(target: Reference, references: Sequence[Reference]) -> bool:
 
 
 def _identified(
-    group: Sequence[ExaminedFile], halves: tuple[HalfVerdict, HalfVerdict] | None, compared: frozenset[str]
+    group: Sequence[ExaminedFile],
+    halves: tuple[HalfVerdict, HalfVerdict] | None,
+    compared: frozenset[str],
+    used: Mapping[Path, int],
 ) -> list[IdentifiedWeights]:
     encoder, decoder = halves or (None, None)
     related = {name for half in halves or () for name in half.parts}
@@ -126,7 +131,7 @@ def _identified(
     wrong = {path: contradiction(path.name, vae, spaces[path].name, excluded) for path, (_, vae) in told.items()}
     misnamed = {path for path, sentence in wrong.items() if sentence}
     group = in_order(group, misnamed)
-    for file, keep in zip(group, what_to_keep(group, misnamed), strict=True):
+    for file, keep in zip(group, what_to_keep(group, misnamed, used), strict=True):
         (what, vae), space = told[file.path], spaces[file.path]
         sentence = wrong[file.path]
         sentences = (*((sentence,) if sentence else ()), *space.contradictions)
