@@ -182,6 +182,23 @@ CASES = {
         "a weighted average of kl-f8 and sdxl: 0.80 / 0.20",
         None,
     ),
+    "a decoder mixed across spaces": Case(
+        lambda w: w.write(
+            "a.safetensors", halves_of(w.tensors["kl-f8"], mixed({"kl-f8": 0.6, "sdxl": 0.4}, w.tensors))
+        ),
+        "decoder: a weighted average of kl-f8 and sdxl: 0.60 / 0.40",
+        "sd1",
+        "its decoder mixes different latent spaces, sd1 and sdxl, and belongs to none.",
+    ),
+    "a checkpoint of a model that has given a VAE its name": Case(
+        lambda w: w.write(
+            "MoistMix.vae.safetensors",
+            w.tensors["kl-f8"],
+            rename=lambda name: f"vae.{name}",
+            beside=checkpoint_parts("sd1"),
+        ),
+        "a checkpoint of SD 1.x, 2.x with kl-f8",
+    ),
     "a difference merge": Case(
         lambda w: w.write("a.safetensors", mixed({"kl-f8": 1, "ft-mse": 0.5, "ft-ema": -0.5}, w.tensors)),
         f"kl-f8 + 0.50 {TIMES} (ft-mse - ft-ema)",

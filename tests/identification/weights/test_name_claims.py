@@ -37,6 +37,20 @@ from vaelens.identification.weights.other_vaes import OTHERS, other_vae
         ("sd_3k.safetensors", (), ()),
         ("stable-diffusion-10k.safetensors", (), ()),
         ("animev1-50.safetensors", (), ()),
+        ("v1-5-pruned.safetensors", (), ("sd1",)),
+        ("animePastelXL_v1-5.safetensors", (), ()),
+        ("sdxl-v1-5.safetensors", (), ("sdxl",)),
+        ("mine_diffusion_pytorch_model.fp16.safetensors", (), ()),
+        ("soft-mse.safetensors", (), ()),
+        ("AbyssOrangeMix2_sfw.safetensors", (), ()),
+        ("flux-2nd.safetensors", (), ()),
+        ("flux_1st_try.safetensors", (), ()),
+        ("sd_3rd.safetensors", (), ()),
+        ("sd3d.safetensors", (), ()),
+        ("sd-3-epochs.safetensors", (), ()),
+        ("msd3-merge.safetensors", (), ()),
+        ("influx1.safetensors", (), ()),
+        ("sd3medium.safetensors", (), ("sd3",)),
     ],
 )
 def test_what_a_name_says(name: str, vaes: tuple[str, ...], spaces: tuple[str, ...]) -> None:
@@ -52,6 +66,16 @@ def test_a_name_only_contradicts() -> None:
     wrong = contradiction("vae-ft-mse.safetensors", None, "sd1", frozenset({"ft-mse"}))
     assert wrong == "its name says ft-mse, but it has other weights."
     assert claim_of("MoistMix.vae.pt") == NameClaim(("kl-f8-anime2",), ("sd1",))
+
+
+def test_a_checkpoints_name_is_no_vaes() -> None:
+    """Models have VAEs named after them, and are used with others."""
+    names = ("MoistMix.vae.safetensors", "moistmix-v2.safetensors", "kl-f8-anime2.ckpt")
+    assert {claim_of(name, is_checkpoint=True) for name in names} == {NameClaim()}
+    assert contradiction(names[1], "kl-f8", "sd1", frozenset()) is not None
+    assert contradiction(names[1], "kl-f8", "sd1", frozenset(), is_checkpoint=True) is None
+    wrong = contradiction("moistmix-sdxl.safetensors", "kl-f8", "sd1", frozenset(), is_checkpoint=True)
+    assert wrong == "its name says sdxl, its content is of sd1."
 
 
 @pytest.mark.parametrize(

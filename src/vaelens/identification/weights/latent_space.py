@@ -47,16 +47,19 @@ def latent_space(file: ExaminedFile, encoder: HalfVerdict, decoder: HalfVerdict)
     by_content = [*_by_content(file, encoder, decoder)]
     claims, problems = _claims(file.vae)
     found = [*by_content, *((space, f"{who} so") for space, who in claims), *_by_shapes(file.vae)]
+    halves = (("decoder", decoder), ("encoder", encoder))
+    across = {name: " and ".join(spaces) for name, half in halves if len(spaces := _mixed_spaces(half)) > 1}
     if not found:
-        across = next((spaces for half in (decoder, encoder) if len(spaces := _mixed_spaces(half)) > 1), None)
-        return LatentSpace(
-            None, f"can't tell: it mixes {' and '.join(across)}" if across else _fitting(file.vae), problems
-        )
+        told = next((f"can't tell: it mixes {spaces}" for spaces in across.values()), _fitting(file.vae))
+        return LatentSpace(None, told, problems)
     space, evidence = found[0]
     against = [f"{who} {other}, but {evidence}, which means {space}." for other, who in claims if other != space]
     contents = {one for one, _ in by_content}
     if len(contents) > 1:
         against.insert(0, f"encoder and decoder belong to different latent spaces, {' and '.join(sorted(contents))}.")
+    against += [
+        f"its {half} mixes different latent spaces, {spaces}, and belongs to none." for half, spaces in across.items()
+    ]
     return LatentSpace(space, evidence, (*against, *problems))
 
 

@@ -128,7 +128,16 @@ def _identified(
     told = {file.path: finding(file, encoder, decoder) for file in group}
     spaces = {file.path: latent_space(file, encoder or HalfVerdict(), decoder or HalfVerdict()) for file in group}
     excluded = compared - related
-    wrong = {path: contradiction(path.name, vae, spaces[path].name, excluded) for path, (_, vae) in told.items()}
+    wrong = {
+        file.path: contradiction(
+            file.path.name,
+            told[file.path][1],
+            spaces[file.path].name,
+            excluded,
+            is_checkpoint=file.vae is not None and bool(file.vae.beside),
+        )
+        for file in group
+    }
     misnamed = {path for path, sentence in wrong.items() if sentence}
     group = in_order(group, misnamed)
     for file, keep in zip(group, what_to_keep(group, misnamed, used), strict=True):
