@@ -235,12 +235,15 @@ def test_graphs_of_two_vaes_are_not_mixed(kind: str, photo: Path, tmp_path: Path
     """Graphs of another format stay where they are, and one config.json tells the scale of both."""
     folder = tmp_path / "out" / "vae_decoder"
     export(random_vae(TINY), folder.parent, format=kind, photos=[photo])
-    (folder / "other_runtime.xml").touch()
+    other = "model.onnx" if kind == "openvino" else "openvino_model.bin"
+    (folder / other).touch()
     export(random_vae(TINY, seed=1), folder.parent, format=kind, photos=[photo])  # the same config.json
     before = (folder / "config.json").read_bytes()
     (folder / "config.json").write_bytes(before.replace(b"1.0", b"2.0"))
-    with pytest.raises(UsageError, match=r"other_runtime\.xml is of another VAE, by the config\.json beside it"):
+    with pytest.raises(UsageError, match=rf"{other} is of another VAE, by the config\.json beside it"):
         export(random_vae(TINY), folder.parent, format=kind, photos=[photo])
+    (folder / other).rename(folder / "README.md")  # no graph
+    export(random_vae(TINY), folder.parent, format=kind, photos=[photo])
 
 
 def test_the_command_prints_the_difference(kind: str, photo: Path, tmp_path: Path) -> None:

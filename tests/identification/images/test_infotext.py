@@ -97,6 +97,20 @@ def test_a_last_line_with_fewer_than_three_settings_is_a_prompt() -> None:
     assert read_infotext("just a caption: with a colon", "here") is None
 
 
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        ("Make: Canon, Model: EOS 5D, ISO: 100, Lens: 50mm", False),
+        ("subject: a cat, style: oil, mood: happy", False),
+        ("Sampler: Euler, Model: mine, Size: 512x512", True),
+        ("Seed: 1, Model: mine, Size: 512x512", True),
+        ("Model: mine, Size: 512x512, Version: v1.10.1", True),  # signed
+    ],
+)
+def test_a_line_that_nobody_signed_holds_settings_of_sampling(line: str, read: bool) -> None:
+    assert (read_infotext(line, "here") is not None) == read
+
+
 def test_settings_agree_with_the_web_uis_own_expression() -> None:
     """Its documented expression for one setting, on what it writes."""
     import re

@@ -218,6 +218,15 @@ def test_a_plain_prompt_isnt_damaged_json(prompt: str, tmp_path: Path) -> None:
     assert (found.claims, found.unread) == ((), ())
 
 
+def test_graphs_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    graph = "\ufeff" + json.dumps(decoding_graph(node("VAELoader", vae_name=MSE)))
+    (claim,) = claims_in(tmp_path, {"prompt": graph})
+    assert claim.vae == MSE
+    comment = "\ufeff" + json.dumps({"prompt": decoding_graph(node("VAELoader", vae_name="ae.sft"))})
+    (claim,) = read_metadata(written(tmp_path, commented(comment, "JPEG"), "a.jpg")).claims
+    assert claim.vae == "ae.sft"
+
+
 def test_a_comment_of_damaged_json_is_named(tmp_path: Path) -> None:
     found = read_metadata(written(tmp_path, commented('{"prompt": {"1": ', "JPEG"), "a.jpg"))
     assert found.unread == ("EXIF `UserComment` can't be read: it is cut off, or isn't JSON from character 18 on.",)

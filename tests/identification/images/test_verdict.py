@@ -7,21 +7,18 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 import vaelens as vl
 from support.images.metadata_files import automatic1111, decoding_graph, node, png_with, written
 from support.vaes import NARROW, random_vae
 from vaelens.errors import CheckFailedError, UsageError
-from vaelens.identification.images import identified_image
 from vaelens.identification.images.decoder_fit import GOAL, ROUNDING, Fit, fit_decoder
 from vaelens.identification.images.identified_image import identify_images
-from vaelens.identification.images.verdict import Verdict, calibration, conclude, detail_of, judge
+from vaelens.identification.images.verdict import calibration, conclude, detail_of, judge
 from vaelens.images.writing import encode_png, from_uint8, to_pixels, to_uint8
 from vaelens.runtime import Runtime
 from vaelens.vae import VAE
@@ -291,29 +288,6 @@ def test_claims_of_which_one_is_right_are_not_contradicted(tmp_path: Path, trio:
         (found,) = identify_images([tmp_path / "a.png"], [trio["tiny-ft-ema"]], Runtime())
         assert len(found.claims) == 2
         assert bool(found.contradictions) == contradicted
-
-
-@pytest.mark.parametrize(
-    ("form", "options", "lossy"),
-    [
-        ("JPEG", {}, "A JPEG"),
-        ("WEBP", {}, "A lossy WebP image"),
-        ("WEBP", {"exif": bytes(10)}, "A lossy WebP image"),
-        ("WEBP", {"lossless": True}, None),
-        ("WEBP", {"lossless": True, "icc_profile": bytes(2001)}, None),
-        ("WEBP", {"lossless": True, "save_all": True, "append_images": [Image.new("RGB", (64, 64))]}, None),
-        ("AVIF", {}, "An AVIF image"),
-        ("PNG", {}, None),
-    ],
-)
-def test_a_lossy_format_is_said_to_be_one(
-    form: str, options: dict[str, Any], lossy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(identified_image, "judge", lambda *_: Verdict(None, "", 0, {}))
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "image", form, **options)
-    (found,) = identify_images([tmp_path / "image"], ["tiny-ft-ema"], Runtime())
-    notes = [note for note in found.notes if "the decoder's pixels" in note]
-    assert [note.startswith(lossy) for note in notes] == [True] if lossy else not notes
 
 
 def test_a_decoder_that_enlarges_is_refused(photo: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ from vaelens.vae import VAE
 
 Run = Callable[[Tensor], Tensor]  # an input to its output, float32 on the CPU
 ENCODER, DECODER = "vae_encoder", "vae_decoder"
+# The files of a graph by format, the one that is opened first.
+FILES: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx",), "openvino": ("openvino_model.xml", "openvino_model.bin")}
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,7 @@ class Graph:
 
 
 class Format(Protocol):
-    """A file format of graphs."""
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The names of a graph's files, the one that is opened first."""
-        ...
+    """A file format of graphs; FILES names their files."""
 
     def write(self, graph: Graph, folder: Path, *, half: bool, metadata: str) -> None:
         """Write a graph's files to a folder; with `half`, weights that float16 holds exactly are stored as such."""

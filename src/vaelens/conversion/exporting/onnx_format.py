@@ -9,20 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaelens.conversion.exporting.graphs import Graph, Run
+from vaelens.conversion.exporting.graphs import FILES, Graph, Run
 
 onnx: Any = import_module("onnx")  # optional packages without complete types
 onnxruntime: Any = import_module("onnxruntime")
 
 # Runtimes read it from 2022 on. Later ones add nothing that these networks need.
 OPSET = 17
-FILE = "model.onnx"
+FILE = FILES["onnx"][0]
 
 
 class OnnxFormat:
     """See `graphs.Format`."""
-
-    files = (FILE,)
 
     def write(self, graph: Graph, folder: Path, *, half: bool, metadata: str) -> None:
         """One file with everything in it."""

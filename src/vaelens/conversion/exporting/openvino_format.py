@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelens.conversion.exporting.graphs import Graph, Run
+from vaelens.conversion.exporting.graphs import FILES, Graph, Run
 
 ov: Any = import_module("openvino")  # an optional package without complete types
 frontends: Any = import_module("openvino.frontend")
 tracing: Any = import_module("openvino.frontend.pytorch.ts_decoder")
 
-FILES = ("openvino_model.xml", "openvino_model.bin")
+FILE = FILES["openvino"][0]
 
 
 @cache
@@ -26,8 +26,6 @@ def _core() -> Any:
 
 class OpenVinoFormat:
     """See `graphs.Format`."""
-
-    files = FILES
 
     def write(self, graph: Graph, folder: Path, *, half: bool, metadata: str) -> None:
         """A file of operations and one of weights."""
@@ -45,13 +43,13 @@ class OpenVinoFormat:
         source.get_node().set_partial_shape(ov.PartialShape([-1, graph.example.shape[1], -1, -1]))
         model.validate_nodes_and_infer_types()
         model.set_rt_info(metadata, ["vaelens"])
-        ov.save_model(model, folder / FILES[0], compress_to_fp16=half)
+        ov.save_model(model, folder / FILE, compress_to_fp16=half)
 
     def open(self, folder: Path) -> Run:
         """On the CPU in float32, which isn't OpenVINO's default where the processor is faster in bfloat16."""
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         core = _core()
-        compiled = core.compile_model(core.read_model(folder / FILES[0]), "CPU", settings)
+        compiled = core.compile_model(core.read_model(folder / FILE), "CPU", settings)
 
         def run(values: Tensor) -> Tensor:
             return torch.as_tensor(compiled(values.contiguous().numpy())[0].copy())  # the next call reuses it

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from vaelens.conversion.exporting.graphs import ExportedNetwork, Format, graphs
+from vaelens.conversion.exporting.graphs import FILES, ExportedNetwork, Format, graphs
 from vaelens.conversion.recasting import recast
 from vaelens.conversion.trial_images import TrialImages
 from vaelens.conversion.verification import Differences, verify
@@ -92,7 +92,7 @@ def export(
     if find_dtype(dtype) not in (torch.float16, torch.float32):
         raise UsageError(f"graphs are stored in float32 or float16, not {dtype_name(find_dtype(dtype))}.")
     target, images = user_path(output), TrialImages.of(photos)
-    names = [f"{part}/{name}" for part in PARTS for name in (*how.files, CONFIG)]
+    names = [f"{part}/{name}" for part in PARTS for name in (*FILES[format], CONFIG)]
     if not any((target / name).exists() for name in names):
         check_empty(target, "earlier export")
     for name in names:
@@ -100,7 +100,7 @@ def export(
     progress(0, len(STEPS), STEPS[0])
     vae = _loaded(source, space=space, subfolder=subfolder, offline=offline, notify=notify)
     config = _config_json(vae)
-    _check_one_vae(target, {*how.files, CONFIG}, config)
+    _check_one_vae(target, format, config)
     trials = list(_trials(images.read()))
     exported = _rounded(vae) if half else vae
     with tempfile.TemporaryDirectory(prefix="vaelens-") as folder:
@@ -168,15 +168,14 @@ def _config_json(vae: VAE) -> bytes:
     return json.dumps(values, indent=2, sort_keys=True).encode()
 
 
-def _check_one_vae(target: Path, ours: set[str], config: bytes) -> None:
+def _check_one_vae(target: Path, format: str, config: bytes) -> None:
     """Raises UsageError where graphs of another format, which stay, would get another VAE's config.json."""
+    others = [name for other, names in FILES.items() if other != format for name in names]
     for folder in (target / part for part in PARTS):
         held = folder / CONFIG
         if not held.is_file() or held.read_bytes() == config:
             continue
-        if other := next(
-            (path for path in sorted(folder.iterdir()) if path.name not in ours and path.name[0] != "."), None
-        ):
+        if other := next((folder / name for name in others if (folder / name).exists()), None):
             raise UsageError(
                 f"{other} is of another VAE, by the {CONFIG} beside it, which pipelines read the scale from. Name "
                 "another folder."

@@ -9,9 +9,10 @@ from vaelens.errors import VaelensError
 from vaelens.files import StrPath
 from vaelens.identification.images.agreement import Agreement, compare, sha256_start, vaes_by_name
 from vaelens.identification.images.claims import Claim
+from vaelens.identification.images.known_prints import comparable_vaes
 from vaelens.identification.images.metadata import read_metadata
 from vaelens.identification.images.verdict import Verdict, judge
-from vaelens.images.formats import webp
+from vaelens.images.formats import tiff, webp
 from vaelens.images.reading import decode_file
 from vaelens.images.text_metadata import is_cut_off
 from vaelens.loading import vae_of
@@ -26,6 +27,9 @@ LOSSY = {  # by what `file_kind` calls them
     "a JPEG image": "A JPEG doesn't hold the decoder's pixels.",
     "a WebP image": "A lossy WebP image doesn't hold the decoder's pixels.",
     "an AVIF image": "An AVIF image hardly ever holds the decoder's pixels.",
+    "a GIF image": "A GIF image has at most 256 colours and doesn't hold the decoder's pixels.",
+    "a JPEG 2000 image": "A JPEG 2000 image may be lossy, and then it doesn't hold the decoder's pixels.",
+    "a TIFF image": "A TIFF image in JPEG compression doesn't hold the decoder's pixels.",
 }
 CUT_OFF = "The file is cut off: pixels are missing, and perhaps metadata. Copy or download it again."
 
@@ -64,17 +68,20 @@ class IdentifiedImage:
     def _against_pixels(self) -> Iterator[str]:
         """Sentences about claims that the pixels contradict.
 
-        Several claims of one text are alternatives, or of several images: they are contradicted if all of them are.
+        Several claims of one text are alternatives, or of several images: they are contradicted if all of them are. One
+        claim is if the decoders of all VAEs that it can mean are known and are others: those of two published VAEs may
+        be the same.
         """
         if self.verdict is None or not self.verdict.known_as:
             return
         made_by, titles = self.verdict.vae, self.verdict.known_as
         called = "" if made_by in titles else f" ({', '.join(titles)} by its weights)"
+        comparable = comparable_vaes()
         texts: dict[tuple[str, str], list[tuple[Claim, set[str]]]] = {}
         for claim, agreement in zip(self.claims, self.agreements, strict=True):
             texts.setdefault((claim.program, claim.place), []).append((claim, set(_titles(claim, agreement))))
         for claims in texts.values():
-            if all(claimed and not claimed & set(titles) for _, claimed in claims):
+            if all(claimed and claimed <= comparable and not claimed & set(titles) for _, claimed in claims):
                 for claim, _ in claims:
                     yield f"The pixels are {made_by}'s{called}, but {claim.program} claims {statement(claim)}."
 
@@ -169,7 +176,7 @@ def _lossy(path: Path) -> str | None:
     with path.open("rb") as file:
         kind = file_kind(file.read(HEAD))
         sentence = None if kind is None else LOSSY.get(kind.name)
-        return None if sentence is not None and webp.is_lossless(file) else sentence
+        return None if sentence is not None and (webp.is_lossless(file) or tiff.is_lossless(file)) else sentence
 
 
 def _titles(claim: Claim, agreement: Agreement | None) -> list[str]:

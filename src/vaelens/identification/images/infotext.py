@@ -6,8 +6,10 @@
     VAE hash: 735e4c3a44, VAE: vae-ft-mse-840000-ema-pruned.safetensors, Version: v1.10.1     (all in one line)
 
 As AUTOMATIC1111's own reader defines it, the settings are the last line if it holds at least three of them; anything
-else, whatever it looks like, is a prompt. A value with a comma, colon or line break is quoted as JSON. Extensions
-append values that are JSON objects; the one for Civitai `Hashes: {"vae": "735e4c3a44", "model": "6ce0161689"}`.
+else, whatever it looks like, is a prompt. A line that none of these programs has signed must also hold a setting of
+sampling, because cameras and captions write such lines too. A value with a comma, colon or line break is quoted as
+JSON. Extensions append values that are JSON objects; the one for Civitai
+`Hashes: {"vae": "735e4c3a44", "model": "6ce0161689"}`.
 
 What the programs write, as of AUTOMATIC1111 1.10, Forge 2.0 and SD.Next of September 2025:
 - AUTOMATIC1111: `VAE` is the file's name and `VAE hash` the first ten digits of its sha256, both only where a VAE file
@@ -27,6 +29,7 @@ from vaelens.identification.images.claims import Claim, text_of
 from vaelens.json_reading import parse_json
 
 FEWEST = 3  # settings that a line of them holds
+SAMPLING = {"Steps", "Sampler", "Seed"}  # of which every program that samples writes one
 LONGEST_LINE = 2**20  # characters; the longest in use, with an extension's JSON, have some thousands
 NAME = re.compile(r"[\w \-/]++")
 OBJECT = re.compile(r"\{[^{}]*+\}(?=\s*(?:,|$))")
@@ -42,9 +45,10 @@ NOT_NAMES = {"none", "automatic"}
 
 
 def read_infotext(text: str, place: str) -> Claim | None:
-    """What an infotext says; None for a text that has no settings."""
+    """What an infotext says; None for a text that has no settings, or whose settings are of something else."""
     values = settings(text)
-    if not values:
+    program = _program(values)
+    if not values or (program == OTHER and not SAMPLING & values.keys()):
         return None
     notes: list[str] = []
     name, digest = text_of(values.get("VAE")), text_of(values.get("VAE hash"))
@@ -65,7 +69,6 @@ def read_infotext(text: str, place: str) -> Claim | None:
     if name is None and digest is None and modules:
         name, note = _module(modules)
         notes.append(note)
-    program = _program(values)
     if name is None and digest is None:
         notes.append(_silence(program))
     return Claim(program, place, name, digest, text_of(values.get("Model")), notes=tuple(notes))

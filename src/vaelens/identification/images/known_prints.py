@@ -43,6 +43,11 @@ def vaes_by_decoder(decoder: Digests) -> list[str]:
     return list(dict.fromkeys(name for name, known in _known() if decoder.is_same(known.decoder)))
 
 
+def comparable_vaes() -> set[str]:
+    """The VAEs, as `display_name` calls them, whose weights are known: those that `vaes_by_decoder` can give."""
+    return {name for name, _ in _known()}
+
+
 def _known() -> Iterator[tuple[str, Fingerprint]]:
     yield from _embedded()
     titles = {file.vae: file.title for file in known_files()}

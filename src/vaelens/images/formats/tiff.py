@@ -4,7 +4,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from PIL import Image, ImagePalette, UnidentifiedImageError
 
@@ -16,6 +16,8 @@ ORIENTATION, STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 274, 273, 27
 PALETTE, SAMPLE_FORMAT, JPEG_TABLES, SUBSAMPLING = 320, 339, 347, 530
 WHITE_IS_ZERO, YCBCR = 0, 6
 UNCOMPRESSED, JPEG = 1, 7
+LOSSY = {6, JPEG, 34892, 34676, 34677, 50001}  # JPEG in three forms, SGI's logarithms; WebP, which mostly is
+LONG = 4  # a kind of value
 SIGNED = 2
 LARGEST_TILE = 2**24  # pixels, of a smaller image
 SEPARATE = 2
@@ -60,6 +62,23 @@ def take_8_bit_palette(image: Image.Image) -> bool:
     if image.mode not in {"P", "PA"} or not values or not 0 < max(values) < 256:
         return False
     image.palette = ImagePalette.raw("RGB;L", bytes(values))
+    return True
+
+
+def is_lossless(stream: BinaryIO) -> bool:
+    """Whether the first page's compression keeps every value; False for another format."""
+    stream.seek(0)
+    head = stream.read(8)
+    orders: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
+    order = orders.get(head[:4])
+    if order is None:
+        return False
+    stream.seek(int.from_bytes(head[4:], order))
+    entries = stream.read(12 * int.from_bytes(stream.read(2), order))
+    for at in range(0, len(entries), 12):
+        if int.from_bytes(entries[at : at + 2], order) == COMPRESSION:
+            length = 4 if int.from_bytes(entries[at + 2 : at + 4], order) == LONG else 2
+            return int.from_bytes(entries[at + 8 : at + 8 + length], order) not in LOSSY
     return True
 
 
