@@ -91,6 +91,12 @@ def test_of_two_files_with_one_full_half_each_both_are_kept(world: World, mine: 
     assert keeps(world) == {"c.safetensors": "yes: full precision", "a.safetensors": "no", "b.safetensors": "no"}
 
 
+def test_a_file_with_one_half_rounded_is_finer_than_one_with_both(world: World, mine: Tensors) -> None:
+    world.write("a.safetensors", halved(mine, kl.FAMILY.encoder_parts | kl.FAMILY.decoder_parts))
+    world.write("b.safetensors", halved(mine, kl.FAMILY.encoder_parts))
+    assert keeps(world) == {"b.safetensors": "yes: the finer precision", "a.safetensors": "no"}
+
+
 def test_float64_is_finer_only_where_values_need_it(world: World, mine: Tensors) -> None:
     world.write("wide.safetensors", mine, dtype=torch.float64)
     world.write("a.safetensors", mine)
@@ -99,6 +105,29 @@ def test_float64_is_finer_only_where_values_need_it(world: World, mine: Tensors)
     world.write("wide.safetensors", needed, dtype=torch.float64)
     world.write("a.safetensors", needed)
     assert keeps(world) == {"wide.safetensors": "yes: the finer precision", "a.safetensors": "no"}
+
+
+def test_unlike_float64_files_of_equal_float32_values_are_both_kept(world: World, mine: Tensors) -> None:
+    for name, share in (("a", 1e-9), ("b", 2e-9)):
+        world.write(f"{name}.safetensors", {n: t.double() * (1 + share) for n, t in mine.items()}, dtype=torch.float64)
+    assert set(keeps(world).values()) == {"yes: other values"}
+    world.write("c.safetensors", mine)
+    assert keeps(world)["c.safetensors"] == "no"
+    (world.folder / "again.safetensors").write_bytes((world.folder / "a.safetensors").read_bytes())
+    assert sorted(keeps(world).values()) == [
+        "no",
+        "no",
+        "yes: the finer precision",
+        "yes: the finer precision, any of 2 alike will do",
+    ]
+
+
+def test_a_copy_byte_for_byte_with_another_config_json_is_kept(world: World) -> None:
+    vae = random_vae(NARROW, seed=5)
+    for name, scale in (("a", 0.5), ("b", 0.25), ("c", 0.25)):
+        VAE(vae.network, replace(vae.spec, scaling_factor=scale, latent_space=None), name).save(world.folder / name)
+        world.write(f"{name}/diffusion_pytorch_model.safetensors", vae.network.state_dict())
+    assert [keep.split(",")[0] for keep in keeps(world).values()] == ["yes: another spec", "yes: another spec", "no"]
 
 
 def test_files_that_state_unlike_specs_are_all_kept(world: World) -> None:
@@ -186,3 +215,8 @@ def test_the_vae_of_a_pipeline_is_part_of_it(world: World, mine: Tensors) -> Non
         "a.safetensors": "yes: the only copy",
         "pipe/vae/diffusion_pytorch_model.safetensors": "-: part of a pipeline",
     }
+    (world.folder / "linked").symlink_to(world.folder / "pipe" / "vae")
+    found = vl.identify(
+        [world.folder / "a.safetensors", world.folder / "linked" / "diffusion_pytorch_model.safetensors"]
+    )
+    assert str(found.files[1].keep) == "-: part of a pipeline"

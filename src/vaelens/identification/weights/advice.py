@@ -4,6 +4,7 @@ A file is advised against only where another one, which is kept, holds all that 
 least as fine, the same spec where it states one, and all that isn't weights; and where nothing else needs it.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def _part_of(file: ExaminedFile) -> str | None:
     """What larger thing a VAE is a part of, which is kept or removed as a whole; None for a VAE by itself."""
     if file.vae is not None and file.vae.raw.others > 0:
         return "a whole checkpoint"
-    if file.path.name.startswith(STEM) and (file.path.absolute().parents[1] / PIPELINE).is_file():
+    pipeline = os.path.realpath(file.path.parent / "..")  # of `os.path`, as its functions raise nothing
+    if file.path.name.startswith(STEM) and os.path.isfile(os.path.join(pipeline, PIPELINE)):  # noqa: PTH113, PTH118
         return "part of a pipeline"
     return None
 
@@ -136,7 +138,7 @@ def _covers(kept: ExaminedFile, file: ExaminedFile) -> bool:
 
 
 def _half_is_held(kept: ExaminedFile, file: ExaminedFile, number: int) -> bool:
-    if file.vae is None or kept.vae is None or kept.is_copy(file):
+    if file.vae is None or kept.vae is None:  # equal files, as no others are grouped
         return True
     ours, theirs = _contents(kept)[number], _contents(file)[number]
     if ours.digests.stored == theirs.digests.stored:
