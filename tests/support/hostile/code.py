@@ -83,7 +83,137 @@ NAMES = (
     "collections.abc.sys.modules",
     "numpy.core.os.system",
     "pytorch_lightning.utilities.__globals__.eval",
+    "typing.get_type_hints",
+    "typing.sys",
+    "typing.NamedTuple",
+    "enum.bltns",
+    "enum.global_enum",
+    "collections._sys",
+    "collections.namedtuple",
+    "collections.abc._type_repr",
+    "copyreg.pickle",
+    "copyreg.add_extension",
+    "numbers.ABCMeta",
+    "typing_extensions.get_type_hints",
+    "torch._utils._import_dotted_name",
+    "torch._utils.importlib.import_module",
+    "torch._C._import_py_object",
+    "torch.utils.benchmark.Timer",
+    "torch.utils.data.datapipes.iter.FileOpener",
+    "torch.distributed.run.main",
+    "torch.distributed.TCPStore",
+    "torch.from_file",
+    "torch.save",
+    "torch.nn.modules.module.torch.hub.load",
+    "torch.nn.functional.importlib",
+    "torch.nn.parallel.distributed.logging.FileHandler",
+    "torch.PyTorchFileReader",
+    "numpy.core.numeric.load",
+    "numpy.core._ufunc_reconstruct",
+    "numpy.loads",
+    "numpy.savetxt",
+    "numpy.ndarray.tofile",
+    "numpy.vectorize",
+    "torchvision.models.vgg.torch.load",
+    "timm.models.layers.np.load",
+    "mine.pd.read_pickle",
+    "pandas.DataFrame.query",
+    "pandas.core.frame.DataFrame.to_pickle",
+    "lightning_fabric.utilities.cloud_io._load",
+    "pytorch_lightning.core.saving.ModelIO.load_from_checkpoint",
+    "pytorch_lightning.cli.instantiate_class",
+    "lightning_utilities.core.imports.LazyModule",
+    "omegaconf.OmegaConf.load",
+    "omegaconf._utils._get_class",
+    "hydra.utils.instantiate",
+    "ldm.util.get_obj_from_str",
+    "ldm.util.instantiate_from_config",
+    "fsspec.open",
+    "six._import_module",
+    "pydantic.utils.import_string",
+    "pydantic.types.PyObject",
+    "transformers.AutoModel.from_pretrained",
+    "transformers.dynamic_module_utils.get_class_from_dynamic_module",
+    "mmcv.Config.fromfile",
+    "wandb.util.get_module",
+    "attr._make._compile_and_eval",
+    "mine.config.exec_",
+    "sklearn.externals.joblib.load",
+    "mine.Config.make.__call__",
+    "mine.Config.__init__.__self__",
 )
+
+
+def attribute(owner: bytes, *rest: bytes) -> bytes:
+    """A call of getattr."""
+    return named("builtins.getattr") + b"(" + owner + b"".join(rest) + b"tR"
+
+
+def hidden_attributes() -> dict[str, bytes]:
+    """Items that use getattr so that the attribute's name isn't seen, or isn't the one that counts."""
+    getattr_, thing, name = named("builtins.getattr"), named("mine.Thing"), text("__globals__")
+    rebuild = named("torch._tensor._rebuild_from_type_v2")
+    partial = named("functools.partial")
+    made = named("builtins.str") + b"(" + name + b"tR"
+    chain = attribute(named("torch._utils._rebuild_tensor"), name, b"N")
+    for key in ("__builtins__", "eval"):
+        chain = attribute(named("builtins.dict"), text("get"), b"N") + b"(" + chain + text(key) + b"tR"
+    return {
+        "with a default": attribute(thing, name, b"N"),
+        "to eval, with defaults": chain + b"(" + text(COMMAND) + b"tR",
+        "another's default": attribute(attribute(thing, text("x"), named("mine.other")), text("y")),
+        "of a name that is made": attribute(thing, made),
+        "of bytes": attribute(thing, b"C\x01x"),
+        "of one argument": attribute(thing),
+        "of nothing": attribute(b""),
+        "by rebuild_from_type": rebuild + b"(" + getattr_ + named("torch.Tensor") + b"(" + thing + name + b"tNtR",
+        "of rebuild_from_type, by partial": rebuild
+        + b"("
+        + partial
+        + b"("
+        + getattr_
+        + thing
+        + b"tRN("
+        + name
+        + b"tNtR",
+        "by partial": partial + b"(" + getattr_ + thing + b"tR(" + name + b"tR",
+        "by another function": named("mine.run") + b"(" + getattr_ + thing + name + b"tR",
+        "in a short tuple": getattr_ + b"\x85",
+        "in a list": b"]" + getattr_ + b"a",
+        "in a list since a mark": b"(" + getattr_ + b"l",
+        "in a list of several": b"](" + getattr_ + b"e",
+        "in a set": b"\x8f(" + getattr_ + b"\x90",
+        "in a frozenset": b"(" + getattr_ + b"\x91",
+        "in a table": b"}" + text("a") + getattr_ + b"s",
+        "in a table since a mark": b"(" + text("a") + getattr_ + b"d",
+        "as a value": getattr_,
+        "as a state": thing + b")\x81" + getattr_ + b"b",
+        "as a factory": named("collections.defaultdict") + b"(" + getattr_ + b"tR",
+        "from the memo": getattr_ + b"q\x010" + partial + b"(h\x01tR",
+        "of an object's call": b"(" + named("mine.run") + getattr_ + b"o",
+        "of an instance": b"(" + getattr_ + b"imine\nrun\n",
+        "by an object": b"(" + getattr_ + thing + made + b"o",
+        "by an instance": b"(" + thing + made + b"ibuiltins\ngetattr\n",
+        "with keywords": getattr_ + b"(" + thing + made + b"t}\x92",
+        "of python 2": named("__builtin__.getattr") + b"(" + thing + name + b"NtR",
+        "of a number's encoding": attribute(named("builtins.bytes") + b"(K\x01tR", text("join")),
+        "of a numpy scalar": attribute(named("numpy.core.multiarray.scalar") + b"(NNtR", text("tofile")),
+        "of a numpy array": attribute(named("numpy.core.multiarray._reconstruct") + b")R", text("tofile")),
+        "of a tensor": attribute(TENSOR, text("numpy")),
+        "of torch": attribute(named("torch.nn.Module"), text("__init__.__globals__")),
+        "of annotations": named("typing.get_type_hints")
+        + b"("
+        + (
+            named("types.SimpleNamespace")
+            + b")R}"
+            + text("__annotations__")
+            + b"}"
+            + text("x")
+            + text(COMMAND)
+            + b"ssb"
+        )
+        + b"tR",
+    }
 
 
 def unsafe() -> dict[str, bytes]:
@@ -161,7 +291,7 @@ def unsafe() -> dict[str, bytes]:
         "copyreg of a file's class": table(item(named("copyreg._reconstructor") + b"(" + named("io.FileIO") + b"NNtR")),
         "a module's module": table(item(stack_global("os.path", "os.system"))),
     }
-    return found
+    return found | {f"getattr {name}": table(item(value)) for name, value in hidden_attributes().items()}
 
 
 def inert() -> dict[str, bytes]:
@@ -178,5 +308,14 @@ def inert() -> dict[str, bytes]:
         ),
         "items of its own mapping": table(item(named("omegaconf.DictConfig") + b")\x81(" + text("a") + b"K\x01u")),
         "items appended": table(item(named("mine.List") + b")\x81(K\x01K\x02e")),
+        "member of an enumeration by getattr": table(item(attribute(named("mine.Color"), text("RED")))),
+        "getattr from the memo": table(
+            item(named("builtins.getattr") + b"q\x01(" + named("mine.Color") + text("RED") + b"tR"),
+            text("y") + b"h\x01(" + named("mine.Color") + text("BLUE") + b"tR",
+        ),
+        "method of an object by getattr": table(item(attribute(named("mine.Config") + b")\x81", text("make")))),
+        "names that sound like loading": table(
+            item(b"(" + b"".join(map(named, ("mine.loads.Loader", "mine.compile.Compiler", "mine.upload"))) + b"l")
+        ),
         "a class with state": table(item(named("mine.Config") + b"}" + text("a") + b"K\x01sb")),
     }

@@ -1,11 +1,13 @@
 """Tables that are wrong, or made to exhaust a reader: the memo, lengths, indices, nesting; each by its name."""
 
 from support.hostile.parts import COMMAND, TENSOR, item, named, stack_global, table, text
+from vaelens.tensors.pickles.state_tables import TRAINING
 
 
 def damaged() -> dict[str, bytes]:
     """Tables that are wrong or made to exhaust a reader: refused with exit code 3."""
     shape = b"M\xff\xff\x85"
+    odd = TENSOR.replace(text("0"), text("\x1b[31m" + "0" * 2000))
     return {
         "empty": b"\x80\x04.",
         "no stop": table()[:-1],
@@ -62,7 +64,7 @@ def damaged() -> dict[str, bytes]:
         "append to a tuple": b"\x80\x02)Na.",
         "memo that is empty": b"\x80\x02h\x07.",
         "memo of minus one": b"\x80\x02Np-1\n.",
-        "memo of a googol": b"\x80\x02Np" + b"9" * 100 + b"\n.",
+        "memo of a googol": b"\x80\x02Np" + b"9" * 900 + b"\n.",
         "memo of 4 billion": b"\x80\x02Nr\xff\xff\xff\xff0j\xfe\xff\xff\xff.",
         "memoize nothing": b"\x80\x04\x94.",
         "get of letters": b"\x80\x02gabc\n.",
@@ -124,6 +126,21 @@ def damaged() -> dict[str, bytes]:
             text("model") + b"}" + text("w") + TENSOR.replace(b"K\x02\x85", b"K\x01\x85") + b"s"
         ),
         "a name of half a pair": table(b"X\x03\x00\x00\x00\xed\xa0\x80" + TENSOR),
+        "a prefix of half a pair": table(b"X\x03\x00\x00\x00\xed\xa0\x80}" + text("optimizer") + b"}s"),
+        "training's tables under a long prefix": b"\x80\x02}("
+        + "".join(f"V{key}\n}}" for key in sorted(TRAINING)).encode()
+        + b"uq\x010}"
+        + text("p" * 1_000_000)
+        + b"}("
+        + b"".join(text(f"{i}") + b"h\x01" for i in range(8))
+        + b"us"
+        + (text("w") + TENSOR + b"s."),
+        "a negated view": table(item(TENSOR[:-2] + b"}" + text("neg") + b"\x88stR")),
+        "a negated view, by a mapping of another program": table(
+            item(TENSOR[:-2] + named("mine.Metadata") + b")\x81" + text("neg") + b"\x88stR")
+        ),
+        "memo of a long number": b"\x80\x02g" + b"9" * 900 + b"\n.",
+        "two sizes of a storage with a long name": table(item(odd), b"", item(odd.replace(b"K\x02tQ", b"K\x01tQ"))),
         "a tensor without a name": table(b"K\x07" + TENSOR),
         "a numpy scalar of a wrong length": table(
             item(

@@ -71,6 +71,8 @@ def test_nothing_runs(name: str, outcomes: dict[str, dict[str, Any]]) -> None:
         assert any(one.startswith(("mine.", "pytorch_lightning.", "omegaconf.")) for one in found["dropped"])
         return
     assert found.get("code") == {"unsafe": 4, "damaged": 3}[kind], found
+    assert found["message"].isprintable()
+    assert len(found["message"]) < 800  # with a path of the test's
     if kind == "unsafe":
         assert "nothing in it was run" in found["message"]
 

@@ -123,9 +123,9 @@ def _encoded(arguments: Arguments) -> object:
         return text
     # Its type first: to hash tuples that lie very deep in one another overflows the stack of the process.
     if not isinstance(encoding, str) or encoding not in {"latin1", "latin-1", "utf-8", "ascii"}:
-        return Inert("bytes")
+        return Inert("builtins.bytes")
     if not isinstance(text, str) or len(text) > ENCODED:
-        return Inert("bytes")
+        return Inert("builtins.bytes")
     try:
         return text.encode(encoding)
     except UnicodeEncodeError:
@@ -137,7 +137,7 @@ def _bytes(arguments: Arguments) -> object:
         return b""
     if isinstance(arguments[0], bytes):
         return arguments[0]
-    return _encoded(arguments) if isinstance(arguments[0], str) else Inert("bytes")
+    return _encoded(arguments) if isinstance(arguments[0], str) else Inert("builtins.bytes")
 
 
 def _complex(arguments: Arguments) -> complex:
@@ -159,7 +159,7 @@ def _numpy_scalar(arguments: Arguments) -> object:
     if isinstance(raw, str) and len(raw) <= 8:
         raw = raw.encode("latin-1", "ignore")
     if not isinstance(dtype, NumpyDType) or dtype.code not in NUMPY_CODES or not isinstance(raw, bytes):
-        return Inert("a numpy scalar")
+        return Inert("numpy.generic")
     code = (">" if dtype.order == ">" else "<") + NUMPY_CODES[dtype.code]
     if struct.calcsize(code) != len(raw):
         raise WrongPickleError("a numpy scalar in it has a wrong length")

@@ -13,12 +13,24 @@ from vaelens.tensors.pickles.budget import Budget
 from vaelens.tensors.pickles.byte_source import ByteSource
 from vaelens.tensors.pickles.named_globals import placeholder, resolve
 from vaelens.tensors.pickles.refusals import UnsafePickleError, WrongPickleError
-from vaelens.tensors.pickles.values import DType, Inert, Known, Members, NumpyDType, StorageView, StoredTensor, Table
+from vaelens.tensors.pickles.values import (
+    DType,
+    Getattr,
+    Inert,
+    Known,
+    Members,
+    NumpyDType,
+    StorageView,
+    StoredTensor,
+    Table,
+)
 
 NEWEST_PROTOCOL = 5
 STOP = ord(".")
 MOST_INDEX = 2**32  # of the memo, as its binary opcodes have it
 EXTENSIONS = {0x82: 1, 0x83: 2, 0x84: 4}  # opcodes of the process' own registry of names: bytes of the code
+
+HIDDEN_NAME = f"uses {Getattr.name} without writing the attribute's name"
 
 LoadPersistent = Callable[[object], object]
 
@@ -135,20 +147,20 @@ class Machine:
     def _tuple(self, length: int) -> None:
         if len(self._stack) < length:
             raise WrongPickleError("an opcode in it finds the stack empty")
-        held = tuple(self._stack[-length:])
+        held = tuple(_data(self._stack[-length:]))
         del self._stack[-length:]
         self._push(held, 48 + 8 * length)
 
     def _tuple_since_mark(self) -> None:
-        held = self._since_mark()
+        held = _data(self._since_mark())
         self._push(tuple(held), 48 + 8 * len(held))
 
     def _list_since_mark(self) -> None:
-        held = self._since_mark()
+        held = _data(self._since_mark())
         self._push(held, 64 + 8 * len(held))
 
     def _members_since_mark(self) -> None:
-        held = self._since_mark()
+        held = _data(self._since_mark())
         self._push(Members(held), 128 + 8 * len(held))
 
     def _table_since_mark(self) -> None:
@@ -158,7 +170,7 @@ class Machine:
 
     def _append(self, values: list[object]) -> None:
         target = self._top()
-        self._budget.spend(16 * len(values))
+        self._budget.spend(16 * len(_data(values)))
         if isinstance(target, list):
             cast("list[object]", target).extend(values)
         elif isinstance(target, Members):
@@ -180,7 +192,7 @@ class Machine:
     def _fill(self, table: Table, items: list[object]) -> None:
         if len(items) % 2:
             raise WrongPickleError("a key in it has no value")
-        self._budget.spend(60 * len(items))
+        self._budget.spend(60 * len(_data(items)))
         for key, value in zip(items[::2], items[1::2], strict=True):
             table.put(key, value)
 
@@ -190,7 +202,7 @@ class Machine:
 
     # Names and calls.
 
-    def _resolve(self, module: object, name: object) -> Known | DType | Inert:
+    def _resolve(self, module: object, name: object) -> Known | DType | Getattr | Inert:
         if not isinstance(module, str) or not isinstance(name, str):
             raise WrongPickleError("a name in it isn't a string")
         self._budget.spend(400)
@@ -208,8 +220,8 @@ class Machine:
         if not isinstance(arguments, tuple):
             raise WrongPickleError("the arguments of a call in it aren't a tuple")
         held = cast("tuple[object, ...]", arguments)
-        if isinstance(called, Inert):
-            self._push(self._inert_result(called, held), 120)
+        if isinstance(called, (Inert, Getattr)):
+            self._push(Inert(called.name) if isinstance(called, Inert) else self._attribute(held), 120)
             return
         if not isinstance(called, Known):
             raise WrongPickleError("something in it is called that can't be")
@@ -222,12 +234,13 @@ class Machine:
             raise WrongPickleError(f"the arguments of {called.name} in it don't fit") from None
         self._push(built, constructors.memory_of(built))
 
-    def _inert_result(self, called: Inert, arguments: tuple[object, ...]) -> Inert:
-        if called.name == "builtins.getattr" and len(arguments) == 2 and isinstance(arguments[1], str):
-            owner = arguments[0]
-            name = owner.name if isinstance(owner, (Inert, Known)) else "builtins"
-            return placeholder(f"{name}.{arguments[1]}", self._met)
-        return Inert(called.name)
+    def _attribute(self, arguments: tuple[object, ...]) -> Inert:
+        """What getattr gives. With a default it could give that, whatever the name; no program writes one."""
+        if len(arguments) != 2 or not isinstance(arguments[1], str):
+            raise UnsafePickleError(HIDDEN_NAME)
+        owner = arguments[0]
+        name = owner.name if isinstance(owner, (Inert, Known)) else "builtins"
+        return placeholder(f"{name}.{arguments[1]}", self._met)
 
     def _reduce(self) -> None:
         arguments, called = self._pop(), self._pop()
@@ -241,18 +254,18 @@ class Machine:
 
     def _instance(self) -> None:
         module, name = (self._source.line().decode("utf-8", "replace") for _ in range(2))
-        arguments = tuple(self._since_mark())
+        arguments = tuple(_data(self._since_mark()))
         self._call(self._resolve(module, name), arguments)
 
     def _object(self) -> None:
         held = self._since_mark()
         if not held:
             raise WrongPickleError("an object in it has no class")
-        self._call(held[0], tuple(held[1:]))
+        self._call(held[0], tuple(_data(held[1:])))
 
     def _build(self) -> None:
         """The state of an object: left out, but for a numpy dtype's byte order. Mappings have attributes too."""
-        state, target = self._pop(), self._top()
+        (state,), target = _data([self._pop()]), self._top()
         if isinstance(target, NumpyDType):
             order = cast("tuple[object, ...]", state)[1] if isinstance(state, tuple) and len(state) > 1 else None  # pyright: ignore[reportUnknownArgumentType]
             target.order = ">" if order == ">" else "<"
@@ -310,3 +323,10 @@ class Machine:
             ord("Q"): self._persistent,
             ord("P"): self._persistent_line,
         }
+
+
+def _data(held: list[object]) -> list[object]:
+    """What an object may hold, or a call be given. Raises UnsafePickleError for getattr."""
+    if any(isinstance(one, Getattr) for one in held):
+        raise UnsafePickleError(HIDDEN_NAME)
+    return held

@@ -61,7 +61,8 @@ def _walk(
         inner = _table(value)
         if key in TRAINING:
             if inner is not None or isinstance(value, (list, tuple)):
-                _check_text(key)
+                budget.spend(200 + 4 * len(prefix))
+                _check_text(prefix)
                 left_out.append(prefix + key)
         elif inner is not None and depth < DEPTH:
             part = "" if key in WRAPPERS else "ema." if key in AVERAGED else f"{key}."
@@ -92,4 +93,4 @@ def _check_text(name: str) -> None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise WrongPickleError("the name of a tensor in it holds half a surrogate pair") from None
+        raise WrongPickleError("a name in it holds half a surrogate pair") from None

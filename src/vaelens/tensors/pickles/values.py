@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 
 from vaelens.tensors.pickles.refusals import WrongPickleError
 
@@ -65,6 +65,15 @@ class Known:
 
     name: str
     build: Callable[[tuple[object, ...]], object]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Getattr:
+    """Python's getattr, by which pickles name methods and members of enumerations. It is called, and never held: what
+    is handed on could be called out of sight, with any name.
+    """
+
+    name: ClassVar[str] = "builtins.getattr"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
