@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -317,6 +318,21 @@ def test_a_pickle_with_code_is_a_row_and_nothing_runs(world: World) -> None:
     assert {file.path.name: file.exit_code for file in found} == {"good.safetensors": 0, "bad.pt": 4}
     assert found.exit_code == 4
     assert not ran.exists()
+
+
+def test_what_a_pickle_holds_beside_tensors_is_named(world: World) -> None:
+    held = {"state_dict": world.tensors["kl-f8"], "epoch": Path("a"), "optimizer": {"state": {}}}
+    path = world.write_pickled("a.ckpt", held)
+    shown = invoke("identify", path).stdout
+    assert re.search(r"dropped +pathlib\.PosixPath, optimizer \(not tensors; nothing in the file was run\)", shown)
+    assert json.loads(invoke("identify", path, "--json").stdout)["files"][0]["dropped"] == [
+        "pathlib.PosixPath", "optimizer",
+    ]  # fmt: skip
+    many = world.write_pickled("b.ckpt", {"a": torch.ones(1), **{f"t{i}": {"optimizer": {}} for i in range(15)}})
+    assert "t11.optimizer and 3 more (--json has them)" in invoke("identify", many, code=3).stdout
+    world.write_pickled("a.ckpt", world.tensors["kl-f8"])
+    assert "dropped" not in invoke("identify", path).stdout
+    assert vl.identify(path).as_dict()["files"][0]["dropped"] == []
 
 
 class Hostile:

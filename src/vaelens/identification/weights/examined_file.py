@@ -101,7 +101,7 @@ class ExaminedFile:
 
     Exactly one of `vae`, `other` (a VAE that vaelens doesn't run) and `error` is there. `known` is the published file
     that it is, by its sha256, also where it can't be read. `hashes` are the files with their
-    sha256, `path` first; nothing for shards.
+    sha256, `path` first; nothing for shards. `dropped` names what a pickled file holds beside tensors.
     """
 
     path: Path
@@ -114,6 +114,7 @@ class ExaminedFile:
     error: VaelensError | None = None
     is_pickled: bool = False
     hashes: tuple[tuple[Path, str], ...] = ()
+    dropped: tuple[str, ...] = ()
 
     # Of `os.path`, as its functions raise nothing for a link that leads in a circle or where nothing may be read.
 
@@ -163,7 +164,7 @@ def examine_file(path: Path, *, with_content: bool = True) -> ExaminedFile:
     is_pickled = kind is not None and kind.use == "pickle"
     with ThreadPoolExecutor(max_workers=1) as pool:
         hashed = pool.submit(_sha256, path)
-        vae, other, error = _read(path)
+        vae, other, error, dropped = _read(path)
         if with_content and vae is not None:
             _ = vae.content  # while its sha256 is computed
     sha256 = hashed.result()
@@ -179,7 +180,7 @@ def examine_file(path: Path, *, with_content: bool = True) -> ExaminedFile:
     except OSError as failure:  # another file of the same VAE, gone since it was read
         error = _as_ours(Path(failure.filename or path), failure)
         return ExaminedFile(path, (path,), size, sha256, known, error=error, is_pickled=is_pickled)
-    return ExaminedFile(path, paths, size, sha256, known, vae, other, error, is_pickled, hashes)
+    return ExaminedFile(path, paths, size, sha256, known, vae, other, error, is_pickled, hashes, dropped)
 
 
 def signature(half: Mapping[str, Tensor], family: Family) -> Signature:
@@ -187,14 +188,18 @@ def signature(half: Mapping[str, Tensor], family: Family) -> Signature:
     return family.name, frozenset((name, tuple(tensor.shape)) for name, tensor in half.items())
 
 
-def _read(path: Path) -> tuple[ReadVAE | None, OtherVAE | None, VaelensError | None]:
+def _read(path: Path) -> tuple[ReadVAE | None, OtherVAE | None, VaelensError | None, tuple[str, ...]]:
+    dropped: tuple[str, ...] = ()
     try:
-        if (other := other_vae(open_tensors(path).shapes)) is not None:
-            return None, other, None
+        opened = open_tensors(path)
+        dropped = opened.dropped
+        if (other := other_vae(opened.shapes)) is not None:
+            return None, other, None, dropped
         raw, values = read_raw(path, build=build_network)
-        return ReadVAE(raw, values), None, None
+        dropped = tuple(dict.fromkeys(name for file in raw.files for name in file.dropped))
+        return ReadVAE(raw, values), None, None, dropped
     except (VaelensError, OSError) as error:
-        return None, None, _as_ours(path, error)
+        return None, None, _as_ours(path, error), dropped
 
 
 def _record(known: KnownFile, vae: ReadVAE) -> None:

@@ -71,6 +71,7 @@ class IdentifiedWeights:
             "layout": None if vae is None else vae.raw.layout.name,
             "prefix": None if vae is None else vae.raw.prefix,
             "beside": [] if vae is None else vae.beside,
+            "dropped": list(file.dropped),
             "contradictions": list(self.contradictions),
             "same_weights_as": None if self.same_weights_as is None else str(self.same_weights_as),
             "keep": {"advice": self.keep.advice, "reason": self.keep.reason},

@@ -10,6 +10,7 @@ from vaelens.report.tables import Column, Table
 
 COLUMNS = ("file", "what it is", "latent space", "stored as", "layout", "size", "keep")
 UNREAD = "can't be read, see below"
+SHOWN = 12  # names of what a pickled file holds beside tensors: some have hundreds
 
 
 def summary(found: Identification) -> Table:
@@ -60,6 +61,8 @@ def details(file: IdentifiedWeights) -> list[tuple[str, str]]:
         rows.append(("stored as", f"{stored(vae)} in {layout(vae)} layout{where}{pickled}, {_size(examined.size)}"))
         if vae.beside:
             rows.append(("beside it", " and ".join(vae.beside)))
+    if examined.dropped:
+        rows.append(("dropped", f"{_listed(examined.dropped)} (not tensors; nothing in the file was run)"))
     if examined.halves_of_two:
         rows += [("sha256", f"{sha256} of {path.name}") for path, sha256 in examined.hashes]
     elif examined.sha256 is not None:
@@ -95,6 +98,11 @@ def _names(found: Identification) -> dict[IdentifiedWeights, str]:
     paths = {file: file.path.absolute() for file in found}
     folder = Path(os.path.commonpath([path.parent for path in paths.values()]))
     return {file: path.relative_to(folder).as_posix() for file, path in paths.items()}
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - SHOWN} more (--json has them)" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _size(size: int) -> str:
