@@ -132,7 +132,7 @@ def damaged() -> dict[str, bytes]:
         + b"uq\x010}"
         + text("p" * 1_000_000)
         + b"}("
-        + b"".join(text(f"{i}") + b"h\x01" for i in range(8))
+        + b"".join(text(f"{i}") + b"h\x01" for i in range(4))
         + b"us"
         + (text("w") + TENSOR + b"s."),
         "a negated view": table(item(TENSOR[:-2] + b"}" + text("neg") + b"\x88stR")),
