@@ -183,7 +183,13 @@ def test_an_interrupt_hidden_by_another_error_is_still_one(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("handlers")
-def test_an_interrupted_evaluation_says_in_one_line_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_an_interrupted_evaluation_says_in_one_line_how_to_resume(
+    there: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if there:
+        Path("ev").mkdir()
     monkeypatch.setattr(run, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr(main, "_interrupts", [])
     monkeypatch.setattr(sys, "argv", ["vaelens", "evaluate", "synthetic", "--vae", "tiny-kl-f8", "-o", "ev"])
@@ -191,7 +197,8 @@ def test_an_interrupted_evaluation_says_in_one_line_how_to_resume(monkeypatch: p
         main.main()
     assert left.value.code == 130
     printed = capsys.readouterr().err
-    assert printed == "vaelens: interrupted. The scores so far are in ev; run the same command again to resume.\n"
+    left_there = " The scores so far are in ev; run the same command again to resume." if there else ""
+    assert printed == f"vaelens: interrupted.{left_there}\n"
 
 
 def test_progress_never_exceeds_its_total(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -1,5 +1,6 @@
 """The folder that a cache is written to: what may be in it before, what is left after a failure, and what is said."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,3 +52,16 @@ def test_a_complete_cache_is_said_to_be_complete(photos: Path, tmp_path: Path) -
     assert "Wrote" not in again
     next((tmp_path / "c" / "shards").iterdir()).unlink()
     assert "Wrote 2 images" in invoke(*command).stdout
+
+
+def test_images_left_out_are_listed(photos: Path, tmp_path: Path) -> None:
+    some = tmp_path / "some"
+    some.mkdir()
+    for name in ("00.png", "01.png"):
+        (some / name).write_bytes((photos / name).read_bytes()[: None if name == "00.png" else 300])
+    command = ("encode", some, "-o", tmp_path / "c", "--size", 32, "--device", "cpu", "--skip-bad")
+    ran = invoke(*command)
+    assert "skipped    1 unreadable: 01.png" in ran.stdout
+    assert "Using the encoder of the small embedded VAE tiny-kl-f8." in ran.stderr
+    assert list(json.loads(invoke(*command, "--json").stdout)["skipped"]) == ["01.png"]
+    assert "skipped    none" in invoke("encode", some / "00.png", "-o", tmp_path / "d", "--size", 32).stdout

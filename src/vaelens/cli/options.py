@@ -13,8 +13,7 @@ from vaelens.cli.output import notice, set_level
 from vaelens.errors import UsageError
 
 EMBEDDED_NOTICE = (
-    "No --vae named. Using the small embedded VAEs: {names}. For a decoder of Stable Diffusion's latents: --vae ft-mse "
-    "({size:.0f} MB, downloaded once)."
+    "No --vae named. Using {what}. For Stable Diffusion's latents: --vae ft-mse ({size:.0f} MB, downloaded once)."
 )
 
 Vaes = Annotated[
@@ -199,9 +198,24 @@ def or_embedded(vaes: list[str] | None) -> list[str]:
     if vaes:
         return vaes
     embedded = registry().embedded()
-    size = sum(file.size or 0 for file in registry().find("ft-mse").files) / 1e6
-    notice(EMBEDDED_NOTICE.format(names=", ".join(embedded), size=size))
+    _note_embedded(f"the small embedded VAEs: {', '.join(embedded)}")
     return embedded
+
+
+def embedded_encoder() -> str:
+    """The embedded VAE whose encoder is used where none is named, with a notice."""
+    from vaelens.weights.registry import registry
+
+    name = registry().embedded()[0]
+    _note_embedded(f"the encoder of the small embedded VAE {name}")
+    return name
+
+
+def _note_embedded(what: str) -> None:
+    from vaelens.weights.registry import registry
+
+    size = sum(file.size or 0 for file in registry().find("ft-mse").files) / 1e6
+    notice(EMBEDDED_NOTICE.format(what=what, size=size))
 
 
 def network_paths(given: list[str] | None) -> dict[str, str | Path]:

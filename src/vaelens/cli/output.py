@@ -32,7 +32,7 @@ NARROW = 120  # columns of a terminal below which long rows are stacked
 WHOLE = 400  # columns of a table where none are given
 ASCII = {"±": "+-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "·": "|"}  # noqa: RUF001
 _level = {"quiet": False, "verbose": False}
-_interrupted = {"message": "interrupted."}
+_interrupted: dict[str, tuple[Path, str] | None] = {"left": None}
 
 
 def set_level(quiet: bool, verbose: bool) -> None:
@@ -48,19 +48,20 @@ def is_verbose() -> bool:
 
 
 @contextmanager
-def when_interrupted(sentence: str) -> Generator[None]:
-    """In this context an interrupt says what it leaves behind and what to do then."""
-    before = _interrupted["message"]
-    _interrupted["message"] = f"interrupted. {sentence}"
+def when_interrupted(folder: Path, what: str) -> Generator[None]:
+    """In this context an interrupt says that `what` lies in the folder, if there is one, and how to go on."""
+    before = _interrupted["left"]
+    _interrupted["left"] = folder, f"{what} in {folder}; run the same command again to resume."
     try:
         yield
     finally:
-        _interrupted["message"] = before
+        _interrupted["left"] = before
 
 
 def interrupted() -> None:
     """An interrupt, on stderr in any case."""
-    failure(_interrupted["message"])
+    left = _interrupted["left"]
+    failure(f"interrupted. {left[1]}" if left is not None and left[0].is_dir() else "interrupted.")
 
 
 def notice(message: str) -> None:

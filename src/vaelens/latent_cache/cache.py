@@ -99,7 +99,7 @@ class LatentCache:
         return {
             "dataset": of.name,
             "images": len(self),
-            "skipped": len(of.skipped),
+            "skipped": dict(of.skipped),
             "size rule": str(self.index.rule),
             "latents": f"{' x '.join(map(str, self.index.latent))}, {self.index.posterior}, float16",
             "encoder": f"{encoder.fingerprint.stored} (of {encoder.vae}, run in {self.index.precision})",
@@ -167,7 +167,8 @@ class LatentCache:
         if len(items) < len(self.items):
             name = f"{len(items):,} of {name}"
             notes.append(f"{len(items):,} of {len(self.items):,} images, chosen with seed {seed}")
-        return Dataset(name, of.origin, items, tuple(notes), source)
+        since = f"since it was encoded for {self.path}. Encode the images again, into another folder."
+        return Dataset(name, of.origin, items, tuple(notes), source, since)
 
     def _source(self) -> Source:
         def pieces(name: str) -> tuple[bytes]:

@@ -94,12 +94,12 @@ def encode(
 
     vaelens evaluate measured --vae ft-ema --vae ft-mse -o report
     """
+    from vaelens.evaluation.report.wording import list_skipped
     from vaelens.latent_cache.encoding import encode_dataset
 
-    saved = f"The files so far are in {output}; run the same command again to resume."
-    with when_interrupted(saved), progress() as step:
+    with when_interrupted(output, "The files so far are"), progress() as step:
         cache = encode_dataset(
-            vae or options.or_embedded(None)[0],
+            vae or options.embedded_encoder(),
             source,
             output=output,
             size=size,
@@ -126,7 +126,8 @@ def encode(
         result_json(cache.summary())
         return
     for label, value in cache.summary().items():
-        result(f"{label:<10} {f'{value:,}' if isinstance(value, int) else value}")
+        shown = list_skipped(value) if value and label == "skipped" else value or "none"
+        result(f"{label:<10} {f'{value:,}' if isinstance(value, int) else shown}")
     if cache.was_complete:
         result(f"{output} is already complete.")
     else:

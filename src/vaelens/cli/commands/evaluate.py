@@ -95,8 +95,7 @@ def evaluate(
     protocol = with_metrics(find_preset(preset or ("modern" if vae else "offline")), metric or ())
     vaes = options.or_embedded(vae)
     paths = options.network_paths(network)
-    saved = f"The scores so far are in {output}; run the same command again to resume."
-    with when_interrupted(saved), progress() as step:
+    with when_interrupted(output, "The scores so far are"), progress() as step:
         results = run(
             vaes,
             source,

@@ -84,13 +84,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The chosen images of a source, sorted by id; `name` is what a report calls it, `notes` what it says below."""
+    """The chosen images of a source, sorted by id; `name` is what a report calls it, `notes` what it says below.
+
+    `if_changed` says since when its files are the same, and what to do where one isn't.
+    """
 
     name: str
     origin: str
     items: tuple[Item, ...]
     notes: tuple[str, ...]
     source: Source
+    if_changed: str = "since the run started. Run the command again."
 
     def read(self, item: Item) -> bytes:
         """The stored file of one image, whole; any number of threads may call it.
@@ -102,7 +106,7 @@ class Dataset:
         if self.source.originals is None and hashlib.sha256(data).hexdigest() != item.sha256:
             # The id of a single image, and of one in a single shard, begins with the source's name.
             where = item.id if item.id.startswith(self.source.name) else f"{self.source.name}: {item.id}"
-            raise CheckFailedError(f"{where} has changed since the run started. Run the command again.")
+            raise CheckFailedError(f"{where} has changed {self.if_changed}")
         return data
 
 
