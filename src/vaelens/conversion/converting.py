@@ -27,10 +27,8 @@ from vaelens.tensors.file_types import PICKLED
 from vaelens.text.paths import user_path
 from vaelens.vae import VAE
 from vaelens.weights.reading import VAEWeights, read_vae
-from vaelens.weights.saving import OURS, check_target, vae_files
+from vaelens.weights.saving import HASHES, OURS, check_target, vae_files
 
-# Metadata that other programs compute from a file's bytes: of another file they would be wrong.
-HASHES = frozenset({"modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"})
 STEPS = 3  # of the progress: reading, writing, comparing
 
 

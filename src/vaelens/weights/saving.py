@@ -16,6 +16,8 @@ from vaelens.weights.spec_sources import SPEC_KEY, metadata_text
 
 FORMAT = "format"  # of the metadata, by which other programs see whose tensors these are
 OURS = frozenset({SPEC_KEY, FORMAT})
+# Metadata that other programs compute from a file's bytes: of another file they would be wrong.
+HASHES = frozenset({"modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"})
 
 
 def check_target(path: Path, layout: str, spec: VAESpec, name: str) -> Layout:

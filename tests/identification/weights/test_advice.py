@@ -47,7 +47,9 @@ def halved(tensors: Tensors, parts: frozenset[str]) -> Tensors:
 )
 def test_what_training_left_is_lost_with_no_advice(world: World, mine: Tensors, left: dict[str, Tensor]) -> None:
     world.write("clean.safetensors", mine)
-    world.write("training.safetensors", mine, beside=left, metadata={"so": "that it is the larger one" * 99})
+    world.write(
+        "training.safetensors", mine, beside=left, metadata={"sshs_model_hash": "that it is the larger one" * 99}
+    )
     assert keeps(world) == {
         "clean.safetensors": "yes: the smallest",
         "training.safetensors": "-: also holds training state",
@@ -60,7 +62,9 @@ def test_what_training_left_is_lost_with_no_advice(world: World, mine: Tensors, 
 def test_single_numbers_of_training_are_no_loss(world: World, mine: Tensors) -> None:
     world.write("clean.safetensors", mine)
     numbers = {"global_step": torch.ones(()), "model_ema.decay": torch.ones(1)}
-    world.write("trained.safetensors", mine, beside=numbers, metadata={"so": "that it is the larger one" * 99})
+    world.write(
+        "trained.safetensors", mine, beside=numbers, metadata={"sshs_model_hash": "that it is the larger one" * 99}
+    )
     assert keeps(world)["trained.safetensors"] == "no"
 
 
@@ -168,8 +172,41 @@ def test_what_a_link_leads_to_is_never_advised_against(world: World, mine: Tenso
     (world.folder / "used.safetensors").symlink_to("half.safetensors")
     assert keeps(world) == {
         "good.safetensors": "yes: full precision",
-        "half.safetensors": "-: another file needs it",
+        "half.safetensors": "-: used.safetensors needs it",
         "used.safetensors": "-: a link to half.safetensors",
+    }
+
+
+def test_of_several_links_the_first_is_named(world: World, mine: Tensors) -> None:
+    world.write("good.safetensors", mine)
+    world.write("half.safetensors", mine, dtype=torch.float16)
+    for name in ("y", "x", "z"):
+        (world.folder / f"{name}.safetensors").symlink_to("half.safetensors")
+    assert keeps(world)["half.safetensors"] == "-: x.safetensors and 2 more need it"
+
+
+def test_the_only_copy_of_metadata_is_lost_with_no_advice(world: World, mine: Tensors) -> None:
+    notes = {"license": "CC0", "author": "somebody"}
+    world.write("a.safetensors", mine)
+    world.write("b.safetensors", mine, metadata={**notes, "format": "pt", "sshs_model_hash": "b" * 64})
+    world.write("c.safetensors", mine, metadata={"license": "CC0", "format": "pt", "sshs_model_hash": "c" * 64})
+    world.write("d-half.safetensors", mine, dtype=torch.float16, metadata={"ss_training_comment": "only here"})
+    world.write("e-half.safetensors", mine, dtype=torch.float16, metadata={"license": "of another kind"})
+    assert keeps(world) == {
+        "b.safetensors": "yes: full precision, metadata of its own",
+        "a.safetensors": "no",
+        "c.safetensors": "no",
+        "d-half.safetensors": "-: its metadata hold more",
+        "e-half.safetensors": "-: its metadata hold more",
+    }
+
+
+def test_of_files_with_unlike_metadata_none_is_advised_against(world: World, mine: Tensors) -> None:
+    world.write("a.safetensors", mine, metadata={"license": "CC0"})
+    world.write("b.safetensors", mine, metadata={"author": "somebody"})
+    assert keeps(world) == {
+        "a.safetensors": "yes: metadata of its own",
+        "b.safetensors": "-: its metadata hold more",
     }
 
 
@@ -189,7 +226,9 @@ def test_linked_shards_are_no_copy_of_theirs(world: World, mine: Tensors) -> Non
         "a/m.safetensors.index.json": f"-: a link to {(real / 'm-1.safetensors').resolve()}",
     }
     world.write("better.safetensors", {name: t.double() * (1 + 1e-9) for name, t in mine.items()}, dtype=torch.float64)
-    assert keeps(world)["z/m.safetensors.index.json"] == "-: another file needs it"
+    assert keeps(world)["z/m.safetensors.index.json"] == (
+        f"-: {world.folder / 'a' / 'm.safetensors.index.json'} needs it"
+    )
 
 
 def test_a_pair_with_a_linked_half_goes_after_the_pair_with_its_own(world: World) -> None:

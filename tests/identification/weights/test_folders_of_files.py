@@ -40,7 +40,9 @@ def test_copies_are_grouped_and_the_best_one_is_kept(world: World) -> None:
     world.write("c-bf16.safetensors", weights, dtype=torch.bfloat16, layout="ldm")
     world.write("a-padded.safetensors", {n: t.half().float() for n, t in weights.items()})
     world.write_published("ft-mse", "z.safetensors")
-    world.write("y-again.safetensors", weights, layout="ldm", metadata={"a": "longer than the published one" * 99})
+    world.write(
+        "y-again.safetensors", weights, layout="ldm", metadata={"sshs_model_hash": "longer than the published one" * 99}
+    )
     world.write("other.safetensors", world.tensors["kl-f8"])
     found = vl.identify(world.folder)
     assert [file.path.name for file in found] == [
@@ -293,12 +295,12 @@ def test_of_equal_files_the_one_with_a_wrong_name_goes_last(world: World) -> Non
 
 def test_the_reason_to_keep_says_what_decided(world: World) -> None:
     weights = world.tensors["ft-mse"]
-    world.write("b.safetensors", weights, metadata={"unlike": "the published"})
-    world.write("c.safetensors", weights, metadata={"unlike": "the published"})
+    world.write("b.safetensors", weights, metadata={"sshs_model_hash": "unlike"})
+    world.write("c.safetensors", weights, metadata={"sshs_model_hash": "unlike"})
     assert [str(file.keep) for file in vl.identify(world.folder)] == ["yes: any of these will do", "no"]
     world.write_pickled("a.ckpt", weights)
     assert str(vl.identify(world.folder).files[0].keep) == "yes: safetensors, any of 2 alike will do"
-    world.write("b.safetensors", weights, metadata={"note": "longer" * 99})
+    world.write("b.safetensors", weights, metadata={"sshs_model_hash": "longer" * 99})
     assert str(vl.identify(world.folder).files[0].keep) == "yes: safetensors, the smaller"
 
 

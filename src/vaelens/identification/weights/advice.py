@@ -1,11 +1,12 @@
 """Which of several files with the same weights to keep.
 
 A file is advised against only where another one, which is kept, holds all that it holds: each half in a precision at
-least as fine, the same spec where it states one, and all that isn't weights; and where nothing else needs it.
+least as fine, the same spec where it states one, its metadata, and all that isn't weights; and where nothing else
+needs it.
 """
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from vaelens.weights.folders import STEM
 PRECISIONS = ("float64", "float32", "float16", "bfloat16")  # from the finest
 FULL = PRECISIONS.index("float32")
 PIPELINE = "model_index.json"  # what diffusers writes into a pipeline's folder
-NOWHERE: Mapping[Path, int] = {}
+NOWHERE: Mapping[Path, Sequence[Path]] = {}
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,17 @@ def in_order(group: Sequence[ExaminedFile], misnamed: Set[Path] = frozenset()) -
     return sorted(group, key=rank)
 
 
-def uses(files: Sequence[ExaminedFile]) -> Mapping[Path, int]:
-    """How many of the files need what lies at each place: their own parts, and what their links lead to."""
-    return Counter(place for file in files for place in file.places)
+def uses(files: Sequence[ExaminedFile]) -> Mapping[Path, Sequence[Path]]:
+    """Which of the files need what lies at each place: their own parts, and what their links lead to."""
+    users: defaultdict[Path, list[Path]] = defaultdict(list)
+    for file in files:
+        for place in file.places:
+            users[place].append(file.path)
+    return users
 
 
 def what_to_keep(
-    group: Sequence[ExaminedFile], misnamed: Set[Path] = frozenset(), used: Mapping[Path, int] = NOWHERE
+    group: Sequence[ExaminedFile], misnamed: Set[Path] = frozenset(), used: Mapping[Path, Sequence[Path]] = NOWHERE
 ) -> list[Keep]:
     """For each file of a group, in the order that `in_order` makes; `used` are the `uses` of all files of the call."""
     set_aside = {file.path: why for file in group if (why := _set_aside(file, file is group[0])) is not None}
@@ -74,8 +79,10 @@ def what_to_keep(
             advice.append(Keep(True, _reason(file, [one for one in rivals if one is not file], misnamed)))
         elif file.vae and file.vae.has_training_state and not any(file.is_copy(one) for one in covering):
             advice.append(Keep(None, "also holds training state"))
-        elif any(used.get(place, 0) > 1 for place in file.places):
-            advice.append(Keep(None, "another file needs it"))
+        elif file.notes - {note for one in covering for note in one.notes}:
+            advice.append(Keep(None, "its metadata hold more"))
+        elif others := _other_users(file, used):
+            advice.append(Keep(None, _needed_by(others, file.path)))
         else:
             advice.append(Keep(False, ""))
     return advice
@@ -106,6 +113,17 @@ def _set_aside(file: ExaminedFile, is_first: bool) -> str | None:
     return None
 
 
+def _other_users(file: ExaminedFile, used: Mapping[Path, Sequence[Path]]) -> list[Path]:
+    """The other files that need what lies where this one's files lie."""
+    users = (user for place in file.places for user in used.get(place, ()) if user != file.path)
+    return sorted(dict.fromkeys(users))
+
+
+def _needed_by(others: Sequence[Path], path: Path) -> str:
+    first = others[0].name if others[0].parent == path.parent else str(others[0])
+    return f"{first} needs it" if len(others) == 1 else f"{first} and {len(others) - 1} more need it"
+
+
 def _part_of(file: ExaminedFile) -> str | None:
     """What larger thing a VAE is a part of, which is kept or removed as a whole; None for a VAE by itself."""
     if file.vae is not None and file.vae.raw.others > 0:
@@ -122,9 +140,10 @@ def _target(link: Path, target: Path) -> str:
 
 
 def _quality(file: ExaminedFile) -> tuple[object, ...]:
-    """What is kept rather: the finer precision; no pickle; what states its spec; the published file."""
+    """What is kept rather: the finer precision; no pickle; what states its spec; the published file; metadata."""
     precisions = coarseness(file)
-    return max(precisions), sum(precisions), file.is_pickled, not file.tells_spec, file.known is None
+    how = file.is_pickled, not file.tells_spec, file.known is None
+    return max(precisions), sum(precisions), *how, -len(file.notes)
 
 
 def _contents(file: ExaminedFile) -> tuple[HalfContent, HalfContent]:
@@ -163,7 +182,9 @@ def _reason(kept: ExaminedFile, rivals: Sequence[ExaminedFile], misnamed: Set[Pa
         reasons.append("another spec" if all(one.tells_spec for one in rivals) else "states its spec")
     if kept.known is not None and any(one.known is None for one in rivals):
         reasons.append("the published file")
-    alike = [one for one in rivals if _quality(one) == _quality(kept) and _covers(one, kept) and _covers(kept, one)]
+    if any(kept.notes - one.notes for one in rivals if _quality(one)[:-1] == _quality(kept)[:-1]):
+        reasons.append("metadata of its own")
+    alike = [one for one in rivals if _are_alike(one, kept)]
     if kept.path not in misnamed and any(one.path in misnamed for one in alike):
         reasons.append("not misnamed")
         alike = [one for one in alike if one.path not in misnamed]
@@ -173,6 +194,12 @@ def _reason(kept: ExaminedFile, rivals: Sequence[ExaminedFile], misnamed: Set[Pa
     if alike:
         reasons.append(f"any of {len(alike) + 1} alike will do" if reasons else "any of these will do")
     return ", ".join(reasons) or "other values"
+
+
+def _are_alike(one: ExaminedFile, other: ExaminedFile) -> bool:
+    """Whether only names and sizes tell which of two is kept rather."""
+    equal = _quality(one) == _quality(other) and one.notes == other.notes
+    return equal and _covers(one, other) and _covers(other, one)
 
 
 def _finer(kept: ExaminedFile, rivals: Sequence[ExaminedFile]) -> str | None:

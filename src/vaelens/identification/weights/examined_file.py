@@ -26,6 +26,7 @@ from vaelens.weights.known_files import KnownFile, files_by_hash
 from vaelens.weights.other_networks import other_networks
 from vaelens.weights.reading import RawVAE, read_raw, stated_values
 from vaelens.weights.recorded_contents import RecordedContent, record_content, recorded_contents
+from vaelens.weights.saving import HASHES, OURS
 
 UNTOLD = "other tensors"
 
@@ -133,6 +134,12 @@ class ExaminedFile:
     def spec_values(self) -> Mapping[str, Any]:
         """The fields of config and spec that are known where no latent space is named, also by its sha256."""
         return stated_values(self.vae.raw, self.vae.values, self.sha256) if self.vae is not None else {}
+
+    @cached_property
+    def notes(self) -> frozenset[tuple[str, str]]:
+        """What its metadata say beside the spec and beside hashes of the file: license, author, training, by name."""
+        held = (file.metadata.items() for file in self.vae.raw.files) if self.vae is not None else ()
+        return frozenset((name, text) for items in held for name, text in items if name not in HASHES | OURS)
 
     @property
     def tells_spec(self) -> bool:

@@ -120,7 +120,7 @@ def _identified(
     group: Sequence[ExaminedFile],
     halves: tuple[HalfVerdict, HalfVerdict] | None,
     compared: frozenset[str],
-    used: Mapping[Path, int],
+    used: Mapping[Path, Sequence[Path]],
 ) -> list[IdentifiedWeights]:
     encoder, decoder = halves or (None, None)
     related = {name for half in halves or () for name in half.parts}
