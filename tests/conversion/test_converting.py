@@ -1,5 +1,6 @@
 """A VAE to another layout and precision: the same bits where the dtype stays, checked against the source."""
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 
@@ -180,6 +181,52 @@ def test_refusals_leave_nothing_and_the_old_file(tmp_path: Path, source: Path) -
     assert {path.name for path in tmp_path.iterdir()} == {
         "old.safetensors", "source.safetensors", "large.safetensors", "link.safetensors",
     }  # fmt: skip
+
+
+def test_a_refusal_comes_before_all_notes(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "link.safetensors").symlink_to(source)
+    (tmp_path / "file").write_bytes(b"old")
+    notes: list[str] = []
+    for given, target in ((source, source), (tmp_path / "link.safetensors", source), (source, tmp_path / "file")):
+        with pytest.raises(UsageError, match=r"source itself|is a file"):
+            vl.convert(given, target, notify=notes.append)
+    assert notes == []
+
+
+def test_only_a_vaes_folder_is_replaced(tmp_path: Path, source: Path) -> None:
+    pipeline = tmp_path / "pipeline"
+    for place in (pipeline / "vae", pipeline / "unet"):
+        space_vae().save(place)
+    (pipeline / "model_index.json").write_text("{}")
+    config = json.loads((pipeline / "vae/config.json").read_text()) | {"_class_name": "UNet2DConditionModel"}
+    (pipeline / "unet/config.json").write_text(json.dumps(config))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(b"image")
+    for folder, message in (
+        (pipeline, f"name that, -o {pipeline / 'vae'}"),
+        (pipeline / "unet", f"{pipeline / 'unet'} isn't empty and holds no VAE"),
+        (tmp_path / "images", r"isn't empty and holds no VAE, but a\.png\."),
+    ):
+        before = sorted(path.name for path in folder.iterdir())
+        with pytest.raises(UsageError, match=message):
+            vl.convert(source, folder)
+        assert sorted(path.name for path in folder.iterdir()) == before
+    notes: list[str] = []
+    vl.convert(source, pipeline / "vae", notify=notes.append)
+    assert same_bytes(read_vae(pipeline / "vae").tensors, read_vae(source).tensors)
+    assert notes == [f"Note: {pipeline / 'vae'} exists and is replaced."]
+
+
+def test_a_folder_where_the_layout_was_another_is_named(tmp_path: Path, source: Path) -> None:
+    notes: list[str] = []
+    vl.convert(source, tmp_path / "ldm.safetensors", layout="ldm")
+    done = vl.convert(tmp_path / "ldm.safetensors", tmp_path / "folder", notify=notes.append)
+    assert done.layout == "diffusers"
+    assert len(notes) == 1
+    assert "becomes a folder for diffusers, in the layout diffusers instead of ldm." in notes[0]
+    done = vl.convert(tmp_path / "ldm.safetensors", tmp_path / "UPPER.SafeTensors", notify=notes.append)
+    assert (done.layout, done.written, len(notes)) == ("ldm", (tmp_path / "UPPER.SafeTensors",), 1)
+    assert (tmp_path / "UPPER.SafeTensors").is_file()
 
 
 def test_a_result_that_differs_is_not_left(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

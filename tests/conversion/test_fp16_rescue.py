@@ -257,6 +257,28 @@ def test_what_can_not_be_written_is_refused_before_anything_is_measured(
         convert(sides[0], tmp_path / "folder", fp16_safe=True, layout="ldm", photos=[sides[1]], device="cpu")
 
 
+def test_an_output_that_can_not_be_written_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for safe in (False, True):
+        with pytest.raises(UsageError, match="Not a directory"):
+            convert(tmp_path / "none", tmp_path / "file" / "out.safetensors", fp16_safe=safe)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
+def test_convert_warns_of_values_that_float16_does_not_hold(
+    dtype: str, tmp_path: Path, sides: tuple[Path, Path]
+) -> None:
+    vae = overflowing(SMALL, 3e4)  # whose weights float16 holds
+    file = vae.save(tmp_path / "large.safetensors")
+    ran = invoke("convert", file, "-o", tmp_path / "x.safetensors", "--dtype", dtype, "--photo", sides[1])
+    layer, _ = rescue(vae, [read_image(sides[1])]).largest
+    assert (f"{layer} reaches " in ran.stderr) == (dtype == "fp16")
+    assert ("float16 ends at 65,504. `vaelens convert --fp16-safe`" in ran.stderr) == (dtype == "fp16")
+    random_vae(SMALL).save(tmp_path / "fits.safetensors")
+    ran = invoke("convert", tmp_path / "fits.safetensors", "-o", tmp_path / "x.safetensors", "--dtype", dtype)
+    assert "65,504" not in ran.stderr
+
+
 def test_convert_says_where_nothing_has_to_be_scaled(tmp_path: Path, sides: tuple[Path, Path]) -> None:
     source = random_vae(SMALL).save(tmp_path / "fits.safetensors")
     ran = invoke("convert", source, "-o", tmp_path / "out.safetensors", "--fp16-safe", "--photo", sides[1])

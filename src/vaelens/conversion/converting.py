@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vaelens.conversion.fp16_checks import STEPS as RESCUE_STEPS
-from vaelens.conversion.fp16_checks import Rescue, rescue
+from vaelens.conversion.fp16_checks import Rescue, largest_of, rescue
+from vaelens.conversion.output_folders import check_folder
 from vaelens.conversion.recasting import check_same, recast
 from vaelens.conversion.trial_images import TrialImages
 from vaelens.conversion.verification import Differences, verify
@@ -21,13 +22,15 @@ from vaelens.errors import CheckFailedError, UsageError
 from vaelens.families.discovery import families
 from vaelens.families.spec import VAESpec
 from vaelens.files import Ready, StrPath, writable_path, written_beside
+from vaelens.health.activations import HALF_LIMIT, recorded
 from vaelens.loading import read
+from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.runtime import Notify, Progress, Runtime, dtype_name, find_dtype, part_of
 from vaelens.tensors.file_types import PICKLED
 from vaelens.text.paths import user_path
 from vaelens.vae import VAE
 from vaelens.weights.reading import VAEWeights, read_vae
-from vaelens.weights.saving import HASHES, OURS, check_target, vae_files
+from vaelens.weights.saving import HASHES, OURS, check_target, is_single_file, vae_files, vae_paths
 
 STEPS = 3  # of the progress: reading, writing, comparing
 
@@ -101,6 +104,7 @@ def convert(
     rescued = None
     if fp16_safe:
         check_target(user_path(output), layout or _usual_layout(weights, user_path(output)), weights.spec, name)
+        _check_not_source(weights, user_path(output))
         plain = VAE.from_tensors(weights.tensors, weights.spec, name, device=runtime.device, dtype=torch.float32)
         rescued = rescue(plain, images.read(), part_of(runtime.progress, 1, STEPS + more))
         cast = cast or torch.float16
@@ -167,24 +171,23 @@ def write_checked(
     spec = weights.spec if changed is None else changed.spec
     tensors = weights.tensors if changed is None else changed.tensors()
     chosen = layout or _usual_layout(weights, target)
-    if layout is None and chosen != weights.layout and target.suffix == ".safetensors":
-        runtime.notify(
-            f"Note: the layout {weights.layout} has encoder and decoder in files of their own, so {target.name} gets "
-            f"the layout {chosen}."
-        )
     check_target(target, chosen, spec, name)
+    _check_not_source(weights, target)
     intended = recast(tensors, dtype, name)
     kept = {} if is_within(weights) else {k: v for k, v in weights.metadata.items() if k not in HASHES | OURS}
-    if target.is_file():
+    if layout is None and chosen != weights.layout:
+        runtime.notify(_other_layout(weights, target, chosen))
+    if any(path.is_file() for path in vae_paths(target)):
         runtime.notify(f"Note: {target} exists and is replaced.")
     runtime.progress(1, STEPS, "writing")
     files = vae_files(intended, spec, target, layout=chosen, name=name, metadata=kept)
-    _check_not_source(files, weights, target)
     with written_beside(list(files.items())) as ready:
         _check_read_back(ready[0], intended, spec)
         runtime.progress(2, STEPS, "comparing")
         after = VAE.from_tensors(intended, spec, name, device=runtime.device, dtype=torch.float32)
-        differences = _compare(weights, after, images)
+        differences, largest_output = _compare(
+            weights, after, images, measured=any(tensor.dtype == torch.float16 for tensor in intended.values())
+        )
         largest = max(differences.latents_largest, differences.pixels_largest)
         if stored_as(intended) == stored_as(weights.tensors) and changed is None and largest > 0:
             raise CheckFailedError(
@@ -193,6 +196,8 @@ def write_checked(
             )
         for one in ready:
             one.place()
+    if largest_output is not None:
+        _note_overflow(spec, *largest_output, runtime)
     left = {k for k in weights.metadata if k not in kept and k not in OURS}
     return Conversion(
         source=name,
@@ -228,17 +233,34 @@ def _check_call(output: StrPath, layout: str | None) -> None:
     known = sorted({one.name for family in families().values() for one in family.layouts if one.from_diffusers})
     if layout is not None and layout not in known:
         raise UsageError(f"no layout is called {layout!r}. VAEs are saved as {' or '.join(known)}.")
+    if not is_single_file(target):
+        check_folder(target)
+    for path in vae_paths(target):
+        writable_path(path)
 
 
 def _usual_layout(weights: VAEWeights, target: Path) -> str:
     """The source's own where one file can have it; a folder is diffusers'."""
     layouts = {one.name for one in weights.spec.family.layouts if one.from_diffusers}
-    return weights.layout if weights.layout in layouts and target.suffix == ".safetensors" else "diffusers"
+    return weights.layout if weights.layout in layouts and is_single_file(target) else "diffusers"
 
 
-def _check_not_source(files: Mapping[Path, bytes], weights: VAEWeights, target: Path) -> None:
+def _other_layout(weights: VAEWeights, target: Path, layout: str) -> str:
+    """The note for a source whose layout the output can't have."""
+    if not is_single_file(target):
+        return (
+            f"Note: {target} doesn't end in .safetensors, so it becomes a folder for diffusers, in the layout {layout} "
+            f"instead of {weights.layout}."
+        )
+    return (
+        f"Note: the layout {weights.layout} has encoder and decoder in files of their own, so {target.name} gets the "
+        f"layout {layout}."
+    )
+
+
+def _check_not_source(weights: VAEWeights, target: Path) -> None:
     sources = {file.resolve() for file in weights.files}
-    for path in files:
+    for path in vae_paths(target):
         if writable_path(path) in sources:
             raise UsageError(f"{target} is the source itself, which is never replaced. Name another output.")
 
@@ -250,8 +272,33 @@ def _check_read_back(ready: Ready, intended: Mapping[str, Tensor], spec: VAESpec
         raise CheckFailedError(f"{ready.target}: its spec was read back otherwise than it was written: {again.spec}.")
 
 
-def _compare(weights: VAEWeights, converted: VAE, images: TrialImages) -> Differences:
-    """The source's function against the converted VAE's, both in float32: only their weights can differ."""
+def _compare(
+    weights: VAEWeights, converted: VAE, images: TrialImages, *, measured: bool
+) -> tuple[Differences, tuple[str, float] | None]:
+    """The source's function against the converted VAE's, both in float32: only their weights can differ.
+
+    Where it is to be measured, also the layer of the converted one with the largest absolute output, and that output.
+    """
     where: dict[str, Any] = {"device": converted.device, "dtype": torch.float32}
     before = VAE.from_tensors(weights.tensors, weights.spec, converted.name, **where)
-    return verify(before, converted, images.read())
+    if not measured:
+        return verify(before, converted, images.read()), None
+    sums = converted.spec.family.residual_blocks
+    # Both are recorded: layers that are watched aren't merged, and that alone would change the last digits.
+    with recorded(before.network, sums), recorded(converted.network, sums) as maxima:
+        differences = verify(before, converted, images.read())
+    return differences, largest_of(maxima.largest())
+
+
+def _note_overflow(spec: VAESpec, layer: str, largest: float, runtime: Runtime) -> None:
+    """Weights in float16 are mostly run in it, where black images come from values that it can't hold."""
+    if largest > HALF_LIMIT:
+        remedy = (
+            "`vaelens convert --fp16-safe` scales it so that they fit"
+            if isinstance(spec.config, AutoencoderKLConfig)
+            else "--dtype bfloat16 or float32 has no such limit"
+        )
+        runtime.notify(
+            f"Note: run in float16, this VAE gives black or NaN images: {layer} reaches {largest:.4g}, and float16 "
+            f"ends at {HALF_LIMIT:,.0f}. {remedy}."
+        )

@@ -1,7 +1,7 @@
 """`rescue`: measure a VAE's maps, scale those that float16 can't hold (`fp16_rescue`), and prove what that changed."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +18,13 @@ from vaelens.runtime import Progress, silent
 from vaelens.vae import VAE
 
 SAME = 1e-6  # the most by which the scaled VAE's values may differ in float32
-STEPS = ("measuring", "measuring the scaled VAE", "comparing in float32", "with other programs' epsilon", "in float16")
+STEPS = (
+    "measuring",
+    "measuring the scaled VAE",
+    "comparing in float32",
+    "comparing with the epsilon that other programs use",
+    "comparing in float16",
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def rescue(vae: VAE, images: Sequence[Tensor], progress: Progress = silent) -> R
     half_before = _in_half(vae, vae, images)
     half = _in_half(vae, other, images)
     half_stock_epsilon = _in_half(vae, stock, images)
-    top = _top(after)
+    top = largest_of(after)
     if half is None:
         raise CheckFailedError(
             f"{vae.name} can't be made safe for float16: scaled, it still gives NaN or infinite values there. Its "
@@ -103,7 +109,7 @@ def rescue(vae: VAE, images: Sequence[Tensor], progress: Progress = silent) -> R
     return Rescue(
         vae=other,
         scales=tuple(scales),
-        largest=_top(before),
+        largest=largest_of(before),
         largest_after=top,
         exact=exact,
         stock_epsilon=stock_epsilon,
@@ -137,5 +143,6 @@ def _in_half(vae: VAE, other: VAE, images: Sequence[Tensor]) -> Differences | No
         return None
 
 
-def _top(largest: dict[str, float]) -> tuple[str, float]:
+def largest_of(largest: Mapping[str, float]) -> tuple[str, float]:
+    """The layer with the largest absolute output, and that output."""
     return max(largest.items(), key=lambda found: found[1])

@@ -26,7 +26,7 @@ def find_weights(folder: Path) -> Path:
     A pickled file counts only where there is no other. Raises BadInputError for a folder with no weights or with
     several files that may be meant.
     """
-    if _is_pipeline(folder):
+    if is_pipeline(folder):
         folder = folder / "vae"
     names = _names(folder)
     shards = [name for name in names if SHARD.search(name)]
@@ -97,7 +97,7 @@ def describes_vae(config: Path) -> bool:
     return str(name).startswith("Autoencoder") or family_of_class(name) is not None
 
 
-def _is_pipeline(folder: Path) -> bool:
+def is_pipeline(folder: Path) -> bool:
     """Whether it is the folder of a whole pipeline, whose VAE lies in its vae/."""
     if not (folder / "vae").is_dir():
         return False

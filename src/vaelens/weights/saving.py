@@ -11,13 +11,23 @@ from vaelens.families.layouts import Layout
 from vaelens.families.spec import VAESpec
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.writing import safetensors_bytes
-from vaelens.weights.folders import WEIGHT_NAMES
+from vaelens.weights.folders import SAFE, WEIGHT_NAMES
 from vaelens.weights.spec_sources import SPEC_KEY, metadata_text
 
 FORMAT = "format"  # of the metadata, by which other programs see whose tensors these are
 OURS = frozenset({SPEC_KEY, FORMAT})
 # Metadata that other programs compute from a file's bytes: of another file they would be wrong.
 HASHES = frozenset({"modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"})
+
+
+def is_single_file(path: Path) -> bool:
+    """Whether a VAE saved at this path is one file, by its name; else it is a folder for diffusers."""
+    return path.suffix.lower() == SAFE
+
+
+def vae_paths(path: Path) -> tuple[Path, ...]:
+    """The files of a VAE saved at this path, the weights first."""
+    return (path,) if is_single_file(path) else (path / WEIGHT_NAMES[0], path / "config.json")
 
 
 def check_target(path: Path, layout: str, spec: VAESpec, name: str) -> Layout:
@@ -32,7 +42,7 @@ def check_target(path: Path, layout: str, spec: VAESpec, name: str) -> Layout:
         )
     if path.suffix.lower() in PICKLED:
         raise UsageError(f"{path}: vaelens writes no pickled files. End the name in .safetensors.")
-    if path.suffix != ".safetensors":
+    if not is_single_file(path):
         if layout != "diffusers":
             raise UsageError(f"{path}: the layout {layout} is a single file; end its name in .safetensors.")
         spec.family.to_config_json(spec)
@@ -62,7 +72,7 @@ def vae_files(
     here = {n: t.contiguous() for n, t in found.from_diffusers(here).items()}
     held = {FORMAT: "pt", SPEC_KEY: metadata_text(spec), **(metadata or {})}
     weights = safetensors_bytes(here, held)
-    if path.suffix == ".safetensors":
+    if is_single_file(path):
         return {path: weights}
     config = json.dumps(spec.family.to_config_json(spec), indent=2, sort_keys=True).encode()
-    return {path / WEIGHT_NAMES[0]: weights, path / "config.json": config}
+    return dict(zip(vae_paths(path), (weights, config), strict=True))
