@@ -29,7 +29,7 @@ def shown(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     result_table(table, stacked=True)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    return [line.rstrip() for line in lines]
+    return [line.rstrip() for line in lines] if terminal else lines
 
 
 def test_a_narrow_terminal_has_a_block_for_each_row(
@@ -52,6 +52,23 @@ def test_a_narrow_terminal_has_a_block_for_each_row(
     narrower = shown(TABLE, 40, monkeypatch, capsys, terminal=True)
     assert max(map(len, narrower)) <= 40
     assert "  what it is  the same weights as" in narrower
+
+
+def test_no_file_name_is_broken_on_a_terminal_that_is_a_little_too_narrow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = max(map(len, shown(TABLE, 400, monkeypatch, capsys, terminal=True)))
+    assert whole > 120
+    assert shown(TABLE, whole - 1, monkeypatch, capsys, terminal=True)[0] == TABLE.rows[0][0]
+    assert len(shown(TABLE, whole, monkeypatch, capsys, terminal=True)) == 1 + len(TABLE.rows)
+
+
+def test_rows_in_a_pipe_end_where_their_text_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = shown(TABLE, 80, monkeypatch, capsys, terminal=False)
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert lines[1].endswith("no")
 
 
 @pytest.mark.parametrize(("table", "columns", "terminal"), [(TABLE, 200, True), (TABLE, 80, False), (SHORT, 80, True)])

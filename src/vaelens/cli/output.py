@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 PROGRESS_INTERVAL = 2.0  # seconds between two lines of progress where there is no terminal
 INTERRUPTED = 130  # exit code, as shells have it for SIGINT
 LONGEST_CELL = 400  # characters of a table's cell
-NARROW = 120  # columns of a terminal below which long rows are stacked
 WHOLE = 400  # columns of a table where none are given
 ASCII = {"±": "+-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "·": "|"}  # noqa: RUF001
 _level = {"quiet": False, "verbose": False}
@@ -113,7 +112,7 @@ def result_json(value: Any) -> None:
 def result_table(table: "Table", title: str | None = None, *, stacked: bool = False) -> None:
     """A table on stdout, with the best value of each image in bold on a terminal.
 
-    stacked: on a narrow terminal that can't hold the rows, each is a block of lines instead
+    stacked: on a terminal that can't hold the rows, each is a block of lines instead
     """
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -132,8 +131,14 @@ def result_table(table: "Table", title: str | None = None, *, stacked: bool = Fa
             for note in table.notes.get((r, c), ()):
                 cell.append(f"\n{_cell(note)}", style="not bold dim")
         shown.add_row(*cells)
-    console = Console() if sys.stdout.isatty() else Console(width=WHOLE)  # in a pipe rows stay whole
-    if not stacked or console.width >= NARROW or Console(width=WHOLE).measure(shown).maximum <= console.width:
+    if not sys.stdout.isatty():  # rows stay whole, and end where their text does
+        piped = Console(width=WHOLE)
+        with piped.capture() as printed:
+            piped.print(shown)
+        sys.stdout.write("\n".join(line.rstrip() for line in printed.get().split("\n")))
+        return
+    console = Console()
+    if not stacked or Console(width=WHOLE).measure(shown).maximum <= console.width:
         console.print(shown)
         return
     for number, (first, *rest) in enumerate(table.rows):
