@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import vaelens as vl
 from support.vaes import TINY, random_vae
 from vaelens.errors import BadInputError, UsageError
 from vaelens.families.discovery import build_network
@@ -44,6 +45,13 @@ def test_values_that_shapes_do_not_tell_are_never_guessed(vae_file: Path, rewrit
         read_vae(without_metadata(vae_file, rewrite))
 
 
+def test_shapes_of_one_space_alone_are_not_taken_for_granted(tmp_path: Path, rewrite: Rewrite) -> None:
+    file = vl.load("tiny-ft-mse").save(tmp_path / "a.safetensors")
+    said = r"which tensor shapes don't tell\. A VAE of tiny has such shapes: if it is one, .* --space tiny\."
+    with pytest.raises(BadInputError, match=said):
+        read_vae(without_metadata(file, rewrite))
+
+
 def test_shapes_name_the_spaces_that_fit(known: Registry, tmp_path: Path) -> None:
     """Both SD 1.x and SDXL have these shapes; only the caller can say which."""
     with torch.device("meta"):
@@ -51,7 +59,7 @@ def test_shapes_name_the_spaces_that_fit(known: Registry, tmp_path: Path) -> Non
     tensors = {n: torch.zeros(t.shape, dtype=torch.float16) for n, t in names.items()}
     file = tmp_path / "someones.safetensors"
     save_file(tensors, file)
-    advice = rf"its shapes fit sd1 and sdxl\. .* --space sd1; `vaelens identify {file}` may tell which\."
+    advice = rf"VAEs of sd1 and sdxl have such shapes: .* --space sd1; `vaelens identify {file}` may tell which\."
     with pytest.raises(BadInputError, match=advice):
         read_vae(file)
     assert read_vae(file, space="sdxl").spec == known.space_spec("sdxl")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vaelens.errors import BadInputError
 from vaelens.text.file_kinds import ARCHIVE, HEAD, TEXT, file_kind
-from vaelens.text.paths import reason
+from vaelens.text.paths import lost_target, reason
 
 PICKLED = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}  # suffixes of files that are pickled, or a zip with a pickle
 
@@ -24,6 +24,10 @@ def check_file(path: Path) -> tuple[bytes, int]:
         with path.open("rb") as file:
             head = file.read(HEAD)
     except (OSError, ValueError) as error:  # a NUL byte in the path
+        if (target := lost_target(path)) is not None:
+            raise BadInputError(
+                f"{path} is a link to {target}, which isn't there. Repair it, or name a file."
+            ) from error
         raise BadInputError(f"{path}: can't be read: {reason(error)}. Check the path.") from error
     kind = file_kind(head)
     if kind is not None and kind.use not in {"weights", "latents", "pickle"} and kind not in {TEXT, ARCHIVE}:

@@ -51,6 +51,17 @@ def why_unreadable(path: Path) -> str | None:
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "a device, pipe or socket"
 
 
+def lost_target(path: Path) -> Path | None:
+    """Where a link leads if nothing is there; None for anything else, a link that leads in a circle included."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return Path(os.path.realpath(path)) if path.is_symlink() else None
+    except (OSError, ValueError):
+        return None
+    return None
+
+
 def user_path(source: str | os.PathLike[str]) -> Path:
     """The path that a user names, `~` and `~name` being homes; it needn't exist.
 

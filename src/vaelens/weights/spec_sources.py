@@ -171,7 +171,7 @@ def _types(family: Family) -> dict[str, TypeAdapter[Any]]:
 
 
 def _missing_message(where: str, family: Family, values: Mapping[str, Any], missing: Sequence[str]) -> str:
-    message = f"{where} doesn't say {', '.join(missing)}, and tensor shapes don't tell"
+    message = f"{where} doesn't say {', '.join(missing)}, which tensor shapes don't tell."
     fitting = [
         name
         for name in registry().spaces
@@ -179,11 +179,12 @@ def _missing_message(where: str, family: Family, values: Mapping[str, Any], miss
         and spec.family is family
         and all(values.get(f, v) == v for f, v in config_values(spec.config).items())
     ]
+    if len(fitting) == 1:
+        return f"{message} A VAE of {fitting[0]} has such shapes: if it is one, name that space, --space {fitting[0]}."
     if fitting:
-        which = f"; `vaelens identify {where}` may tell which" if len(fitting) > 1 else ""
-        advice = f"Name its latent space, e.g. --space {fitting[0]}{which}."
-        return f"{message}: its shapes fit {' and '.join(fitting)}. {advice}"
-    return f"{message}. Put the config.json of its publisher beside it, in a folder without other VAEs."
+        advice = f"name its latent space, e.g. --space {fitting[0]}; `vaelens identify {where}` may tell which."
+        return f"{message} VAEs of {' and '.join(fitting)} have such shapes: {advice}"
+    return f"{message} Put the config.json of its publisher beside it, in a folder without other VAEs."
 
 
 def listed(odd: Sequence[str]) -> str:

@@ -67,9 +67,11 @@ def test_the_hash_of_a_file_of_the_same_call(tmp_path: Path) -> None:
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
     path = written(tmp_path, saved(PIXELS, "PNG"))
-    assert f"Its images have to be named one by one: {path.parent / '*.png'}" in (
-        invoke("identify", path.parent, code=3).stderr.replace("\n", " ")
-    )
+    for name in ("b.png", "c.JPG"):
+        written(tmp_path, saved(PIXELS, "PNG"), name)
+    patterns = f"{path.parent / '*.png'} {path.parent / '*.JPG'}"
+    said = invoke("identify", path.parent, code=3).stderr.replace("\n", " ")
+    assert f"Its images have to be named one by one: {patterns}" in said
 
 
 def test_a_png_that_is_cut_off(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ CASES = {
     "an average, pickled under a safetensors name": Case(
         lambda w: w.write_pickled("a.safetensors", mixed({"kl-f8": 0.7, "ft-mse": 0.3}, w.tensors)),
         "a weighted average of kl-f8 and ft-mse: 0.70 / 0.30",
+        against="its name says safetensors, but it is a pickled file",
     ),
     "under vae.": Case(
         lambda w: w.write("a.safetensors", w.tensors["kl-f8"], dtype=FP16, rename=prefixed("vae.")),
@@ -289,7 +290,7 @@ CASES = {
     ),
     "nothing like it": Case(
         lambda w: w.write("a.safetensors", moved(moved(w.tensors["sdxl"], "decoder", 3, 1), "encoder", 3, 1)),
-        "too far to call them related",
+        "unknown; none of the VAEs at hand is near",
         None,
     ),
     "nothing like it, with true metadata": Case(
@@ -298,7 +299,7 @@ CASES = {
             moved(moved(w.tensors["sdxl"], "decoder", 3, 1), "encoder", 3, 1),
             metadata={"modelspec.architecture": "stable-diffusion-xl-v1-base/vae"},
         ),
-        "too far to call them related",
+        "unknown; none of the VAEs at hand is near",
         "sdxl",
         "its name says kl-f8, but it has other weights.",
     ),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import AsymmetricAutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage, AutoencoderKLWan
 
-from vaelens.identification.weights.name_claims import NameClaim, claim_of, contradiction
+from vaelens.identification.weights.name_claims import NameClaim, claim_of, contradiction, format_contradiction
 from vaelens.identification.weights.other_vaes import OTHERS, other_vae
 
 
@@ -106,3 +106,18 @@ def test_full_vaes_and_other_files_are_none_of_these() -> None:
         shapes = {name: tuple(t.shape) for name, t in full.state_dict().items()}
     assert other_vae(shapes) is None
     assert other_vae({}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "is_pickled", "said"),
+    [
+        ("a.safetensors", True, True),
+        ("a.SFT", True, True),
+        ("a.safetensors", False, False),
+        ("a.safetensors.ckpt", True, False),
+        ("a.ckpt", False, False),
+    ],
+)
+def test_a_pickled_file_named_safetensors_is_said(name: str, is_pickled: bool, said: bool) -> None:
+    sentence = format_contradiction(name, is_pickled=is_pickled)
+    assert (sentence is not None and "its name says safetensors, but it is a pickled file" in sentence) == said

@@ -146,6 +146,25 @@ def test_the_source_may_be_another_file_of_the_call(world: World) -> None:
     assert found["mine.safetensors"].what.startswith("unknown; nearest: ft-mse, decoder weights 3.0 % apart")
 
 
+def test_what_is_scaled_is_not_near_what_is_not(tmp_path: Path) -> None:
+    with made_world(tmp_path) as world:
+        mine = of_tensors(moved(moved(world.tensors["ft-mse"], "decoder", 0.03, 9), "encoder", 0.03, 9))
+        mine.save(world.folder / "mine.safetensors")
+        for name, k in (("safe", 1), ("safer", 3)):
+            scaled_by(mine, k=k).save(world.folder / f"{name}.safetensors")
+        found = {file.path.stem: file for file in vl.identify(world.folder)}
+        assert found["mine"].what == "unknown; none of the VAEs at hand is near"
+        assert str(found["mine"].encoder) == "unknown; none of the VAEs at hand is near"
+        assert found["mine"].decoder is not None
+        assert found["mine"].decoder.mixture is None
+        assert "mine.safetensors, scaled for float16" in found["safer"].what
+        near = moved(moved(mine.tensors(), "decoder", 0.7, 1), "encoder", 0.7, 1)
+        world.write("near.safetensors", near)
+        found = {file.path.stem: file for file in vl.identify(world.folder)}
+        assert found["near"].what.startswith("unknown; nearest: mine.safetensors, decoder weights")
+        assert found["mine"].what.startswith("unknown; nearest: near.safetensors, decoder weights")
+
+
 def test_recorded_digests_are_enough_where_no_value_lost_digits(tmp_path: Path) -> None:
     with made_world(tmp_path) as world:
         vl.identify(world.write_published("sdxl", "sdxl.safetensors")).files[0].path.unlink()

@@ -68,6 +68,19 @@ def test_a_link_in_a_circle_is_a_row(world: World) -> None:
     }
 
 
+def test_a_broken_link_says_where_it_leads(world: World) -> None:
+    world.write("a.safetensors", world.tensors["sdxl"])
+    link = world.folder / "b.safetensors"
+    link.symlink_to("gone.safetensors")
+    said = f"{link} is a link to {(world.folder / 'gone.safetensors').resolve()}, which isn't there."
+    for sources in (world.folder, link):
+        (row,) = [file for file in vl.identify(sources) if file.path == link]
+        assert row.what.startswith(said)
+        assert row.exit_code == 3
+    with pytest.raises(BadInputError, match="there is no such file"):
+        vl.identify(world.folder / "gone.safetensors")
+
+
 def test_a_half_that_vanishes_is_that_rows_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = random_vae(TinyAutoencoderConfig(), space="sd1", scale=1.0).network.state_dict()
     for half, offset in (("encoder", 0), ("decoder", 1)):

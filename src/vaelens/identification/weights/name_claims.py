@@ -11,7 +11,8 @@ from vaelens.weights.folders import STEM
 from vaelens.weights.known_files import files_by_name, known_files, known_vaes
 from vaelens.weights.registry import registry
 
-SUFFIXES = {".safetensors", ".sft", ".vae", *PICKLED}
+UNPICKLED = (".safetensors", ".sft")
+SUFFIXES = {*UNPICKLED, ".vae", *PICKLED}
 SHORTEST = 4  # letters and digits of a word that names a VAE
 GENERIC = {"vae", "sdvae", "model"}
 START = r"(?<![a-z0-9])"
@@ -72,6 +73,16 @@ def contradiction(
     if claim.spaces and space is not None and space not in claim.spaces:
         return f"its name says {' or '.join(claim.spaces)}, its content is of {space}."
     return None
+
+
+def format_contradiction(name: str, *, is_pickled: bool) -> str | None:
+    """The sentence for a pickled file whose name says that it is none; None for any other."""
+    if not is_pickled or not name.lower().endswith(UNPICKLED):
+        return None
+    return (
+        "its name says safetensors, but it is a pickled file, which most programs can't read under this name. "
+        "`vaelens convert` writes it as safetensors."
+    )
 
 
 def _words(vae: str) -> set[str]:

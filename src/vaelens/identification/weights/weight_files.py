@@ -12,7 +12,7 @@ from vaelens.runtime import Notify, silent
 from vaelens.tensors.file_types import PICKLED
 from vaelens.tensors.sharded import is_index, shard_names
 from vaelens.text.numbers import counted
-from vaelens.text.paths import explained, user_path
+from vaelens.text.paths import exists, explained, user_path
 from vaelens.weights.own_files import PLURALS, own_kind
 from vaelens.weights.registry import registry
 
@@ -44,7 +44,7 @@ def weight_files(sources: Sequence[StrPath], notify: Notify = silent) -> list[Pa
                     f"{path} holds no file of weights ({', '.join(sorted(SUFFIXES))}). {_instead_of_folder(path)}"
                 )
             found += inside
-        elif path.exists():
+        elif exists(os.fspath(path)):  # also a link that leads nowhere, of which reading says where
             found.append(path)
         else:
             raise BadInputError(f"{path}: there is no such file or folder. {_advice(os.fspath(source))}")
@@ -64,7 +64,8 @@ def _instead_of_folder(folder: Path) -> str:
     images = Counter(path.suffix for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         return "Name another folder, or a file."
-    return f"Its images have to be named one by one: {folder / '*'}{images.most_common(1)[0][0]}"
+    patterns = [f"{folder / '*'}{suffix}" for suffix, _ in images.most_common()]
+    return f"Its images have to be named one by one: {' '.join(patterns)}"
 
 
 def _in_folder(folder: Path, notify: Notify) -> list[Path]:

@@ -13,7 +13,7 @@ from vaelens.identification.weights.copies import groups_of_copies, place_in_tab
 from vaelens.identification.weights.examined_file import ExaminedFile, examine_file
 from vaelens.identification.weights.findings import finding
 from vaelens.identification.weights.latent_space import latent_space
-from vaelens.identification.weights.name_claims import contradiction
+from vaelens.identification.weights.name_claims import contradiction, format_contradiction
 from vaelens.identification.weights.references import (
     DECODER,
     ENCODER,
@@ -142,8 +142,8 @@ def _identified(
     group = in_order(group, misnamed)
     for file, keep in zip(group, what_to_keep(group, misnamed, used), strict=True):
         (what, vae), space = told[file.path], spaces[file.path]
-        sentence = wrong[file.path]
-        sentences = (*((sentence,) if sentence else ()), *space.contradictions)
+        by_name = wrong[file.path], format_contradiction(file.path.name, is_pickled=file.is_pickled)
+        sentences = (*(sentence for sentence in by_name if sentence), *space.contradictions)
         first = None if file is group[0] else group[0].path
         own = (encoder, decoder) if file.vae is not None else (None, None)
         found.append(IdentifiedWeights(file, what, vae, *own, space, sentences, first, keep))

@@ -1,7 +1,7 @@
 """What each half of each file is, by comparing it with all references and with the other files of the call."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, N
 from vaelens.identification.weights.closeness.mixtures import find_mixture
 from vaelens.identification.weights.closeness.rounding import TYPICAL, differing_tensors, precision_of
 from vaelens.identification.weights.references import Reference
+from vaelens.identification.weights.scaling import UndoneHalf
 from vaelens.weights.registry import registry
 
 NEARLY = 4.0  # times the typical error of rounding: so close, each value is compared
@@ -87,18 +88,34 @@ def _verdict(measured: Distances, sets: Sequence[_Distinct], own: int, target: R
         if not _differing(sets, own, other, number):
             same = [one for one in sets[other].members if one.is_trusted] or sets[other].members
             return same_as(same, "close")
-    mixture = find_mixture(measured, own, others, TYPICAL[precision], only_averages=lambda n: not sets[n].is_trusted)
+    scaled = {n for n in others if _is_scaled_beside(target, sets[n].first, number, measured.between(own, n))}
+    comparable = [n for n in others if n not in scaled]
+    mixture = find_mixture(
+        measured, own, comparable, TYPICAL[precision], only_averages=lambda n: not sets[n].is_trusted
+    )
     named = None
     if mixture is not None:
         spaces = frozenset(sets[n].first.space for n, _ in mixture.parts)
         parts = tuple((sets[n].name, weight) for n, weight in mixture.parts)
         named = NamedMixture(mixture.kind, parts, mixture.residual, spaces)
-    near = _near(measured, sets, own, others[0], number)
+    nearest = next(iter(comparable), others[0])
+    near = replace(_near(measured, sets, own, nearest, number), is_comparable=nearest not in scaled)
     known = None
-    if not sets[others[0]].is_trusted:
-        trusted = next((n for n in others if sets[n].is_trusted), None)
+    if not sets[nearest].is_trusted:
+        trusted = next((n for n in comparable if sets[n].is_trusted), None)
         known = _near(measured, sets, own, trusted, number) if trusted is not None else None
     return HalfVerdict(_others(target, sets[own]), mixture=named, nearest=near, nearest_known=known)
+
+
+def _is_scaled_beside(target: Reference, other: Reference, number: int, distance: float) -> bool:
+    """Whether the other is scaled for float16 where the target isn't, by its metadata and by its values, which are
+    nearer to the target with the scaling undone; `distance` is that of the values as stored.
+    """
+    if target.scaling is not None or other.scaling is None:
+        return False
+    mine, stored = _half(target, number), _half(other, number)
+    exponents = other.scaling.of(stored, mine)
+    return bool(exponents) and distances([mine, UndoneHalf(stored, exponents).tensors]).between(0, 1) < distance
 
 
 def _near(measured: Distances, sets: Sequence[_Distinct], own: int, other: int, number: int) -> Nearest:

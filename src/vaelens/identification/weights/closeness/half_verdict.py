@@ -10,20 +10,31 @@ Sameness = Literal["same", "rounded", "close"]
 
 NEAR = 0.5  # relative L2 distance; beyond it a long fine-tuning and a training of its own can't be told apart
 LISTED = 3
+FAR = 1.0  # relative L2 distance; beyond it not even which one is the nearest says anything
 FEW = 12  # tensors that differ, so few that they are named
 SCALED = "scaled for float16"
+NONE_NEAR = "none of the VAEs at hand is near"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest VAE at hand: name, space, relative L2 distance, and the tensors that differ, of how many."""
+    """The nearest VAE at hand: name, space, relative L2 distance, and the tensors that differ, of how many.
+
+    `is_comparable` is false for what is scaled for float16, whose distance from what isn't says nothing.
+    """
 
     name: str
     space: str | None
     distance: float
     differing: tuple[str, ...]
     tensors: int
+    is_comparable: bool = True
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether it says anything that this one is the nearest."""
+        return self.is_comparable and self.distance <= FAR
 
     @property
     def is_near(self) -> bool:
@@ -92,7 +103,9 @@ class HalfVerdict:
         assert self.nearest is not None
         undone = f"{what}, the scaling for float16 undone," if self.is_scaled else what
         text, known = nearest_text(self.nearest, undone), self.nearest_known
-        return text if known is None else f"{text}; of known VAEs: {known.name}, {percent(known.distance)} apart"
+        if known is None or not known.is_informative:
+            return text
+        return f"{text}; of known VAEs: {known.name}, {percent(known.distance)} apart"
 
     def __str__(self) -> str:
         if self.same_as:
@@ -104,7 +117,9 @@ class HalfVerdict:
 
 
 def nearest_text(nearest: Nearest, what: str) -> str:
-    """Which VAE is the nearest and how far: "nearest: kl-f8-anime2, decoder weights 3.0 % apart"."""
+    """Which VAE is the nearest and how far: "nearest: kl-f8-anime2, decoder weights 3.0 % apart"; or that none is."""
+    if not nearest.is_informative:
+        return NONE_NEAR
     text = f"nearest: {nearest.name}, {what} {percent(nearest.distance)} apart"
     if not nearest.is_near:
         return f"{text}, too far to call them related"
