@@ -31,7 +31,7 @@ EMPTY = [
     ["inspect", ""],
     ["identify", ""],
     ["identify", "photo.png", "--vae", ""],
-    ["inspect", "tiny-kl-f8", "--health", "--photos", ""],
+    ["inspect", "tiny-kl-f8", "--health", "--photo", ""],
     ["finetune", ""],
     ["finetune", "photo.png", "-o", ""],
     ["finetune", "photo.png", "--from", ""],

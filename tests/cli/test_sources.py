@@ -31,7 +31,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "finetune set --held-out ADDRESS",
         "reconstruct ADDRESS",
         "compare --photo ADDRESS",
-        "inspect tiny-kl-f8 --health --photos ADDRESS",
+        "inspect tiny-kl-f8 --health --photo ADDRESS",
     ],
 )
 def test_a_web_address_in_place_of_images_is_a_usage_error_that_says_to_download_it(

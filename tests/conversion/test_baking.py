@@ -250,6 +250,28 @@ def test_a_full_disk_is_noticed_before_and_while_writing(tmp_path: Path, monkeyp
     assert {path.name for path in tmp_path.iterdir()} == {"in.safetensors", "vae.safetensors", "out.safetensors"}
 
 
+def test_hashes_of_the_old_file_are_named(tmp_path: Path) -> None:
+    whole = write_checkpoint(tmp_path / "in.safetensors", space_vae())
+    save_file(load_file(whole), tmp_path / "hashed.safetensors", {"sshs_model_hash": "12", "note": "x"})
+    notes: list[str] = []
+    for file in (whole, tmp_path / "hashed.safetensors"):
+        vl.bake(saved(tmp_path / "vae.safetensors"), file, tmp_path / f"out-{file.name}", notify=notes.append)
+    assert [note for note in notes if "hashes" in note] == [
+        "Note: the metadata stay as they are, with hashes of the old file that are wrong for the new one: "
+        "sshs_model_hash."
+    ]
+
+
+def test_a_name_in_place_of_a_checkpoint_is_explained(tmp_path: Path) -> None:
+    file = write_checkpoint(tmp_path / "in.safetensors", space_vae())
+    with pytest.raises(BadInputError, match=r"knows by name: the VAE comes first, the checkpoint second\.$"):
+        vl.bake(file, "tiny-ft-mse", tmp_path / "out.safetensors")
+    with pytest.raises(BadInputError, match=r"^tiny-ft-mse: there is no such file.* `vaelens convert tiny-ft-mse -o "):
+        vl.extract("tiny-ft-mse", tmp_path / "out.safetensors")
+    with pytest.raises(BadInputError, match=r"^none\.safetensors: there is no such file\. Check the path"):
+        vl.extract("none.safetensors", tmp_path / "out.safetensors")
+
+
 def test_links_stay_and_their_targets_are_replaced(tmp_path: Path) -> None:
     before = write_checkpoint(tmp_path / "in.safetensors", space_vae())
     vae = saved(tmp_path / "vae.safetensors")

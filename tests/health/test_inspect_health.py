@@ -29,7 +29,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_the_command_shows_what_the_library_finds(photos: Path, tmp_path: Path) -> None:
     file = lively().save(tmp_path / "mine.safetensors")
-    options = ("--photos", photos, "--round-trips", 2, "--time-at", 32, "--max-side", 64, "--device", "cpu")
+    options = ("--photo", photos, "--round-trips", 2, "--time-at", 32, "--max-side", 64, "--device", "cpu")
     ran = invoke("inspect", file, "--health", *options)
     assert max(map(len, ran.stdout.splitlines())) <= 80
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
@@ -50,7 +50,7 @@ def test_a_vae_that_overflows_exits_with_7_and_all_findings(
     with torch.no_grad():
         vae.network.decoder.conv_in.weight.fill_(1e38)
     file = vae.save(tmp_path / "hot.safetensors")
-    options = ("--health", "--photos", photos, "--max-side", 64, "--time-at", 32, "--json", "-q")
+    options = ("--health", "--photo", photos, "--max-side", 64, "--time-at", 32, "--json", "-q")
     ran = invoke("inspect", file, *options, code=7)
     assert "hot gave NaN or infinite values in 13 passes" in ran.stderr
     found = json.loads(ran.stdout)["health"]
@@ -60,7 +60,7 @@ def test_a_vae_that_overflows_exits_with_7_and_all_findings(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--photos", "."), ("--max-side", "512"), ("--round-trips", "8"), ("--time-at", "256"), ("--device", "auto"),
+    [("--photo", "."), ("--max-side", "512"), ("--round-trips", "8"), ("--time-at", "256"), ("--device", "auto"),
      ("--dtype", "float32"), ("--max-pixels", "5")],
 )  # fmt: skip
 def test_options_of_health_are_refused_without_it(vae_file: Path, option: str, value: str) -> None:
@@ -68,7 +68,7 @@ def test_options_of_health_are_refused_without_it(vae_file: Path, option: str, v
     with pytest.raises(UsageError, match=f"^{option}: no effect without --health"):
         app(["inspect", str(vae_file), option, value], standalone_mode=False)
     with pytest.raises(UsageError, match="no effect without --health"):
-        app(["inspect", str(vae_file), option, value, "--photos", ".", "--device", "cpu"], standalone_mode=False)
+        app(["inspect", str(vae_file), option, value, "--photo", ".", "--device", "cpu"], standalone_mode=False)
     app(["inspect", str(vae_file), "--json", "--offline"], standalone_mode=False)
 
 

@@ -268,3 +268,30 @@ def test_a_known_file_that_is_not_listed_has_its_latent_space_by_its_sha256(
     assert read.spec == vae.spec
     assert read.source_of["scaling_factor"] == "the registry (its sha256 is animevae's)"
     assert read.known_as is None, "it can't be downloaded by that name"
+
+
+@pytest.mark.parametrize(("held", "lacking"), [("a decoder", "encoder"), ("an encoder", "decoder")])
+def test_half_a_vae_is_called_so(held: str, lacking: str, tmp_path: Path) -> None:
+    tensors = random_vae(NARROW).tensors()
+    kept = {n: t for n, t in tensors.items() if not n.startswith(lacking) and "quant_conv" not in n}
+    save_file(kept, tmp_path / "half.safetensors")
+    with pytest.raises(BadInputError, match=f"holds {held} only: all tensors of the {lacking}"):
+        read_vae(tmp_path / "half.safetensors")
+
+
+def test_a_folder_of_several_vaes_names_identify(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        random_vae(NARROW).save(tmp_path / name)
+    with pytest.raises(BadInputError, match=f"`vaelens identify {tmp_path}` says what each is"):
+        read_vae(tmp_path)
+
+
+def test_a_file_without_permission_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = random_vae(NARROW).save(tmp_path / "vae.safetensors")
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(BadInputError, match=r"Permission denied\. Check its permissions"):
+        read_vae(file)

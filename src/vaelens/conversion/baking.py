@@ -27,9 +27,10 @@ from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.text.file_kinds import file_kind
 from vaelens.text.numbers import counted
-from vaelens.text.paths import user_path
+from vaelens.text.paths import exists, user_path
 from vaelens.weights.reading import VAEWeights, space_of_checkpoint
 from vaelens.weights.registry import registry
+from vaelens.weights.saving import HASHES, is_single_file
 from vaelens.weights.wrappers import unwrapped_names
 
 STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -94,12 +95,15 @@ def bake(
     runtime = Runtime.of(device="cpu", offline=offline, notify=notify, progress=progress)
     path, target = user_path(checkpoint), user_path(output)
     cast = None if dtype is None else find_dtype(dtype)
+    if not exists(str(path)):
+        use = "the VAE comes first, the checkpoint second"
+        raise BadInputError(f"{path}: there is no such file. {registry().advice(str(checkpoint), use)}")
     opened = _open(path)
     stored = _stored_names(opened)
     vaes = recognise({name: opened.shapes[original] for name, original in stored.items()})
     if any(all(name.startswith(prefix) for name in stored) for prefix, _, _ in vaes):
         raise UsageError(f"{opened.path} is a VAE by itself, not a checkpoint with one. Use `vaelens convert`.")
-    if target.suffix != ".safetensors":
+    if not is_single_file(target):
         raise UsageError(f"{target}: a checkpoint is written as safetensors. End the name in .safetensors.")
     resolved = writable_path(target)
     if resolved == path.resolve():
@@ -117,6 +121,11 @@ def bake(
     copy = CheckpointCopy(path, replacements)
     copy.check_space(resolved.parent)
     _note_unseen(weights.spec, found, runtime)
+    if stale := sorted(HASHES & opened.metadata.keys()):
+        runtime.notify(
+            f"Note: the metadata stay as they are, with hashes of the old file that are wrong for the new one: "
+            f"{', '.join(stale)}."
+        )
     if target.is_file():
         runtime.notify(f"Note: {target} exists and is replaced.")
     runtime.progress(1, 2, "writing the checkpoint")

@@ -18,7 +18,7 @@ from vaelens.conversion.output_folders import check_folder
 from vaelens.conversion.recasting import check_same, recast
 from vaelens.conversion.trial_images import TrialImages
 from vaelens.conversion.verification import Differences, verify
-from vaelens.errors import CheckFailedError, UsageError
+from vaelens.errors import BadInputError, CheckFailedError, UsageError
 from vaelens.families.discovery import families
 from vaelens.families.spec import VAESpec
 from vaelens.files import Ready, StrPath, writable_path, written_beside
@@ -27,9 +27,10 @@ from vaelens.loading import read
 from vaelens.networks.autoencoder_kl import AutoencoderKLConfig
 from vaelens.runtime import Notify, Progress, Runtime, dtype_name, find_dtype, part_of
 from vaelens.tensors.file_types import PICKLED
-from vaelens.text.paths import user_path
+from vaelens.text.paths import exists, user_path
 from vaelens.vae import VAE
 from vaelens.weights.reading import VAEWeights, read_vae
+from vaelens.weights.registry import registry
 from vaelens.weights.saving import HASHES, OURS, check_target, is_single_file, vae_files, vae_paths
 
 STEPS = 3  # of the progress: reading, writing, comparing
@@ -140,6 +141,9 @@ def extract(
     path = user_path(checkpoint)
     if path.is_dir():
         raise UsageError(f"{path} is a folder, whose VAE is a file by itself already. Use `vaelens convert`.")
+    if not exists(str(path)):
+        use = f"`vaelens convert {checkpoint} -o {output}` writes it to a file"
+        raise BadInputError(f"{path}: there is no such file. {registry().advice(str(checkpoint), use)}")
     runtime.progress(0, STEPS, "reading")
     weights, _ = read(path.absolute(), runtime, space=space)  # a path, never a name that would be downloaded
     if not is_within(weights):

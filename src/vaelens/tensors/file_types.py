@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vaelens.errors import BadInputError
 from vaelens.text.file_kinds import ARCHIVE, HEAD, TEXT, file_kind
-from vaelens.text.paths import lost_target, reason
+from vaelens.text.paths import lost_target, unreadable
 
 PICKLED = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}  # suffixes of files that are pickled, or a zip with a pickle
 
@@ -28,7 +28,7 @@ def check_file(path: Path) -> tuple[bytes, int]:
             raise BadInputError(
                 f"{path} is a link to {target}, which isn't there. Repair it, or name a file."
             ) from error
-        raise BadInputError(f"{path}: can't be read: {reason(error)}. Check the path.") from error
+        raise unreadable(path, error) from error
     kind = file_kind(head)
     if kind is not None and kind.use not in {"weights", "latents", "pickle"} and kind not in {TEXT, ARCHIVE}:
         raise BadInputError(kind.instead_of_weights(path))

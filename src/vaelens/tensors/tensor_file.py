@@ -14,7 +14,7 @@ from vaelens.tensors.checks import check_finite
 from vaelens.tensors.pickles.mapped_tensors import read_mapped
 from vaelens.tensors.pickles.refusals import WrongPickleError
 from vaelens.tensors.pickles.values import StoredTensor
-from vaelens.text.paths import reason
+from vaelens.text.paths import unreadable
 
 DTYPES = {"F64", "F32", "F16", "BF16"}  # as the safetensors format names them
 
@@ -71,7 +71,7 @@ class TensorFile:
         except WrongPickleError as error:
             raise BadInputError(f"{self.path} is damaged: {error}. Download it again.") from error
         except (OSError, ValueError) as error:  # it shrank to nothing
-            raise BadInputError(f"{self.path}: can't be read: {reason(error)}. Check the path.") from error
+            raise unreadable(self.path, error) from error
 
     def _safetensors(self, names: Sequence[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

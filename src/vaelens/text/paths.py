@@ -126,6 +126,12 @@ def explained(error: OSError, target: Path, what: str = "not written") -> UsageE
     return BadInputError(f"{target}: {what}: {reason(error)}. Check the folder's permissions, or name another.")
 
 
+def unreadable(path: Path, error: Exception) -> BadInputError:
+    """The user's error for what the system raised when a file of theirs was opened or read."""
+    advice = "Check its permissions." if isinstance(error, PermissionError) else "Check the path."
+    return BadInputError(f"{path}: can't be read: {reason(error)}. {advice}")
+
+
 def reason(error: Exception) -> str:
     """What the system says of an error, for the middle of a sentence."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

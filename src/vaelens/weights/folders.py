@@ -52,7 +52,7 @@ def find_weights(folder: Path) -> Path:
         shown = ", ".join(several[:6]) + (", ..." if len(several) > 6 else "")
         raise BadInputError(
             f"{folder} holds several files, and none is called {WEIGHT_NAMES[0]}: {shown}. "
-            f"Name the one you mean, e.g. {folder / several[0]}."
+            f"Name the one you mean, e.g. {folder / several[0]}; `vaelens identify {folder}` says what each is."
         )
     raise BadInputError(
         f"{folder} holds no weights of a VAE, at its top or in vae/. Name the folder of a VAE or of a whole pipeline, "

@@ -3,7 +3,7 @@
 Every key, shape and value is checked, and the spec is resolved as `spec_sources.py` says.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -129,12 +129,27 @@ def read_raw(
     where, family = str(path), raw.family
     shapes = {n: tuple(t.shape) for n, t in raw.tensors.items()}
     try:
+        _check_halves(shapes, family, where)
         values = family.shape_values(shapes)
         expected = _expected(family.config(**{**family.unseen, **values}), build)
     except ValueError as error:
         raise BadInputError(f"{where}: the tensors are not those of {family.title}: {error}. {CHECK_ADVICE}") from error
     check_shapes(shapes, expected, where, family.title, CHECK_ADVICE)
     return raw, values
+
+
+def _check_halves(names: Collection[str], family: Family, where: str) -> None:
+    """Raises BadInputError where a VAE has an encoder only, or a decoder only."""
+    heads = {name.split(".")[0] for name in names}
+    for held, lacking, parts in (
+        ("a decoder", "encoder", family.encoder_parts),
+        ("an encoder", "decoder", family.decoder_parts),
+    ):
+        if not heads & parts:
+            raise BadInputError(
+                f"{where} holds {held} only: all tensors of the {lacking} of {family.title} are missing. Name a file "
+                "with both."
+            )
 
 
 def stated_values(raw: "RawVAE", values: Mapping[str, Any], sha256: str | None = None) -> dict[str, Any]:
@@ -184,7 +199,10 @@ def _read_tensors(opened: TensorFile, others: Sequence[TensorFile]) -> RawVAE:
         raise _no_vae(opened)
     if len(found) > 1:
         shown = " and ".join(f"{prefix!r}" if prefix else "no prefix" for prefix, _, _ in found[:4])
-        raise BadInputError(f"{opened.path} holds more than one VAE, under {shown}. Save the one you mean by itself.")
+        raise BadInputError(
+            f"{opened.path} holds more than one VAE, under {shown}. Save the tensors of one as a file of "
+            "their own, in Python with safetensors.torch.save_file."
+        )
     prefix, family, layout = found[0]
     if layout.half is not None:
         halves = _halves(opened, layout)
@@ -220,7 +238,9 @@ def _no_vae(opened: TensorFile) -> BadInputError:
     advice = "Name the file of a VAE, or of a checkpoint that has one."
     if others := other_networks(opened):
         return BadInputError(f"{opened.path} is {' and '.join(others)} without a VAE. {advice}")
-    some = f" ({', '.join([*opened.shapes][:3])}, ...)" if opened.shapes else ""
+    some = f" ({', '.join([*opened.shapes][:3])}, ...)"
+    if not opened.shapes:
+        return BadInputError(f"{opened.path} holds no tensors of PyTorch. {advice}")
     return BadInputError(
         f"{opened.path} holds no VAE that vaelens knows among its {counted(len(opened.shapes), 'tensor')}{some}. "
         f"{advice}"

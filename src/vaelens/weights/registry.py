@@ -140,6 +140,10 @@ class Registry(_Table):
             raise UsageError(f"no VAE is called {name!r}, and no file or folder of that name exists. {hint}")
         return entry
 
+    def advice(self, text: str, use: str) -> str:
+        """What to do where no file `text` exists: `use` says how, if it is a known VAE's name."""
+        return f"{text} is a VAE that vaelens knows by name: {use}." if text.lower() in self.vaes else "Check the path."
+
     def find_model(self, name: str) -> DiffusionModel:
         """The diffusion model of that name; UsageError with the nearest names otherwise."""
         model = self.models.get(name.lower())

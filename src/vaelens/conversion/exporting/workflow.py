@@ -162,6 +162,11 @@ def _config_json(vae: VAE) -> bytes:
             f"{vae.name} is {vae.spec.family.title}, whose latents aren't a scaled and shifted z: no pipeline of these "
             "formats runs it."
         )
+    if lacking := vae.spec.family.diffusers_lacks(vae.spec):
+        raise UsageError(
+            f"{vae.name} can't be exported: pipelines read the VAE's scale from diffusers' config.json, and diffusers "
+            f"has no such network ({lacking}). Use it in vaelens, or export another VAE."
+        )
     values = vae.spec.family.to_config_json(vae.spec)
     if "decoder_block_out_channels" in values:  # pipelines count levels in the field of a full VAE
         values.setdefault("block_out_channels", values["decoder_block_out_channels"])

@@ -99,6 +99,4 @@ def _shards(indices: Iterable[Path]) -> set[Path]:
 
 
 def _advice(text: str) -> str:
-    if text.lower() in registry().vaes:
-        return f"{text} is a VAE that vaelens knows by name: `vaelens inspect {text}` describes it."
-    return "Check the path."
+    return registry().advice(text, f"`vaelens inspect {text}` describes it")

@@ -15,7 +15,7 @@ from vaelens.tensors.pickles.pickled_bytes import read_pickled
 from vaelens.tensors.pickles.refusals import UnsafePickleError, WrongPickleError
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.text.file_kinds import ZIP
-from vaelens.text.paths import reason
+from vaelens.text.paths import unreadable
 
 
 def open_pickle(path: Path) -> TensorFile:
@@ -39,7 +39,7 @@ def open_pickle(path: Path) -> TensorFile:
             f"{path} isn't a file of weights that vaelens reads: {error}. Download it again, or name another file."
         ) from error
     except (OSError, ValueError) as error:  # it shrank to nothing
-        raise BadInputError(f"{path}: can't be read: {reason(error)}. Check the path.") from error
+        raise unreadable(path, error) from error
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
     return TensorFile(path, shapes, dtypes, {}, pickled=tensors, dropped=dropped)

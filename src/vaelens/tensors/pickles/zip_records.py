@@ -139,7 +139,7 @@ def _entry(data: Mapped, at: int, end: int) -> tuple[str, Record, int, int]:
         raise UnsafePickleError("is a TorchScript program")
     if flags & ENCRYPTED or method or packed != size:
         what = "encrypted" if flags & ENCRYPTED else "compressed"
-        raise WrongPickleError(f"its member {name} is {what}, which PyTorch's files never are")
+        raise WrongPickleError(f"its member {name} is {what}, which PyTorch's files never are (unpack an ordinary zip)")
     return name, _record(data, start, (raw, flags, crc, size)), start, following
 
 

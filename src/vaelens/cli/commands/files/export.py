@@ -20,7 +20,9 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            "--format", metavar="FORMAT", help="onnx or openvino, each an extra: pip install 'vaelens[onnx]'."
+            "--format",
+            metavar="FORMAT",
+            help="onnx or openvino. Each has to be installed: pip install 'vaelens[onnx]' or 'vaelens[openvino]'.",
         ),
     ],
     dtype: Annotated[

@@ -12,7 +12,7 @@ from vaelens.text.numbers import counted
 if TYPE_CHECKING:
     from vaelens.health import Health
 
-FOR_HEALTH = ("photos", "max_side", "round_trips", "time_at", "device", "dtype", "max_pixels")
+FOR_HEALTH = ("photo", "max_side", "round_trips", "time_at", "device", "dtype", "max_pixels")
 
 
 @options.with_pixel_limit
@@ -26,10 +26,10 @@ def inspect(
             help="Run the VAE and check latents, colours, detail, grid patterns, drift, float16 range, time.",
         ),
     ] = False,
-    photos: Annotated[
+    photo: Annotated[
         list[str] | None,
         typer.Option(
-            "--photos",
+            "--photo",
             metavar="PATH",
             help="With --health: an image or a folder of images. Repeatable. Default: synthetic faces and letters.",
         ),
@@ -60,7 +60,7 @@ def inspect(
 ) -> None:
     """Read a VAE strictly and show its layout, config, latent space and fingerprints; --health also runs and checks it.
 
-    Example: vaelens inspect ft-mse --health --photos my-photos/
+    Example: vaelens inspect ft-mse --health --photo my-photos/
     """
     if not health:
         _check_unused(context)
@@ -76,11 +76,11 @@ def inspect(
     from vaelens.runtime import dtype_name
 
     vae = load(source, device=device, dtype=dtype, space=space, subfolder=subfolder, offline=offline, notify=notice)
-    if not photos:
-        notice("Note: no --photos given, so synthetic faces and letters are used. They are simpler than photos.")
+    if not photo:
+        notice("Note: no --photo given, so synthetic faces and letters are used. They are simpler than photos.")
     with progress() as step:
         examined = examine(
-            vae, photos or None, max_side=max_side, round_trips=round_trips, time_at=time_at or (256,), progress=step
+            vae, photo or None, max_side=max_side, round_trips=round_trips, time_at=time_at or (256,), progress=step
         )
     if json:
         found = describe(source, Runtime(offline=offline), space=space, subfolder=subfolder)
