@@ -198,7 +198,7 @@ CASES = {
             rename=lambda name: f"vae.{name}",
             beside=checkpoint_parts("sd1"),
         ),
-        "a checkpoint of SD 1.x, 2.x with kl-f8",
+        "a checkpoint of SD 1.x or 2.x with kl-f8",
     ),
     "a difference merge": Case(
         lambda w: w.write("a.safetensors", mixed({"kl-f8": 1, "ft-mse": 0.5, "ft-ema": -0.5}, w.tensors)),
@@ -266,7 +266,7 @@ CASES = {
             rename=prefixed("first_stage_model."),
             beside=checkpoint_parts("sd1"),
         ),
-        "a checkpoint of SD 1.x, 2.x with ft-mse, in fp16",
+        "a checkpoint of SD 1.x or 2.x with ft-mse, in fp16",
     ),
     "of SD 1 in a checkpoint of SDXL": Case(
         lambda w: w.write(
@@ -276,7 +276,7 @@ CASES = {
             rename=prefixed("first_stage_model."),
             beside=checkpoint_parts("sdxl"),
         ),
-        "a checkpoint of SDXL, PixArt-Sigma with kl-f8, in fp32",
+        "a checkpoint of SDXL or PixArt-Sigma with kl-f8, in fp32",
         "sd1",
         "the checkpoint's other networks say sdxl, but its decoder is that of kl-f8, which means sd1.",
     ),

@@ -140,4 +140,6 @@ def _checkpoint(vae: ReadVAE) -> str | None:
     if not vae.beside:
         return None
     space = space_of_checkpoint(vae.raw.files[0])
-    return "a checkpoint" if space is None else f"a checkpoint of {registry().spaces[space].used_by}"
+    if space is None:
+        return "a checkpoint"
+    return f"a checkpoint of {' or '.join(registry().spaces[space].used_by.rsplit(', ', 1))}"
