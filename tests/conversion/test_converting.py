@@ -215,6 +215,9 @@ def test_only_a_vaes_folder_is_replaced(tmp_path: Path, source: Path) -> None:
     vl.convert(source, pipeline / "vae", notify=notes.append)
     assert same_bytes(read_vae(pipeline / "vae").tensors, read_vae(source).tensors)
     assert notes == [f"Note: {pipeline / 'vae'} exists and is replaced."]
+    (pipeline / "vae/config.json").unlink()  # as a kill leaves it
+    vl.convert(source, pipeline / "vae")
+    assert (pipeline / "vae/config.json").is_file()
 
 
 def test_a_folder_where_the_layout_was_another_is_named(tmp_path: Path, source: Path) -> None:

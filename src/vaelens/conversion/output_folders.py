@@ -1,5 +1,6 @@
 """Into which folders a VAE may be written: new and empty ones, and those of a VAE, which it replaces."""
 
+from collections.abc import Set
 from pathlib import Path
 
 from vaelens.errors import UsageError
@@ -19,6 +20,11 @@ def check_folder(path: Path) -> None:
         raise UsageError(
             f"{path} is the folder of a whole pipeline, whose VAE lies in a folder of it: name that, -o {path / 'vae'}."
         )
-    has_weights = any((path / name).is_file() for name in (*WEIGHT_NAMES, *PICKLED_NAMES))
-    if not (has_weights and describes_vae(path / "config.json")):
+    weights = {name for name in (*WEIGHT_NAMES, *PICKLED_NAMES) if (path / name).is_file()}
+    if not (weights and (describes_vae(path / "config.json") or _holds_only(path, weights))):
         check_empty(path, "VAE")
+
+
+def _holds_only(path: Path, weights: Set[str]) -> bool:
+    """Whether nothing lies beside them, as a kill before config.json's turn leaves it."""
+    return {one.name for one in path.iterdir() if not one.name.startswith(".")} == weights
