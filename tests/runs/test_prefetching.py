@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from vaelens.runs.prefetching import READERS, read_ahead
+from vaelens.runs.prefetching import NAME, READERS, read_ahead
 
 AHEAD = 3
 
 
 def readers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    """The threads that read, of those of this process."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(NAME)]
 
 
 def test_portions_come_in_their_order_whichever_is_read_first() -> None:

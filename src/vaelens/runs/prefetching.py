@@ -8,6 +8,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 READERS = 2  # threads: Pillow decodes outside the interpreter's lock
+NAME = "read-ahead"  # what the threads are called
 
 
 def read_ahead(read: Callable[[T], R], portions: Iterable[T], ahead: int) -> Generator[R]:
@@ -15,7 +16,7 @@ def read_ahead(read: Callable[[T], R], portions: Iterable[T], ahead: int) -> Gen
 
     An error of `read` is raised in its portion's place. Its threads end with the generator, also one that is closed.
     """
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(READERS, NAME) as pool:
         waiting: list[Future[R]] = []
         try:
             for portion in portions:
