@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -219,7 +220,8 @@ def test_a_signal_ends_the_command_with_130(offer: Choices, tmp_path: Path, numb
     own = next(vae for vae in offer.vaes.values() if vae.own_of == model.id)
     command = [sys.executable, "-W", "error", "-m", "vaelens", "serve", "--port", "0", "--offline"]
     command += ["--model", model.source, "--folder", str(tmp_path / "s")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as users have it
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered)
     address = process.stdout.readline().strip() if process.stdout else ""
     body = {"prompt": "a cat", "model": model.id, "vaes": [own.id], "steps": 900, "seeds": list(range(16))}
     with urlopen(Request(f"{address}api/jobs", json.dumps(body).encode(), JSON), timeout=60) as answer:

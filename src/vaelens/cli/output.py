@@ -83,8 +83,8 @@ def show_traceback(error: BaseException) -> None:
 
 
 def result(line: str = "") -> None:
-    """A line of the result, on stdout."""
-    print(escaped(line))  # noqa: T201
+    """A line of the result, on stdout, at once: a program may wait for it, as for the address of `vaelens serve`."""
+    print(escaped(line), flush=True)  # noqa: T201
 
 
 def written_line(files: Sequence[Path]) -> str:
