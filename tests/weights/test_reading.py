@@ -263,7 +263,7 @@ def test_a_known_file_that_is_not_listed_has_its_latent_space_by_its_sha256(
         with pytest.raises(BadInputError, match="--space sd1"):
             read_vae(bare)
         known = KnownFile("animevae", "anime VAE", "sd1", False, "a.pt", (), None, sha256_file(bare), 3)
-        monkeypatch.setattr("vaelens.weights.reading.files_by_hash", lambda sha: [known] * (sha == known.sha256))
+        monkeypatch.setattr("vaelens.weights.spec_sources.files_by_hash", lambda sha: [known] * (sha == known.sha256))
         read = read_vae(bare)
     assert read.spec == vae.spec
     assert read.source_of["scaling_factor"] == "the registry (its sha256 is animevae's)"

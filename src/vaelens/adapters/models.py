@@ -23,8 +23,7 @@ from vaelens.tensors.safetensors_file import open_safetensors
 from vaelens.text.numbers import counted
 from vaelens.text.paths import user_path
 from vaelens.weights.config_json import space_of_config
-from vaelens.weights.other_networks import other_networks
-from vaelens.weights.reading import space_of_checkpoint
+from vaelens.weights.other_networks import other_networks, space_of_checkpoint
 from vaelens.weights.registry import embedded_model_path, registry
 
 INDEX = "model_index.json"

@@ -28,7 +28,8 @@ from vaelens.tensors.tensor_file import TensorFile
 from vaelens.text.file_kinds import file_kind
 from vaelens.text.numbers import counted
 from vaelens.text.paths import exists, user_path
-from vaelens.weights.reading import VAEWeights, space_of_checkpoint
+from vaelens.weights.other_networks import space_of_checkpoint
+from vaelens.weights.reading import VAEWeights
 from vaelens.weights.registry import registry
 from vaelens.weights.saving import HASHES, is_single_file
 from vaelens.weights.wrappers import unwrapped_names

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vaelens.tensors.tensor_file import TensorFile
 from vaelens.text.file_kinds import LATENT_TENSORS, LATENTS_KEY
+from vaelens.weights.registry import registry
 from vaelens.weights.wrappers import unwrapped
 
 
@@ -61,3 +62,12 @@ def other_networks(opened: TensorFile) -> list[str]:
     names = [unwrapped(name) for name in opened.shapes]
     found = [other.title for other in OTHERS if other.fits(names)]
     return found[:1] if found and found[0] in {other.title for other in OTHERS[:4]} else found
+
+
+def space_of_checkpoint(opened: TensorFile) -> str | None:
+    """The latent space that a whole checkpoint's text encoder or denoiser belongs to."""
+    names = [unwrapped(name) for name in opened.shapes]
+    for name, space in registry().spaces.items():
+        if any(n.startswith(key) for key in space.checkpoint_keys for n in names):
+            return name
+    return None

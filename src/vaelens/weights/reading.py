@@ -26,12 +26,19 @@ from vaelens.text.numbers import counted
 from vaelens.weights.config_json import config_json_sources
 from vaelens.weights.fingerprint import Fingerprint, fingerprint
 from vaelens.weights.folders import find_config, find_weights
-from vaelens.weights.known_files import files_by_hash
-from vaelens.weights.other_networks import is_latents, other_networks
+from vaelens.weights.other_networks import is_latents, other_networks, space_of_checkpoint
 from vaelens.weights.own_files import refuse_own_file
 from vaelens.weights.registry import registry
-from vaelens.weights.spec_sources import SPEC_KEY, SpecSource, metadata_source, resolve, spec_source
-from vaelens.weights.wrappers import training_state, unwrapped, unwrapped_names
+from vaelens.weights.spec_sources import (
+    SPEC_KEY,
+    SpecSource,
+    metadata_source,
+    published_sources,
+    resolve,
+    space_source,
+    spec_source,
+)
+from vaelens.weights.wrappers import training_state, unwrapped_names
 
 CHECK_ADVICE = "Download the file again, or check that it is a VAE of this kind."
 
@@ -91,7 +98,7 @@ def read_vae(
     if name is not None:
         published = [spec_source(f"the registry's {name}", registry().spec(name))]
     elif not raw.prefix:
-        name, published = _by_sha256(sha256_file(path), family)
+        name, published = published_sources(sha256_file(path), family)
     resolved = resolve(family, _sources(raw, values, config, published, space), where)
     # config.json may ask for another depth than the one that shapes were compared with
     try:
@@ -160,7 +167,7 @@ def stated_values(raw: "RawVAE", values: Mapping[str, Any], sha256: str | None =
     """
     where = raw.files[0].path
     sources = [SpecSource("the tensors' shapes", values)]
-    published = [] if sha256 is None or raw.prefix else _by_sha256(sha256, raw.family)[1]
+    published = [] if sha256 is None or raw.prefix else published_sources(sha256, raw.family)[1]
     try:
         sources = _sources(raw, values, find_config(where), published, None)
         found = spec_source("", resolve(raw.family, sources, str(where)).spec).values
@@ -296,41 +303,12 @@ def _sources(
     return [shapes, *file_sources(raw, config), *published, *_space_sources(raw, space)]
 
 
-def _by_sha256(digest: str, family: Family) -> tuple[str | None, list[SpecSource]]:
-    """What a published file says by its sha256: the name of its VAE where that is listed, and its spec or space."""
-    name = registry().by_sha256(digest)
-    if name is not None:
-        return name, [spec_source(f"the registry (its sha256 is {name}'s)", registry().spec(name))]
-    return None, [
-        _space_source(f"the registry (its sha256 is {known.vae}'s)", known.space, family)
-        for known in files_by_hash(digest)[:1]
-        if known.space is not None
-    ]
-
-
 def _space_sources(raw: RawVAE, space: str | None) -> list[SpecSource]:
     """What the caller's latent space and a checkpoint's other tensors say."""
     named = [("the space named", space)]
     if raw.prefix:
         named.append(("the checkpoint's other tensors", space_of_checkpoint(raw.files[0])))
-    return [_space_source(f"{by} ({name})", name, raw.family) for by, name in named if name is not None]
-
-
-def _space_source(title: str, space: str, family: Family) -> SpecSource:
-    """What a latent space says of a VAE: all that its full VAEs have, if it is of their family."""
-    spec = registry().space_spec(space)
-    if spec is not None and spec.family is family:
-        return spec_source(title, spec)
-    return SpecSource(title, {"latent_space": space})
-
-
-def space_of_checkpoint(opened: TensorFile) -> str | None:
-    """The latent space that a whole checkpoint's text encoder or denoiser belongs to."""
-    names = [unwrapped(name) for name in opened.shapes]
-    for name, space in registry().spaces.items():
-        if any(n.startswith(key) for key in space.checkpoint_keys for n in names):
-            return name
-    return None
+    return [space_source(f"{by} ({name})", name, raw.family) for by, name in named if name is not None]
 
 
 def _halves(opened: TensorFile, layout: Layout) -> list[tuple[TensorFile, dict[str, str]]]:

@@ -21,6 +21,7 @@ from vaelens.families.family import Family
 from vaelens.families.spec import VAESpec, config_values
 from vaelens.json_reading import parse_json, quoted
 from vaelens.text.wrong_fields import explain_value
+from vaelens.weights.known_files import files_by_hash
 from vaelens.weights.registry import frozen, registry
 
 SPEC_KEY = "vaelens"  # in the metadata of a file of weights
@@ -194,3 +195,23 @@ def listed(odd: Sequence[str]) -> str:
 
 def _shown(value: object) -> str:
     return ", ".join(map(str, cast(tuple[object, ...], value))) if isinstance(value, tuple) else str(value)
+
+
+def published_sources(digest: str, family: Family) -> tuple[str | None, list[SpecSource]]:
+    """What a published file says by its sha256: the name of its VAE where that is listed, and its spec or space."""
+    name = registry().by_sha256(digest)
+    if name is not None:
+        return name, [spec_source(f"the registry (its sha256 is {name}'s)", registry().spec(name))]
+    return None, [
+        space_source(f"the registry (its sha256 is {known.vae}'s)", known.space, family)
+        for known in files_by_hash(digest)[:1]
+        if known.space is not None
+    ]
+
+
+def space_source(title: str, space: str, family: Family) -> SpecSource:
+    """What a latent space says of a VAE: all that its full VAEs have, if it is of their family."""
+    spec = registry().space_spec(space)
+    if spec is not None and spec.family is family:
+        return spec_source(title, spec)
+    return SpecSource(title, {"latent_space": space})

@@ -4,7 +4,7 @@ from vaelens.identification.weights.closeness.half_verdict import SCALED, HalfVe
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
 from vaelens.weights.folders import STEM
 from vaelens.weights.known_files import KnownFile, known_vaes
-from vaelens.weights.reading import space_of_checkpoint
+from vaelens.weights.other_networks import space_of_checkpoint
 from vaelens.weights.registry import registry
 
 SHORT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}

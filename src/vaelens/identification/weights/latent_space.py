@@ -13,7 +13,7 @@ from vaelens.identification.weights.closeness.half_verdict import HalfVerdict, p
 from vaelens.identification.weights.examined_file import ExaminedFile, ReadVAE
 from vaelens.weights.config_json import space_of_config
 from vaelens.weights.folders import find_config
-from vaelens.weights.reading import space_of_checkpoint
+from vaelens.weights.other_networks import space_of_checkpoint
 from vaelens.weights.registry import registry
 from vaelens.weights.spec_sources import SPEC_KEY, metadata_source
 
